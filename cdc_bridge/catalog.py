@@ -1,0 +1,91 @@
+"""What can be subscribed to: collections, their columns and keys, as the database has them.
+
+A `Catalog` is a value. When the database changes, a new one takes its place.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from cdc_bridge.change import Relation
+
+
+class TypeKind(enum.Enum):
+    """How a value of a type travels in JSON; see `values`."""
+
+    PLAIN = "plain"  # as PostgreSQL's row_to_json writes it
+    QUOTED = "quoted"  # a number that must not lose digits: int8, numeric
+    TIMESTAMPTZ = "timestamptz"
+    ARRAY = "array"
+    COMPOSITE = "composite"
+
+
+@dataclass(frozen=True, slots=True)
+class PgType:
+    """A type with its domain peeled off. `name` is as `format_type` prints it."""
+
+    name: str
+    kind: TypeKind = TypeKind.PLAIN
+    element: PgType | None = None
+    fields: tuple[tuple[str, PgType], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`number` is PostgreSQL's `attnum`, which survives a rename."""
+
+    name: str
+    number: int
+    type: PgType
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """An attached table as clients know it.
+
+    `filenodes` maps the `oid` of every table that reports under this collection, the table itself and the
+    partitions of a partitioned one, to its storage (0 for a partitioned table). `key` names the columns of
+    the primary key, in its order; it is empty when there is none, or when a column of it is excluded.
+    """
+
+    name: str
+    relation: Relation
+    relation_id: int
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    filenodes: Mapping[int, int]
+    excluded: frozenset[str] = frozenset()
+    by_name: Mapping[str, Column] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        return tuple(self.by_name[name] for name in self.key)
+
+    def reads_as(self, other: Collection) -> bool:
+        """Whether a row of this collection means the same to a client as a row of `other`."""
+        return (self.relation_id, self.columns, self.key) == (other.relation_id, other.columns, other.key)
+
+
+class Catalog:
+    """The collections by name, and by the `oid` of every table that reports under them."""
+
+    def __init__(self, collections: Iterable[Collection] = ()) -> None:
+        self.by_name: dict[str, Collection] = {c.name: c for c in collections}
+        self.by_relation_id: dict[int, Collection] = {
+            relation_id: c for c in self.by_name.values() for relation_id in c.filenodes
+        }
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Catalog) and self.by_name == other.by_name
+
+    __hash__ = None  # type: ignore[assignment]  # it is compared, never a key
+
+
+def collection_name(relation: Relation) -> str:
+    """`messages` for `public.messages`; tables of other schemas keep theirs in front."""
+    return relation.name if relation.schema == "public" else str(relation)

@@ -1,0 +1,116 @@
+"""What happened in the database: the facts that everything else is about."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import msgspec
+
+Row: TypeAlias = Mapping[str, msgspec.Raw]
+"""One image of a row: column name -> the value as PostgreSQL's `row_to_json` wrote it, not yet decoded.
+
+The bytes are kept because decoding loses: an `int8` past 2**53 and a `numeric` have more digits than a
+JSON number can carry through Python's `float`.
+"""
+
+
+class Operation(enum.Enum):
+    """The kind of a change. The value is its letter in a payload."""
+
+    INSERT = "I"
+    UPDATE = "U"
+    DELETE = "D"
+    TRUNCATE = "T"
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """A table by PostgreSQL's two names."""
+
+    schema: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """PostgreSQL's `pg_snapshot`: which transactions were visible at one moment.
+
+    `in_progress` holds the ids below `xmax` that had not ended. Ids are 64 bits wide and never reused
+    (except by a crash, which ends the stream anyway).
+    """
+
+    xmin: int
+    xmax: int
+    in_progress: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> Snapshot:
+        """Read `xmin:xmax:xip,xip,...`. Raises `ValueError` on anything else."""
+        xmin, xmax, in_progress = text.split(":")
+        return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in in_progress.split(",") if xid))
+
+    def sees(self, xid: int) -> bool:
+        """Whether the effects of a committed transaction are visible here."""
+        return xid < self.xmin or (xid < self.xmax and xid not in self.in_progress)
+
+    def sees_all_of(self, earlier: Snapshot) -> bool:
+        """Whether every transaction that `earlier` could have been waiting for has ended here."""
+        return self.xmin >= earlier.xmax
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The rows of one statement (or a part of them) and one operation, committed.
+
+    `relation_id` is the `oid` of the table that the trigger fired on: a partition's, when the write named
+    the partition. `filenode` is that table's storage at the time of the write, 0 for a partitioned parent;
+    when it is not the one in the catalog, the table was rewritten and the catalog may be stale.
+
+    `old` and `new` hold row images. An INSERT has `new`, a DELETE `old`, an UPDATE both, pairwise; a
+    TRUNCATE has none.
+    """
+
+    operation: Operation
+    seq: int
+    xid: int
+    relation_id: int
+    filenode: int
+    old: tuple[Row, ...] = ()
+    new: tuple[Row, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Proof that everything `snapshot` sees has been heard before this."""
+
+    sender: str
+    beat: int
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Listening:
+    """From here on every commit is heard. Whatever happened before may have been missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Listening has ended; nothing is heard until the next `Listening`."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Changes were committed unheard although listening went on; all of them are visible by now."""
+
+    reason: str
+
+
+Heard: TypeAlias = Change | Heartbeat | Listening | Lost | Gap
