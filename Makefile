@@ -1,0 +1,82 @@
+# Everything here works in a fresh clone with Python 3.11+ and make alone. Paths are relative, so that a space in
+# the clone's own path does no harm. A stamp file in each environment keeps it from being installed twice.
+
+PYTHON ?= python3
+SHELL := /bin/bash
+PIP = -m pip --disable-pip-version-check --quiet
+ENV = env -u PYTHONPATH -u PYTHONHOME
+# A server older than the embedded one, for the second run of the database's tests: the first of these that is here.
+OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17 16 14,/usr/lib/postgresql/$(v)/bin/postgres))))
+
+.PHONY: demo test lint lock docker-test clean
+
+demo: .venv-demo/ready
+	@exec $(ENV) .venv-demo/bin/python -m cdc_bridge demo
+
+test: lint
+	@failed=; \
+	if [ -n "$(OLDER_PG_BIN)" ]; then \
+	    echo "== The database's tests on the older server in $(OLDER_PG_BIN)"; \
+	    $(ENV) CDC_BRIDGE_TEST_PG_BIN="$(OLDER_PG_BIN)" .venv/bin/python -m pytest -m "database and not once" \
+	        || failed="on the older server"; \
+	else \
+	    echo "== ATTENTION: no older PostgreSQL (Debian's postgresql-17 or -15) is installed here:"; \
+	    echo "== the tests run on one version of PostgreSQL only."; \
+	fi; \
+	if [ -n "$$failed" ]; then echo "== FAILED $$failed, see above; now all tests, on the newest server"; \
+	else echo "== All tests, on the newest server"; fi; \
+	$(ENV) .venv/bin/python -m pytest || failed="$$failed on the newest server"; \
+	[ -z "$$failed" ] || { echo "== FAILED $$failed"; exit 1; }
+
+lint: .venv/ready
+	$(ENV) .venv/bin/python -m ruff check .
+	$(ENV) .venv/bin/python -m ruff format --check .
+	$(ENV) .venv/bin/python -m mypy
+	$(ENV) .venv/bin/lint-imports
+
+# Writes requirements/*.txt anew, with the newest releases that pyproject.toml allows.
+LOCK = $(ENV) .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
+       --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+lock: .venv-lock/installed
+	$(LOCK) --output-file requirements/runtime.txt
+	$(LOCK) --output-file requirements/demo.txt --extra demo
+	$(LOCK) --output-file requirements/test.txt --extra test
+
+docker-test: .venv/ready
+	bash docker/test.sh
+
+clean:
+	rm -rf .venv .venv-demo .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv-lock/installed:
+	$(call make-environment,.venv-lock)
+	@$(ENV) .venv-lock/bin/python $(PIP) install uv
+	@touch $@
+
+.venv-demo/installed: requirements/demo.txt
+	$(call make-environment,.venv-demo)
+	@echo "Installing what the demo needs into .venv-demo"
+	@$(ENV) .venv-demo/bin/python $(PIP) install --require-hashes -r requirements/demo.txt
+	@touch $@
+
+.venv/installed: requirements/test.txt
+	$(call make-environment,.venv)
+	@echo "Installing what the tests need into .venv"
+	@$(ENV) .venv/bin/python $(PIP) install --require-hashes -r requirements/test.txt
+	@touch $@
+
+%/ready: %/installed pyproject.toml setup.py
+	@$(ENV) $*/bin/python $(PIP) install --no-deps --editable .
+	@touch $@
+
+define make-environment
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	    echo "cdc_bridge needs Python 3.11 or newer as $(PYTHON); name another one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	    echo "$(PYTHON) cannot make virtual environments here; on Debian or Ubuntu install the package python3-venv." >&2; exit 1; }
+	@rm -rf $(1)
+	@$(ENV) $(PYTHON) -m venv $(1)
+endef
+
+.SECONDARY:
