@@ -1,0 +1,48 @@
+"""The fixtures that every test may use. See `tests/support/` for what they hand out."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from cdc_bridge.demo.postgres import Cluster
+from tests.support.server import Database, Server, own_cluster, running_server
+
+_DATABASE_FIXTURES = {"server", "own_server"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m database` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _DATABASE_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.database)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The PostgreSQL server of this run; superuser."""
+    with running_server() as server:
+        print(f"PostgreSQL {server.version} from {server.description}")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def template(server: Server) -> Iterator[Database]:
+    """The database that every test's own begins as: empty. Nobody may stay connected to it."""
+    template = server.create_database()
+    yield template
+    server.drop_database(template)
+
+
+@pytest.fixture
+def database(server: Server, template: Database) -> Iterator[Database]:
+    """A database of the test's own, dropped afterwards with whoever is still connected."""
+    database = server.create_database(template)
+    yield database
+    server.drop_database(database)
+
+
+@pytest.fixture
+def own_server() -> Iterator[Cluster]:
+    """A running server of the test's own, to be killed, stopped and started at will."""
+    with own_cluster() as cluster:
+        yield cluster
