@@ -1,0 +1,280 @@
+"""Between what is heard from the database, what clients ask for, and the hub that joins the two.
+
+Three things run side by side, all on one event loop: `listen` takes what the capture hears, `read` workers
+fetch initial data, and the transports call `subscribe`, `unsubscribe` and `read_items`. None of them holds a
+lock: the hub changes between two awaits.
+
+Bounds: a follower waits for at most one reading, so there are never more of them than subscriptions; equal
+ones are read once. `readers` of them run at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias, TypeVar
+
+from cdc_bridge import values
+from cdc_bridge.capture import Capture
+from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost, Snapshot
+from cdc_bridge.errors import RequestError, forbidden_collection, forbidden_item, invalid_payload
+from cdc_bridge.hub import Follower, Hub, Outlet, Reading
+from cdc_bridge.protocol import ReadItems, Subscribe
+from cdc_bridge.query import QueryLimits, item_key, resolve, scalar_text
+from cdc_bridge.subscription import Query, Subscription, Uid
+
+log = logging.getLogger(__name__)
+
+
+class SourceChanged(Exception):
+    """The table is not what the catalog said. Read the catalog and try again."""
+
+
+class SourceUnavailable(Exception):
+    """The database cannot be reached. Try again later."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitialData:
+    """`more`: a limit that the client did not choose has cut the rows."""
+
+    snapshot: Snapshot
+    rows: tuple[bytes, ...]
+    more: bool
+
+
+class Reader(Protocol):
+    """Reads rows as they stand. Raises `SourceChanged`, `SourceUnavailable` and `RequestError`."""
+
+    async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData: ...
+
+    async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes: ...
+
+
+class CatalogReader(Protocol):
+    """The catalog as the database has it now. Raises `SourceUnavailable`.
+
+    `fingerprint` is cheap and changes whenever `read` would return something else.
+    """
+
+    async def read(self) -> Catalog: ...
+
+    async def fingerprint(self) -> str: ...
+
+
+Result = TypeVar("Result")
+
+Plan: TypeAlias = tuple[int, Query, tuple[str, ...] | None]
+"""What a reading depends on: the table, the query, the key of the one row. Equal plans are read once."""
+
+
+class Broker:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        capture: Capture,
+        reader: Reader,
+        catalog_reader: CatalogReader,
+        *,
+        limits: QueryLimits,
+        subscriptions_max: int,
+        held_bytes_max: int,
+        retry_delay_s: float = 0.5,
+    ) -> None:
+        self.hub = Hub(held_bytes_max)
+        self._capture = capture
+        self._reader = reader
+        self._catalog_reader = catalog_reader
+        self._limits = limits
+        self._subscriptions_max = subscriptions_max
+        self._retry_delay_s = retry_delay_s
+        self._fingerprint = ""
+        self._known_signs: set[tuple[int | str, ...]] = set()
+        self._listening = asyncio.Event()
+        self._refreshing = asyncio.Lock()
+        self._waiting: dict[Plan, dict[Follower, Reading]] = {}
+        self._orders: asyncio.Queue[Follower] = asyncio.Queue()
+
+    # --- what the capture hears ---
+
+    async def listen(self) -> None:
+        """Take everything that is heard, for ever. Raises what the capture raises."""
+        async for heard in self._capture.heard():
+            await self._hear(heard)
+
+    async def _hear(self, heard: Heard) -> None:
+        match heard:
+            case Change():
+                if self._is_drifted(heard):
+                    await self._catch_up(heard)
+                self._order(self.hub.apply(heard))
+            case Heartbeat(snapshot=snapshot):
+                self.hub.heard(snapshot)
+            case Listening():
+                await self._refresh_until_done()
+                self._order(self.hub.hold())
+                self._listening.set()
+            case Lost():
+                self._listening.clear()
+            case Gap():
+                self._order(self.hub.hold())
+
+    def _is_drifted(self, change: Change) -> bool:
+        """Whether a change shows that the catalog is out of date."""
+        collection = self.hub.catalog.by_relation_id.get(change.relation_id)
+        if collection is None or collection.filenodes[change.relation_id] != change.filenode:
+            return True
+        image = next(iter(change.new or change.old), None)
+        return image is not None and image.keys() != collection.by_name.keys()
+
+    async def _catch_up(self, change: Change) -> None:
+        """Read the catalog that a change calls for, once: a change can also be older than the catalog."""
+        sign = (change.relation_id, change.filenode, *next(iter(change.new or change.old), ()))
+        if sign not in self._known_signs:
+            await self._refresh_until_done()
+            self._known_signs.add(sign)
+
+    # --- the catalog ---
+
+    async def watch_catalog(self, interval_s: float) -> None:
+        """Look for changed tables that no row change has told of, for ever."""
+        while True:
+            await asyncio.sleep(interval_s)
+            try:
+                await self.refresh()
+            except SourceUnavailable as error:
+                log.debug("the catalog cannot be read: %s", error)
+
+    async def refresh(self) -> None:
+        """Let the hub act on what has changed in the catalog since the last time. Raises `SourceUnavailable`."""
+        async with self._refreshing:
+            fingerprint = await self._catalog_reader.fingerprint()
+            if fingerprint == self._fingerprint:
+                return
+            catalog = await self._catalog_reader.read()
+            self._order(self.hub.adopt(catalog, self._judge))
+            self._fingerprint = fingerprint
+            self._known_signs.clear()
+
+    async def _refresh_until_done(self) -> None:
+        while True:
+            try:
+                return await self.refresh()
+            except SourceUnavailable as error:
+                log.warning("the catalog cannot be read, trying again: %s", error)
+                await asyncio.sleep(self._retry_delay_s)
+
+    def _judge(self, subscription: Subscription, collection: Collection) -> Subscription:
+        if subscription.item is not None and subscription.collection.key_columns != collection.key_columns:
+            raise invalid_payload(f'The key of collection "{collection.name}" has changed: subscribe again')
+        query = resolve(subscription.request, collection, self._limits)
+        return replace(subscription, collection=collection, query=query)
+
+    # --- what clients ask for ---
+
+    async def subscribe(self, outlet: Outlet, request: Subscribe, count: int) -> Follower:
+        """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`.
+
+        `count`: how many the client has already.
+        """
+        if count >= self._subscriptions_max:
+            raise RequestError(
+                "LIMIT_EXCEEDED", f"A connection can hold {self._subscriptions_max} subscriptions: unsubscribe from one first."
+            )
+        collection = await self._collection(request.collection)
+        query = resolve(request.query, collection, self._limits)
+        item, key = None, None
+        if request.item is not None:
+            key = item_key(request.item, collection)
+            item = await self._retried(lambda: self._reader.find_key(collection, key or ()))
+        subscription = Subscription(collection, query, request.event, item, key, uid_text(request.uid), request.query)
+        reading = self.hub.follow(outlet, subscription)
+        self._order([reading])
+        return reading.follower
+
+    async def read_items(self, request: ReadItems) -> tuple[bytes, bool]:
+        """The data of an `items` reply, and whether a limit of ours cut it. Raises `RequestError`."""
+        collection = await self._collection(request.collection)
+        query = resolve(request.query, collection, self._limits)
+        key = item_key(request.item, collection) if request.item is not None else None
+        data = await self._retried(lambda: self._reader.read(collection, query, key))
+        if key is None:
+            return values.array(data.rows), data.more
+        if not data.rows:
+            raise forbidden_item()
+        return data.rows[0], False
+
+    def unsubscribe(self, follower: Follower) -> None:
+        self.hub.leave(follower)
+
+    async def _collection(self, name: str) -> Collection:
+        """Raises `RequestError`. A table that was attached a moment ago is not missed."""
+        if name not in self.hub.catalog.by_name:
+            await self._retried(self.refresh)
+        if collection := self.hub.catalog.by_name.get(name):
+            return collection
+        raise forbidden_collection(name)
+
+    async def _retried(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Until the database is there and agrees with the catalog."""
+        while True:
+            try:
+                return await attempt()
+            except SourceChanged:
+                await self._refresh_until_done()
+            except SourceUnavailable as error:
+                log.info("the database cannot be reached, trying again: %s", error)
+                await asyncio.sleep(self._retry_delay_s)
+
+    # --- initial data ---
+
+    async def read(self) -> None:
+        """One worker: fetch the initial data that is waited for, for ever."""
+        while True:
+            follower = await self._orders.get()
+            await self._listening.wait()
+            readings = self._take_equal(follower)
+            if readings:
+                await self._serve(readings)
+
+    def _order(self, readings: Iterable[Reading]) -> None:
+        for reading in readings:
+            self._waiting.setdefault(plan_of(reading.follower), {})[reading.follower] = reading
+            self._orders.put_nowait(reading.follower)
+
+    def _take_equal(self, follower: Follower) -> list[Reading]:
+        """Every reading that waits for the same data; none, when another worker has taken them already."""
+        return list(self._waiting.pop(plan_of(follower), {}).values())
+
+    async def _serve(self, readings: list[Reading]) -> None:
+        subscription = readings[0].follower.subscription
+        try:
+            data = await self._reader.read(subscription.collection, subscription.query, subscription.key)
+        except SourceChanged:
+            await self._refresh_until_done()
+            self._order(reading for reading in readings if reading.current)
+        except SourceUnavailable as error:
+            log.info("initial data cannot be read, trying again: %s", error)
+            await asyncio.sleep(self._retry_delay_s)
+            self._order(reading for reading in readings if reading.current)
+        except RequestError as error:
+            for reading in readings:
+                if reading.current:
+                    self.hub.refuse(reading.follower, error)
+        else:
+            again = [self.hub.begin(reading, data.snapshot, data.rows, more=data.more) for reading in readings]
+            self._order(reading for reading in again if reading)
+
+
+def plan_of(follower: Follower) -> Plan:
+    subscription = follower.subscription
+    return subscription.collection.relation_id, subscription.query, subscription.key
+
+
+def uid_text(uid: Uid) -> str | None:
+    """Subscriptions carry their uid as a string, whatever the client sent (JavaScript's spelling)."""
+    return uid if uid is None or isinstance(uid, str) else scalar_text(uid)

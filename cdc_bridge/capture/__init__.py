@@ -1,0 +1,23 @@
+"""Where changes come from.
+
+A capture is an asynchronous source of `Heard`. Its guarantee, which every implementation gives:
+
+- Between a `Listening` and the next `Lost` or `Gap`, every committed change is there, once, in an order in
+  which no change comes before one that its transaction could have seen.
+- A `Listening` comes first, and again after every `Lost`.
+- A `Heartbeat` comes after all changes that its snapshot sees.
+- It ends only by cancellation, or by an error that waiting cannot mend (`CannotListen`, `NotInstalled`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from cdc_bridge.change import Heard
+
+
+class Capture(Protocol):
+    """See the module's docstring for the guarantee."""
+
+    def heard(self) -> AsyncIterator[Heard]: ...

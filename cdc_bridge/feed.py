@@ -1,0 +1,96 @@
+"""How the initial data of a subscription and the changes after it meet without a gap or an overlap.
+
+A feed is HOLDING, MEETING or LIVE.
+
+- HOLDING: its initial data is still being read. Changes are kept.
+- MEETING: the data was read in a snapshot. Changes that the snapshot saw are in the data and are dropped; the
+  others pass. Notifications of changes that the snapshot saw can still be on their way here.
+- LIVE: a heartbeat has proved that they are not. Everything passes.
+
+It goes from HOLDING to MEETING when `begin` brings the snapshot, from there to LIVE by `heard`, and back to
+HOLDING by `hold`, when the stream had a gap. It never reads the clock or the network.
+
+Bound: `held_bytes_max` of kept changes. Policy: past it the kept changes are forgotten and `begin` says that
+the data is too old to be met; the caller reads it anew.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from cdc_bridge.change import Snapshot
+from cdc_bridge.subscription import Event
+
+Held: TypeAlias = tuple[int, tuple[Event, ...]]
+
+
+class Phase(enum.Enum):
+    HOLDING = "holding"
+    MEETING = "meeting"
+    LIVE = "live"
+
+
+@dataclass(slots=True)
+class Feed:
+    """See the module's docstring. `epoch` counts the holds, so that data read for an earlier one is known."""
+
+    held_bytes_max: int
+    phase: Phase = Phase.HOLDING
+    epoch: int = 0
+    overflowed: bool = False
+    _held: list[Held] = field(default_factory=list)
+    _held_bytes: int = 0
+    _snapshot: Snapshot | None = None
+
+    def hold(self) -> None:
+        """The stream has a gap: whatever was kept is worthless, fresh data has to be read."""
+        self.phase = Phase.HOLDING
+        self.epoch += 1
+        self._forget()
+        self.overflowed = False
+
+    def offer(self, xid: int, events: tuple[Event, ...]) -> tuple[Event, ...]:
+        """What of a transaction's events goes out now."""
+        if self.phase is Phase.LIVE:
+            return events
+        if self._snapshot is not None:
+            return () if self._snapshot.sees(xid) else events
+        self._keep(xid, events)
+        return ()
+
+    def begin(self, snapshot: Snapshot) -> list[tuple[Event, ...]] | None:
+        """The initial data is sent; release what its snapshot did not see. None: it is too old, read again."""
+        if self.overflowed:
+            self.hold()
+            return None
+        self._snapshot = snapshot
+        self.phase = Phase.MEETING
+        released = [events for xid, events in self._held if not snapshot.sees(xid)]
+        self._forget_held()
+        return released
+
+    def heard(self, snapshot: Snapshot) -> None:
+        """Everything that `snapshot` sees has passed by."""
+        if self._snapshot is not None and snapshot.sees_all_of(self._snapshot):
+            self._snapshot = None
+            self.phase = Phase.LIVE
+
+    def _keep(self, xid: int, events: tuple[Event, ...]) -> None:
+        if self.overflowed:
+            return
+        self._held_bytes += sum(event.size_bytes + 100 for event in events)
+        if self._held_bytes > self.held_bytes_max:
+            self.overflowed = True
+            self._forget_held()
+            return
+        self._held.append((xid, events))
+
+    def _forget(self) -> None:
+        self._snapshot = None
+        self._forget_held()
+
+    def _forget_held(self) -> None:
+        self._held = []
+        self._held_bytes = 0

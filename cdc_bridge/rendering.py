@@ -1,0 +1,102 @@
+"""From a change to the events that a subscription gets, each distinct piece of work done once per change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from cdc_bridge.catalog import Collection
+from cdc_bridge.change import Change, Operation, Row
+from cdc_bridge.projection import KeyEncoder, Projection, RowEncoder
+from cdc_bridge.subscription import Event, EventKind, Subscription
+
+TRUNCATED = "truncate"
+
+
+class Encoders:
+    """The compiled encoders of one collection. They live as long as its columns do."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.collection = collection
+        self.key = KeyEncoder(collection).encode if collection.key else None
+        self._rows: dict[Projection, Callable[[Row], bytes]] = {}
+
+    def row(self, projection: Projection) -> Callable[[Row], bytes]:
+        encode = self._rows.get(projection)
+        if encode is None:
+            encode = self._rows[projection] = RowEncoder(projection.columns).encode
+        return encode
+
+
+class Rendering:
+    """One change, encoded on demand: keys once, rows once per projection."""
+
+    def __init__(self, change: Change, encoders: Encoders) -> None:
+        self._change = change
+        self._encoders = encoders
+        self._rows: dict[tuple[Projection, bool], list[bytes]] = {}
+        self._keys: dict[bool, list[bytes]] = {}
+
+    def events(self, subscription: Subscription) -> tuple[Event, ...]:
+        """What the subscription's `event` and `item` let through, in the order in which it is to be sent."""
+        events = self._truncate(subscription) if self._change.operation is Operation.TRUNCATE else self._write(subscription)
+        return tuple(event for event in events if subscription.wants(event.kind))
+
+    def _truncate(self, subscription: Subscription) -> list[Event]:
+        if subscription.item is not None:
+            return [Event(EventKind.DELETE, (subscription.item,))]
+        return [Event(EventKind.INIT, None if subscription.event else (), TRUNCATED)]
+
+    def _write(self, subscription: Subscription) -> list[Event]:
+        match self._change.operation:
+            case Operation.INSERT:
+                return self._event(EventKind.CREATE, subscription, self._positions(subscription, of_old=False))
+            case Operation.DELETE:
+                return self._event(EventKind.DELETE, subscription, self._positions(subscription, of_old=True))
+        return self._update(subscription)
+
+    def _update(self, subscription: Subscription) -> list[Event]:
+        """A row that changed its key has gone under the old one and come under the new one."""
+        if self._encoders.key is None or self._key_list(of_old=True) == self._key_list(of_old=False):
+            return self._event(EventKind.UPDATE, subscription, self._positions(subscription, of_old=False))
+        before = self._positions(subscription, of_old=True)
+        after = self._positions(subscription, of_old=False)
+        moved = {i for i, keys in enumerate(zip(self._key_list(of_old=True), self._key_list(of_old=False), strict=True)) if keys[0] != keys[1]}
+        return [
+            *self._event(EventKind.DELETE, subscription, [i for i in before if i in moved]),
+            *self._event(EventKind.CREATE, subscription, [i for i in after if i in moved]),
+            *self._event(EventKind.UPDATE, subscription, [i for i in after if i not in moved]),
+        ]
+
+    def _positions(self, subscription: Subscription, *, of_old: bool) -> Sequence[int]:
+        """Which of the rows the subscription is about."""
+        images = self._change.old if of_old else self._change.new
+        if subscription.item is None:
+            return range(len(images))
+        return [i for i, key in enumerate(self._key_list(of_old=of_old)) if key == subscription.item]
+
+    def _event(self, kind: EventKind, subscription: Subscription, positions: Sequence[int]) -> list[Event]:
+        if not positions:
+            return []
+        if kind is not EventKind.DELETE:
+            data = self._row_list(subscription.query.projection, of_old=False)
+        elif self._encoders.key is not None:
+            data = self._key_list(of_old=True)
+        else:
+            data = self._row_list(subscription.query.projection, of_old=True)
+        return [Event(kind, tuple(data if len(positions) == len(data) else [data[i] for i in positions]))]
+
+    def _row_list(self, projection: Projection, *, of_old: bool) -> list[bytes]:
+        rows = self._rows.get((projection, of_old))
+        if rows is None:
+            encode = self._encoders.row(projection)
+            rows = [encode(row) for row in (self._change.old if of_old else self._change.new)]
+            self._rows[projection, of_old] = rows
+        return rows
+
+    def _key_list(self, *, of_old: bool) -> list[bytes]:
+        keys = self._keys.get(of_old)
+        if keys is None:
+            assert self._encoders.key is not None
+            keys = [self._encoders.key(row) for row in (self._change.old if of_old else self._change.new)]
+            self._keys[of_old] = keys
+        return keys

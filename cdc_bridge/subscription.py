@@ -1,0 +1,81 @@
+"""What one client asked for, in the terms of one collection."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from cdc_bridge.catalog import Collection
+from cdc_bridge.projection import Projection
+
+Uid: TypeAlias = str | int | float | None
+"""As the client sent it. Requests are answered with the same JSON type; subscriptions talk in strings."""
+
+Item: TypeAlias = str | int | float | dict[str, Any]
+
+
+class EventKind(enum.Enum):
+    """Directus's words for what happened."""
+
+    INIT = "init"
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    column: str
+    descending: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """The initial data of a subscription or the answer to a read.
+
+    `limit` counts rows. `limit_is_ours` says that the client did not choose it, so a cut must be told.
+    """
+
+    projection: Projection
+    sort: tuple[SortKey, ...] = ()
+    limit: int = 100
+    offset: int = 0
+    limit_is_ours: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """`item` is the encoded key of the one row that is followed, or None for the whole collection; `key` are the
+    same key's values as the client spelled them.
+
+    `request` is the raw `query`, kept to be judged anew when the table changes.
+    """
+
+    collection: Collection
+    query: Query
+    event: EventKind | None = None
+    item: bytes | None = None
+    key: tuple[str, ...] | None = None
+    uid: str | None = None
+    request: Any = field(default=None, compare=False)
+
+    def wants(self, kind: EventKind) -> bool:
+        return self.event is None or kind is self.event or kind is EventKind.INIT
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One message of a subscription before it is a frame: rows or keys, each one JSON value.
+
+    `rows` is None for an `init` without data. `reason` is ours: resync, truncate, leave.
+    """
+
+    kind: EventKind
+    rows: tuple[bytes, ...] | None = None
+    reason: str | None = None
+    more: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(map(len, self.rows)) if self.rows else 0

@@ -1,0 +1,86 @@
+"""The sending half of one WebSocket: a backlog, and the task that empties it frame by frame."""
+
+from __future__ import annotations
+
+import asyncio
+
+from websockets.asyncio.server import ServerConnection
+
+from cdc_bridge import protocol
+from cdc_bridge.backlog import Backlog
+from cdc_bridge.errors import RequestError
+from cdc_bridge.hub import Follower
+from cdc_bridge.protocol import CloseCode
+from cdc_bridge.subscription import Event
+
+
+class SocketOutlet:
+    """Implements `hub.Outlet`. Pushing never waits; past the backlog's bound the client is marked as too slow.
+
+    Pacing: after each frame goes a WebSocket PING, and the next frame waits for its PONG. Every client answers
+    PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses
+    the others that came in the same turn; and it costs little, since what gathers meanwhile leaves in one frame.
+    """
+
+    def __init__(self, socket: ServerConnection, backlog_bytes_max: int) -> None:
+        self._socket = socket
+        self._backlog = Backlog(backlog_bytes_max)
+        self._wake = asyncio.Event()
+        self._closing: tuple[CloseCode, str] | None = None
+        self._draining = False
+        self.followers: dict[str | Follower, Follower] = {}
+
+    # --- hub.Outlet ---
+
+    def open(self, follower: Follower) -> None:
+        subscription = follower.subscription
+        self._backlog.open(follower, subscription.uid, one=subscription.item is not None)
+
+    def push(self, follower: Follower, event: Event) -> None:
+        if not self._closing and not self._backlog.push(follower, event):
+            self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+        self._wake.set()
+
+    def drop(self, follower: Follower) -> None:
+        self._backlog.drop(follower)
+        self.followers.pop(key_of(follower), None)
+
+    def refuse(self, follower: Follower, error: RequestError) -> None:
+        self.reply(protocol.error("subscribe", error, follower.subscription.request_uid))
+
+    # --- the connection's own ---
+
+    def reply(self, frame: bytes) -> None:
+        if not self._closing and not self._backlog.reply(frame):
+            self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+        self._wake.set()
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Close as soon as the frame that is on its way has gone."""
+        self._closing = self._closing or (code, reason)
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Send what waits, then close: the bridge goes down."""
+        self._draining = True
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send until the socket is closed, by us or by anybody."""
+        while True:
+            while self._backlog and not self._closing:
+                await self._socket.send(self._backlog.next_frame(), text=True)
+                await (await self._socket.ping())
+            if self._draining:
+                self.close(CloseCode.GOING_AWAY, "shutting down")
+            if self._closing:
+                code, reason = self._closing
+                return await self._socket.close(code, reason)
+            self._wake.clear()
+            await self._wake.wait()
+
+
+def key_of(follower: Follower) -> str | Follower:
+    """Under what a client's subscription is found again: its uid, or itself when it has none."""
+    uid = follower.subscription.uid
+    return follower if uid is None else uid

@@ -1,0 +1,188 @@
+"""Clients over WebSocket: one task group a connection, with a reader, a sender, a server of requests and a pulse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
+
+from cdc_bridge import protocol
+from cdc_bridge.broker import Broker, uid_text
+from cdc_bridge.errors import RequestError
+from cdc_bridge.protocol import CloseCode, ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.session import Abuse, Reply, Request, Session
+from cdc_bridge.transport.http import WEBSOCKET_PATH, Door
+from cdc_bridge.transport.outlet import SocketOutlet, key_of
+
+log = logging.getLogger(__name__)
+
+REQUESTS_MAX = 100
+"""Requests of one client that wait for their turn. Past it we stop reading from the client."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebSocketOptions:
+    """Limits of a connection, see the wire contract."""
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    frame_bytes_max: int = 1024 * 1024
+    backlog_bytes_max: int = 16 * 1024 * 1024
+    messages_per_second_max: int = 0
+    ping_interval_s: float = 30
+    compression: bool = False
+
+
+class WebSocketServer:
+    """Serves `/websocket` to many clients, and answers HTTP beside it."""
+
+    def __init__(self, broker: Broker, door: Door, options: WebSocketOptions) -> None:
+        self._broker = broker
+        self._door = door
+        self._options = options
+        self._outlets: dict[SocketOutlet, None] = {}
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[str]:
+        """Accept clients; the value is the URL. At the end every client is closed."""
+        options = self._options
+        async with serve(
+            self._converse,
+            options.host,
+            options.port,
+            process_request=self._door.answer,
+            select_subprotocol=_first_offered,
+            compression="deflate" if options.compression else None,
+            max_size=options.frame_bytes_max,
+            ping_interval=None,  # the protocol has its own heartbeat
+            close_timeout=2,
+            server_header=None,
+            logger=logging.getLogger("cdc_bridge.websockets"),
+        ) as server:
+            yield _url(server, options.host)
+
+    def stop(self) -> None:
+        """Accept nobody any more, send everybody what waits for them, and say good-bye."""
+        self._door.open = False
+        for outlet in self._outlets:
+            outlet.drain()
+
+    async def _converse(self, socket: ServerConnection) -> None:
+        outlet = SocketOutlet(socket, self._options.backlog_bytes_max)
+        conversation = _Conversation(self._broker, socket, outlet, self._options)
+        self._door.enter(socket)
+        self._outlets[outlet] = None
+        if not self._door.open:
+            outlet.drain()
+        try:
+            await conversation.run()
+        finally:
+            del self._outlets[outlet]
+            self._door.leave(socket)
+
+
+class _Conversation:
+    """One client, from its first frame to its last."""
+
+    def __init__(
+        self, broker: Broker, socket: ServerConnection, outlet: SocketOutlet, options: WebSocketOptions
+    ) -> None:
+        self._broker = broker
+        self._socket = socket
+        self._outlet = outlet
+        self._session = Session(options.messages_per_second_max)
+        self._ping_interval_s = options.ping_interval_s
+        self._requests: asyncio.Queue[Request] = asyncio.Queue(REQUESTS_MAX)
+
+    async def run(self) -> None:
+        """Ends when the socket is closed, by whomever."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._receive())
+                tasks.create_task(self._outlet.run())
+                tasks.create_task(self._serve())
+                tasks.create_task(self._pulse())
+        except* ConnectionClosed:
+            log.debug("a client has gone")
+        finally:
+            for follower in list(self._outlet.followers.values()):
+                self._broker.unsubscribe(follower)
+
+    async def _receive(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            received = self._session.receive(await self._socket.recv(decode=None), loop.time())
+            match received:
+                case Reply(frame):
+                    self._outlet.reply(frame)
+                case Abuse(reason):
+                    self._outlet.close(CloseCode.POLICY_VIOLATION, reason)
+                case None:
+                    pass
+                case _:
+                    await self._requests.put(received)
+
+    async def _serve(self) -> None:
+        """Carry out requests in their order, away from the reader, so that a slow one stops no ping."""
+        while True:
+            request = await self._requests.get()
+            match request:
+                case Subscribe():
+                    await self._subscribe(request)
+                case Unsubscribe():
+                    self._unsubscribe(request)
+                case ReadItems():
+                    await self._read_items(request)
+
+    async def _subscribe(self, request: Subscribe) -> None:
+        uid = uid_text(request.uid)
+        if uid is not None:
+            self._end(uid)  # even when the new one fails, as in Directus
+        try:
+            follower = await self._broker.subscribe(self._outlet, request, len(self._outlet.followers))
+        except RequestError as error:
+            self._outlet.reply(protocol.error("subscribe", error, request.uid))
+        else:
+            self._outlet.followers[key_of(follower)] = follower
+
+    def _unsubscribe(self, request: Unsubscribe) -> None:
+        uid = uid_text(request.uid)
+        for key in [uid] if uid is not None else list(self._outlet.followers):
+            self._end(key)
+        self._outlet.reply(protocol.unsubscribed(request.uid))
+
+    def _end(self, key: object) -> None:
+        if follower := self._outlet.followers.get(key):  # type: ignore[call-overload]
+            self._broker.unsubscribe(follower)
+
+    async def _read_items(self, request: ReadItems) -> None:
+        try:
+            data, more = await self._broker.read_items(request)
+        except RequestError as error:
+            self._outlet.reply(protocol.error("items", error, request.uid))
+        else:
+            self._outlet.reply(protocol.items(data, request.uid, more=more))
+
+    async def _pulse(self) -> None:
+        """Ping every period; close a client of which nothing was heard since the last ping."""
+        while True:
+            await asyncio.sleep(self._ping_interval_s)
+            if not self._session.tick():
+                return self._outlet.close(CloseCode.POLICY_VIOLATION, "no answer to a ping")
+            self._outlet.reply(protocol.ping())
+
+
+def _first_offered(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Directus takes the first one, and so do clients expect."""
+    return offered[0] if offered else None
+
+
+def _url(server: Server, host: str) -> str:
+    port = next(iter(server.sockets)).getsockname()[1]
+    return f"ws://{f'[{host}]' if ':' in host else host}:{port}{WEBSOCKET_PATH}"
