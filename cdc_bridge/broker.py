@@ -23,8 +23,8 @@ from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost, Sn
 from cdc_bridge.errors import RequestError, forbidden_collection, forbidden_item, invalid_payload
 from cdc_bridge.hub import Follower, Hub, Outlet, Reading
 from cdc_bridge.protocol import ReadItems, Subscribe
-from cdc_bridge.query import QueryLimits, item_key, resolve, scalar_text
-from cdc_bridge.subscription import Query, Subscription, Uid
+from cdc_bridge.query import QueryLimits, item_key, resolve
+from cdc_bridge.subscription import Query, Subscription
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +98,10 @@ class Broker:
         self._refreshing = asyncio.Lock()
         self._waiting: dict[Plan, dict[Follower, Reading]] = {}
         self._orders: asyncio.Queue[Follower] = asyncio.Queue()
+
+    @property
+    def listening(self) -> bool:
+        return self._listening.is_set()
 
     # --- what the capture hears ---
 
@@ -191,7 +195,7 @@ class Broker:
         if request.item is not None:
             key = item_key(request.item, collection)
             item = await self._retried(lambda: self._reader.find_key(collection, key or ()))
-        subscription = Subscription(collection, query, request.event, item, key, uid_text(request.uid), request.query)
+        subscription = Subscription(collection, query, request.event, item, key, request.uid, request.query)
         reading = self.hub.follow(outlet, subscription)
         self._order([reading])
         return reading.follower
@@ -273,8 +277,3 @@ class Broker:
 def plan_of(follower: Follower) -> Plan:
     subscription = follower.subscription
     return subscription.collection.relation_id, subscription.query, subscription.key
-
-
-def uid_text(uid: Uid) -> str | None:
-    """Subscriptions carry their uid as a string, whatever the client sent (JavaScript's spelling)."""
-    return uid if uid is None or isinstance(uid, str) else scalar_text(uid)

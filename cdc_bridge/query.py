@@ -11,7 +11,7 @@ from typing import Any
 from cdc_bridge.catalog import Collection, Column
 from cdc_bridge.errors import RequestError, forbidden_field, forbidden_item, invalid_query
 from cdc_bridge.projection import Projection
-from cdc_bridge.subscription import Item, Query, SortKey
+from cdc_bridge.subscription import Item, Query, SortKey, scalar_text
 
 KNOWN = ("fields", "sort", "limit", "offset", "page")
 LATER = ("filter", "search", "deep", "alias", "meta", "aggregate", "groupBy")
@@ -59,15 +59,6 @@ def item_key(item: Item, collection: Collection) -> tuple[str, ...]:
     return tuple(scalar_text(item[name]) for name in collection.key)
 
 
-def scalar_text(value: str | int | float) -> str:
-    """As JavaScript would print it: 7 and 7.0 are `7`, true is `true`."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return str(int(value))
-    return str(value)
-
-
 def _names(raw: Any, parameter: str) -> list[str]:
     """A list of names, or the SDK's comma-separated string."""
     if raw is None:
@@ -109,7 +100,7 @@ def _column(name: str, collection: Collection, parameter: str) -> Column:
 
 def _limit(raw: Any, limits: QueryLimits) -> tuple[int, bool]:
     if raw is None:
-        return limits.limit_default, True
+        return min(limits.limit_default, limits.limit_max), True
     limit = _integer(raw, "limit", at_least=-1)
     if limit == -1:
         return limits.limit_max, True

@@ -73,7 +73,7 @@ class SnapshotReader:
     async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
         """The key as `delete` would carry it, however the client spelled it. Raises `RequestError` when no row has it."""
         columns = sql.SQL(", ").join(map(sql.Identifier, collection.key))
-        statement = sql.SQL("SELECT row_to_json(k)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
+        statement = sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
             columns, _table(collection), _key_condition(collection)
         )
         async with self._transaction(collection) as connection:
@@ -114,7 +114,7 @@ def select(
         condition = sql.SQL(" WHERE ") + _key_condition(collection)
         parameters += key
     statement = sql.SQL(
-        "SELECT row_to_json(r)::text FROM (SELECT {} FROM {}{}{} LIMIT %s OFFSET %s) AS r"
+        "SELECT row_to_json(r.*)::text FROM (SELECT {} FROM {}{}{} LIMIT %s OFFSET %s) AS r"
     ).format(columns, _table(collection), condition, _order(collection, query))
     return statement, [*parameters, query.limit + 1 if query.limit else 0, query.offset]
 

@@ -15,6 +15,20 @@ Uid: TypeAlias = str | int | float | None
 Item: TypeAlias = str | int | float | dict[str, Any]
 
 
+def uid_text(uid: Uid) -> str | None:
+    """A uid as events carry it and as it is compared: a string, in JavaScript's spelling."""
+    return uid if uid is None or isinstance(uid, str) else scalar_text(uid)
+
+
+def scalar_text(value: str | int | float) -> str:
+    """As JavaScript would print it: 7 and 7.0 are `7`, true is `true`."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
+        return str(int(value))
+    return str(value)
+
+
 class EventKind(enum.Enum):
     """Directus's words for what happened."""
 
@@ -57,8 +71,13 @@ class Subscription:
     event: EventKind | None = None
     item: bytes | None = None
     key: tuple[str, ...] | None = None
-    uid: str | None = None
+    uid: Uid = None
     request: Any = field(default=None, compare=False)
+
+    @property
+    def stream_uid(self) -> str | None:
+        """What its events carry."""
+        return uid_text(self.uid)
 
     def wants(self, kind: EventKind) -> bool:
         return self.event is None or kind is self.event or kind is EventKind.INIT

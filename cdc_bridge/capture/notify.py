@@ -11,6 +11,7 @@ import asyncio
 import logging
 import random
 import secrets
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
@@ -66,7 +67,8 @@ class NotifyCapture:
 
     def __init__(self, options: NotifyOptions) -> None:
         self._options = options
-        self.last_heard_s: float | None = None
+        self.last_heard_s = float("-inf")
+        """When a notification last arrived, by the monotonic clock."""
 
     async def heard(self) -> AsyncIterator[Heard]:
         """Raises `CannotListen` when notifications do not arrive although LISTEN was accepted."""
@@ -86,7 +88,6 @@ class NotifyCapture:
                 reason = str(error)
             except (CaptureLost, NotInstalled, psycopg.Error, OSError) as error:
                 reason = str(error).strip() or type(error).__name__
-            self.last_heard_s = None
             yield Lost(reason)
             pause_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
             log.warning("not listening, trying again in %.1f s: %s", pause_s, reason)
@@ -114,14 +115,13 @@ class NotifyCapture:
         self, listener: Connection, watch: _Watch, beating: asyncio.Task[None]
     ) -> AsyncGenerator[Heard, None]:
         """What arrives, once the first of our own heartbeats has."""
-        loop = asyncio.get_running_loop()
         decoder = Decoder()
         proven = False
-        heard_s = loop.time()
+        heard_s = time.monotonic()
         while True:
             # The timeout only brings control back here, to look at the heartbeats.
             async for note in listener.notifies(timeout=self._options.heartbeat_interval_s):
-                heard_s = self.last_heard_s = loop.time()
+                heard_s = self.last_heard_s = time.monotonic()
                 heard: Heard | None
                 try:
                     heard = decoder.receive(note.payload)
@@ -139,7 +139,7 @@ class NotifyCapture:
                     yield Gap("a trigger could not tell what changed")
             if beating.done():
                 raise CaptureLost(f"heartbeats cannot be sent: {beating.exception()}")
-            if loop.time() - heard_s > self._options.heartbeat_timeout_s:
+            if time.monotonic() - heard_s > self._options.heartbeat_timeout_s:
                 if not proven and watch.beats_sent:
                     raise CannotListen(
                         "LISTEN is accepted but notifications do not arrive. Is there a pooler in transaction mode "

@@ -22,7 +22,7 @@ class Door:
     connections_max: int
     connections_per_address_max: int
     allowed_origins: Sequence[str]
-    ready: Callable[[], str | None]
+    not_ready: Callable[[], str | None]
     """Why the bridge is not ready, or None when it is."""
 
     open: bool = True
@@ -34,7 +34,7 @@ class Door:
         if path == "/healthz":
             return connection.respond(HTTPStatus.OK, "alive\n")
         if path == "/readyz":
-            reason = self.ready()
+            reason = self.not_ready()
             status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
             return connection.respond(status, f"{reason or 'ready'}\n")
         if path != WEBSOCKET_PATH:

@@ -26,18 +26,21 @@ class SocketOutlet:
         self._socket = socket
         self._backlog = Backlog(backlog_bytes_max)
         self._wake = asyncio.Event()
-        self._closing: tuple[CloseCode, str] | None = None
+        self._asked_to_close = asyncio.Event()
+        self._close_code = CloseCode.GOING_AWAY
+        self._close_reason = ""
         self._draining = False
+        self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.followers: dict[str | Follower, Follower] = {}
 
     # --- hub.Outlet ---
 
     def open(self, follower: Follower) -> None:
         subscription = follower.subscription
-        self._backlog.open(follower, subscription.uid, one=subscription.item is not None)
+        self._backlog.open(follower, subscription.stream_uid, one=subscription.item is not None)
 
     def push(self, follower: Follower, event: Event) -> None:
-        if not self._closing and not self._backlog.push(follower, event):
+        if not self._asked_to_close.is_set() and not self._backlog.push(follower, event):
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
         self._wake.set()
 
@@ -46,41 +49,44 @@ class SocketOutlet:
         self.followers.pop(key_of(follower), None)
 
     def refuse(self, follower: Follower, error: RequestError) -> None:
-        self.reply(protocol.error("subscribe", error, follower.subscription.request_uid))
+        self.reply(protocol.error("subscribe", error, follower.subscription.uid))
 
     # --- the connection's own ---
 
     def reply(self, frame: bytes) -> None:
-        if not self._closing and not self._backlog.reply(frame):
+        if not self._asked_to_close.is_set() and not self._backlog.reply(frame):
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
         self._wake.set()
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """Close as soon as the frame that is on its way has gone."""
-        self._closing = self._closing or (code, reason)
-        self._wake.set()
+        """Close at once; what still waits is forgotten. The first one who asks gives the reason."""
+        if not self._asked_to_close.is_set():
+            self._close_code, self._close_reason = code, reason
+            self._asked_to_close.set()
 
     def drain(self) -> None:
         """Send what waits, then close: the bridge goes down."""
         self._draining = True
         self._wake.set()
 
-    async def run(self) -> None:
-        """Send until the socket is closed, by us or by anybody."""
+    async def send(self) -> None:
+        """Send what is pushed, frame by frame, until the socket is closed."""
         while True:
-            while self._backlog and not self._closing:
+            while self._backlog:
                 await self._socket.send(self._backlog.next_frame(), text=True)
                 await (await self._socket.ping())
             if self._draining:
                 self.close(CloseCode.GOING_AWAY, "shutting down")
-            if self._closing:
-                code, reason = self._closing
-                return await self._socket.close(code, reason)
             self._wake.clear()
             await self._wake.wait()
+
+    async def close_when_asked(self) -> None:
+        """Beside `send`, which may be stuck in a socket that nobody reads."""
+        await self._asked_to_close.wait()
+        await self._socket.close(self._close_code, self._close_reason)
 
 
 def key_of(follower: Follower) -> str | Follower:
     """Under what a client's subscription is found again: its uid, or itself when it has none."""
-    uid = follower.subscription.uid
+    uid = follower.subscription.stream_uid
     return follower if uid is None else uid

@@ -13,10 +13,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from cdc_bridge import protocol
-from cdc_bridge.broker import Broker, uid_text
+from cdc_bridge.broker import Broker
 from cdc_bridge.errors import RequestError
 from cdc_bridge.protocol import CloseCode, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.session import Abuse, Reply, Request, Session
+from cdc_bridge.subscription import uid_text
 from cdc_bridge.transport.http import WEBSOCKET_PATH, Door
 from cdc_bridge.transport.outlet import SocketOutlet, key_of
 
@@ -67,11 +68,13 @@ class WebSocketServer:
         ) as server:
             yield _url(server, options.host)
 
-    def stop(self) -> None:
-        """Accept nobody any more, send everybody what waits for them, and say good-bye."""
+    async def say_goodbye(self) -> None:
+        """Accept nobody any more, send everybody what waits for them, close, and wait until they are gone."""
         self._door.open = False
         for outlet in self._outlets:
             outlet.drain()
+        while self._outlets:
+            await asyncio.wait([outlet.gone for outlet in self._outlets])
 
     async def _converse(self, socket: ServerConnection) -> None:
         outlet = SocketOutlet(socket, self._options.backlog_bytes_max)
@@ -84,6 +87,7 @@ class WebSocketServer:
             await conversation.run()
         finally:
             del self._outlets[outlet]
+            outlet.gone.set_result(None)
             self._door.leave(socket)
 
 
@@ -105,7 +109,8 @@ class _Conversation:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._receive())
-                tasks.create_task(self._outlet.run())
+                tasks.create_task(self._outlet.send())
+                tasks.create_task(self._outlet.close_when_asked())
                 tasks.create_task(self._serve())
                 tasks.create_task(self._pulse())
         except* ConnectionClosed:

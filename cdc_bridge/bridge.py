@@ -1,0 +1,189 @@
+"""The composition root: builds the parts, runs them side by side, and takes them down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from psycopg_pool import AsyncConnectionPool
+
+from cdc_bridge.broker import Broker
+from cdc_bridge.capture.notify import KEEPALIVES, NotifyCapture, NotifyOptions
+from cdc_bridge.errors import BridgeError
+from cdc_bridge.query import QueryLimits
+from cdc_bridge.schema.source import CatalogSource
+from cdc_bridge.snapshot import Pool, SnapshotReader, pin
+from cdc_bridge.transport.http import Door
+from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
+
+log = logging.getLogger(__name__)
+
+CATALOG_INTERVAL_S = 2.0
+"""How long a change of tables can go unnoticed that no row change tells of."""
+
+
+@dataclass(frozen=True, slots=True)
+class BridgeOptions:
+    """Everything that can be chosen, under the names of the settings."""
+
+    dsn: str = ""
+    schema: str = "cdc"
+    collections: Mapping[str, str] = field(default_factory=dict)
+    host: str = "127.0.0.1"
+    port: int = 8765
+    allowed_origins: tuple[str, ...] = ()
+    compression: bool = False
+    frame_bytes_max: int = 1024 * 1024
+    subscriptions_max: int = 100
+    limit_default: int = 100
+    limit_max: int = 10_000
+    backlog_bytes_max: int = 16 * 1024 * 1024
+    ping_interval_s: float = 30
+    connections_max: int = 10_000
+    connections_per_address_max: int = 0
+    messages_per_second_max: float = 0
+    heartbeat_interval_s: float = 2
+    heartbeat_timeout_s: float = 6
+    reconnect_delay_max_s: float = 10
+    connect_timeout_s: float = 5
+    held_bytes_max: int = 64 * 1024 * 1024
+    snapshot_concurrency: int = 4
+    shutdown_timeout_s: float = 4
+
+
+class Bridge:
+    """One bridge: one database, one port."""
+
+    def __init__(self, options: BridgeOptions, on_listening: Callable[[str], None] = lambda url: None) -> None:
+        self._options = options
+        self._on_listening = on_listening
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until `stop`, SIGTERM or SIGINT. Raises `BridgeError` for what waiting cannot mend."""
+        try:
+            async with self._signals(), self._pool() as pool:
+                await self._serve(pool)
+        except BaseExceptionGroup as group:
+            raise _only_error(group) from None
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def _serve(self, pool: Pool) -> None:
+        options = self._options
+        capture = NotifyCapture(
+            NotifyOptions(
+                conninfo=options.dsn,
+                schema=options.schema,
+                heartbeat_interval_s=options.heartbeat_interval_s,
+                heartbeat_timeout_s=options.heartbeat_timeout_s,
+                connect_timeout_s=options.connect_timeout_s,
+                reconnect_delay_max_s=options.reconnect_delay_max_s,
+            )
+        )
+        broker = Broker(
+            capture,
+            SnapshotReader(pool),
+            CatalogSource(pool, options.schema, options.collections),
+            limits=QueryLimits(options.limit_default, options.limit_max),
+            subscriptions_max=options.subscriptions_max,
+            held_bytes_max=options.held_bytes_max,
+        )
+        server = WebSocketServer(broker, self._door(broker, capture), self._websocket_options())
+        async with asyncio.TaskGroup() as tasks:
+            running = [
+                tasks.create_task(broker.listen()),
+                tasks.create_task(broker.watch_catalog(CATALOG_INTERVAL_S)),
+                *(tasks.create_task(broker.read()) for _ in range(options.snapshot_concurrency)),
+            ]
+            async with server.run() as url:
+                self._on_listening(url)
+                await self._stopping.wait()
+                log.info("shutting down")
+                for task in running:
+                    task.cancel()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(options.shutdown_timeout_s):
+                        await server.say_goodbye()
+
+    def _websocket_options(self) -> WebSocketOptions:
+        options = self._options
+        return WebSocketOptions(
+            host=options.host,
+            port=options.port,
+            frame_bytes_max=options.frame_bytes_max,
+            backlog_bytes_max=options.backlog_bytes_max,
+            messages_per_second_max=options.messages_per_second_max,
+            ping_interval_s=options.ping_interval_s,
+            compression=options.compression,
+        )
+
+    def _door(self, broker: Broker, capture: NotifyCapture) -> Door:
+        options = self._options
+
+        def not_ready() -> str | None:
+            if not broker.listening:
+                return "not listening to the database"
+            if time.monotonic() - capture.last_heard_s > options.heartbeat_timeout_s:
+                return f"no heartbeat for {options.heartbeat_timeout_s:g} s"
+            return None
+
+        return Door(
+            connections_max=options.connections_max,
+            connections_per_address_max=options.connections_per_address_max,
+            allowed_origins=tuple(options.allowed_origins),
+            not_ready=not_ready,
+        )
+
+    @asynccontextmanager
+    async def _pool(self) -> AsyncIterator[Pool]:
+        """Connections for initial data and the catalog. They come when the database does."""
+        options = self._options
+        pool: Pool = AsyncConnectionPool(
+            options.dsn,
+            min_size=1,
+            max_size=options.snapshot_concurrency + 1,
+            timeout=options.connect_timeout_s,
+            reconnect_timeout=options.reconnect_delay_max_s,
+            open=False,
+            configure=lambda connection: pin(connection, options.schema),
+            check=AsyncConnectionPool.check_connection,
+            kwargs={
+                "autocommit": True,
+                "prepare_threshold": None,
+                "application_name": "cdc_bridge read",
+                "client_encoding": "UTF8",
+                "connect_timeout": max(2, round(options.connect_timeout_s)),
+                **KEEPALIVES,
+            },
+        )
+        await pool.open(wait=False)
+        try:
+            yield pool
+        finally:
+            await pool.close(timeout=1)
+
+    @asynccontextmanager
+    async def _signals(self) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self.stop)
+        try:
+            yield
+        finally:
+            for name in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(name)
+
+
+def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The reason why a task group ended: ours if there is one, else the first."""
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves.append(_only_error(error) if isinstance(error, BaseExceptionGroup) else error)
+    return next((error for error in leaves if isinstance(error, BridgeError)), leaves[0])
