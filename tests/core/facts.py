@@ -1,0 +1,108 @@
+"""Small facts that the tests of the core share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
+from cdc_bridge.change import Change, Operation, Relation, Row, Snapshot
+from cdc_bridge.errors import RequestError
+from cdc_bridge.hub import Follower
+from cdc_bridge.projection import Projection
+from cdc_bridge.subscription import Event, EventKind, Query, Subscription
+
+INT4 = PgType("integer")
+INT8 = PgType("bigint", TypeKind.QUOTED)
+TEXT = PgType("text")
+
+
+def columns(**types: PgType) -> tuple[Column, ...]:
+    return tuple(Column(name, number, type_) for number, (name, type_) in enumerate(types.items(), 1))
+
+
+MESSAGES = Collection(
+    name="messages",
+    relation=Relation("public", "messages"),
+    relation_id=100,
+    columns=columns(id=INT4, text=TEXT),
+    key=("id",),
+    filenodes={100: 1000},
+)
+KEYLESS = Collection("log", Relation("public", "log"), 200, columns(line=TEXT), (), {200: 2000})
+COMPOSITE = Collection("pairs", Relation("public", "pairs"), 300, columns(a=INT4, b=INT8), ("a", "b"), {300: 3000})
+PARTED = Collection(
+    "parted", Relation("public", "parted"), 400, columns(id=INT4), ("id",), {400: 0, 401: 4010, 402: 4020}
+)
+
+CATALOG = Catalog([MESSAGES, KEYLESS, COMPOSITE, PARTED])
+
+
+def row(**values: Any) -> Row:
+    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in values.items()}
+
+
+def change(
+    operation: Operation,
+    *,
+    xid: int = 1,
+    of: Collection = MESSAGES,
+    relation_id: int | None = None,
+    old: Iterable[Row] = (),
+    new: Iterable[Row] = (),
+) -> Change:
+    relation_id = relation_id or of.relation_id
+    return Change(operation, 1, xid, relation_id, of.filenodes[relation_id], tuple(old), tuple(new))
+
+
+def insert(*rows: Row, **facts: Any) -> Change:
+    return change(Operation.INSERT, new=rows, **facts)
+
+
+def delete(*rows: Row, **facts: Any) -> Change:
+    return change(Operation.DELETE, old=rows, **facts)
+
+
+def update(*pairs: tuple[Row, Row], **facts: Any) -> Change:
+    return change(Operation.UPDATE, old=[old for old, _ in pairs], new=[new for _, new in pairs], **facts)
+
+
+def truncate(**facts: Any) -> Change:
+    return change(Operation.TRUNCATE, **facts)
+
+
+def subscription(of: Collection = MESSAGES, *fields: str, event: EventKind | None = None, **facts: Any) -> Subscription:
+    chosen = tuple(of.by_name[name] for name in fields) or of.columns
+    return Subscription(of, Query(Projection(chosen)), event, **facts)
+
+
+def snapshot(xmin: int, xmax: int, *in_progress: int) -> Snapshot:
+    return Snapshot(xmin, xmax, frozenset(in_progress))
+
+
+@dataclass(eq=False)
+class Recorder:
+    """An outlet that keeps what it is given, in the words of the protocol."""
+
+    said: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def open(self, follower: Follower) -> None:
+        self.said.append(("open",))
+
+    def push(self, follower: Follower, event: Event) -> None:
+        rows = None if event.rows is None else [msgspec.json.decode(r) for r in event.rows]
+        said = (event.kind.value, rows)
+        self.said.append(said if event.reason is None else (*said, event.reason))
+
+    def drop(self, follower: Follower) -> None:
+        self.said.append(("drop",))
+
+    def refuse(self, follower: Follower, error: RequestError) -> None:
+        self.said.append(("refuse", error.code))
+
+    def take(self) -> list[tuple[Any, ...]]:
+        said, self.said = self.said, []
+        return said

@@ -1,0 +1,163 @@
+"""What waits leaves in order, in frames as large as allowed, and within its bound."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdc_bridge.backlog import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Backlog
+from cdc_bridge.subscription import Event, EventKind
+
+MIB = 1024 * 1024
+
+
+def backlog(*keys: str, bytes_max: int = 100 * MIB) -> Backlog:
+    made = Backlog(bytes_max)
+    for key in keys or ("s",):
+        made.open(key, key, one=False)
+    return made
+
+
+def created(*rows: object) -> Event:
+    return Event(EventKind.CREATE, tuple(msgspec.json.encode(row) for row in rows))
+
+
+def frames(waiting: Backlog) -> list[dict[str, object]]:
+    made = []
+    while waiting:
+        made.append(msgspec.json.decode(waiting.next_frame()))
+    return made
+
+
+def test_frame_reads_as_the_protocol_says() -> None:
+    waiting = backlog("m1")
+    waiting.push("m1", created({"id": 1}))
+    assert waiting.next_frame() == b'{"type":"subscription","event":"create","data":[{"id":1}],"uid":"m1"}'
+
+
+def test_events_of_one_kind_leave_together() -> None:
+    waiting = backlog()
+    for number in range(3):
+        waiting.push("s", created(number))
+    waiting.push("s", Event(EventKind.DELETE, (b"0",)))
+    waiting.push("s", created(3))
+    assert [(f["event"], f["data"]) for f in frames(waiting)] == [
+        ("create", [0, 1, 2]),
+        ("delete", [0]),
+        ("create", [3]),
+    ]
+
+
+def test_deletes_with_and_without_a_reason_are_not_mixed() -> None:
+    waiting = backlog()
+    waiting.push("s", Event(EventKind.DELETE, (b"1",)))
+    waiting.push("s", Event(EventKind.DELETE, (b"2",), reason="leave"))
+    assert [f.get("reason") for f in frames(waiting)] == [None, "leave"]
+
+
+def test_init_is_a_frame_of_its_own() -> None:
+    waiting = backlog()
+    waiting.push("s", Event(EventKind.INIT, (b"1",)))
+    waiting.push("s", Event(EventKind.INIT, (), reason="truncate"))
+    assert [f["data"] for f in frames(waiting)] == [[1], []]
+
+
+def test_frame_holds_a_thousand_rows_at_most() -> None:
+    waiting = backlog()
+    waiting.push("s", created(*range(FRAME_ROWS_MAX + 5)))
+    waiting.push("s", created("x"))
+    assert [len(f["data"]) for f in frames(waiting)] == [FRAME_ROWS_MAX, 6]  # type: ignore[arg-type]
+
+
+def test_frame_holds_a_mebibyte_at_most_and_a_larger_row_goes_alone() -> None:
+    waiting = backlog()
+    waiting.push(
+        "s", created("a" * (FRAME_BYTES_MAX // 2), "b" * (FRAME_BYTES_MAX // 2), "c" * 2 * FRAME_BYTES_MAX, "d")
+    )
+    assert [[row[0] for row in f["data"]] for f in frames(waiting)] == [["a"], ["b"], ["c"], ["d"]]  # type: ignore[attr-defined]
+
+
+def test_item_subscription_gets_the_row_itself() -> None:
+    waiting = Backlog(MIB)
+    waiting.open("s", "i", one=True)
+    waiting.push("s", created({"id": 1}))
+    waiting.push("s", created({"id": 2}))
+    waiting.push("s", Event(EventKind.DELETE, (b"2",)))
+    assert [f["data"] for f in frames(waiting)] == [{"id": 1}, {"id": 2}, 2]
+
+
+def test_subscriptions_take_turns() -> None:
+    waiting = backlog("a", "b")
+    waiting.push("a", created(*range(FRAME_ROWS_MAX * 2)))
+    waiting.push("b", created("x"))
+    assert [f["uid"] for f in frames(waiting)] == ["a", "b", "a"]
+
+
+def test_answers_go_before_events() -> None:
+    waiting = backlog()
+    waiting.push("s", created(1))
+    waiting.reply(b'{"type":"pong"}')
+    assert [f["type"] for f in frames(waiting)] == ["pong", "subscription"]
+
+
+def test_dropped_subscription_says_no_more() -> None:
+    waiting = backlog("a", "b")
+    waiting.push("a", created(1))
+    waiting.push("b", created(2))
+    waiting.drop("a")
+    waiting.drop("a")
+    assert [f["data"] for f in frames(waiting)] == [[2]]
+    assert waiting.size_bytes == 0
+
+
+def test_past_the_bound_the_answer_is_no() -> None:
+    waiting = backlog(bytes_max=1000)
+    assert waiting.push("s", created("x" * 500))
+    assert not waiting.push("s", created("x" * 500))
+    assert not waiting.reply(b"x" * 500)
+
+
+def test_larger_message_goes_when_nothing_else_waits() -> None:
+    waiting = backlog(bytes_max=1000)
+    assert waiting.push("s", created("x" * 5000))
+    assert not waiting.push("s", created("y"))
+    waiting.next_frame()
+    assert waiting.push("s", created("y"))
+
+
+def test_empty_backlog_has_no_frame() -> None:
+    with pytest.raises(IndexError):
+        backlog().next_frame()
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("ab"), st.sampled_from(["create", "update", "delete"]), st.integers(1, 1500), st.booleans()
+        )
+    )
+)
+def test_no_row_is_lost_or_overtakes_another_of_its_subscription(story: list[tuple[str, str, int, bool]]) -> None:
+    waiting = backlog("a", "b")
+    pushed: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}
+    sent: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}
+
+    def send() -> None:
+        frame = msgspec.json.decode(waiting.next_frame())
+        assert 0 < len(frame["data"]) <= FRAME_ROWS_MAX
+        sent[frame["uid"]] += [(frame["event"], row) for row in frame["data"]]
+
+    number = 0
+    for key, kind, count, then_send in story:
+        rows = range(number, number + count)
+        number += count
+        waiting.push(key, Event(EventKind(kind), tuple(str(row).encode() for row in rows)))
+        pushed[key] += [(kind, row) for row in rows]
+        if then_send:
+            send()
+    while waiting:
+        send()
+    assert sent == pushed
+    assert waiting.size_bytes == 0

@@ -1,0 +1,273 @@
+"""A change reaches exactly those whom it concerns, in the form that they asked for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from cdc_bridge.catalog import Catalog
+from cdc_bridge.errors import RequestError
+from cdc_bridge.hub import Hub, Reading
+from cdc_bridge.subscription import EventKind, Subscription
+from tests.core.facts import (
+    CATALOG,
+    COMPOSITE,
+    INT8,
+    KEYLESS,
+    MESSAGES,
+    PARTED,
+    TEXT,
+    Recorder,
+    columns,
+    delete,
+    insert,
+    row,
+    snapshot,
+    subscription,
+    truncate,
+    update,
+)
+
+NOW = snapshot(10, 10)
+
+
+def keep(known: Subscription, _: Any) -> Subscription:
+    return known
+
+
+class Scene:
+    """A hub with the test's catalog and one client."""
+
+    def __init__(self, held_bytes_max: int = 1_000_000) -> None:
+        self.hub = Hub(held_bytes_max)
+        self.hub.adopt(CATALOG, keep)
+        self.client = Recorder()
+
+    def follow(self, wanted: Subscription, *rows: bytes) -> Reading:
+        """Subscribed, and past its `init`."""
+        reading = self.hub.follow(self.client, wanted)
+        assert self.hub.begin(reading, NOW, rows, more=False) is None
+        self.client.take()
+        return reading
+
+    def after(self, *changes: Any) -> list[tuple[Any, ...]]:
+        for change in changes:
+            self.hub.apply(replace(change, xid=max(change.xid, 10)))
+        return self.client.take()
+
+
+def test_init_comes_first_and_holds_the_data() -> None:
+    scene = Scene()
+    reading = scene.hub.follow(scene.client, subscription())
+    scene.hub.apply(insert(row(id=1, text="held"), xid=12))
+    scene.hub.begin(reading, NOW, (b'{"id":0}',), more=False)
+    assert scene.client.take() == [("open",), ("init", [{"id": 0}]), ("create", [{"id": 1, "text": "held"}])]
+
+
+def test_init_of_an_event_subscription_has_no_data() -> None:
+    scene = Scene()
+    reading = scene.hub.follow(scene.client, subscription(event=EventKind.CREATE))
+    scene.hub.begin(reading, NOW, (b"{}",), more=False)
+    assert scene.client.take() == [("open",), ("init", None)]
+
+
+def test_insert_update_delete_become_create_update_delete() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    assert scene.after(
+        insert(row(id=1, text="a"), row(id=2, text="b")),
+        update((row(id=1, text="a"), row(id=1, text="c"))),
+        delete(row(id=2, text="b")),
+    ) == [
+        ("create", [{"id": 1, "text": "a"}, {"id": 2, "text": "b"}]),
+        ("update", [{"id": 1, "text": "c"}]),
+        ("delete", [2]),
+    ]
+
+
+def test_fields_shape_the_row() -> None:
+    scene = Scene()
+    scene.follow(subscription(MESSAGES, "text", "id"))
+    scene.follow(subscription(MESSAGES, "text"))
+    assert scene.after(insert(row(id=1, text="a"))) == [
+        ("create", [{"text": "a", "id": 1}]),
+        ("create", [{"text": "a"}]),
+    ]
+
+
+def test_event_lets_only_its_kind_through() -> None:
+    scene = Scene()
+    scene.follow(subscription(event=EventKind.UPDATE))
+    assert scene.after(
+        insert(row(id=1, text="a")), update((row(id=1, text="a"), row(id=1, text="b"))), delete(row(id=1, text="b"))
+    ) == [("update", [{"id": 1, "text": "b"}])]
+
+
+def test_changed_key_is_a_delete_and_a_create() -> None:
+    scene = Scene()
+    scene.follow(subscription(MESSAGES, "id"))
+    pairs = [(row(id=1, text="a"), row(id=2, text="a")), (row(id=5, text="a"), row(id=5, text="b"))]
+    assert scene.after(update(*pairs)) == [("delete", [1]), ("create", [{"id": 2}]), ("update", [{"id": 5}])]
+
+
+def test_swapped_keys_end_in_the_right_rows() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    pairs = [(row(id=1, text="a"), row(id=2, text="a")), (row(id=2, text="b"), row(id=1, text="b"))]
+    assert scene.after(update(*pairs)) == [
+        ("delete", [1, 2]),
+        ("create", [{"id": 2, "text": "a"}, {"id": 1, "text": "b"}]),
+    ]
+
+
+def test_composite_key_is_an_object() -> None:
+    scene = Scene()
+    scene.follow(subscription(COMPOSITE))
+    assert scene.after(delete(row(a=1, b=2), of=COMPOSITE)) == [("delete", [{"a": 1, "b": "2"}])]
+
+
+def test_table_without_a_key_deletes_by_the_projected_row() -> None:
+    scene = Scene()
+    scene.follow(subscription(KEYLESS))
+    assert scene.after(update((row(line="x"), row(line="y")), of=KEYLESS), delete(row(line="y"), of=KEYLESS)) == [
+        ("update", [{"line": "y"}]),
+        ("delete", [{"line": "y"}]),
+    ]
+
+
+def test_item_subscription_hears_of_its_row_only() -> None:
+    scene = Scene()
+    scene.follow(subscription(item=b"2", key=("2",)))
+    assert scene.after(
+        insert(row(id=1, text="a")),
+        update((row(id=1, text="a"), row(id=1, text="b")), (row(id=2, text="a"), row(id=2, text="b"))),
+        delete(row(id=1, text="b"), row(id=2, text="b")),
+    ) == [("update", [{"id": 2, "text": "b"}]), ("delete", [2])]
+
+
+def test_truncate_empties_everybody() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    scene.follow(subscription(event=EventKind.CREATE))
+    scene.follow(subscription(item=b"2", key=("2",)))
+    assert scene.after(truncate()) == [("init", [], "truncate"), ("init", None, "truncate"), ("delete", [2])]
+
+
+def test_truncate_of_a_partitioned_table_is_said_once() -> None:
+    scene = Scene()
+    scene.follow(subscription(PARTED))
+    story = [truncate(of=PARTED, relation_id=relation_id) for relation_id in (400, 401, 402)]
+    assert scene.after(*story) == [("init", [], "truncate")]
+
+
+def test_truncate_of_one_partition_calls_for_fresh_data() -> None:
+    scene = Scene()
+    scene.follow(subscription(PARTED))
+    (reading,) = scene.hub.apply(truncate(of=PARTED, relation_id=401, xid=20))
+    scene.hub.begin(reading, snapshot(30, 30), (b'{"id":9}',), more=False)
+    assert scene.client.take() == [("init", [{"id": 9}], "resync")]
+
+
+def test_partition_truncated_again_after_a_write_is_not_mistaken() -> None:
+    scene = Scene()
+    scene.follow(subscription(PARTED))
+    scene.hub.apply(truncate(of=PARTED, xid=20))
+    scene.hub.apply(insert(row(id=1), of=PARTED, xid=20))
+    assert len(scene.hub.apply(truncate(of=PARTED, relation_id=401, xid=20))) == 1
+
+
+def test_after_a_gap_everybody_gets_fresh_data_and_nothing_before_it() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    (reading,) = scene.hub.hold()
+    scene.hub.apply(insert(row(id=5, text="in the data"), xid=20))
+    scene.hub.apply(insert(row(id=6, text="after it"), xid=30))
+    assert scene.client.take() == []
+    scene.hub.begin(reading, snapshot(25, 25), (b'{"id":5}',), more=False)
+    assert scene.client.take() == [("init", [{"id": 5}], "resync"), ("create", [{"id": 6, "text": "after it"}])]
+
+
+def test_data_that_was_read_before_a_gap_is_thrown_away() -> None:
+    scene = Scene()
+    reading = scene.hub.follow(scene.client, subscription())
+    scene.hub.hold()
+    assert scene.hub.begin(reading, NOW, (b"{}",), more=False) is None
+    assert scene.client.take() == [("open",)]
+
+
+def test_first_init_after_a_gap_is_no_resync() -> None:
+    scene = Scene()
+    scene.hub.follow(scene.client, subscription())
+    (reading,) = scene.hub.hold()
+    scene.hub.begin(reading, NOW, (), more=False)
+    assert scene.client.take() == [("open",), ("init", [])]
+
+
+def test_too_much_held_calls_for_another_reading() -> None:
+    scene = Scene(held_bytes_max=300)
+    reading = scene.hub.follow(scene.client, subscription())
+    for number in range(10):
+        scene.hub.apply(insert(row(id=number, text="x" * 50), xid=20 + number))
+    again = scene.hub.begin(reading, NOW, (), more=False)
+    assert again is not None
+    scene.client.take()
+    assert scene.hub.begin(again, snapshot(30, 30), (), more=False) is None
+    assert scene.client.take() == [("init", [])]
+
+
+def test_left_subscription_hears_nothing() -> None:
+    scene = Scene()
+    reading = scene.follow(subscription())
+    scene.hub.leave(reading.follower)
+    scene.hub.leave(reading.follower)
+    assert scene.after(insert(row(id=1, text="a"))) == [("drop",)]
+    assert len(scene.hub) == 0
+
+
+def test_followers_of_a_table_that_is_gone_are_told() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    scene.hub.adopt(Catalog([KEYLESS]), keep)
+    assert scene.client.take() == [("drop",), ("refuse", "FORBIDDEN")]
+
+
+def test_changed_columns_bring_fresh_data() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    wider = replace(MESSAGES, columns=columns(id=INT8, text=TEXT))
+    (reading,) = scene.hub.adopt(Catalog([wider]), lambda known, new: subscription(new))
+    scene.hub.begin(reading, NOW, (), more=False)
+    assert scene.client.take() == [("init", [], "resync")]
+    assert scene.after(insert(row(id=1, text="a"))) == [("create", [{"id": "1", "text": "a"}])]
+
+
+def test_subscription_that_the_new_columns_cannot_serve_is_refused() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+
+    def refuse(known: Subscription, new: Any) -> Subscription:
+        raise RequestError("FORBIDDEN", "no such field")
+
+    narrower = replace(MESSAGES, columns=MESSAGES.columns[:1])
+    assert scene.hub.adopt(Catalog([narrower]), refuse) == []
+    assert scene.client.take() == [("drop",), ("refuse", "FORBIDDEN")]
+
+
+def test_rewritten_table_with_the_same_columns_disturbs_nobody() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    rewritten = replace(MESSAGES, filenodes={100: 1001})
+    assert scene.hub.adopt(Catalog([rewritten]), keep) == []
+
+
+def test_new_partition_brings_fresh_data() -> None:
+    scene = Scene()
+    scene.follow(subscription(PARTED))
+    grown = replace(PARTED, filenodes={**PARTED.filenodes, 403: 4030})
+    assert len(scene.hub.adopt(Catalog([grown]), keep)) == 1
+
+
+def test_column_that_an_older_image_lacks_reads_null() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    assert scene.after(insert(row(id=1))) == [("create", [{"id": 1, "text": None}])]

@@ -1,0 +1,117 @@
+"""One client's conversation, without a socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from cdc_bridge.protocol import ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.session import Abuse, Reply, Session
+from cdc_bridge.subscription import EventKind
+
+
+def received(message: Any, session: Session | None = None, now_s: float = 0) -> Any:
+    text = message if isinstance(message, str | bytes) else msgspec.json.encode(message).decode()
+    result = (session or Session()).receive(text, now_s)
+    return msgspec.json.decode(result.frame) if isinstance(result, Reply) else result
+
+
+def test_subscribe_is_a_request() -> None:
+    message = {"type": "subscribe", "collection": "messages", "event": "update", "uid": 7, "query": {"limit": 1}}
+    assert received(message) == Subscribe("messages", EventKind.UPDATE, None, {"limit": 1}, 7)
+
+
+def test_unsubscribe_and_items_are_requests() -> None:
+    assert received({"type": "unsubscribe"}) == Unsubscribe(None)
+    assert received({"type": "items", "action": "read", "collection": "m", "id": 3, "uid": "u"}) == ReadItems(
+        "m", 3, {}, "u"
+    )
+
+
+@pytest.mark.parametrize("uid", ["p", 5, 1.5, ""])
+def test_ping_is_answered_with_its_uid_in_its_type(uid: Any) -> None:
+    assert received({"type": "ping", "uid": uid}) == {"type": "pong", "uid": uid}
+
+
+def test_ping_without_uid_is_answered_without_one() -> None:
+    assert received({"type": "ping"}) == {"type": "pong"}
+    assert received(b'{"type":"ping"}') == {"type": "pong"}
+
+
+def test_schema_error_carries_the_uid() -> None:
+    answer = received({"type": "subscribe", "uid": "x"})
+    assert answer == {
+        "type": "subscribe",
+        "status": "error",
+        "error": {
+            "code": "INVALID_PAYLOAD",
+            "message": 'Validation error: Invalid input: expected string, received undefined at "collection"',
+        },
+        "uid": "x",
+    }
+
+
+@pytest.mark.parametrize("event", [None, [], "*", "init", "CREATE", 5])
+def test_event_is_one_of_three(event: Any) -> None:
+    assert received({"type": "subscribe", "collection": "m", "event": event})["error"]["code"] == "INVALID_PAYLOAD"
+
+
+@pytest.mark.parametrize("action", ["create", "update", "delete", "bogus", None, 5])
+def test_items_only_reads(action: Any) -> None:
+    answer = received({"type": "items", "action": action, "collection": "m", "uid": 3})
+    assert (answer["type"], answer["error"]["code"], answer["uid"]) == ("items", "INVALID_PAYLOAD", 3)
+
+
+def test_unknown_type_is_answered() -> None:
+    answer = received({"type": "SUBSCRIBE", "uid": "z"})
+    assert (answer["type"], answer["error"]["code"], answer["uid"]) == ("server", "INVALID_PAYLOAD", "z")
+
+
+def test_authentication_is_answered_with_a_refusal() -> None:
+    answer = received({"type": "auth", "access_token": "t", "uid": 12})
+    assert answer == {
+        "type": "auth",
+        "status": "error",
+        "error": {"code": "AUTH_FAILED", "message": "Authentication failed."},
+        "uid": 12,
+    }
+
+
+def test_client_that_says_nothing_between_two_pings_is_dead() -> None:
+    session = Session()
+    assert session.tick()
+    assert not session.tick()
+
+
+@pytest.mark.parametrize("sign", ['{"type":"pong"}', '{"type":"ping"}', '{"type":"unsubscribe"}'])
+def test_valid_message_is_a_sign_of_life(sign: str) -> None:
+    session = Session()
+    session.tick()
+    session.receive(sign, 0)
+    assert session.tick()
+
+
+@pytest.mark.parametrize("noise", ["{bad", '{"type":"auth","access_token":"x"}'])
+def test_noise_and_authentication_are_no_sign_of_life(noise: str) -> None:
+    session = Session()
+    session.tick()
+    session.receive(noise, 0)
+    assert not session.tick()
+
+
+def test_messages_past_the_rate_are_dropped_and_answered() -> None:
+    session = Session(messages_per_second_max=2)
+    kinds = [received({"type": "ping"}, session, now_s=0.1)["type"] for _ in range(4)]
+    assert kinds == ["pong", "pong", "server", "server"]
+    refused = received({"type": "ping"}, session, now_s=0.6)
+    assert refused["error"] == {"code": "REQUESTS_EXCEEDED", "message": "Too many messages, retry after 500ms."}
+    assert received({"type": "ping"}, session, now_s=1.1)["type"] == "pong"
+
+
+def test_going_on_past_the_rate_is_abuse() -> None:
+    session = Session(messages_per_second_max=2)
+    results = [session.receive('{"type":"ping"}', 0.1) for _ in range(23)]
+    assert isinstance(results[-1], Abuse)
+    assert not any(isinstance(result, Abuse) for result in results[:22])
