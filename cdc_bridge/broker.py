@@ -187,7 +187,8 @@ class Broker:
         """
         if count >= self._subscriptions_max:
             raise RequestError(
-                "LIMIT_EXCEEDED", f"A connection can hold {self._subscriptions_max} subscriptions: unsubscribe from one first."
+                "LIMIT_EXCEEDED",
+                f"A connection can hold {self._subscriptions_max} subscriptions: unsubscribe from one first.",
             )
         collection = await self._collection(request.collection)
         query = resolve(request.query, collection, self._limits)

@@ -161,7 +161,7 @@ class Hub:
             else Encoders(collection)
             for relation_id, collection in now.items()
         }
-        readings = []
+        readings: list[Reading] = []
         for old in before.by_name.values():
             new = now.get(old.relation_id)
             if new is None or new.name != old.name:

@@ -99,7 +99,9 @@ def parse(text: str | bytes) -> Message:
         known = ", ".join(f'"{name}"' for name in _PARSERS)
         raise InvalidMessage(
             "server",
-            RequestError("INVALID_PAYLOAD", f'Invalid payload. "type" is "{body["type"][:80]}"; it has to be one of {known}.'),
+            RequestError(
+                "INVALID_PAYLOAD", f'Invalid payload. "type" is "{body["type"][:80]}"; it has to be one of {known}.'
+            ),
             body.get("uid"),
         )
     return parser(body)
@@ -123,7 +125,11 @@ def _subscribe(body: dict[str, Any]) -> Subscribe:
     if problems:
         raise InvalidMessage("subscribe", _validation_of(problems), body.get("uid"))
     return Subscribe(
-        body["collection"], EventKind(event) if event else None, body.get("item"), body.get("query", {}), body.get("uid")
+        body["collection"],
+        EventKind(event) if event else None,
+        body.get("item"),
+        body.get("query", {}),
+        body.get("uid"),
     )
 
 

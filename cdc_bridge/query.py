@@ -94,7 +94,9 @@ def _column(name: str, collection: Collection, parameter: str) -> Column:
     if column := collection.by_name.get(name):
         return column
     if "." in name or "(" in name:
-        raise invalid_query(f'"{parameter}" holds "{name}": nested and function fields are not supported by this version')
+        raise invalid_query(
+            f'"{parameter}" holds "{name}": nested and function fields are not supported by this version'
+        )
     raise forbidden_field(name, collection.name)
 
 

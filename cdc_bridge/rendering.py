@@ -38,7 +38,9 @@ class Rendering:
 
     def events(self, subscription: Subscription) -> tuple[Event, ...]:
         """What the subscription's `event` and `item` let through, in the order in which it is to be sent."""
-        events = self._truncate(subscription) if self._change.operation is Operation.TRUNCATE else self._write(subscription)
+        events = (
+            self._truncate(subscription) if self._change.operation is Operation.TRUNCATE else self._write(subscription)
+        )
         return tuple(event for event in events if subscription.wants(event.kind))
 
     def _truncate(self, subscription: Subscription) -> list[Event]:
@@ -60,7 +62,8 @@ class Rendering:
             return self._event(EventKind.UPDATE, subscription, self._positions(subscription, of_old=False))
         before = self._positions(subscription, of_old=True)
         after = self._positions(subscription, of_old=False)
-        moved = {i for i, keys in enumerate(zip(self._key_list(of_old=True), self._key_list(of_old=False), strict=True)) if keys[0] != keys[1]}
+        keys = zip(self._key_list(of_old=True), self._key_list(of_old=False), strict=True)
+        moved = {i for i, (old, new) in enumerate(keys) if old != new}
         return [
             *self._event(EventKind.DELETE, subscription, [i for i in before if i in moved]),
             *self._event(EventKind.CREATE, subscription, [i for i in after if i in moved]),

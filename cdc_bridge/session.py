@@ -42,7 +42,7 @@ class Session:
     The rate is counted in windows of a second. `messages_per_second_max` of 0 means no limit.
     """
 
-    def __init__(self, messages_per_second_max: int = 0) -> None:
+    def __init__(self, messages_per_second_max: float = 0) -> None:
         self._rate_max = messages_per_second_max
         self._window_start_s = float("-inf")
         self._window_count = 0

@@ -96,16 +96,14 @@ class SnapshotReader:
         except (errors.UndefinedTable, errors.UndefinedColumn) as error:
             raise SourceChanged(str(error)) from error
         except errors.UndefinedFunction as error:  # json and a few other types have no order, and no equality
-            raise invalid_query("\"sort\" or \"item\" names a column of a type that cannot be compared") from error
+            raise invalid_query('"sort" or "item" names a column of a type that cannot be compared') from error
         except (errors.DataError, UnicodeEncodeError) as error:
             raise forbidden_item() from error
         except (psycopg.OperationalError, PoolTimeout) as error:
             raise SourceUnavailable(str(error)) from error
 
 
-def select(
-    collection: Collection, query: Query, key: tuple[str, ...] | None
-) -> tuple[sql.Composed, list[str | int]]:
+def select(collection: Collection, query: Query, key: tuple[str, ...] | None) -> tuple[sql.Composed, list[str | int]]:
     """The statement of a reading. It fetches one row too many, which tells that the limit cut."""
     columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in query.projection.columns)
     parameters: list[str | int] = []
@@ -113,9 +111,9 @@ def select(
     if key is not None:
         condition = sql.SQL(" WHERE ") + _key_condition(collection)
         parameters += key
-    statement = sql.SQL(
-        "SELECT row_to_json(r.*)::text FROM (SELECT {} FROM {}{}{} LIMIT %s OFFSET %s) AS r"
-    ).format(columns, _table(collection), condition, _order(collection, query))
+    statement = sql.SQL("SELECT row_to_json(r.*)::text FROM (SELECT {} FROM {}{}{} LIMIT %s OFFSET %s) AS r").format(
+        columns, _table(collection), condition, _order(collection, query)
+    )
     return statement, [*parameters, query.limit + 1 if query.limit else 0, query.offset]
 
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 
-KEEPALIVES = {
+KEEPALIVES: dict[str, Any] = {
     "keepalives": 1,
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -87,7 +87,7 @@ class NotifyCapture:
                     raise
                 reason = str(error)
             except (CaptureLost, NotInstalled, psycopg.Error, OSError) as error:
-                reason = str(error).strip() or type(error).__name__
+                reason = _reason(error)
             yield Lost(reason)
             pause_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
             log.warning("not listening, trying again in %.1f s: %s", pause_s, reason)
@@ -122,30 +122,28 @@ class NotifyCapture:
             # The timeout only brings control back here, to look at the heartbeats.
             async for note in listener.notifies(timeout=self._options.heartbeat_interval_s):
                 heard_s = self.last_heard_s = time.monotonic()
-                heard: Heard | None
-                try:
-                    heard = decoder.receive(note.payload)
-                except PayloadError as error:
-                    heard = Gap(str(error))
-                if not proven:
-                    # What came before is part of the gap that `Listening` ends, be it whole or broken.
-                    proven = isinstance(heard, Heartbeat) and heard.sender == watch.sender
-                    if proven:
-                        yield Listening()
-                elif heard is not None:
+                heard = _understand(decoder, note.payload)
+                if proven and heard is not None:
                     yield heard
-                if watch.gap_found:
+                elif isinstance(heard, Heartbeat) and heard.sender == watch.sender:
+                    # What came before is part of the gap that `Listening` ends, be it whole or broken.
+                    proven = True
+                    yield Listening()
+                if proven and watch.gap_found:
                     watch.gap_found = False
                     yield Gap("a trigger could not tell what changed")
             if beating.done():
-                raise CaptureLost(f"heartbeats cannot be sent: {beating.exception()}")
+                raise CaptureLost(f"heartbeats cannot be sent: {_reason(beating.exception())}")
             if time.monotonic() - heard_s > self._options.heartbeat_timeout_s:
-                if not proven and watch.beats_sent:
-                    raise CannotListen(
-                        "LISTEN is accepted but notifications do not arrive. Is there a pooler in transaction mode "
-                        "(PgBouncer) in between? Connect to PostgreSQL directly, or to a session pool."
-                    )
-                raise CaptureLost(f"no heartbeat came back for {self._options.heartbeat_timeout_s:g} s")
+                raise self._silence(proven=proven or not watch.beats_sent)
+
+    def _silence(self, *, proven: bool) -> CaptureLost | CannotListen:
+        if proven:
+            return CaptureLost(f"no heartbeat came back for {self._options.heartbeat_timeout_s:g} s")
+        return CannotListen(
+            "LISTEN is accepted but notifications do not arrive. Is there a pooler in transaction mode (PgBouncer) "
+            "in between? Connect to PostgreSQL directly, or to a session pool."
+        )
 
     async def _beat(self, beater: Connection, watch: _Watch) -> None:
         """Send heartbeats, and look for gaps, until the connection breaks."""
@@ -163,8 +161,8 @@ class NotifyCapture:
         The counter is read before the snapshot: whoever has stepped it had a transaction id by then, so it is
         either in progress in that snapshot or has ended.
         """
-        counter = await _value(beater, "SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)::text",
-                               f'"{self._options.schema}".gap')
+        name = f'"{self._options.schema}".gap'
+        counter = await _value(beater, "SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)::text", name)
         snapshot = Snapshot.parse(await _value(beater, "SELECT pg_current_snapshot()::text"))
         if watch.gap_counter not in (None, counter):
             log.warning("a trigger could not tell what changed: everybody gets fresh data")
@@ -175,10 +173,9 @@ class NotifyCapture:
             watch.gap_found = True
 
     async def _channel(self, connection: Connection) -> str:
+        name = f'"{self._options.schema}".channel'
         try:
-            number = await _value(
-                connection, "SELECT pg_sequence_last_value(%s::regclass)::text", f'"{self._options.schema}".channel'
-            )
+            number = await _value(connection, "SELECT pg_sequence_last_value(%s::regclass)::text", name)
         except (errors.UndefinedTable, errors.InvalidSchemaName):
             number = None
         if number is None:
@@ -197,6 +194,18 @@ class NotifyCapture:
             client_encoding="UTF8",
             **KEEPALIVES,
         )
+
+
+def _understand(decoder: Decoder, payload: str) -> Heard | None:
+    """None: more parts are to come. What cannot be read may have been a change: a gap."""
+    try:
+        return decoder.receive(payload)
+    except PayloadError as error:
+        return Gap(str(error))
+
+
+def _reason(error: BaseException | None) -> str:
+    return str(error).strip() or type(error).__name__
 
 
 async def _value(connection: Connection, statement: LiteralString, *parameters: str) -> Any:

@@ -9,13 +9,13 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import psycopg
+from cdc_bridge.schema.catalog_reader import fingerprint, read_catalog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.broker import SourceUnavailable
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.errors import NotInstalled
-from cdc_bridge.schema.catalog_reader import fingerprint, read_catalog
 
 log = logging.getLogger(__name__)
 

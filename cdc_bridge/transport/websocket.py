@@ -35,7 +35,7 @@ class WebSocketOptions:
     port: int = 8765
     frame_bytes_max: int = 1024 * 1024
     backlog_bytes_max: int = 16 * 1024 * 1024
-    messages_per_second_max: int = 0
+    messages_per_second_max: float = 0
     ping_interval_s: float = 30
     compression: bool = False
 

@@ -1,0 +1,167 @@
+"""A subscriber in Python: what `cdc-bridge listen` and the demo use to hear a bridge.
+
+A subscriber is CONNECTED or WAITING to connect again, for ever, with growing pauses. It ends when the server
+refuses the subscription, which no repetition would change. The bridge starts each connection with an `init`,
+so whoever prints what `messages` yields sees where a gap was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+    InvalidURI,
+)
+
+from cdc_bridge.errors import BridgeError, UsageError
+
+UID = "1"
+PAUSE_MIN_S, PAUSE_MAX_S = 0.5, 10.0
+OPEN_TIMEOUT_S = 10.0
+
+_INIT_REASONS = {
+    "resync": "resync: changes may have been missed; these are the rows now",
+    "truncate": "the table was emptied",
+}
+
+_FINAL_CLOSE_CODES = (1008, 4401)
+
+
+class SubscriptionRefused(BridgeError):
+    """The server does not let us subscribe, now or later."""
+
+    exit_code = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of the server about our subscription: `text` as it came, `content` decoded."""
+
+    text: str
+    content: dict[str, Any]
+
+    @property
+    def event(self) -> str:
+        return str(self.content.get("event"))
+
+    def describe(self) -> list[str]:
+        """What it says, a line for each row; for an `init` there is a line before them."""
+        data, reason = self.content.get("data"), str(self.content.get("reason", ""))
+        rows = [] if data is None else data if isinstance(data, list) else [data]
+        lines = [_compact(row) for row in rows]
+        if self.event != "init":
+            return [line + (f"  ({reason})" if reason else "") for line in lines]
+        head = _INIT_REASONS.get(reason, "subscribed")
+        more = ", and there are more" if self.content.get("more") else ""
+        return [head if data is None else f"{head} (rows: {len(rows)}{more})", *lines]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to subscribe to. `event` is create, update or delete; None means all of them."""
+
+    collection: str
+    event: str | None = None
+    query: dict[str, Any] = field(default_factory=dict)
+
+    def subscribe(self) -> str:
+        message = {"type": "subscribe", "collection": self.collection, "uid": UID}
+        optional = {"event": self.event, "query": self.query}
+        return json.dumps(message | {key: value for key, value in optional.items() if value})
+
+
+async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> AsyncIterator[Message]:
+    """Subscribe and yield, connecting again whenever the connection breaks; `notice` is told of that.
+
+    Raises `SubscriptionRefused`, and `UsageError` for a URL that cannot be one.
+    """
+    pause_s = PAUSE_MIN_S
+    while True:
+        try:
+            async with _connection(url) as connection:
+                async for message in _conversation(connection, wanted):
+                    pause_s = PAUSE_MIN_S
+                    yield message
+            reason = _why_closed(connection)
+        except InvalidURI:
+            raise UsageError(f"{url} is no WebSocket address; one looks like ws://127.0.0.1:8765/websocket") from None
+        except InvalidStatus as refusal:
+            reason = _why_not_upgraded(refusal.response.status_code, url)
+        except (OSError, InvalidHandshake, InvalidMessage, ConnectionClosed) as error:
+            reason = f"cannot reach {url}: {_in_words(error)}"
+        notice(f"{reason}; trying again in {pause_s:.1f} s")
+        await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - so that not all come at once
+        pause_s = min(pause_s * 2, PAUSE_MAX_S)
+
+
+def _connection(url: str) -> connect:
+    # A proxy that the environment names is for the outside world, not for this machine.
+    proxy = None if urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost") else True
+    return connect(url, max_size=None, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, proxy=proxy)
+
+
+async def _conversation(connection: ClientConnection, wanted: Wanted) -> AsyncIterator[Message]:
+    """Until the connection closes."""
+    await connection.send(wanted.subscribe())
+    async for frame in connection:
+        text = frame if isinstance(frame, str) else frame.decode()
+        content = json.loads(text)
+        if content.get("type") == "ping":
+            await connection.send('{"type":"pong"}')
+        elif content.get("status") == "error":
+            raise SubscriptionRefused(f"the bridge refuses: {content['error']['message']}")
+        elif content.get("type") == "subscription":
+            yield Message(text, content)
+
+
+def _why_closed(connection: ClientConnection) -> str:
+    code, reason = connection.close_code, connection.close_reason
+    if code in _FINAL_CLOSE_CODES:
+        raise SubscriptionRefused(f"the bridge closed the connection: {reason or f'code {code}'}")
+    match code:
+        case 1001:
+            return "the bridge is shutting down"
+        case 1013:
+            return "the bridge closed the connection because this end reads too slowly"
+    return f"the connection closed{f' ({reason})' if reason else ''}"
+
+
+def _why_not_upgraded(status: int, url: str) -> str:
+    if status in (429, 503):
+        return f"the bridge is full (HTTP {status})"
+    if status in (502, 504):
+        return f"no bridge answers behind {url} (HTTP {status})"
+    hint = "; the path is /websocket" if status == 404 else ""
+    raise SubscriptionRefused(f"{url} does not accept a subscriber: HTTP {status}{hint}")
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+        return "nobody listens there"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _compact(row: object) -> str:
+    """`id=7 text="hi" author=null`: shorter to read than JSON, and as exact."""
+    if not isinstance(row, dict):
+        return _value(row)
+    return " ".join(f"{name}={_value(value)}" for name, value in row.items())
+
+
+def _value(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
