@@ -38,3 +38,5 @@ BEGIN
     END LOOP;
 END
 $send$;
+
+REVOKE ALL ON FUNCTION {cdc}.send(text, oid, text) FROM PUBLIC;

@@ -1,30 +1,41 @@
 -- Every attached table with its columns, key, excluded columns and the tables that report under it, and every type
--- that those columns need: one row, two JSON documents.
--- A table is attached when it has our three triggers and is no partition.
-WITH RECURSIVE attached AS (
-    SELECT c.oid, n.nspname, c.relname,
-        -- The arguments are bytes, each argument ended by a zero: spell them in hex, pair by pair, to split there.
-        (SELECT coalesce(array_agg(convert_from(decode(replace(argument, ' ', ''), 'hex'), getdatabaseencoding())), '{{}}')
-         FROM regexp_split_to_table(regexp_replace(encode(min(t.tgargs), 'hex'), '(..)', '\1 ', 'g'), '00 ') AS argument
-         WHERE argument <> '') AS excluded
+-- that those columns need: one row, two JSON documents; no row without our schema.
+-- A table is attached when it has a trigger of ours and is no partition, and no former one either.
+WITH RECURSIVE carrying AS MATERIALIZED (
+    SELECT t.tgrelid AS oid, min(encode(t.tgargs, 'hex')) AS arguments
     FROM pg_trigger t
-    JOIN pg_class c ON c.oid = t.tgrelid
-    JOIN pg_namespace n ON n.oid = c.relnamespace
-    JOIN pg_proc p ON p.oid = t.tgfoid
-    WHERE p.pronamespace = to_regnamespace(%(schema)s) AND p.proname IN ('capture', 'capture_row')
-      AND NOT t.tgisinternal AND NOT c.relispartition
-    GROUP BY c.oid, n.nspname, c.relname
+    WHERE t.tgfoid IN (to_regprocedure('{cdc}.capture()'), to_regprocedure('{cdc}.capture_row()'))
+      AND NOT starts_with(t.tgname, '00_cdc_bridge_partition_')
+    GROUP BY t.tgrelid
 ),
-columns AS (
-    SELECT r.oid, a.attname, a.attnum, a.atttypid, a.atttypmod
+attached AS MATERIALIZED (
+    SELECT c.oid, n.nspname, c.relname, ARRAY(
+        -- The arguments are bytes, each ended by a zero: spell them in hex, pair by pair, to split there.
+        -- Each is 'number:name', and excludes both the name and the column that has the number now.
+        SELECT unnest(ARRAY[substr(argument.text, strpos(argument.text, ':') + 1), a.attname])
+        FROM regexp_split_to_table(regexp_replace(arguments, '(..)', '\1 ', 'g'), '00 ') AS hex
+        CROSS JOIN LATERAL convert_from(decode(replace(hex, ' ', ''), 'hex'), current_setting('server_encoding')) AS argument(text)
+        LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = split_part(argument.text, ':', 1)::int2
+        WHERE hex <> '' AND argument.text <> '0:'
+    ) AS excluded
+    FROM carrying
+    JOIN pg_class c ON c.oid = carrying.oid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE NOT c.relispartition
+),
+columns AS MATERIALIZED (
+    SELECT r.oid, a.attname, a.attnum, a.atttypid
     FROM attached r
     JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
-    WHERE NOT EXISTS (
-        SELECT FROM unnest(r.excluded) AS e
-        WHERE split_part(e, ':', 1) = a.attnum::text OR substr(e, strpos(e, ':') + 1) = a.attname)
+    WHERE a.attname <> ALL (r.excluded)
+),
+columns_of AS MATERIALIZED (
+    SELECT c.oid, json_agg(json_build_array(c.attname, c.attnum, c.atttypid::bigint) ORDER BY c.attnum) AS columns
+    FROM columns c
+    GROUP BY c.oid
 ),
 needed AS (
-    SELECT atttypid AS oid FROM columns
+    SELECT DISTINCT atttypid AS oid FROM columns
     UNION
     SELECT part.oid
     FROM needed
@@ -40,10 +51,9 @@ needed AS (
 )
 SELECT
     (SELECT coalesce(json_agg(json_build_object(
-        'oid', r.oid::bigint, 'schema', r.nspname, 'name', r.relname, 'excluded', r.excluded,
-        'columns', (SELECT coalesce(json_agg(json_build_object('name', c.attname, 'number', c.attnum,
-                'type', c.atttypid::bigint, 'type_name', format_type(c.atttypid, c.atttypmod)) ORDER BY c.attnum), '[]')
-            FROM columns c WHERE c.oid = r.oid),
+        'oid', r.oid::bigint, 'schema', r.nspname, 'name', r.relname,
+        'excluded', (SELECT coalesce(json_agg(DISTINCT name), '[]') FROM unnest(r.excluded) AS name WHERE name IS NOT NULL),
+        'columns', coalesce(c.columns, '[]'),
         'key', (SELECT coalesce(json_agg(a.attname ORDER BY k.position), '[]')
             FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(number, position)
             JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = k.number
@@ -52,7 +62,7 @@ SELECT
                 coalesce(pg_relation_filenode(m.relid), 0)::bigint) ORDER BY m.relid::oid)
             FROM (SELECT relid FROM pg_partition_tree(r.oid) UNION SELECT r.oid::regclass) AS m)
         ) ORDER BY r.nspname, r.relname), '[]')
-     FROM attached r) AS collections,
+     FROM attached r LEFT JOIN columns_of c USING (oid))::text AS collections,
     (SELECT coalesce(json_agg(json_build_object(
         'oid', t.oid::bigint, 'name', format_type(t.oid, NULL), 'base', t.typbasetype::bigint,
         'element', CASE WHEN t.typsubscript = 'array_subscript_handler'::regproc THEN t.typelem::bigint ELSE 0 END,
@@ -60,4 +70,6 @@ SELECT
             FROM pg_attribute a
             WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped)
         ) ORDER BY t.oid), '[]')
-     FROM needed JOIN pg_type t USING (oid)) AS types
+     FROM needed JOIN pg_type t USING (oid))::text AS types
+FROM pg_namespace ours
+WHERE ours.nspname = %(schema)s

@@ -1,0 +1,283 @@
+"""Attach tables: which triggers are missing on which of them, as a `Plan`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from cdc_bridge.errors import RelationError, UsageError
+from cdc_bridge.schema import installation, names
+from cdc_bridge.schema.plan import (
+    ACCESS_EXCLUSIVE,
+    LOCK_LIMIT_S,
+    LOCK_TIMEOUT_MS,
+    NO_LOCK,
+    SHARE_ROW_EXCLUSIVE,
+    Plan,
+    Step,
+    Task,
+    apply,
+    check_connection,
+    limited,
+    lock_tables,
+    serialised,
+    step,
+)
+from cdc_bridge.schema.statements import VERSION, statement
+from cdc_bridge.schema.tables import (
+    Kind,
+    Table,
+    Tree,
+    Wanted,
+    pinned,
+    read_captured,
+    read_trees,
+)
+
+__all__ = ["Plan", "Request", "apply", "plan", "repair"]
+
+_NOT_A_TABLE = {
+    "v": "is a view, and views hold no rows of their own: attach the tables beneath it",
+    "m": "is a materialized view, which changes without row changes: attach the tables beneath it",
+    "f": "is a foreign table, whose rows change elsewhere: attach it in its own database",
+    "S": "is a sequence, not a table",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a person asks for: tables by name, or all tables of some schemas.
+
+    `excluded` holds columns as `T.C`. A table of which none is named keeps those that it excludes already:
+    what was private once does not become public because an option was forgotten.
+    """
+
+    tables: tuple[str, ...] = ()
+    all_of_schemas: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+    mode: str = "live"
+
+
+def plan(
+    conn: psycopg.Connection[Any], request: Request, schema: str = "cdc", *, lock_timeout_ms: int = LOCK_TIMEOUT_MS
+) -> Plan:
+    """What is missing. Changes nothing. Raises `RelationError`, `UsageError` and other `DatabaseError`."""
+    check_connection(conn)
+    _check_mode(request.mode)
+    with pinned(conn):
+        return _plan(conn, request, schema, lock_timeout_ms)
+
+
+def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_timeout_ms: int) -> Plan:
+    trees, notes = _requested(conn, request, schema)
+    excluded = _excluded(conn, request, schema, trees)
+    tasks = _installation(conn, schema, lock_timeout_ms)
+    for tree in trees:
+        columns = excluded.get(tree.root.oid, ())
+        if tree.excluded and not columns:
+            columns = tree.excluded
+            hidden = ", ".join(sorted(tree.excluded_names()))
+            notes.append(f"{tree.root.relation} goes on without its excluded columns: {hidden}")
+        tasks += attach_tree(tree, columns, schema, lock_timeout_ms)
+    return Plan(schema, tuple(tasks), tuple(notes))
+
+
+def repair(conn: psycopg.Connection[Any], schema: str = "cdc", *, lock_limit_s: float = LOCK_LIMIT_S) -> Plan:
+    """Give every attached table the triggers that it lacks, such as those of new partitions. Returns what was done."""
+    check_connection(conn)
+    tasks: list[Task] = []
+    with pinned(conn):
+        installation.require_installed(conn, schema)
+        roots = {root for _, root in read_captured(conn, schema)}
+        for tree in read_trees(conn, schema, roots):
+            if tree.is_attached and not any(map(_objection, tree.tables)):
+                tasks += attach_tree(tree, tree.excluded, schema, LOCK_TIMEOUT_MS)
+    done = Plan(schema, tuple(tasks))
+    apply(conn, done, lock_limit_s=lock_limit_s)
+    return done
+
+
+def attach_tree(tree: Tree, excluded: Sequence[str], schema: str, lock_timeout_ms: int) -> list[Task]:
+    """One task, or none when the tree is as it should be."""
+    changed: list[Table] = []
+    steps: list[Step] = []
+    for table in tree.tables:
+        if work := _change(table, tree.wanted(table, excluded), schema):
+            changed.append(table)
+            steps += work
+    if not steps:
+        return []
+    if tree.root in changed and tree.needed_kind is Kind.ROW:
+        changed = list(tree.tables)  # row triggers of the root reach them all
+    lock = ACCESS_EXCLUSIVE if any(each.lock == ACCESS_EXCLUSIVE for each in steps) else SHARE_ROW_EXCLUSIVE
+    # One lock, and the strongest that is needed, before anything else: to strengthen a lock is to risk a deadlock.
+    locking = lock_tables(changed, lock, "all locks at once; writers wait until the end of this transaction")
+    title = f"attach {tree.root.relation}: captured for each {tree.needed_kind.value}"
+    return [Task(title, (limited(lock_timeout_ms), locking, *steps), tuple(t.oid for t in changed), lock)]
+
+
+def _change(table: Table, wanted: list[Wanted], schema: str) -> list[Step]:
+    """From the triggers that are there to those that should be."""
+    by_name = {each.name: each for each in wanted}
+    stray = [t.name for t in table.triggers.values() if t.name not in by_name and not t.is_clone]
+    missing = [each for each in wanted if not _is_there(each, table)]
+    steps = [drop_trigger(table, name, "the table is captured in another way now") for name in sorted(stray)]
+    steps += [
+        step(each.create(table, schema), SHARE_ROW_EXCLUSIVE, f"tell of every {each.event} on {table.relation}")
+        for each in missing
+    ]
+    if missing:
+        steps.append(_enable_always(table, missing))
+    return steps
+
+
+def _is_there(wanted: Wanted, table: Table) -> bool:
+    trigger = table.triggers.get(wanted.name)
+    return trigger is not None and wanted.is_met_by(trigger)
+
+
+def drop_trigger(table: Table, name: str, reason: str) -> Step:
+    dropping = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(name), table.identifier)
+    return step(dropping, ACCESS_EXCLUSIVE, reason)
+
+
+def _enable_always(table: Table, triggers: Iterable[Wanted]) -> Step:
+    actions = sql.SQL(", ").join(
+        sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(each.name)) for each in triggers
+    )
+    enabling = sql.SQL("ALTER TABLE {} {}").format(table.identifier, actions)
+    return step(enabling, SHARE_ROW_EXCLUSIVE, "also for sessions that replicate (session_replication_role)")
+
+
+def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: int) -> list[Task]:
+    missing = installation.missing(conn, schema)
+    if not missing:
+        return []
+    steps = [step(each, NO_LOCK, f"version {VERSION} of our SQL") for each in missing]
+    pinned = step(sql.SQL("SET LOCAL search_path = pg_catalog, pg_temp"), NO_LOCK, "names mean PostgreSQL's own")
+    return [
+        Task(
+            f'install version {VERSION} in the schema "{schema}"',
+            (limited(lock_timeout_ms), serialised(schema), pinned, *steps),
+            is_installation=True,
+        )
+    ]
+
+
+def _check_mode(mode: str) -> None:
+    if mode == "durable":
+        raise UsageError('the mode "durable" comes with a later version: use --mode live')
+    if mode != "live":
+        raise UsageError(f'there is no mode "{mode}": use --mode live')
+
+
+# --- which tables ---
+
+
+def _requested(conn: psycopg.Connection[Any], request: Request, schema: str) -> tuple[list[Tree], list[str]]:
+    if bool(request.tables) == bool(request.all_of_schemas):
+        raise UsageError("name the tables to attach, or ask for all of them with --all")
+    if request.tables:
+        oids = [_find(conn, schema, text) for text in request.tables]
+        trees = read_trees(conn, schema, oids)
+        for tree in trees:
+            _check(tree, schema)
+        return trees, []
+    return _all(conn, request.all_of_schemas, schema)
+
+
+def _all(conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str) -> tuple[list[Tree], list[str]]:
+    """All that can be attached; the others are named in the notes."""
+    parameters = {"schemas": list(schemas), "schema": schema}
+    found = conn.execute(statement("queries/tables_of_schema", schema), parameters).fetchall()
+    trees, notes = [], []
+    for tree in read_trees(conn, schema, [oid for (oid,) in found]):
+        try:
+            _check(tree, schema)
+        except RelationError as error:
+            notes.append(f"left out: {error}")
+        else:
+            trees.append(tree)
+    if not trees:
+        raise RelationError(
+            f"there is no table to attach in {', '.join(schemas)}" + "".join(f"; {note}" for note in notes)
+        )
+    return trees, notes
+
+
+def _find(conn: psycopg.Connection[Any], schema: str, text: str) -> int:
+    oid = names.find_table(conn, schema, text)
+    if oid is None:
+        raise RelationError(
+            f"there is no table {text}: write schema.table when it is not in the schema public,"
+            ' and "Quotes" as in SQL where the name needs them'
+        )
+    return oid
+
+
+def _check(tree: Tree, schema: str) -> None:
+    """Raises `RelationError` with the first reason why this cannot be attached."""
+    if tree.root.relation.schema == schema:
+        raise RelationError(f"{tree.root.relation} belongs to cdc_bridge itself and cannot be attached")
+    for table in tree.tables:
+        if objection := _objection(table):
+            raise RelationError(f"{table.relation} {objection}")
+    if not tree.root.is_root:
+        raise RelationError(
+            f"{tree.root.relation} is a partition of {tree.root.root}: attach that, which takes along all partitions"
+        )
+
+
+def _objection(table: Table) -> str | None:
+    if table.relation.schema in {"pg_catalog", "information_schema", "pg_toast"}:
+        return "is a system catalog, on which PostgreSQL allows no triggers"
+    if table.kind == "f" and table.is_partition:
+        return f"is a foreign partition of {table.root}, and its rows change elsewhere: detach that partition first"
+    if table.kind in _NOT_A_TABLE:
+        return _NOT_A_TABLE[table.kind]
+    if table.is_temporary:
+        return "is a temporary table, which only its own session can see"
+    if table.has_inheritance:
+        return "is part of an inheritance hierarchy (INHERITS), which cannot be attached: use partitions instead"
+    if not table.is_owned:
+        return f'belongs to the role "{table.owner}": connect as that role, or as a member of it'
+    return None
+
+
+# --- which columns not ---
+
+
+def _excluded(
+    conn: psycopg.Connection[Any], request: Request, schema: str, trees: Sequence[Tree]
+) -> dict[int, tuple[str, ...]]:
+    """The excluded columns, `number:name`, by the table's oid."""
+    by_oid = {tree.root.oid: tree.root for tree in trees}
+    numbers: dict[int, dict[int, str]] = {}
+    for text in request.excluded:
+        table, column = _find_column(conn, schema, text, by_oid)
+        numbers.setdefault(table.oid, {})[table.columns[column]] = column
+    return {
+        oid: tuple(f"{number}:{name}" for number, name in sorted(columns.items())) for oid, columns in numbers.items()
+    }
+
+
+def _find_column(conn: psycopg.Connection[Any], schema: str, text: str, by_oid: dict[int, Table]) -> tuple[Table, str]:
+    """Raises `RelationError` and `UsageError`."""
+    error: Exception = UsageError(f"--exclude-column {text}: write it as TABLE.COLUMN")
+    for table_text, column_text in names.split_column(text):
+        oid = names.find_table(conn, schema, table_text)
+        if oid is None:
+            continue
+        if oid not in by_oid:
+            error = UsageError(f"--exclude-column {text}: {table_text} is not among the tables to attach")
+            continue
+        table = by_oid[oid]
+        found = next((name for name in names.column_names(column_text) if name in table.columns), None)
+        if found is not None:
+            return table, found
+        error = RelationError(f"{table.relation} has no column {column_text} to exclude")
+    raise error

@@ -1,0 +1,121 @@
+"""Detach tables, and with `purge` remove our schema: afterwards the database is what it was before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from cdc_bridge.errors import DatabaseError, RelationError, UsageError
+from cdc_bridge.schema import names
+from cdc_bridge.schema.attach import drop_trigger
+from cdc_bridge.schema.installation import read_installation
+from cdc_bridge.schema.plan import (
+    ACCESS_EXCLUSIVE,
+    LOCK_TIMEOUT_MS,
+    NO_LOCK,
+    Plan,
+    Task,
+    apply,
+    check_connection,
+    limited,
+    lock_tables,
+    serialised,
+    step,
+)
+from cdc_bridge.schema.statements import identifier, statement
+from cdc_bridge.schema.tables import Table, Tree, pinned, read_captured, read_trees
+
+__all__ = ["Plan", "Request", "apply", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Tables by name, or all of them. `purge` removes our schema too, which needs all tables detached."""
+
+    tables: tuple[str, ...] = ()
+    all_tables: bool = False
+    purge: bool = False
+
+
+def plan(
+    conn: psycopg.Connection[Any], request: Request, schema: str = "cdc", *, lock_timeout_ms: int = LOCK_TIMEOUT_MS
+) -> Plan:
+    """What is left to remove; nothing when it was removed before. Raises `RelationError`, `UsageError`."""
+    check_connection(conn)
+    if bool(request.tables) == request.all_tables:
+        raise UsageError("name the tables to detach, or ask for all of them with --all")
+    if request.purge and not request.all_tables:
+        raise UsageError("--purge removes the schema that every attached table needs: add --all")
+    with pinned(conn):
+        return _plan(conn, request, schema, lock_timeout_ms)
+
+
+def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_timeout_ms: int) -> Plan:
+    captured = read_captured(conn, schema)
+    if request.all_tables:
+        oids = [oid for oid, _ in captured] + [root for _, root in captured]
+    else:
+        oids = [_find(conn, schema, text) for text in request.tables]
+    tasks = [task for tree in read_trees(conn, schema, oids) if (task := _detach_tree(tree, lock_timeout_ms))]
+    if request.purge:
+        tasks += _purge(conn, schema, lock_timeout_ms)
+    return Plan(schema, tuple(tasks))
+
+
+def _find(conn: psycopg.Connection[Any], schema: str, text: str) -> int:
+    oid = names.find_table(conn, schema, text)
+    if oid is None:
+        raise RelationError(f"there is no table {text}: cdc-bridge status shows which are attached")
+    return oid
+
+
+def _detach_tree(tree: Tree, lock_timeout_ms: int) -> Task | None:
+    """Partitions too, and whatever an earlier arrangement of partitions has left on them."""
+    carrying = [table for table in tree.tables if table.triggers]
+    if not carrying:
+        return None
+    _check_owned(carrying)
+    reason = "dropping a trigger needs the table alone, for a moment"
+    locking = lock_tables(carrying, ACCESS_EXCLUSIVE, reason)
+    drops = [
+        drop_trigger(table, trigger.name, f"no longer tell of changes of {table.relation}")
+        for table in carrying
+        for trigger in table.triggers.values()
+        if not trigger.is_clone  # goes with that of the root
+    ]
+    steps = (limited(lock_timeout_ms), locking, *drops)
+    return Task(f"detach {tree.root.relation}", steps, tuple(t.oid for t in carrying), ACCESS_EXCLUSIVE)
+
+
+def _check_owned(tables: Iterable[Table]) -> None:
+    for table in tables:
+        if not table.is_owned:
+            raise RelationError(
+                f'{table.relation} belongs to the role "{table.owner}": connect as that role, or as a member of it'
+            )
+
+
+def _purge(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: int) -> list[Task]:
+    """CASCADE reaches no table of the application: the triggers that need our functions are gone by then."""
+    there = read_installation(conn, schema)
+    if there.version == 0:
+        return []
+    if not there.is_owned:
+        raise DatabaseError(f'the schema "{schema}" belongs to the role "{there.owner}": connect as that role')
+    _check_ours(conn, schema)
+    dropping = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(identifier(schema))
+    steps = (limited(lock_timeout_ms), serialised(schema), step(dropping, NO_LOCK, "with everything that is ours"))
+    return [Task(f'remove the schema "{schema}"', steps)]
+
+
+def _check_ours(conn: psycopg.Connection[Any], schema: str) -> None:
+    """Somebody else's schema of that name is not dropped."""
+    found = conn.execute(statement("queries/strangers", schema), {"schema": schema}).fetchone()
+    if found:
+        raise DatabaseError(
+            f'the schema "{schema}" also holds {found[0]}, which is not ours: remove that, or the schema, by hand'
+        )

@@ -1,0 +1,81 @@
+"""Our schema in a database: whether it is there, and what would bring it to this version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from cdc_bridge.errors import DatabaseError, NotInstalled
+from cdc_bridge.schema.statements import VERSION, functions, migrations, statement
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """`version` is 0 without a schema, and None in a schema without the function that tells it."""
+
+    version: int | None
+    is_usable: bool = True
+    is_owned: bool = True
+    owner: str = ""
+
+
+def read_installation(conn: psycopg.Connection[Any], schema: str) -> Installation:
+    """What is there. A search path of our own must have been set."""
+    found = conn.execute(statement("queries/version", schema), {"schema": schema}).fetchone()
+    if found is None:
+        return Installation(version=0)
+    _, function, is_usable, is_owned, owner = found
+    return Installation(_version(conn, schema) if function and is_usable else None, is_usable, is_owned, owner)
+
+
+def require_installed(conn: psycopg.Connection[Any], schema: str) -> Installation:
+    """Raises `NotInstalled`."""
+    installation = read_installation(conn, schema)
+    if installation.version == 0:
+        raise not_installed(schema)
+    return installation
+
+
+def not_installed(schema: str) -> NotInstalled:
+    return NotInstalled(
+        f'this database has no schema "{schema}" of cdc_bridge: attach a table first (cdc-bridge attach TABLE)'
+    )
+
+
+def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
+    """The statements that bring the database to this version; none when it is there. Raises `DatabaseError`."""
+    there = read_installation(conn, schema)
+    if there.version == VERSION:
+        return []
+    _refuse(there, schema)
+    names = [*migrations(after=there.version or 0), *functions()]
+    return [statement(name, schema) for name in names]
+
+
+def _refuse(there: Installation, schema: str) -> None:
+    if not there.is_usable or (there.version != 0 and not there.is_owned):
+        raise DatabaseError(
+            f'the schema "{schema}" belongs to the role "{there.owner}": connect as that role, or as a member of it'
+        )
+    if there.version is None:
+        raise DatabaseError(
+            f'the schema "{schema}" is not ours, or only a part of it is left: choose another with --schema-name,'
+            " or remove what is left with cdc-bridge detach --all --purge"
+        )
+    if there.version > VERSION:
+        raise DatabaseError(
+            f'the schema "{schema}" has version {there.version} of our SQL and this program brings version {VERSION}:'
+            " use a newer cdc-bridge"
+        )
+
+
+def _version(conn: psycopg.Connection[Any], schema: str) -> int | None:
+    query = sql.SQL("SELECT {}.version()").format(sql.Identifier(schema))
+    try:
+        found = conn.execute(query).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+    return int(found[0]) if found else None

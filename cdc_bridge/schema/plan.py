@@ -1,0 +1,165 @@
+"""A plan is what will be done to a database, as values: printed by `--plan`, carried out by `apply`, and so the same.
+
+A task is one transaction. It asks for its lock with a short `lock_timeout`, since whoever waits for a table's lock
+makes everybody wait who comes after. When the time is up it lets go, sleeps, and tries again, up to a limit.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from cdc_bridge.errors import DatabaseError, LockNotAcquired
+from cdc_bridge.schema import installation
+from cdc_bridge.schema.statements import statement
+from cdc_bridge.schema.tables import Table, pinned
+
+LOCK_TIMEOUT_MS = 200
+LOCK_LIMIT_S = 60.0
+
+NO_LOCK = "no lock on any table"
+SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
+ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
+
+_EVERY_TABLE_LOCK = (
+    "AccessShareLock",
+    "RowShareLock",
+    "RowExclusiveLock",
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+)
+_CONFLICTING = {SHARE_ROW_EXCLUSIVE: _EVERY_TABLE_LOCK[2:], ACCESS_EXCLUSIVE: _EVERY_TABLE_LOCK}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement, the lock that it takes (or needs and has), and why it is there."""
+
+    statement: str
+    lock: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"-- {self.reason} [{self.lock}]\n{self.statement.strip()};"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Steps of one transaction. `table_ids` and `lock` say on what it may have to wait."""
+
+    title: str
+    steps: tuple[Step, ...]
+    table_ids: tuple[int, ...] = ()
+    lock: str = SHARE_ROW_EXCLUSIVE
+    is_installation: bool = False
+
+    def __str__(self) -> str:
+        return "\n".join([f"-- {self.title}", "BEGIN;", *map(str, self.steps), "COMMIT;"])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Tasks in their order, and sentences for the person who asked. Prints as a script for psql."""
+
+    schema: str
+    tasks: tuple[Task, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        notes = [f"-- {note}" for note in self.notes]
+        tasks = list(map(str, self.tasks)) or ["-- Nothing to do."]
+        return "\n\n".join(["\n".join(notes), *tasks] if notes else tasks)
+
+
+def lock_tables(tables: Iterable[Table], mode: str, reason: str) -> Step:
+    """ONLY, because every partition that is needed is named."""
+    names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(table.identifier) for table in tables)
+    # The mode is one of the two above.
+    locking = sql.SQL("LOCK TABLE {} IN {} MODE").format(names, sql.SQL(mode))
+    return step(locking, mode, reason)
+
+
+def step(composed: sql.Composable, lock: str, reason: str) -> Step:
+    return Step(composed.as_string(), lock, reason)
+
+
+def serialised(schema: str) -> Step:
+    """Only one attach or detach at a time changes our schema."""
+    waiting = sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext({}), pg_catalog.hashtext({}))")
+    return step(waiting.format("cdc_bridge", schema), "an advisory lock", "one attach or detach at a time")
+
+
+def limited(lock_timeout_ms: int) -> Step:
+    setting = sql.SQL("SET LOCAL lock_timeout = {}").format(f"{lock_timeout_ms}ms")
+    return step(setting, NO_LOCK, "give up rather than let the application queue behind us")
+
+
+def check_connection(conn: psycopg.Connection[Any]) -> None:
+    """Raises `DatabaseError` for a server that is too old."""
+    assert conn.autocommit, "each task is a transaction of its own"
+    if conn.info.server_version < 140000:
+        version = conn.info.parameter_status("server_version")
+        raise DatabaseError(f"PostgreSQL {version} is too old: cdc_bridge needs 14 or newer")
+
+
+def apply(conn: psycopg.Connection[Any], plan: Plan, *, lock_limit_s: float = LOCK_LIMIT_S) -> None:
+    """Carry out a plan, in autocommit mode. Raises `LockNotAcquired`; the tasks before that one stay done.
+
+    Plan and apply again after that: what is done is not in the new plan.
+    """
+    with pinned(conn):
+        for task in plan.tasks:
+            _apply_patiently(conn, plan, task, lock_limit_s)
+
+
+def _apply_patiently(conn: psycopg.Connection[Any], plan: Plan, task: Task, lock_limit_s: float) -> None:
+    for _ in _attempts(lock_limit_s):
+        try:
+            return _run(conn, plan, task)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            continue
+    raise LockNotAcquired(_who_is_in_the_way(conn, plan, task, lock_limit_s))
+
+
+def _run(conn: psycopg.Connection[Any], plan: Plan, task: Task) -> None:
+    with conn.transaction():
+        for number, each in enumerate(task.steps):
+            conn.execute(each.statement.encode())
+            waited = number == 1  # for others who install or purge, which may have done our work
+            if task.is_installation and waited and not installation.missing(conn, plan.schema):
+                return
+
+
+def _attempts(limit_s: float) -> Iterator[None]:
+    """At least one; pauses grow from 50 ms to 2 s, and differ from one program to the next."""
+    deadline, pause_s = time.monotonic() + limit_s, 0.05
+    yield
+    while time.monotonic() < deadline:
+        time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+        pause_s = min(pause_s * 1.6, 2.0)
+        yield
+
+
+def _who_is_in_the_way(conn: psycopg.Connection[Any], plan: Plan, task: Task, limit_s: float) -> str:
+    parameters = {"oids": list(task.table_ids), "modes": list(_CONFLICTING[task.lock])}
+    holders = conn.execute(statement("queries/lock_holders", plan.schema), parameters).fetchall()
+    held_by = "; ".join(_describe(*holder) for holder in holders[:3]) or "nobody, just now"
+    return (
+        f"{task.title}: no lock within {limit_s:g} s. It is held by {held_by}."
+        " Nothing was changed there; try again when that has ended"
+    )
+
+
+def _describe(pid: int, application_name: str | None, held_s: float | None) -> str:
+    name = f' "{application_name}"' if application_name else ""
+    since = f", in a transaction for {held_s:.0f} s" if held_s is not None else ""
+    return f"process {pid}{name}{since}"

@@ -1,0 +1,81 @@
+"""Our SQL: the files of the top-level folder `sql/`, with the name of our schema put in.
+
+Migrations run once each, in the order of their numbers. Functions are replaced whole, each time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+
+from psycopg import sql
+
+from cdc_bridge.errors import UsageError
+
+VERSION = 1
+"""The version that these files install: what `cdc.version()` answers afterwards."""
+
+_OPENING_COMMENT = re.compile(r"\A(?:--.*\n)+")
+_SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+
+def identifier(schema: str) -> sql.Identifier:
+    """The name of our schema, which has to be plain: it stands inside of string literals too."""
+    if not _SCHEMA_NAME.fullmatch(schema) or schema.startswith("pg_"):
+        raise UsageError(
+            f"the schema name {schema!r} cannot be used: take small letters, digits and underscores, not pg_..."
+        )
+    return sql.Identifier(schema)
+
+
+def statement(name: str, schema: str, **parts: sql.Composable) -> sql.Composed:
+    """The file `name` (`queries/catalog`) with our schema, and whatever else it leaves open, filled in.
+
+    Without the comment that it opens with, which is for readers of the file.
+    """
+    return _fill(_OPENING_COMMENT.sub("", _read(name)), schema, parts)
+
+
+def migrations(after: int) -> list[str]:
+    """The names of the migrations that a database of version `after` still needs."""
+    return [name for name in _names("migrations") if _number(name) > after]
+
+
+def functions() -> list[str]:
+    """The names of all functions' files. PostgreSQL looks into their bodies late, so any order does."""
+    return _names("functions")
+
+
+def script(schema: str) -> str:
+    """All of it, as `psql` runs it on a database that has none of it yet."""
+    names = [*migrations(after=0), *functions()]
+    texts = [_fill(_read(name), schema, {}).as_string().strip() for name in names]
+    return "\n\n".join([_HEAD.format(version=VERSION), *texts, "COMMIT;\n"])
+
+
+_HEAD = """\
+-- cdc_bridge, version {version} of its SQL. It makes one schema with its functions and touches no table.
+BEGIN;
+SET LOCAL search_path = pg_catalog, pg_temp;"""
+
+
+def _fill(template: str, schema: str, parts: Mapping[str, sql.Composable]) -> sql.Composed:
+    # Our own file is as literal as a string in the code.
+    return sql.SQL(template).format(cdc=identifier(schema), **parts)
+
+
+@cache
+def _read(name: str) -> str:
+    return files("cdc_bridge.sql").joinpath(f"{name}.sql").read_text(encoding="utf-8")
+
+
+@cache
+def _names(folder: str) -> list[str]:
+    paths = files("cdc_bridge.sql").joinpath(folder).iterdir()
+    return sorted(f"{folder}/{path.name.removesuffix('.sql')}" for path in paths if path.name.endswith(".sql"))
+
+
+def _number(migration: str) -> int:
+    return int(migration.partition("/")[2].partition("_")[0])

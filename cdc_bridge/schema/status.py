@@ -1,0 +1,146 @@
+"""What is attached, how, and whether it is as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import dict_row
+
+from cdc_bridge.catalog import collection_name
+from cdc_bridge.change import Relation
+from cdc_bridge.schema import attach
+from cdc_bridge.schema.installation import require_installed
+from cdc_bridge.schema.statements import statement
+from cdc_bridge.schema.tables import (
+    PIN,
+    Kind,
+    Table,
+    Tree,
+    Wanted,
+    pinned,
+    read_captured,
+    read_trees,
+    trees,
+)
+
+repair = attach.repair
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedTable:
+    """`problems` are sentences, each with what to do; none when all is well."""
+
+    collection: str
+    relation: Relation
+    mode: str
+    kind: Kind
+    excluded: tuple[str, ...]
+    partitions: int
+    problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A session of a bridge. Of other roles' sessions PostgreSQL may show the pid only."""
+
+    pid: int
+    application_name: str
+    client_address: str | None
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """`version` is None when the function that tells it is gone or may not be called."""
+
+    version: int | None
+    tables: tuple[AttachedTable, ...]
+    listeners: tuple[Listener, ...]
+    problems: tuple[str, ...]
+
+
+def read_status(conn: psycopg.Connection[Any], schema: str = "cdc") -> Status:
+    """Raises `NotInstalled`."""
+    with pinned(conn):
+        version = require_installed(conn, schema).version
+        captured = read_captured(conn, schema)
+        found = read_trees(conn, schema, {root for _, root in captured} | {oid for oid, _ in captured})
+        with conn.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(statement("queries/listeners", schema), {})
+            listeners = tuple(Listener(**row) for row in cursor)
+    attached = tuple(_attached_table(tree) for tree in found if tree.is_attached)
+    return Status(version, attached, listeners, tuple(_problems_outside(found, version)))
+
+
+async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> list[Relation]:
+    """The attached tables that lack triggers, such as those of a new partition: `repair` gives them.
+
+    Leaves the session with the settings that our queries need.
+    """
+    async with conn.cursor(row_factory=dict_row) as cursor:
+        await cursor.execute(PIN)
+        await cursor.execute(statement("queries/captured", schema), {"schema": schema})
+        roots = sorted({row["root"] for row in await cursor.fetchall()})
+        await cursor.execute(statement("queries/tables", schema), {"schema": schema, "oids": roots})
+        found = trees(await cursor.fetchall())
+    return [tree.root.relation for tree in found if tree.is_attached and any(_problems(tree))]
+
+
+def _attached_table(tree: Tree) -> AttachedTable:
+    return AttachedTable(
+        collection=collection_name(tree.root.relation),
+        relation=tree.root.relation,
+        mode="live",
+        kind=tree.kind,
+        excluded=tuple(sorted(tree.excluded_names())),
+        partitions=len(tree.tables) - 1,
+        problems=tuple(_problems(tree)),
+    )
+
+
+def _problems(tree: Tree) -> Iterator[str]:
+    culprit = next((table for table in tree.tables if table.row_trigger), None)
+    if culprit is not None and tree.kind is Kind.STATEMENT:
+        yield (
+            f'{culprit.relation} has the row trigger "{culprit.row_trigger}", whose own writes would be told before'
+            " the statement that they belong to: run attach again"
+        )
+        return
+    if culprit is None and tree.kind is Kind.ROW:
+        yield f"{tree.root.relation} is captured row by row and needs it no longer: run attach again"
+        return
+    for table in tree.tables:
+        yield from _problems_of_table(table, tree.wanted(table, tree.excluded))
+
+
+def _problems_of_table(table: Table, wanted: list[Wanted]) -> Iterator[str]:
+    if not table.is_root and not any(each.name in table.triggers for each in wanted):
+        yield f"the partition {table.relation} has no triggers yet: run attach again"
+        return
+    for each in wanted:
+        if fault := _fault(each, table):
+            yield f'the trigger "{each.name}" on {table.relation} is {fault}: run attach again'
+
+
+def _fault(wanted: Wanted, table: Table) -> str | None:
+    trigger = table.triggers.get(wanted.name)
+    if trigger is None:
+        return "missing"
+    if trigger.enabled == "D":
+        return "disabled"
+    if not trigger.is_always:
+        return "not ENABLE ALWAYS"
+    return None if wanted.is_met_by(trigger) else "not as it should be"
+
+
+def _problems_outside(found: list[Tree], version: int | None) -> Iterator[str]:
+    if version is None:
+        yield "the version of the installed SQL cannot be told: run attach again as the owner of the schema"
+    for tree in found:
+        if not tree.is_attached and not tree.root.is_partition and any(table.triggers for table in tree.tables):
+            yield f"{tree.root.relation} was a partition and still carries triggers: attach it, or detach it"

@@ -1,0 +1,247 @@
+"""Tables as attach, detach and status see them: what they are, which triggers of ours they carry, which they should.
+
+A *tree* is a table that can be attached, with all partitions under it; most have none. The theory of the triggers:
+
+- A statement trigger fires on the table that the statement names. So the root has one set, and each partition,
+  which a statement may name too, has another. The partitions' have names of their own: a partition that is
+  detached from its root must not become a collection by itself.
+- Where the application has an AFTER ROW trigger, ours are row triggers, see `sql/functions/capture_row.sql`.
+  PostgreSQL copies those of a root to each partition, also to future ones. TRUNCATE has no row triggers.
+- Nothing else is kept anywhere: a table is attached when its root carries a trigger of ours.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import dict_row
+
+from cdc_bridge.change import Relation
+from cdc_bridge.schema.statements import statement
+
+PREFIX = "00_cdc_bridge_"
+"""Triggers fire in the order of their names; ours come before the application's."""
+
+PIN = statement("queries/pin", "cdc")
+"""Sets what our queries need of a session, and returns what was set before."""
+
+COLUMN_BY_COLUMN = "0:"
+"""The argument of a trigger on a table with virtual generated columns, see `sql/functions/capture.sql`."""
+
+
+class Kind(enum.Enum):
+    """How a table is captured."""
+
+    STATEMENT = "statement"
+    ROW = "row"
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A trigger of ours as it is. `is_clone`: PostgreSQL copied it from the partitioned table."""
+
+    name: str
+    enabled: str
+    is_clone: bool
+    definition: str
+    arguments: tuple[str, ...]
+
+    @property
+    def is_always(self) -> bool:
+        return self.enabled == "A"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A trigger of ours as it should be."""
+
+    name: str
+    event: str
+    level: str
+    function: str
+    transition_tables: str
+    arguments: tuple[str, ...]
+
+    def create(self, table: Table, schema: str) -> sql.Composed:
+        return statement(
+            "triggers/create",
+            schema,
+            trigger=sql.Identifier(self.name),
+            event=sql.SQL(self.event),
+            table=table.identifier,
+            transition_tables=sql.SQL(self.transition_tables),
+            level=sql.SQL(self.level),
+            function=sql.Identifier(self.function),
+            arguments=sql.SQL(", ").join(map(sql.Literal, self.arguments)),
+        )
+
+    def is_met_by(self, trigger: Trigger) -> bool:
+        return (
+            trigger.is_always
+            and trigger.arguments == self.arguments
+            and f"AFTER {self.event} ON" in trigger.definition
+            and f"FOR EACH {self.level}" in trigger.definition
+            and self.transition_tables in trigger.definition
+            and f".{self.function}(" in trigger.definition
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One table, or something else that can stand in FROM. `columns` maps names to numbers."""
+
+    oid: int
+    relation: Relation
+    kind: str
+    is_temporary: bool
+    is_partition: bool
+    root_id: int
+    root: Relation
+    has_inheritance: bool
+    is_owned: bool
+    owner: str
+    has_virtual_columns: bool
+    row_trigger: str | None
+    columns: Mapping[str, int]
+    triggers: Mapping[str, Trigger]
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.relation.schema, self.relation.name)
+
+    @property
+    def is_root(self) -> bool:
+        return self.oid == self.root_id
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """`tables`: the root first, then the partitions of all levels."""
+
+    tables: tuple[Table, ...]
+
+    @property
+    def root(self) -> Table:
+        return self.tables[0]
+
+    @property
+    def oids(self) -> list[int]:
+        return [table.oid for table in self.tables]
+
+    @property
+    def is_attached(self) -> bool:
+        return any(not name.startswith(f"{PREFIX}partition_") for name in self.root.triggers)
+
+    @property
+    def kind(self) -> Kind:
+        """How it is captured now."""
+        names = {trigger.name for trigger in self.root.triggers.values()}
+        return Kind.ROW if any(name.startswith(f"{PREFIX}row_") for name in names) else Kind.STATEMENT
+
+    @property
+    def needed_kind(self) -> Kind:
+        return Kind.ROW if any(table.row_trigger for table in self.tables) else Kind.STATEMENT
+
+    @property
+    def excluded(self) -> tuple[str, ...]:
+        """The excluded columns, `number:name`, of whichever triggers have them."""
+        arguments = (argument for trigger in self.root.triggers.values() for argument in trigger.arguments)
+        return tuple(sorted({argument for argument in arguments if argument != COLUMN_BY_COLUMN}, key=_number))
+
+    def excluded_names(self) -> frozenset[str]:
+        """The names that clients will not see: as given, and as the columns of these numbers are called now."""
+        by_number = {str(number): name for name, number in self.root.columns.items()}
+        pairs = [argument.split(":", 1) for argument in self.excluded]
+        return frozenset(name for _, name in pairs) | {by_number[n] for n, _ in pairs if n in by_number}
+
+    def wanted(self, table: Table, excluded: Sequence[str]) -> list[Wanted]:
+        """The triggers that a table of the tree should carry of its own."""
+        virtual = any(table.has_virtual_columns for table in self.tables)
+        arguments = (*([COLUMN_BY_COLUMN] if virtual else []), *excluded)
+        if self.needed_kind is Kind.STATEMENT:
+            prefix = PREFIX if table.is_root else f"{PREFIX}partition_"
+            return [
+                Wanted(prefix + event.lower(), event, "STATEMENT", "capture", transition_tables, arguments)
+                for event, transition_tables in _EVENTS.items()
+            ]
+        rows = [
+            Wanted(f"{PREFIX}row_{event.lower()}", event, "ROW", "capture_row", "", arguments)
+            for event in _EVENTS
+            if event != "TRUNCATE"
+        ]
+        prefix = f"{PREFIX}row_" if table.is_root else f"{PREFIX}partition_"
+        truncate = Wanted(f"{prefix}truncate", "TRUNCATE", "STATEMENT", "capture", "", arguments)
+        return [*rows, truncate] if table.is_root else [truncate]
+
+
+_EVENTS = {
+    "INSERT": "REFERENCING NEW TABLE AS new_rows",
+    "UPDATE": "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
+    "DELETE": "REFERENCING OLD TABLE AS old_rows",
+    "TRUNCATE": "",
+}
+
+
+@contextmanager
+def pinned(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """Meanwhile the session has the settings that our queries need."""
+    before = conn.execute(PIN).fetchall()
+    try:
+        yield
+    finally:
+        if not conn.closed:
+            for name, setting, _ in before:
+                conn.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, setting])
+
+
+def read_trees(conn: psycopg.Connection[Any], schema: str, oids: Iterable[int]) -> list[Tree]:
+    """The trees of these tables; of a partition, just the part from there on."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(statement("queries/tables", schema), {"schema": schema, "oids": list(oids)})
+        return trees(cursor)
+
+
+def read_captured(conn: psycopg.Connection[Any], schema: str) -> list[tuple[int, int]]:
+    """Every table with a trigger of ours, and the root of its tree."""
+    with conn.cursor(row_factory=dict_row) as cursor:
+        cursor.execute(statement("queries/captured", schema), {"schema": schema})
+        return [(row["oid"], row["root"]) for row in cursor]
+
+
+def trees(rows: Iterable[Mapping[str, Any]]) -> list[Tree]:
+    """The rows of `queries/tables` as values."""
+    tables = map(_table, rows)
+    return [Tree(tuple(group)) for _, group in groupby(tables, key=lambda table: table.root_id)]
+
+
+def _table(row: Mapping[str, Any]) -> Table:
+    triggers = [
+        Trigger(t["name"], t["enabled"], t["is_clone"], t["definition"], tuple(t["arguments"])) for t in row["triggers"]
+    ]
+    return Table(
+        oid=row["oid"],
+        relation=Relation(row["schema"], row["name"]),
+        kind=row["kind"],
+        is_temporary=row["is_temporary"],
+        is_partition=row["is_partition"],
+        root_id=row["root"],
+        root=Relation(row["root_schema"], row["root_name"]),
+        has_inheritance=row["has_inheritance"],
+        is_owned=row["is_owned"],
+        owner=row["owner"],
+        has_virtual_columns=row["has_virtual_columns"],
+        row_trigger=row["row_trigger"],
+        columns=row["columns"],
+        triggers={trigger.name: trigger for trigger in triggers},
+    )
+
+
+def _number(argument: str) -> int:
+    return int(argument.partition(":")[0])

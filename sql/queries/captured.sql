@@ -1,0 +1,8 @@
+-- Every table that carries a trigger of ours, each with the root of its partition tree (itself when there is none).
+SELECT DISTINCT c.oid::bigint AS oid, coalesce(pg_partition_root(c.oid), c.oid)::oid::bigint AS root
+FROM pg_trigger t
+JOIN pg_proc p ON p.oid = t.tgfoid
+JOIN pg_namespace n ON n.oid = p.pronamespace
+JOIN pg_class c ON c.oid = t.tgrelid
+WHERE n.nspname = %(schema)s
+ORDER BY oid

@@ -1,0 +1,55 @@
+-- A hash of what catalog.sql shows, without the JSON: names, columns, keys, excluded columns, storage, and the makers'
+-- types; PostgreSQL's own (below 16384) do not change. No row without our schema.
+WITH RECURSIVE carrying AS MATERIALIZED (
+    SELECT t.tgrelid AS oid, min(encode(t.tgargs, 'hex')) AS arguments
+    FROM pg_trigger t
+    WHERE t.tgfoid IN (to_regprocedure('{cdc}.capture()'), to_regprocedure('{cdc}.capture_row()'))
+      AND NOT starts_with(t.tgname, '00_cdc_bridge_partition_')
+    GROUP BY t.tgrelid
+),
+columns AS MATERIALIZED (
+    SELECT r.oid, string_agg(concat_ws(' ', a.attnum, a.atttypid, quote_ident(a.attname)), ',' ORDER BY a.attnum) AS shape,
+        array_agg(a.atttypid) FILTER (WHERE a.atttypid >= 16384) AS own_types
+    FROM carrying r
+    JOIN pg_attribute a ON a.attrelid = r.oid
+    WHERE a.attnum > 0 AND NOT a.attisdropped
+    GROUP BY r.oid
+),
+needed AS (
+    SELECT unnest(own_types) AS oid FROM columns
+    UNION
+    SELECT part.oid
+    FROM needed
+    JOIN pg_type t ON t.oid = needed.oid
+    CROSS JOIN LATERAL (
+        SELECT t.typbasetype AS oid
+        UNION ALL
+        SELECT t.typelem
+        UNION ALL
+        SELECT a.atttypid FROM pg_attribute a
+        WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped
+    ) AS part
+    WHERE part.oid >= 16384
+),
+facts AS (
+    SELECT concat_ws(' ', c.oid, quote_ident(n.nspname), quote_ident(c.relname), r.arguments, columns.shape,
+        pg_relation_filenode(c.oid), i.indkey, i.indnkeyatts,
+        (SELECT string_agg(concat_ws(' ', m.relid::oid, pg_relation_filenode(m.relid)), ',' ORDER BY m.relid::oid)
+         FROM pg_partition_tree(c.oid) AS m WHERE c.relkind = 'p')) AS fact
+    FROM carrying r
+    JOIN pg_class c ON c.oid = r.oid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN columns ON columns.oid = r.oid
+    LEFT JOIN pg_index i ON i.indrelid = r.oid AND i.indisprimary
+    WHERE NOT c.relispartition
+    UNION ALL
+    SELECT concat_ws(' ', t.oid, format_type(t.oid, NULL), t.typbasetype, t.typelem,
+        (SELECT string_agg(concat_ws(' ', a.attnum, a.atttypid, quote_ident(a.attname)), ',' ORDER BY a.attnum)
+         FROM pg_attribute a
+         WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped))
+    FROM needed
+    JOIN pg_type t USING (oid)
+)
+SELECT md5(coalesce((SELECT string_agg(fact, E'\n' ORDER BY fact COLLATE "C") FROM facts), ''))
+FROM pg_namespace ours
+WHERE ours.nspname = %(schema)s

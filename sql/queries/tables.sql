@@ -1,0 +1,35 @@
+-- What attach, detach and status need to know of the tables of these oids and of all partitions under them; parents first.
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
+    c.relpersistence = 't' AS is_temporary, c.relispartition AS is_partition, member.root::bigint AS root,
+    root.relname AS root_name, root_n.nspname AS root_schema,
+    NOT c.relispartition AND EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)
+        AND NOT EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = i.inhparent)) AS has_inheritance,
+    pg_has_role(c.relowner, 'USAGE') AS is_owned, pg_get_userbyid(c.relowner) AS owner,
+    EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped) AS has_virtual_columns,
+    -- tgtype: 1 is FOR EACH ROW, 2 is BEFORE, 64 is INSTEAD OF.
+    (SELECT min(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
+     WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & (1 | 2 | 64) = 1 AND f.nspname <> %(schema)s) AS row_trigger,
+    (SELECT coalesce(json_object_agg(a.attname, a.attnum), '{{}}') FROM pg_attribute a
+     WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
+    (SELECT coalesce(json_agg(json_build_object(
+        'name', t.tgname, 'enabled', t.tgenabled, 'is_clone', t.tgparentid <> 0, 'definition', pg_get_triggerdef(t.oid),
+        -- The arguments are bytes, each ended by a zero: spell them in hex, pair by pair, to split there.
+        'arguments', (SELECT coalesce(json_agg(convert_from(decode(replace(argument.hex, ' ', ''), 'hex'),
+                current_setting('server_encoding')) ORDER BY argument.position), '[]')
+            FROM regexp_split_to_table(regexp_replace(encode(t.tgargs, 'hex'), '(..)', '\1 ', 'g'), '00 ')
+                WITH ORDINALITY AS argument(hex, position)
+            WHERE argument.hex <> '')) ORDER BY t.tgname), '[]')
+     FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
+     WHERE t.tgrelid = c.oid AND f.nspname = %(schema)s) AS triggers
+FROM (
+    SELECT named.oid AS oid, coalesce(pg_partition_root(named.oid), named.oid)::oid AS root, 0 AS level
+    FROM unnest(%(oids)s::oid[]) AS named(oid)
+    UNION
+    SELECT tree.relid::oid, coalesce(pg_partition_root(named.oid), named.oid)::oid, tree.level
+    FROM unnest(%(oids)s::oid[]) AS named(oid) CROSS JOIN LATERAL pg_partition_tree(named.oid) AS tree
+) AS member
+JOIN pg_class c ON c.oid = member.oid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class root ON root.oid = member.root
+JOIN pg_namespace root_n ON root_n.oid = root.relnamespace
+ORDER BY root_n.nspname, root.relname, member.level, n.nspname, c.relname
