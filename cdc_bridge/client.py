@@ -95,7 +95,7 @@ async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> A
                     yield message
             reason = _why_closed(connection)
         except InvalidURI:
-            raise UsageError(f"{url} is no WebSocket address; one looks like ws://127.0.0.1:8765/websocket") from None
+            raise UsageError(f"{url} is no WebSocket address, such as ws://127.0.0.1:8765/websocket") from None
         except InvalidStatus as refusal:
             reason = _why_not_upgraded(refusal.response.status_code, url)
         except (OSError, InvalidHandshake, InvalidMessage, ConnectionClosed) as error:
@@ -107,8 +107,8 @@ async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> A
 
 def _connection(url: str) -> connect:
     # A proxy that the environment names is for the outside world, not for this machine.
-    proxy = None if urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost") else True
-    return connect(url, max_size=None, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, proxy=proxy)
+    is_near = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
+    return connect(url, max_size=None, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, proxy=None if is_near else True)
 
 
 async def _conversation(connection: ClientConnection, wanted: Wanted) -> AsyncIterator[Message]:

@@ -1,0 +1,77 @@
+"""The Typer application: which commands there are. Each stands in a module of its own."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cdc_bridge import __version__
+from cdc_bridge.cli.attach import attach
+from cdc_bridge.cli.demo import demo
+from cdc_bridge.cli.detach import detach
+from cdc_bridge.cli.listen import listen
+from cdc_bridge.cli.output import say
+from cdc_bridge.cli.serve import serve
+from cdc_bridge.cli.sql import sql
+from cdc_bridge.cli.status import status
+
+HELP = """\
+Row changes of a PostgreSQL database, live, to WebSocket clients.
+
+\b
+Try it without a database:
+  cdc-bridge demo
+
+\b
+With yours:
+  export CDC_BRIDGE_DSN=postgresql://user@host/database
+  cdc-bridge attach --all
+  cdc-bridge serve --insecure-public
+  cdc-bridge listen messages
+"""
+
+EPILOG = """\
+\b
+Exit codes:
+    0  done
+    1  an unexpected error
+    2  the command line or a setting is wrong
+    3  the database refuses, lacks something or does not answer
+    4  a table stayed locked by others at every attempt
+    5  no notification arrives, or the port cannot be listened on
+    6  the bridge refused the subscription (listen)
+  130  interrupted by Ctrl-C
+"""
+
+app = typer.Typer(
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        say(f"cdc-bridge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show where an error came from, for a bug report.")
+    ] = False,
+) -> None:
+    del version, traceback  # the one has acted by now, the other is for `main`
+
+
+for command in (attach, detach, status, sql, serve, listen, demo):
+    app.command()(command)

@@ -1,0 +1,70 @@
+"""`cdc-bridge attach`."""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import typer
+
+from cdc_bridge.cli.options import TABLES_HELP, Config, Dsn, SchemaName, load, refuse_unclear_choice
+from cdc_bridge.cli.output import report, say
+from cdc_bridge.errors import UsageError
+
+
+class Mode(enum.StrEnum):
+    """How changes leave the database."""
+
+    LIVE = "live"
+    DURABLE = "durable"
+
+
+def attach(  # noqa: PLR0917 - Typer calls it, by keyword
+    tables: Annotated[list[str] | None, typer.Argument(help=TABLES_HELP, show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every table of public, or of --schema.")] = False,
+    schema: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="With --all: the schema whose tables to attach; may be repeated."),
+    ] = None,
+    exclude_column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TABLE.COLUMN", help="A column that never leaves its table; may be repeated."),
+    ] = None,
+    plan: Annotated[bool, typer.Option(help="Print the SQL and its locks, and change nothing.")] = False,
+    mode: Annotated[
+        Mode, typer.Option(help="How changes leave the database; durable comes with a later release.")
+    ] = Mode.LIVE,
+    dsn: Dsn = None,
+    schema_name: SchemaName = None,
+    config: Config = None,
+) -> None:
+    r"""Install change capture on tables.
+
+    Repeating it changes nothing. It waits for no lock for long, so it never holds up the application.
+
+    \b
+    Examples:
+      cdc-bridge attach messages sales.orders
+      cdc-bridge attach --all --exclude-column users.password_hash
+      cdc-bridge attach --all --plan
+    """
+    from cdc_bridge.cli.database import connection
+    from cdc_bridge.schema import attach as attaching
+
+    refuse_unclear_choice(tables, every)
+    if schema and not every:
+        raise UsageError("--schema says which tables --all means: add --all, or write the tables as schema.table")
+    settings = load(config, {"dsn": dsn, "schema": schema_name})
+    request = attaching.Request(
+        tables=tuple(tables or ()),
+        all_of_schemas=tuple(schema or ("public",)) if every else (),
+        excluded=tuple(exclude_column or ()),
+        mode=mode.value,
+    )
+    with connection(settings, "attach") as conn:
+        planned = attaching.plan(conn, request, settings.schema_name)
+        if plan:
+            say(str(planned))
+            return
+        attaching.apply(conn, planned)
+    report(planned)

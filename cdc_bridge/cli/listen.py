@@ -1,0 +1,103 @@
+"""`cdc-bridge listen`: a subscriber in the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import enum
+import os
+import stat
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cdc_bridge.cli.output import ReaderGone, complain, say
+
+if TYPE_CHECKING:
+    from cdc_bridge.client import Message, Wanted
+
+DEFAULT_URL = "ws://127.0.0.1:8765/websocket"
+
+_STYLES = {"create": "green", "update": "yellow", "delete": "red", "init": "cyan"}
+
+
+class Event(enum.StrEnum):
+    """What `--event` may narrow a subscription to."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+
+
+def listen(
+    collection: Annotated[str, typer.Argument(help="The collection, as messages or sales.orders.")],
+    url: Annotated[str, typer.Option(help="Where the bridge listens.")] = DEFAULT_URL,
+    fields: Annotated[str, typer.Option(metavar="A,B", help="Only these fields, separated by commas.")] = "",
+    event: Annotated[Event | None, typer.Option(help="Only changes of this kind.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The server's messages, one a line; so too when piped.")
+    ] = False,
+) -> None:
+    r"""Subscribe to a collection and print what arrives, until Ctrl-C.
+
+    It connects again by itself; every connection starts with the current rows (init).
+
+    \b
+    Examples:
+      cdc-bridge listen messages
+      cdc-bridge listen messages --event create --fields id,text
+      cdc-bridge listen messages | jq .data
+    """
+    from cdc_bridge.client import Wanted
+
+    names = [name.strip() for name in fields.split(",") if name.strip()]
+    wanted = Wanted(collection, event.value if event else None, {"fields": names} if names else {})
+    show = pretty_printer() if sys.stdout.isatty() and not as_json else _print_verbatim
+    asyncio.run(_listen(url, wanted, show))
+
+
+async def _listen(url: str, wanted: Wanted, show: Callable[[Message], None]) -> None:
+    from cdc_bridge.client import messages
+
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_until_reader_is_gone())
+            async for message in messages(url, wanted, notice=complain):
+                show(message)
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+
+
+async def _until_reader_is_gone() -> None:
+    """Raise `ReaderGone` when the other end of our stdout closes, be there something to write or not."""
+    descriptor = sys.stdout.fileno()
+    mode = os.fstat(descriptor).st_mode
+    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+        return
+    gone = asyncio.Event()
+    # Nothing can be read from the writing end of a pipe, so the only thing to be told of is its end.
+    asyncio.get_running_loop().add_reader(descriptor, gone.set)
+    await gone.wait()
+    raise ReaderGone
+
+
+def _print_verbatim(message: Message) -> None:
+    say(message.text)
+
+
+def pretty_printer() -> Callable[[Message], None]:
+    """For a terminal: time, event, row; a line is as wide as the window."""
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False)
+
+    def show(message: Message) -> None:
+        time = f"{datetime.datetime.now().astimezone():%H:%M:%S}"
+        for words in message.describe():
+            line = Text.assemble((time, "dim"), "  ", (f"{message.event:<6}", _STYLES.get(message.event, "")), "  ")
+            console.print(line.append(words), no_wrap=True, overflow="ellipsis")
+
+    return show

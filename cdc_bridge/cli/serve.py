@@ -1,0 +1,75 @@
+"""`cdc-bridge serve`: the composition root's door. Here settings become plain options."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from cdc_bridge import logs
+from cdc_bridge.cli.options import load, with_a_flag_for_each_setting
+from cdc_bridge.cli.output import say
+from cdc_bridge.conninfo import server
+from cdc_bridge.errors import UsageError
+from cdc_bridge.logs import facts
+from cdc_bridge.settings import Settings, as_options
+
+log = logging.getLogger(__name__)
+
+
+@with_a_flag_for_each_setting
+def serve(config: Path | None, flags: dict[str, object]) -> None:
+    r"""Run the bridge until SIGTERM or Ctrl-C.
+
+    The first line on stdout says where it listens. The database may be down; the bridge waits for it.
+    Every flag is also a setting, see docs/settings.md.
+
+    \b
+    Example:
+      cdc-bridge serve --dsn postgresql://user@host/database --insecure-public
+    """
+    settings = load(config, flags)
+    logs.setup(settings.log_format, settings.log_level)
+    refuse_unless_meant(settings)
+
+    from cdc_bridge.bridge import Bridge, BridgeOptions
+
+    options = as_options(settings, BridgeOptions)
+    _run(Bridge(options, on_listening=lambda url: say(f"listening on {url}")).run())
+
+
+def refuse_unless_meant(settings: Settings) -> None:
+    """Nothing is public until the operator says so; raises `UsageError`."""
+    if not settings.insecure_public:
+        raise UsageError(
+            "authentication comes with a later release, so whoever can connect could read every attached"
+            " table; if that is what you want, add --insecure-public"
+        )
+    if not _is_loopback(settings.host) and not settings.insecure_bind:
+        raise UsageError(
+            f"{settings.host} can be reached from other machines, and everybody there could read every"
+            " attached table; if that is what you want, add --insecure-bind, else use --host 127.0.0.1"
+        )
+    log.warning(
+        "serving without authentication: whoever can connect reads every attached table",
+        extra=facts(host=settings.host, database=server(settings.conninfo)),
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _run(bridge: Coroutine[Any, Any, None]) -> None:
+    try:
+        import uvloop
+    except ImportError:  # not on every platform
+        asyncio.run(bridge)
+    else:
+        uvloop.run(bridge)

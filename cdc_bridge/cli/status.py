@@ -1,0 +1,110 @@
+"""`cdc-bridge status`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cdc_bridge.cli.options import Config, Dsn, SchemaName, load
+from cdc_bridge.cli.output import say
+from cdc_bridge.errors import NotInstalled
+
+if TYPE_CHECKING:
+    from cdc_bridge.schema.status import AttachedTable, Listener, Status
+
+
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs; docs/cli.md has the members.")] = False,
+    dsn: Dsn = None,
+    schema_name: SchemaName = None,
+    config: Config = None,
+) -> None:
+    r"""Show what is attached, how, and who listens.
+
+    \b
+    Example:
+      cdc-bridge status --json
+    """
+    from cdc_bridge.cli.database import connection
+    from cdc_bridge.schema.statements import VERSION
+    from cdc_bridge.schema.status import read_status
+
+    settings = load(config, {"dsn": dsn, "schema": schema_name})
+    with connection(settings, "status") as conn:
+        found = None
+        with contextlib.suppress(NotInstalled):
+            found = read_status(conn, settings.schema_name)
+    if as_json:
+        say(json.dumps(as_members(found, settings.schema_name, VERSION), ensure_ascii=False, indent=2))
+    else:
+        say("\n".join(_lines(found, settings.schema_name, VERSION)))
+
+
+def as_members(found: Status | None, schema: str, newest: int) -> dict[str, Any]:
+    """What `--json` prints. Members are added in later releases, never renamed or removed."""
+    return {
+        "schema": schema,
+        "installed": found is not None,
+        "version": found.version if found else None,
+        "newest_version": newest,
+        "tables": [_table(table) for table in found.tables] if found else [],
+        "listeners": [_listener(listener) for listener in found.listeners] if found else [],
+        "problems": list(found.problems) if found else [],
+    }
+
+
+def _table(table: AttachedTable) -> dict[str, Any]:
+    return {
+        "schema": table.relation.schema,
+        "name": table.relation.name,
+        "mode": table.mode,
+        "captured_for_each": table.kind.value,
+        "excluded_columns": list(table.excluded),
+        "partitions": table.partitions,
+        "problems": list(table.problems),
+    }
+
+
+def _listener(listener: Listener) -> dict[str, Any]:
+    return {
+        "pid": listener.pid,
+        "application_name": listener.application_name,
+        "client_address": listener.client_address,
+        "since": listener.since.isoformat() if listener.since else None,
+    }
+
+
+def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
+    if found is None:
+        yield f'Nothing is attached: there is no schema "{schema}" in this database. Begin with: cdc-bridge attach'
+        return
+    yield f'Schema "{schema}", version {found.version or "unknown"} of our SQL (this program has {newest})'
+    yield f"Attached: {len(found.tables)}"
+    for table in found.tables:
+        yield f"  {table.relation}{_particulars(table)}"
+    yield f"Listening bridges: {len(found.listeners)}"
+    for listener in found.listeners:
+        yield f"  {_whereabouts(listener)}"
+    problems = [*found.problems, *(problem for table in found.tables for problem in table.problems)]
+    yield f"Problems: {len(problems) or 'none'}"
+    for problem in problems:
+        yield f"  {problem}"
+
+
+def _particulars(table: AttachedTable) -> str:
+    parts = [table.mode, f"captured for each {table.kind.value}"]
+    if table.partitions:
+        parts.append(f"partitions: {table.partitions}")
+    if table.excluded:
+        parts.append(f"without {', '.join(table.excluded)}")
+    return f"  ({'; '.join(parts)})"
+
+
+def _whereabouts(listener: Listener) -> str:
+    address = listener.client_address or "this machine"
+    since = f" since {listener.since:%Y-%m-%d %H:%M:%S %Z}" if listener.since else ""
+    return f"process {listener.pid} from {address}{since}"

@@ -1,0 +1,105 @@
+"""Removes what a process has made when that process ends, however it ends, kill -9 included.
+
+A janitor is a small process of its own. It is told of folders over its stdin, one a line, before they are
+filled, and acts when its stdin closes: PostgreSQL's processes that work in these folders end, and the folders
+go. It runs as a plain script, without our package, so that it is there within milliseconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+_PROGRAMS = ("postgres", "initdb")
+_SIGNALS_OF_OTHERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_END_TIMEOUT_S = 3.0
+
+
+class Janitor:
+    """The side of the process that is watched."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            start_new_session=True,  # a terminal's Ctrl-C is not for it
+        )
+
+    def care_for(self, folder: Path) -> None:
+        """To be said before anything is put into `folder`; it need not exist yet."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(os.fsencode(folder) + b"\n")
+        self._process.stdin.flush()
+
+    def finish(self) -> None:
+        """Let it clean now, and wait until it has."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def main() -> None:
+    """The janitor's own process."""
+    for number in _SIGNALS_OF_OTHERS:
+        signal.signal(number, signal.SIG_IGN)
+    folders = [Path(os.fsdecode(line.rstrip(b"\n"))) for line in sys.stdin.buffer]
+    for folder in folders:
+        _end_processes(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_processes(folder: Path) -> None:
+    """First as PostgreSQL's immediate shutdown, which frees its shared memory, then without mercy."""
+    for number in (signal.SIGQUIT, signal.SIGKILL):
+        deadline = time.monotonic() + _END_TIMEOUT_S
+        _signal(_processes(folder), number)
+        while time.monotonic() < deadline:
+            if not _processes(folder):
+                return
+            time.sleep(0.02)
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _processes(folder: Path) -> list[int]:
+    """The servers at work in the folder."""
+    if Path("/proc/self/cwd").exists():
+        return [int(entry.name) for entry in Path("/proc").iterdir() if _works_in(folder, entry)]
+    return [pid for file in folder.glob("**/postmaster.pid") if (pid := _server_in(file))]
+
+
+def _works_in(folder: Path, process: Path) -> bool:
+    if not process.name.isdecimal():
+        return False
+    try:
+        place, program = Path(process, "cwd").readlink(), Path(process, "comm").read_text().strip()
+    except OSError:  # gone, or somebody else's
+        return False
+    return program in _PROGRAMS and place.is_relative_to(folder)
+
+
+def _server_in(file: Path) -> int | None:
+    try:
+        pid = int(file.read_text().split()[0])
+        os.kill(pid, 0)
+    except (OSError, ValueError, IndexError):
+        return None
+    return pid
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What the demo prints: each statement as it is run, then the events that it caused."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.text import Text
+
+from cdc_bridge.client import Message
+from cdc_bridge.demo.writer import Step
+
+_STYLES = {"create": "green", "update": "yellow", "delete": "red"}
+
+
+class Screen:
+    """Remembers when the last statement was sent, so that an event can say how long it took."""
+
+    def __init__(self) -> None:
+        self.console = Console(highlight=False, soft_wrap=True)
+        self.sent_at = 0.0
+
+    def say(self, text: str, style: str = "") -> None:
+        self.console.print(Text(text, style))
+
+    def show_ways_in(self, url: str, dsn: str) -> None:
+        """How to take part from elsewhere."""
+        listen = "cdc-bridge listen messages" + ("" if ":8765/" in url else f" --url {url}")
+        ways = {"WebSocket": url, "Database": f"psql {dsn}", "Terminal": listen}
+        self.say("")
+        for name, way in ways.items():
+            self.console.print(Text.assemble((f"{name:<11}", "bold"), way))
+        self.say(
+            "\nA writer now changes rows by plain SQL, and a subscriber hears of it over the WebSocket."
+            "\nThe time is from sending the statement to receiving its event. Ctrl-C ends the demo.",
+            "dim",
+        )
+
+    def show_step(self, step: Step) -> None:
+        self.say("")
+        self.say(step.about, "dim")
+        statement = step.statement.replace("\n", "\n       ")
+        self.say(f"SQL    {statement}", "bold")
+        self.sent_at = time.perf_counter()
+
+    def show_event(self, collection: str, message: Message) -> None:
+        took_ms = (time.perf_counter() - self.sent_at) * 1000
+        for row in message.describe():
+            self.console.print(
+                Text.assemble(
+                    ("event  ", "bold"),
+                    f"{collection:<9}",
+                    (f"{message.event:<7}", _STYLES.get(message.event, "cyan")),
+                    row,
+                    (f"  {took_ms:.1f} ms", "dim"),
+                )
+            )

@@ -1,0 +1,203 @@
+"""Runs the demo. It is STARTING, ON AIR, then ENDING, and ENDING leaves no process and no file.
+
+PostgreSQL is started from the main thread while nothing else runs; then one event loop holds the bridge, the
+writer and a subscriber for each table. A signal, the end of the process that started us, the end of the
+bridge or of the rounds asked for: each ends all of it. A janitor stands by for the case that we are killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import secrets
+import signal
+import socket
+import tempfile
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+import psycopg
+
+from cdc_bridge.client import Wanted, messages
+from cdc_bridge.demo import writer
+from cdc_bridge.demo.janitor import Janitor
+from cdc_bridge.demo.postgres import QUICK, Cluster, ClusterFailed, embedded_bin_dir
+from cdc_bridge.demo.screen import Screen
+from cdc_bridge.errors import BridgeError, UsageError
+from cdc_bridge.settings import Settings, as_options
+
+TABLES = ("messages", "rooms", "authors")
+HOST = "127.0.0.1"
+
+_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SHUTDOWN_TIMEOUT_S = 1.0
+_PARENT_CHECK_S = 0.3
+
+
+class PortBusy(BridgeError):
+    """Somebody else listens there."""
+
+    exit_code = 5
+
+
+class DemoFailed(BridgeError):
+    """The database of the demo does not start."""
+
+
+class _Over(Exception):
+    """The show is over."""
+
+
+def run(port: int, rounds: int | None = None, pause_s: float = 1.0) -> None:
+    """Until a signal comes, or `rounds` rounds of the story are told."""
+    _refuse_busy_port(port)
+    screen = Screen()
+    with _signals_interrupt(), contextlib.suppress(KeyboardInterrupt), _cluster(screen) as cluster:
+        dsn = cluster.dsn()
+        _prepare(dsn)
+        with contextlib.suppress(_Over):
+            asyncio.run(_on_air(dsn, port, rounds, pause_s, screen))
+
+
+def _refuse_busy_port(port: int) -> None:
+    """Before anything is started; should somebody take it meanwhile, the bridge says the same."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise PortBusy(
+                f"cannot listen on {HOST}:{port} ({reason}): choose another port with --port, 0 for any"
+            ) from None
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """SIGTERM, and SIGHUP unless `nohup` has it ignored, end us in the way Ctrl-C does."""
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+    yield
+
+
+@contextlib.contextmanager
+def _cluster(screen: Screen) -> Iterator[Cluster]:
+    """A running server, and nothing of it afterwards."""
+    try:
+        embedded_bin_dir()
+    except ClusterFailed as error:
+        raise UsageError(f"the demo brings its own PostgreSQL, but there is {error.what}") from None
+    screen.say("Starting PostgreSQL 18, for this demo only ...", "dim")
+    janitor = Janitor()
+    cluster: Cluster | None = None
+    try:
+        with _uninterrupted(), _temporary_files_cared_for_by(janitor):
+            cluster = Cluster(settings=QUICK)
+            janitor.care_for(cluster.folder)
+        cluster.start()
+        yield cluster
+    except ClusterFailed as error:
+        raise DemoFailed(f"the demo's PostgreSQL does not start: {error.what}") from error
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # for the rest of our life, which is short
+        if cluster:
+            cluster.delete()
+        janitor.finish()
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """What is made inside has a name before a signal can end us."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def _temporary_files_cared_for_by(janitor: Janitor) -> Iterator[None]:
+    """A folder whose name the janitor knows before it exists."""
+    place = tempfile.gettempdir()
+    folder = Path(place, f"cdc-bridge-demo-{secrets.token_hex(4)}")
+    janitor.care_for(folder)
+    folder.mkdir(mode=0o755)  # the server may run under another account
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = place
+
+
+def _prepare(dsn: str) -> None:
+    """The tables, and our triggers on them."""
+    from cdc_bridge.schema import attach
+
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(writer.schema().encode())
+        attach.apply(conn, attach.plan(conn, attach.Request(all_of_schemas=("public",))))
+
+
+async def _on_air(dsn: str, port: int, rounds: int | None, pause_s: float, screen: Screen) -> NoReturn:
+    """Raises `_Over`, or what went wrong."""
+    from cdc_bridge.bridge import Bridge, BridgeOptions
+
+    settings = Settings.model_validate(
+        {"dsn": dsn, "host": HOST, "port": port, "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S}
+    )
+    listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    bridge = Bridge(as_options(settings, BridgeOptions), on_listening=listening.set_result)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_end_with(bridge.run()))
+            tasks.create_task(_end_with(_parent_gone()))
+            url = await listening
+            screen.show_ways_in(url, dsn)
+            subscribed = [asyncio.Event() for _ in TABLES]
+            for table, ready in zip(TABLES, subscribed, strict=True):
+                tasks.create_task(_subscribe(url, table, ready, screen))
+            for ready in subscribed:
+                await ready.wait()
+            await _end_with(_write(dsn, rounds, pause_s, screen))
+    except BaseExceptionGroup as group:
+        raise group.exceptions[0] from None
+    raise _Over
+
+
+async def _end_with(part: Coroutine[Any, Any, None]) -> NoReturn:
+    """When this part ends, so does the show."""
+    await part
+    raise _Over
+
+
+async def _parent_gone() -> None:
+    """Return when the process that started us is gone; never under `nohup`, which says not to care."""
+    parent = os.getppid()
+    # Nothing tells a process of this, so it has to look.
+    while os.getppid() == parent or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # noqa: ASYNC110
+        await asyncio.sleep(_PARENT_CHECK_S)
+
+
+async def _subscribe(url: str, table: str, ready: asyncio.Event, screen: Screen) -> None:
+    async for message in messages(url, Wanted(table), notice=_ignore):
+        if ready.is_set():
+            screen.show_event(table, message)
+        ready.set()  # the first message is the init: the rows that are there
+
+
+def _ignore(_: str) -> None:
+    """A connection that breaks here does so because the show ends."""
+
+
+async def _write(dsn: str, rounds: int | None, pause_s: float, screen: Screen) -> None:
+    """Tell the story, and leave a last event the time to arrive."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
+        for _ in range(rounds) if rounds is not None else itertools.count():
+            for step in writer.story():
+                screen.show_step(step)
+                await conn.execute(step.statement.encode())
+                await asyncio.sleep(pause_s)
