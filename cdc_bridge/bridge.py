@@ -90,7 +90,7 @@ class Bridge:
         broker = Broker(
             capture,
             SnapshotReader(pool),
-            CatalogSource(pool, options.schema, options.collections),
+            CatalogSource(pool, options.dsn, options.schema, options.collections),
             limits=QueryLimits(options.limit_default, options.limit_max),
             subscriptions_max=options.subscriptions_max,
             held_bytes_max=options.held_bytes_max,

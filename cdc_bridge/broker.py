@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from cdc_bridge import values
 from cdc_bridge.capture import Capture
 from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost, Snapshot
+from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost, Relation, Snapshot
 from cdc_bridge.errors import RequestError, forbidden_collection, forbidden_item, invalid_payload
 from cdc_bridge.hub import Follower, Hub, Outlet, Reading
 from cdc_bridge.protocol import ReadItems, Subscribe
@@ -63,6 +63,10 @@ class CatalogReader(Protocol):
     async def read(self) -> Catalog: ...
 
     async def fingerprint(self) -> str: ...
+
+    async def mend(self) -> list[Relation]:
+        """Begin to capture what should be captured and is not; changes of these tables may have been missed."""
+        ...
 
 
 Result = TypeVar("Result")
@@ -149,7 +153,11 @@ class Broker:
         while True:
             await asyncio.sleep(interval_s)
             try:
+                mended = await self._catalog_reader.mend()
                 await self.refresh()
+                for collection in self.hub.catalog.by_name.values():
+                    if collection.relation in mended:
+                        self._order(self.hub.hold(collection.relation_id))
             except SourceUnavailable as error:
                 log.debug("the catalog cannot be read: %s", error)
 

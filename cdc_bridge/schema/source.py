@@ -1,7 +1,8 @@
-"""The catalog as the broker wants it: read through the pool, renamed as configured, mended on the way."""
+"""The catalog as the broker wants it: read through the pool, renamed as configured, mended where triggers are missing."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,35 +10,75 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 import psycopg
-from cdc_bridge.schema.catalog_reader import fingerprint, read_catalog
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.broker import SourceUnavailable
 from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.errors import NotInstalled
+from cdc_bridge.change import Relation
+from cdc_bridge.errors import BridgeError, NotInstalled
+from cdc_bridge.schema.attach import repair
+from cdc_bridge.schema.catalog_reader import fingerprint, read_catalog
+from cdc_bridge.schema.status import find_incomplete
 
 log = logging.getLogger(__name__)
 
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
 
+MEND_LIMIT_S = 2.0
+"""How long one attempt to attach a new partition may wait for its lock."""
+
 
 class CatalogSource:
-    """Implements `broker.CatalogReader`. `names` renames collections: `{"sales.orders": "orders"}`."""
+    """Implements `broker.CatalogReader`. `names` renames collections: `{"sales.orders": "orders"}`.
 
-    def __init__(self, pool: Pool, schema: str, names: Mapping[str, str]) -> None:
+    A database without our schema has an empty catalog: nothing is attached there.
+    """
+
+    def __init__(self, pool: Pool, conninfo: str, schema: str, names: Mapping[str, str]) -> None:
         self._pool = pool
+        self._conninfo = conninfo
         self._schema = schema
         self._names = names
+        self._not_mended: list[Relation] = []
 
     async def read(self) -> Catalog:
-        async with self._connection() as connection:
-            catalog = await read_catalog(connection, self._schema)
+        try:
+            async with self._connection() as connection:
+                catalog = await read_catalog(connection, self._schema)
+        except NotInstalled:
+            return Catalog()
         return Catalog(self._renamed(catalog))
 
     async def fingerprint(self) -> str:
-        async with self._connection() as connection:
-            return await fingerprint(connection, self._schema)
+        try:
+            async with self._connection() as connection:
+                return await fingerprint(connection, self._schema)
+        except NotInstalled:
+            return "not installed"
+
+    async def mend(self) -> list[Relation]:
+        """Attach what is missing under the attached tables: new partitions, for one. Returns whose tables those are."""
+        try:
+            async with self._connection() as connection:
+                incomplete = await find_incomplete(connection, self._schema)
+        except NotInstalled:
+            return []
+        if not incomplete or incomplete == self._not_mended:
+            return []
+        try:
+            await asyncio.to_thread(self._repair)
+        except (BridgeError, psycopg.Error) as error:
+            self._not_mended = incomplete
+            log.error("changes of %s are missed: %s", ", ".join(map(str, incomplete)), error)
+            return []
+        self._not_mended = []
+        log.warning("attached what was missing under %s", ", ".join(map(str, incomplete)))
+        return incomplete
+
+    def _repair(self) -> None:
+        with psycopg.connect(self._conninfo, autocommit=True, application_name="cdc_bridge attach") as connection:
+            repair(connection, self._schema, lock_limit_s=MEND_LIMIT_S)
 
     def _renamed(self, catalog: Catalog) -> list[Collection]:
         collections: dict[str, Collection] = {}
@@ -55,5 +96,5 @@ class CatalogSource:
         try:
             async with self._pool.connection() as connection:
                 yield connection
-        except (psycopg.Error, PoolTimeout, NotInstalled) as error:
+        except (psycopg.Error, PoolTimeout) as error:
             raise SourceUnavailable(str(error).strip() or type(error).__name__) from error

@@ -1,0 +1,116 @@
+"""The installed command over real sockets, killed and signalled."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import psycopg
+import pytest
+
+from cdc_bridge.demo.postgres import Cluster
+from tests.support.bridge import BridgeProcess, attach
+from tests.support.proxy import Proxy
+from tests.support.server import Database
+from tests.support.wsclient import Closed, connected
+
+SUBSCRIBE = {"type": "subscribe", "collection": "t", "uid": "u"}
+
+
+def own_database(cluster: Cluster) -> None:
+    from cdc_bridge.schema import attach as attaching
+
+    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+        attaching.apply(connection, attaching.plan(connection, attaching.Request(("t",))))
+
+
+async def test_killed_database_comes_back_and_ends_in_a_resync(own_server: Cluster) -> None:
+    own_database(own_server)
+    async with BridgeProcess(own_server.dsn()) as bridge:
+        await bridge.ready()
+        async with connected(bridge.url) as client:
+            await client.send(SUBSCRIBE)
+            await client.expect(event="init", data=[])
+            own_server.kill()
+            own_server.start()
+            with psycopg.connect(own_server.dsn(), autocommit=True) as connection:
+                connection.execute("INSERT INTO t VALUES (1, 'while it was away')")
+            rows = [{"id": 1, "v": "while it was away"}]
+            await client.expect(event="init", reason="resync", data=rows, uid="u", timeout=60)
+            with psycopg.connect(own_server.dsn(), autocommit=True) as connection:
+                connection.execute("INSERT INTO t VALUES (2, 'heard')")
+            await client.expect(event="create", data=[{"id": 2, "v": "heard"}])
+        bridge.terminate()
+        assert await bridge.wait() == 0
+    assert "Traceback" not in bridge.stderr
+
+
+async def test_bridge_starts_before_its_database(own_server: Cluster) -> None:
+    own_database(own_server)
+    own_server.stop()
+    async with BridgeProcess(own_server.dsn()) as bridge, connected(bridge.url) as client:
+        await client.send(SUBSCRIBE)
+        own_server.start()
+        await client.expect(event="init", data=[], timeout=60)
+    assert "Traceback" not in bridge.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_signal_closes_clients_with_1001_and_exits_with_0(database: Database, number: signal.Signals) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    attach(database, "t")
+    async with BridgeProcess(database.dsn) as bridge:
+        await bridge.ready()
+        async with connected(bridge.url) as client:
+            await client.send(SUBSCRIBE)
+            await client.expect(event="init")
+            bridge.signal(number)
+            assert await client.closed() == 1001
+            with pytest.raises(Closed):
+                await client.next()
+        assert await bridge.wait(timeout=10) == 0
+    assert "Traceback" not in bridge.stderr
+
+
+async def test_what_waits_is_flushed_before_the_end(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    attach(database, "t")
+    async with BridgeProcess(database.dsn) as bridge:
+        await bridge.ready()
+        host, port = bridge.http.removeprefix("http://").split(":")
+        async with (
+            Proxy(host, int(port)) as proxy,
+            connected(bridge.url.replace(port, str(proxy.port))) as far,
+            connected(bridge.url) as near,
+        ):
+            for client in (far, near):
+                await client.send(SUBSCRIBE)
+                await client.expect(event="init")
+            proxy.freeze()
+            for number in range(3):
+                database.execute("INSERT INTO t VALUES (%s)", [number])
+                await near.expect(event="create", data=[{"id": number, "v": None}])
+                database.execute("DELETE FROM t")
+                await near.expect(event="delete", data=[number])
+            bridge.terminate()
+            assert await near.closed() == 1001
+            proxy.thaw()
+            assert await far.closed() == 1001
+            said = [(message["event"], message["data"]) for message in far.seen[1:]]
+            rows = [[{"id": number, "v": None}] for number in range(3)]
+            assert said == [step for n in range(3) for step in (("create", rows[n]), ("delete", [n]))]
+        assert await bridge.wait() == 0
+
+
+async def test_table_that_is_attached_later_is_served(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    async with BridgeProcess(database.dsn) as bridge, connected(bridge.url) as client:
+        await client.send(SUBSCRIBE)
+        await client.expect(type="subscribe", status="error")
+        async with asyncio.timeout(20):
+            while "cdc-bridge attach" not in bridge.stderr:
+                await asyncio.sleep(0.05)
+        attach(database, "t")
+        await client.send(SUBSCRIBE)
+        await client.expect(event="init", data=[], timeout=60)
