@@ -22,6 +22,7 @@ from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost, Relation, Snapshot
 from cdc_bridge.errors import RequestError, forbidden_collection, forbidden_item, invalid_payload
 from cdc_bridge.hub import Follower, Hub, Outlet, Reading
+from cdc_bridge.logs import facts
 from cdc_bridge.protocol import ReadItems, Subscribe
 from cdc_bridge.query import QueryLimits, item_key, resolve
 from cdc_bridge.subscription import Query, Subscription
@@ -126,9 +127,11 @@ class Broker:
                 await self._refresh_until_done()
                 self._order(self.hub.hold())
                 self._listening.set()
+                log.info("listening to the database", extra=facts(subscriptions=len(self.hub)))
             case Lost():
                 self._listening.clear()
-            case Gap():
+            case Gap(reason=reason):
+                log.warning("changes were missed: everybody gets fresh data", extra=facts(reason=reason))
                 self._order(self.hub.hold())
 
     def _is_drifted(self, change: Change) -> bool:
@@ -159,7 +162,7 @@ class Broker:
                     if collection.relation in mended:
                         self._order(self.hub.hold(collection.relation_id))
             except SourceUnavailable as error:
-                log.debug("the catalog cannot be read: %s", error)
+                log.debug("the catalog cannot be read", extra=facts(reason=str(error)))
 
     async def refresh(self) -> None:
         """Let the hub act on what has changed in the catalog since the last time. Raises `SourceUnavailable`."""
@@ -177,7 +180,7 @@ class Broker:
             try:
                 return await self.refresh()
             except SourceUnavailable as error:
-                log.warning("the catalog cannot be read, trying again: %s", error)
+                log.warning("the catalog cannot be read, trying again", extra=facts(reason=str(error)))
                 await asyncio.sleep(self._retry_delay_s)
 
     def _judge(self, subscription: Subscription, collection: Collection) -> Subscription:
@@ -240,7 +243,7 @@ class Broker:
             except SourceChanged:
                 await self._refresh_until_done()
             except SourceUnavailable as error:
-                log.info("the database cannot be reached, trying again: %s", error)
+                log.info("the database cannot be reached, trying again", extra=facts(reason=str(error)))
                 await asyncio.sleep(self._retry_delay_s)
 
     # --- initial data ---
@@ -271,7 +274,7 @@ class Broker:
             await self._refresh_until_done()
             self._order(reading for reading in readings if reading.current)
         except SourceUnavailable as error:
-            log.info("initial data cannot be read, trying again: %s", error)
+            log.info("initial data cannot be read, trying again", extra=facts(reason=str(error)))
             await asyncio.sleep(self._retry_delay_s)
             self._order(reading for reading in readings if reading.current)
         except RequestError as error:

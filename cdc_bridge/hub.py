@@ -69,6 +69,7 @@ class Hub:
         self._meeting: dict[Follower, None] = {}
         self._encoders: dict[int, Encoders] = {}
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
+        self._truncated: set[int] = set()  # tables that got new storage by TRUNCATE since the last catalog
 
     def __len__(self) -> int:
         return len(self._followers)
@@ -120,14 +121,16 @@ class Hub:
         collection = self.catalog.by_relation_id.get(change.relation_id)
         if collection is None:
             return []
-        if change.operation is not Operation.TRUNCATE:
-            self._emptied_by.pop(collection.relation_id, None)
-        elif change.relation_id == collection.relation_id:
-            self._emptied_by[collection.relation_id] = change.xid
-        elif self._emptied_by.get(collection.relation_id) == change.xid:
-            return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
+        if change.operation is Operation.TRUNCATE:
+            self._truncated.add(change.relation_id)
+            if change.relation_id == collection.relation_id:
+                self._emptied_by[collection.relation_id] = change.xid
+            elif self._emptied_by.get(collection.relation_id) == change.xid:
+                return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
+            else:
+                return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
         else:
-            return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
+            self._emptied_by.pop(collection.relation_id, None)
         rendering = Rendering(change, self._encoders[collection.relation_id])
         for group in self._index.find(collection.relation_id):
             events = rendering.events(group.subscription)
@@ -167,9 +170,21 @@ class Hub:
             if new is None or new.name != old.name:
                 for follower in self._index.members(old.relation_id):
                     self.refuse(follower, forbidden_collection(old.name))
-            elif not new.reads_as(old) or new.filenodes.keys() != old.filenodes.keys():
+            elif not new.reads_as(old) or self._is_rewritten(old, new):
                 readings += self._judge_anew(old, new, judge)
+        self._truncated.clear()
         return readings
+
+    def _is_rewritten(self, old: Collection, new: Collection) -> bool:
+        """Whether rows may have changed that no change told of: other partitions, or other storage.
+
+        ALTER COLUMN TYPE ... USING rewrites rows in silence. VACUUM FULL and CLUSTER look the same from here; what
+        they cost is a reading too many. TRUNCATE was told of, if it has been heard already.
+        """
+        return any(
+            relation_id not in self._truncated and old.filenodes.get(relation_id) != new.filenodes.get(relation_id)
+            for relation_id in old.filenodes.keys() | new.filenodes.keys()
+        )
 
     def _judge_anew(self, old: Collection, new: Collection, judge: Judge) -> Iterator[Reading]:
         for follower in self._index.members(old.relation_id):

@@ -12,8 +12,14 @@ from cdc_bridge.subscription import Event, EventKind, Subscription
 TRUNCATED = "truncate"
 
 
+ENCODERS_MAX = 1000
+
+
 class Encoders:
-    """The compiled encoders of one collection. They live as long as its columns do."""
+    """The compiled encoders of one collection, made on demand. They live as long as its columns do.
+
+    Clients choose projections, so their number has a bound; past it they are made anew.
+    """
 
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
@@ -23,6 +29,8 @@ class Encoders:
     def row(self, projection: Projection) -> Callable[[Row], bytes]:
         encode = self._rows.get(projection)
         if encode is None:
+            if len(self._rows) >= ENCODERS_MAX:
+                self._rows.clear()
             encode = self._rows[projection] = RowEncoder(projection.columns).encode
         return encode
 

@@ -23,6 +23,7 @@ from psycopg import AsyncConnection, errors, sql
 from cdc_bridge.capture.payload import Decoder, heartbeat
 from cdc_bridge.change import Gap, Heard, Heartbeat, Listening, Lost, Snapshot
 from cdc_bridge.errors import CannotListen, CaptureLost, NotInstalled, PayloadError
+from cdc_bridge.logs import facts
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class NotifyCapture:
                 reason = _reason(error)
             yield Lost(reason)
             pause_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
-            log.warning("not listening, trying again in %.1f s: %s", pause_s, reason)
+            log.warning("not listening, trying again", extra=facts(reason=reason, in_s=round(pause_s, 1)))
             await asyncio.sleep(pause_s)
             delay_s = min(delay_s * 2, self._options.reconnect_delay_max_s)
 
@@ -165,7 +166,6 @@ class NotifyCapture:
         counter = await _value(beater, "SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)::text", name)
         snapshot = Snapshot.parse(await _value(beater, "SELECT pg_current_snapshot()::text"))
         if watch.gap_counter not in (None, counter):
-            log.warning("a trigger could not tell what changed: everybody gets fresh data")
             watch.gap_began = snapshot
         watch.gap_counter = counter
         if watch.gap_began and all(snapshot.sees(xid) for xid in watch.gap_began.in_progress):

@@ -21,7 +21,7 @@ class Screen:
         self.sent_at = 0.0
 
     def say(self, text: str, style: str = "") -> None:
-        self.console.print(Text(text, style))
+        self._print(Text(text, style))
 
     def show_ways_in(self, url: str, dsn: str) -> None:
         """How to take part from elsewhere."""
@@ -29,7 +29,7 @@ class Screen:
         ways = {"WebSocket": url, "Database": f"psql {dsn}", "Terminal": listen}
         self.say("")
         for name, way in ways.items():
-            self.console.print(Text.assemble((f"{name:<11}", "bold"), way))
+            self._print(Text.assemble((f"{name:<11}", "bold"), way))
         self.say(
             "\nA writer now changes rows by plain SQL, and a subscriber hears of it over the WebSocket."
             "\nThe time is from sending the statement to receiving its event. Ctrl-C ends the demo.",
@@ -46,7 +46,7 @@ class Screen:
     def show_event(self, collection: str, message: Message) -> None:
         took_ms = (time.perf_counter() - self.sent_at) * 1000
         for row in message.describe():
-            self.console.print(
+            self._print(
                 Text.assemble(
                     ("event  ", "bold"),
                     f"{collection:<9}",
@@ -55,3 +55,7 @@ class Screen:
                     (f"  {took_ms:.1f} ms", "dim"),
                 )
             )
+
+    def _print(self, line: Text) -> None:
+        self.console.print(line)
+        self.console.file.flush()  # a pipe gets it now, not when it has gathered some

@@ -1,4 +1,4 @@
-"""The catalog as the broker wants it: read through the pool, renamed as configured, mended where triggers are missing."""
+"""The catalog as the broker wants it: read through the pool, renamed as configured, mended where partitions are new."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cdc_bridge.broker import SourceUnavailable
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import BridgeError, NotInstalled
+from cdc_bridge.logs import facts
 from cdc_bridge.schema.attach import repair
 from cdc_bridge.schema.catalog_reader import fingerprint, read_catalog
 from cdc_bridge.schema.status import find_incomplete
@@ -58,7 +59,7 @@ class CatalogSource:
             return "not installed"
 
     async def mend(self) -> list[Relation]:
-        """Attach what is missing under the attached tables: new partitions, for one. Returns whose tables those are."""
+        """Attach the new partitions of attached tables. Returns the tables that they belong to."""
         try:
             async with self._connection() as connection:
                 incomplete = await find_incomplete(connection, self._schema)
@@ -70,10 +71,10 @@ class CatalogSource:
             await asyncio.to_thread(self._repair)
         except (BridgeError, psycopg.Error) as error:
             self._not_mended = incomplete
-            log.error("changes of %s are missed: %s", ", ".join(map(str, incomplete)), error)
+            log.error("changes of new partitions are missed", extra=facts(tables=_names(incomplete), reason=str(error)))
             return []
         self._not_mended = []
-        log.warning("attached what was missing under %s", ", ".join(map(str, incomplete)))
+        log.warning("attached new partitions", extra=facts(tables=_names(incomplete)))
         return incomplete
 
     def _repair(self) -> None:
@@ -86,7 +87,10 @@ class CatalogSource:
             relation = collection.relation
             name = self._names.get(str(relation), self._names.get(collection.name, collection.name))
             if name in collections:
-                log.error("two tables are named %s for clients; %s is left out", name, relation)
+                log.error(
+                    "two tables have one name for clients; this one is left out",
+                    extra=facts(name=name, table=str(relation)),
+                )
                 continue
             collections[name] = replace(collection, name=name)
         return list(collections.values())
@@ -98,3 +102,7 @@ class CatalogSource:
                 yield connection
         except (psycopg.Error, PoolTimeout) as error:
             raise SourceUnavailable(str(error).strip() or type(error).__name__) from error
+
+
+def _names(relations: list[Relation]) -> str:
+    return ", ".join(map(str, relations))

@@ -78,7 +78,9 @@ def read_status(conn: psycopg.Connection[Any], schema: str = "cdc") -> Status:
 
 
 async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> list[Relation]:
-    """The attached tables that lack triggers, such as those of a new partition: `repair` gives them.
+    """The attached tables with a partition that has no triggers yet: `repair` gives it some.
+
+    A trigger that somebody has disabled is left alone; whoever did it may be saving the database.
 
     Leaves the session with the settings that our queries need.
     """
@@ -88,7 +90,13 @@ async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> list[Relat
         roots = sorted({row["root"] for row in await cursor.fetchall()})
         await cursor.execute(statement("queries/tables", schema), {"schema": schema, "oids": roots})
         found = trees(await cursor.fetchall())
-    return [tree.root.relation for tree in found if tree.is_attached and any(_problems(tree))]
+    return [tree.root.relation for tree in found if tree.is_attached and any(_is_bare(table, tree) for table in tree.tables)]
+
+
+def _is_bare(table: Table, tree: Tree) -> bool:
+    """Whether a partition carries none of our triggers."""
+    wanted = tree.wanted(table, tree.excluded)
+    return not table.is_root and not any(each.name in table.triggers for each in wanted)
 
 
 def _attached_table(tree: Tree) -> AttachedTable:

@@ -64,7 +64,6 @@ class WebSocketServer:
             ping_interval=None,  # the protocol has its own heartbeat
             close_timeout=2,
             server_header=None,
-            logger=logging.getLogger("cdc_bridge.websockets"),
         ) as server:
             yield _url(server, options.host)
 

@@ -253,9 +253,18 @@ def test_subscription_that_the_new_columns_cannot_serve_is_refused() -> None:
     assert scene.client.take() == [("drop",), ("refuse", "FORBIDDEN")]
 
 
-def test_rewritten_table_with_the_same_columns_disturbs_nobody() -> None:
+def test_rewritten_table_brings_fresh_data() -> None:
+    """ALTER TABLE ... USING changes rows and tells nobody."""
     scene = Scene()
     scene.follow(subscription())
+    rewritten = replace(MESSAGES, filenodes={100: 1001})
+    assert len(scene.hub.adopt(Catalog([rewritten]), keep)) == 1
+
+
+def test_new_storage_by_a_truncate_that_was_heard_disturbs_nobody() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    scene.hub.apply(truncate(xid=20))
     rewritten = replace(MESSAGES, filenodes={100: 1001})
     assert scene.hub.adopt(Catalog([rewritten]), keep) == []
 
