@@ -1,0 +1,250 @@
+"""Where we answer otherwise than the recorded Directus, each by name, with the sentence of the wire contract.
+
+A difference is a function that turns what Directus said into what we have to say. The replay fails when it
+turns nothing: then it is no difference.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from tests.protocol.recording import Message, Phase, Recording
+
+ANY = type("Any", (), {"__eq__": lambda self, other: True, "__hash__": None, "__repr__": lambda self: "ANY"})()
+"""Equal to whatever we say there: a generated time, or a sentence of our own."""
+
+Transform = Callable[[Recording], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """`sentence` is a quotation."""
+
+    name: str
+    sentence: str
+    transform: Transform
+
+
+DIFFERENCES: dict[str, Difference] = {}
+
+
+def difference(sentence: str) -> Callable[[Transform], Transform]:
+    def register(transform: Transform) -> Transform:
+        name = transform.__name__
+        DIFFERENCES[name] = Difference(name, sentence, transform)
+        return transform
+
+    return register
+
+
+# --- events ---
+
+
+@difference("Rows of one statement and one kind travel together, at most 1,000 rows or 1 MiB a message")
+def rows_travel_together(recording: Recording) -> None:
+    """Directus sends a message for each row that a request creates, in whatever order they were read back."""
+    for phase in recording.phases:
+        phase.expected = joined(phase.expected, sort_creates=True)
+
+
+@difference(
+    '`delete` data are keys in their column\'s JSON type (`[7]`, `["8506b1cd-…"]`, `["9223372036854775807"]`), never'
+    " rows."
+)
+def deleted_keys_have_the_type_of_the_column(recording: Recording) -> None:
+    """Directus repeats the key as the request had it: a string, when it was part of the path."""
+    for message in _messages(recording, "delete"):
+        data = message["data"]
+        message["data"] = [_number(key) for key in data] if isinstance(data, list) else _number(data)
+
+
+@difference(
+    "For events: `fields`, `alias`, `deep` shape each row; `filter` and `search` decide membership; `sort` orders rows"
+    " inside one message; `limit`, `offset`, `page` do **not** cut events (in Directus they do, and single-row creates"
+    " vanish: a defect)."
+)
+def limit_offset_and_page_do_not_cut_events(recording: Recording) -> None:
+    """Every subscription with a `limit` gets all rows that the request's response holds."""
+    subscribed: dict[str, Message] = {}
+    for phase in recording.phases:
+        for step in phase.steps:
+            if step["dir"] == "send" and step["msg"]["type"] == "subscribe":
+                subscribed[step["msg"]["uid"]] = step["msg"]
+            if step["dir"] == "rest" and step["action"].startswith(("POST", "PATCH")):
+                for uid, subscription in subscribed.items():
+                    _tell_all(phase, uid, subscription, step)
+
+
+def _tell_all(phase: Phase, uid: str, subscription: Message, step: dict[str, Any]) -> None:
+    query = subscription["query"]
+    if query["limit"] == -1:
+        return
+    rows = step["response"]["data"]
+    rows = sorted(rows if isinstance(rows, list) else [rows], key=lambda row: row["id"])
+    event = "create" if step["action"].startswith("POST") else "update"
+    if event == "update" and query.get("sort") == ["-id"]:
+        rows.reverse()
+    data = [{field: row[field] for field in query["fields"]} for row in rows]
+    phase.expected = [message for message in phase.expected if message["uid"] != uid]
+    phase.expected.append({"type": "subscription", "event": event, "data": data, "uid": uid})
+
+
+@difference(
+    "Order inside a subscription is the order of commit for any two changes of which one could have seen the other;"
+    " always so for one row."
+)
+def rows_read_as_they_were_written(recording: Recording) -> None:
+    """Directus reads a row back outside of the transaction that changes it, and shows the state before."""
+    for phase in recording.phases:
+        for step in phase.steps:
+            if isinstance(step.get("body"), list) and step["action"].startswith("PATCH"):
+                written = {row["id"]: row for row in step["response"]["data"]}
+                for message in phase.expected:
+                    message["data"] = [{name: written[row["id"]][name] for name in row} for row in message["data"]]
+
+
+@difference("| INSERT | - -> match | `create` |")
+def changes_by_sql_are_events(recording: Recording) -> None:
+    """Directus knows only what went through its own API."""
+    row = {"id": 39, "text": "by sql", "author": None, "room": 1, "created": ANY, "score": None, "tags": None}
+    events = {
+        "insert into": ("create", [row]),
+        "update messages": ("update", [row | {"text": "by sql 2"}]),
+        "delete from": ("delete", [39]),
+    }
+    for words, (event, data) in events.items():
+        split(recording, words)
+        phase = recording.first(words)
+        phase.expected.append({"type": "subscription", "event": event, "data": data, "uid": "sql"})
+
+
+@difference("| UPDATE | match -> match | `update` |")
+def foreign_key_actions_are_events(recording: Recording) -> None:
+    """ON DELETE SET NULL changes rows of `messages`; Directus does not know."""
+    data = [{"id": 15, "text": "n1", "author": None}, {"id": 16, "text": "n2", "author": None}]
+    phase = recording.first("DELETE /items/authors/3")
+    phase.expected.append({"type": "subscription", "event": "update", "data": data, "uid": "m"})
+
+
+@difference(
+    "`uid` rules, `item`, `event`, the string forms that the SDK sends for `query`, and `init` with and without data:"
+    " as in `directus-facts.md` sections 3-5."
+)
+def item_is_compared_by_value(recording: Recording) -> None:
+    """Directus compares the text of `item` with a number, and misses. The facts say: compare by value."""
+    phase = next(
+        p for p in recording.phases for s in p.steps if s.get("body", {}) == {"keys": [26], "data": {"text": "e2"}}
+    )
+    step = next(s for s in phase.steps if s.get("response"))
+    split(recording, "PATCH /items/messages", body=step["body"])
+    phase = next(p for p in recording.phases for s in p.steps if s.get("body", {}) == step["body"])
+    row = step["response"]["data"][0]
+    message = {"type": "subscription", "event": "update"}
+    phase.expected.append(message | {"data": row, "uid": "num"})
+    phase.expected.append(message | {"data": {"id": 26, "text": "e2"}, "uid": "str"})
+
+
+@difference(
+    "An `init` (or `items` reply) that our default or maximum cut, not the client's own smaller limit, carries"
+    ' `"more":true`.'
+)
+def a_cut_init_says_so(recording: Recording) -> None:
+    for message in _messages(recording, "init"):
+        if message["uid"] == "def2":
+            message["more"] = True
+
+
+# --- replies ---
+
+
+@difference("Every request gets a reply: an unknown `type` gets `server`/`INVALID_PAYLOAD`")
+def an_unknown_type_is_answered(recording: Recording) -> None:
+    for phase in recording.phases:
+        answers = []
+        for step in phase.steps:
+            text = step.get("msg")
+            for unknown in ("bogus", "SUBSCRIBE"):
+                if isinstance(text, str) and f'"type":"{unknown}"' in text:
+                    uid = {"bogus": "z", "SUBSCRIBE": "up"}[unknown]
+                    answer: Message = {
+                        "type": "server",
+                        "status": "error",
+                        "error": {"code": "INVALID_PAYLOAD", "message": ANY},
+                    }
+                    answers.append(answer | ({"uid": uid} if '"uid"' in text else {}))
+        phase.expected = answers + phase.expected
+
+
+@difference("Protocol-level PINGs are answered.")
+def protocol_pings_are_answered(recording: Recording) -> None:
+    for phase in recording.phases:
+        for step in phase.steps:
+            if step.get("msg", "") == "ws-level ping frame (autoPong is false on the server)":
+                step["dir"] = "protocol_ping"
+
+
+@difference(
+    "Before the upgrade a bad token is HTTP 401 and a bad origin 403; on an open socket authentication ends with 4401,"
+    " limits with 1008, slowness with 1013, shutdown with 1001."
+)
+def closing_has_a_code(recording: Recording) -> None:
+    """Directus closes without one. No sign of life is a limit: `ping_interval_s`."""
+    recording.phases[-1].steps[-1]["dir"] = "closed_by_server"
+    recording.phases[-1].steps[-1]["code"] = 1008
+
+
+@difference("| `connections_max`, `connections_per_address_max` (0: none) | 10,000, 0 | HTTP 503, 429 |")
+def too_many_connections_is_503(recording: Recording) -> None:
+    for step in _connects(recording):
+        step["outcome"] = 503 if step["outcome"] == 403 else step["outcome"]
+
+
+@difference("Anything else: 404 at once.")
+def other_paths_are_404(recording: Recording) -> None:
+    """Directus lets them hang. (`GET /` will be the inspector page; it will not be upgraded either.)"""
+    for step in _connects(recording):
+        step["outcome"] = 404 if step["outcome"] == "error" else step["outcome"]
+
+
+# --- means ---
+
+
+def joined(messages: Iterable[Message], *, sort_creates: bool = False) -> list[Message]:
+    """The rows of neighbouring messages of one subscription and kind in one message."""
+    result: list[Message] = []
+    last: dict[Any, Message] = {}
+    for message in messages:
+        before = last.get(message.get("uid"))
+        mergeable = message.get("event") in ("create", "update", "delete") and isinstance(message["data"], list)
+        if before is not None and mergeable and before["event"] == message["event"]:
+            before["data"] = before["data"] + message["data"]
+            if sort_creates and message["event"] == "create":
+                before["data"].sort(key=lambda row: row["id"])
+        else:
+            result.append(dict(message))
+            last[message.get("uid")] = result[-1]
+    return result
+
+
+def split(recording: Recording, words: str, body: Any = None) -> None:
+    """Let a phase end after its first step with this action, so that what we say can be expected there."""
+    for i, phase in enumerate(recording.phases):
+        for j, step in enumerate(phase.steps):
+            if words in step.get("action", "") and (body is None or step.get("body") == body):
+                if phase.steps[j + 1 :]:
+                    recording.phases.insert(i + 1, Phase(phase.steps[j + 1 :], phase.expected))
+                    phase.expected = []
+                    del phase.steps[j + 1 :]
+                return
+
+
+def _messages(recording: Recording, event: str) -> list[Message]:
+    return [m for phase in recording.phases for m in phase.expected if m.get("event") == event]
+
+
+def _connects(recording: Recording) -> list[dict[str, Any]]:
+    return [step for phase in recording.phases for step in phase.steps if step["dir"] == "connect"]
+
+
+def _number(key: str | int) -> str | int:
+    return int(key) if isinstance(key, str) and key.isdigit() else key

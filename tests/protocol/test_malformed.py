@@ -1,0 +1,409 @@
+"""Whatever a client sends: an answer that says what is wrong, never a dead socket, never a traceback.
+
+The first half drives the core with strings; the second sends the same and worse over a real socket.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from cdc_bridge import protocol
+from cdc_bridge.catalog import Collection, Column, PgType
+from cdc_bridge.change import Relation
+from cdc_bridge.errors import RequestError
+from cdc_bridge.protocol import ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.query import QueryLimits, item_key, resolve
+from cdc_bridge.session import Reply, Session
+from cdc_bridge.subscription import uid_text
+from tests.support.bridge import attach, running_bridge
+from tests.support.server import Database
+from tests.support.wsclient import Client, connected
+
+INTEGER = PgType("integer")
+COLLECTION = Collection(
+    name="messages",
+    relation=Relation("public", "messages"),
+    relation_id=1,
+    columns=(Column("id", 1, INTEGER), Column("text", 2, PgType("text")), Column("-odd", 3, INTEGER)),
+    key=("id",),
+    filenodes={1: 1},
+)
+NO_KEY = replace(COLLECTION, key=())
+TWO_KEYS = replace(COLLECTION, key=("id", "-odd"))
+
+# Shapes that directus-facts.md lists, and what has broken parsers before.
+FRAMES: list[str | bytes] = [
+    "",
+    " ",
+    "{not json",
+    '"string"',
+    "123",
+    "null",
+    "true",
+    "[]",
+    '[{"type":"subscribe","collection":"messages"}]',
+    "{}",
+    '{"type":null}',
+    '{"type":5}',
+    '{"type":{}}',
+    '{"type":""}',
+    '{"type":"bogus"}',
+    '{"type":"bogus","uid":"z"}',
+    '{"type":"SUBSCRIBE","collection":"messages"}',
+    '{"type":"ping","uid":null}',
+    '{"type":"ping","uid":true}',
+    '{"type":"ping","uid":[]}',
+    '{"type":"ping","uid":{}}',
+    '{"type":"ping","uid":1e400}',
+    '{"type":"ping","uid":-1e400}',
+    '{"type":"ping","uid":NaN}',
+    '{"type":"ping","uid":' + "9" * 400 + "}",
+    '{"type":"ping","uid":0.1e-400}',
+    '{"type":"ping","uid":"\\ud800"}',
+    '{"type":"ping","uid":"\\u0000"}',
+    '{"type":"\\ud83d","uid":"\\udc00"}',
+    '{"type":"ping"}trailing',
+    '\ufeff{"type":"ping"}',
+    '{"type":"ping","type":"pong"}',
+    '{"type":"subscribe"}',
+    '{"type":"subscribe","uid":"u"}',
+    '{"type":"subscribe","collection":5,"uid":"u"}',
+    '{"type":"subscribe","collection":null}',
+    '{"type":"subscribe","collection":""}',
+    '{"type":"subscribe","collection":"mess\\u0000ages"}',
+    '{"type":"subscribe","collection":"public.messages"}',
+    '{"type":"subscribe","collection":"\\"; DROP TABLE messages; --"}',
+    '{"type":"subscribe","collection":"nothing","uid":7}',
+    '{"type":"subscribe","collection":"messages","event":null}',
+    '{"type":"subscribe","collection":"messages","event":"*"}',
+    '{"type":"subscribe","collection":"messages","event":"init"}',
+    '{"type":"subscribe","collection":"messages","event":["create"]}',
+    '{"type":"subscribe","collection":"messages","event":{}}',
+    '{"type":"subscribe","collection":"messages","item":null}',
+    '{"type":"subscribe","collection":"messages","item":true}',
+    '{"type":"subscribe","collection":"messages","item":[1]}',
+    '{"type":"subscribe","collection":"messages","item":{}}',
+    '{"type":"subscribe","collection":"messages","item":{"id":null}}',
+    '{"type":"subscribe","collection":"messages","item":"junk"}',
+    '{"type":"subscribe","collection":"messages","item":"1\\u0000"}',
+    '{"type":"subscribe","collection":"messages","item":1e300}',
+    '{"type":"subscribe","collection":"messages","item":1.5}',
+    '{"type":"subscribe","collection":"messages","item":' + "9" * 400 + "}",
+    '{"type":"subscribe","collection":"messages","item":99999999}',
+    '{"type":"subscribe","collection":"messages","query":null}',
+    '{"type":"subscribe","collection":"messages","query":"limit=1"}',
+    '{"type":"subscribe","collection":"messages","query":[]}',
+    *(
+        '{"type":"subscribe","collection":"messages","uid":"q","query":' + query + "}"
+        for query in (
+            '{"bogus":1}',
+            '{"fields":5}',
+            '{"fields":[5]}',
+            '{"fields":[["id"]]}',
+            '{"fields":{"id":1}}',
+            '{"fields":["nope"]}',
+            '{"fields":["id\\u0000"]}',
+            '{"fields":["id.name"]}',
+            '{"fields":["year(id)"]}',
+            '{"fields":"id;text"}',
+            '{"sort":5}',
+            '{"sort":["-nope"]}',
+            '{"sort":"--id"}',
+            '{"sort":[null]}',
+            '{"limit":-2}',
+            '{"limit":1.5}',
+            '{"limit":"many"}',
+            '{"limit":""}',
+            '{"limit":true}',
+            '{"limit":[]}',
+            '{"limit":1e300}',
+            '{"limit":' + "9" * 400 + "}",
+            '{"limit":"' + "9" * 5000 + '"}',
+            '{"limit":"\\u0661"}',
+            '{"limit":10001}',
+            '{"offset":-1}',
+            '{"offset":9223372036854775808}',
+            '{"page":-1}',
+            '{"page":9223372036854775807,"limit":10000}',
+            '{"page":1e18,"limit":"9999"}',
+            '{"filter":{"id":{"_eq":1}}}',
+            '{"filter":"{"}',
+            '{"search":"x"}',
+            '{"deep":{}}',
+            '{"alias":{"a":"id"}}',
+            '{"meta":"*"}',
+            '{"aggregate":{"count":"*"}}',
+            '{"groupBy":["id"]}',
+            '{"":1}',
+        )
+    ),
+    '{"type":"items"}',
+    '{"type":"items","action":"create","collection":"messages","data":{}}',
+    '{"type":"items","action":5,"collection":"messages"}',
+    '{"type":"items","action":"read"}',
+    '{"type":"items","action":"read","collection":"nothing","uid":1.5}',
+    '{"type":"items","action":"read","collection":"messages","id":"junk"}',
+    '{"type":"items","action":"read","collection":"messages","id":{}}',
+    '{"type":"items","action":"read","collection":"messages","ids":[1]}',
+    '{"type":"items","action":"read","collection":"messages","query":{"sort":["tags"]}}',
+    '{"type":"auth"}',
+    '{"type":"auth","access_token":5,"uid":"m2"}',
+    "[" * 100_000,
+    '{"type":' * 50_000,
+    '{"type":"subscribe","collection":"messages","query":{"fields":' + "[" * 900 + "]" * 900 + "}}",
+    '{"type":"subscribe","collection":"messages","query":{"filter":' + '{"_and":[' * 400 + "]}" * 400 + "}}",
+    b"\xff\xfe",
+    b"\x00",
+    b'{"type":"ping","uid":"\xff"}',
+    b'{"type":"ping","uid":"\xed\xa0\x80"}',
+]
+
+WORDS = (
+    "type",
+    "collection",
+    "uid",
+    "event",
+    "item",
+    "query",
+    "action",
+    "id",
+    "ids",
+    "fields",
+    "sort",
+    "limit",
+    "offset",
+)
+VALUES = (
+    "subscribe",
+    "unsubscribe",
+    "ping",
+    "items",
+    "auth",
+    "messages",
+    "create",
+    "read",
+    "id",
+    "-id",
+    "*",
+    "\0",
+    "-1",
+)
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=20)
+    | st.sampled_from(VALUES)
+)
+names = st.sampled_from(WORDS) | st.text(max_size=8)
+json_values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(names, inner, max_size=5), max_leaves=20
+)
+subscribes = st.fixed_dictionaries(
+    {"type": st.just("subscribe"), "collection": st.just("messages")},
+    optional={"uid": scalars, "event": scalars, "item": json_values, "query": st.dictionaries(names, json_values)},
+)
+messages = subscribes | st.fixed_dictionaries(
+    {"type": st.sampled_from(VALUES)}, optional=dict.fromkeys(WORDS[1:], json_values)
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """A valid message in which some bytes were overwritten, removed or put in."""
+    text = bytearray(json.dumps(draw(messages)).encode())
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(text)))
+        text[start : start + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+    return bytes(text)
+
+
+frames = (
+    st.text()
+    | st.binary()
+    | json_values.map(json.dumps)
+    | messages.map(json.dumps)
+    | messages.map(lambda message: json.dumps(message, ensure_ascii=False))
+    | mutated()
+)
+
+
+def _examples(test: Any) -> Any:
+    for frame in FRAMES:
+        test = example(frame)(test)
+    return test
+
+
+@settings(max_examples=500, deadline=None)
+@_examples
+@given(frames)
+def test_session_answers_whatever_it_receives(frame: str | bytes) -> None:
+    """A request, or a reply that is an error or a pong; never an exception."""
+    received = Session().receive(frame, 0.0)
+    match received:
+        case Reply(reply):
+            _check_reply(reply)
+        case Subscribe() | ReadItems():
+            _check_request(received)
+        case Unsubscribe(uid):
+            json.loads(protocol.unsubscribed(uid))
+            uid_text(uid)
+        case _:
+            assert received is None, "a single message is no abuse"
+
+
+def _check_request(request: Subscribe | ReadItems) -> None:
+    """What the broker does with it before it asks the database: it works, or it is refused with an error."""
+    uid_text(request.uid)
+    for collection in (COLLECTION, NO_KEY, TWO_KEYS):
+        try:
+            query = resolve(request.query, collection, QueryLimits())
+            if request.item is not None:
+                assert all(isinstance(part, str) for part in item_key(request.item, collection))
+        except RequestError as error:
+            _check_reply(protocol.error("subscribe", error, request.uid))
+        else:
+            assert -1 < query.limit <= 10_000
+            assert 0 <= query.offset < 2**63
+
+
+def _check_reply(frame: bytes) -> None:
+    reply = json.loads(frame.decode())
+    if reply["type"] == "pong":
+        return
+    assert reply["status"] == "error"
+    assert set(reply["error"]) == {"code", "message"}
+    assert all(isinstance(part, str) and part for part in reply["error"].values())
+
+
+# --- over a real socket ---
+
+
+class Log(logging.Handler):
+    """What the bridge logs while a test runs: a traceback there is a defect."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tracebacks: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info or record.levelno >= logging.ERROR:
+            self.tracebacks.append(logging.Formatter().format(record))
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    handler = Log()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
+    assert not handler.tracebacks
+
+
+@pytest.fixture
+def messages_table(database: Database) -> Database:
+    database.execute("CREATE TABLE messages (id int PRIMARY KEY, text text, tags json)")
+    attach(database, "messages")
+    return database
+
+
+def _is_utf8(frame: str | bytes) -> bool:
+    try:
+        (frame if isinstance(frame, bytes) else frame.encode()).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+async def _survives(client: Client, frame: str | bytes, number: int) -> None:
+    """The socket goes on talking, and every answer is an error or what was asked for."""
+    await client.send(frame)
+    await client.send({"type": "ping", "uid": f"alive {number}"})
+    while (answer := await client.next()) != {"type": "pong", "uid": f"alive {number}"}:
+        assert answer["type"] in ("server", "subscribe", "subscription", "items", "auth", "pong")
+    await client.send({"type": "unsubscribe"})  # a valid one among them may have subscribed
+    await client.until(type="subscription", event="unsubscribe")
+
+
+async def test_socket_lives_on_after_every_malformed_frame(messages_table: Database, log: Log) -> None:
+    async with running_bridge(messages_table.dsn) as bridge, connected(bridge.url) as client:
+        for number, frame in enumerate(FRAMES):
+            await _survives(client, frame, number)
+            if isinstance(frame, str):
+                await _survives(client, frame.encode(), -number)
+        await client.send({"type": "subscribe", "collection": "messages", "uid": "last"})
+        await client.until(event="init", uid="last")
+        messages_table.execute("INSERT INTO messages VALUES (1, 'still there')")
+        await client.until(event="create", uid="last")
+
+
+async def test_every_malformed_request_is_answered(messages_table: Database, log: Log) -> None:
+    """No silence: each frame that is no pong gets an answer of its own, before that to the next ping."""
+    async with running_bridge(messages_table.dsn) as bridge, connected(bridge.url) as client:
+        for number, frame in enumerate(FRAMES):
+            if frame == '{"type":"ping","type":"pong"}':
+                continue
+            await client.send(frame)
+            answer = await client.next()
+            assert answer["type"] in ("server", "subscribe", "subscription", "items", "auth", "pong"), (number, frame)
+
+
+async def test_arbitrary_messages_over_a_socket(messages_table: Database, log: Log) -> None:
+    """A few hundred of hypothesis's, on one socket."""
+    sent: list[bytes] = []
+
+    @settings(max_examples=300, deadline=None, database=None, derandomize=True)
+    @given(frames)
+    def collect(frame: str | bytes) -> None:
+        sent.append(frame if isinstance(frame, bytes) else frame.encode("utf-8", "surrogatepass"))
+
+    collect()
+    async with running_bridge(messages_table.dsn) as bridge, connected(bridge.url) as client:
+        for number, frame in enumerate(sent):
+            await _survives(client, frame, number)
+
+
+@pytest.mark.parametrize(
+    "frame", [frame for frame in FRAMES if isinstance(frame, bytes) and not _is_utf8(frame)], ids=repr
+)
+async def test_text_that_is_not_utf8_closes_with_1007(messages_table: Database, log: Log, frame: bytes) -> None:
+    async with running_bridge(messages_table.dsn) as bridge, connected(bridge.url) as client:
+        await client.connection.send(frame, text=True)
+        assert await client.closed() == 1007
+
+
+@pytest.mark.parametrize("compression", [False, True], ids=["plain", "deflate"])
+async def test_frame_above_the_limit_closes_with_1009(messages_table: Database, log: Log, compression: bool) -> None:
+    """Compressed, it is small on the wire: what counts is its size afterwards."""
+    async with (
+        running_bridge(messages_table.dsn, compression=compression, frame_bytes_max=1000) as bridge,
+        connected(bridge.url) as client,
+        connected(bridge.url) as other,
+    ):
+        await other.send({"type": "ping", "uid": "x" * 900})
+        await other.expect(type="pong")
+        await client.send({"type": "ping", "uid": "x" * 1000})
+        assert await client.closed() == 1009
+        await other.send({"type": "ping", "uid": "x"})
+        await other.expect(type="pong")
+
+
+async def test_going_on_past_the_rate_closes_with_1008(messages_table: Database, log: Log) -> None:
+    async with (
+        running_bridge(messages_table.dsn, messages_per_second_max=5) as bridge,
+        connected(bridge.url) as client,
+    ):
+        for _ in range(100):
+            await client.connection.send('{"type":"pong"}')
+        await asyncio.sleep(0)
+        assert await client.closed() == 1008
+        assert client.seen[0]["error"]["code"] == "REQUESTS_EXCEEDED"
