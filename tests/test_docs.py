@@ -1,0 +1,47 @@
+"""Docs that can fail: whatever a client or an operator can meet has its heading."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cdc_bridge import protocol
+from cdc_bridge.protocol import CloseCode
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted((ROOT / "cdc_bridge").rglob("*.py"))
+
+
+def headings(page: str) -> set[str]:
+    text = (ROOT / "docs" / page).read_text()
+    return {match.strip("`") for match in re.findall(r"^### (\S+)", text, flags=re.MULTILINE)}
+
+
+@pytest.mark.parametrize("message", ["subscribe", "unsubscribe", "ping", "pong", "items", "auth", "subscription"])
+def test_every_message_has_its_heading(message: str) -> None:
+    assert message in headings("protocol.md")
+
+
+def test_no_message_of_the_parser_is_missing_above() -> None:
+    known = set(protocol._PARSERS)
+    assert known <= headings("protocol.md")
+
+
+def test_every_error_code_has_its_heading() -> None:
+    codes = {code for source in SOURCES for code in re.findall(r'RequestError\(\s*"([A-Z_]+)"', source.read_text())}
+    assert {"INVALID_QUERY", "FORBIDDEN"} <= codes
+    assert codes <= headings("protocol.md")
+
+
+def test_every_close_code_has_its_heading() -> None:
+    assert {str(int(code)) for code in CloseCode} <= headings("protocol.md")
+
+
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+def test_every_link_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text()
+    targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
+    missing = [target for target in targets if not ((ROOT / page).parent / target).exists()]
+    assert missing == []
