@@ -56,5 +56,6 @@ class Index(Generic[Member]):
 
 
 def _kind(subscription: Subscription) -> Hashable:
-    """What the events of a subscription depend on. Sort and limit shape its initial data only."""
-    return subscription.query.projection, subscription.event, subscription.item
+    """What the events of a subscription depend on. Limit and offset shape its initial data only."""
+    query = subscription.query
+    return query.projection, query.sort, subscription.event, subscription.item

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from typing import Any
 
-from cdc_bridge.catalog import Collection
+import msgspec
+
+from cdc_bridge import values
+from cdc_bridge.catalog import Collection, PgType, TypeKind
 from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.projection import KeyEncoder, Projection, RowEncoder
 from cdc_bridge.subscription import Event, EventKind, Subscription
@@ -94,7 +99,11 @@ class Rendering:
             data = self._key_list(of_old=True)
         else:
             data = self._row_list(subscription.query.projection, of_old=True)
-        return [Event(kind, tuple(data if len(positions) == len(data) else [data[i] for i in positions]))]
+        if kind is not EventKind.DELETE and subscription.query.sort and len(positions) > 1:
+            positions = _sorted(positions, self._change.new, subscription)
+        elif len(positions) == len(data):
+            return [Event(kind, tuple(data))]
+        return [Event(kind, tuple(data[i] for i in positions))]
 
     def _row_list(self, projection: Projection, *, of_old: bool) -> list[bytes]:
         rows = self._rows.get((projection, of_old))
@@ -111,3 +120,35 @@ class Rendering:
             keys = [self._encoders.key(row) for row in (self._change.old if of_old else self._change.new)]
             self._keys[of_old] = keys
         return keys
+
+
+def _sorted(positions: Iterable[int], rows: Sequence[Row], subscription: Subscription) -> list[int]:
+    """The rows of one statement as the subscription's `sort` has them.
+
+    Nulls come as PostgreSQL puts them. Text goes by its code points: its collation is the database's own affair,
+    and one message is too little to ask it.
+    """
+    result = list(positions)
+    for key in reversed(subscription.query.sort):
+        rank = _number_rank if _is_number(subscription.collection.by_name[key.column].type) else _rank
+        ranks = {i: rank(bytes(rows[i].get(key.column, values.NULL))) for i in result}
+        result.sort(key=ranks.__getitem__, reverse=key.descending)
+    return result
+
+
+def _is_number(type_: PgType) -> bool:
+    return type_.kind is TypeKind.QUOTED or type_.name in ("smallint", "integer", "real", "double precision")
+
+
+def _number_rank(raw: bytes) -> tuple[int, Decimal]:
+    """NaN is more than any number, null more than everything."""
+    if raw == values.NULL:
+        return 2, Decimal()
+    number = Decimal(raw.decode().strip('"'))
+    return (1, Decimal()) if number.is_nan() else (0, number)
+
+
+def _rank(raw: bytes) -> tuple[bool, Any]:
+    if raw == values.NULL:
+        return True, ""
+    return False, msgspec.json.decode(raw) if raw[:1] == b'"' else raw.decode()

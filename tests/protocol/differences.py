@@ -82,7 +82,7 @@ def _tell_all(phase: Phase, uid: str, subscription: Message, step: dict[str, Any
     rows = step["response"]["data"]
     rows = sorted(rows if isinstance(rows, list) else [rows], key=lambda row: row["id"])
     event = "create" if step["action"].startswith("POST") else "update"
-    if event == "update" and query.get("sort") == ["-id"]:
+    if query.get("sort") == ["-id"]:
         rows.reverse()
     data = [{field: row[field] for field in query["fields"]} for row in rows]
     phase.expected = [message for message in phase.expected if message["uid"] != uid]

@@ -1,0 +1,61 @@
+"""`sort` orders the rows of one statement inside their message."""
+
+import msgspec
+import pytest
+
+from cdc_bridge.catalog import Collection, Column, PgType, TypeKind
+from cdc_bridge.change import Change, Operation, Relation
+from cdc_bridge.query import QueryLimits, resolve
+from cdc_bridge.rendering import Encoders, Rendering
+from cdc_bridge.subscription import Subscription
+
+TABLE = Collection(
+    name="t",
+    relation=Relation("public", "t"),
+    relation_id=1,
+    columns=(
+        Column("id", 1, PgType("integer")),
+        Column("n", 2, PgType("numeric", TypeKind.QUOTED)),
+        Column("name", 3, PgType("text")),
+    ),
+    key=("id",),
+    filenodes={1: 1},
+)
+ROWS = [
+    {"id": b"9", "n": b"10.5", "name": b'"b"'},
+    {"id": b"10", "n": b"9.25", "name": b'"a"'},
+    {"id": b"11", "n": b'"NaN"', "name": b"null"},
+    {"id": b"12", "n": b"null", "name": b'"a"'},
+]
+
+
+def _ids(operation: Operation, sort: str) -> list[int]:
+    images = tuple({name: msgspec.Raw(raw) for name, raw in row.items()} for row in ROWS)
+    new = () if operation is Operation.DELETE else images
+    old = () if operation is Operation.INSERT else images
+    change = Change(operation, seq=1, xid=1, relation_id=1, filenode=1, old=old, new=new)
+    query = resolve({"fields": "id", "sort": sort}, TABLE, QueryLimits())
+    [event] = Rendering(change, Encoders(TABLE)).events(Subscription(TABLE, query))
+    decoded = [msgspec.json.decode(row) for row in event.rows or ()]
+    return [row["id"] if isinstance(row, dict) else row for row in decoded]
+
+
+@pytest.mark.parametrize(
+    ("sort", "ids"),
+    [
+        ("", [9, 10, 11, 12]),
+        ("-id", [12, 11, 10, 9]),
+        ("n", [10, 9, 11, 12]),
+        ("-n", [12, 11, 9, 10]),
+        ("name,-id", [12, 10, 9, 11]),
+        ("-name,id", [11, 9, 10, 12]),
+    ],
+)
+def test_rows_of_one_message_are_sorted_as_postgresql_would(sort: str, ids: list[int]) -> None:
+    assert _ids(Operation.INSERT, sort) == ids
+    assert _ids(Operation.UPDATE, sort) == ids
+
+
+def test_deleted_keys_keep_their_order() -> None:
+    """As in Directus: a key is not a row."""
+    assert _ids(Operation.DELETE, "-id") == [9, 10, 11, 12]
