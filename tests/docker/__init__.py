@@ -1,0 +1,1 @@
+"""The sidecar image, built and run by a real engine."""

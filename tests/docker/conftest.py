@@ -1,0 +1,58 @@
+"""Where no engine is to be had, these tests are skipped, and the end of the run says so where nobody misses it.
+
+CDC_BRIDGE_TEST_DOCKER=required makes that a failure, =off skips them without looking for an engine.
+"""
+
+import os
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from tests.docker.engine import Engine, Unavailable, base_image, postgres_image, running_engine, sidecar_image
+
+_why_skipped = pytest.StashKey[str]()
+
+
+@pytest.fixture(scope="session")
+def engine(pytestconfig: pytest.Config) -> Iterator[Engine]:
+    try:
+        with running_engine() as engine:
+            yield engine
+    except Unavailable as reason:
+        _skip(pytestconfig, reason)
+
+
+@pytest.fixture(scope="session")
+def base(engine: Engine, pytestconfig: pytest.Config) -> str:
+    try:
+        return base_image(engine)
+    except Unavailable as reason:
+        _skip(pytestconfig, reason)
+
+
+@pytest.fixture(scope="session")
+def postgres_name(engine: Engine, base: str) -> str:
+    """The image of the PostgreSQL beside the bridge."""
+    return postgres_image(engine, base)
+
+
+@pytest.fixture(scope="session")
+def sidecar_name(engine: Engine, base: str) -> Iterator[str]:
+    """The image under test. It goes at the end, the builder's cache stays."""
+    name = sidecar_image(engine, base)
+    yield name
+    engine("image", "rm", name)
+
+
+def _skip(config: pytest.Config, reason: Unavailable) -> NoReturn:
+    if os.environ.get("CDC_BRIDGE_TEST_DOCKER") == "required":
+        pytest.fail(f"CDC_BRIDGE_TEST_DOCKER=required, but {reason}")
+    config.stash[_why_skipped] = str(reason)
+    pytest.skip(str(reason))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if reason := config.stash.get(_why_skipped, None):
+        terminalreporter.section("ATTENTION: the sidecar image was NOT tested", yellow=True, bold=True)
+        terminalreporter.line(reason)
