@@ -54,3 +54,4 @@ for await (const line of createInterface({ input: process.stdin })) {
 }
 client.disconnect();
 process.stdin.destroy();
+setTimeout(process.exit, 500).unref(); // after a reconnect the SDK can leave a second socket behind, still open

@@ -5,6 +5,7 @@ the tests count rows: each one is seen once.
 """
 
 import asyncio
+import contextlib
 
 import psycopg
 import pytest
@@ -101,6 +102,20 @@ async def test_subscribe_error_reaches_the_loop(messages: Database) -> None:
     async with running_bridge(messages.dsn) as bridge, application(bridge.url, {"m": ("nothing", {})}) as app:
         await app.until_state("failed")
     assert [said["error"]["code"] for said in app.states if said["state"] == "failed"] == ["FORBIDDEN"]
+
+
+async def test_sdk_comes_back_after_a_restart_and_sees_each_row_once(messages: Database) -> None:
+    """It subscribes twice then, with the same uid, and the second replaces the first."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with running_bridge(messages.dsn) as first:
+            app = await stack.enter_async_context(application(first.url, ONE))
+            await app.until_messages("m", 1)
+        port = int(first.http.rpartition(":")[2])
+        await stack.enter_async_context(running_bridge(messages.dsn, port=port))
+        await app.until_messages("m", 2)
+        messages.execute("INSERT INTO messages(id, text) VALUES (1, 'after the restart')")
+        await _until_last(messages, app)
+    assert _ids(app.rows("m")) == [1, 0]
 
 
 @pytest.mark.parametrize("compression", [False, True], ids=["plain", "deflate"])
