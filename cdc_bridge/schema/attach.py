@@ -82,12 +82,12 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
             columns = tree.excluded
             hidden = ", ".join(sorted(tree.excluded_names()))
             notes.append(f"{tree.root.relation} goes on without its excluded columns: {hidden}")
-        tasks += attach_tree(tree, columns, schema, lock_timeout_ms)
+        tasks += _tasks(tree, tree.tables, columns, tree.needed_kind, schema=schema, lock_timeout_ms=lock_timeout_ms)
     return Plan(schema, tuple(tasks), tuple(notes))
 
 
 def repair(conn: psycopg.Connection[Any], schema: str = "cdc", *, lock_limit_s: float = LOCK_LIMIT_S) -> Plan:
-    """Give every attached table the triggers that it lacks, such as those of new partitions. Returns what was done."""
+    """Let the triggers follow what has changed in attached tables, such as new partitions. Returns what was done."""
     check_connection(conn)
     tasks: list[Task] = []
     with pinned(conn):
@@ -95,28 +95,32 @@ def repair(conn: psycopg.Connection[Any], schema: str = "cdc", *, lock_limit_s: 
         roots = {root for _, root in read_captured(conn, schema)}
         for tree in read_trees(conn, schema, roots):
             if tree.is_attached and not any(map(_objection, tree.tables)):
-                tasks += attach_tree(tree, tree.excluded, schema, LOCK_TIMEOUT_MS)
+                tasks += _tasks(
+                    tree, tree.outdated(), tree.excluded, tree.kind, schema=schema, lock_timeout_ms=LOCK_TIMEOUT_MS
+                )
     done = Plan(schema, tuple(tasks))
     apply(conn, done, lock_limit_s=lock_limit_s)
     return done
 
 
-def attach_tree(tree: Tree, excluded: Sequence[str], schema: str, lock_timeout_ms: int) -> list[Task]:
-    """One task, or none when the tree is as it should be."""
+def _tasks(
+    tree: Tree, tables: Iterable[Table], excluded: Sequence[str], kind: Kind, *, schema: str, lock_timeout_ms: int
+) -> list[Task]:
+    """One task that sets these tables of a tree right, or none when they are."""
     changed: list[Table] = []
     steps: list[Step] = []
-    for table in tree.tables:
-        if work := _change(table, tree.wanted(table, excluded), schema):
+    for table in tables:
+        if work := _change(table, tree.wanted(table, excluded, kind), schema):
             changed.append(table)
             steps += work
     if not steps:
         return []
-    if tree.root in changed and tree.needed_kind is Kind.ROW:
+    if tree.root in changed and Kind.ROW in (kind, tree.kind):
         changed = list(tree.tables)  # row triggers of the root reach them all
     lock = ACCESS_EXCLUSIVE if any(each.lock == ACCESS_EXCLUSIVE for each in steps) else SHARE_ROW_EXCLUSIVE
     # One lock, and the strongest that is needed, before anything else: to strengthen a lock is to risk a deadlock.
     locking = lock_tables(changed, lock, "all locks at once; writers wait until the end of this transaction")
-    title = f"attach {tree.root.relation}: captured for each {tree.needed_kind.value}"
+    title = f"attach {tree.root.relation}: captured for each {kind.value}"
     return [Task(title, (limited(lock_timeout_ms), locking, *steps), tuple(t.oid for t in changed), lock)]
 
 

@@ -78,9 +78,7 @@ def read_status(conn: psycopg.Connection[Any], schema: str = "cdc") -> Status:
 
 
 async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> list[Relation]:
-    """The attached tables with a partition that has no triggers yet: `repair` gives it some.
-
-    A trigger that somebody has disabled is left alone; whoever did it may be saving the database.
+    """The attached tables that `repair` would work on: those with a new partition, for instance.
 
     Leaves the session with the settings that our queries need.
     """
@@ -90,13 +88,7 @@ async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> list[Relat
         roots = sorted({row["root"] for row in await cursor.fetchall()})
         await cursor.execute(statement("queries/tables", schema), {"schema": schema, "oids": roots})
         found = trees(await cursor.fetchall())
-    return [tree.root.relation for tree in found if tree.is_attached and any(_is_bare(table, tree) for table in tree.tables)]
-
-
-def _is_bare(table: Table, tree: Tree) -> bool:
-    """Whether a partition carries none of our triggers."""
-    wanted = tree.wanted(table, tree.excluded)
-    return not table.is_root and not any(each.name in table.triggers for each in wanted)
+    return [tree.root.relation for tree in found if tree.is_attached and tree.outdated()]
 
 
 def _attached_table(tree: Tree) -> AttachedTable:
@@ -123,7 +115,7 @@ def _problems(tree: Tree) -> Iterator[str]:
         yield f"{tree.root.relation} is captured row by row and needs it no longer: run attach again"
         return
     for table in tree.tables:
-        yield from _problems_of_table(table, tree.wanted(table, tree.excluded))
+        yield from _problems_of_table(table, tree.wanted(table, tree.excluded, tree.kind))
 
 
 def _problems_of_table(table: Table, wanted: list[Wanted]) -> Iterator[str]:

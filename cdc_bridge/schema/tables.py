@@ -161,11 +161,30 @@ class Tree:
         pairs = [argument.split(":", 1) for argument in self.excluded]
         return frozenset(name for _, name in pairs) | {by_number[n] for n, _ in pairs if n in by_number}
 
-    def wanted(self, table: Table, excluded: Sequence[str]) -> list[Wanted]:
+    @property
+    def has_virtual_columns(self) -> bool:
+        return any(table.has_virtual_columns for table in self.tables)
+
+    def outdated(self) -> list[Table]:
+        """The tables that have changed since they were attached: new partitions, and first virtual generated columns.
+
+        Where somebody has disabled a trigger of ours it stays so; whoever did it may be saving the database.
+        """
+        return [table for table in self.tables if self._is_outdated(table)]
+
+    def _is_outdated(self, table: Table) -> bool:
+        names = {each.name for each in self.wanted(table, (), self.kind)}
+        present = [trigger for trigger in table.triggers.values() if trigger.name in names]
+        if any(trigger.enabled == "D" for trigger in present):
+            return False
+        if not present:
+            return not table.is_root
+        return self.has_virtual_columns and not all(COLUMN_BY_COLUMN in trigger.arguments for trigger in present)
+
+    def wanted(self, table: Table, excluded: Sequence[str], kind: Kind) -> list[Wanted]:
         """The triggers that a table of the tree should carry of its own."""
-        virtual = any(table.has_virtual_columns for table in self.tables)
-        arguments = (*([COLUMN_BY_COLUMN] if virtual else []), *excluded)
-        if self.needed_kind is Kind.STATEMENT:
+        arguments = (*([COLUMN_BY_COLUMN] if self.has_virtual_columns else []), *excluded)
+        if kind is Kind.STATEMENT:
             prefix = PREFIX if table.is_root else f"{PREFIX}partition_"
             return [
                 Wanted(prefix + event.lower(), event, "STATEMENT", "capture", transition_tables, arguments)

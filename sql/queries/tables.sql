@@ -22,11 +22,14 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
      FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
      WHERE t.tgrelid = c.oid AND f.nspname = %(schema)s) AS triggers
 FROM (
-    SELECT named.oid AS oid, coalesce(pg_partition_root(named.oid), named.oid)::oid AS root, 0 AS level
-    FROM unnest(%(oids)s::oid[]) AS named(oid)
-    UNION
-    SELECT tree.relid::oid, coalesce(pg_partition_root(named.oid), named.oid)::oid, tree.level
-    FROM unnest(%(oids)s::oid[]) AS named(oid) CROSS JOIN LATERAL pg_partition_tree(named.oid) AS tree
+    SELECT tree.oid, coalesce(pg_partition_root(tree.oid), tree.oid)::oid AS root, max(tree.level) AS level
+    FROM (
+        SELECT named.oid AS oid, 0 AS level FROM unnest(%(oids)s::oid[]) AS named(oid)
+        UNION ALL
+        SELECT part.relid::oid, part.level
+        FROM unnest(%(oids)s::oid[]) AS named(oid) CROSS JOIN LATERAL pg_partition_tree(named.oid) AS part
+    ) AS tree
+    GROUP BY tree.oid
 ) AS member
 JOIN pg_class c ON c.oid = member.oid
 JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -1,0 +1,159 @@
+"""Detach: nothing is left, whatever has happened in between."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from cdc_bridge.errors import DatabaseError, LockNotAcquired, RelationError, UsageError
+from cdc_bridge.schema import attach, detach
+from tests.capture.ear import attach_tables, changes
+from tests.support.server import Database, bin_dir
+
+APPLICATION = """
+    CREATE SCHEMA shop; CREATE TABLE shop."Orders" (id int PRIMARY KEY, secret text);
+    CREATE TABLE messages (id int PRIMARY KEY, text text);
+    CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TABLE tasks (id int); CREATE TRIGGER app AFTER INSERT ON tasks FOR EACH ROW EXECUTE FUNCTION nop();
+    CREATE TABLE events (id int, region text) PARTITION BY LIST (region);
+    CREATE TABLE events_eu PARTITION OF events FOR VALUES IN ('de', 'fr') PARTITION BY LIST (region);
+    CREATE TABLE events_de PARTITION OF events_eu FOR VALUES IN ('de');
+    CREATE TABLE logs (id int) PARTITION BY LIST (id); CREATE TABLE logs_1 PARTITION OF logs DEFAULT;
+    CREATE TRIGGER app AFTER INSERT ON logs FOR EACH ROW EXECUTE FUNCTION nop();
+"""
+TABLES = ("messages", "tasks", "events", "logs", 'shop."Orders"')
+
+
+@pytest.fixture
+def conn(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    with psycopg.connect(database.dsn, autocommit=True) as conn:
+        yield conn
+
+
+def detach_all(conn: psycopg.Connection[Any], *, purge: bool = False) -> detach.Plan:
+    plan = detach.plan(conn, detach.Request(all_tables=True, purge=purge))
+    detach.apply(conn, plan, lock_limit_s=5)
+    return plan
+
+
+def dump(database: Database) -> str:
+    """The schema as `pg_dump -s` writes it; newer ones add a random word to two lines."""
+    command = [str(bin_dir() / "pg_dump"), "-s", database.dsn]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    text = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
+
+
+def test_dump_after_purge_is_what_it_was_before_attach(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute(APPLICATION)
+    before = dump(database)
+    attach_tables(database, *TABLES, exclude=("shop.Orders.secret",))
+    conn.execute("INSERT INTO messages VALUES (1, 'a')")
+    assert dump(database) != before
+    detach_all(conn, purge=True)
+    assert dump(database) == before
+
+
+def test_detached_table_is_silent_and_others_go_on(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute(APPLICATION)
+    attach_tables(database, *TABLES)
+    detach.apply(conn, detach.plan(conn, detach.Request(tables=("messages", "events"))))
+    told = changes(
+        database,
+        "INSERT INTO messages VALUES (1, 'a'); INSERT INTO events_de VALUES (1, 'de'); INSERT INTO tasks VALUES (1)",
+    )
+    assert told == [("I", [{"id": 1}])]
+
+
+def test_detaching_again_does_nothing(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute(APPLICATION)
+    attach_tables(database, *TABLES)
+    detach_all(conn, purge=True)
+    assert detach_all(conn, purge=True).tasks == ()
+    assert detach.plan(conn, detach.Request(tables=("messages",))).tasks == ()
+
+
+def test_detach_takes_no_lock_on_tables_that_are_not_attached(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE a (id int); CREATE TABLE b (id int)")
+    attach_tables(database, "a")
+    with psycopg.connect(database.dsn) as other:
+        other.execute("LOCK TABLE b")
+        detach_all(conn)
+
+
+def test_changes_of_the_tables_in_between_leave_nothing_behind(database: Database, conn: psycopg.Connection[Any]):
+    """Renamed, moved, partitions added and taken away, columns dropped."""
+    conn.execute(APPLICATION)
+    attach_tables(database, *TABLES, exclude=("shop.Orders.secret",))
+    conn.execute(
+        'ALTER TABLE messages RENAME TO "Größere"; ALTER TABLE shop."Orders" SET SCHEMA public;'
+        'ALTER TABLE "Orders" DROP secret;'
+        "CREATE TABLE events_fr PARTITION OF events_eu FOR VALUES IN ('fr'); ALTER TABLE events DETACH"
+        " PARTITION events_eu;"
+        "ALTER TABLE logs DETACH PARTITION logs_1; CREATE TABLE logs_2 PARTITION OF logs DEFAULT; DROP"
+        " TRIGGER app ON tasks"
+    )
+    detach_all(conn)
+    assert conn.execute("SELECT count(*) FROM pg_trigger WHERE tgname LIKE '00%'").fetchone() == (0,)
+    detach_all(conn, purge=True)
+    assert "cdc" not in dump(database)
+
+
+def test_former_partition_can_be_detached_by_name(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute(APPLICATION)
+    attach_tables(database, "events")
+    conn.execute("ALTER TABLE events_eu DETACH PARTITION events_de")
+    plan = detach.plan(conn, detach.Request(tables=("events_de",)))
+    detach.apply(conn, plan)
+    assert conn.execute("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'events_de'::regclass").fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "DROP FUNCTION cdc.version()",
+        "DROP SEQUENCE cdc.seq, cdc.gap",
+        "DROP FUNCTION cdc.capture() CASCADE",
+        "DROP SCHEMA cdc CASCADE",
+    ],
+)
+def test_purge_of_what_is_half_there(database: Database, conn: psycopg.Connection[Any], lost: str):
+    conn.execute(APPLICATION)
+    before = dump(database)
+    attach_tables(database, *TABLES)
+    conn.execute(lost.encode())
+    detach_all(conn, purge=True)
+    assert dump(database) == before
+
+
+def test_purge_keeps_a_schema_with_tables_of_somebody_else(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    conn.execute("CREATE TABLE cdc.theirs (id int)")
+    with pytest.raises(DatabaseError, match="holds theirs, which is not ours"):
+        detach.plan(conn, detach.Request(all_tables=True, purge=True))
+
+
+def test_purge_needs_all(conn: psycopg.Connection[Any]):
+    with pytest.raises(UsageError, match="add --all"):
+        detach.plan(conn, detach.Request(tables=("t",), purge=True))
+
+
+def test_unknown_table_is_an_error(conn: psycopg.Connection[Any]):
+    with pytest.raises(RelationError, match="there is no table nothing"):
+        detach.plan(conn, detach.Request(tables=("nothing",)))
+
+
+def test_lock_that_is_never_free_names_its_holder(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    with psycopg.connect(database.dsn, application_name="reports") as reader:
+        reader.execute("SELECT * FROM t")
+        with pytest.raises(
+            LockNotAcquired, match=r'detach public.t: no lock within 0.3 s. It is held by process .* "reports"'
+        ):
+            detach.apply(conn, detach.plan(conn, detach.Request(all_tables=True)), lock_limit_s=0.3)
+    assert attach.plan(conn, attach.Request(tables=("t",))).tasks == ()
