@@ -39,11 +39,13 @@ Received: TypeAlias = Reply | Abuse | Request | None
 class Session:
     """See the module's docstring.
 
-    The rate is counted in windows of a second. `messages_per_second_max` of 0 means no limit.
+    The rate is counted in windows of a second, or of as long as one message may take when that is longer.
+    `messages_per_second_max` of 0 means no limit.
     """
 
     def __init__(self, messages_per_second_max: float = 0) -> None:
-        self._rate_max = messages_per_second_max
+        self._window_s = max(RATE_WINDOW_S, 1 / messages_per_second_max) if messages_per_second_max else 0.0
+        self._window_count_max = messages_per_second_max * self._window_s
         self._window_start_s = float("-inf")
         self._window_count = 0
         self._alive = True
@@ -73,16 +75,16 @@ class Session:
         return alive
 
     def _refuse_rate(self, now_s: float) -> Reply | Abuse | None:
-        if not self._rate_max:
+        if not self._window_count_max:
             return None
-        if now_s - self._window_start_s >= RATE_WINDOW_S:
+        if now_s - self._window_start_s >= self._window_s:
             self._window_start_s = now_s
             self._window_count = 0
         self._window_count += 1
-        if self._window_count <= self._rate_max:
+        if self._window_count <= self._window_count_max:
             return None
-        if self._window_count > self._rate_max * (1 + REFUSALS_MAX):
+        if self._window_count > self._window_count_max * (1 + REFUSALS_MAX):
             return Abuse("too many messages")
-        wait_ms = round((self._window_start_s + RATE_WINDOW_S - now_s) * 1000)
+        wait_ms = round((self._window_start_s + self._window_s - now_s) * 1000)
         error = RequestError("REQUESTS_EXCEEDED", f"Too many messages, retry after {wait_ms}ms.")
         return Reply(protocol.error("server", error))

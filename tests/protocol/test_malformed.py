@@ -285,6 +285,14 @@ def _check_reply(frame: bytes) -> None:
     assert all(isinstance(part, str) and part for part in reply["error"].values())
 
 
+def test_rate_below_one_message_a_second_lets_some_through() -> None:
+    """One message in each two seconds; the others are told how long to wait."""
+    session = Session(messages_per_second_max=0.5)
+    answers = [session.receive('{"type":"ping"}', now_s) for now_s in (0.0, 0.5, 1.9, 2.0, 3.0)]
+    types = [json.loads(answer.frame)["type"] for answer in answers if isinstance(answer, Reply)]
+    assert types == ["pong", "server", "server", "pong", "server"]
+
+
 # --- over a real socket ---
 
 
