@@ -45,7 +45,7 @@ class Session:
 
     def __init__(self, messages_per_second_max: float = 0) -> None:
         self._window_s = max(RATE_WINDOW_S, 1 / messages_per_second_max) if messages_per_second_max else 0.0
-        self._window_count_max = messages_per_second_max * self._window_s
+        self._window_count_max = max(messages_per_second_max, 1) if messages_per_second_max else 0
         self._window_start_s = float("-inf")
         self._window_count = 0
         self._alive = True
