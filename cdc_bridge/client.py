@@ -94,7 +94,7 @@ async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> A
                     pause_s = PAUSE_MIN_S
                     yield message
             reason = _why_closed(connection)
-        except InvalidURI:
+        except (InvalidURI, ValueError):
             raise UsageError(f"{url} is no WebSocket address, such as ws://127.0.0.1:8765/websocket") from None
         except InvalidStatus as refusal:
             reason = _why_not_upgraded(refusal.response.status_code, url)

@@ -38,7 +38,7 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    r"""Install change capture on tables.
+    """Install change capture on tables.
 
     Repeating it changes nothing. It waits for no lock for long, so it never holds up the application.
 
@@ -47,7 +47,7 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
       cdc-bridge attach messages sales.orders
       cdc-bridge attach --all --exclude-column users.password_hash
       cdc-bridge attach --all --plan
-    """
+    """  # noqa: D301 - the \b is meant
     from cdc_bridge.cli.database import connection
     from cdc_bridge.schema import attach as attaching
 

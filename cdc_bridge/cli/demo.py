@@ -12,7 +12,7 @@ def demo(
     rounds: Annotated[int | None, typer.Option(min=1, help="End by itself after so many rounds of changes.")] = None,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between two changes.")] = 1.0,
 ) -> None:
-    r"""Show it all on this machine: a PostgreSQL of its own, a bridge, a writer and what arrives.
+    """Show it all on this machine: a PostgreSQL of its own, a bridge, a writer and what arrives.
 
     Ctrl-C ends it and removes every trace. It needs no database; install it with
     pip install 'cdc-bridge[demo]'.
@@ -20,7 +20,7 @@ def demo(
     \b
     Example:
       cdc-bridge demo --port 8765
-    """
+    """  # noqa: D301 - the \b is meant
     from cdc_bridge.demo import show
 
     show.run(port, rounds, pause)

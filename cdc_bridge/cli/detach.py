@@ -20,13 +20,13 @@ def detach(  # noqa: PLR0917 - Typer calls it, by keyword
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    r"""Remove change capture from tables.
+    """Remove change capture from tables.
 
     \b
     Examples:
       cdc-bridge detach messages
       cdc-bridge detach --all --purge
-    """
+    """  # noqa: D301 - the \b is meant
     from cdc_bridge.cli.database import connection
     from cdc_bridge.schema import detach as detaching
 

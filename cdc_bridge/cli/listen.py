@@ -40,7 +40,7 @@ def listen(
         bool, typer.Option("--json", help="The server's messages, one a line; so too when piped.")
     ] = False,
 ) -> None:
-    r"""Subscribe to a collection and print what arrives, until Ctrl-C.
+    """Subscribe to a collection and print what arrives, until Ctrl-C.
 
     It connects again by itself; every connection starts with the current rows (init).
 
@@ -49,7 +49,7 @@ def listen(
       cdc-bridge listen messages
       cdc-bridge listen messages --event create --fields id,text
       cdc-bridge listen messages | jq .data
-    """
+    """  # noqa: D301 - the \b is meant
     from cdc_bridge.client import Wanted
 
     names = [name.strip() for name in fields.split(",") if name.strip()]

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @with_a_flag_for_each_setting
 def serve(config: Path | None, flags: dict[str, object]) -> None:
-    r"""Run the bridge until SIGTERM or Ctrl-C.
+    """Run the bridge until SIGTERM or Ctrl-C.
 
     The first line on stdout says where it listens. The database may be down; the bridge waits for it.
     Every flag is also a setting, see docs/settings.md.
@@ -30,7 +30,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     \b
     Example:
       cdc-bridge serve --dsn postgresql://user@host/database --insecure-public
-    """
+    """  # noqa: D301 - the \b is meant
     settings = load(config, flags)
     logs.setup(settings.log_format, settings.log_level)
     refuse_unless_meant(settings)

@@ -7,14 +7,14 @@ from cdc_bridge.cli.output import say
 
 
 def sql(schema_name: SchemaName = None, config: Config = None) -> None:
-    r"""Print our SQL, for those who install it by their own migrations.
+    """Print our SQL, for those who install it by their own migrations.
 
     It makes the schema and its functions, and changes no table; attach does that.
 
     \b
     Example:
       cdc-bridge sql > migrations/0042_cdc_bridge.sql
-    """
+    """  # noqa: D301 - the \b is meant
     from cdc_bridge.schema import statements
 
     settings = load(config, {"schema": schema_name})

@@ -23,12 +23,12 @@ def status(
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    r"""Show what is attached, how, and who listens.
+    """Show what is attached, how, and who listens.
 
     \b
     Example:
       cdc-bridge status --json
-    """
+    """  # noqa: D301 - the \b is meant
     from cdc_bridge.cli.database import connection
     from cdc_bridge.schema.statements import VERSION
     from cdc_bridge.schema.status import read_status

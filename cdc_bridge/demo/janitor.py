@@ -19,7 +19,7 @@ from pathlib import Path
 
 _PROGRAMS = ("postgres", "initdb")
 _SIGNALS_OF_OTHERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_END_TIMEOUT_S = 3.0
+_END_TIMEOUT_S = 0.5
 
 
 class Janitor:
@@ -42,7 +42,7 @@ class Janitor:
         self._process.stdin.flush()
 
     def finish(self) -> None:
-        """Let it clean now, and wait until it has."""
+        """Let it clean now, and wait until it has. May be called twice."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()

@@ -2,7 +2,8 @@
 
 PostgreSQL is started from the main thread while nothing else runs; then one event loop holds the bridge, the
 writer and a subscriber for each table. A signal, the end of the process that started us, the end of the
-bridge or of the rounds asked for: each ends all of it. A janitor stands by for the case that we are killed.
+bridge or of the rounds asked for: each ends all of it. ENDING has little time; when it is over, or when we are
+killed, what is left is for a janitor.
 """
 
 from __future__ import annotations
@@ -15,25 +16,30 @@ import secrets
 import signal
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import psycopg
 
+from cdc_bridge.bridge import Bridge, BridgeOptions
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.demo import writer
 from cdc_bridge.demo.janitor import Janitor
 from cdc_bridge.demo.postgres import QUICK, Cluster, ClusterFailed, embedded_bin_dir
 from cdc_bridge.demo.screen import Screen
 from cdc_bridge.errors import BridgeError, UsageError
+from cdc_bridge.schema import attach
 from cdc_bridge.settings import Settings, as_options
 
 TABLES = ("messages", "rooms", "authors")
 HOST = "127.0.0.1"
 
 _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SHUTDOWN_TIMEOUT_S = 1.0
+_SHUTDOWN_TIMEOUT_S = 0.5
+_END_TIMEOUT_S = 1.3
 _PARENT_CHECK_S = 0.3
 
 
@@ -55,11 +61,45 @@ def run(port: int, rounds: int | None = None, pause_s: float = 1.0) -> None:
     """Until a signal comes, or `rounds` rounds of the story are told."""
     _refuse_busy_port(port)
     screen = Screen()
-    with _signals_interrupt(), contextlib.suppress(KeyboardInterrupt), _cluster(screen) as cluster:
+    with contextlib.suppress(KeyboardInterrupt, _Over), Ending() as ending, _cluster(screen, ending.janitor) as cluster:
         dsn = cluster.dsn()
         _prepare(dsn)
-        with contextlib.suppress(_Over):
-            asyncio.run(_on_air(dsn, port, rounds, pause_s, screen))
+        asyncio.run(_on_air(dsn, port, rounds, pause_s, screen, ending))
+
+
+class Ending:
+    """Turns a signal into the end: politely as Ctrl-C, and without politeness after `_END_TIMEOUT_S`.
+
+    SIGTERM counts, and SIGHUP unless `nohup` has it ignored.
+    """
+
+    def __init__(self) -> None:
+        self.janitor = Janitor()
+        self._begun = False
+
+    def __enter__(self) -> Self:
+        for number in _ENDINGS:
+            if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+                signal.signal(number, self._interrupt)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.janitor.finish()
+
+    def begin(self) -> None:
+        """From now on the time runs."""
+        if not self._begun:
+            self._begun = True
+            threading.Thread(target=self._insist, daemon=True).start()
+
+    def _interrupt(self, number: int, frame: object) -> None:
+        self.begin()
+        raise KeyboardInterrupt
+
+    def _insist(self) -> None:
+        time.sleep(_END_TIMEOUT_S)
+        self.janitor.finish()
+        os._exit(0)
 
 
 def _refuse_busy_port(port: int) -> None:
@@ -76,23 +116,13 @@ def _refuse_busy_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _signals_interrupt() -> Iterator[None]:
-    """SIGTERM, and SIGHUP unless `nohup` has it ignored, end us in the way Ctrl-C does."""
-    for number in _ENDINGS:
-        if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
-            signal.signal(number, signal.default_int_handler)
-    yield
-
-
-@contextlib.contextmanager
-def _cluster(screen: Screen) -> Iterator[Cluster]:
+def _cluster(screen: Screen, janitor: Janitor) -> Iterator[Cluster]:
     """A running server, and nothing of it afterwards."""
     try:
         embedded_bin_dir()
     except ClusterFailed as error:
         raise UsageError(f"the demo brings its own PostgreSQL, but there is {error.what}") from None
     screen.say("Starting PostgreSQL 18, for this demo only ...", "dim")
-    janitor = Janitor()
     cluster: Cluster | None = None
     try:
         with _uninterrupted(), _temporary_files_cared_for_by(janitor):
@@ -106,7 +136,6 @@ def _cluster(screen: Screen) -> Iterator[Cluster]:
         signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # for the rest of our life, which is short
         if cluster:
             cluster.delete()
-        janitor.finish()
 
 
 @contextlib.contextmanager
@@ -135,17 +164,13 @@ def _temporary_files_cared_for_by(janitor: Janitor) -> Iterator[None]:
 
 def _prepare(dsn: str) -> None:
     """The tables, and our triggers on them."""
-    from cdc_bridge.schema import attach
-
     with psycopg.connect(dsn, autocommit=True) as conn:
         conn.execute(writer.schema().encode())
         attach.apply(conn, attach.plan(conn, attach.Request(all_of_schemas=("public",))))
 
 
-async def _on_air(dsn: str, port: int, rounds: int | None, pause_s: float, screen: Screen) -> NoReturn:
+async def _on_air(dsn: str, port: int, rounds: int | None, pause_s: float, screen: Screen, ending: Ending) -> NoReturn:
     """Raises `_Over`, or what went wrong."""
-    from cdc_bridge.bridge import Bridge, BridgeOptions
-
     settings = Settings.model_validate(
         {"dsn": dsn, "host": HOST, "port": port, "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S}
     )
@@ -156,6 +181,7 @@ async def _on_air(dsn: str, port: int, rounds: int | None, pause_s: float, scree
             tasks.create_task(_end_with(bridge.run()))
             tasks.create_task(_end_with(_parent_gone()))
             url = await listening
+            _end_by_signal(ending, bridge)
             screen.show_ways_in(url, dsn)
             subscribed = [asyncio.Event() for _ in TABLES]
             for table, ready in zip(TABLES, subscribed, strict=True):
@@ -166,6 +192,19 @@ async def _on_air(dsn: str, port: int, rounds: int | None, pause_s: float, scree
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
     raise _Over
+
+
+def _end_by_signal(ending: Ending, bridge: Bridge) -> None:
+    """In place of the bridge's own handlers, which know nothing of the rest."""
+
+    def end() -> None:
+        ending.begin()
+        bridge.stop()
+
+    loop = asyncio.get_running_loop()
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            loop.add_signal_handler(number, end)
 
 
 async def _end_with(part: Coroutine[Any, Any, None]) -> NoReturn:
