@@ -19,7 +19,7 @@ from typing import Protocol, TypeAlias, TypeVar
 from cdc_bridge import values
 from cdc_bridge.capture import Capture
 from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost, Relation, Snapshot
+from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost, Operation, Relation, Snapshot
 from cdc_bridge.errors import RequestError, forbidden_collection, forbidden_item, invalid_payload
 from cdc_bridge.hub import Follower, Hub, Outlet, Reading
 from cdc_bridge.logs import facts
@@ -137,7 +137,11 @@ class Broker:
     def _is_drifted(self, change: Change) -> bool:
         """Whether a change shows that the catalog is out of date."""
         collection = self.hub.catalog.by_relation_id.get(change.relation_id)
-        if collection is None or collection.filenodes[change.relation_id] != change.filenode:
+        if collection is None:
+            return True
+        if change.operation is Operation.TRUNCATE:  # new storage is what it is about
+            return False
+        if collection.filenodes[change.relation_id] != change.filenode:
             return True
         image = next(iter(change.new or change.old), None)
         return image is not None and image.keys() != collection.by_name.keys()
@@ -201,36 +205,44 @@ class Broker:
                 "LIMIT_EXCEEDED",
                 f"A connection can hold {self._subscriptions_max} subscriptions: unsubscribe from one first.",
             )
-        collection = await self._collection(request.collection)
-        query = resolve(request.query, collection, self._limits)
-        item, key = None, None
-        if request.item is not None:
-            key = item_key(request.item, collection)
-            item = await self._retried(lambda: self._reader.find_key(collection, key or ()))
-        subscription = Subscription(collection, query, request.event, item, key, request.uid, request.query)
+        subscription = await self._retried(lambda: self._judge_request(request))
         reading = self.hub.follow(outlet, subscription)
         self._order([reading])
         return reading.follower
 
+    def unsubscribe(self, follower: Follower) -> None:
+        self.hub.leave(follower)
+
     async def read_items(self, request: ReadItems) -> tuple[bytes, bool]:
         """The data of an `items` reply, and whether a limit of ours cut it. Raises `RequestError`."""
-        collection = await self._collection(request.collection)
-        query = resolve(request.query, collection, self._limits)
-        key = item_key(request.item, collection) if request.item is not None else None
-        data = await self._retried(lambda: self._reader.read(collection, query, key))
-        if key is None:
+        data = await self._retried(lambda: self._read_once(request))
+        if request.item is None:
             return values.array(data.rows), data.more
         if not data.rows:
             raise forbidden_item()
         return data.rows[0], False
 
-    def unsubscribe(self, follower: Follower) -> None:
-        self.hub.leave(follower)
+    async def _judge_request(self, request: Subscribe) -> Subscription:
+        collection = await self._collection(request.collection)
+        query = resolve(request.query, collection, self._limits)
+        if request.item is None:
+            return Subscription(collection, query, request.event, uid=request.uid, request=request.query)
+        key = item_key(request.item, collection)
+        item = await self._reader.find_key(collection, key)
+        if self.hub.catalog.by_name.get(request.collection) is not collection:
+            raise SourceChanged
+        return Subscription(collection, query, request.event, item, key, request.uid, request.query)
+
+    async def _read_once(self, request: ReadItems) -> InitialData:
+        collection = await self._collection(request.collection)
+        query = resolve(request.query, collection, self._limits)
+        key = item_key(request.item, collection) if request.item is not None else None
+        return await self._reader.read(collection, query, key)
 
     async def _collection(self, name: str) -> Collection:
-        """Raises `RequestError`. A table that was attached a moment ago is not missed."""
+        """A table that was attached a moment ago is not missed. Raises `RequestError`, `SourceUnavailable`."""
         if name not in self.hub.catalog.by_name:
-            await self._retried(self.refresh)
+            await self.refresh()
         if collection := self.hub.catalog.by_name.get(name):
             return collection
         raise forbidden_collection(name)
@@ -244,7 +256,7 @@ class Broker:
                 await self._refresh_until_done()
             except SourceUnavailable as error:
                 log.info("the database cannot be reached, trying again", extra=facts(reason=str(error)))
-                await asyncio.sleep(self._retry_delay_s)
+            await asyncio.sleep(self._retry_delay_s)
 
     # --- initial data ---
 
@@ -272,6 +284,7 @@ class Broker:
             data = await self._reader.read(subscription.collection, subscription.query, subscription.key)
         except SourceChanged:
             await self._refresh_until_done()
+            await asyncio.sleep(self._retry_delay_s)
             self._order(reading for reading in readings if reading.current)
         except SourceUnavailable as error:
             log.info("initial data cannot be read, trying again", extra=facts(reason=str(error)))

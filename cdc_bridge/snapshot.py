@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import msgspec
 import psycopg
-from psycopg import AsyncConnection, errors, sql
+from psycopg import AsyncConnection, AsyncCursor, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.broker import InitialData, SourceChanged, SourceUnavailable
 from cdc_bridge.catalog import Collection
 from cdc_bridge.change import Snapshot
 from cdc_bridge.errors import RequestError, forbidden_collection, forbidden_item, invalid_query
+from cdc_bridge.logs import facts
 from cdc_bridge.projection import KeyEncoder, RowEncoder
 from cdc_bridge.subscription import Query, SortKey
+
+log = logging.getLogger(__name__)
 
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[tuple[str, ...]]]
 
@@ -57,50 +62,61 @@ class SnapshotReader:
 
     def __init__(self, pool: Pool, *, statement_timeout_s: float = 30) -> None:
         self._pool = pool
-        self._statement_timeout_ms = round(statement_timeout_s * 1000)
+        self._statement_timeout_s = statement_timeout_s
 
     async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
-        """`key`: the one row that is asked for, else all. Raises `SourceChanged`, `SourceUnavailable`, `RequestError`."""
+        """`key`: the one row that is asked for, else all. Raises as `broker.Reader` says."""
         async with self._transaction(collection) as connection:
             snapshot = await _fetch_one(connection, sql.SQL("SELECT pg_current_snapshot()::text"))
             statement, parameters = select(collection, query, key)
-            cursor = await connection.execute(statement, parameters)
+            cursor = await _execute_with_key(connection, statement, parameters)
             encode = RowEncoder(query.projection.columns).encode
             rows = [encode(_decode_row(row)) for (row,) in await cursor.fetchall()]
         more = query.limit_is_ours and len(rows) > query.limit
         return InitialData(Snapshot.parse(snapshot), tuple(rows[: query.limit]), more)
 
     async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
-        """The key as `delete` would carry it, however the client spelled it. Raises `RequestError` when no row has it."""
+        """The key as `delete` would carry it, however the client spelled it; FORBIDDEN when no row has it."""
         columns = sql.SQL(", ").join(map(sql.Identifier, collection.key))
         statement = sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
             columns, _table(collection), _key_condition(collection)
         )
         async with self._transaction(collection) as connection:
-            found = await (await connection.execute(statement, key)).fetchone()
-        if found is None:
+            found = await _execute_with_key(connection, statement, key)
+        row = await found.fetchone()
+        if row is None:
             raise forbidden_item()
-        return KeyEncoder(collection).encode(_decode_row(found[0]))
+        return KeyEncoder(collection).encode(_decode_row(row[0]))
 
     @asynccontextmanager
     async def _transaction(self, collection: Collection) -> AsyncIterator[AsyncConnection[tuple[str, ...]]]:
         try:
-            async with self._pool.connection() as connection, connection.transaction():
-                await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(self._statement_timeout_ms))
-                yield connection
-        except errors.QueryCanceled as error:
-            raise RequestError("SERVICE_UNAVAILABLE", "Reading the data took too long.") from error
-        except errors.InsufficientPrivilege as error:
-            raise forbidden_collection(collection.name) from error
-        except (errors.UndefinedTable, errors.UndefinedColumn) as error:
-            raise SourceChanged(str(error)) from error
-        except errors.UndefinedFunction as error:  # json and a few other types have no order, and no equality
-            raise invalid_query('"sort" or "item" names a column of a type that cannot be compared') from error
-        except (errors.DataError, UnicodeEncodeError) as error:
-            raise forbidden_item() from error
-        except (psycopg.OperationalError, PoolTimeout) as error:
-            raise SourceUnavailable(str(error)) from error
+            # The server's timeout is for slow statements, ours, which is longer, for a server that is gone.
+            async with asyncio.timeout(self._statement_timeout_s + 10):
+                async with self._pool.connection() as connection, connection.transaction():
+                    await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                    limit_ms = round(self._statement_timeout_s * 1000)
+                    await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms))
+                    yield connection
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            raise _in_our_words(error, collection) from error
+
+
+def _in_our_words(error: Exception, collection: Collection) -> Exception:
+    """What an error of the database means to whoever asked. None of them ends a worker."""
+    match error:
+        case errors.QueryCanceled():
+            return RequestError("SERVICE_UNAVAILABLE", "Reading the data took too long.")
+        case errors.InsufficientPrivilege():
+            return forbidden_collection(collection.name)
+        case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
+            return SourceChanged(str(error))
+        case errors.UndefinedFunction():  # json and a few other types have no order, and no equality
+            return invalid_query('"sort" or "item" names a column of a type that cannot be compared')
+        case psycopg.OperationalError() | PoolTimeout() | TimeoutError():
+            return SourceUnavailable(str(error) or "no answer in time")
+    log.error("initial data cannot be read", extra=facts(collection=collection.name, reason=str(error)))
+    return RequestError("SERVICE_UNAVAILABLE", "The data cannot be read.")
 
 
 def select(collection: Collection, query: Query, key: tuple[str, ...] | None) -> tuple[sql.Composed, list[str | int]]:
@@ -134,6 +150,18 @@ def _table(collection: Collection) -> sql.Identifier:
 def _key_condition(collection: Collection) -> sql.Composable:
     """Parameters go without a type, so PostgreSQL reads each as the type of its column."""
     return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in collection.key)
+
+
+async def _execute_with_key(
+    connection: AsyncConnection[tuple[str, ...]], statement: sql.Composed, parameters: Sequence[str | int]
+) -> AsyncCursor[tuple[str, ...]]:
+    """A key that its column's type does not accept is the key of no row."""
+    try:
+        return await connection.execute(statement, parameters)
+    except (errors.DataError, UnicodeEncodeError) as error:
+        if any(isinstance(parameter, str) for parameter in parameters):
+            raise forbidden_item() from error
+        raise
 
 
 async def _fetch_one(connection: AsyncConnection[tuple[str, ...]], statement: sql.SQL) -> str:

@@ -98,10 +98,10 @@ class NotifyCapture:
     async def _listen(self) -> AsyncIterator[Heard]:
         """One life of the two connections, from the first proof of listening to the end of either."""
         async with await self._connect("listen") as listener, await self._connect("heartbeat") as beater:
-            channel = await self._channel(listener)
-            watch = _Watch(channel)
-            await self._find_gap(beater, watch)
-            await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            async with asyncio.timeout(self._options.connect_timeout_s):
+                watch = _Watch(await self._channel(listener))
+                await self._find_gap(beater, watch)
+                await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(watch.channel)))
             beating = asyncio.create_task(self._beat(beater, watch))
             try:
                 async with aclosing(self._receive(listener, watch, beating)) as received:
@@ -205,6 +205,8 @@ def _understand(decoder: Decoder, payload: str) -> Heard | None:
 
 
 def _reason(error: BaseException | None) -> str:
+    if isinstance(error, TimeoutError):
+        return "the database does not answer in time"
     return str(error).strip() or type(error).__name__
 
 

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
 
+ANSWER_LIMIT_S = 10.0
+"""After this a server that does not answer counts as gone."""
+
 MEND_LIMIT_S = 2.0
 """How long one attempt to attach a new partition may wait for its lock."""
 
@@ -98,9 +101,9 @@ class CatalogSource:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
         try:
-            async with self._pool.connection() as connection:
+            async with asyncio.timeout(ANSWER_LIMIT_S), self._pool.connection() as connection:
                 yield connection
-        except (psycopg.Error, PoolTimeout) as error:
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise SourceUnavailable(str(error).strip() or type(error).__name__) from error
 
 
