@@ -146,7 +146,17 @@ def _engine_of_our_own() -> Iterator[Engine]:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOPS_WITHIN_S)
         process.kill()
+        _unmount_below(folder)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unmount_below(folder: Path) -> None:
+    """dockerd leaves a network namespace mounted."""
+    points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    for point in sorted(points, reverse=True):
+        if point.startswith(f"{folder}/"):
+            with contextlib.suppress(CommandFailed):
+                run("umount", point, timeout=60)
 
 
 def _await_start(engine: Engine, process: subprocess.Popen[bytes], log: Path) -> None:
