@@ -64,7 +64,7 @@ def run(port: int, rounds: int | None = None, pause_s: float = 1.0) -> None:
     with contextlib.suppress(KeyboardInterrupt, _Over), Ending() as ending, _cluster(screen, ending.janitor) as cluster:
         dsn = cluster.dsn()
         _prepare(dsn)
-        asyncio.run(_on_air(dsn, port, rounds, pause_s, screen, ending))
+        asyncio.run(_on_air(dsn, port, rounds=rounds, pause_s=pause_s, screen=screen, ending=ending))
 
 
 class Ending:

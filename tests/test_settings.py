@@ -1,0 +1,243 @@
+"""Settings: where they come from, which source wins, and how a bad one is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from cdc_bridge import settings as s
+from cdc_bridge.bridge import BridgeOptions
+from cdc_bridge.conninfo import mask
+from cdc_bridge.errors import SettingsError
+
+DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
+
+# One acceptable value for each setting that is not its default, as a flag or a variable has it.
+SAMPLES = {
+    "dsn": "postgresql://somebody@db.example/shop",
+    "schema": "changes",
+    "collections": '{"sales.orders": "orders"}',
+    "host": "::1",
+    "allowed_origins": "https://a.example, https://b.example",
+    "insecure_public": "true",
+    "insecure_bind": "true",
+    "compression": "true",
+    "log_format": "json",
+    "log_level": "debug",
+    "heartbeat_interval_s": "3",
+    "limit_default": "7",
+}
+
+
+def sample(name: str) -> str:
+    return SAMPLES.get(name, "4321")
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty working directory and no variable of ours."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("CDC_BRIDGE_", "PG")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def write(text: str, name: str = "cdc-bridge.toml") -> Path:
+    path = Path(name)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def value(settings: s.Settings, name: str) -> object:
+    return settings.conninfo if name == "dsn" else getattr(settings, "schema_name" if name == "schema" else name)
+
+
+def default(name: str) -> object:
+    return value(s.load({}), name)
+
+
+@pytest.mark.parametrize("name", s.FIELDS)
+def test_every_setting_is_reachable_by_flag_environment_and_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    by_flag = value(s.load({name: sample(name)}), name)
+    assert by_flag != default(name)
+
+    monkeypatch.setenv(f"CDC_BRIDGE_{name.upper()}", sample(name))
+    assert value(s.load({}), name) == by_flag
+    monkeypatch.delenv(f"CDC_BRIDGE_{name.upper()}")
+
+    write(f"{name} = '''{sample(name)}'''")
+    assert value(s.load({}), name) == by_flag
+
+
+@pytest.mark.parametrize("name", s.FIELDS)
+def test_every_setting_has_its_heading_in_the_docs(name: str) -> None:
+    section = DOCS.read_text(encoding="utf-8").partition(f"\n### `{name}`\n")[2].partition("\n#")[0]
+    assert s.FIELDS[name].description in section
+    assert "Default: " in section
+
+
+def test_docs_describe_no_setting_that_is_not_there() -> None:
+    assert set(re.findall(r"^### `(.+)`$", DOCS.read_text(encoding="utf-8"), re.MULTILINE)) == set(s.FIELDS)
+
+
+def test_flags_win_over_environment_over_file_over_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert s.load({}).port == 8765
+    write("port = 1001")
+    assert s.load({}).port == 1001
+    monkeypatch.setenv("CDC_BRIDGE_PORT", "1002")
+    assert s.load({}).port == 1002
+    assert s.load({"port": "1003"}).port == 1003
+
+
+def test_flag_that_was_not_given_covers_nothing() -> None:
+    write("port = 1001")
+    assert s.load({"port": None}).port == 1001
+
+
+def test_named_file_is_read_instead_of_the_one_in_the_working_directory() -> None:
+    write("port = 1001")
+    assert s.load({}, write("host = 'localhost'", "other.toml")).port == 8765
+
+
+def test_named_file_must_exist() -> None:
+    with pytest.raises(SettingsError, match=r"nosuch\.toml"):
+        s.load({}, Path("nosuch.toml"))
+
+
+def test_collections_are_a_table_in_the_file() -> None:
+    write('[collections]\n"sales.orders" = "orders"\n')
+    assert s.load({}).collections == {"sales.orders": "orders"}
+
+
+def test_origins_are_json_too() -> None:
+    assert s.load({"allowed_origins": '["https://a.example"]'}).allowed_origins == ["https://a.example"]
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "allowed"),
+    [
+        ("port", "x", "a whole number from 0 to 65535"),
+        ("port", "65536", "a whole number from 0 to 65535"),
+        ("insecure_public", "maybe", "true or false"),
+        ("log_format", "xml", "human or json"),
+        ("log_level", "loud", "debug, info, warning or error"),
+        ("ping_interval_s", "0", "a number above 0"),
+        ("ping_interval_s", "inf", "a number above 0"),
+        ("ping_interval_s", "nan", "a number above 0"),
+        ("limit_max", "-1", "a whole number of 0 or more"),
+        ("collections", "{", "a table"),
+        ("collections", '{"a": "x", "b": "x"}', "each name once"),
+        ("allowed_origins", "[1", "a list of origins"),
+        ("schema", "a" * 64, "a name of 1 to 63 characters"),
+        ("dsn", "no conninfo", "a connection string"),
+    ],
+)
+def test_bad_value_is_refused_under_the_name_that_was_written(
+    name: str, bad: str, allowed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one line that says what is allowed, wherever it stands and whoever covers it."""
+    flag = "--schema-name" if name == "schema" else "--" + name.replace("_", "-")
+    with pytest.raises(SettingsError) as by_flag:
+        s.load({name: bad})
+    write(f"{name} = '''{bad}'''")
+    with pytest.raises(SettingsError) as in_file:
+        s.load({name: sample(name)})
+    write("")
+    monkeypatch.setenv(s.variable(name), bad)
+    with pytest.raises(SettingsError) as in_environment:
+        s.load({name: sample(name)})
+    spelled = [(by_flag, flag), (in_file, f"{name} in cdc-bridge.toml"), (in_environment, s.variable(name))]
+    for error, spelling in spelled:
+        assert str(error.value).startswith(f"{spelling}: ")
+        assert allowed in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_unknown_key_in_the_file_is_refused_with_the_nearest_name() -> None:
+    write("prot = 1")
+    with pytest.raises(SettingsError, match=r"^prot in cdc-bridge.toml is not a setting; did you mean port\?$"):
+        s.load({})
+
+
+def test_file_that_is_no_toml_is_refused_by_name() -> None:
+    write("port = = 1")
+    with pytest.raises(SettingsError, match=r"cdc-bridge\.toml is not valid TOML"):
+        s.load({})
+
+
+def test_unknown_variable_is_told_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDC_BRIDGE_PROT", "1")
+    monkeypatch.setenv("CDC_BRIDGE_TEST_DSN", "1")
+    monkeypatch.setenv("CDC_BRIDGE_TRACEBACK", "1")
+    monkeypatch.setenv("CDC_BRIDGE_HOST", "127.0.0.1")
+    assert s.unknown_variables() == ["CDC_BRIDGE_PROT is not a setting and is ignored; did you mean CDC_BRIDGE_PORT?"]
+    assert s.load({}).port == 8765
+
+
+def test_address_that_kubernetes_injects_as_port_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDC_BRIDGE_PORT", "tcp://10.96.0.1:8765")
+    assert s.load({}).port == 8765
+
+
+def test_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDC_BRIDGE_PORT", "")
+    assert s.load({}).port == 8765
+
+
+def test_settings_that_contradict_each_other_are_refused() -> None:
+    with pytest.raises(SettingsError, match="limit_default"):
+        s.load({"limit_default": "20", "limit_max": "10"})
+    with pytest.raises(SettingsError, match="heartbeat_timeout_s"):
+        s.load({"heartbeat_interval_s": "6"})
+
+
+def test_every_option_of_the_bridge_is_a_setting_with_the_same_default() -> None:
+    options = s.as_options(s.load({}), BridgeOptions)
+    for name in BridgeOptions.__dataclass_fields__:
+        assert name in s.FIELDS
+        got, own = getattr(options, name), getattr(BridgeOptions(), name)
+        assert (got or None) == (own or None), name
+
+
+def test_settings_do_not_show_the_password() -> None:
+    settings = s.load({"dsn": "postgresql://u:sekret@db.example/shop"})
+    assert "sekret" not in f"{settings!r} {settings}"
+    assert settings.conninfo == "postgresql://u:sekret@db.example/shop"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cannot use postgresql://u:sekret@db/shop here",
+        "postgres://u:se@kret@db/shop",
+        "host=db password=sekret user=u",
+        "host=db password = 'se kret' user=u",
+        r"password='se\'kret' user=u",
+        "postgresql://db/shop?user=u&password=sekret&x=1",
+        "sslpassword=sekret",
+        "PASSWORD=sekret",
+    ],
+)
+def test_password_is_masked_in_any_text(text: str) -> None:
+    assert "kret" not in mask(text)
+    assert "****" in mask(text)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "text"),
+    [
+        ("postgresql://u:se%40kret@db/shop", 'role "u" with se@kret and se%40kret'),
+        ("host=db password='se kret'", "the words se kret"),
+    ],
+)
+def test_known_password_is_masked_wherever_it_stands(dsn: str, text: str) -> None:
+    assert "kret" not in mask(text, dsn)
+
+
+def test_text_without_a_password_stays_as_it_is() -> None:
+    for text in ("ws://127.0.0.1:8765/websocket", "postgresql://u@db:5432/shop", "listening, all is well"):
+        assert mask(text) == text
