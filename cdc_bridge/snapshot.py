@@ -113,6 +113,8 @@ def _in_our_words(error: Exception, collection: Collection) -> Exception:
             return SourceChanged(str(error))
         case errors.UndefinedFunction():  # json and a few other types have no order, and no equality
             return invalid_query('"sort" or "item" names a column of a type that cannot be compared')
+        case errors.OutOfMemory() | errors.ProgramLimitExceeded() | errors.StatementTooComplex():
+            return RequestError("SERVICE_UNAVAILABLE", "The data is too large to be read at once: ask for less.")
         case psycopg.OperationalError() | PoolTimeout() | TimeoutError():
             return SourceUnavailable(str(error) or "no answer in time")
     log.error("initial data cannot be read", extra=facts(collection=collection.name, reason=str(error)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 from cdc_bridge.catalog import Collection
@@ -21,12 +22,15 @@ def uid_text(uid: Uid) -> str | None:
 
 
 def scalar_text(value: str | int | float) -> str:
-    """As JavaScript would print it: 7 and 7.0 are `7`, true is `true`."""
+    """As JavaScript would print it: 7 and 7.0 are `7`, true is `true`, 1e-7 stays `1e-7`."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e21:
-        return str(int(value))
-    return str(value)
+    if not isinstance(value, float):
+        return str(value)
+    if 1e-6 <= abs(value) < 1e21 or value == 0:
+        return f"{Decimal(repr(value)):f}".removesuffix(".0")
+    mantissa, _, exponent = f"{Decimal(repr(value)).normalize():e}".partition("e")
+    return f"{mantissa}e{exponent}"
 
 
 class EventKind(enum.Enum):

@@ -1,10 +1,12 @@
 """The fixtures that every test may use. See `tests/support/` for what they hand out."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from cdc_bridge.demo.postgres import Cluster
+from tests.support.node import NODE, install
 from tests.support.server import Database, Server, own_cluster, running_server
 
 _DATABASE_FIXTURES = {"server", "own_server"}
@@ -39,6 +41,13 @@ def database(server: Server, template: Database) -> Iterator[Database]:
     database = server.create_database(template)
     yield database
     server.drop_database(database)
+
+
+@pytest.fixture(scope="session")
+def node() -> Path:
+    """Node, with the packages of tests/sdk installed. Skips where npm cannot fetch them."""
+    install()
+    return NODE
 
 
 @pytest.fixture

@@ -104,10 +104,10 @@ async def test_table_of_another_schema_keeps_it_in_its_name(database: Database) 
 async def test_collection_can_be_renamed(database: Database) -> None:
     database.execute("CREATE SCHEMA sales; CREATE TABLE sales.orders (id int PRIMARY KEY)")
     attach(database, "sales.orders")
-    async with running_bridge(database.dsn, collections={"sales.orders": "orders"}) as bridge:
-        async with connected(bridge.url) as client:
-            assert (await subscribe(client, "orders"))["event"] == "init"
-            assert (await subscribe(client, "sales.orders"))["error"]["code"] == "FORBIDDEN"
+    names = {"sales.orders": "orders"}
+    async with running_bridge(database.dsn, collections=names) as bridge, connected(bridge.url) as client:
+        assert (await subscribe(client, "orders"))["event"] == "init"
+        assert (await subscribe(client, "sales.orders"))["error"]["code"] == "FORBIDDEN"
 
 
 async def test_partitioned_table_is_one_collection(database: Database) -> None:

@@ -37,10 +37,11 @@ def test_change_that_the_data_holds_is_dropped_before_and_after_it() -> None:
 def test_feed_is_live_once_a_heartbeat_proves_that_the_past_has_passed() -> None:
     feed = Feed(held_bytes_max=10_000)
     feed.begin(snapshot(10, 12, 10))
-    feed.heard(snapshot(11, 13, 11))
-    assert feed.phase is Phase.MEETING
-    feed.heard(snapshot(12, 14))
-    assert feed.phase is Phase.LIVE
+    phases = []
+    for heartbeat in (snapshot(11, 13, 11), snapshot(12, 14)):
+        feed.heard(heartbeat)
+        phases.append(feed.phase)
+    assert phases == [Phase.MEETING, Phase.LIVE]
     assert feed.offer(3, event("x")) == event("x")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cdc_bridge.errors import RequestError
 from cdc_bridge.query import QueryLimits, item_key, resolve
-from cdc_bridge.subscription import Query, SortKey
+from cdc_bridge.subscription import Query, SortKey, scalar_text
 from tests.core.facts import COMPOSITE, KEYLESS, MESSAGES
 
 LIMITS = QueryLimits(limit_default=100, limit_max=1000)
@@ -113,3 +113,12 @@ def test_item_that_is_no_composite_key_is_forbidden(item: Any) -> None:
 def test_item_of_a_table_without_a_key_is_refused() -> None:
     with pytest.raises(RequestError, match="no key"):
         item_key(1, KEYLESS)
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [(7, "7"), (7.0, "7"), (1.5, "1.5"), (0.0, "0"), (-0.25, "-0.25"), (1e20, "100000000000000000000"), (1e21, "1e+21"),
+     (1e-6, "0.000001"), (1e-7, "1e-7"), (1.25e-9, "1.25e-9"), (123456789012345680.0, "123456789012345680")],
+)  # fmt: skip
+def test_numbers_read_as_javascript_writes_them(number: float, text: str) -> None:
+    assert scalar_text(number) == text

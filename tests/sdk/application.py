@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support.node import NODE
+
 HERE = Path(__file__).parent
 MessageType = dict[str, Any]
 Subscription = tuple[str, dict[str, Any]]
@@ -113,7 +115,7 @@ async def application(
     }
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        "node", "driver.mjs", json.dumps(plan), cwd=HERE, stdin=pipe, stdout=pipe, limit=64 * 1024 * 1024
+        str(NODE), "driver.mjs", json.dumps(plan), cwd=HERE, stdin=pipe, stdout=pipe, limit=64 * 1024 * 1024
     )
     app = Application(process)
     reading = asyncio.create_task(app.read())

@@ -6,6 +6,7 @@ the tests count rows: each one is seen once.
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -21,7 +22,7 @@ ONE: dict[str, Subscription] = {"m": ("messages", {})}
 
 
 @pytest.fixture(autouse=True)
-def _installed(node_version: int) -> None:
+def _installed(node: Path) -> None:
     """Skips everything here when there is no SDK."""
 
 

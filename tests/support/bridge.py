@@ -40,6 +40,12 @@ class RunningBridge:
         """Whether `/readyz` says so now."""
         return await asyncio.to_thread(_status, f"{self.http}/readyz") == 200
 
+    async def loses_the_database(self) -> None:
+        """Wait until `/readyz` says no. Nothing but asking tells."""
+        async with asyncio.timeout(READY_WITHIN_S):
+            while await self.ready():  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
 
 @contextlib.asynccontextmanager
 async def running_bridge(dsn: str, *, wait: bool = True, **options: Any) -> AsyncIterator[RunningBridge]:
@@ -80,6 +86,7 @@ class BridgeProcess:
         self._first_line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.stdout = ""
         self.stderr = ""
+        self._news = asyncio.Condition()
         self.url = ""
         self.http = ""
 
@@ -115,6 +122,11 @@ class BridgeProcess:
         """Wait until `/readyz` says so."""
         await _until_ready(RunningBridge(self.url, self.http), *self._readers)
 
+    async def says(self, text: str) -> None:
+        """Wait until it has logged this."""
+        async with asyncio.timeout(READY_WITHIN_S), self._news:
+            await self._news.wait_for(lambda: text in self.stderr)
+
     def terminate(self) -> None:
         self.signal(signal.SIGTERM)
 
@@ -148,7 +160,9 @@ class BridgeProcess:
     async def _read_stderr(self) -> None:
         assert self._running.stderr is not None
         while chunk := await self._running.stderr.read(65536):
-            self.stderr += chunk.decode(errors="replace")
+            async with self._news:
+                self.stderr += chunk.decode(errors="replace")
+                self._news.notify_all()
 
 
 def _handle(url: str) -> RunningBridge:

@@ -61,9 +61,7 @@ class Proxy:
     async def accept(self) -> None:
         """Listen, on the same port as before."""
         if self._listener is None:
-            self._listener = await asyncio.start_server(
-                self._serve, "127.0.0.1", self.port, limit=READ_BYTES_MAX
-            )
+            self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=READ_BYTES_MAX)
             self.port = self._listener.sockets[0].getsockname()[1]
 
     def refuse(self) -> None:
@@ -125,9 +123,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: "_Conversation | None"
     ) -> None:
         async for data in self._chunks(reader):
-            await _write(
-                writer, conversation.server_sent(data, self.swallow or b"") if conversation else data
-            )
+            await _write(writer, conversation.server_sent(data, self.swallow or b"") if conversation else data)
         _end(writer)
 
     async def _chunks(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:

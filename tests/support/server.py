@@ -56,9 +56,7 @@ class Server:
         return database
 
     def drop_database(self, database: "Database") -> None:
-        self._execute(
-            sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name))
-        )
+        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name)))
 
     def _execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.dsn(), autocommit=True) as connection:
@@ -141,9 +139,9 @@ def _container(stack: contextlib.ExitStack) -> Server | None:
 def _docker_answers() -> bool:
     if not (os.environ.get("DOCKER_HOST") or Path("/var/run/docker.sock").exists()):
         return False
-    import docker
+    from testcontainers.core.docker_client import DockerClient
 
     try:
-        return bool(docker.from_env(timeout=DOCKER_ANSWERS_WITHIN_S).ping())
+        return bool(DockerClient(timeout=DOCKER_ANSWERS_WITHIN_S).client.ping())
     except Exception:  # no daemon, no permission, no answer: all mean "not here"
         return False

