@@ -33,9 +33,10 @@ DECLARE
     old_item text;
     batch text[] := '{{}}';
     batch_bytes int := 0;
+    sent int;
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
-        PERFORM {cdc}.send('T', TG_RELID, '');
+        sent := {cdc}.send('T', TG_RELID, '');
         RETURN NULL;
     END IF;
 
@@ -72,7 +73,7 @@ BEGIN
             item := old_item || ',' || item;
         END IF;
         IF batch_bytes > 0 AND (cardinality(batch) = 1000 OR batch_bytes + octet_length(item) > 1048576) THEN
-            PERFORM {cdc}.send(left(TG_OP, 1), TG_RELID, '[' || array_to_string(batch, ',') || ']');
+            sent := {cdc}.send(left(TG_OP, 1), TG_RELID, '[' || array_to_string(batch, ',') || ']');
             batch := '{{}}';
             batch_bytes := 0;
         END IF;
@@ -86,7 +87,7 @@ BEGIN
         CLOSE olds;
     END IF;
     IF batch_bytes > 0 THEN
-        PERFORM {cdc}.send(left(TG_OP, 1), TG_RELID, '[' || array_to_string(batch, ',') || ']');
+        sent := {cdc}.send(left(TG_OP, 1), TG_RELID, '[' || array_to_string(batch, ',') || ']');
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN

@@ -19,6 +19,7 @@ DECLARE
     rendering text;
     old_item text;
     new_item text;
+    sent int;
 BEGIN
     IF TG_NARGS > 0 THEN
         rendering := format('SELECT row_to_json(v.*)::text FROM (SELECT %s FROM (SELECT ($1).*) r) v',
@@ -37,7 +38,7 @@ BEGIN
             new_item := row_to_json(NEW)::text;
         END IF;
     END IF;
-    PERFORM {cdc}.send(left(TG_OP, 1), TG_RELID, '[' || concat_ws(',', old_item, new_item) || ']');
+    sent := {cdc}.send(left(TG_OP, 1), TG_RELID, '[' || concat_ws(',', old_item, new_item) || ']');
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     BEGIN

@@ -1,10 +1,11 @@
--- Counts what this transaction is about to notify and raises before it could fill PostgreSQL's queue.
+-- Counts what this transaction is about to notify and raises before it could fill PostgreSQL's queue. Returns the
+-- count in bytes.
 --
 -- A full queue fails the COMMIT of whoever notifies next, and notifications wait in the writer's memory until then.
 -- So the upper half of the queue is never ours, and of what is free in the lower half a transaction may take a
 -- sixteenth (256 MiB of an empty queue of the usual size): sixteen such transactions at once still fit. The count is
 -- a transaction-local setting that the writer could falsify; it would only harm its own COMMIT.
-CREATE OR REPLACE FUNCTION {cdc}.reserve(size_bytes int) RETURNS void
+CREATE OR REPLACE FUNCTION {cdc}.reserve(size_bytes int) RETURNS bigint
 LANGUAGE plpgsql
 AS $reserve$
 DECLARE
@@ -16,7 +17,7 @@ BEGIN
     IF pending > allowed THEN
         RAISE EXCEPTION 'cdc_bridge: no room for % bytes of notifications', pending;
     END IF;
-    PERFORM set_config('cdc_bridge.pending_bytes', pending::text, true);
+    RETURN set_config('cdc_bridge.pending_bytes', pending::text, true);
 END
 $reserve$;
 

@@ -1,10 +1,13 @@
--- Sends one payload to the bridges: as it is when it fits into a notification, else in parts.
+-- Sends one payload to the bridges: as it is when it fits into a notification, else in parts. Returns their number.
 --
 -- A payload is a head line and a body. The head: version, operation, seq, xid, relation's oid, its filenode,
 -- number of this part, and '+' when another part follows or '.' when this is the last.
 -- Raises when the queue of notifications has no room left for it, so that the caller can mark a gap instead of
 -- letting the application's COMMIT fail.
-CREATE OR REPLACE FUNCTION {cdc}.send(operation text, relation oid, body text) RETURNS void
+--
+-- Functions are called by assignment, here and in capture(), where PERFORM would say it better: an assignment is
+-- evaluated as a mere expression, PERFORM runs a query, which makes 5 microseconds for each statement captured.
+CREATE OR REPLACE FUNCTION {cdc}.send(operation text, relation oid, body text) RETURNS int
 LANGUAGE plpgsql
 AS $send$
 DECLARE
@@ -17,11 +20,12 @@ DECLARE
     from_byte int := 0;
     to_byte int;
     part int := 0;
+    reserved_bytes CONSTANT bigint := {cdc}.reserve(octet_length(body));
+    sent text;
 BEGIN
-    PERFORM {cdc}.reserve(octet_length(body));
     IF octet_length(body) <= part_bytes_max THEN
-        PERFORM pg_notify(channel, head || E'0 .\n' || body);
-        RETURN;
+        sent := pg_notify(channel, head || E'0 .\n' || body);
+        RETURN 1;
     END IF;
     -- Cut as bytes: finding the n-th character of a long text walks it from its beginning.
     bytes := convert_to(body, 'UTF8');
@@ -31,11 +35,12 @@ BEGIN
         WHILE to_byte < length(bytes) AND get_byte(bytes, to_byte) & 192 = 128 LOOP
             to_byte := to_byte - 1;
         END LOOP;
-        PERFORM pg_notify(channel, head || part || CASE WHEN to_byte < length(bytes) THEN E' +\n' ELSE E' .\n' END
+        sent := pg_notify(channel, head || part || CASE WHEN to_byte < length(bytes) THEN E' +\n' ELSE E' .\n' END
             || convert_from(substring(bytes FROM from_byte + 1 FOR to_byte - from_byte), 'UTF8'));
         from_byte := to_byte;
         part := part + 1;
     END LOOP;
+    RETURN part;
 END
 $send$;
 

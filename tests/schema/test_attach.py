@@ -224,7 +224,8 @@ def test_older_functions_are_replaced(
     attach_tables(database, "t")
     channel = conn.execute("SELECT last_value FROM cdc.channel").fetchone()
     conn.execute(
-        "CREATE OR REPLACE FUNCTION cdc.send(operation text, relation oid, body text) RETURNS void LANGUAGE sql AS ''"
+        "CREATE OR REPLACE FUNCTION cdc.send(operation text, relation oid, body text) RETURNS int LANGUAGE sql"
+        " AS 'SELECT 0'"
     )
     monkeypatch.setattr(installation, "VERSION", statements.VERSION + 1)
     attach.apply(conn, plan(conn, "t"))
