@@ -56,7 +56,8 @@ class HumanLines(logging.Formatter):
             time = f"{_DIM}{time}{_PLAIN}"
             level = f"{_COLOURS.get(record.levelno, '')}{level}{_PLAIN}"
             pairs = f"{_DIM}{pairs}{_PLAIN}" if pairs else ""
-        line = f"{time} {level} {record.getMessage()}" + (f"  {pairs}" if pairs else "")
+        message = " ".join(record.getMessage().split())  # others' messages may have several lines
+        line = f"{time} {level} {message}" + (f"  {pairs}" if pairs else "")
         return mask(line + _traceback(self, record))
 
 

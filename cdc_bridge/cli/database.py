@@ -69,7 +69,7 @@ def _completed(settings: Settings, command: str) -> str:
     """The connection string with what it does not say itself."""
     ours = {
         "connect_timeout": str(max(2, round(settings.connect_timeout_s))),
-        "application_name": f"cdc_bridge {command}",
+        "application_name": f"cdc-bridge {command}",
     }
     return make_conninfo("", **{**ours, **conninfo_to_dict(settings.conninfo)})
 

@@ -13,7 +13,7 @@ from cdc_bridge import logs
 from cdc_bridge.cli.options import load, with_a_flag_for_each_setting
 from cdc_bridge.cli.output import say
 from cdc_bridge.conninfo import server
-from cdc_bridge.errors import UsageError
+from cdc_bridge.errors import BridgeError, UsageError
 from cdc_bridge.logs import facts
 from cdc_bridge.settings import Settings, as_options
 
@@ -37,8 +37,20 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
 
     from cdc_bridge.bridge import Bridge, BridgeOptions
 
-    options = as_options(settings, BridgeOptions)
-    _run(Bridge(options, on_listening=lambda url: say(f"listening on {url}")).run())
+    bridge = Bridge(as_options(settings, BridgeOptions), on_listening=lambda url: say(f"listening on {url}"))
+    try:
+        _run(bridge.run())
+    except OSError as error:  # the database is waited for, so this is about our own end
+        reason = (error.strerror or str(error)).lower()
+        raise CannotServe(
+            f"cannot listen on {settings.host}:{settings.port} ({reason}): choose with --host and --port"
+        ) from error
+
+
+class CannotServe(BridgeError):
+    """The address or the port is not to be had."""
+
+    exit_code = 5
 
 
 def refuse_unless_meant(settings: Settings) -> None:

@@ -169,7 +169,9 @@ def _prepare(dsn: str) -> None:
         attach.apply(conn, attach.plan(conn, attach.Request(all_of_schemas=("public",))))
 
 
-async def _on_air(dsn: str, port: int, rounds: int | None, pause_s: float, screen: Screen, ending: Ending) -> NoReturn:
+async def _on_air(
+    dsn: str, port: int, *, rounds: int | None, pause_s: float, screen: Screen, ending: Ending
+) -> NoReturn:
     """Raises `_Over`, or what went wrong."""
     settings = Settings.model_validate(
         {"dsn": dsn, "host": HOST, "port": port, "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S}

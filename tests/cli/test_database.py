@@ -1,0 +1,130 @@
+"""attach, detach, status and sql, on a real database."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.cli.command import assert_one_sentence, run
+from tests.support.server import Database
+
+TABLES = """
+CREATE TABLE messages (id int PRIMARY KEY, text text, secret text);
+CREATE SCHEMA sales;
+CREATE TABLE sales.orders (id int PRIMARY KEY);
+"""
+
+
+@pytest.fixture
+def dsn(database: Database) -> str:
+    database.execute(TABLES)
+    return database.dsn
+
+
+def members(dsn: str, cwd: Path) -> dict[str, Any]:
+    done = run("status", "--json", "--dsn", dsn, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert isinstance(found, dict)
+    return found
+
+
+def attached(dsn: str, cwd: Path) -> list[str]:
+    return [f"{table['schema']}.{table['name']}" for table in members(dsn, cwd)["tables"]]
+
+
+def test_attach_status_detach(dsn: str, tmp_path: Path) -> None:
+    assert members(dsn, tmp_path)["installed"] is False
+    assert "Nothing is attached" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
+
+    done = run("attach", "messages", "--exclude-column", "messages.secret", "--dsn", dsn, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "attach public.messages" in done.stdout
+    assert run("attach", "messages", "--dsn", dsn, cwd=tmp_path).stdout == "Nothing to do.\n"
+
+    found = members(dsn, tmp_path)
+    assert set(found) == {"schema", "installed", "version", "newest_version", "tables", "listeners", "problems"}
+    assert found["schema"] == "cdc"
+    assert found["version"] == found["newest_version"]
+    assert found["listeners"] == []
+    assert found["tables"] == [
+        {
+            "schema": "public",
+            "name": "messages",
+            "mode": "live",
+            "captured_for_each": "statement",
+            "excluded_columns": ["secret"],
+            "partitions": 0,
+            "problems": [],
+        }
+    ]
+    text = run("status", "--dsn", dsn, cwd=tmp_path).stdout
+    assert "public.messages  (live; captured for each statement; without secret)" in text
+    assert "Problems: none" in text
+
+    assert "detach public.messages" in run("detach", "messages", "--dsn", dsn, cwd=tmp_path).stdout
+    assert attached(dsn, tmp_path) == []
+    assert run("detach", "--all", "--purge", "--dsn", dsn, cwd=tmp_path).returncode == 0
+    assert members(dsn, tmp_path)["installed"] is False
+
+
+def test_all_means_public_unless_schemas_are_named(dsn: str, tmp_path: Path) -> None:
+    run("attach", "--all", "--dsn", dsn, cwd=tmp_path)
+    assert attached(dsn, tmp_path) == ["public.messages"]
+    run("attach", "--all", "--schema", "sales", "--dsn", dsn, cwd=tmp_path)
+    assert attached(dsn, tmp_path) == ["public.messages", "sales.orders"]
+
+
+def test_plan_prints_what_attach_would_do_and_changes_nothing(dsn: str, tmp_path: Path, database: Database) -> None:
+    done = run("attach", "--all", "--plan", "--dsn", dsn, cwd=tmp_path)
+    assert done.returncode == 0
+    assert members(dsn, tmp_path)["installed"] is False
+    database.execute(done.stdout)
+    assert attached(dsn, tmp_path) == ["public.messages"]
+
+
+def test_problems_are_printed_and_the_exit_code_stays_0(dsn: str, tmp_path: Path, database: Database) -> None:
+    run("attach", "messages", "--dsn", dsn, cwd=tmp_path)
+    database.execute("ALTER TABLE messages DISABLE TRIGGER ALL")
+    done = run("status", "--dsn", dsn, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "run attach again" in done.stdout
+    assert "Problems: none" not in done.stdout
+
+
+def test_our_sql_can_be_installed_by_somebody_else(dsn: str, tmp_path: Path, database: Database) -> None:
+    script = run("sql", "--schema-name", "changes", cwd=tmp_path)
+    assert script.returncode == 0
+    database.execute(script.stdout)
+    arguments = ("attach", "messages", "--schema-name", "changes", "--dsn", dsn)
+    done = run(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "install" not in done.stdout
+
+
+def test_settings_come_from_the_environment_and_the_file(dsn: str, tmp_path: Path) -> None:
+    (tmp_path / "cdc-bridge.toml").write_text('schema = "changes"\n', encoding="utf-8")
+    done = run("attach", "messages", cwd=tmp_path, env={"CDC_BRIDGE_DSN": dsn})
+    assert done.returncode == 0, done.stderr
+    assert members(dsn, tmp_path)["schema"] == "changes"
+
+
+def test_table_that_is_not_there(dsn: str, tmp_path: Path) -> None:
+    said = assert_one_sentence(run("attach", "nosuch", "--dsn", dsn, cwd=tmp_path), 3)
+    assert "nosuch" in said
+
+
+def test_role_without_rights_is_told_what_to_do(dsn: str, tmp_path: Path, database: Database) -> None:
+    role = f"{database.name}_guest"
+    database.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'sekret'")
+    try:
+        guest = psycopg.conninfo.make_conninfo(dsn, user=role, password="sekret")
+        said = assert_one_sentence(run("attach", "messages", "--dsn", guest, cwd=tmp_path), 3)
+        assert "connect as" in said
+        assert "sekret" not in said
+    finally:
+        database.execute(f"DROP ROLE {role}")
