@@ -304,9 +304,7 @@ def _copy_installation(bin_dir: Path, folder: Path, account: Account) -> Path:
     installation, package = bin_dir.parent, bin_dir.parent.parent
     for part in ("bin", "lib", "share"):
         unneeded = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "doc", "man")
-        shutil.copytree(
-            installation / part, folder / package.name / installation.name / part, ignore=unneeded
-        )
+        shutil.copytree(installation / part, folder / package.name / installation.name / part, ignore=unneeded)
     libraries = package.parent / f"{package.name}.libs"
     if libraries.is_dir():
         shutil.copytree(libraries, folder / libraries.name)
