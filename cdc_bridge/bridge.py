@@ -53,15 +53,21 @@ class BridgeOptions:
     connect_timeout_s: float = 5
     held_bytes_max: int = 64 * 1024 * 1024
     snapshot_concurrency: int = 4
-    shutdown_timeout_s: float = 4
+    shutdown_timeout_s: float = 3
 
 
 class Bridge:
     """One bridge: one database, one port."""
 
-    def __init__(self, options: BridgeOptions, on_listening: Callable[[str], None] = lambda url: None) -> None:
+    def __init__(
+        self,
+        options: BridgeOptions,
+        on_listening: Callable[[str], None] = lambda url: None,
+        on_stopping: Callable[[], None] = lambda: None,
+    ) -> None:
         self._options = options
         self._on_listening = on_listening
+        self._on_stopping = on_stopping
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -106,11 +112,13 @@ class Bridge:
                 self._on_listening(url)
                 await self._stopping.wait()
                 log.info("shutting down")
+                self._on_stopping()
                 for task in running:
                     task.cancel()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(options.shutdown_timeout_s):
                         await server.say_goodbye()
+                server.abort()
 
     def _websocket_options(self) -> WebSocketOptions:
         options = self._options

@@ -9,6 +9,7 @@
     │   ├── LockNotAcquired   the application holds the table for too long
     │   ├── NotInstalled      our schema is not in this database
     │   └── CannotListen      notifications do not arrive here (a transaction pooler)
+    ├── CannotServe           the address or the port to listen on is not to be had (exit code 5)
     ├── CaptureLost           the stream of changes broke; what follows is a gap
     ├── PayloadError          a notification is not one of ours, or not whole
     └── RequestError          a client's request is refused; the client is told
@@ -64,6 +65,12 @@ class NotInstalled(DatabaseError):
 
 class CannotListen(DatabaseError):
     """LISTEN is accepted but notifications do not arrive."""
+
+    exit_code = 5
+
+
+class CannotServe(BridgeError):
+    """The address or the port to listen on is not to be had."""
 
     exit_code = 5
 

@@ -39,6 +39,7 @@ def setup(log_format: Format = "human", level: str = "info", stream: TextIO | No
     handler.setFormatter(JsonLines() if log_format == "json" else HumanLines(colours=target.isatty()))
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     logging.getLogger("cdc_bridge").setLevel(level.upper())
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)  # we say it too, and once
 
 
 class HumanLines(logging.Formatter):

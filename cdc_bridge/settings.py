@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         64 * _MIB, "Changes kept for a subscription while its initial data is read.", ge=1024
     )
     snapshot_concurrency: int = _setting(4, "Initial data read at the same time.", ge=1)
-    shutdown_timeout_s: float = _setting(4.0, "Seconds to flush and close the clients at the end.", gt=0)
+    shutdown_timeout_s: float = _setting(3.0, "Seconds to flush and close the clients at the end.", gt=0)
 
     log_format: Literal["human", "json"] = _setting("human", "How log lines look.")
     log_level: Literal["debug", "info", "warning", "error"] = _setting(

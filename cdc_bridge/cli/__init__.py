@@ -6,14 +6,18 @@ Every error ends as one sentence on stderr and an exit code of `docs/cli.md`; a 
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import NoReturn
 
 INTERRUPTED = 130
+TERMINATED = 143
 
 
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
+    # As process 1 of a container a signal without a handler would be ignored.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     try:
         from cdc_bridge.cli.ending import run  # a Ctrl-C may come while the modules load
     except KeyboardInterrupt:

@@ -42,6 +42,7 @@ Exit codes:
     5  no notification arrives, or the port cannot be listened on
     6  the bridge refused the subscription (listen)
   130  interrupted by Ctrl-C
+  143  ended by SIGTERM (serve and demo end with 0)
 """
 
 app = typer.Typer(

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
+import os
+import signal
+import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,14 @@ from cdc_bridge import logs
 from cdc_bridge.cli.options import load, with_a_flag_for_each_setting
 from cdc_bridge.cli.output import say
 from cdc_bridge.conninfo import server
-from cdc_bridge.errors import BridgeError, UsageError
+from cdc_bridge.errors import CannotServe, UsageError
 from cdc_bridge.logs import facts
 from cdc_bridge.settings import Settings, as_options
 
 log = logging.getLogger(__name__)
+
+END_TIMEOUT_S = 4.5
+"""From the signal to the end, at the most."""
 
 
 @with_a_flag_for_each_setting
@@ -31,13 +37,18 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     Example:
       cdc-bridge serve --dsn postgresql://user@host/database --insecure-public
     """  # noqa: D301 - the \b is meant
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until the bridge has its own
     settings = load(config, flags)
     logs.setup(settings.log_format, settings.log_level)
     refuse_unless_meant(settings)
 
     from cdc_bridge.bridge import Bridge, BridgeOptions
 
-    bridge = Bridge(as_options(settings, BridgeOptions), on_listening=lambda url: say(f"listening on {url}"))
+    bridge = Bridge(
+        as_options(settings, BridgeOptions),
+        on_listening=lambda url: say(f"listening on {url}"),
+        on_stopping=_end_in_any_case,
+    )
     try:
         _run(bridge.run())
     except OSError as error:  # the database is waited for, so this is about our own end
@@ -45,12 +56,6 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
         raise CannotServe(
             f"cannot listen on {settings.host}:{settings.port} ({reason}): choose with --host and --port"
         ) from error
-
-
-class CannotServe(BridgeError):
-    """The address or the port is not to be had."""
-
-    exit_code = 5
 
 
 def refuse_unless_meant(settings: Settings) -> None:
@@ -76,6 +81,11 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _end_in_any_case() -> None:
+    """Whatever may hang on the way down, a database that does not answer for one: an orchestrator does not wait."""
+    asyncio.get_running_loop().call_later(END_TIMEOUT_S, os._exit, 0)
 
 
 def _run(bridge: Coroutine[Any, Any, None]) -> None:

@@ -81,7 +81,9 @@ class CatalogSource:
         return incomplete
 
     def _repair(self) -> None:
-        with psycopg.connect(self._conninfo, autocommit=True, application_name="cdc_bridge attach") as connection:
+        with psycopg.connect(
+            self._conninfo, autocommit=True, application_name="cdc-bridge repair", connect_timeout=round(ANSWER_LIMIT_S)
+        ) as connection:
             repair(connection, self._schema, lock_limit_s=MEND_LIMIT_S)
 
     def _renamed(self, catalog: Catalog) -> list[Collection]:

@@ -69,6 +69,10 @@ class SocketOutlet:
         self._draining = True
         self._wake.set()
 
+    def abort(self) -> None:
+        """Close without a word."""
+        self._socket.transport.abort()
+
     async def send(self) -> None:
         """Send what is pushed, frame by frame, until the socket is closed."""
         while True:

@@ -75,6 +75,11 @@ class WebSocketServer:
         while self._outlets:
             await asyncio.wait([outlet.gone for outlet in self._outlets])
 
+    def abort(self) -> None:
+        """Cut off whoever is still there."""
+        for outlet in self._outlets:
+            outlet.abort()
+
     async def _converse(self, socket: ServerConnection) -> None:
         outlet = SocketOutlet(socket, self._options.backlog_bytes_max)
         conversation = _Conversation(self._broker, socket, outlet, self._options)

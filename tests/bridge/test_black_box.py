@@ -111,3 +111,21 @@ async def test_table_that_is_attached_later_is_served(database: Database) -> Non
         attach(database, "t")
         await client.send(SUBSCRIBE)
         await client.expect(event="init", data=[], timeout=60)
+
+
+async def test_stuck_client_and_frozen_database_do_not_delay_the_end(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    attach(database, "t")
+    async with Proxy.before(database.dsn) as to_database, BridgeProcess(to_database.dsn(database.dsn)) as bridge:
+        await bridge.ready()
+        host, port = bridge.http.removeprefix("http://").split(":")
+        async with Proxy(host, int(port)) as proxy, connected(bridge.url.replace(port, str(proxy.port))) as client:
+            await client.send(SUBSCRIBE)
+            await client.expect(event="init")
+            to_database.freeze()
+            await client.send({"type": "items", "action": "read", "collection": "t"})
+            await client.send({"type": "ping"})
+            await client.expect(type="pong")
+            proxy.freeze()
+            bridge.terminate()
+            assert await bridge.wait(timeout=8) == 0
