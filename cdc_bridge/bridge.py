@@ -18,7 +18,7 @@ from cdc_bridge.errors import BridgeError
 from cdc_bridge.query import QueryLimits
 from cdc_bridge.schema.source import CatalogSource
 from cdc_bridge.snapshot import Pool, SnapshotReader, pin
-from cdc_bridge.transport.http import Door
+from cdc_bridge.transport.http import Door, is_loopback
 from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
 
 log = logging.getLogger(__name__)
@@ -147,6 +147,7 @@ class Bridge:
             connections_per_address_max=options.connections_per_address_max,
             allowed_origins=tuple(options.allowed_origins),
             not_ready=not_ready,
+            loopback_only=is_loopback(options.host),
         )
 
     @asynccontextmanager

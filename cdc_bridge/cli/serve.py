@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from cdc_bridge.conninfo import server
 from cdc_bridge.errors import CannotServe, UsageError
 from cdc_bridge.logs import facts
 from cdc_bridge.settings import Settings, as_options
+from cdc_bridge.transport.http import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ def refuse_unless_meant(settings: Settings) -> None:
             "authentication comes with a later release, so whoever can connect could read every attached"
             " table; if that is what you want, add --insecure-public"
         )
-    if not _is_loopback(settings.host) and not settings.insecure_bind:
+    if not is_loopback(settings.host) and not settings.insecure_bind:
         raise UsageError(
             f"{settings.host} can be reached from other machines, and everybody there could read every"
             " attached table; if that is what you want, add --insecure-bind, else use --host 127.0.0.1"
@@ -74,13 +74,6 @@ def refuse_unless_meant(settings: Settings) -> None:
         "serving without authentication: whoever can connect reads every attached table",
         extra=facts(host=settings.host, database=server(settings.conninfo)),
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _end_in_any_case() -> None:

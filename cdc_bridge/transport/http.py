@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ class Door:
     allowed_origins: Sequence[str]
     not_ready: Callable[[], str | None]
     """Why the bridge is not ready, or None when it is."""
+
+    loopback_only: bool = True
+    """Whether the port is on a loopback address, where only this machine's names are anybody's host."""
 
     open: bool = True
     _by_address: Counter[str] = field(default_factory=Counter)
@@ -62,14 +66,25 @@ class Door:
     def _is_allowed_origin(self, request: Request) -> bool:
         """No Origin (not a browser), one on the list, or a page from the host that was asked.
 
-        Any web page can open a socket to a port of the reader's own machine; this is what stops it.
+        Any web page can open a socket to a port of the reader's own machine; this is what stops it. A page can also
+        let its own name resolve to 127.0.0.1, so on loopback a name does not count as this host.
         """
         origin = request.headers.get("Origin")
         if origin is None or origin in self.allowed_origins:
             return True
         page = urlsplit(origin).hostname
         asked = urlsplit(f"//{request.headers.get('Host', '')}").hostname
+        if self.loopback_only:
+            return page in LOOPBACK and asked in LOOPBACK
         return page is not None and (page == asked or {page, asked} <= LOOPBACK)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def address_of(connection: ServerConnection) -> str:

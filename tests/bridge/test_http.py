@@ -1,0 +1,109 @@
+"""What the port answers to plain HTTP, and whom it lets in."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.error
+import urllib.request
+
+import pytest
+from websockets.exceptions import InvalidStatus
+
+from tests.support.bridge import RunningBridge, attach, running_bridge
+from tests.support.proxy import Proxy
+from tests.support.server import Database
+from tests.support.wsclient import Client, connected
+
+
+async def answer(bridge: RunningBridge, path: str) -> tuple[int, str]:
+    def ask() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(bridge.http + path, timeout=10) as response:
+                return response.status, response.read().decode().strip()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode().strip()
+
+    return await asyncio.to_thread(ask)
+
+
+@pytest.fixture
+def table(database: Database) -> Database:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    attach(database, "t")
+    return database
+
+
+async def test_health_is_about_the_process_and_readiness_about_the_database(table: Database) -> None:
+    async with Proxy.before(table.dsn) as proxy, running_bridge(proxy.dsn(table.dsn)) as bridge:
+        assert await answer(bridge, "/healthz") == (200, "alive")
+        assert await answer(bridge, "/readyz") == (200, "ready")
+        proxy.refuse()
+        proxy.cut()
+        await bridge.loses_the_database()
+        assert await answer(bridge, "/healthz") == (200, "alive")
+        assert await answer(bridge, "/readyz") == (503, "not listening to the database")
+
+
+@pytest.mark.parametrize("path", ["/", "/other", "/websocket/", "/healthz/x"])
+async def test_other_paths_are_answered_at_once(table: Database, path: str) -> None:
+    async with running_bridge(table.dsn) as bridge:
+        assert (await answer(bridge, path))[0] == 404
+
+
+async def refusal(bridge: RunningBridge, **keywords: object) -> int:
+    with pytest.raises(InvalidStatus) as refused:
+        await Client.connect(bridge.url, **keywords)
+    return refused.value.response.status_code
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "file://", "http://127.0.0.1.evil.example"])
+async def test_page_of_another_host_is_kept_out(table: Database, origin: str) -> None:
+    async with running_bridge(table.dsn) as bridge:
+        assert await refusal(bridge, origin=origin) == 403
+
+
+@pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:8000", "https://app.example"])
+async def test_page_of_this_machine_or_of_the_list_is_let_in(table: Database, origin: str) -> None:
+    allowed = ("https://app.example",)
+    async with (
+        running_bridge(table.dsn, allowed_origins=allowed) as bridge,
+        connected(bridge.url, origin=origin) as client,
+    ):
+        await client.send({"type": "ping"})
+        await client.expect(type="pong")
+
+
+async def test_name_that_resolves_to_this_machine_does_not_make_a_page_ours(table: Database) -> None:
+    """DNS rebinding: the page's host is the host that was asked, and yet a stranger's."""
+    async with running_bridge(table.dsn) as bridge:
+        port = bridge.http.rpartition(":")[2]
+        url = f"ws://evil.example:{port}/websocket"
+        with pytest.raises(InvalidStatus) as refused:
+            await Client.connect(url, origin=f"http://evil.example:{port}", host="127.0.0.1", port=int(port))
+        assert refused.value.response.status_code == 403
+
+
+async def test_connections_past_the_limits_are_refused_before_the_upgrade(table: Database) -> None:
+    async with running_bridge(table.dsn, connections_max=2) as bridge, connected(bridge.url), connected(bridge.url):
+        assert await refusal(bridge) == 503
+    async with running_bridge(table.dsn, connections_per_address_max=1) as bridge:
+        async with connected(bridge.url):
+            assert await refusal(bridge) == 429
+        async with connected(bridge.url) as client:
+            await client.send({"type": "ping"})
+            await client.expect(type="pong")
+
+
+async def test_subscriptions_past_the_limit_are_refused(table: Database) -> None:
+    async with running_bridge(table.dsn, subscriptions_max=2) as bridge, connected(bridge.url) as client:
+        for number in range(3):
+            await client.send({"type": "subscribe", "collection": "t", "uid": number})
+        kinds = [(await client.next()) for _ in range(3)]
+        assert [message.get("event") for message in kinds].count("init") == 2
+        (error,) = [message for message in kinds if message.get("status") == "error"]
+        assert (error["error"]["code"], error["uid"]) == ("LIMIT_EXCEEDED", 2)
+        await client.send({"type": "unsubscribe", "uid": 0})
+        await client.expect(event="unsubscribe", uid=0)
+        await client.send({"type": "subscribe", "collection": "t", "uid": "again"})
+        await client.expect(event="init", uid="again")
