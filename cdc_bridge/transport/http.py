@@ -34,7 +34,7 @@ class Door:
 
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
         """The response to a request that is not to be upgraded, else None."""
-        path = urlsplit(request.path).path
+        path = request.path.partition("?")[0]
         if path == "/healthz":
             return connection.respond(HTTPStatus.OK, "alive\n")
         if path == "/readyz":
@@ -72,11 +72,18 @@ class Door:
         origin = request.headers.get("Origin")
         if origin is None or origin in self.allowed_origins:
             return True
-        page = urlsplit(origin).hostname
-        asked = urlsplit(f"//{request.headers.get('Host', '')}").hostname
+        page = _hostname(origin)
+        asked = _hostname(f"//{request.headers.get('Host', '')}")
         if self.loopback_only:
             return page in LOOPBACK and asked in LOOPBACK
         return page is not None and (page == asked or {page, asked} <= LOOPBACK)
+
+
+def _hostname(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def is_loopback(host: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import urllib.error
 import urllib.request
+from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -51,13 +52,15 @@ async def test_other_paths_are_answered_at_once(table: Database, path: str) -> N
         assert (await answer(bridge, path))[0] == 404
 
 
-async def refusal(bridge: RunningBridge, **keywords: object) -> int:
+async def refusal(bridge: RunningBridge, **keywords: Any) -> int:
     with pytest.raises(InvalidStatus) as refused:
         await Client.connect(bridge.url, **keywords)
     return refused.value.response.status_code
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "file://", "http://127.0.0.1.evil.example"])
+@pytest.mark.parametrize(
+    "origin", ["https://evil.example", "null", "file://", "http://127.0.0.1.evil.example", "http://[::1"]
+)
 async def test_page_of_another_host_is_kept_out(table: Database, origin: str) -> None:
     async with running_bridge(table.dsn) as bridge:
         assert await refusal(bridge, origin=origin) == 403
