@@ -15,7 +15,7 @@ def sql(schema_name: SchemaName = None, config: Config = None) -> None:
     Example:
       cdc-bridge sql > migrations/0042_cdc_bridge.sql
     """  # noqa: D301 - the \b is meant
-    from cdc_bridge.schema import statements
+    from cdc_bridge import statements
 
     settings = load(config, {"schema": schema_name})
     say(statements.script(settings.schema_name).rstrip())

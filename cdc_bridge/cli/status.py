@@ -30,8 +30,8 @@ def status(
       cdc-bridge status --json
     """  # noqa: D301 - the \b is meant
     from cdc_bridge.cli.database import connection
-    from cdc_bridge.schema.statements import VERSION
     from cdc_bridge.schema.status import read_status
+    from cdc_bridge.statements import VERSION
 
     settings = load(config, {"dsn": dsn, "schema": schema_name})
     with connection(settings, "status") as conn:

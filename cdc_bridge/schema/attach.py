@@ -27,7 +27,6 @@ from cdc_bridge.schema.plan import (
     serialised,
     step,
 )
-from cdc_bridge.schema.statements import VERSION, statement
 from cdc_bridge.schema.tables import (
     Kind,
     Table,
@@ -37,6 +36,7 @@ from cdc_bridge.schema.tables import (
     read_captured,
     read_trees,
 )
+from cdc_bridge.statements import VERSION, statement
 
 __all__ = ["Plan", "Request", "apply", "plan", "repair"]
 

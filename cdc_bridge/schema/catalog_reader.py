@@ -12,8 +12,8 @@ from psycopg.rows import tuple_row
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind, collection_name
 from cdc_bridge.change import Relation
 from cdc_bridge.schema.installation import not_installed
-from cdc_bridge.schema.statements import statement
 from cdc_bridge.schema.tables import PIN
+from cdc_bridge.statements import statement
 
 _QUOTED = {"bigint", "numeric"}
 

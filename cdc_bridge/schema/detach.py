@@ -26,8 +26,8 @@ from cdc_bridge.schema.plan import (
     serialised,
     step,
 )
-from cdc_bridge.schema.statements import identifier, statement
 from cdc_bridge.schema.tables import Table, Tree, pinned, read_captured, read_trees
+from cdc_bridge.statements import identifier, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
 

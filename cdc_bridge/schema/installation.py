@@ -9,7 +9,7 @@ import psycopg
 from psycopg import sql
 
 from cdc_bridge.errors import DatabaseError, NotInstalled
-from cdc_bridge.schema.statements import VERSION, functions, migrations, statement
+from cdc_bridge.statements import VERSION, functions, migrations, statement
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg
 
-from cdc_bridge.schema.statements import statement
+from cdc_bridge.statements import statement
 
 _PART = r'\s*(?:"((?:[^"]|"")+)"|([^\s".]+))\s*'
 _NAME = re.compile(rf"{_PART}(?:\.{_PART})?")

@@ -17,8 +17,8 @@ from psycopg import errors, sql
 
 from cdc_bridge.errors import DatabaseError, LockNotAcquired
 from cdc_bridge.schema import installation
-from cdc_bridge.schema.statements import statement
 from cdc_bridge.schema.tables import Table, pinned
+from cdc_bridge.statements import statement
 
 LOCK_TIMEOUT_MS = 200
 LOCK_LIMIT_S = 60.0

@@ -15,7 +15,6 @@ from cdc_bridge.catalog import collection_name
 from cdc_bridge.change import Relation
 from cdc_bridge.schema import attach
 from cdc_bridge.schema.installation import require_installed
-from cdc_bridge.schema.statements import statement
 from cdc_bridge.schema.tables import (
     PIN,
     Kind,
@@ -27,6 +26,7 @@ from cdc_bridge.schema.tables import (
     read_trees,
     trees,
 )
+from cdc_bridge.statements import statement
 
 repair = attach.repair
 

@@ -24,7 +24,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from cdc_bridge.change import Relation
-from cdc_bridge.schema.statements import statement
+from cdc_bridge.statements import statement
 
 PREFIX = "00_cdc_bridge_"
 """Triggers fire in the order of their names; ours come before the application's."""

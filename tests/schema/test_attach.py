@@ -8,8 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
+from cdc_bridge import statements
 from cdc_bridge.errors import DatabaseError, LockNotAcquired, RelationError, UsageError
-from cdc_bridge.schema import attach, installation, statements
+from cdc_bridge.schema import attach, installation
 from tests.capture.ear import attach_tables, changes
 from tests.support.server import Database
 

@@ -6,9 +6,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from cdc_bridge import statements
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
-from cdc_bridge.schema import statements, status
+from cdc_bridge.schema import status
 from cdc_bridge.schema.tables import Kind
 from tests.capture.ear import attach_tables, changes
 from tests.support.server import Database

@@ -30,12 +30,13 @@ def identifier(schema: str) -> sql.Identifier:
     return sql.Identifier(schema)
 
 
-def statement(name: str, schema: str, **parts: sql.Composable) -> sql.Composed:
+def statement(name: str, schema: str | None = None, **parts: sql.Composable) -> sql.Composed:
     """The file `name` (`queries/catalog`) with our schema, and whatever else it leaves open, filled in.
 
-    Without the comment that it opens with, which is for readers of the file.
+    Without the comment that it opens with, which is for readers of the file. A statement that leaves nothing open but
+    our schema, or not even that, is read and put together once a process.
     """
-    return _fill(_OPENING_COMMENT.sub("", _read(name)), schema, parts)
+    return _fill(_template(name), schema, parts) if parts else _whole(name, schema)
 
 
 def migrations(after: int) -> list[str]:
@@ -61,9 +62,20 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;"""
 
 
-def _fill(template: str, schema: str, parts: Mapping[str, sql.Composable]) -> sql.Composed:
+def _fill(template: str, schema: str | None, parts: Mapping[str, sql.Composable]) -> sql.Composed:
+    ours = {} if schema is None else {"cdc": identifier(schema)}
     # Our own file is as literal as a string in the code.
-    return sql.SQL(template).format(cdc=identifier(schema), **parts)
+    return sql.SQL(template).format(**ours, **parts)
+
+
+@cache
+def _whole(name: str, schema: str | None) -> sql.Composed:
+    return _fill(_template(name), schema, {})
+
+
+@cache
+def _template(name: str) -> str:
+    return _OPENING_COMMENT.sub("", _read(name))
 
 
 @cache
