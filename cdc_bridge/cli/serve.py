@@ -22,8 +22,8 @@ from cdc_bridge.transport.http import is_loopback
 
 log = logging.getLogger(__name__)
 
-END_TIMEOUT_S = 4.5
-"""From the signal to the end, at the most."""
+GRACE_S = 1.5
+"""What the end may take beyond `shutdown_timeout_s`, which is for the clients."""
 
 
 @with_a_flag_for_each_setting
@@ -47,7 +47,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     bridge = Bridge(
         as_options(settings, BridgeOptions),
         on_listening=lambda url: say(f"listening on {url}"),
-        on_stopping=_end_in_any_case,
+        on_stopping=lambda: _end_in_any_case(settings.shutdown_timeout_s + GRACE_S),
     )
     try:
         _run(bridge.run())
@@ -76,9 +76,14 @@ def refuse_unless_meant(settings: Settings) -> None:
     )
 
 
-def _end_in_any_case() -> None:
+def _end_in_any_case(limit_s: float) -> None:
     """Whatever may hang on the way down, a database that does not answer for one: an orchestrator does not wait."""
-    asyncio.get_running_loop().call_later(END_TIMEOUT_S, os._exit, 0)
+
+    def give_up() -> None:
+        log.warning("something hangs: ending without waiting for it", extra=facts(after_s=limit_s))
+        os._exit(0)
+
+    asyncio.get_running_loop().call_later(limit_s, give_up)
 
 
 def _run(bridge: Coroutine[Any, Any, None]) -> None:
