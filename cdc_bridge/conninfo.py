@@ -1,4 +1,4 @@
-"""Connection strings, and how not to show the secret in one.
+"""Connection strings, how not to show the secret in one, and the names that our connections go by.
 
 `mask` is for any text that is about to be shown: our own messages, log lines, what libpq answers. It knows
 how a password looks in a URL and in `key=value` form; a caller that knows the connection string passes it
@@ -11,6 +11,12 @@ import os
 import re
 from urllib.parse import quote, unquote
 
+LISTEN = "cdc_bridge listen"
+HEARTBEAT = "cdc_bridge heartbeat"
+READ = "cdc_bridge read"
+REPAIR = "cdc_bridge repair"
+"""The `application_name` of each session of a bridge, by which a person and `queries/listeners` tell them apart."""
+
 MASK = "****"
 _SECRET_KEYS = ("password", "sslpassword", "oauth_client_secret")
 
@@ -19,6 +25,11 @@ _AS_KEY = re.compile(
     rf"(?P<before>(?:{'|'.join(_SECRET_KEYS)})\s*=\s*)(?P<secret>'(?:[^'\\]|\\.)*'?|[^\s&'\"]+)",
     re.IGNORECASE,
 )
+
+
+def of_command(command: str) -> str:
+    """The `application_name` of a command's session."""
+    return f"cdc-bridge {command}"
 
 
 def mask(text: str, dsn: str = "") -> str:
@@ -40,14 +51,6 @@ def is_conninfo(dsn: str) -> bool:
     except ProgrammingError:
         return False
     return True
-
-
-def without_password(dsn: str) -> str:
-    """The connection string for people to read: everything but its secrets."""
-    from psycopg.conninfo import conninfo_to_dict, make_conninfo
-
-    parts = conninfo_to_dict(dsn)
-    return make_conninfo("", **{key: MASK if key in _SECRET_KEYS else value for key, value in parts.items()})
 
 
 def server(dsn: str) -> str:

@@ -9,7 +9,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from cdc_bridge.conninfo import mask, server
+from cdc_bridge.conninfo import mask, of_command, server
 from cdc_bridge.errors import DatabaseError, DatabaseUnreachable, LockNotAcquired
 from cdc_bridge.settings import Settings
 
@@ -69,7 +69,7 @@ def _completed(settings: Settings, command: str) -> str:
     """The connection string with what it does not say itself."""
     ours = {
         "connect_timeout": str(max(2, round(settings.connect_timeout_s))),
-        "application_name": f"cdc-bridge {command}",
+        "application_name": of_command(command),
     }
     return make_conninfo("", **{**ours, **conninfo_to_dict(settings.conninfo)})
 

@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from cdc_bridge.broker import SourceUnavailable
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Relation
+from cdc_bridge.conninfo import REPAIR
 from cdc_bridge.errors import BridgeError, NotInstalled
 from cdc_bridge.logs import facts
 from cdc_bridge.schema.attach import repair
@@ -82,7 +83,7 @@ class CatalogSource:
 
     def _repair(self) -> None:
         with psycopg.connect(
-            self._conninfo, autocommit=True, application_name="cdc-bridge repair", connect_timeout=round(ANSWER_LIMIT_S)
+            self._conninfo, autocommit=True, application_name=REPAIR, connect_timeout=round(ANSWER_LIMIT_S)
         ) as connection:
             repair(connection, self._schema, lock_limit_s=MEND_LIMIT_S)
 

@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from cdc_bridge.catalog import collection_name
 from cdc_bridge.change import Relation
+from cdc_bridge.conninfo import LISTEN
 from cdc_bridge.schema import attach
 from cdc_bridge.schema.installation import require_installed
 from cdc_bridge.schema.tables import (
@@ -46,7 +47,7 @@ class AttachedTable:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A session of a bridge. Of other roles' sessions PostgreSQL may show the pid only."""
+    """A bridge, by its session that listens. Of other roles' sessions PostgreSQL may not show everything."""
 
     pid: int
     application_name: str
@@ -71,7 +72,7 @@ def read_status(conn: psycopg.Connection[Any], schema: str = "cdc") -> Status:
         captured = read_captured(conn, schema)
         found = read_trees(conn, schema, {root for _, root in captured} | {oid for oid, _ in captured})
         with conn.cursor(row_factory=dict_row) as cursor:
-            cursor.execute(statement("queries/listeners", schema), {})
+            cursor.execute(statement("queries/listeners"), {"listen": LISTEN})
             listeners = tuple(Listener(**row) for row in cursor)
     attached = tuple(_attached_table(tree) for tree in found if tree.is_attached)
     return Status(version, attached, listeners, tuple(_problems_outside(found, version)))
