@@ -64,11 +64,11 @@ class Backlog:
             return
         if stream.events:
             self._turns.remove(key)
-        self.size_bytes -= sum(_cost(event) for event in stream.events)
+        self.size_bytes -= sum(event.cost_bytes for event in stream.events)
 
     def push(self, key: Hashable, event: Event) -> bool:
         """Queue an event. False when there is no room."""
-        if not self._admit(_cost(event)):
+        if not self._admit(event.cost_bytes):
             return False
         stream = self._streams[key]
         if not stream.events:
@@ -97,7 +97,7 @@ class Backlog:
 
     def _single(self, stream: Stream) -> bytes:
         event = self._pop(stream)
-        return protocol.event_frame(event.kind, event.rows, event, stream.uid, one=stream.one)
+        return protocol.event_frame(event, stream.uid, one=stream.one)
 
     def _merged(self, stream: Stream) -> bytes:
         """Rows of the first event and of those behind it that read the same, up to the size of a frame."""
@@ -118,18 +118,13 @@ class Backlog:
                 break
             stream.sent_rows = 0
             self._pop(stream)
-        return protocol.event_frame(first.kind, rows, first, stream.uid, one=False)
+        return protocol.event_frame(Event(first.kind, tuple(rows), first.reason), stream.uid, one=False)
 
     def _pop(self, stream: Stream) -> Event:
         event = stream.events.popleft()
-        self.size_bytes -= _cost(event)
+        self.size_bytes -= event.cost_bytes
         return event
 
 
 def _alike(first: Event, second: Event) -> bool:
     return first.kind is second.kind and first.reason == second.reason
-
-
-def _cost(event: Event) -> int:
-    """Bytes that an event occupies, with something for the objects around them."""
-    return event.size_bytes + 100

@@ -106,7 +106,7 @@ class Bridge:
             running = [
                 tasks.create_task(broker.listen()),
                 tasks.create_task(broker.watch_catalog(CATALOG_INTERVAL_S)),
-                *(tasks.create_task(broker.read()) for _ in range(options.snapshot_concurrency)),
+                *(tasks.create_task(broker.serve_readings()) for _ in range(options.snapshot_concurrency)),
             ]
             async with server.run() as url:
                 self._on_listening(url)

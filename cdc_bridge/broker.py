@@ -1,11 +1,8 @@
 """Between what is heard from the database, what clients ask for, and the hub that joins the two.
 
-Three things run side by side, all on one event loop: `listen` takes what the capture hears, `read` workers
-fetch initial data, and the transports call `subscribe`, `unsubscribe` and `read_items`. None of them holds a
-lock: the hub changes between two awaits.
-
-Bounds: a follower waits for at most one reading, so there are never more of them than subscriptions; equal
-ones are read once. `readers` of them run at a time.
+Three things run side by side, all on one event loop: `listen` takes what the capture hears, workers in
+`serve_readings` fetch initial data, and the transports call `subscribe`, `unsubscribe` and `read_items`. None of
+them holds a lock: the hub changes between two awaits.
 """
 
 from __future__ import annotations
@@ -13,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Protocol, TypeVar, assert_never
 
 from cdc_bridge import values
 from cdc_bridge.capture import Capture
@@ -25,6 +23,7 @@ from cdc_bridge.hub import Follower, Hub, Outlet, Reading
 from cdc_bridge.logs import facts
 from cdc_bridge.protocol import ReadItems, Subscribe
 from cdc_bridge.query import QueryLimits, item_key, resolve
+from cdc_bridge.readings import Readings
 from cdc_bridge.subscription import Query, Subscription
 
 log = logging.getLogger(__name__)
@@ -70,10 +69,10 @@ class CatalogReader(Protocol):
         ...
 
 
-Result = TypeVar("Result")
+SHAPES_MAX = 1000
+"""Old shapes of tables that are remembered so as not to read the catalog for each of their changes."""
 
-Plan: TypeAlias = tuple[int, Query, tuple[str, ...] | None]
-"""What a reading depends on: the table, the query, the key of the one row. Equal plans are read once."""
+Result = TypeVar("Result")
 
 
 class Broker:
@@ -98,11 +97,11 @@ class Broker:
         self._subscriptions_max = subscriptions_max
         self._retry_delay_s = retry_delay_s
         self._fingerprint = ""
-        self._known_signs: set[tuple[int | str, ...]] = set()
+        self._known_shapes: set[tuple[int | str, ...]] = set()
         self._listening = asyncio.Event()
         self._refreshing = asyncio.Lock()
-        self._waiting: dict[Plan, dict[Follower, Reading]] = {}
-        self._orders: asyncio.Queue[Follower] = asyncio.Queue()
+        self._readings = Readings()
+        self._ordered = asyncio.Event()
 
     @property
     def listening(self) -> bool:
@@ -112,8 +111,9 @@ class Broker:
 
     async def listen(self) -> None:
         """Take everything that is heard, for ever. Raises what the capture raises."""
-        async for heard in self._capture.heard():
-            await self._hear(heard)
+        async with aclosing(self._capture.heard()) as stream:
+            async for heard in stream:
+                await self._hear(heard)
 
     async def _hear(self, heard: Heard) -> None:
         match heard:
@@ -133,6 +133,8 @@ class Broker:
             case Gap(reason=reason):
                 log.warning("changes were missed: everybody gets fresh data", extra=facts(reason=reason))
                 self._order(self.hub.hold())
+            case _:
+                assert_never(heard)
 
     def _is_drifted(self, change: Change) -> bool:
         """Whether a change shows that the catalog is out of date."""
@@ -148,10 +150,12 @@ class Broker:
 
     async def _catch_up(self, change: Change) -> None:
         """Read the catalog that a change calls for, once: a change can also be older than the catalog."""
-        sign = (change.relation_id, change.filenode, *next(iter(change.new or change.old), ()))
-        if sign not in self._known_signs:
+        shape = (change.relation_id, change.filenode, *next(iter(change.new or change.old), ()))
+        if shape not in self._known_shapes:
             await self._refresh_until_done()
-            self._known_signs.add(sign)
+            if len(self._known_shapes) >= SHAPES_MAX:
+                self._known_shapes.clear()
+            self._known_shapes.add(shape)
 
     # --- the catalog ---
 
@@ -177,7 +181,7 @@ class Broker:
             catalog = await self._catalog_reader.read()
             self._order(self.hub.adopt(catalog, self._judge))
             self._fingerprint = fingerprint
-            self._known_signs.clear()
+            self._known_shapes.clear()
 
     async def _refresh_until_done(self) -> None:
         while True:
@@ -195,12 +199,9 @@ class Broker:
 
     # --- what clients ask for ---
 
-    async def subscribe(self, outlet: Outlet, request: Subscribe, count: int) -> Follower:
-        """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`.
-
-        `count`: how many the client has already.
-        """
-        if count >= self._subscriptions_max:
+    async def subscribe(self, outlet: Outlet, request: Subscribe) -> Follower:
+        """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`."""
+        if outlet.count >= self._subscriptions_max:
             raise RequestError(
                 "LIMIT_EXCEEDED",
                 f"A connection can hold {self._subscriptions_max} subscriptions: unsubscribe from one first.",
@@ -211,6 +212,7 @@ class Broker:
         return reading.follower
 
     def unsubscribe(self, follower: Follower) -> None:
+        self._readings.discard(follower)
         self.hub.leave(follower)
 
     async def read_items(self, request: ReadItems) -> tuple[bytes, bool]:
@@ -260,45 +262,39 @@ class Broker:
 
     # --- initial data ---
 
-    async def read(self) -> None:
-        """One worker: fetch the initial data that is waited for, for ever."""
+    async def serve_readings(self) -> None:
+        """One worker: read the initial data that is waited for, for ever."""
         while True:
-            follower = await self._orders.get()
+            await self._ordered.wait()
             await self._listening.wait()
-            readings = self._take_equal(follower)
-            if readings:
-                await self._serve(readings)
+            if self._readings:
+                await self._serve(self._readings.take())
+            else:
+                self._ordered.clear()
 
     def _order(self, readings: Iterable[Reading]) -> None:
         for reading in readings:
-            self._waiting.setdefault(plan_of(reading.follower), {})[reading.follower] = reading
-            self._orders.put_nowait(reading.follower)
+            self._readings.add(reading)
+            self._ordered.set()
 
-    def _take_equal(self, follower: Follower) -> list[Reading]:
-        """Every reading that waits for the same data; none, when another worker has taken them already."""
-        return list(self._waiting.pop(plan_of(follower), {}).values())
-
-    async def _serve(self, readings: list[Reading]) -> None:
-        subscription = readings[0].follower.subscription
+    async def _serve(self, equal: list[Reading]) -> None:
+        subscription = equal[0].subscription
         try:
             data = await self._reader.read(subscription.collection, subscription.query, subscription.key)
         except SourceChanged:
             await self._refresh_until_done()
-            await asyncio.sleep(self._retry_delay_s)
-            self._order(reading for reading in readings if reading.current)
+            await self._order_again(equal)
         except SourceUnavailable as error:
             log.info("initial data cannot be read, trying again", extra=facts(reason=str(error)))
-            await asyncio.sleep(self._retry_delay_s)
-            self._order(reading for reading in readings if reading.current)
+            await self._order_again(equal)
         except RequestError as error:
-            for reading in readings:
+            for reading in equal:
                 if reading.current:
                     self.hub.refuse(reading.follower, error)
         else:
-            again = [self.hub.begin(reading, data.snapshot, data.rows, more=data.more) for reading in readings]
-            self._order(reading for reading in again if reading)
+            too_late = [self.hub.begin(reading, data.snapshot, data.rows, more=data.more) for reading in equal]
+            self._order(reading for reading in too_late if reading)
 
-
-def plan_of(follower: Follower) -> Plan:
-    subscription = follower.subscription
-    return subscription.collection.relation_id, subscription.query, subscription.key
+    async def _order_again(self, readings: list[Reading]) -> None:
+        await asyncio.sleep(self._retry_delay_s)
+        self._order(reading for reading in readings if reading.current)

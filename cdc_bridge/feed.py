@@ -18,12 +18,14 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from cdc_bridge.change import Snapshot
 from cdc_bridge.subscription import Event
 
 Held: TypeAlias = tuple[int, tuple[Event, ...]]
+
+NOTHING_SEEN = Snapshot(0, 0, frozenset())
 
 
 class Phase(enum.Enum):
@@ -42,23 +44,27 @@ class Feed:
     overflowed: bool = False
     _held: list[Held] = field(default_factory=list)
     _held_bytes: int = 0
-    _snapshot: Snapshot | None = None
+    _snapshot: Snapshot = NOTHING_SEEN
 
     def hold(self) -> None:
         """The stream has a gap: whatever was kept is worthless, fresh data has to be read."""
         self.phase = Phase.HOLDING
         self.epoch += 1
-        self._forget()
+        self._snapshot = NOTHING_SEEN
+        self._forget_held()
         self.overflowed = False
 
     def offer(self, xid: int, events: tuple[Event, ...]) -> tuple[Event, ...]:
         """What of a transaction's events goes out now."""
-        if self.phase is Phase.LIVE:
-            return events
-        if self._snapshot is not None:
-            return () if self._snapshot.sees(xid) else events
-        self._keep(xid, events)
-        return ()
+        match self.phase:
+            case Phase.LIVE:
+                return events
+            case Phase.MEETING:
+                return () if self._snapshot.sees(xid) else events
+            case Phase.HOLDING:
+                self._keep(xid, events)
+                return ()
+        assert_never(self.phase)
 
     def begin(self, snapshot: Snapshot) -> list[tuple[Event, ...]] | None:
         """The initial data is sent; release what its snapshot did not see. None: it is too old, read again."""
@@ -73,23 +79,19 @@ class Feed:
 
     def heard(self, snapshot: Snapshot) -> None:
         """Everything that `snapshot` sees has passed by."""
-        if self._snapshot is not None and snapshot.sees_all_of(self._snapshot):
-            self._snapshot = None
+        if self.phase is Phase.MEETING and snapshot.sees_all_of(self._snapshot):
+            self._snapshot = NOTHING_SEEN
             self.phase = Phase.LIVE
 
     def _keep(self, xid: int, events: tuple[Event, ...]) -> None:
         if self.overflowed:
             return
-        self._held_bytes += sum(event.size_bytes + 100 for event in events)
+        self._held_bytes += sum(event.cost_bytes for event in events)
         if self._held_bytes > self.held_bytes_max:
             self.overflowed = True
             self._forget_held()
             return
         self._held.append((xid, events))
-
-    def _forget(self) -> None:
-        self._snapshot = None
-        self._forget_held()
 
     def _forget_held(self) -> None:
         self._held = []

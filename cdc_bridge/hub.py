@@ -19,9 +19,7 @@ from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.feed import Feed, Phase
 from cdc_bridge.matching import Index
 from cdc_bridge.rendering import Encoders, Rendering
-from cdc_bridge.subscription import Event, EventKind, Subscription
-
-RESYNC = "resync"
+from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
 
 Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
 """The same request against a changed table. Raises `RequestError` when it can no longer be served."""
@@ -29,6 +27,11 @@ Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
 
 class Outlet(Protocol):
     """Where one client's messages go. None of these waits; a client that is too slow is the outlet's business."""
+
+    @property
+    def count(self) -> int:
+        """How many followers it has."""
+        ...
 
     def open(self, follower: Follower) -> None: ...
     def push(self, follower: Follower, event: Event) -> None: ...
@@ -48,9 +51,13 @@ class Follower:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Initial data to be read for a follower; worthless when the feed's epoch has moved on."""
+    """Initial data to be read for a follower; worthless when the feed's epoch has moved on.
+
+    `subscription` is what was asked for when the reading was ordered.
+    """
 
     follower: Follower
+    subscription: Subscription
     epoch: int
 
     @property
@@ -81,7 +88,7 @@ class Hub:
         self._followers[follower] = None
         self._index.add(subscription, follower)
         outlet.open(follower)
-        return Reading(follower, follower.feed.epoch)
+        return _reading(follower)
 
     def leave(self, follower: Follower) -> None:
         """End a subscription. Does nothing when it has ended already."""
@@ -102,11 +109,11 @@ class Hub:
     def begin(self, reading: Reading, snapshot: Snapshot, rows: tuple[bytes, ...], *, more: bool) -> Reading | None:
         """Send initial data and what came after it. A reading comes back when the data came too late."""
         follower = reading.follower
-        if not reading.current or follower not in self._followers:
+        if not reading.current:
             return None
         released = follower.feed.begin(snapshot)
         if released is None:
-            return Reading(follower, follower.feed.epoch)
+            return _reading(follower)
         follower.outlet.push(follower, _init(follower, rows, more=more))
         follower.announced = True
         self._meeting[follower] = None
@@ -207,15 +214,15 @@ class Hub:
     def _hold(self, follower: Follower) -> Reading:
         follower.feed.hold()
         self._meeting.pop(follower, None)
-        return Reading(follower, follower.feed.epoch)
+        return _reading(follower)
 
-    def _refuse_all(self, collection: Collection) -> None:
-        for follower in self._index.members(collection.relation_id):
-            self.refuse(follower, forbidden_collection(collection.name))
+
+def _reading(follower: Follower) -> Reading:
+    return Reading(follower, follower.subscription, follower.feed.epoch)
 
 
 def _init(follower: Follower, rows: tuple[bytes, ...], *, more: bool) -> Event:
-    reason = RESYNC if follower.announced else None
+    reason = Reason.RESYNC if follower.announced else None
     if follower.subscription.event is not None:
         return Event(EventKind.INIT, None, reason)
     return Event(EventKind.INIT, rows, reason, more)

@@ -19,11 +19,10 @@ from cdc_bridge.subscription import Event, EventKind, Item, Uid
 
 
 class CloseCode(enum.IntEnum):
-    """Why we close a socket. RFC 6455, section 7.4.1, and the registry behind it."""
+    """Why we close a socket (RFC 6455, section 7.4.1). The library adds 1007, 1009 and 1011 of its own accord."""
 
     GOING_AWAY = 1001  # shutdown
     POLICY_VIOLATION = 1008  # abuse of a limit, or no sign of life
-    INTERNAL_ERROR = 1011  # our fault
     TRY_AGAIN_LATER = 1013  # too slow
 
 
@@ -218,14 +217,13 @@ def _is_item(value: Any) -> bool:
 _HEADS = {kind: b'{"type":"subscription","event":"' + kind.value.encode() + b'"' for kind in EventKind}
 
 
-def event_frame(kind: EventKind, rows: Iterable[bytes] | None, event: Event, uid: str | None, *, one: bool) -> bytes:
+def event_frame(event: Event, uid: str | None, *, one: bool) -> bytes:
     """A frame of a subscription. `one` is for an `item` subscription: its data is the row or key itself."""
-    parts = [_HEADS[kind]]
-    if rows is not None:
-        data = next(iter(rows), values.NULL) if one else values.array(list(rows))
-        parts += [b',"data":', data]
+    parts = [_HEADS[event.kind]]
+    if event.rows is not None:
+        parts += [b',"data":', next(iter(event.rows), values.NULL) if one else values.array(event.rows)]
     if event.reason is not None:
-        parts.append(b',"reason":"' + event.reason.encode() + b'"')
+        parts.append(b',"reason":"' + event.reason.value.encode() + b'"')
     if event.more:
         parts.append(b',"more":true')
     if uid is not None:

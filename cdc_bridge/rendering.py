@@ -12,10 +12,7 @@ from cdc_bridge import values
 from cdc_bridge.catalog import Collection, PgType, TypeKind
 from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.projection import KeyEncoder, Projection, RowEncoder
-from cdc_bridge.subscription import Event, EventKind, Subscription
-
-TRUNCATED = "truncate"
-
+from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
 
 ENCODERS_MAX = 1000
 
@@ -59,7 +56,7 @@ class Rendering:
     def _truncate(self, subscription: Subscription) -> list[Event]:
         if subscription.item is not None:
             return [Event(EventKind.DELETE, (subscription.item,))]
-        return [Event(EventKind.INIT, None if subscription.event else (), TRUNCATED)]
+        return [Event(EventKind.INIT, None if subscription.event else (), Reason.TRUNCATE)]
 
     def _write(self, subscription: Subscription) -> list[Event]:
         match self._change.operation:

@@ -87,18 +87,26 @@ class Subscription:
         return self.event is None or kind is self.event or kind is EventKind.INIT
 
 
+class Reason(enum.Enum):
+    """Why an `init` came again."""
+
+    RESYNC = "resync"  # changes may have been missed
+    TRUNCATE = "truncate"  # the table was emptied
+
+
 @dataclass(frozen=True, slots=True)
 class Event:
     """One message of a subscription before it is a frame: rows or keys, each one JSON value.
 
-    `rows` is None for an `init` without data. `reason` is ours: resync, truncate, leave.
+    `rows` is None for an `init` without data. `more`: a limit of ours has cut the rows.
     """
 
     kind: EventKind
     rows: tuple[bytes, ...] | None = None
-    reason: str | None = None
+    reason: Reason | None = None
     more: bool = False
 
     @property
-    def size_bytes(self) -> int:
-        return sum(map(len, self.rows)) if self.rows else 0
+    def cost_bytes(self) -> int:
+        """What it occupies while it waits, with something for the objects around the data."""
+        return 100 + (sum(map(len, self.rows)) if self.rows else 0)

@@ -4,14 +4,15 @@ A capture is an asynchronous source of `Heard`. Its guarantee, which every imple
 
 - Between a `Listening` and the next `Lost` or `Gap`, every committed change is there, once, in an order in
   which no change comes before one that its transaction could have seen.
-- A `Listening` comes first, and again after every `Lost`.
+- Before the first `Listening` nothing comes but `Lost`, once for each attempt that failed.
 - A `Heartbeat` comes after all changes that its snapshot sees.
-- It ends only by cancellation, or by an error that waiting cannot mend (`CannotListen`, `NotInstalled`).
+- It ends only by cancellation, or by `CannotListen` when listening was never proved to work. A database that is
+  away, or where we are not installed, is waited for.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from cdc_bridge.change import Heard
@@ -20,4 +21,4 @@ from cdc_bridge.change import Heard
 class Capture(Protocol):
     """See the module's docstring for the guarantee."""
 
-    def heard(self) -> AsyncIterator[Heard]: ...
+    def heard(self) -> AsyncGenerator[Heard, None]: ...

@@ -12,18 +12,21 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any, LiteralString, TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, errors, sql
 
+from cdc_bridge.capture.liveness import GapWatch, Proof
 from cdc_bridge.capture.payload import Decoder, heartbeat
-from cdc_bridge.change import Gap, Heard, Heartbeat, Listening, Lost, Snapshot
+from cdc_bridge.change import Gap, Heard, Listening, Lost, Snapshot
+from cdc_bridge.conninfo import HEARTBEAT, LISTEN
 from cdc_bridge.errors import CannotListen, CaptureLost, NotInstalled, PayloadError
 from cdc_bridge.logs import facts
+from cdc_bridge.statements import statement
 
 log = logging.getLogger(__name__)
 
@@ -52,15 +55,14 @@ class NotifyOptions:
 
 
 @dataclass(slots=True)
-class _Watch:
-    """What the heartbeats of one life know: how many were sent, and the state of the triggers' `gap` sequence."""
+class _Life:
+    """What one pair of connections knows: from LISTEN to whatever ends it."""
 
     channel: str
-    sender: str = field(default_factory=lambda: secrets.token_hex(4))
+    proof: Proof = field(default_factory=lambda: Proof(secrets.token_hex(4)))
+    gaps: GapWatch = field(default_factory=GapWatch)
     beats_sent: int = 0
-    gap_counter: str | None = None
-    gap_began: Snapshot | None = None
-    gap_found: bool = False
+    found: list[Gap] = field(default_factory=list)
 
 
 class NotifyCapture:
@@ -71,18 +73,19 @@ class NotifyCapture:
         self.last_heard_s = float("-inf")
         """When a notification last arrived, by the monotonic clock."""
 
-    async def heard(self) -> AsyncIterator[Heard]:
+    async def heard(self) -> AsyncGenerator[Heard, None]:
         """Raises `CannotListen` when notifications do not arrive although LISTEN was accepted."""
         delay_s = self._options.reconnect_delay_min_s
         proven = False
         while True:
             reason = "unknown"
             try:
-                async for heard in self._listen():
-                    if isinstance(heard, Listening):
-                        proven = True
-                        delay_s = self._options.reconnect_delay_min_s
-                    yield heard
+                async with aclosing(self._listen()) as life:
+                    async for heard in life:
+                        if isinstance(heard, Listening):
+                            proven = True
+                            delay_s = self._options.reconnect_delay_min_s
+                        yield heard
             except CannotListen as error:
                 if not proven:
                     raise
@@ -95,16 +98,17 @@ class NotifyCapture:
             await asyncio.sleep(pause_s)
             delay_s = min(delay_s * 2, self._options.reconnect_delay_max_s)
 
-    async def _listen(self) -> AsyncIterator[Heard]:
+    async def _listen(self) -> AsyncGenerator[Heard, None]:
         """One life of the two connections, from the first proof of listening to the end of either."""
-        async with await self._connect("listen") as listener, await self._connect("heartbeat") as beater:
+        async with await self._connect(LISTEN) as listener, await self._connect(HEARTBEAT) as beater:
             async with asyncio.timeout(self._options.connect_timeout_s):
-                watch = _Watch(await self._channel(listener))
-                await self._find_gap(beater, watch)
-                await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(watch.channel)))
-            beating = asyncio.create_task(self._beat(beater, watch))
+                life = _Life(await self._channel(listener))
+                await self._look_for_gaps(beater, life)
+                await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(life.channel)))
+            # A task group may not span a yield, so this task is ended by hand.
+            beating = asyncio.create_task(self._beat(beater, life))
             try:
-                async with aclosing(self._receive(listener, watch, beating)) as received:
+                async with aclosing(self._receive(listener, life, beating)) as received:
                     async for heard in received:
                         yield heard
             finally:
@@ -113,69 +117,50 @@ class NotifyCapture:
                     await beating
 
     async def _receive(
-        self, listener: Connection, watch: _Watch, beating: asyncio.Task[None]
+        self, listener: Connection, life: _Life, beating: asyncio.Task[None]
     ) -> AsyncGenerator[Heard, None]:
-        """What arrives, once the first of our own heartbeats has."""
+        """What arrives, once listening is proved."""
         decoder = Decoder()
-        proven = False
         heard_s = time.monotonic()
         while True:
             # The timeout only brings control back here, to look at the heartbeats.
             async for note in listener.notifies(timeout=self._options.heartbeat_interval_s):
                 heard_s = self.last_heard_s = time.monotonic()
-                heard = _understand(decoder, note.payload)
-                if proven and heard is not None:
+                for heard in (*life.proof.hear(_understand(decoder, note.payload)), *life.found):
                     yield heard
-                elif isinstance(heard, Heartbeat) and heard.sender == watch.sender:
-                    # What came before is part of the gap that `Listening` ends, be it whole or broken.
-                    proven = True
-                    yield Listening()
-                if proven and watch.gap_found:
-                    watch.gap_found = False
-                    yield Gap("a trigger could not tell what changed")
+                life.found.clear()
             if beating.done():
                 raise CaptureLost(f"heartbeats cannot be sent: {_reason(beating.exception())}")
             if time.monotonic() - heard_s > self._options.heartbeat_timeout_s:
-                raise self._silence(proven=proven or not watch.beats_sent)
+                raise self._silence(life)
 
-    def _silence(self, *, proven: bool) -> CaptureLost | CannotListen:
-        if proven:
+    def _silence(self, life: _Life) -> CaptureLost | CannotListen:
+        if life.proof.proven or not life.beats_sent:
             return CaptureLost(f"no heartbeat came back for {self._options.heartbeat_timeout_s:g} s")
         return CannotListen(
             "LISTEN is accepted but notifications do not arrive. Is there a pooler in transaction mode (PgBouncer) "
             "in between? Connect to PostgreSQL directly, or to a session pool."
         )
 
-    async def _beat(self, beater: Connection, watch: _Watch) -> None:
+    async def _beat(self, beater: Connection, life: _Life) -> None:
         """Send heartbeats, and look for gaps, until the connection breaks."""
-        statement = "SELECT pg_notify(%s, %s || pg_current_snapshot()::text)"
         while True:
             async with asyncio.timeout(self._options.heartbeat_timeout_s):
-                await beater.execute(statement, [watch.channel, heartbeat(watch.sender, watch.beats_sent)])
-                watch.beats_sent += 1
-                await self._find_gap(beater, watch)
+                head = heartbeat(life.proof.sender, life.beats_sent)
+                await beater.execute(statement("queries/heartbeat"), {"channel": life.channel, "head": head})
+                life.beats_sent += 1
+                await self._look_for_gaps(beater, life)
             await asyncio.sleep(self._options.heartbeat_interval_s)
 
-    async def _find_gap(self, beater: Connection, watch: _Watch) -> None:
-        """Whether a trigger has marked a gap, and its transaction has ended so that a snapshot can see it.
-
-        The counter is read before the snapshot: whoever has stepped it had a transaction id by then, so it is
-        either in progress in that snapshot or has ended.
-        """
-        name = f'"{self._options.schema}".gap'
-        counter = await _value(beater, "SELECT coalesce(pg_sequence_last_value(%s::regclass), 0)::text", name)
-        snapshot = Snapshot.parse(await _value(beater, "SELECT pg_current_snapshot()::text"))
-        if watch.gap_counter not in (None, counter):
-            watch.gap_began = snapshot
-        watch.gap_counter = counter
-        if watch.gap_began and all(snapshot.sees(xid) for xid in watch.gap_began.in_progress):
-            watch.gap_began = None
-            watch.gap_found = True
+    async def _look_for_gaps(self, beater: Connection, life: _Life) -> None:
+        counter = await _value(beater, statement("queries/gap", self._options.schema))
+        snapshot = Snapshot.parse(await _value(beater, statement("queries/snapshot")))  # after the counter
+        if gap := life.gaps.look(counter, snapshot):
+            life.found.append(gap)
 
     async def _channel(self, connection: Connection) -> str:
-        name = f'"{self._options.schema}".channel'
         try:
-            number = await _value(connection, "SELECT pg_sequence_last_value(%s::regclass)::text", name)
+            number = await _value(connection, statement("queries/channel", self._options.schema))
         except (errors.UndefinedTable, errors.InvalidSchemaName):
             number = None
         if number is None:
@@ -190,7 +175,7 @@ class NotifyCapture:
             autocommit=True,
             prepare_threshold=None,  # poolers
             connect_timeout=max(2, round(self._options.connect_timeout_s)),
-            application_name=f"cdc_bridge {purpose}",
+            application_name=purpose,
             client_encoding="UTF8",
             **KEEPALIVES,
         )
@@ -210,6 +195,6 @@ def _reason(error: BaseException | None) -> str:
     return str(error).strip() or type(error).__name__
 
 
-async def _value(connection: Connection, statement: LiteralString, *parameters: str) -> Any:
-    row = await (await connection.execute(statement, parameters)).fetchone()
+async def _value(connection: Connection, query: sql.Composed) -> Any:
+    row = await (await connection.execute(query)).fetchone()
     return row[0] if row else None

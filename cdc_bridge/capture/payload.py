@@ -31,7 +31,7 @@ class Decoder:
 
     It is either between two payloads or inside one that comes in parts. Parts of one payload follow each
     other without a stranger in between, since PostgreSQL queues the notifications of a transaction in one
-    piece. Anything else means that something was lost, and raises `PayloadError`.
+    piece. Anything else means that something was lost: it raises `PayloadError` and is between payloads again.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class Decoder:
         raise PayloadError(f"a notification begins with {line[:80]!r}, which this version does not know")
 
     def _heartbeat(self, sender: str, beat: str, body: str) -> Heartbeat:
-        if self._parts:
+        if self._forget():
             raise PayloadError("the rest of a payload in parts is missing")
         try:
             return Heartbeat(sender, int(beat), Snapshot.parse(body))
@@ -62,14 +62,18 @@ class Decoder:
 
     def _receive_part(self, head: list[str], part: str, body: str) -> None:
         if part != str(len(self._parts)) or (self._parts and head != self._head):
-            self._parts = []
+            self._forget()
             raise PayloadError("a part of a payload is missing")
         self._head = head
         self._parts.append(body)
 
+    def _forget(self) -> list[str]:
+        """Be between payloads; the parts that were there."""
+        parts, self._parts = self._parts, []
+        return parts
+
     def _complete(self) -> Change:
-        body = "".join(self._parts)
-        self._parts = []
+        body = "".join(self._forget())
         try:
             letter, seq, xid, relation_id, filenode = self._head
             operation = Operation(letter)

@@ -31,12 +31,17 @@ class SocketOutlet:
         self._close_reason = ""
         self._draining = False
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.followers: dict[str | Follower, Follower] = {}
+        self._followers: dict[str | Follower, Follower] = {}
 
     # --- hub.Outlet ---
 
+    @property
+    def count(self) -> int:
+        return len(self._followers)
+
     def open(self, follower: Follower) -> None:
         subscription = follower.subscription
+        self._followers[key_of(follower)] = follower
         self._backlog.open(follower, subscription.stream_uid, one=subscription.item is not None)
 
     def push(self, follower: Follower, event: Event) -> None:
@@ -46,12 +51,19 @@ class SocketOutlet:
 
     def drop(self, follower: Follower) -> None:
         self._backlog.drop(follower)
-        self.followers.pop(key_of(follower), None)
+        self._followers.pop(key_of(follower), None)
 
     def refuse(self, follower: Follower, error: RequestError) -> None:
         self.reply(protocol.error("subscribe", error, follower.subscription.uid))
 
     # --- the connection's own ---
+
+    def follower(self, uid: str) -> Follower | None:
+        """The subscription of that uid."""
+        return self._followers.get(uid)
+
+    def followers(self) -> list[Follower]:
+        return list(self._followers.values())
 
     def reply(self, frame: bytes) -> None:
         if not self._asked_to_close.is_set() and not self._backlog.reply(frame):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import assert_never
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
@@ -17,9 +18,9 @@ from cdc_bridge.broker import Broker
 from cdc_bridge.errors import RequestError
 from cdc_bridge.protocol import CloseCode, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.session import Abuse, Reply, Request, Session
-from cdc_bridge.subscription import uid_text
+from cdc_bridge.subscription import Uid, uid_text
 from cdc_bridge.transport.http import WEBSOCKET_PATH, Door
-from cdc_bridge.transport.outlet import SocketOutlet, key_of
+from cdc_bridge.transport.outlet import SocketOutlet
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ class _Conversation:
         except* ConnectionClosed:
             log.debug("a client has gone")
         finally:
-            for follower in list(self._outlet.followers.values()):
+            for follower in self._outlet.followers():
                 self._broker.unsubscribe(follower)
 
     async def _receive(self) -> None:
@@ -148,26 +149,27 @@ class _Conversation:
                     self._unsubscribe(request)
                 case ReadItems():
                     await self._read_items(request)
+                case _:
+                    assert_never(request)
 
     async def _subscribe(self, request: Subscribe) -> None:
-        uid = uid_text(request.uid)
-        if uid is not None:
-            self._end(uid)  # even when the new one fails, as in Directus
+        self._end(request.uid)  # even when the new one fails, as in Directus
         try:
-            follower = await self._broker.subscribe(self._outlet, request, len(self._outlet.followers))
+            await self._broker.subscribe(self._outlet, request)
         except RequestError as error:
             self._outlet.reply(protocol.error("subscribe", error, request.uid))
-        else:
-            self._outlet.followers[key_of(follower)] = follower
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
-        uid = uid_text(request.uid)
-        for key in [uid] if uid is not None else list(self._outlet.followers):
-            self._end(key)
+        if request.uid is None:
+            for follower in self._outlet.followers():
+                self._broker.unsubscribe(follower)
+        self._end(request.uid)
         self._outlet.reply(protocol.unsubscribed(request.uid))
 
-    def _end(self, key: object) -> None:
-        if follower := self._outlet.followers.get(key):  # type: ignore[call-overload]
+    def _end(self, uid: Uid) -> None:
+        """End the subscription of that uid, if there is one."""
+        text = uid_text(uid)
+        if text is not None and (follower := self._outlet.follower(text)):
             self._broker.unsubscribe(follower)
 
     async def _read_items(self, request: ReadItems) -> None:

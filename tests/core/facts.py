@@ -88,6 +88,7 @@ class Recorder:
     """An outlet that keeps what it is given, in the words of the protocol."""
 
     said: list[tuple[Any, ...]] = field(default_factory=list)
+    count: int = 0
 
     def open(self, follower: Follower) -> None:
         self.said.append(("open",))
@@ -95,7 +96,7 @@ class Recorder:
     def push(self, follower: Follower, event: Event) -> None:
         rows = None if event.rows is None else [msgspec.json.decode(r) for r in event.rows]
         said = (event.kind.value, rows)
-        self.said.append(said if event.reason is None else (*said, event.reason))
+        self.said.append(said if event.reason is None else (*said, event.reason.value))
 
     def drop(self, follower: Follower) -> None:
         self.said.append(("drop",))

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_bridge.backlog import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Backlog
-from cdc_bridge.subscription import Event, EventKind
+from cdc_bridge.subscription import Event, EventKind, Reason
 
 MIB = 1024 * 1024
 
@@ -50,17 +50,17 @@ def test_events_of_one_kind_leave_together() -> None:
     ]
 
 
-def test_deletes_with_and_without_a_reason_are_not_mixed() -> None:
+def test_events_with_and_without_a_reason_are_not_mixed() -> None:
     waiting = backlog()
     waiting.push("s", Event(EventKind.DELETE, (b"1",)))
-    waiting.push("s", Event(EventKind.DELETE, (b"2",), reason="leave"))
-    assert [f.get("reason") for f in frames(waiting)] == [None, "leave"]
+    waiting.push("s", Event(EventKind.DELETE, (b"2",), reason=Reason.RESYNC))
+    assert [f.get("reason") for f in frames(waiting)] == [None, "resync"]
 
 
 def test_init_is_a_frame_of_its_own() -> None:
     waiting = backlog()
     waiting.push("s", Event(EventKind.INIT, (b"1",)))
-    waiting.push("s", Event(EventKind.INIT, (), reason="truncate"))
+    waiting.push("s", Event(EventKind.INIT, (), reason=Reason.TRUNCATE))
     assert [f["data"] for f in frames(waiting)] == [[1], []]
 
 

@@ -1,0 +1,2 @@
+-- Which transactions are visible now.
+SELECT pg_current_snapshot()::text
