@@ -1,5 +1,7 @@
 """The fixtures that every test may use. See `tests/support/` for what they hand out."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from pathlib import Path
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
 import re
 import shlex
-import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.bridge import BridgeProcess, attach
+from tests.support.attach import attach
+from tests.support.bridge import BridgeProcess
+from tests.support.node import PACKAGES
+from tests.support.process import ROOT, command, line_of, running
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
@@ -46,12 +43,6 @@ def write(database: Database) -> None:
     database.execute("DELETE FROM messages WHERE id = 1")
 
 
-def cdc_bridge(arguments: list[str], *, port: int = 0) -> list[str]:
-    """The command of a snippet, as this environment has it; `listen` finds the bridge at its port."""
-    made = [sys.executable, "-m", "cdc_bridge", *arguments]
-    return [*made, "--url", f"ws://127.0.0.1:{port}/websocket"] if arguments[0] == "listen" else made
-
-
 def test_make_has_the_two_commands() -> None:
     makefile = (ROOT / "Makefile").read_text()
     targets = [command[1] for command in commands("make ")]
@@ -62,18 +53,16 @@ def test_make_has_the_two_commands() -> None:
 async def test_own_database(messages: Database) -> None:
     attach_command, serve_command = commands("cdc-bridge ")[:2]
     (listen_command,) = commands("cdc-bridge listen")
-    environment = os.environ | {"CDC_BRIDGE_DSN": messages.dsn}
-    attaching = await asyncio.create_subprocess_exec(*cdc_bridge(attach_command[1:]), env=environment)
-    assert await attaching.wait() == 0
+    async with running(*command(*attach_command[1:]), env={"CDC_BRIDGE_DSN": messages.dsn}) as attaching:
+        assert await attaching.wait() == 0
     assert serve_command[1:] == ["serve", "--insecure-public"]  # what BridgeProcess runs
     async with BridgeProcess(messages.dsn) as bridge:
         await bridge.ready()
-        port = int(bridge.http.rpartition(":")[2])
-        async with running(cdc_bridge(listen_command[1:], port=port)) as listen:
-            first = json.loads(await line_of(listen))
+        async with running(*command(*listen_command[1:], "--url", bridge.url)) as listen:
+            first = json.loads(await line_of(listen.stdout))
             assert first["data"] == [{"id": 1, "text": "hello"}]
             write(messages)
-            events = [json.loads(await line_of(listen))["event"] for _ in range(3)]
+            events = [json.loads(await line_of(listen.stdout))["event"] for _ in range(3)]
             assert events == ["create", "update", "delete"]
 
 
@@ -108,26 +97,9 @@ async def runs_in_node(script: str, database: Database, node: Path) -> None:
         port = bridge.http.rpartition(":")[2]
         assert "127.0.0.1:8765" in script
         arguments = ["--input-type=module", "--eval", script.replace("127.0.0.1:8765", f"127.0.0.1:{port}")]
-        async with running([str(node), *arguments], cwd=ROOT / "tests" / "sdk") as process:
-            assert (await line_of(process)).startswith("init [ { id: 1, text: 'hello' } ]")
+        async with running(str(node), *arguments, cwd=PACKAGES) as process:
+            assert (await line_of(process.stdout)).startswith("init [ { id: 1, text: 'hello' } ]")
             write(database)
-            assert await line_of(process) == "create [ { id: 2, text: 'world' } ]"
-            assert await line_of(process) == "update [ { id: 2, text: 'world!' } ]"
-            assert await line_of(process) == "delete [ 1 ]"
-
-
-@contextlib.asynccontextmanager
-async def running(command: list[str], cwd: Path | None = None) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(*command, cwd=cwd, stdout=asyncio.subprocess.PIPE)
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-async def line_of(process: asyncio.subprocess.Process) -> str:
-    assert process.stdout is not None
-    async with asyncio.timeout(20):
-        return (await process.stdout.readline()).decode().strip()
+            assert await line_of(process.stdout) == "create [ { id: 2, text: 'world' } ]"
+            assert await line_of(process.stdout) == "update [ { id: 2, text: 'world!' } ]"
+            assert await line_of(process.stdout) == "delete [ 1 ]"

@@ -4,51 +4,56 @@ from __future__ import annotations
 
 import signal
 
-import psycopg
 import pytest
 
 from cdc_bridge.demo.postgres import Cluster
-from tests.support.bridge import BridgeProcess, attach
+from tests.support.attach import attach
+from tests.support.bridge import BridgeProcess
 from tests.support.proxy import Proxy
-from tests.support.server import Database
+from tests.support.server import Database, server_of
 from tests.support.wsclient import Closed, connected
 
 SUBSCRIBE = {"type": "subscribe", "collection": "t", "uid": "u"}
 
 
-def own_database(cluster: Cluster) -> None:
-    from cdc_bridge.schema import attach as attaching
-
-    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
-        connection.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
-        attaching.apply(connection, attaching.plan(connection, attaching.Request(("t",))))
+@pytest.fixture
+def table(database: Database) -> Database:
+    return _with_table(database)
 
 
-async def test_killed_database_comes_back_and_ends_in_a_resync(own_server: Cluster) -> None:
-    own_database(own_server)
-    async with BridgeProcess(own_server.dsn()) as bridge:
+@pytest.fixture
+def own_table(own_server: Cluster) -> Database:
+    """The same on a server of the test's own."""
+    return _with_table(server_of(own_server).create_database())
+
+
+def _with_table(database: Database) -> Database:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
+    attach(database, "t")
+    return database
+
+
+async def test_killed_database_comes_back_and_ends_in_a_resync(own_server: Cluster, own_table: Database) -> None:
+    async with BridgeProcess(own_table.dsn) as bridge:
         await bridge.ready()
         async with connected(bridge.url) as client:
             await client.send(SUBSCRIBE)
             await client.expect(event="init", data=[])
             own_server.kill()
             own_server.start()
-            with psycopg.connect(own_server.dsn(), autocommit=True) as connection:
-                connection.execute("INSERT INTO t VALUES (1, 'while it was away')")
+            own_table.execute("INSERT INTO t VALUES (1, 'while it was away')")
             rows = [{"id": 1, "v": "while it was away"}]
             await client.expect(event="init", reason="resync", data=rows, uid="u", timeout=60)
-            with psycopg.connect(own_server.dsn(), autocommit=True) as connection:
-                connection.execute("INSERT INTO t VALUES (2, 'heard')")
+            own_table.execute("INSERT INTO t VALUES (2, 'heard')")
             await client.expect(event="create", data=[{"id": 2, "v": "heard"}])
         bridge.terminate()
         assert await bridge.wait() == 0
     assert "Traceback" not in bridge.stderr
 
 
-async def test_bridge_starts_before_its_database(own_server: Cluster) -> None:
-    own_database(own_server)
+async def test_bridge_starts_before_its_database(own_server: Cluster, own_table: Database) -> None:
     own_server.stop()
-    async with BridgeProcess(own_server.dsn()) as bridge, connected(bridge.url) as client:
+    async with BridgeProcess(own_table.dsn) as bridge, connected(bridge.url) as client:
         await client.send(SUBSCRIBE)
         own_server.start()
         await client.expect(event="init", data=[], timeout=60)
@@ -56,10 +61,8 @@ async def test_bridge_starts_before_its_database(own_server: Cluster) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_signal_closes_clients_with_1001_and_exits_with_0(database: Database, number: signal.Signals) -> None:
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
-    attach(database, "t")
-    async with BridgeProcess(database.dsn) as bridge:
+async def test_signal_closes_clients_with_1001_and_exits_with_0(table: Database, number: signal.Signals) -> None:
+    async with BridgeProcess(table.dsn) as bridge:
         await bridge.ready()
         async with connected(bridge.url) as client:
             await client.send(SUBSCRIBE)
@@ -72,10 +75,8 @@ async def test_signal_closes_clients_with_1001_and_exits_with_0(database: Databa
     assert "Traceback" not in bridge.stderr
 
 
-async def test_what_waits_is_flushed_before_the_end(database: Database) -> None:
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
-    attach(database, "t")
-    async with BridgeProcess(database.dsn) as bridge:
+async def test_what_waits_is_flushed_before_the_end(table: Database) -> None:
+    async with BridgeProcess(table.dsn) as bridge:
         await bridge.ready()
         host, port = bridge.http.removeprefix("http://").split(":")
         async with (
@@ -88,9 +89,9 @@ async def test_what_waits_is_flushed_before_the_end(database: Database) -> None:
                 await client.expect(event="init")
             proxy.freeze()
             for number in range(3):
-                database.execute("INSERT INTO t VALUES (%s)", [number])
+                table.execute("INSERT INTO t VALUES (%s)", [number])
                 await near.expect(event="create", data=[{"id": number, "v": None}])
-                database.execute("DELETE FROM t")
+                table.execute("DELETE FROM t")
                 await near.expect(event="delete", data=[number])
             bridge.terminate()
             assert await near.closed() == 1001
@@ -113,10 +114,8 @@ async def test_table_that_is_attached_later_is_served(database: Database) -> Non
         await client.expect(event="init", data=[], timeout=60)
 
 
-async def test_stuck_client_and_frozen_database_do_not_delay_the_end(database: Database) -> None:
-    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
-    attach(database, "t")
-    async with Proxy.before(database.dsn) as to_database, BridgeProcess(to_database.dsn(database.dsn)) as bridge:
+async def test_stuck_client_and_frozen_database_do_not_delay_the_end(table: Database) -> None:
+    async with Proxy.before(table.dsn) as to_database, BridgeProcess(to_database.dsn(table.dsn)) as bridge:
         await bridge.ready()
         host, port = bridge.http.removeprefix("http://").split(":")
         async with Proxy(host, int(port)) as proxy, connected(bridge.url.replace(port, str(proxy.port))) as client:
@@ -129,3 +128,4 @@ async def test_stuck_client_and_frozen_database_do_not_delay_the_end(database: D
             proxy.freeze()
             bridge.terminate()
             assert await bridge.wait(timeout=8) == 0
+            proxy.cut()  # nobody is left who would close the client

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from websockets.exceptions import InvalidStatus
 
-from tests.support.bridge import RunningBridge, attach, running_bridge
+from tests.support.attach import attach
+from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.proxy import Proxy
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected

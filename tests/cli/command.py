@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.support.process import ROOT, command, environment
+
+__all__ = ["ROOT", "assert_one_sentence", "command", "environment", "run"]
+
 ENDS_WITHIN_S = 60
-
-
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Without what would configure the command, and with the tree that is under test."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CDC_BRIDGE_", "PG"))}
-    return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | dict(extra or {})
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "cdc_bridge", *arguments]
 
 
 def run(*arguments: str, cwd: Path, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -4,6 +4,8 @@ A difference is a function that turns what Directus said into what we have to sa
 turns nothing: then it is no difference.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any

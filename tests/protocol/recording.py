@@ -3,6 +3,8 @@
 The recordings in `transcripts/` are data: one JSON object a line, `dir` says what it is.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from dataclasses import dataclass, field

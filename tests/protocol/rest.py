@@ -3,6 +3,8 @@
 Ids and times that Directus generated are taken from its response, so that ours can be compared with them.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Iterator

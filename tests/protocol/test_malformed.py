@@ -3,6 +3,8 @@
 The first half drives the core with strings; the second sends the same and worse over a real socket.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 import logging
@@ -22,7 +24,8 @@ from cdc_bridge.protocol import ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.query import QueryLimits, item_key, resolve
 from cdc_bridge.session import Reply, Session
 from cdc_bridge.subscription import uid_text
-from tests.support.bridge import attach, running_bridge
+from tests.support.attach import attach
+from tests.support.bridge import running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 

@@ -4,6 +4,8 @@ Our answers equal the recorded ones, up to the differences that the wire contrac
 its differences, see `differences.py`. Every recording is either replayed or waits for a later issue.
 """
 
+from __future__ import annotations
+
 import asyncio
 import copy
 import json
@@ -21,7 +23,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from tests.protocol import differences as d
 from tests.protocol import rest
 from tests.protocol.recording import TRANSCRIPTS, Message, Phase, Step, load
-from tests.support.bridge import attach, running_bridge
+from tests.support.attach import attach
+from tests.support.bridge import running_bridge
 from tests.support.server import Database
 
 PATIENCE_S = 5.0
@@ -240,7 +243,7 @@ class Replay:
         self._sockets: dict[str, Socket] = {}
         self._joins = d.rows_travel_together in case.differences
 
-    async def __aenter__(self) -> "Replay":
+    async def __aenter__(self) -> Replay:
         return self
 
     async def __aexit__(self, *exc: object) -> None:

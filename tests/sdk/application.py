@@ -1,5 +1,7 @@
 """A Node process that uses the SDK, seen from a test."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import json

@@ -1,5 +1,7 @@
 """Both WebSockets that the SDK can use on Node."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import pytest

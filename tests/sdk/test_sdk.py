@@ -4,6 +4,8 @@ It reads one frame per turn of its event loop and loses the others (see `cdc_bri
 the tests count rows: each one is seen once.
 """
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 from pathlib import Path
@@ -12,7 +14,8 @@ import psycopg
 import pytest
 
 from tests.sdk.application import Application, Subscription, application
-from tests.support.bridge import attach, running_bridge
+from tests.support.attach import attach
+from tests.support.bridge import running_bridge
 from tests.support.server import Database
 
 pytestmark = pytest.mark.once  # what is tested does not depend on the version of PostgreSQL

@@ -1,32 +1,25 @@
 """A bridge for tests: in the test's own event loop, or as the installed command in a process of its own."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
-import os
 import signal
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
-import psycopg
-
 from cdc_bridge.bridge import Bridge, BridgeOptions
-from cdc_bridge.schema import attach as attaching
-from tests.support.server import Database
+from tests.support.attach import attach
+from tests.support.process import PIPE, command, environment
+
+__all__ = ["BridgeProcess", "RunningBridge", "attach", "running_bridge"]
 
 READY_WITHIN_S = 15.0
 STOPS_WITHIN_S = 10.0
 LISTENING = "listening on "
-
-
-def attach(database: Database, *tables: str, schema: str = "cdc", **options: Any) -> None:
-    """What `cdc-bridge attach TABLE...` does. Options are fields of `cdc_bridge.schema.attach.Request`."""
-    with psycopg.connect(database.dsn, autocommit=True) as connection:
-        attaching.apply(connection, attaching.plan(connection, attaching.Request(tables, **options), schema))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +28,17 @@ class RunningBridge:
 
     url: str
     http: str
-
-    async def ready(self) -> bool:
-        """Whether `/readyz` says so now."""
-        return await asyncio.to_thread(_status, f"{self.http}/readyz") == 200
+    _running: asyncio.Task[None]
 
     async def loses_the_database(self) -> None:
         """Wait until `/readyz` says no. Nothing but asking tells."""
         async with asyncio.timeout(READY_WITHIN_S):
-            while await self.ready():  # noqa: ASYNC110
+            while await _is_ready(self.http):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
+
+    async def ended(self) -> None:
+        """Wait until it ends by itself; raises what it ends with."""
+        await asyncio.shield(self._running)
 
 
 @contextlib.asynccontextmanager
@@ -61,10 +55,10 @@ async def running_bridge(dsn: str, *, wait: bool = True, **options: Any) -> Asyn
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             await running
-        handle = _handle(await listening)
+        url = await listening
         if wait:
-            await _until_ready(handle, running)
-        yield handle
+            await _until_ready(_http(url), running)
+        yield RunningBridge(url, _http(url), running)
     finally:
         bridge.stop()
         async with asyncio.timeout(STOPS_WITHIN_S):
@@ -78,9 +72,8 @@ class BridgeProcess:
     """
 
     def __init__(self, dsn: str, *arguments: str, env: dict[str, str] | None = None) -> None:
-        self._command = [sys.executable, "-m", "cdc_bridge", "serve", "--insecure-public", "--port", "0"]
-        self._command += ["--dsn", dsn, *arguments]
-        self._env = _clean_environment() | (env or {})
+        self._command = command("serve", "--insecure-public", "--port", "0", "--dsn", dsn, *arguments)
+        self._env = environment({"PYTHONUNBUFFERED": "1"} | (env or {}))
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._first_line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -105,9 +98,8 @@ class BridgeProcess:
 
     async def start(self) -> None:
         """Until it has said where it listens; the database may still be down."""
-        pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=self._env
+            *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, env=self._env
         )
         self._readers = [asyncio.create_task(self._read_stdout()), asyncio.create_task(self._read_stderr())]
         async with asyncio.timeout(READY_WITHIN_S):
@@ -115,12 +107,12 @@ class BridgeProcess:
         if not line.startswith(LISTENING):
             await self.wait()
             raise AssertionError(f"the bridge did not start: {line!r}\n{self.stderr}")
-        handle = _handle(line.removeprefix(LISTENING))
-        self.url, self.http = handle.url, handle.http
+        self.url = line.removeprefix(LISTENING)
+        self.http = _http(self.url)
 
     async def ready(self) -> None:
         """Wait until `/readyz` says so."""
-        await _until_ready(RunningBridge(self.url, self.http), *self._readers)
+        await _until_ready(self.http, *self._readers)
 
     async def says(self, text: str) -> None:
         """Wait until it has logged this."""
@@ -165,18 +157,22 @@ class BridgeProcess:
                 self._news.notify_all()
 
 
-def _handle(url: str) -> RunningBridge:
-    return RunningBridge(url, "http" + url.removeprefix("ws").removesuffix("/websocket"))
+def _http(url: str) -> str:
+    return "http" + url.removeprefix("ws").removesuffix("/websocket")
 
 
-async def _until_ready(bridge: RunningBridge, *watched: asyncio.Task[None]) -> None:
+async def _until_ready(http: str, *watched: asyncio.Task[None]) -> None:
     """Ask until it is ready; give up when time is over or a task that it needs has ended."""
     async with asyncio.timeout(READY_WITHIN_S):
-        while not await bridge.ready():
+        while not await _is_ready(http):
             done, _ = await asyncio.wait(watched, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task
                 raise AssertionError("the bridge has ended before it was ready")
+
+
+async def _is_ready(http: str) -> bool:
+    return await asyncio.to_thread(_status, f"{http}/readyz") == 200
 
 
 def _status(url: str) -> int:
@@ -185,10 +181,3 @@ def _status(url: str) -> int:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
-
-
-def _clean_environment() -> dict[str, str]:
-    """Ours, without what would configure the bridge, and with the tree that is under test."""
-    root = str(Path(__file__).parents[2])
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CDC_BRIDGE_", "PG"))}
-    return kept | {"PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}

@@ -1,5 +1,7 @@
 """Node for the tests that speak JavaScript: from a wheel, so that it is there wherever Python is."""
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess

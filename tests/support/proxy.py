@@ -1,5 +1,7 @@
 """A TCP proxy of our own, to play a line that breaks, a half-open one, and a pooler that cannot LISTEN."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import socket
@@ -111,7 +113,7 @@ class Proxy:
                 directions.create_task(self._to_client(target_reader, writer, conversation))
 
     async def _to_server(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: "_Conversation | None"
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: _Conversation | None
     ) -> None:
         async for data in self._chunks(reader):
             if conversation:
@@ -120,7 +122,7 @@ class Proxy:
         _end(writer)
 
     async def _to_client(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: "_Conversation | None"
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: _Conversation | None
     ) -> None:
         async for data in self._chunks(reader):
             await _write(writer, conversation.server_sent(data, self.swallow or b"") if conversation else data)

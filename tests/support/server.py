@@ -5,6 +5,8 @@ the server at CDC_BRIDGE_TEST_DSN, as a superuser; a container, where a Docker d
 the image; the embedded server.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import secrets
@@ -46,7 +48,7 @@ class Server:
         with psycopg.connect(self.dsn()) as connection:
             return connection.info.server_version
 
-    def create_database(self, template: "Database | None" = None, name: str | None = None) -> "Database":
+    def create_database(self, template: Database | None = None, name: str | None = None) -> Database:
         """A new database with a name of its own, equal to `template` (to which nobody may be connected)."""
         database = Database(self, name or f"cdc_test_{secrets.token_hex(6)}")
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
@@ -55,7 +57,7 @@ class Server:
         self._execute(statement)
         return database
 
-    def drop_database(self, database: "Database") -> None:
+    def drop_database(self, database: Database) -> None:
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name)))
 
     def _execute(self, statement: sql.Composed) -> None:
@@ -112,9 +114,13 @@ def own_cluster() -> Cluster:
     return Cluster(bin_dir(), settings=SETTINGS)
 
 
-def _cluster(stack: contextlib.ExitStack) -> Server:
-    cluster = stack.enter_context(own_cluster())
+def server_of(cluster: Cluster) -> Server:
+    """To make databases on a server of one's own. It follows the cluster through stop and start."""
     return Server(cluster.dsn(), f"{bin_dir()}")
+
+
+def _cluster(stack: contextlib.ExitStack) -> Server:
+    return server_of(stack.enter_context(own_cluster()))
 
 
 def _container(stack: contextlib.ExitStack) -> Server | None:

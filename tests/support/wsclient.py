@@ -1,5 +1,7 @@
 """A small WebSocket client for tests: it reads all the time, answers pings, hands out messages in order."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import json
