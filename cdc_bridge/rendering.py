@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
@@ -48,23 +48,24 @@ class Rendering:
 
     def events(self, subscription: Subscription) -> tuple[Event, ...]:
         """What the subscription's `event` and `item` let through, in the order in which it is to be sent."""
-        events = (
-            self._truncate(subscription) if self._change.operation is Operation.TRUNCATE else self._write(subscription)
-        )
-        return tuple(event for event in events if subscription.wants(event.kind))
+        return tuple(event for event in self._events(subscription) if subscription.wants(event.kind))
+
+    def _events(self, subscription: Subscription) -> list[Event]:
+        match self._change.operation:
+            case Operation.INSERT:
+                return self._event(EventKind.CREATE, subscription, self._positions(subscription, of_old=False))
+            case Operation.UPDATE:
+                return self._update(subscription)
+            case Operation.DELETE:
+                return self._event(EventKind.DELETE, subscription, self._positions(subscription, of_old=True))
+            case Operation.TRUNCATE:
+                return self._truncate(subscription)
+        assert_never(self._change.operation)
 
     def _truncate(self, subscription: Subscription) -> list[Event]:
         if subscription.item is not None:
             return [Event(EventKind.DELETE, (subscription.item,))]
         return [Event(EventKind.INIT, None if subscription.event else (), Reason.TRUNCATE)]
-
-    def _write(self, subscription: Subscription) -> list[Event]:
-        match self._change.operation:
-            case Operation.INSERT:
-                return self._event(EventKind.CREATE, subscription, self._positions(subscription, of_old=False))
-            case Operation.DELETE:
-                return self._event(EventKind.DELETE, subscription, self._positions(subscription, of_old=True))
-        return self._update(subscription)
 
     def _update(self, subscription: Subscription) -> list[Event]:
         """A row that changed its key has gone under the old one and come under the new one."""
@@ -88,19 +89,18 @@ class Rendering:
         return [i for i, key in enumerate(self._key_list(of_old=of_old)) if key == subscription.item]
 
     def _event(self, kind: EventKind, subscription: Subscription, positions: Sequence[int]) -> list[Event]:
+        """The event of these rows, or none when there are none."""
         if not positions:
             return []
-        if kind is not EventKind.DELETE:
-            data = self._row_list(subscription.query.projection, of_old=False)
-        elif self._encoders.key is not None:
-            data = self._key_list(of_old=True)
+        if kind is EventKind.DELETE:
+            is_keyed = self._encoders.key is not None
+            data = (
+                self._key_list(of_old=True) if is_keyed else self._row_list(subscription.query.projection, of_old=True)
+            )
         else:
-            data = self._row_list(subscription.query.projection, of_old=True)
-        if kind is not EventKind.DELETE and subscription.query.sort and len(positions) > 1:
+            data = self._row_list(subscription.query.projection, of_old=False)
             positions = _sorted(positions, self._change.new, subscription)
-        elif len(positions) == len(data):
-            return [Event(kind, tuple(data))]
-        return [Event(kind, tuple(data[i] for i in positions))]
+        return [Event(kind, tuple([data[i] for i in positions]))]
 
     def _row_list(self, projection: Projection, *, of_old: bool) -> list[bytes]:
         rows = self._rows.get((projection, of_old))
@@ -119,12 +119,14 @@ class Rendering:
         return keys
 
 
-def _sorted(positions: Iterable[int], rows: Sequence[Row], subscription: Subscription) -> list[int]:
+def _sorted(positions: Sequence[int], rows: Sequence[Row], subscription: Subscription) -> Sequence[int]:
     """The rows of one statement as the subscription's `sort` has them.
 
     Nulls come as PostgreSQL puts them. Text goes by its code points: its collation is the database's own affair,
     and one message is too little to ask it.
     """
+    if not subscription.query.sort:
+        return positions
     result = list(positions)
     for key in reversed(subscription.query.sort):
         rank = _number_rank if _is_number(subscription.collection.by_name[key.column].type) else _rank
