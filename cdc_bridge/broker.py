@@ -18,7 +18,14 @@ from cdc_bridge import values
 from cdc_bridge.capture import Capture
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost, Operation, Relation, Snapshot
-from cdc_bridge.errors import RequestError, forbidden_collection, forbidden_item, invalid_payload
+from cdc_bridge.errors import (
+    RequestError,
+    SourceChanged,
+    SourceUnavailable,
+    forbidden_collection,
+    forbidden_item,
+    invalid_payload,
+)
 from cdc_bridge.hub import Follower, Hub, Outlet, Reading
 from cdc_bridge.logs import facts
 from cdc_bridge.protocol import ReadItems, Subscribe
@@ -27,14 +34,6 @@ from cdc_bridge.readings import Readings
 from cdc_bridge.subscription import Query, Subscription
 
 log = logging.getLogger(__name__)
-
-
-class SourceChanged(Exception):
-    """The table is not what the catalog said. Read the catalog and try again."""
-
-
-class SourceUnavailable(Exception):
-    """The database cannot be reached. Try again later."""
 
 
 @dataclass(frozen=True, slots=True)

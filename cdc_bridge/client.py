@@ -24,7 +24,7 @@ from websockets.exceptions import (
     InvalidURI,
 )
 
-from cdc_bridge.errors import BridgeError, UsageError
+from cdc_bridge.errors import SubscriptionRefused, UsageError
 
 UID = "1"
 PAUSE_MIN_S, PAUSE_MAX_S = 0.5, 10.0
@@ -36,12 +36,6 @@ _INIT_REASONS = {
 }
 
 _FINAL_CLOSE_CODES = (1008, 4401)
-
-
-class SubscriptionRefused(BridgeError):
-    """The server does not let us subscribe, now or later."""
-
-    exit_code = 6
 
 
 @dataclass(frozen=True, slots=True)

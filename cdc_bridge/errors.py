@@ -1,21 +1,30 @@
 """Every error that cdc_bridge raises on purpose.
 
     BridgeError
-    ├── UsageError            the caller asked for something that cannot be (exit code 2)
-    │   └── SettingsError     a setting is unknown or has a bad value
-    ├── DatabaseError         the database is not as we need it (exit code 3)
+    ├── UsageError                the caller asked for something that cannot be (exit code 2)
+    │   └── SettingsError         a setting is unknown or has a bad value
+    ├── DatabaseError             the database is not as we need it (exit code 3)
     │   ├── DatabaseUnreachable   nobody answers, or the log-in failed
-    │   ├── RelationError     a table cannot be attached, or is not there
-    │   ├── LockNotAcquired   the application holds the table for too long
-    │   ├── NotInstalled      our schema is not in this database
-    │   └── CannotListen      notifications do not arrive here (a transaction pooler)
-    ├── CannotServe           the address or the port to listen on is not to be had (exit code 5)
-    ├── CaptureLost           the stream of changes broke; what follows is a gap
-    ├── PayloadError          a notification is not one of ours, or not whole
-    └── RequestError          a client's request is refused; the client is told
+    │   ├── RelationError         a table cannot be attached, or is not there
+    │   ├── NotOwner              a table or our schema belongs to somebody else
+    │   ├── LockNotAcquired       the application holds the table for too long (exit code 4)
+    │   ├── NotInstalled          our schema is not in this database
+    │   └── CannotListen          notifications do not arrive here (a transaction pooler) (exit code 5)
+    ├── CannotServe               the address or the port to listen on is not to be had (exit code 5)
+    ├── SubscriptionRefused       a bridge does not let us subscribe (exit code 6)
+    ├── CaptureLost               the stream of changes broke; what follows is a gap
+    ├── PayloadError              a notification is not one of ours, or not whole
+    ├── SourceChanged             a table is not what the catalog said
+    ├── SourceUnavailable         the database cannot be read just now
+    ├── RequestError              a client's request is refused; the client is told
+    ├── ClusterFailed             the PostgreSQL that demo and tests bring along does not start
+    └── DemoFailed                so the demo does not either
 
 `str(error)` is one sentence for a person: what is wrong and what to do about it. It never shows a
 secret. The facts of an error are attributes, so that nobody parses the sentence.
+
+Two more never leave their part of the program, and so stand there: `protocol.InvalidMessage` and
+`cli.output.ReaderGone`.
 """
 
 from __future__ import annotations
@@ -53,14 +62,62 @@ class RelationError(DatabaseError):
     """A relation cannot be captured."""
 
 
+@dataclass(eq=False)
+class NotOwner(DatabaseError):
+    """Only the owner can do this. `what` is a table, or `the schema "cdc"`."""
+
+    what: str
+    owner: str
+
+    def __str__(self) -> str:
+        return f'{self.what} belongs to the role "{self.owner}": connect as that role, or as a member of it'
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """A session that is in the way. Of other roles' sessions PostgreSQL may not show everything."""
+
+    pid: int
+    application_name: str | None = None
+    held_s: float | None = None
+
+    def __str__(self) -> str:
+        name = f' "{self.application_name}"' if self.application_name else ""
+        since = f", in a transaction for {self.held_s:.0f} s" if self.held_s is not None else ""
+        return f"process {self.pid}{name}{since}"
+
+
+@dataclass(eq=False)
 class LockNotAcquired(DatabaseError):
-    """A table was busy at every attempt."""
+    """A table was busy at every attempt. `limit_s` is None when it was not we who chose how long to wait."""
 
     exit_code = 4
 
+    task: str
+    relation: str | None = None
+    limit_s: float | None = None
+    holders: tuple[LockHolder, ...] = ()
 
+    def __str__(self) -> str:
+        if self.limit_s is None:
+            return f"{self.task}; try again when {self.relation or 'the table'} is less busy"
+        held_by = "; ".join(map(str, self.holders[:3])) or "nobody, just now"
+        return (
+            f"{self.task}: no lock within {self.limit_s:g} s. It is held by {held_by}."
+            " Nothing was changed there; try again when that has ended"
+        )
+
+
+@dataclass(eq=False)
 class NotInstalled(DatabaseError):
     """The schema of cdc_bridge is not in this database."""
+
+    schema: str
+
+    def __str__(self) -> str:
+        return (
+            f'this database has no schema "{self.schema}" of cdc_bridge: attach a table first (cdc-bridge attach TABLE)'
+        )
 
 
 class CannotListen(DatabaseError):
@@ -69,10 +126,27 @@ class CannotListen(DatabaseError):
     exit_code = 5
 
 
+@dataclass(eq=False)
 class CannotServe(BridgeError):
-    """The address or the port to listen on is not to be had."""
+    """The address or the port to listen on is not to be had. `reason` is the operating system's."""
 
     exit_code = 5
+
+    host: str
+    port: int
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"cannot listen on {self.host}:{self.port} ({self.reason.lower()}):"
+            " choose another port with --port, 0 for any, or another address"
+        )
+
+
+class SubscriptionRefused(BridgeError):
+    """The server does not let us subscribe, now or later."""
+
+    exit_code = 6
 
 
 class CaptureLost(BridgeError):
@@ -83,7 +157,30 @@ class PayloadError(BridgeError):
     """A payload that this version cannot read, or of which a part is missing."""
 
 
-@dataclass
+class SourceChanged(BridgeError):
+    """The table is not what the catalog said. Read the catalog and try again."""
+
+
+class SourceUnavailable(BridgeError):
+    """The database cannot be reached. Try again later."""
+
+
+@dataclass(eq=False)
+class ClusterFailed(BridgeError):
+    """A server of our own could not be created or started; `log` holds the end of what it said."""
+
+    what: str
+    log: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what}\n{self.log}".rstrip()
+
+
+class DemoFailed(BridgeError):
+    """The database of the demo does not start."""
+
+
+@dataclass(eq=False)
 class RequestError(BridgeError):
     """A client's request is refused.
 

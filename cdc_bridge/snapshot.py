@@ -13,10 +13,17 @@ import psycopg
 from psycopg import AsyncConnection, AsyncCursor, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.broker import InitialData, SourceChanged, SourceUnavailable
+from cdc_bridge.broker import InitialData
 from cdc_bridge.catalog import Collection
 from cdc_bridge.change import Snapshot
-from cdc_bridge.errors import RequestError, forbidden_collection, forbidden_item, invalid_query
+from cdc_bridge.errors import (
+    RequestError,
+    SourceChanged,
+    SourceUnavailable,
+    forbidden_collection,
+    forbidden_item,
+    invalid_query,
+)
 from cdc_bridge.logs import facts
 from cdc_bridge.projection import KeyEncoder, RowEncoder
 from cdc_bridge.subscription import Query, SortKey

@@ -55,7 +55,7 @@ def refused(error: psycopg.Error, dsn: str) -> DatabaseError:
     reason = mask(_first_line(error), dsn)
     match error:
         case errors.LockNotAvailable():
-            return LockNotAcquired(f"{reason}; try again when the table is less busy")
+            return LockNotAcquired(reason)
         case errors.InsufficientPrivilege():
             return DatabaseError(f"{reason}; connect as the owner of the tables")
         case errors.AdminShutdown() | errors.CrashShutdown() | errors.CannotConnectNow():

@@ -52,10 +52,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     try:
         _run(bridge.run())
     except OSError as error:  # the database is waited for, so this is about our own end
-        reason = (error.strerror or str(error)).lower()
-        raise CannotServe(
-            f"cannot listen on {settings.host}:{settings.port} ({reason}): choose with --host and --port"
-        ) from error
+        raise CannotServe(settings.host, settings.port, error.strerror or str(error)) from error
 
 
 def refuse_unless_meant(settings: Settings) -> None:

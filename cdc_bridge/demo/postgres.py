@@ -29,7 +29,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from cdc_bridge.errors import BridgeError
+from cdc_bridge.errors import ClusterFailed
 
 QUICK: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "4GB"}
 """Settings for a server whose data may be lost with the machine; they survive `kill` all the same."""
@@ -43,18 +43,6 @@ PORTS = range(20_000, 32_000)
 _STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _PR_SET_PDEATHSIG = 1
 _IPC_RMID = 0
-
-
-class ClusterFailed(BridgeError):
-    """The server could not be created or started; `log` holds the end of what it said."""
-
-    def __init__(self, what: str, log: str = "") -> None:
-        super().__init__(what, log)
-        self.what = what
-        self.log = log
-
-    def __str__(self) -> str:
-        return f"{self.what}\n{self.log}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,9 +28,9 @@ from cdc_bridge.bridge import Bridge, BridgeOptions
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.demo import writer
 from cdc_bridge.demo.janitor import Janitor
-from cdc_bridge.demo.postgres import QUICK, Cluster, ClusterFailed, embedded_bin_dir
+from cdc_bridge.demo.postgres import QUICK, Cluster, embedded_bin_dir
 from cdc_bridge.demo.screen import Screen
-from cdc_bridge.errors import BridgeError, CannotServe, UsageError
+from cdc_bridge.errors import CannotServe, ClusterFailed, DemoFailed, UsageError
 from cdc_bridge.schema import attach
 from cdc_bridge.settings import Settings, as_options
 
@@ -41,10 +41,6 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHUTDOWN_TIMEOUT_S = 0.5
 _END_TIMEOUT_S = 1.3
 _PARENT_CHECK_S = 0.3
-
-
-class DemoFailed(BridgeError):
-    """The database of the demo does not start."""
 
 
 class _Over(Exception):
@@ -103,10 +99,7 @@ def _refuse_busy_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise CannotServe(
-                f"cannot listen on {HOST}:{port} ({reason}): choose another port with --port, 0 for any"
-            ) from None
+            raise CannotServe(HOST, port, error.strerror or str(error)) from None
 
 
 @contextlib.contextmanager

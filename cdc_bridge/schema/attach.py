@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cdc_bridge.errors import RelationError, UsageError
+from cdc_bridge.errors import NotOwner, RelationError, UsageError
 from cdc_bridge.schema import installation, names
 from cdc_bridge.schema.plan import (
     ACCESS_EXCLUSIVE,
@@ -94,7 +94,7 @@ def repair(conn: psycopg.Connection[Any], schema: str = "cdc", *, lock_limit_s: 
         installation.require_installed(conn, schema)
         roots = {root for _, root in read_captured(conn, schema)}
         for tree in read_trees(conn, schema, roots):
-            if tree.is_attached and not any(map(_objection, tree.tables)):
+            if tree.is_attached and all(_can_be_attached(table) for table in tree.tables):
                 tasks += _tasks(
                     tree, tree.outdated(), tree.excluded, tree.kind, schema=schema, lock_timeout_ms=LOCK_TIMEOUT_MS
                 )
@@ -121,7 +121,15 @@ def _tasks(
     # One lock, and the strongest that is needed, before anything else: to strengthen a lock is to risk a deadlock.
     locking = lock_tables(changed, lock, "all locks at once; writers wait until the end of this transaction")
     title = f"attach {tree.root.relation}: captured for each {kind.value}"
-    return [Task(title, (limited(lock_timeout_ms), locking, *steps), tuple(t.oid for t in changed), lock)]
+    return [
+        Task(
+            title,
+            (limited(lock_timeout_ms), locking, *steps),
+            str(tree.root.relation),
+            tuple(t.oid for t in changed),
+            lock,
+        )
+    ]
 
 
 def _change(table: Table, wanted: list[Wanted], schema: str) -> list[Step]:
@@ -202,7 +210,7 @@ def _all(conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str) -> 
     for tree in read_trees(conn, schema, [oid for (oid,) in found]):
         try:
             _check(tree, schema)
-        except RelationError as error:
+        except (RelationError, NotOwner) as error:
             notes.append(f"left out: {error}")
         else:
             trees.append(tree)
@@ -224,19 +232,26 @@ def _find(conn: psycopg.Connection[Any], schema: str, text: str) -> int:
 
 
 def _check(tree: Tree, schema: str) -> None:
-    """Raises `RelationError` with the first reason why this cannot be attached."""
+    """Raises `RelationError` or `NotOwner`: the first reason why this cannot be attached."""
     if tree.root.relation.schema == schema:
         raise RelationError(f"{tree.root.relation} belongs to cdc_bridge itself and cannot be attached")
     for table in tree.tables:
         if objection := _objection(table):
             raise RelationError(f"{table.relation} {objection}")
+        if not table.is_owned:
+            raise NotOwner(str(table.relation), table.owner)
     if not tree.root.is_root:
         raise RelationError(
             f"{tree.root.relation} is a partition of {tree.root.root}: attach that, which takes along all partitions"
         )
 
 
+def _can_be_attached(table: Table) -> bool:
+    return table.is_owned and _objection(table) is None
+
+
 def _objection(table: Table) -> str | None:
+    """Why this kind of relation cannot be attached, whoever asks."""
     if table.relation.schema in {"pg_catalog", "information_schema", "pg_toast"}:
         return "is a system catalog, on which PostgreSQL allows no triggers"
     if table.kind == "f" and table.is_partition:
@@ -247,8 +262,6 @@ def _objection(table: Table) -> str | None:
         return "is a temporary table, which only its own session can see"
     if table.has_inheritance:
         return "is part of an inheritance hierarchy (INHERITS), which cannot be attached: use partitions instead"
-    if not table.is_owned:
-        return f'belongs to the role "{table.owner}": connect as that role, or as a member of it'
     return None
 
 

@@ -11,7 +11,7 @@ from psycopg.rows import tuple_row
 
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind, collection_name
 from cdc_bridge.change import Relation
-from cdc_bridge.schema.installation import not_installed
+from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema.tables import PIN
 from cdc_bridge.statements import statement
 
@@ -64,7 +64,7 @@ async def _fetch(conn: AsyncConnection[Any], query: str, schema: str) -> tuple[s
         await cursor.execute(statement(query, schema), {"schema": schema})
         row = await cursor.fetchone()
     if row is None:
-        raise not_installed(schema)
+        raise NotInstalled(schema)
     return tuple(map(str, row))
 
 

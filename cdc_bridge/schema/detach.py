@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cdc_bridge.errors import DatabaseError, RelationError, UsageError
+from cdc_bridge.errors import DatabaseError, NotOwner, RelationError, UsageError
 from cdc_bridge.schema import names
 from cdc_bridge.schema.attach import drop_trigger
 from cdc_bridge.schema.installation import read_installation
@@ -88,15 +88,19 @@ def _detach_tree(tree: Tree, lock_timeout_ms: int) -> Task | None:
         if not trigger.is_clone  # goes with that of the root
     ]
     steps = (limited(lock_timeout_ms), locking, *drops)
-    return Task(f"detach {tree.root.relation}", steps, tuple(t.oid for t in carrying), ACCESS_EXCLUSIVE)
+    return Task(
+        f"detach {tree.root.relation}",
+        steps,
+        str(tree.root.relation),
+        tuple(t.oid for t in carrying),
+        ACCESS_EXCLUSIVE,
+    )
 
 
 def _check_owned(tables: Iterable[Table]) -> None:
     for table in tables:
         if not table.is_owned:
-            raise RelationError(
-                f'{table.relation} belongs to the role "{table.owner}": connect as that role, or as a member of it'
-            )
+            raise NotOwner(str(table.relation), table.owner)
 
 
 def _purge(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: int) -> list[Task]:
@@ -105,7 +109,7 @@ def _purge(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: int) -> 
     if there.version == 0:
         return []
     if not there.is_owned:
-        raise DatabaseError(f'the schema "{schema}" belongs to the role "{there.owner}": connect as that role')
+        raise NotOwner(f'the schema "{schema}"', there.owner)
     _check_ours(conn, schema)
     dropping = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(identifier(schema))
     steps = (limited(lock_timeout_ms), serialised(schema), step(dropping, NO_LOCK, "with everything that is ours"))

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cdc_bridge.errors import DatabaseError, NotInstalled
+from cdc_bridge.errors import DatabaseError, NotInstalled, NotOwner
 from cdc_bridge.statements import VERSION, functions, migrations, statement
 
 
@@ -35,14 +35,8 @@ def require_installed(conn: psycopg.Connection[Any], schema: str) -> Installatio
     """Raises `NotInstalled`."""
     installation = read_installation(conn, schema)
     if installation.version == 0:
-        raise not_installed(schema)
+        raise NotInstalled(schema)
     return installation
-
-
-def not_installed(schema: str) -> NotInstalled:
-    return NotInstalled(
-        f'this database has no schema "{schema}" of cdc_bridge: attach a table first (cdc-bridge attach TABLE)'
-    )
 
 
 def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
@@ -57,9 +51,7 @@ def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
 
 def _refuse(there: Installation, schema: str) -> None:
     if not there.is_usable or (there.version != 0 and not there.is_owned):
-        raise DatabaseError(
-            f'the schema "{schema}" belongs to the role "{there.owner}": connect as that role, or as a member of it'
-        )
+        raise NotOwner(f'the schema "{schema}"', there.owner)
     if there.version is None:
         raise DatabaseError(
             f'the schema "{schema}" is not ours, or only a part of it is left: choose another with --schema-name,'

@@ -10,12 +10,13 @@ import random
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import starmap
 from typing import Any
 
 import psycopg
 from psycopg import errors, sql
 
-from cdc_bridge.errors import DatabaseError, LockNotAcquired
+from cdc_bridge.errors import DatabaseError, LockHolder, LockNotAcquired
 from cdc_bridge.schema import installation
 from cdc_bridge.schema.tables import Table, pinned
 from cdc_bridge.statements import statement
@@ -54,10 +55,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Steps of one transaction. `table_ids` and `lock` say on what it may have to wait."""
+    """Steps of one transaction. `relation`, its tables and `lock` say on what it may have to wait."""
 
     title: str
     steps: tuple[Step, ...]
+    relation: str | None = None
     table_ids: tuple[int, ...] = ()
     lock: str = SHARE_ROW_EXCLUSIVE
     is_installation: bool = False
@@ -127,7 +129,7 @@ def _apply_patiently(conn: psycopg.Connection[Any], plan: Plan, task: Task, lock
             return _run(conn, plan, task)
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             continue
-    raise LockNotAcquired(_who_is_in_the_way(conn, plan, task, lock_limit_s))
+    raise LockNotAcquired(task.title, task.relation, lock_limit_s, _holders(conn, task))
 
 
 def _run(conn: psycopg.Connection[Any], plan: Plan, task: Task) -> None:
@@ -149,17 +151,6 @@ def _attempts(limit_s: float) -> Iterator[None]:
         yield
 
 
-def _who_is_in_the_way(conn: psycopg.Connection[Any], plan: Plan, task: Task, limit_s: float) -> str:
+def _holders(conn: psycopg.Connection[Any], task: Task) -> tuple[LockHolder, ...]:
     parameters = {"oids": list(task.table_ids), "modes": list(_CONFLICTING[task.lock])}
-    holders = conn.execute(statement("queries/lock_holders", plan.schema), parameters).fetchall()
-    held_by = "; ".join(_describe(*holder) for holder in holders[:3]) or "nobody, just now"
-    return (
-        f"{task.title}: no lock within {limit_s:g} s. It is held by {held_by}."
-        " Nothing was changed there; try again when that has ended"
-    )
-
-
-def _describe(pid: int, application_name: str | None, held_s: float | None) -> str:
-    name = f' "{application_name}"' if application_name else ""
-    since = f", in a transaction for {held_s:.0f} s" if held_s is not None else ""
-    return f"process {pid}{name}{since}"
+    return tuple(starmap(LockHolder, conn.execute(statement("queries/lock_holders"), parameters)))

@@ -13,11 +13,10 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.broker import SourceUnavailable
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import REPAIR
-from cdc_bridge.errors import BridgeError, NotInstalled
+from cdc_bridge.errors import BridgeError, NotInstalled, SourceUnavailable
 from cdc_bridge.logs import facts
 from cdc_bridge.schema.attach import repair
 from cdc_bridge.schema.catalog_reader import fingerprint, read_catalog

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from cdc_bridge import statements
-from cdc_bridge.errors import DatabaseError, LockNotAcquired, RelationError, UsageError
+from cdc_bridge.errors import DatabaseError, LockNotAcquired, NotOwner, RelationError, UsageError
 from cdc_bridge.schema import attach, installation
 from tests.capture.ear import attach_tables, changes
 from tests.support.server import Database
@@ -125,7 +125,7 @@ def test_table_of_another_owner_is_refused(database: Database, conn: psycopg.Con
     try:
         with (
             psycopg.connect(database.dsn, user=role, autocommit=True) as other,
-            pytest.raises(RelationError, match='belongs to the role "postgres": connect as that role'),
+            pytest.raises(NotOwner, match=r'public\.t belongs to the role "postgres": connect as that role'),
         ):
             plan(other, "t")
     finally:
