@@ -1,4 +1,4 @@
-"""Where we answer otherwise than the recorded Directus, each by name, with the sentence of the wire contract.
+"""Where we answer otherwise than the recorded Directus, each by name, with the sentence of docs/protocol.md.
 
 A difference is a function that turns what Directus said into what we have to say. The replay fails when it
 turns nothing: then it is no difference.
@@ -42,17 +42,16 @@ def difference(sentence: str) -> Callable[[Transform], Transform]:
 # --- events ---
 
 
-@difference("Rows of one statement and one kind travel together, at most 1,000 rows or 1 MiB a message")
+@difference(
+    "Rows of one statement and one kind travel together; Directus sends a message for each row that a request creates."
+)
 def rows_travel_together(recording: Recording) -> None:
     """Directus sends a message for each row that a request creates, in whatever order they were read back."""
     for phase in recording.phases:
         phase.expected = joined(phase.expected, sort_creates=True)
 
 
-@difference(
-    '`delete` data are keys in their column\'s JSON type (`[7]`, `["8506b1cd-…"]`, `["9223372036854775807"]`), never'
-    " rows."
-)
+@difference("The keys in a `delete` have the JSON type of their column; Directus repeats each as the request had it.")
 def deleted_keys_have_the_type_of_the_column(recording: Recording) -> None:
     """Directus repeats the key as the request had it: a string, when it was part of the path."""
     for message in _messages(recording, "delete"):
@@ -60,11 +59,7 @@ def deleted_keys_have_the_type_of_the_column(recording: Recording) -> None:
         message["data"] = [_number(key) for key in data] if isinstance(data, list) else _number(data)
 
 
-@difference(
-    "For events: `fields`, `alias`, `deep` shape each row; `filter` and `search` decide membership; `sort` orders rows"
-    " inside one message; `limit`, `offset`, `page` do **not** cut events (in Directus they do, and single-row creates"
-    " vanish: a defect)."
-)
+@difference("`limit`, `offset` and `page` do not cut events; in Directus they do, and created rows go missing.")
 def limit_offset_and_page_do_not_cut_events(recording: Recording) -> None:
     """Every subscription with a `limit` gets all rows that the request's response holds."""
     subscribed: dict[str, Message] = {}
@@ -91,10 +86,7 @@ def _tell_all(phase: Phase, uid: str, subscription: Message, step: dict[str, Any
     phase.expected.append({"type": "subscription", "event": event, "data": data, "uid": uid})
 
 
-@difference(
-    "Order inside a subscription is the order of commit for any two changes of which one could have seen the other;"
-    " always so for one row."
-)
+@difference("An event shows a row as its change left it; Directus may read it too early and show the state before.")
 def rows_read_as_they_were_written(recording: Recording) -> None:
     """Directus reads a row back outside of the transaction that changes it, and shows the state before."""
     for phase in recording.phases:
@@ -105,7 +97,7 @@ def rows_read_as_they_were_written(recording: Recording) -> None:
                     message["data"] = [{name: written[row["id"]][name] for name in row} for row in message["data"]]
 
 
-@difference("| INSERT | - -> match | `create` |")
+@difference("Whatever changes a row is an event, plain SQL too; Directus tells only of what went through its own API.")
 def changes_by_sql_are_events(recording: Recording) -> None:
     """Directus knows only what went through its own API."""
     row = {"id": 39, "text": "by sql", "author": None, "room": 1, "created": ANY, "score": None, "tags": None}
@@ -120,7 +112,7 @@ def changes_by_sql_are_events(recording: Recording) -> None:
         phase.expected.append({"type": "subscription", "event": event, "data": data, "uid": "sql"})
 
 
-@difference("| UPDATE | match -> match | `update` |")
+@difference("What a foreign key's ON DELETE or ON UPDATE does to other rows is an event of theirs.")
 def foreign_key_actions_are_events(recording: Recording) -> None:
     """ON DELETE SET NULL changes rows of `messages`; Directus does not know."""
     data = [{"id": 15, "text": "n1", "author": None}, {"id": 16, "text": "n2", "author": None}]
@@ -129,11 +121,9 @@ def foreign_key_actions_are_events(recording: Recording) -> None:
 
 
 @difference(
-    "`uid` rules, `item`, `event`, the string forms that the SDK sends for `query`, and `init` with and without data:"
-    " as in `directus-facts.md` sections 3-5."
+    '`item` is compared by value, so `26` and `"26"` follow the same row; Directus compares texts, and misses changes.'
 )
 def item_is_compared_by_value(recording: Recording) -> None:
-    """Directus compares the text of `item` with a number, and misses. The facts say: compare by value."""
     phase = next(
         p for p in recording.phases for s in p.steps if s.get("body", {}) == {"keys": [26], "data": {"text": "e2"}}
     )
@@ -146,10 +136,7 @@ def item_is_compared_by_value(recording: Recording) -> None:
     phase.expected.append(message | {"data": {"id": 26, "text": "e2"}, "uid": "str"})
 
 
-@difference(
-    "An `init` (or `items` reply) that our default or maximum cut, not the client's own smaller limit, carries"
-    ' `"more":true`.'
-)
+@difference("Data that a limit of ours has cut carry `more: true`.")
 def a_cut_init_says_so(recording: Recording) -> None:
     for message in _messages(recording, "init"):
         if message["uid"] == "def2":
@@ -159,7 +146,7 @@ def a_cut_init_says_so(recording: Recording) -> None:
 # --- replies ---
 
 
-@difference("Every request gets a reply: an unknown `type` gets `server`/`INVALID_PAYLOAD`")
+@difference("An unknown `type` is answered, with the `uid` if there is one; Directus is silent.")
 def an_unknown_type_is_answered(recording: Recording) -> None:
     for phase in recording.phases:
         answers = []
@@ -177,7 +164,7 @@ def an_unknown_type_is_answered(recording: Recording) -> None:
         phase.expected = answers + phase.expected
 
 
-@difference("Protocol-level PINGs are answered.")
+@difference("WebSocket PINGs are answered; Directus ignores them.")
 def protocol_pings_are_answered(recording: Recording) -> None:
     for phase in recording.phases:
         for step in phase.steps:
@@ -185,25 +172,21 @@ def protocol_pings_are_answered(recording: Recording) -> None:
                 step["dir"] = "protocol_ping"
 
 
-@difference(
-    "Before the upgrade a bad token is HTTP 401 and a bad origin 403; on an open socket authentication ends with 4401,"
-    " limits with 1008, slowness with 1013, shutdown with 1001."
-)
+@difference("When the bridge closes it says why by a code; Directus closes without one.")
 def closing_has_a_code(recording: Recording) -> None:
     """Directus closes without one. No sign of life is a limit: `ping_interval_s`."""
     recording.phases[-1].steps[-1]["dir"] = "closed_by_server"
     recording.phases[-1].steps[-1]["code"] = 1008
 
 
-@difference("| `connections_max`, `connections_per_address_max` (0: none) | 10,000, 0 | HTTP 503, 429 |")
+@difference("Too many connections are refused with HTTP 503; Directus says 403.")
 def too_many_connections_is_503(recording: Recording) -> None:
     for step in _connects(recording):
         step["outcome"] = 503 if step["outcome"] == 403 else step["outcome"]
 
 
-@difference("Anything else: 404 at once.")
+@difference("Any other path is answered with 404 at once; Directus lets the client wait.")
 def other_paths_are_404(recording: Recording) -> None:
-    """Directus lets them hang. (`GET /` will be the inspector page; it will not be upgraded either.)"""
     for step in _connects(recording):
         step["outcome"] = 404 if step["outcome"] == "error" else step["outcome"]
 

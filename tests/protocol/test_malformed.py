@@ -369,7 +369,8 @@ async def test_every_malformed_frame_gets_its_one_answer_and_the_socket_lives_on
     async with running_bridge(messages_table.dsn) as bridge, connected(bridge.url) as client:
         for expected, answered_alike in ANSWERS.items():
             for frame in answered_alike:
-                for sent in [frame] if isinstance(frame, bytes) else [frame, frame.encode()]:
+                ways: set[str | bytes] = {frame, frame if isinstance(frame, bytes) else frame.encode()}
+                for sent in ways:
                     answer = await _only_answer(client, sent)
                     code = answer["error"]["code"] if "error" in answer else answer.get("event")
                     assert (answer["type"], code) == expected, frame
