@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from cdc_bridge.broker import Broker, InitialData, SourceChanged, SourceUnavailable
+from cdc_bridge.broker import Broker, InitialData
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Gap, Heard, Listening, Lost, Relation
-from cdc_bridge.errors import RequestError
+from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.protocol import Subscribe
 from cdc_bridge.query import QueryLimits
 from cdc_bridge.subscription import Query
