@@ -16,8 +16,9 @@ from cdc_bridge.broker import Broker
 from cdc_bridge.capture.notify import KEEPALIVES, NotifyCapture, NotifyOptions
 from cdc_bridge.errors import BridgeError
 from cdc_bridge.query import QueryLimits
+from cdc_bridge.schema.session import prepare
 from cdc_bridge.schema.source import CatalogSource
-from cdc_bridge.snapshot import Pool, SnapshotReader, pin
+from cdc_bridge.snapshot import Pool, SnapshotReader
 from cdc_bridge.transport.http import Door, is_loopback
 from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
 
@@ -161,7 +162,7 @@ class Bridge:
             timeout=options.connect_timeout_s,
             reconnect_timeout=options.reconnect_delay_max_s,
             open=False,
-            configure=lambda connection: pin(connection, options.schema),
+            configure=lambda connection: prepare(connection, options.schema),
             check=AsyncConnectionPool.check_connection,
             kwargs={
                 "autocommit": True,

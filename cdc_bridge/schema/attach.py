@@ -32,7 +32,7 @@ from cdc_bridge.schema.tables import (
     Table,
     Tree,
     Wanted,
-    pinned,
+    catalog_settings,
     read_captured,
     read_trees,
 )
@@ -68,7 +68,7 @@ def plan(
     """What is missing. Changes nothing. Raises `RelationError`, `UsageError` and other `DatabaseError`."""
     check_connection(conn)
     _check_mode(request.mode)
-    with pinned(conn):
+    with catalog_settings(conn):
         return _plan(conn, request, schema, lock_timeout_ms)
 
 
@@ -90,7 +90,7 @@ def repair(conn: psycopg.Connection[Any], schema: str = "cdc", *, lock_limit_s: 
     """Let the triggers follow what has changed in attached tables, such as new partitions. Returns what was done."""
     check_connection(conn)
     tasks: list[Task] = []
-    with pinned(conn):
+    with catalog_settings(conn):
         installation.require_installed(conn, schema)
         roots = {root for _, root in read_captured(conn, schema)}
         for tree in read_trees(conn, schema, roots):
@@ -170,11 +170,11 @@ def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: i
     if not missing:
         return []
     steps = [step(each, NO_LOCK, f"version {VERSION} of our SQL") for each in missing]
-    pinned = step(sql.SQL("SET LOCAL search_path = pg_catalog, pg_temp"), NO_LOCK, "names mean PostgreSQL's own")
+    searching = step(sql.SQL("SET LOCAL search_path = pg_catalog, pg_temp"), NO_LOCK, "names mean PostgreSQL's own")
     return [
         Task(
             f'install version {VERSION} in the schema "{schema}"',
-            (limited(lock_timeout_ms), serialised(schema), pinned, *steps),
+            (limited(lock_timeout_ms), serialised(schema), searching, *steps),
             is_installation=True,
         )
     ]

@@ -1,4 +1,7 @@
-"""The catalog as the database has it, and a fingerprint that tells cheaply when it has changed."""
+"""The catalog as the database has it, and a fingerprint that tells cheaply when it has changed.
+
+The sessions that this reads through have been prepared, see `session`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from psycopg.rows import tuple_row
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind, collection_name
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
-from cdc_bridge.schema.tables import PIN
 from cdc_bridge.statements import statement
 
 _QUOTED = {"bigint", "numeric"}
@@ -41,10 +43,7 @@ _decode_collections = msgspec.json.Decoder(list[_CollectionRow]).decode
 
 
 async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
-    """Every attached table. Raises `NotInstalled`.
-
-    Leaves the session with the settings that our queries need.
-    """
+    """Every attached table. Raises `NotInstalled`."""
     collections, types = await _fetch(conn, "queries/catalog", schema)
     by_oid = {row.oid: row for row in _decode_types(types)}
     known: dict[int, PgType] = {}
@@ -58,9 +57,8 @@ async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
 
 
 async def _fetch(conn: AsyncConnection[Any], query: str, schema: str) -> tuple[str, ...]:
-    """The one row of a query; both queries say with their first column whether there is a schema of ours."""
+    """The one row of a query; neither query has any where there is no schema of ours."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(PIN)
         await cursor.execute(statement(query, schema), {"schema": schema})
         row = await cursor.fetchone()
     if row is None:

@@ -26,7 +26,7 @@ from cdc_bridge.schema.plan import (
     serialised,
     step,
 )
-from cdc_bridge.schema.tables import Table, Tree, pinned, read_captured, read_trees
+from cdc_bridge.schema.tables import Table, Tree, catalog_settings, read_captured, read_trees
 from cdc_bridge.statements import identifier, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
@@ -50,7 +50,7 @@ def plan(
         raise UsageError("name the tables to detach, or ask for all of them with --all")
     if request.purge and not request.all_tables:
         raise UsageError("--purge removes the schema that every attached table needs: add --all")
-    with pinned(conn):
+    with catalog_settings(conn):
         return _plan(conn, request, schema, lock_timeout_ms)
 
 

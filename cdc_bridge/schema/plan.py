@@ -18,7 +18,7 @@ from psycopg import errors, sql
 
 from cdc_bridge.errors import DatabaseError, LockHolder, LockNotAcquired
 from cdc_bridge.schema import installation
-from cdc_bridge.schema.tables import Table, pinned
+from cdc_bridge.schema.tables import Table, catalog_settings
 from cdc_bridge.statements import statement
 
 LOCK_TIMEOUT_MS = 200
@@ -118,7 +118,7 @@ def apply(conn: psycopg.Connection[Any], plan: Plan, *, lock_limit_s: float = LO
 
     Plan and apply again after that: what is done is not in the new plan.
     """
-    with pinned(conn):
+    with catalog_settings(conn):
         for task in plan.tasks:
             _apply_patiently(conn, plan, task, lock_limit_s)
 

@@ -17,12 +17,11 @@ from cdc_bridge.conninfo import LISTEN
 from cdc_bridge.schema import attach
 from cdc_bridge.schema.installation import require_installed
 from cdc_bridge.schema.tables import (
-    PIN,
     Kind,
     Table,
     Tree,
     Wanted,
-    pinned,
+    catalog_settings,
     read_captured,
     read_trees,
     trees,
@@ -67,7 +66,7 @@ class Status:
 
 def read_status(conn: psycopg.Connection[Any], schema: str = "cdc") -> Status:
     """Raises `NotInstalled`."""
-    with pinned(conn):
+    with catalog_settings(conn):
         version = require_installed(conn, schema).version
         captured = read_captured(conn, schema)
         found = read_trees(conn, schema, {root for _, root in captured} | {oid for oid, _ in captured})
@@ -81,10 +80,9 @@ def read_status(conn: psycopg.Connection[Any], schema: str = "cdc") -> Status:
 async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> list[Relation]:
     """The attached tables that `repair` would work on: those with a new partition, for instance.
 
-    Leaves the session with the settings that our queries need.
+    The session has been prepared, see `session`.
     """
     async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(PIN)
         await cursor.execute(statement("queries/captured", schema), {"schema": schema})
         roots = sorted({row["root"] for row in await cursor.fetchall()})
         await cursor.execute(statement("queries/tables", schema), {"schema": schema, "oids": roots})

@@ -29,9 +29,6 @@ from cdc_bridge.statements import statement
 PREFIX = "00_cdc_bridge_"
 """Triggers fire in the order of their names; ours come before the application's."""
 
-PIN = statement("queries/pin", "cdc")
-"""Sets what our queries need of a session, and returns what was set before."""
-
 COLUMN_BY_COLUMN = "0:"
 """The argument of a trigger on a table with virtual generated columns, see `sql/functions/capture.sql`."""
 
@@ -209,9 +206,9 @@ _EVENTS = {
 
 
 @contextmanager
-def pinned(conn: psycopg.Connection[Any]) -> Iterator[None]:
-    """Meanwhile the session has the settings that our queries need."""
-    before = conn.execute(PIN).fetchall()
+def catalog_settings(conn: psycopg.Connection[Any]) -> Iterator[None]:
+    """Meanwhile the session has the settings that our queries on catalogs need, afterwards its own again."""
+    before = conn.execute(statement("queries/catalog_settings")).fetchall()
     try:
         yield
     finally:

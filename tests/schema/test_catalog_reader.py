@@ -11,6 +11,7 @@ from cdc_bridge.catalog import Catalog, Collection, PgType, TypeKind
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema.catalog_reader import fingerprint, read_catalog
+from cdc_bridge.schema.session import prepare
 from tests.capture.ear import attach_tables
 from tests.support.server import Database
 
@@ -18,6 +19,7 @@ from tests.support.server import Database
 @pytest.fixture
 async def conn(database: Database) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     async with await database.connect() as conn:
+        await prepare(conn, "cdc")
         yield conn
 
 
@@ -180,6 +182,7 @@ async def test_names_are_looked_up_under_a_hostile_search_path(database: Databas
     attach_tables(database, "t")
     expected = await one(conn)
     await conn.execute("SET search_path = evil, public, pg_catalog")
+    await prepare(conn, "cdc")
     assert await one(conn) == expected
 
 

@@ -11,6 +11,7 @@ from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema import status
+from cdc_bridge.schema.session import prepare
 from cdc_bridge.schema.tables import Kind
 from tests.capture.ear import attach_tables, changes
 from tests.support.bridge import running_bridge
@@ -119,6 +120,7 @@ async def test_new_partition_is_found_and_repaired(database: Database, conn: psy
     conn.execute("CREATE TABLE p (id int, secret int) PARTITION BY LIST (id); CREATE TABLE other (id int)")
     attach_tables(database, "p", "other", exclude=("p.secret",))
     async with await database.connect() as bridge:
+        await prepare(bridge, "cdc")
         assert await status.find_incomplete(bridge, "cdc") == []
         conn.execute("CREATE TABLE p1 PARTITION OF p DEFAULT")
         assert problems(conn) == ["the partition public.p1 has no triggers yet: run attach again"]
@@ -136,6 +138,7 @@ async def test_first_virtual_column_is_found_and_repaired(database: Database, co
     attach_tables(database, "t")
     conn.execute("ALTER TABLE t ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL")
     async with await database.connect() as bridge:
+        await prepare(bridge, "cdc")
         assert await status.find_incomplete(bridge, "cdc") == [Relation("public", "t")]
         status.repair(conn)
         assert await status.find_incomplete(bridge, "cdc") == []
