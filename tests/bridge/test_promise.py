@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from cdc_bridge.errors import CannotListen
 from tests.support.attach import attach
@@ -211,8 +212,18 @@ async def test_marked_gap_ends_in_a_resync_after_the_writer_has_committed(table:
             await writer.execute("INSERT INTO t VALUES (1, 'untold')")
             await writer.execute("ALTER TABLE t ENABLE TRIGGER ALL")
             await writer.execute("SELECT nextval('cdc.gap')")
-            await client.silence(0.5)  # no marker can be had: until the writer is done nothing at all is sent
+            await _heartbeats(table, 3)  # enough for the bridge to have seen the gap
         await client.expect(event="init", reason="resync", data=[{"id": 1, "v": "untold"}])
+
+
+async def _heartbeats(database: Database, count: int) -> None:
+    """Until so many have been sent. After each of them the bridge looks for gaps."""
+    async with await database.connect() as listener:
+        [(channel,)] = database.execute("SELECT 'cdc_' || last_value FROM cdc.channel")
+        await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+        async with asyncio.timeout(10):
+            async for _ in listener.notifies(stop_after=count):
+                pass
 
 
 @pytest.mark.parametrize("megabytes", [5, 20])

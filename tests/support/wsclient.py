@@ -82,12 +82,6 @@ class Client:
                 rows += data if isinstance(data, list) else [data]
         return rows
 
-    async def silence(self, seconds: float) -> None:
-        """Assert that no message arrives for so long."""
-        with contextlib.suppress(TimeoutError):
-            message = await self.next(seconds)
-            raise AssertionError(f"expected silence, got {message}")
-
     async def closed(self, timeout: float = TIMEOUT_S) -> int | None:  # noqa: ASYNC109
         """Wait until the server closes; the close code."""
         async with asyncio.timeout(timeout):
