@@ -16,8 +16,8 @@ from cdc_bridge.broker import Broker
 from cdc_bridge.capture.notify import KEEPALIVES, NotifyCapture, NotifyOptions
 from cdc_bridge.errors import BridgeError
 from cdc_bridge.query import QueryLimits
+from cdc_bridge.schema.catalog_reader import PooledCatalogReader
 from cdc_bridge.schema.session import prepare
-from cdc_bridge.schema.source import CatalogSource
 from cdc_bridge.snapshot import Pool, SnapshotReader
 from cdc_bridge.transport.http import Door, is_loopback
 from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
@@ -97,7 +97,7 @@ class Bridge:
         broker = Broker(
             capture,
             SnapshotReader(pool),
-            CatalogSource(pool, options.dsn, options.schema, options.collections),
+            PooledCatalogReader(pool, options.dsn, options.schema, options.collections),
             limits=QueryLimits(options.limit_default, options.limit_max),
             subscriptions_max=options.subscriptions_max,
             held_bytes_max=options.held_bytes_max,

@@ -63,7 +63,7 @@ class CatalogReader(Protocol):
 
     async def fingerprint(self) -> str: ...
 
-    async def mend(self) -> list[Relation]:
+    async def repair(self) -> list[Relation]:
         """Begin to capture what should be captured and is not; changes of these tables may have been missed."""
         ...
 
@@ -163,10 +163,10 @@ class Broker:
         while True:
             await asyncio.sleep(interval_s)
             try:
-                mended = await self._catalog_reader.mend()
+                repaired = await self._catalog_reader.repair()
                 await self.refresh()
                 for collection in self.hub.catalog.by_name.values():
-                    if collection.relation in mended:
+                    if collection.relation in repaired:
                         self._order(self.hub.hold(collection.relation_id))
             except SourceUnavailable as error:
                 log.debug("the catalog cannot be read", extra=facts(reason=str(error)))

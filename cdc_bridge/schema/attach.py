@@ -13,7 +13,6 @@ from cdc_bridge.errors import NotOwner, RelationError, UsageError
 from cdc_bridge.schema import installation, names
 from cdc_bridge.schema.plan import (
     ACCESS_EXCLUSIVE,
-    LOCK_LIMIT_S,
     LOCK_TIMEOUT_MS,
     NO_LOCK,
     SHARE_ROW_EXCLUSIVE,
@@ -33,12 +32,11 @@ from cdc_bridge.schema.tables import (
     Tree,
     Wanted,
     catalog_settings,
-    read_captured,
     read_trees,
 )
 from cdc_bridge.statements import VERSION, statement
 
-__all__ = ["Plan", "Request", "apply", "plan", "repair"]
+__all__ = ["Plan", "Request", "apply", "plan"]
 
 _NOT_A_TABLE = {
     "v": "is a view, and views hold no rows of their own: attach the tables beneath it",
@@ -82,28 +80,13 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
             columns = tree.excluded
             hidden = ", ".join(sorted(tree.excluded_names()))
             notes.append(f"{tree.root.relation} goes on without its excluded columns: {hidden}")
-        tasks += _tasks(tree, tree.tables, columns, tree.needed_kind, schema=schema, lock_timeout_ms=lock_timeout_ms)
+        tasks += tasks_of_tree(
+            tree, tree.tables, columns, tree.needed_kind, schema=schema, lock_timeout_ms=lock_timeout_ms
+        )
     return Plan(schema, tuple(tasks), tuple(notes))
 
 
-def repair(conn: psycopg.Connection[Any], schema: str = "cdc", *, lock_limit_s: float = LOCK_LIMIT_S) -> Plan:
-    """Let the triggers follow what has changed in attached tables, such as new partitions. Returns what was done."""
-    check_connection(conn)
-    tasks: list[Task] = []
-    with catalog_settings(conn):
-        installation.require_installed(conn, schema)
-        roots = {root for _, root in read_captured(conn, schema)}
-        for tree in read_trees(conn, schema, roots):
-            if tree.is_attached and all(_can_be_attached(table) for table in tree.tables):
-                tasks += _tasks(
-                    tree, tree.outdated(), tree.excluded, tree.kind, schema=schema, lock_timeout_ms=LOCK_TIMEOUT_MS
-                )
-    done = Plan(schema, tuple(tasks))
-    apply(conn, done, lock_limit_s=lock_limit_s)
-    return done
-
-
-def _tasks(
+def tasks_of_tree(
     tree: Tree, tables: Iterable[Table], excluded: Sequence[str], kind: Kind, *, schema: str, lock_timeout_ms: int
 ) -> list[Task]:
     """One task that sets these tables of a tree right, or none when they are."""
@@ -246,7 +229,7 @@ def _check(tree: Tree, schema: str) -> None:
         )
 
 
-def _can_be_attached(table: Table) -> bool:
+def can_be_attached(table: Table) -> bool:
     return table.is_owned and _objection(table) is None
 
 

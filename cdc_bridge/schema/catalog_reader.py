@@ -1,104 +1,112 @@
-"""The catalog as the database has it, and a fingerprint that tells cheaply when it has changed.
-
-The sessions that this reads through have been prepared, see `session`.
-"""
+"""The catalog as the broker wants it: read through the pool, renamed as configured, repaired for new partitions."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, TypeAlias
 
-import msgspec
+import psycopg
 from psycopg import AsyncConnection
-from psycopg.rows import tuple_row
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind, collection_name
+from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Relation
-from cdc_bridge.errors import NotInstalled
-from cdc_bridge.statements import statement
+from cdc_bridge.conninfo import REPAIR
+from cdc_bridge.errors import BridgeError, NotInstalled, SourceUnavailable
+from cdc_bridge.logs import facts
+from cdc_bridge.schema.catalog import fingerprint, read_catalog
+from cdc_bridge.schema.repair import find_incomplete, repair
 
-_QUOTED = {"bigint", "numeric"}
+log = logging.getLogger(__name__)
 
+Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
 
-class _TypeRow(msgspec.Struct):
-    oid: int
-    name: str
-    base: int
-    element: int
-    fields: list[tuple[str, int]]
+ANSWER_LIMIT_S = 10.0
+"""After this a server that does not answer counts as gone."""
 
-
-class _CollectionRow(msgspec.Struct):
-    oid: int
-    schema: str
-    name: str
-    excluded: list[str]
-    columns: list[tuple[str, int, int]]
-    key: list[str]
-    filenodes: list[tuple[int, int]]
+REPAIR_LIMIT_S = 2.0
+"""How long one attempt to attach a new partition may wait for its lock."""
 
 
-_decode_types = msgspec.json.Decoder(list[_TypeRow]).decode
-_decode_collections = msgspec.json.Decoder(list[_CollectionRow]).decode
+class PooledCatalogReader:
+    """Implements `broker.CatalogReader`. `names` renames collections: `{"sales.orders": "orders"}`.
+
+    A database without our schema has an empty catalog: nothing is attached there.
+    """
+
+    def __init__(self, pool: Pool, conninfo: str, schema: str, names: Mapping[str, str]) -> None:
+        self._pool = pool
+        self._conninfo = conninfo
+        self._schema = schema
+        self._names = names
+        self._not_repaired: list[Relation] = []
+
+    async def read(self) -> Catalog:
+        try:
+            async with self._connection() as connection:
+                catalog = await read_catalog(connection, self._schema)
+        except NotInstalled:
+            return Catalog()
+        return Catalog(self._renamed(catalog))
+
+    async def fingerprint(self) -> str:
+        try:
+            async with self._connection() as connection:
+                return await fingerprint(connection, self._schema)
+        except NotInstalled:
+            return "not installed"
+
+    async def repair(self) -> list[Relation]:
+        """Attach the new partitions of attached tables. Returns the tables that they belong to."""
+        try:
+            async with self._connection() as connection:
+                incomplete = await find_incomplete(connection, self._schema)
+        except NotInstalled:
+            return []
+        if not incomplete or incomplete == self._not_repaired:
+            return []
+        try:
+            await asyncio.to_thread(self._repair)
+        except (BridgeError, psycopg.Error) as error:
+            self._not_repaired = incomplete
+            log.error("changes of new partitions are missed", extra=facts(tables=_names(incomplete), reason=str(error)))
+            return []
+        self._not_repaired = []
+        log.warning("attached new partitions", extra=facts(tables=_names(incomplete)))
+        return incomplete
+
+    def _repair(self) -> None:
+        with psycopg.connect(
+            self._conninfo, autocommit=True, application_name=REPAIR, connect_timeout=round(ANSWER_LIMIT_S)
+        ) as connection:
+            repair(connection, self._schema, lock_limit_s=REPAIR_LIMIT_S)
+
+    def _renamed(self, catalog: Catalog) -> list[Collection]:
+        collections: dict[str, Collection] = {}
+        for collection in catalog.by_name.values():
+            relation = collection.relation
+            name = self._names.get(str(relation), self._names.get(collection.name, collection.name))
+            if name in collections:
+                log.error(
+                    "two tables have one name for clients; this one is left out",
+                    extra=facts(name=name, table=str(relation)),
+                )
+                continue
+            collections[name] = replace(collection, name=name)
+        return list(collections.values())
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT_S), self._pool.connection() as connection:
+                yield connection
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            raise SourceUnavailable(str(error).strip() or type(error).__name__) from error
 
 
-async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
-    """Every attached table. Raises `NotInstalled`."""
-    collections, types = await _fetch(conn, "queries/catalog", schema)
-    by_oid = {row.oid: row for row in _decode_types(types)}
-    known: dict[int, PgType] = {}
-    return Catalog(_collection(row, by_oid, known) for row in _decode_collections(collections))
-
-
-async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
-    """Changes whenever `read_catalog` would return something else. Raises `NotInstalled`."""
-    (found,) = await _fetch(conn, "queries/fingerprint", schema)
-    return found
-
-
-async def _fetch(conn: AsyncConnection[Any], query: str, schema: str) -> tuple[str, ...]:
-    """The one row of a query; neither query has any where there is no schema of ours."""
-    async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(statement(query, schema), {"schema": schema})
-        row = await cursor.fetchone()
-    if row is None:
-        raise NotInstalled(schema)
-    return tuple(map(str, row))
-
-
-def _collection(row: _CollectionRow, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> Collection:
-    relation = Relation(row.schema, row.name)
-    columns = tuple(Column(name, number, _type(oid, types, known)) for name, number, oid in row.columns)
-    is_whole = {column.name for column in columns}.issuperset(row.key)
-    return Collection(
-        name=collection_name(relation),
-        relation=relation,
-        relation_id=row.oid,
-        columns=columns,
-        key=tuple(row.key) if is_whole else (),
-        filenodes=dict(row.filenodes),
-        excluded=frozenset(row.excluded),
-    )
-
-
-def _type(oid: int, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> PgType:
-    if oid not in known:
-        # A type inside of itself, which PostgreSQL tries to forbid, ends here as plain.
-        known[oid] = PgType(types[oid].name)
-        known[oid] = _build(types[oid], types, known)
-    return known[oid]
-
-
-def _build(row: _TypeRow, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> PgType:
-    if row.base:
-        return _type(row.base, types, known)
-    if row.element:
-        return PgType(row.name, TypeKind.ARRAY, element=_type(row.element, types, known))
-    if row.fields:
-        fields = tuple((name, _type(oid, types, known)) for name, oid in row.fields)
-        return PgType(row.name, TypeKind.COMPOSITE, fields=fields)
-    if row.name in _QUOTED:
-        return PgType(row.name, TypeKind.QUOTED)
-    if row.name == "timestamp with time zone":
-        return PgType(row.name, TypeKind.TIMESTAMPTZ)
-    return PgType(row.name)
+def _names(relations: list[Relation]) -> str:
+    return ", ".join(map(str, relations))

@@ -8,13 +8,11 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from cdc_bridge.catalog import collection_name
 from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import LISTEN
-from cdc_bridge.schema import attach
 from cdc_bridge.schema.installation import require_installed
 from cdc_bridge.schema.tables import (
     Kind,
@@ -24,11 +22,8 @@ from cdc_bridge.schema.tables import (
     catalog_settings,
     read_captured,
     read_trees,
-    trees,
 )
 from cdc_bridge.statements import statement
-
-repair = attach.repair
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +70,6 @@ def read_status(conn: psycopg.Connection[Any], schema: str = "cdc") -> Status:
             listeners = tuple(Listener(**row) for row in cursor)
     attached = tuple(_attached_table(tree) for tree in found if tree.is_attached)
     return Status(version, attached, listeners, tuple(_problems_outside(found, version)))
-
-
-async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> list[Relation]:
-    """The attached tables that `repair` would work on: those with a new partition, for instance.
-
-    The session has been prepared, see `session`.
-    """
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement("queries/captured", schema), {"schema": schema})
-        roots = sorted({row["root"] for row in await cursor.fetchall()})
-        await cursor.execute(statement("queries/tables", schema), {"schema": schema, "oids": roots})
-        found = trees(await cursor.fetchall())
-    return [tree.root.relation for tree in found if tree.is_attached and tree.outdated()]
 
 
 def _attached_table(tree: Tree) -> AttachedTable:

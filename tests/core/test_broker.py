@@ -74,8 +74,6 @@ class Catalogs:
     async def repair(self) -> list[Relation]:
         return []
 
-    mend = repair
-
 
 @dataclass
 class Scene:

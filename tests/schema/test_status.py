@@ -11,6 +11,7 @@ from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema import status
+from cdc_bridge.schema.repair import find_incomplete, repair
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.schema.tables import Kind
 from tests.capture.ear import attach_tables, changes
@@ -121,12 +122,12 @@ async def test_new_partition_is_found_and_repaired(database: Database, conn: psy
     attach_tables(database, "p", "other", exclude=("p.secret",))
     async with await database.connect() as bridge:
         await prepare(bridge, "cdc")
-        assert await status.find_incomplete(bridge, "cdc") == []
+        assert await find_incomplete(bridge, "cdc") == []
         conn.execute("CREATE TABLE p1 PARTITION OF p DEFAULT")
         assert problems(conn) == ["the partition public.p1 has no triggers yet: run attach again"]
-        assert await status.find_incomplete(bridge, "cdc") == [Relation("public", "p")]
-        assert [task.table_ids for task in status.repair(conn).tasks] == [(_oid(conn, "p1"),)]
-        assert await status.find_incomplete(bridge, "cdc") == []
+        assert await find_incomplete(bridge, "cdc") == [Relation("public", "p")]
+        assert [task.table_ids for task in repair(conn).tasks] == [(_oid(conn, "p1"),)]
+        assert await find_incomplete(bridge, "cdc") == []
     assert problems(conn) == []
     assert changes(database, "INSERT INTO p1 VALUES (1, 2)") == [("I", [{"id": 1}])]
 
@@ -139,9 +140,9 @@ async def test_first_virtual_column_is_found_and_repaired(database: Database, co
     conn.execute("ALTER TABLE t ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL")
     async with await database.connect() as bridge:
         await prepare(bridge, "cdc")
-        assert await status.find_incomplete(bridge, "cdc") == [Relation("public", "t")]
-        status.repair(conn)
-        assert await status.find_incomplete(bridge, "cdc") == []
+        assert await find_incomplete(bridge, "cdc") == [Relation("public", "t")]
+        repair(conn)
+        assert await find_incomplete(bridge, "cdc") == []
     assert changes(database, "INSERT INTO t VALUES (1)") == [("I", [{"id": 1, "twice": 2}])]
 
 
@@ -149,7 +150,7 @@ async def test_disabled_triggers_are_not_repaired(database: Database, conn: psyc
     conn.execute("CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p DEFAULT")
     attach_tables(database, "p")
     conn.execute("ALTER TABLE p1 DISABLE TRIGGER USER; CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)")
-    status.repair(conn)
+    repair(conn)
     enabled = conn.execute(
         "SELECT DISTINCT tgrelid::regclass::text, tgenabled::text FROM pg_trigger WHERE tgname LIKE '00%' ORDER BY 1"
     ).fetchall()

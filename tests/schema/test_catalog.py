@@ -10,7 +10,7 @@ import pytest
 from cdc_bridge.catalog import Catalog, Collection, PgType, TypeKind
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
-from cdc_bridge.schema.catalog_reader import fingerprint, read_catalog
+from cdc_bridge.schema.catalog import fingerprint, read_catalog
 from cdc_bridge.schema.session import prepare
 from tests.capture.ear import attach_tables
 from tests.support.server import Database
