@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     limit_max: int = _setting(10_000, "The most rows of initial data that a client may ask for.", ge=0)
     backlog_bytes_max: int = _setting(16 * _MIB, "What may wait for a slow connection before it is closed.", ge=1024)
     ping_interval_s: float = _setting(30.0, "Seconds between pings to a client.", gt=0)
-    connections_max: int = _setting(10_000, "Connections at one time.", ge=1)
+    connections_max: int = _setting(10_000, "Connections at one time; 0 sets no limit.", ge=0)
     connections_per_address_max: int = _setting(0, "Connections at one time from one address; 0 sets no limit.", ge=0)
     messages_per_second_max: float = _setting(0.0, "Messages a second from one connection; 0 sets no limit.", ge=0)
 

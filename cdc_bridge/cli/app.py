@@ -71,7 +71,7 @@ def _options(
         bool, typer.Option("--traceback", help="Show where an error came from, for a bug report.")
     ] = False,
 ) -> None:
-    del version, traceback  # the one has acted by now, the other is for `main`
+    del version, traceback  # the one has acted by now, the other `ending.run` has taken; it is here for --help
 
 
 for command in (attach, detach, status, sql, serve, listen, demo):

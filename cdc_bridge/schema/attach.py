@@ -107,7 +107,8 @@ def tasks_of_tree(
     return [
         Task(
             title,
-            (limited(lock_timeout_ms), locking, *steps),
+            (limited(lock_timeout_ms), locking),
+            tuple(steps),
             str(tree.root.relation),
             tuple(t.oid for t in changed),
             lock,
@@ -157,7 +158,8 @@ def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: i
     return [
         Task(
             f'install version {VERSION} in the schema "{schema}"',
-            (limited(lock_timeout_ms), serialised(schema), searching, *steps),
+            (limited(lock_timeout_ms), serialised(schema)),
+            (searching, *steps),
             is_installation=True,
         )
     ]

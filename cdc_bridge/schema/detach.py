@@ -87,10 +87,10 @@ def _detach_tree(tree: Tree, lock_timeout_ms: int) -> Task | None:
         for trigger in table.triggers.values()
         if not trigger.is_clone  # goes with that of the root
     ]
-    steps = (limited(lock_timeout_ms), locking, *drops)
     return Task(
         f"detach {tree.root.relation}",
-        steps,
+        (limited(lock_timeout_ms), locking),
+        tuple(drops),
         str(tree.root.relation),
         tuple(t.oid for t in carrying),
         ACCESS_EXCLUSIVE,
@@ -112,8 +112,8 @@ def _purge(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: int) -> 
         raise NotOwner(f'the schema "{schema}"', there.owner)
     _check_ours(conn, schema)
     dropping = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(identifier(schema))
-    steps = (limited(lock_timeout_ms), serialised(schema), step(dropping, NO_LOCK, "with everything that is ours"))
-    return [Task(f'remove the schema "{schema}"', steps)]
+    before = (limited(lock_timeout_ms), serialised(schema))
+    return [Task(f'remove the schema "{schema}"', before, (step(dropping, NO_LOCK, "with everything that is ours"),))]
 
 
 def _check_ours(conn: psycopg.Connection[Any], schema: str) -> None:

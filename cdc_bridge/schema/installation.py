@@ -23,12 +23,11 @@ class Installation:
 
 
 def read_installation(conn: psycopg.Connection[Any], schema: str) -> Installation:
-    """What is there. A search path of our own must have been set."""
     found = conn.execute(statement("queries/version", schema), {"schema": schema}).fetchone()
     if found is None:
         return Installation(version=0)
-    _, function, is_usable, is_owned, owner = found
-    return Installation(_version(conn, schema) if function and is_usable else None, is_usable, is_owned, owner)
+    tells_version, is_usable, is_owned, owner = found
+    return Installation(_version(conn, schema) if tells_version and is_usable else None, is_usable, is_owned, owner)
 
 
 def require_installed(conn: psycopg.Connection[Any], schema: str) -> Installation:
@@ -65,9 +64,8 @@ def _refuse(there: Installation, schema: str) -> None:
 
 
 def _version(conn: psycopg.Connection[Any], schema: str) -> int | None:
-    query = sql.SQL("SELECT {}.version()").format(sql.Identifier(schema))
     try:
-        found = conn.execute(query).fetchone()
+        found = conn.execute(statement("queries/call_version", schema)).fetchone()
     except psycopg.errors.InsufficientPrivilege:
         return None
     return int(found[0]) if found else None

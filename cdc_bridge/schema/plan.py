@@ -55,9 +55,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Steps of one transaction. `relation`, its tables and `lock` say on what it may have to wait."""
+    """Steps of one transaction. `before` may wait for others; `relation`, its tables and `lock` say for whom."""
 
     title: str
+    before: tuple[Step, ...]
     steps: tuple[Step, ...]
     relation: str | None = None
     table_ids: tuple[int, ...] = ()
@@ -65,7 +66,7 @@ class Task:
     is_installation: bool = False
 
     def __str__(self) -> str:
-        return "\n".join([f"-- {self.title}", "BEGIN;", *map(str, self.steps), "COMMIT;"])
+        return "\n".join([f"-- {self.title}", "BEGIN;", *map(str, (*self.before, *self.steps)), "COMMIT;"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +135,12 @@ def _apply_patiently(conn: psycopg.Connection[Any], plan: Plan, task: Task, lock
 
 def _run(conn: psycopg.Connection[Any], plan: Plan, task: Task) -> None:
     with conn.transaction():
-        for number, each in enumerate(task.steps):
+        for each in task.before:
             conn.execute(each.statement.encode())
-            waited = number == 1  # for others who install or purge, which may have done our work
-            if task.is_installation and waited and not installation.missing(conn, plan.schema):
-                return
+        if task.is_installation and not installation.missing(conn, plan.schema):
+            return  # whoever we have waited for has done it
+        for each in task.steps:
+            conn.execute(each.statement.encode())
 
 
 def _attempts(limit_s: float) -> Iterator[None]:
