@@ -24,12 +24,13 @@ class TypeKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PgType:
-    """A type with its domain peeled off. `name` is as `format_type` prints it."""
+    """A type with its domain peeled off. `name` is as `format_type` prints it, `labels` are those of an enum."""
 
     name: str
     kind: TypeKind = TypeKind.PLAIN
     element: PgType | None = None
     fields: tuple[tuple[str, PgType], ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

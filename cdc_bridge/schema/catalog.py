@@ -26,6 +26,7 @@ class _TypeRow(msgspec.Struct):
     base: int
     element: int
     fields: list[tuple[str, int]]
+    labels: list[str]
 
 
 class _CollectionRow(msgspec.Struct):
@@ -101,4 +102,4 @@ def _build(row: _TypeRow, types: Mapping[int, _TypeRow], known: dict[int, PgType
         return PgType(row.name, TypeKind.QUOTED)
     if row.name == "timestamp with time zone":
         return PgType(row.name, TypeKind.TIMESTAMPTZ)
-    return PgType(row.name)
+    return PgType(row.name, labels=tuple(row.labels))

@@ -68,7 +68,8 @@ SELECT
         'element', CASE WHEN t.typsubscript = 'array_subscript_handler'::regproc THEN t.typelem::bigint ELSE 0 END,
         'fields', (SELECT coalesce(json_agg(json_build_array(a.attname, a.atttypid::bigint) ORDER BY a.attnum), '[]')
             FROM pg_attribute a
-            WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped)
+            WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped),
+        'labels', (SELECT coalesce(json_agg(e.enumlabel ORDER BY e.enumsortorder), '[]') FROM pg_enum e WHERE e.enumtypid = t.oid)
         ) ORDER BY t.oid), '[]')
      FROM needed JOIN pg_type t USING (oid))::text AS types
 FROM pg_namespace ours

@@ -46,7 +46,8 @@ facts AS (
     SELECT concat_ws(' ', t.oid, format_type(t.oid, NULL), t.typbasetype, t.typelem,
         (SELECT string_agg(concat_ws(' ', a.attnum, a.atttypid, quote_ident(a.attname)), ',' ORDER BY a.attnum)
          FROM pg_attribute a
-         WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped))
+         WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped),
+        (SELECT string_agg(quote_literal(e.enumlabel), ',' ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid))
     FROM needed
     JOIN pg_type t USING (oid)
 )

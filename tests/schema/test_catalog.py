@@ -204,6 +204,16 @@ DDL = [
     "ALTER TYPE inner_place ADD ATTRIBUTE y int",
     "ALTER TYPE place RENAME TO spot",
     "ALTER TYPE mood RENAME TO temper",
+    "ALTER TYPE temper RENAME VALUE 'ok' TO 'fine'",
+    "ALTER TYPE temper ADD VALUE 'bad' BEFORE 'fine'",
+    "CREATE DOMAIN e AS bigint; ALTER TABLE t ALTER d TYPE e USING NULL",
+    "ALTER DOMAIN e RENAME TO f; ALTER TABLE t ADD moods temper[]",
+    "ALTER TYPE temper RENAME VALUE 'bad' TO 'sad'",
+    "ALTER TABLE t RENAME moods TO tempers",
+    "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (d, id)",
+    "ALTER TABLE t DROP CONSTRAINT t_pkey, ADD PRIMARY KEY (id, d)",
+    "ALTER TABLE p DETACH PARTITION p1",
+    "ALTER TABLE p ATTACH PARTITION p1 DEFAULT",
     "ALTER TABLE p ADD x int",
     "CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)",
     "DROP TABLE p2",
@@ -228,6 +238,16 @@ async def test_fingerprint_changes_exactly_with_the_catalog(database: Database, 
         assert now != catalog, statement
         assert now_mark != mark, statement
         catalog, mark = now, now_mark
+
+
+async def test_row_with_a_renamed_label_reads_otherwise(database: Database, conn: psycopg.AsyncConnection[Any]):
+    database.execute(
+        "CREATE TYPE mood AS ENUM ('ok', 'bad'); CREATE DOMAIN moody AS mood; CREATE TABLE t (moods moody[])"
+    )
+    attach_tables(database, "t")
+    before = await one(conn)
+    database.execute("ALTER TYPE mood RENAME VALUE 'ok' TO 'fine'")
+    assert not (await one(conn)).reads_as(before)
 
 
 async def test_fingerprint_stays_while_rows_change(database: Database, conn: psycopg.AsyncConnection[Any]):
