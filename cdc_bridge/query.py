@@ -5,6 +5,7 @@ The SDK sends strings (`"fields":"id,text"`, `"limit":"2"`), people send JSON; b
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from cdc_bridge.subscription import Item, Query, SortKey, scalar_text
 
 KNOWN = ("fields", "sort", "limit", "offset", "page")
 LATER = ("filter", "search", "deep", "alias", "meta", "aggregate", "groupBy")
+
+
+_DECIMAL = re.compile(r"-?[0-9]{1,19}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +127,8 @@ def _offset(raw: dict[str, Any], limit: int) -> int:
 
 def _integer(raw: Any, parameter: str, *, at_least: int) -> int:
     value = raw
-    if isinstance(raw, str) and len(raw) < 20:
-        try:
-            value = int(raw)
-        except ValueError:
-            value = None
+    if isinstance(raw, str):
+        value = int(raw) if _DECIMAL.fullmatch(raw) else None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value < 2**63:

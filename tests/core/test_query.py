@@ -74,6 +74,8 @@ def test_page_counts_from_one() -> None:
         ({"limit": True}, "INVALID_QUERY", "limit"),
         ({"limit": 1.5}, "INVALID_QUERY", "limit"),
         ({"limit": [1]}, "INVALID_QUERY", "limit"),
+        ({"limit": "\u0661"}, "INVALID_QUERY", "limit"),
+        ({"limit": "1_000"}, "INVALID_QUERY", "limit"),
         ({"limit": "9" * 5000}, "INVALID_QUERY", "limit"),
         ({"offset": -1}, "INVALID_QUERY", "offset"),
         ({"offset": 2**70}, "INVALID_QUERY", "offset"),
