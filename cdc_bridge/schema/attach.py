@@ -126,9 +126,7 @@ def _change(table: Table, wanted: list[Wanted], schema: str) -> list[Step]:
         step(each.create(table, schema), SHARE_ROW_EXCLUSIVE, f"tell of every {each.event} on {table.relation}")
         for each in missing
     ]
-    if missing:
-        steps.append(_enable_always(table, missing))
-    return steps
+    return steps + [_enable_always(table, each) for each in missing]
 
 
 def _is_there(wanted: Wanted, table: Table) -> bool:
@@ -137,15 +135,12 @@ def _is_there(wanted: Wanted, table: Table) -> bool:
 
 
 def drop_trigger(table: Table, name: str, reason: str) -> Step:
-    dropping = sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(name), table.identifier)
+    dropping = statement("triggers/drop", trigger=sql.Identifier(name), table=table.identifier)
     return step(dropping, ACCESS_EXCLUSIVE, reason)
 
 
-def _enable_always(table: Table, triggers: Iterable[Wanted]) -> Step:
-    actions = sql.SQL(", ").join(
-        sql.SQL("ENABLE ALWAYS TRIGGER {}").format(sql.Identifier(each.name)) for each in triggers
-    )
-    enabling = sql.SQL("ALTER TABLE {} {}").format(table.identifier, actions)
+def _enable_always(table: Table, trigger: Wanted) -> Step:
+    enabling = statement("triggers/enable_always", trigger=sql.Identifier(trigger.name), table=table.identifier)
     return step(enabling, SHARE_ROW_EXCLUSIVE, "also for sessions that replicate (session_replication_role)")
 
 

@@ -6,15 +6,17 @@ The sessions that this reads through have been prepared, see `session`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, sql
 from psycopg.rows import tuple_row
 
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind, collection_name
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
+from cdc_bridge.schema.tables import PARTITION_PREFIX
 from cdc_bridge.statements import statement
 
 _QUOTED = {"bigint", "numeric"}
@@ -60,11 +62,16 @@ async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
 async def _fetch(conn: AsyncConnection[Any], query: str, schema: str) -> tuple[str, ...]:
     """The one row of a query; neither query has any where there is no schema of ours."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(statement(query, schema), {"schema": schema})
+        await cursor.execute(_query(query, schema), {"schema": schema, "partition_prefix": PARTITION_PREFIX})
         row = await cursor.fetchone()
     if row is None:
         raise NotInstalled(schema)
     return tuple(map(str, row))
+
+
+@cache
+def _query(name: str, schema: str) -> sql.Composed:
+    return statement(name, schema, carrying=statement("queries/carrying", schema))
 
 
 def _collection(row: _CollectionRow, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> Collection:

@@ -29,6 +29,8 @@ from cdc_bridge.statements import statement
 PREFIX = "00_cdc_bridge_"
 """Triggers fire in the order of their names; ours come before the application's."""
 
+PARTITION_PREFIX = f"{PREFIX}partition_"
+
 COLUMN_BY_COLUMN = "0:"
 """The argument of a trigger on a table with virtual generated columns, see `sql/functions/capture.sql`."""
 
@@ -134,7 +136,7 @@ class Tree:
 
     @property
     def is_attached(self) -> bool:
-        return any(not name.startswith(f"{PREFIX}partition_") for name in self.root.triggers)
+        return any(not name.startswith(PARTITION_PREFIX) for name in self.root.triggers)
 
     @property
     def kind(self) -> Kind:
@@ -182,7 +184,7 @@ class Tree:
         """The triggers that a table of the tree should carry of its own."""
         arguments = (*([COLUMN_BY_COLUMN] if self.has_virtual_columns else []), *excluded)
         if kind is Kind.STATEMENT:
-            prefix = PREFIX if table.is_root else f"{PREFIX}partition_"
+            prefix = PREFIX if table.is_root else PARTITION_PREFIX
             return [
                 Wanted(prefix + event.lower(), event, "STATEMENT", "capture", transition_tables, arguments)
                 for event, transition_tables in _EVENTS.items()
@@ -192,7 +194,7 @@ class Tree:
             for event in _EVENTS
             if event != "TRUNCATE"
         ]
-        prefix = f"{PREFIX}row_" if table.is_root else f"{PREFIX}partition_"
+        prefix = f"{PREFIX}row_" if table.is_root else PARTITION_PREFIX
         truncate = Wanted(f"{prefix}truncate", "TRUNCATE", "STATEMENT", "capture", "", arguments)
         return [*rows, truncate] if table.is_root else [truncate]
 

@@ -2,11 +2,7 @@
 -- that those columns need: one row, two JSON documents; no row without our schema.
 -- A table is attached when it has a trigger of ours and is no partition, and no former one either.
 WITH RECURSIVE carrying AS MATERIALIZED (
-    SELECT t.tgrelid AS oid, min(encode(t.tgargs, 'hex')) AS arguments
-    FROM pg_trigger t
-    WHERE t.tgfoid IN (to_regprocedure('{cdc}.capture()'), to_regprocedure('{cdc}.capture_row()'))
-      AND NOT starts_with(t.tgname, '00_cdc_bridge_partition_')
-    GROUP BY t.tgrelid
+    {carrying}
 ),
 attached AS MATERIALIZED (
     SELECT c.oid, n.nspname, c.relname, ARRAY(

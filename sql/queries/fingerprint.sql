@@ -1,11 +1,7 @@
 -- A hash of what catalog.sql shows, without the JSON: names, columns, keys, excluded columns, storage, and the makers'
 -- types; PostgreSQL's own (below 16384) do not change. No row without our schema.
 WITH RECURSIVE carrying AS MATERIALIZED (
-    SELECT t.tgrelid AS oid, min(encode(t.tgargs, 'hex')) AS arguments
-    FROM pg_trigger t
-    WHERE t.tgfoid IN (to_regprocedure('{cdc}.capture()'), to_regprocedure('{cdc}.capture_row()'))
-      AND NOT starts_with(t.tgname, '00_cdc_bridge_partition_')
-    GROUP BY t.tgrelid
+    {carrying}
 ),
 columns AS MATERIALIZED (
     SELECT r.oid, string_agg(concat_ws(' ', a.attnum, a.atttypid, quote_ident(a.attname)), ',' ORDER BY a.attnum) AS shape,
