@@ -52,7 +52,7 @@ def functions() -> list[str]:
 def script(schema: str) -> str:
     """All of it, as `psql` runs it on a database that has none of it yet."""
     names = [*migrations(after=0), *functions()]
-    texts = [_fill(_read(name), schema, {}).as_string().strip() for name in names]
+    texts = [_fill(read(name), schema, {}).as_string().strip() for name in names]
     return "\n\n".join([_HEAD.format(version=VERSION), *texts, "COMMIT;\n"])
 
 
@@ -75,11 +75,12 @@ def _whole(name: str, schema: str | None) -> sql.Composed:
 
 @cache
 def _template(name: str) -> str:
-    return _OPENING_COMMENT.sub("", _read(name))
+    return _OPENING_COMMENT.sub("", read(name))
 
 
 @cache
-def _read(name: str) -> str:
+def read(name: str) -> str:
+    """The file as it is."""
     return files("cdc_bridge.sql").joinpath(f"{name}.sql").read_text(encoding="utf-8")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from cdc_bridge.statements import read
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +19,12 @@ class Step:
 
 def schema() -> str:
     """The demo's tables and first rows."""
-    return _read("schema.sql")
+    return read("demo/schema")
 
 
 def story() -> list[Step]:
     """One round of what the writer does."""
-    return list(_steps(_read("story.sql")))
+    return list(_steps(read("demo/story")))
 
 
 def _steps(text: str) -> Iterator[Step]:
@@ -32,7 +33,3 @@ def _steps(text: str) -> Iterator[Step]:
         comments = list(itertools.takewhile(lambda line: line.startswith("-- "), lines))
         if statement := "\n".join(lines[len(comments) :]):
             yield Step(" ".join(line.removeprefix("-- ") for line in comments), statement.removesuffix(";"))
-
-
-def _read(name: str) -> str:
-    return importlib.resources.files("cdc_bridge.sql").joinpath("demo", name).read_text(encoding="utf-8")
