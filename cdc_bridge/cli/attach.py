@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 from typing import Annotated
 
 import typer
@@ -10,13 +9,7 @@ import typer
 from cdc_bridge.cli.options import TABLES_HELP, Config, Dsn, SchemaName, load, refuse_unclear_choice
 from cdc_bridge.cli.output import report, say
 from cdc_bridge.errors import UsageError
-
-
-class Mode(enum.StrEnum):
-    """How changes leave the database."""
-
-    LIVE = "live"
-    DURABLE = "durable"
+from cdc_bridge.schema.mode import Mode
 
 
 def attach(  # noqa: PLR0917 - Typer calls it, by keyword
@@ -59,7 +52,7 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
         tables=tuple(tables or ()),
         all_of_schemas=tuple(schema or ("public",)) if every else (),
         excluded=tuple(exclude_column or ()),
-        mode=mode.value,
+        mode=mode,
     )
     with connection(settings, "attach") as conn:
         planned = attaching.plan(conn, request, settings.schema_name)

@@ -61,8 +61,8 @@ def _table(table: AttachedTable) -> dict[str, Any]:
     return {
         "schema": table.relation.schema,
         "name": table.relation.name,
-        "mode": table.mode,
-        "captured_for_each": table.kind.value,
+        "mode": table.mode.value,
+        "captured_for_each": table.level.value.lower(),
         "excluded_columns": list(table.excluded),
         "partitions": table.partitions,
         "problems": list(table.problems),
@@ -96,7 +96,7 @@ def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
 
 
 def _particulars(table: AttachedTable) -> str:
-    parts = [table.mode, f"captured for each {table.kind.value}"]
+    parts = [table.mode, f"captured for each {table.level.value.lower()}"]
     if table.partitions:
         parts.append(f"partitions: {table.partitions}")
     if table.excluded:

@@ -11,6 +11,7 @@ from psycopg import sql
 
 from cdc_bridge.errors import NotOwner, RelationError, UsageError
 from cdc_bridge.schema import installation, names
+from cdc_bridge.schema.mode import Mode
 from cdc_bridge.schema.plan import (
     ACCESS_EXCLUSIVE,
     LOCK_TIMEOUT_MS,
@@ -27,7 +28,8 @@ from cdc_bridge.schema.plan import (
     step,
 )
 from cdc_bridge.schema.tables import (
-    Kind,
+    ExcludedColumn,
+    Level,
     Table,
     Tree,
     Wanted,
@@ -57,7 +59,7 @@ class Request:
     tables: tuple[str, ...] = ()
     all_of_schemas: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
-    mode: str = "live"
+    mode: Mode = Mode.LIVE
 
 
 def plan(
@@ -65,7 +67,8 @@ def plan(
 ) -> Plan:
     """What is missing. Changes nothing. Raises `RelationError`, `UsageError` and other `DatabaseError`."""
     check_connection(conn)
-    _check_mode(request.mode)
+    if request.mode is Mode.DURABLE:
+        raise UsageError('the mode "durable" comes with a later version: use --mode live')
     with catalog_settings(conn):
         return _plan(conn, request, schema, lock_timeout_ms)
 
@@ -81,29 +84,35 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
             hidden = ", ".join(sorted(tree.excluded_names()))
             notes.append(f"{tree.root.relation} goes on without its excluded columns: {hidden}")
         tasks += tasks_of_tree(
-            tree, tree.tables, columns, tree.needed_kind, schema=schema, lock_timeout_ms=lock_timeout_ms
+            tree, tree.tables, columns, tree.needed_level, schema=schema, lock_timeout_ms=lock_timeout_ms
         )
     return Plan(schema, tuple(tasks), tuple(notes))
 
 
 def tasks_of_tree(
-    tree: Tree, tables: Iterable[Table], excluded: Sequence[str], kind: Kind, *, schema: str, lock_timeout_ms: int
+    tree: Tree,
+    tables: Iterable[Table],
+    excluded: Sequence[ExcludedColumn],
+    level: Level,
+    *,
+    schema: str,
+    lock_timeout_ms: int,
 ) -> list[Task]:
     """One task that sets these tables of a tree right, or none when they are."""
     changed: list[Table] = []
     steps: list[Step] = []
     for table in tables:
-        if work := _change(table, tree.wanted(table, excluded, kind), schema):
+        if work := _change(table, tree.wanted(table, excluded, level), schema):
             changed.append(table)
             steps += work
     if not steps:
         return []
-    if tree.root in changed and Kind.ROW in (kind, tree.kind):
+    if tree.root in changed and Level.ROW in (level, tree.level):
         changed = list(tree.tables)  # row triggers of the root reach them all
     lock = ACCESS_EXCLUSIVE if any(each.lock == ACCESS_EXCLUSIVE for each in steps) else SHARE_ROW_EXCLUSIVE
     # One lock, and the strongest that is needed, before anything else: to strengthen a lock is to risk a deadlock.
     locking = lock_tables(changed, lock, "all locks at once; writers wait until the end of this transaction")
-    title = f"attach {tree.root.relation}: captured for each {kind.value}"
+    title = f"attach {tree.root.relation}: captured for each {level.value.lower()}"
     return [
         Task(
             title,
@@ -158,13 +167,6 @@ def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: i
             is_installation=True,
         )
     ]
-
-
-def _check_mode(mode: str) -> None:
-    if mode == "durable":
-        raise UsageError('the mode "durable" comes with a later version: use --mode live')
-    if mode != "live":
-        raise UsageError(f'there is no mode "{mode}": use --mode live')
 
 
 # --- which tables ---
@@ -234,10 +236,10 @@ def _objection(table: Table) -> str | None:
     """Why this kind of relation cannot be attached, whoever asks."""
     if table.relation.schema in {"pg_catalog", "information_schema", "pg_toast"}:
         return "is a system catalog, on which PostgreSQL allows no triggers"
-    if table.kind == "f" and table.is_partition:
+    if table.relkind == "f" and table.is_partition:
         return f"is a foreign partition of {table.root}, and its rows change elsewhere: detach that partition first"
-    if table.kind in _NOT_A_TABLE:
-        return _NOT_A_TABLE[table.kind]
+    if table.relkind in _NOT_A_TABLE:
+        return _NOT_A_TABLE[table.relkind]
     if table.is_temporary:
         return "is a temporary table, which only its own session can see"
     if table.has_inheritance:
@@ -250,16 +252,14 @@ def _objection(table: Table) -> str | None:
 
 def _excluded(
     conn: psycopg.Connection[Any], request: Request, schema: str, trees: Sequence[Tree]
-) -> dict[int, tuple[str, ...]]:
-    """The excluded columns, `number:name`, by the table's oid."""
+) -> dict[int, tuple[ExcludedColumn, ...]]:
+    """The excluded columns by the table's oid."""
     by_oid = {tree.root.oid: tree.root for tree in trees}
-    numbers: dict[int, dict[int, str]] = {}
+    columns: dict[int, set[ExcludedColumn]] = {}
     for text in request.excluded:
-        table, column = _find_column(conn, schema, text, by_oid)
-        numbers.setdefault(table.oid, {})[table.columns[column]] = column
-    return {
-        oid: tuple(f"{number}:{name}" for number, name in sorted(columns.items())) for oid, columns in numbers.items()
-    }
+        table, name = _find_column(conn, schema, text, by_oid)
+        columns.setdefault(table.oid, set()).add(ExcludedColumn(table.columns[name], name))
+    return {oid: tuple(sorted(found)) for oid, found in columns.items()}
 
 
 def _find_column(conn: psycopg.Connection[Any], schema: str, text: str, by_oid: dict[int, Table]) -> tuple[Table, str]:

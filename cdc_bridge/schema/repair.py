@@ -26,7 +26,7 @@ def repair(conn: psycopg.Connection[Any], schema: str = "cdc", *, lock_limit_s: 
         for tree in read_trees(conn, schema, roots):
             if tree.is_attached and all(map(can_be_attached, tree.tables)):
                 tasks += tasks_of_tree(
-                    tree, tree.outdated(), tree.excluded, tree.kind, schema=schema, lock_timeout_ms=LOCK_TIMEOUT_MS
+                    tree, tree.outdated(), tree.excluded, tree.level, schema=schema, lock_timeout_ms=LOCK_TIMEOUT_MS
                 )
     done = Plan(schema, tuple(tasks))
     apply(conn, done, lock_limit_s=lock_limit_s)

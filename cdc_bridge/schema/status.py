@@ -14,8 +14,9 @@ from cdc_bridge.catalog import collection_name
 from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import LISTEN
 from cdc_bridge.schema.installation import require_installed
+from cdc_bridge.schema.mode import Mode
 from cdc_bridge.schema.tables import (
-    Kind,
+    Level,
     Table,
     Tree,
     Wanted,
@@ -32,8 +33,8 @@ class AttachedTable:
 
     collection: str
     relation: Relation
-    mode: str
-    kind: Kind
+    mode: Mode
+    level: Level
     excluded: tuple[str, ...]
     partitions: int
     problems: tuple[str, ...]
@@ -76,8 +77,8 @@ def _attached_table(tree: Tree) -> AttachedTable:
     return AttachedTable(
         collection=collection_name(tree.root.relation),
         relation=tree.root.relation,
-        mode="live",
-        kind=tree.kind,
+        mode=Mode.LIVE,
+        level=tree.level,
         excluded=tuple(sorted(tree.excluded_names())),
         partitions=len(tree.tables) - 1,
         problems=tuple(_problems(tree)),
@@ -86,17 +87,17 @@ def _attached_table(tree: Tree) -> AttachedTable:
 
 def _problems(tree: Tree) -> Iterator[str]:
     culprit = next((table for table in tree.tables if table.row_trigger), None)
-    if culprit is not None and tree.kind is Kind.STATEMENT:
+    if culprit is not None and tree.level is Level.STATEMENT:
         yield (
             f'{culprit.relation} has the row trigger "{culprit.row_trigger}", whose own writes would be told before'
             " the statement that they belong to: run attach again"
         )
         return
-    if culprit is None and tree.kind is Kind.ROW:
+    if culprit is None and tree.level is Level.ROW:
         yield f"{tree.root.relation} is captured row by row and needs it no longer: run attach again"
         return
     for table in tree.tables:
-        yield from _problems_of_table(table, tree.wanted(table, tree.excluded, tree.kind))
+        yield from _problems_of_table(table, tree.wanted(table, tree.excluded, tree.level))
 
 
 def _problems_of_table(table: Table, wanted: list[Wanted]) -> Iterator[str]:

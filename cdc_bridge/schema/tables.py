@@ -35,11 +35,32 @@ COLUMN_BY_COLUMN = "0:"
 """The argument of a trigger on a table with virtual generated columns, see `sql/functions/capture.sql`."""
 
 
-class Kind(enum.Enum):
-    """How a table is captured."""
+class Level(enum.Enum):
+    """For each of what our triggers fire."""
 
-    STATEMENT = "statement"
-    ROW = "row"
+    STATEMENT = "STATEMENT"
+    ROW = "ROW"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ExcludedColumn:
+    """A column that never leaves its table, by its number and the name that was given.
+
+    As an argument of a trigger it is `number:name`, see `sql/functions/visible_columns.sql`.
+    """
+
+    number: int
+    name: str
+
+    @classmethod
+    def parse(cls, argument: str) -> ExcludedColumn | None:
+        """None: the argument excludes nothing, it asks for the columns one by one."""
+        number, _, name = argument.partition(":")
+        return None if argument == COLUMN_BY_COLUMN else cls(int(number), name)
+
+    @property
+    def argument(self) -> str:
+        return f"{self.number}:{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +84,7 @@ class Wanted:
 
     name: str
     event: str
-    level: str
+    level: Level
     function: str
     transition_tables: str
     arguments: tuple[str, ...]
@@ -76,7 +97,7 @@ class Wanted:
             event=sql.SQL(self.event),
             table=table.identifier,
             transition_tables=sql.SQL(self.transition_tables),
-            level=sql.SQL(self.level),
+            level=sql.SQL(self.level.value),
             function=sql.Identifier(self.function),
             arguments=sql.SQL(", ").join(map(sql.Literal, self.arguments)),
         )
@@ -86,7 +107,7 @@ class Wanted:
             trigger.is_always
             and trigger.arguments == self.arguments
             and f"AFTER {self.event} ON" in trigger.definition
-            and f"FOR EACH {self.level}" in trigger.definition
+            and f"FOR EACH {self.level.value}" in trigger.definition
             and self.transition_tables in trigger.definition
             and f".{self.function}(" in trigger.definition
         )
@@ -98,7 +119,7 @@ class Table:
 
     oid: int
     relation: Relation
-    kind: str
+    relkind: str
     is_temporary: bool
     is_partition: bool
     root_id: int
@@ -139,26 +160,26 @@ class Tree:
         return any(not name.startswith(PARTITION_PREFIX) for name in self.root.triggers)
 
     @property
-    def kind(self) -> Kind:
+    def level(self) -> Level:
         """How it is captured now."""
         names = {trigger.name for trigger in self.root.triggers.values()}
-        return Kind.ROW if any(name.startswith(f"{PREFIX}row_") for name in names) else Kind.STATEMENT
+        return Level.ROW if any(name.startswith(f"{PREFIX}row_") for name in names) else Level.STATEMENT
 
     @property
-    def needed_kind(self) -> Kind:
-        return Kind.ROW if any(table.row_trigger for table in self.tables) else Kind.STATEMENT
+    def needed_level(self) -> Level:
+        return Level.ROW if any(table.row_trigger for table in self.tables) else Level.STATEMENT
 
     @property
-    def excluded(self) -> tuple[str, ...]:
-        """The excluded columns, `number:name`, of whichever triggers have them."""
-        arguments = (argument for trigger in self.root.triggers.values() for argument in trigger.arguments)
-        return tuple(sorted({argument for argument in arguments if argument != COLUMN_BY_COLUMN}, key=_number))
+    def excluded(self) -> tuple[ExcludedColumn, ...]:
+        """The excluded columns, of whichever triggers have them."""
+        arguments = {argument for trigger in self.root.triggers.values() for argument in trigger.arguments}
+        return tuple(sorted(column for argument in arguments if (column := ExcludedColumn.parse(argument))))
 
     def excluded_names(self) -> frozenset[str]:
         """The names that clients will not see: as given, and as the columns of these numbers are called now."""
-        by_number = {str(number): name for name, number in self.root.columns.items()}
-        pairs = [argument.split(":", 1) for argument in self.excluded]
-        return frozenset(name for _, name in pairs) | {by_number[n] for n, _ in pairs if n in by_number}
+        by_number = {number: name for name, number in self.root.columns.items()}
+        now = {by_number[column.number] for column in self.excluded if column.number in by_number}
+        return frozenset(now | {column.name for column in self.excluded})
 
     @property
     def has_virtual_columns(self) -> bool:
@@ -172,7 +193,7 @@ class Tree:
         return [table for table in self.tables if self._is_outdated(table)]
 
     def _is_outdated(self, table: Table) -> bool:
-        names = {each.name for each in self.wanted(table, (), self.kind)}
+        names = {each.name for each in self.wanted(table, (), self.level)}
         present = [trigger for trigger in table.triggers.values() if trigger.name in names]
         if any(trigger.enabled == "D" for trigger in present):
             return False
@@ -180,22 +201,25 @@ class Tree:
             return not table.is_root
         return self.has_virtual_columns and not all(COLUMN_BY_COLUMN in trigger.arguments for trigger in present)
 
-    def wanted(self, table: Table, excluded: Sequence[str], kind: Kind) -> list[Wanted]:
+    def wanted(self, table: Table, excluded: Sequence[ExcludedColumn], level: Level) -> list[Wanted]:
         """The triggers that a table of the tree should carry of its own."""
-        arguments = (*([COLUMN_BY_COLUMN] if self.has_virtual_columns else []), *excluded)
-        if kind is Kind.STATEMENT:
+        arguments = (
+            *([COLUMN_BY_COLUMN] if self.has_virtual_columns else []),
+            *(column.argument for column in excluded),
+        )
+        if level is Level.STATEMENT:
             prefix = PREFIX if table.is_root else PARTITION_PREFIX
             return [
-                Wanted(prefix + event.lower(), event, "STATEMENT", "capture", transition_tables, arguments)
+                Wanted(prefix + event.lower(), event, Level.STATEMENT, "capture", transition_tables, arguments)
                 for event, transition_tables in _EVENTS.items()
             ]
         rows = [
-            Wanted(f"{PREFIX}row_{event.lower()}", event, "ROW", "capture_row", "", arguments)
+            Wanted(f"{PREFIX}row_{event.lower()}", event, Level.ROW, "capture_row", "", arguments)
             for event in _EVENTS
             if event != "TRUNCATE"
         ]
         prefix = f"{PREFIX}row_" if table.is_root else PARTITION_PREFIX
-        truncate = Wanted(f"{prefix}truncate", "TRUNCATE", "STATEMENT", "capture", "", arguments)
+        truncate = Wanted(f"{prefix}truncate", "TRUNCATE", Level.STATEMENT, "capture", "", arguments)
         return [*rows, truncate] if table.is_root else [truncate]
 
 
@@ -246,7 +270,7 @@ def _table(row: Mapping[str, Any]) -> Table:
     return Table(
         oid=row["oid"],
         relation=Relation(row["schema"], row["name"]),
-        kind=row["kind"],
+        relkind=row["relkind"],
         is_temporary=row["is_temporary"],
         is_partition=row["is_partition"],
         root_id=row["root"],
@@ -259,7 +283,3 @@ def _table(row: Mapping[str, Any]) -> Table:
         columns=row["columns"],
         triggers={trigger.name: trigger for trigger in triggers},
     )
-
-
-def _number(argument: str) -> int:
-    return int(argument.partition(":")[0])

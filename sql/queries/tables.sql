@@ -1,5 +1,5 @@
 -- What attach, detach and status need to know of the tables of these oids and of all partitions under them; parents first.
-SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS kind,
+SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS relkind,
     c.relpersistence = 't' AS is_temporary, c.relispartition AS is_partition, member.root::bigint AS root,
     root.relname AS root_name, root_n.nspname AS root_schema,
     NOT c.relispartition AND EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)

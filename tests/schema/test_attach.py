@@ -11,6 +11,7 @@ import pytest
 from cdc_bridge import statements
 from cdc_bridge.errors import DatabaseError, LockNotAcquired, NotOwner, RelationError, UsageError
 from cdc_bridge.schema import attach, installation
+from cdc_bridge.schema.mode import Mode
 from tests.capture.ear import attach_tables, changes
 from tests.support.server import Database
 
@@ -200,7 +201,7 @@ def test_nothing_to_attach_in_a_schema_is_an_error(conn: psycopg.Connection[Any]
 
 def test_durable_mode_comes_later(conn: psycopg.Connection[Any]):
     with pytest.raises(UsageError, match="comes with a later version"):
-        plan(conn, "t", mode="durable")
+        plan(conn, "t", mode=Mode.DURABLE)
 
 
 @pytest.mark.parametrize("schema", ["Cdc", "pg_cdc", "a-b", "a;b", "", "ä", "1a", 'x"y'])

@@ -13,7 +13,7 @@ from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema import status
 from cdc_bridge.schema.repair import find_incomplete, repair
 from cdc_bridge.schema.session import prepare
-from cdc_bridge.schema.tables import Kind
+from cdc_bridge.schema.tables import Level
 from tests.capture.ear import attach_tables, changes
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
@@ -47,10 +47,10 @@ def test_attached_tables_are_shown(database: Database, conn: psycopg.Connection[
     shown = status.read_status(conn)
     assert shown.version == statements.VERSION
     assert shown.problems == ()
-    assert [(t.collection, t.kind, t.excluded, t.partitions, t.problems) for t in shown.tables] == [
-        ("events", Kind.STATEMENT, (), 1, ()),
-        ("messages", Kind.ROW, (), 0, ()),
-        ("shop.orders", Kind.STATEMENT, ("secret",), 0, ()),
+    assert [(t.collection, t.level, t.excluded, t.partitions, t.problems) for t in shown.tables] == [
+        ("events", Level.STATEMENT, (), 1, ()),
+        ("messages", Level.ROW, (), 0, ()),
+        ("shop.orders", Level.STATEMENT, ("secret",), 0, ()),
     ]
     assert shown.tables[2].relation == Relation("shop", "orders")
 
