@@ -30,7 +30,7 @@ def identifier(schema: str) -> sql.Identifier:
     return sql.Identifier(schema)
 
 
-def statement(name: str, schema: str | None = None, **parts: sql.Composable) -> sql.Composed:
+def statement(name: str, schema: str | None = None, /, **parts: sql.Composable) -> sql.Composed:
     """The file `name` (`queries/catalog`) with our schema, and whatever else it leaves open, filled in.
 
     Without the comment that it opens with, which is for readers of the file. A statement that leaves nothing open but
@@ -52,14 +52,9 @@ def functions() -> list[str]:
 def script(schema: str) -> str:
     """All of it, as `psql` runs it on a database that has none of it yet."""
     names = [*migrations(after=0), *functions()]
-    texts = [_fill(read(name), schema, {}).as_string().strip() for name in names]
-    return "\n\n".join([_HEAD.format(version=VERSION), *texts, "COMMIT;\n"])
-
-
-_HEAD = """\
--- cdc_bridge, version {version} of its SQL. It makes one schema with its functions and touches no table.
-BEGIN;
-SET LOCAL search_path = pg_catalog, pg_temp;"""
+    head = _fill(read("steps/script_head"), None, {"version": sql.Literal(VERSION)})
+    parts = [head, *(_fill(read(name), schema, {}) for name in names)]
+    return "\n\n".join([*(part.as_string().strip() for part in parts), "COMMIT;\n"])
 
 
 def _fill(template: str, schema: str | None, parts: Mapping[str, sql.Composable]) -> sql.Composed:

@@ -158,7 +158,7 @@ def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: i
     if not missing:
         return []
     steps = [step(each, NO_LOCK, f"version {VERSION} of our SQL") for each in missing]
-    searching = step(sql.SQL("SET LOCAL search_path = pg_catalog, pg_temp"), NO_LOCK, "names mean PostgreSQL's own")
+    searching = step(statement("steps/search"), NO_LOCK, "names mean PostgreSQL's own")
     return [
         Task(
             f'install version {VERSION} in the schema "{schema}"',

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-from psycopg import sql
 
 from cdc_bridge.errors import DatabaseError, NotOwner, RelationError, UsageError
 from cdc_bridge.schema import names
@@ -27,7 +26,7 @@ from cdc_bridge.schema.plan import (
     step,
 )
 from cdc_bridge.schema.tables import Table, Tree, catalog_settings, read_captured, read_trees
-from cdc_bridge.statements import identifier, statement
+from cdc_bridge.statements import statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
 
@@ -104,14 +103,13 @@ def _check_owned(tables: Iterable[Table]) -> None:
 
 
 def _purge(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: int) -> list[Task]:
-    """CASCADE reaches no table of the application: the triggers that need our functions are gone by then."""
     there = read_installation(conn, schema)
     if there.version == 0:
         return []
     if not there.is_owned:
         raise NotOwner(f'the schema "{schema}"', there.owner)
     _check_ours(conn, schema)
-    dropping = sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(identifier(schema))
+    dropping = statement("steps/drop_schema", schema)
     before = (limited(lock_timeout_ms), serialised(schema))
     return [Task(f'remove the schema "{schema}"', before, (step(dropping, NO_LOCK, "with everything that is ours"),))]
 

@@ -87,8 +87,7 @@ def lock_tables(tables: Iterable[Table], mode: str, reason: str) -> Step:
     """ONLY, because every partition that is needed is named."""
     names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(table.identifier) for table in tables)
     # The mode is one of the two above.
-    locking = sql.SQL("LOCK TABLE {} IN {} MODE").format(names, sql.SQL(mode))
-    return step(locking, mode, reason)
+    return step(statement("steps/lock", tables=names, mode=sql.SQL(mode)), mode, reason)
 
 
 def step(composed: sql.Composable, lock: str, reason: str) -> Step:
@@ -97,12 +96,12 @@ def step(composed: sql.Composable, lock: str, reason: str) -> Step:
 
 def serialised(schema: str) -> Step:
     """Only one attach or detach at a time changes our schema."""
-    waiting = sql.SQL("SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext({}), pg_catalog.hashtext({}))")
-    return step(waiting.format("cdc_bridge", schema), "an advisory lock", "one attach or detach at a time")
+    waiting = statement("steps/serialise", name=sql.Literal(schema))
+    return step(waiting, "an advisory lock", "one attach or detach at a time")
 
 
 def limited(lock_timeout_ms: int) -> Step:
-    setting = sql.SQL("SET LOCAL lock_timeout = {}").format(f"{lock_timeout_ms}ms")
+    setting = statement("steps/limit", limit=sql.Literal(f"{lock_timeout_ms}ms"))
     return step(setting, NO_LOCK, "give up rather than let the application queue behind us")
 
 

@@ -240,7 +240,7 @@ def catalog_settings(conn: psycopg.Connection[Any]) -> Iterator[None]:
     finally:
         if not conn.closed:
             for name, setting, _ in before:
-                conn.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, setting])
+                conn.execute(statement("queries/set_config"), {"name": name, "setting": setting})
 
 
 def read_trees(conn: psycopg.Connection[Any], schema: str, oids: Iterable[int]) -> list[Tree]:
