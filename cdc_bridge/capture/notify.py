@@ -164,9 +164,7 @@ class NotifyCapture:
         except (errors.UndefinedTable, errors.InvalidSchemaName):
             number = None
         if number is None:
-            raise NotInstalled(
-                f'schema "{self._options.schema}" is not installed in this database: run `cdc-bridge attach` first'
-            )
+            raise NotInstalled(self._options.schema)
         return f"cdc_{number}"
 
     async def _connect(self, purpose: str) -> Connection:
