@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cdc_bridge.cli.options import TABLES_HELP, Config, Dsn, SchemaName, load, refuse_unclear_choice
-from cdc_bridge.cli.output import report, say
+from cdc_bridge.cli.output import complain, report, say
 from cdc_bridge.errors import UsageError
 from cdc_bridge.schema.mode import Mode
 
@@ -21,7 +21,9 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
     ] = None,
     exclude_column: Annotated[
         list[str] | None,
-        typer.Option(metavar="TABLE.COLUMN", help="A column that never leaves its table; may be repeated."),
+        typer.Option(
+            metavar="TABLE.COLUMN", help="A column that never leaves its table, now and later; may be repeated."
+        ),
     ] = None,
     plan: Annotated[bool, typer.Option(help="Print the SQL and its locks, and change nothing.")] = False,
     mode: Annotated[
@@ -59,5 +61,5 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
         if plan:
             say(str(planned))
             return
-        attaching.apply(conn, planned)
+        attaching.apply(conn, planned, notice=complain)
     report(planned)

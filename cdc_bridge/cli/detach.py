@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cdc_bridge.cli.options import TABLES_HELP, Config, Dsn, SchemaName, load, refuse_unclear_choice
-from cdc_bridge.cli.output import report
+from cdc_bridge.cli.output import complain, report
 
 
 def detach(  # noqa: PLR0917 - Typer calls it, by keyword
@@ -35,5 +35,5 @@ def detach(  # noqa: PLR0917 - Typer calls it, by keyword
     request = detaching.Request(tuple(tables or ()), all_tables=every, purge=purge)
     with connection(settings, "detach") as conn:
         planned = detaching.plan(conn, request, settings.schema_name)
-        detaching.apply(conn, planned)
+        detaching.apply(conn, planned, notice=complain)
     report(planned)

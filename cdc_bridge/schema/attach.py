@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,8 +52,8 @@ _NOT_A_TABLE = {
 class Request:
     """What a person asks for: tables by name, or all tables of some schemas.
 
-    `excluded` holds columns as `T.C`. A table of which none is named keeps those that it excludes already:
-    what was private once does not become public because an option was forgotten.
+    `excluded` holds columns as `T.C`, besides those that a table excludes already: what was private once does not
+    become public because an option was forgotten. Only detach gives such a column back.
     """
 
     tables: tuple[str, ...] = ()
@@ -74,15 +74,14 @@ def plan(
 
 
 def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_timeout_ms: int) -> Plan:
+    installation.require_ours(conn, schema)
     trees, notes = _requested(conn, request, schema)
     excluded = _excluded(conn, request, schema, trees)
     tasks = _installation(conn, schema, lock_timeout_ms)
     for tree in trees:
-        columns = excluded.get(tree.root.oid, ())
-        if tree.excluded and not columns:
-            columns = tree.excluded
-            hidden = ", ".join(sorted(tree.excluded_names()))
-            notes.append(f"{tree.root.relation} goes on without its excluded columns: {hidden}")
+        named = excluded.get(tree.root.oid, ())
+        columns = tuple(sorted({*named, *tree.excluded}))
+        notes += _notes_on_excluded(tree, named)
         tasks += tasks_of_tree(
             tree, tree.tables, columns, tree.needed_level, schema=schema, lock_timeout_ms=lock_timeout_ms
         )
@@ -112,15 +111,15 @@ def tasks_of_tree(
     lock = ACCESS_EXCLUSIVE if any(each.lock == ACCESS_EXCLUSIVE for each in steps) else SHARE_ROW_EXCLUSIVE
     # One lock, and the strongest that is needed, before anything else: to strengthen a lock is to risk a deadlock.
     locking = lock_tables(changed, lock, "all locks at once; writers wait until the end of this transaction")
-    title = f"attach {tree.root.relation}: captured for each {level.value.lower()}"
     return [
         Task(
-            title,
+            f"attach {tree.root.relation}",
             (limited(lock_timeout_ms), locking),
             tuple(steps),
             str(tree.root.relation),
             tuple(t.oid for t in changed),
             lock,
+            manner=f"captured for each {level.value.lower()}",
         )
     ]
 
@@ -186,6 +185,9 @@ def _requested(conn: psycopg.Connection[Any], request: Request, schema: str) -> 
 
 def _all(conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str) -> tuple[list[Tree], list[str]]:
     """All that can be attached; the others are named in the notes."""
+    there = {name for (name,) in conn.execute(statement("queries/schemas"), {"schemas": list(schemas)})}
+    if absent := [name for name in schemas if name not in there]:
+        raise RelationError(f"there is no schema {', '.join(absent)} in this database")
     parameters = {"schemas": list(schemas), "schema": schema}
     found = conn.execute(statement("queries/tables_of_schema", schema), parameters).fetchall()
     trees, notes = [], []
@@ -260,6 +262,17 @@ def _excluded(
         table, name = _find_column(conn, schema, text, by_oid)
         columns.setdefault(table.oid, set()).add(ExcludedColumn(table.columns[name], name))
     return {oid: tuple(sorted(found)) for oid, found in columns.items()}
+
+
+def _notes_on_excluded(tree: Tree, named: Sequence[ExcludedColumn]) -> Iterator[str]:
+    if kept := {column.name for column in tree.excluded} - {column.name for column in named}:
+        stay = "stays" if len(kept) == 1 else "stay"
+        yield f"{tree.root.relation}: {', '.join(sorted(kept))} {stay} excluded; detach first to send what was excluded"
+    if keys := {column.name for column in named} & tree.root.key:
+        yield (
+            f"{tree.root.relation}: {', '.join(sorted(keys))} belongs to the primary key: without it a client cannot"
+            " tell which row an update or a delete is about"
+        )
 
 
 def _find_column(conn: psycopg.Connection[Any], schema: str, text: str, by_oid: dict[int, Table]) -> tuple[Table, str]:

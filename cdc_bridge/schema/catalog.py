@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind, collection_name
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
-from cdc_bridge.schema.tables import PARTITION_PREFIX
+from cdc_bridge.schema.tables import PARTITION_PREFIX, ours
 from cdc_bridge.statements import statement
 
 _QUOTED = {"bigint", "numeric"}
@@ -39,6 +39,7 @@ class _CollectionRow(msgspec.Struct):
     columns: list[tuple[str, int, int]]
     key: list[str]
     filenodes: list[tuple[int, int]]
+    revision: str
 
 
 _decode_types = msgspec.json.Decoder(list[_TypeRow]).decode
@@ -62,7 +63,7 @@ async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
 async def _fetch(conn: AsyncConnection[Any], query: str, schema: str) -> tuple[str, ...]:
     """The one row of a query; neither query has any where there is no schema of ours."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_query(query, schema), {"schema": schema, "partition_prefix": PARTITION_PREFIX})
+        await cursor.execute(_query(query, schema), {**ours(schema), "partition_prefix": PARTITION_PREFIX})
         row = await cursor.fetchone()
     if row is None:
         raise NotInstalled(schema)
@@ -71,7 +72,7 @@ async def _fetch(conn: AsyncConnection[Any], query: str, schema: str) -> tuple[s
 
 @cache
 def _query(name: str, schema: str) -> sql.Composed:
-    return statement(name, schema, carrying=statement("queries/carrying", schema))
+    return statement(name, schema, reporting=statement("queries/reporting", schema))
 
 
 def _collection(row: _CollectionRow, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> Collection:
@@ -86,6 +87,7 @@ def _collection(row: _CollectionRow, types: Mapping[int, _TypeRow], known: dict[
         key=tuple(row.key) if is_whole else (),
         filenodes=dict(row.filenodes),
         excluded=frozenset(row.excluded),
+        revision=row.revision,
     )
 
 

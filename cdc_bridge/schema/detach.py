@@ -11,7 +11,7 @@ import psycopg
 from cdc_bridge.errors import DatabaseError, NotOwner, RelationError, UsageError
 from cdc_bridge.schema import names
 from cdc_bridge.schema.attach import drop_trigger
-from cdc_bridge.schema.installation import read_installation
+from cdc_bridge.schema.installation import Installation, require_ours
 from cdc_bridge.schema.plan import (
     ACCESS_EXCLUSIVE,
     LOCK_TIMEOUT_MS,
@@ -54,6 +54,7 @@ def plan(
 
 
 def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_timeout_ms: int) -> Plan:
+    there = require_ours(conn, schema)
     captured = read_captured(conn, schema)
     if request.all_tables:
         oids = [oid for oid, _ in captured] + [root for _, root in captured]
@@ -61,7 +62,7 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
         oids = [_find(conn, schema, text) for text in request.tables]
     tasks = [task for tree in read_trees(conn, schema, oids) if (task := _detach_tree(tree, lock_timeout_ms))]
     if request.purge:
-        tasks += _purge(conn, schema, lock_timeout_ms)
+        tasks += _purge(conn, there, schema, lock_timeout_ms)
     return Plan(schema, tuple(tasks))
 
 
@@ -102,20 +103,19 @@ def _check_owned(tables: Iterable[Table]) -> None:
             raise NotOwner(str(table.relation), table.owner)
 
 
-def _purge(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: int) -> list[Task]:
-    there = read_installation(conn, schema)
+def _purge(conn: psycopg.Connection[Any], there: Installation, schema: str, lock_timeout_ms: int) -> list[Task]:
     if there.version == 0:
         return []
     if not there.is_owned:
         raise NotOwner(f'the schema "{schema}"', there.owner)
-    _check_ours(conn, schema)
+    _check_alone(conn, schema)
     dropping = statement("steps/drop_schema", schema)
     before = (limited(lock_timeout_ms), serialised(schema))
     return [Task(f'remove the schema "{schema}"', before, (step(dropping, NO_LOCK, "with everything that is ours"),))]
 
 
-def _check_ours(conn: psycopg.Connection[Any], schema: str) -> None:
-    """Somebody else's schema of that name is not dropped."""
+def _check_alone(conn: psycopg.Connection[Any], schema: str) -> None:
+    """What somebody else has put into our schema is not dropped."""
     found = conn.execute(statement("queries/strangers", schema), {"schema": schema}).fetchone()
     if found:
         raise DatabaseError(

@@ -14,9 +14,13 @@ from cdc_bridge.statements import VERSION, functions, migrations, statement
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """`version` is 0 without a schema, and None in a schema without the function that tells it."""
+    """`version` is 0 without a schema, and None in a schema without the function that tells it.
+
+    A schema that is not ours has another purpose and only the name in common, as `public` would.
+    """
 
     version: int | None
+    is_ours: bool = True
     is_usable: bool = True
     is_owned: bool = True
     owner: str = ""
@@ -26,21 +30,33 @@ def read_installation(conn: psycopg.Connection[Any], schema: str) -> Installatio
     found = conn.execute(statement("queries/version", schema), {"schema": schema}).fetchone()
     if found is None:
         return Installation(version=0)
-    tells_version, is_usable, is_owned, owner = found
-    return Installation(_version(conn, schema) if tells_version and is_usable else None, is_usable, is_owned, owner)
+    is_ours, tells_version, is_usable, is_owned, owner = found
+    version = _version(conn, schema) if is_ours and tells_version and is_usable else None
+    return Installation(version, is_ours, is_usable, is_owned, owner)
+
+
+def require_ours(conn: psycopg.Connection[Any], schema: str) -> Installation:
+    """What is there, be it nothing. Raises `DatabaseError` where it is somebody else's."""
+    there = read_installation(conn, schema)
+    if not there.is_ours:
+        raise DatabaseError(
+            f'the schema "{schema}" is there and is not ours: with --schema-name or CDC_BRIDGE_SCHEMA, name the one'
+            " that is, or one that is not there yet"
+        )
+    return there
 
 
 def require_installed(conn: psycopg.Connection[Any], schema: str) -> Installation:
-    """Raises `NotInstalled`."""
-    installation = read_installation(conn, schema)
-    if installation.version == 0:
+    """Raises `NotInstalled`, and `DatabaseError` where the schema is somebody else's."""
+    there = require_ours(conn, schema)
+    if there.version == 0:
         raise NotInstalled(schema)
-    return installation
+    return there
 
 
 def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
     """The statements that bring the database to this version; none when it is there. Raises `DatabaseError`."""
-    there = read_installation(conn, schema)
+    there = require_ours(conn, schema)
     if there.version == VERSION:
         return []
     _refuse(there, schema)
@@ -53,8 +69,8 @@ def _refuse(there: Installation, schema: str) -> None:
         raise NotOwner(f'the schema "{schema}"', there.owner)
     if there.version is None:
         raise DatabaseError(
-            f'the schema "{schema}" is not ours, or only a part of it is left: choose another with --schema-name,'
-            " or remove what is left with cdc-bridge detach --all --purge"
+            f'of the schema "{schema}" only a part is left: remove that with cdc-bridge detach --all --purge,'
+            " or choose another with --schema-name"
         )
     if there.version > VERSION:
         raise DatabaseError(

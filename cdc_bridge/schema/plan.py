@@ -6,9 +6,10 @@ makes everybody wait who comes after. When the time is up it lets go, sleeps, an
 
 from __future__ import annotations
 
+import math
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import starmap
 from typing import Any
@@ -23,6 +24,7 @@ from cdc_bridge.statements import statement
 
 LOCK_TIMEOUT_MS = 200
 LOCK_LIMIT_S = 60.0
+TELL_AFTER_S = 2.0
 
 NO_LOCK = "no lock on any table"
 SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
@@ -50,23 +52,29 @@ class Step:
     reason: str
 
     def __str__(self) -> str:
-        return f"-- {self.reason} [{self.lock}]\n{self.statement.strip()};"
+        return f"{_comment(f'{self.reason} [{self.lock}]')}\n{self.statement.strip()};"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """Steps of one transaction. `before` may wait for others; `relation`, its tables and `lock` say for whom."""
 
-    title: str
+    name: str
     before: tuple[Step, ...]
     steps: tuple[Step, ...]
     relation: str | None = None
     table_ids: tuple[int, ...] = ()
     lock: str = SHARE_ROW_EXCLUSIVE
     is_installation: bool = False
+    manner: str = ""
+
+    @property
+    def title(self) -> str:
+        """What is done, and how."""
+        return f"{self.name}: {self.manner}" if self.manner else self.name
 
     def __str__(self) -> str:
-        return "\n".join([f"-- {self.title}", "BEGIN;", *map(str, (*self.before, *self.steps)), "COMMIT;"])
+        return "\n".join([_comment(self.title), "BEGIN;", *map(str, (*self.before, *self.steps)), "COMMIT;"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +86,14 @@ class Plan:
     notes: tuple[str, ...] = field(default=())
 
     def __str__(self) -> str:
-        notes = [f"-- {note}" for note in self.notes]
+        notes = list(map(_comment, self.notes))
         tasks = list(map(str, self.tasks)) or ["-- Nothing to do."]
         return "\n\n".join(["\n".join(notes), *tasks] if notes else tasks)
+
+
+def _comment(text: str) -> str:
+    """On one line, whatever names stand in it: what follows a line break would be run."""
+    return f"-- {' '.join(text.split())}"
 
 
 def lock_tables(tables: Iterable[Table], mode: str, reason: str) -> Step:
@@ -113,23 +126,37 @@ def check_connection(conn: psycopg.Connection[Any]) -> None:
         raise DatabaseError(f"PostgreSQL {version} is too old: cdc_bridge needs 14 or newer")
 
 
-def apply(conn: psycopg.Connection[Any], plan: Plan, *, lock_limit_s: float = LOCK_LIMIT_S) -> None:
+def apply(
+    conn: psycopg.Connection[Any],
+    plan: Plan,
+    *,
+    lock_limit_s: float = LOCK_LIMIT_S,
+    notice: Callable[[str], None] = lambda sentence: None,
+) -> None:
     """Carry out a plan, in autocommit mode. Raises `LockNotAcquired`; the tasks before that one stay done.
+
+    `notice` is told, once for each task, of a wait that a person would wonder about.
 
     Plan and apply again after that: what is done is not in the new plan.
     """
     with catalog_settings(conn):
         for task in plan.tasks:
-            _apply_patiently(conn, plan, task, lock_limit_s)
+            _apply_patiently(conn, plan, task, lock_limit_s, notice)
 
 
-def _apply_patiently(conn: psycopg.Connection[Any], plan: Plan, task: Task, lock_limit_s: float) -> None:
+def _apply_patiently(
+    conn: psycopg.Connection[Any], plan: Plan, task: Task, lock_limit_s: float, notice: Callable[[str], None]
+) -> None:
+    telling_s = time.monotonic() + TELL_AFTER_S
     for _ in _attempts(lock_limit_s):
         try:
             return _run(conn, plan, task)
         except (errors.LockNotAvailable, errors.DeadlockDetected):
-            continue
-    raise LockNotAcquired(task.title, task.relation, lock_limit_s, _holders(conn, task))
+            if time.monotonic() > telling_s:
+                telling_s = math.inf
+                held_by = "; ".join(map(str, _holders(conn, task))) or "somebody else"
+                notice(f"{task.name}: waiting for a lock held by {held_by}")
+    raise LockNotAcquired(task.name, task.relation, lock_limit_s, _holders(conn, task))
 
 
 def _run(conn: psycopg.Connection[Any], plan: Plan, task: Task) -> None:

@@ -12,7 +12,7 @@ from cdc_bridge.change import Relation
 from cdc_bridge.schema import installation
 from cdc_bridge.schema.attach import can_be_attached, tasks_of_tree
 from cdc_bridge.schema.plan import LOCK_LIMIT_S, LOCK_TIMEOUT_MS, Plan, Task, apply, check_connection
-from cdc_bridge.schema.tables import catalog_settings, read_captured, read_trees, trees
+from cdc_bridge.schema.tables import catalog_settings, ours, read_captured, read_trees, trees
 from cdc_bridge.statements import statement
 
 
@@ -36,8 +36,8 @@ def repair(conn: psycopg.Connection[Any], schema: str = "cdc", *, lock_limit_s: 
 async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> list[Relation]:
     """The attached tables that `repair` would work on. The session has been prepared, see `session`."""
     async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement("queries/captured", schema), {"schema": schema})
+        await cursor.execute(statement("queries/captured", schema), ours(schema))
         roots = sorted({row["root"] for row in await cursor.fetchall()})
-        await cursor.execute(statement("queries/tables", schema), {"schema": schema, "oids": roots})
+        await cursor.execute(statement("queries/tables", schema), {**ours(schema), "oids": roots})
         found = trees(await cursor.fetchall())
     return [tree.root.relation for tree in found if tree.is_attached and tree.outdated()]

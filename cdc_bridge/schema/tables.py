@@ -31,6 +31,12 @@ PREFIX = "00_cdc_bridge_"
 
 PARTITION_PREFIX = f"{PREFIX}partition_"
 
+
+def ours(schema: str) -> dict[str, Any]:
+    """By what queries tell a trigger of ours from the application's: the schema of its function, and its own name."""
+    return {"schema": schema, "prefix": PREFIX}
+
+
 COLUMN_BY_COLUMN = "0:"
 """The argument of a trigger on a table with virtual generated columns, see `sql/functions/capture.sql`."""
 
@@ -129,6 +135,7 @@ class Table:
     owner: str
     has_virtual_columns: bool
     row_trigger: str | None
+    key: frozenset[str]
     columns: Mapping[str, int]
     triggers: Mapping[str, Trigger]
 
@@ -246,14 +253,14 @@ def catalog_settings(conn: psycopg.Connection[Any]) -> Iterator[None]:
 def read_trees(conn: psycopg.Connection[Any], schema: str, oids: Iterable[int]) -> list[Tree]:
     """The trees of these tables; of a partition, just the part from there on."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(statement("queries/tables", schema), {"schema": schema, "oids": list(oids)})
+        cursor.execute(statement("queries/tables", schema), {**ours(schema), "oids": list(oids)})
         return trees(cursor)
 
 
 def read_captured(conn: psycopg.Connection[Any], schema: str) -> list[tuple[int, int]]:
     """Every table with a trigger of ours, and the root of its tree."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(statement("queries/captured", schema), {"schema": schema})
+        cursor.execute(statement("queries/captured", schema), ours(schema))
         return [(row["oid"], row["root"]) for row in cursor]
 
 
@@ -280,6 +287,7 @@ def _table(row: Mapping[str, Any]) -> Table:
         owner=row["owner"],
         has_virtual_columns=row["has_virtual_columns"],
         row_trigger=row["row_trigger"],
+        key=frozenset(row["key"]),
         columns=row["columns"],
         triggers={trigger.name: trigger for trigger in triggers},
     )

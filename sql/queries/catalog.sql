@@ -1,9 +1,7 @@
--- Every attached table with its columns, key, excluded columns and the tables that report under it, and every type
--- that those columns need: one row, two JSON documents; no row without our schema.
+-- Every attached table with its columns, key, excluded columns, revision and the tables that report under it, and
+-- every type that those columns need: one row, two JSON documents; no row without our schema.
 -- A table is attached when it has a trigger of ours and is no partition, and no former one either.
-WITH RECURSIVE carrying AS MATERIALIZED (
-    {carrying}
-),
+WITH RECURSIVE {reporting},
 attached AS MATERIALIZED (
     SELECT c.oid, n.nspname, c.relname, ARRAY(
         -- The arguments are bytes, each ended by a zero: spell them in hex, pair by pair, to split there.
@@ -54,9 +52,10 @@ SELECT
             FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(number, position)
             JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = k.number
             WHERE i.indrelid = r.oid AND i.indisprimary AND k.position <= i.indnkeyatts),
-        'filenodes', (SELECT json_agg(json_build_array(m.relid::oid::bigint,
-                coalesce(pg_relation_filenode(m.relid), 0)::bigint) ORDER BY m.relid::oid)
-            FROM (SELECT relid FROM pg_partition_tree(r.oid) UNION SELECT r.oid::regclass) AS m)
+        'filenodes', (SELECT json_agg(json_build_array(m.oid::bigint,
+                coalesce(pg_relation_filenode(m.oid), 0)::bigint) ORDER BY m.oid)
+            FROM tree m WHERE m.root = r.oid),
+        'revision', (SELECT revision FROM revisions WHERE revisions.root = r.oid)
         ) ORDER BY r.nspname, r.relname), '[]')
      FROM attached r LEFT JOIN columns_of c USING (oid))::text AS collections,
     (SELECT coalesce(json_agg(json_build_object(

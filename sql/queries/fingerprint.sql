@@ -1,8 +1,6 @@
--- A hash of what catalog.sql shows, without the JSON: names, columns, keys, excluded columns, storage, and the makers'
--- types; PostgreSQL's own (below 16384) do not change. No row without our schema.
-WITH RECURSIVE carrying AS MATERIALIZED (
-    {carrying}
-),
+-- A hash of what catalog.sql shows, without the JSON: names, columns, keys, excluded columns, storage, triggers, and the
+-- makers' types; PostgreSQL's own (below 16384) do not change. No row without our schema.
+WITH RECURSIVE {reporting},
 columns AS MATERIALIZED (
     SELECT r.oid, string_agg(concat_ws(' ', a.attnum, a.atttypid, quote_ident(a.attname)), ',' ORDER BY a.attnum) AS shape,
         array_agg(a.atttypid) FILTER (WHERE a.atttypid >= 16384) AS own_types
@@ -27,16 +25,21 @@ needed AS (
     ) AS part
     WHERE part.oid >= 16384
 ),
+filenodes AS MATERIALIZED (
+    SELECT root, string_agg(concat_ws(' ', oid, pg_relation_filenode(oid)), ',' ORDER BY oid) AS filenodes
+    FROM tree
+    GROUP BY root
+),
 facts AS (
     SELECT concat_ws(' ', c.oid, quote_ident(n.nspname), quote_ident(c.relname), r.arguments, columns.shape,
-        pg_relation_filenode(c.oid), i.indkey, i.indnkeyatts,
-        (SELECT string_agg(concat_ws(' ', m.relid::oid, pg_relation_filenode(m.relid)), ',' ORDER BY m.relid::oid)
-         FROM pg_partition_tree(c.oid) AS m WHERE c.relkind = 'p')) AS fact
+        i.indkey, i.indnkeyatts, filenodes.filenodes, revisions.revision) AS fact
     FROM carrying r
     JOIN pg_class c ON c.oid = r.oid
     JOIN pg_namespace n ON n.oid = c.relnamespace
     LEFT JOIN columns ON columns.oid = r.oid
     LEFT JOIN pg_index i ON i.indrelid = r.oid AND i.indisprimary
+    JOIN filenodes ON filenodes.root = r.oid
+    JOIN revisions ON revisions.root = r.oid
     WHERE NOT c.relispartition
     UNION ALL
     SELECT concat_ws(' ', t.oid, format_type(t.oid, NULL), t.typbasetype, t.typelem,

@@ -1,4 +1,14 @@
 -- What attach, detach and status need to know of the tables of these oids and of all partitions under them; parents first.
+-- It takes no lock on any of them, see reporting.sql.
+WITH RECURSIVE tree AS (
+    SELECT named.oid, 0 AS level FROM unnest(%(oids)s::oid[]) AS named(oid)
+    UNION ALL
+    SELECT i.inhrelid, tree.level + 1
+    FROM tree
+    JOIN pg_inherits i ON i.inhparent = tree.oid
+    JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE c.relispartition AND NOT i.inhdetachpending
+)
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS relkind,
     c.relpersistence = 't' AS is_temporary, c.relispartition AS is_partition, member.root::bigint AS root,
     root.relname AS root_name, root_n.nspname AS root_schema,
@@ -8,7 +18,10 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
     EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped) AS has_virtual_columns,
     -- tgtype: 1 is FOR EACH ROW, 2 is BEFORE, 64 is INSTEAD OF.
     (SELECT min(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
-     WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & (1 | 2 | 64) = 1 AND f.nspname <> %(schema)s) AS row_trigger,
+     WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & (1 | 2 | 64) = 1
+        AND NOT (f.nspname = %(schema)s AND p.proname = 'capture_row' AND starts_with(t.tgname, %(prefix)s))) AS row_trigger,
+    ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
+     WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum) AS key,
     (SELECT coalesce(json_object_agg(a.attname, a.attnum), '{{}}') FROM pg_attribute a
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
     (SELECT coalesce(json_agg(json_build_object(
@@ -20,15 +33,11 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
                 WITH ORDINALITY AS argument(hex, position)
             WHERE argument.hex <> '')) ORDER BY t.tgname), '[]')
      FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
-     WHERE t.tgrelid = c.oid AND f.nspname = %(schema)s) AS triggers
+     WHERE t.tgrelid = c.oid AND f.nspname = %(schema)s AND p.proname IN ('capture', 'capture_row')
+        AND starts_with(t.tgname, %(prefix)s)) AS triggers
 FROM (
     SELECT tree.oid, coalesce(pg_partition_root(tree.oid), tree.oid)::oid AS root, max(tree.level) AS level
-    FROM (
-        SELECT named.oid AS oid, 0 AS level FROM unnest(%(oids)s::oid[]) AS named(oid)
-        UNION ALL
-        SELECT part.relid::oid, part.level
-        FROM unnest(%(oids)s::oid[]) AS named(oid) CROSS JOIN LATERAL pg_partition_tree(named.oid) AS part
-    ) AS tree
+    FROM tree
     GROUP BY tree.oid
 ) AS member
 JOIN pg_class c ON c.oid = member.oid

@@ -11,6 +11,7 @@ import pytest
 from cdc_bridge import statements
 from cdc_bridge.errors import DatabaseError, LockNotAcquired, NotOwner, RelationError, UsageError
 from cdc_bridge.schema import attach, installation
+from cdc_bridge.schema import plan as planning
 from cdc_bridge.schema.mode import Mode
 from tests.capture.ear import attach_tables, changes
 from tests.support.server import Database
@@ -114,8 +115,10 @@ def test_system_catalog_is_refused(conn: psycopg.Connection[Any]):
         plan(conn, "pg_catalog.pg_class")
 
 
-def test_table_of_our_own_schema_is_refused(conn: psycopg.Connection[Any]):
-    conn.execute("CREATE SCHEMA cdc; CREATE TABLE cdc.mine (id int)")
+def test_table_of_our_own_schema_is_refused(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    conn.execute("CREATE TABLE cdc.mine (id int)")
     with pytest.raises(RelationError, match="belongs to cdc_bridge itself"):
         plan(conn, "cdc.mine")
 
@@ -165,11 +168,20 @@ def test_excluded_column_of_table_in_another_schema(database: Database, text: st
     assert changes(database, "INSERT INTO shop.orders VALUES (1, 'x')") == [("I", [{"id": 1}])]
 
 
-def test_other_excluded_columns_replace_the_former(database: Database):
+def test_other_excluded_columns_come_to_the_former(database: Database):
+    """What is private stays private until detach."""
     database.execute("CREATE TABLE t (id int, a text, b text)")
     attach_tables(database, "t", exclude=("t.a",))
-    attach_tables(database, "t", exclude=("t.b",))
-    assert changes(database, "INSERT INTO t VALUES (1, 'a', 'b')") == [("I", [{"id": 1, "a": "a"}])]
+    again = attach_tables(database, "t", exclude=("t.b",))
+    assert again.notes == ("public.t: a stays excluded; detach first to send what was excluded",)
+    assert changes(database, "INSERT INTO t VALUES (1, 'a', 'b')") == [("I", [{"id": 1}])]
+
+
+def test_excluded_key_column_is_warned_of(conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE t (id int, a text, b text, PRIMARY KEY (id) INCLUDE (a))")
+    assert plan(conn, "t", excluded=("t.a", "t.b")).notes == ()
+    (warning,) = plan(conn, "t", excluded=("t.id",)).notes
+    assert warning.startswith("public.t: id belongs to the primary key: without it a client cannot tell which row")
 
 
 def test_attach_without_the_option_keeps_excluded_columns(database: Database, conn: psycopg.Connection[Any]):
@@ -177,7 +189,7 @@ def test_attach_without_the_option_keeps_excluded_columns(database: Database, co
     attach_tables(database, "t", exclude=("t.a",))
     again = plan(conn, "t")
     assert again.tasks == ()
-    assert again.notes == ("public.t goes on without its excluded columns: a",)
+    assert again.notes == ("public.t: a stays excluded; detach first to send what was excluded",)
 
 
 def test_all_takes_tables_of_public_and_notes_what_it_leaves_out(database: Database, conn: psycopg.Connection[Any]):
@@ -190,13 +202,20 @@ def test_all_takes_tables_of_public_and_notes_what_it_leaves_out(database: Datab
     found = attach.plan(conn, attach.Request(all_of_schemas=("public",)))
     assert [task.title.partition(":")[0] for task in found.tasks[1:]] == ["attach public.a", "attach public.p"]
     assert len(found.notes) == 2
-    both = attach.plan(conn, attach.Request(all_of_schemas=("public", "shop", "cdc")))
+    both = attach.plan(conn, attach.Request(all_of_schemas=("public", "shop")))
     assert [task.title.partition(":")[0] for task in both.tasks[1:]][-1] == "attach shop.b"
 
 
 def test_nothing_to_attach_in_a_schema_is_an_error(conn: psycopg.Connection[Any]):
-    with pytest.raises(RelationError, match="there is no table to attach in nowhere"):
-        attach.plan(conn, attach.Request(all_of_schemas=("nowhere",)))
+    conn.execute("CREATE SCHEMA empty")
+    with pytest.raises(RelationError, match="there is no table to attach in empty"):
+        attach.plan(conn, attach.Request(all_of_schemas=("empty",)))
+
+
+def test_schema_that_is_not_there_is_an_error(conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE t (id int)")
+    with pytest.raises(RelationError, match="there is no schema nowhere, nosuch in this database"):
+        attach.plan(conn, attach.Request(all_of_schemas=("public", "nowhere", "nosuch")))
 
 
 def test_durable_mode_comes_later(conn: psycopg.Connection[Any]):
@@ -245,8 +264,30 @@ def test_newer_sql_than_ours_is_refused(database: Database, conn: psycopg.Connec
 
 def test_schema_of_somebody_else_is_refused(conn: psycopg.Connection[Any]):
     conn.execute("CREATE TABLE t (id int); CREATE SCHEMA cdc; CREATE TABLE cdc.theirs (id int)")
-    with pytest.raises(DatabaseError, match="is not ours"):
+    with pytest.raises(DatabaseError, match='the schema "cdc" is there and is not ours'):
         plan(conn, "t")
+
+
+def test_schema_of_somebody_else_with_a_version_is_refused(conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE t (id int); CREATE FUNCTION version() RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    with pytest.raises(DatabaseError, match='the schema "public" is there and is not ours'):
+        attach.plan(conn, attach.Request(tables=("t",)), "public")
+
+
+def test_rest_of_our_schema_is_refused(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    conn.execute("DROP FUNCTION cdc.version()")
+    with pytest.raises(DatabaseError, match='of the schema "cdc" only a part is left'):
+        plan(conn, "t")
+
+
+def test_schema_is_ours_also_without_its_comment(database: Database, conn: psycopg.Connection[Any]):
+    """As after pg_restore --no-comments."""
+    conn.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    conn.execute("COMMENT ON SCHEMA cdc IS NULL")
+    assert plan(conn, "t").tasks == ()
 
 
 def test_version_of_the_files_is_the_version_that_is_told(database: Database, conn: psycopg.Connection[Any]):
@@ -286,9 +327,32 @@ def test_lock_that_is_never_free_names_its_holder(database: Database, conn: psyc
         pid = holder.info.backend_pid
     message = str(caught.value)
     assert f'process {pid} "reports", in a transaction for ' in message
-    assert "attach public.t" in message
+    assert message.startswith("attach public.t: no lock within 0.5 s. It is held by ")
     assert "hush" not in message
     assert conn.execute("SELECT count(*) FROM pg_trigger").fetchone() == (0,)
+
+
+def test_wait_for_a_lock_is_told_once(
+    database: Database, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(planning, "TELL_AFTER_S", 0.3)
+    conn.execute("CREATE TABLE t (id int)")
+    told: list[str] = []
+    with psycopg.connect(database.dsn, application_name="reports") as holder:
+        holder.execute("INSERT INTO t VALUES (1)")
+        with pytest.raises(LockNotAcquired):
+            attach.apply(conn, plan(conn, "t"), lock_limit_s=1.5, notice=told.append)
+        pid = holder.info.backend_pid
+    (sentence,) = told
+    assert sentence.startswith(f'attach public.t: waiting for a lock held by process {pid} "reports"')
+
+
+def test_name_with_a_line_break_stays_in_its_comment(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute('CREATE TABLE "t\nCREATE TABLE evil (id int); --" (id int)')
+    found = attach.plan(conn, attach.Request(all_of_schemas=("public",)))
+    database.execute(str(found))
+    assert conn.execute("SELECT to_regclass('evil')").fetchone() == (None,)
+    assert attach.plan(conn, attach.Request(all_of_schemas=("public",))).tasks == ()
 
 
 def test_reader_does_not_keep_attach_waiting(database: Database, conn: psycopg.Connection[Any]):

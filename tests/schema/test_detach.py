@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from cdc_bridge.errors import DatabaseError, LockNotAcquired, RelationError, UsageError
-from cdc_bridge.schema import attach, detach
+from cdc_bridge.schema import attach, detach, status
 from tests.capture.ear import attach_tables, changes
 from tests.support.server import Database, bin_dir
 
@@ -135,6 +135,33 @@ def test_purge_keeps_a_schema_with_tables_of_somebody_else(database: Database, c
     conn.execute("CREATE TABLE cdc.theirs (id int)")
     with pytest.raises(DatabaseError, match="holds theirs, which is not ours"):
         detach.plan(conn, detach.Request(all_tables=True, purge=True))
+
+
+FOREIGN = """
+    CREATE TABLE t (id int); CREATE TABLE u (id int);
+    CREATE FUNCTION app() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE FUNCTION capture() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+    CREATE TRIGGER app AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION app();
+    CREATE TRIGGER audit AFTER INSERT ON u FOR EACH ROW EXECUTE FUNCTION capture();
+    CREATE TRIGGER "00_cdc_bridge_app" AFTER INSERT ON u FOR EACH ROW EXECUTE FUNCTION app();
+"""
+
+
+@pytest.mark.parametrize("request_", [detach.Request(all_tables=True), detach.Request(tables=("t",))])
+def test_schema_of_the_application_is_refused(conn: psycopg.Connection[Any], request_: detach.Request):
+    conn.execute(FOREIGN)
+    with pytest.raises(DatabaseError, match='the schema "public" is there and is not ours'):
+        detach.plan(conn, request_, "public")
+    with pytest.raises(DatabaseError, match='the schema "public" is there and is not ours'):
+        status.read_status(conn, "public")
+
+
+def test_triggers_of_the_application_are_not_ours_whatever_the_schema(conn: psycopg.Connection[Any]):
+    """Even where the schema passes as ours."""
+    conn.execute(FOREIGN + "COMMENT ON SCHEMA public IS 'cdc_bridge: no'")
+    assert detach.plan(conn, detach.Request(all_tables=True), "public").tasks == ()
+    assert detach.plan(conn, detach.Request(tables=("t", "u")), "public").tasks == ()
+    assert status.read_status(conn, "public").tables == ()
 
 
 def test_purge_needs_all(conn: psycopg.Connection[Any]):

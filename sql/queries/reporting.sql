@@ -1,0 +1,44 @@
+-- Part of catalog and fingerprint, and nothing by itself: our triggers (`triggers`), the tables that carry some, whatever a
+-- former partition still carries left aside (`carrying`), each attached table with itself and all partitions under it
+-- (`tree`), and what may have changed in these without any change of a row being told (`revisions`).
+--
+-- Neither this nor the two queries may take a lock on a table of an application, or one ALTER TABLE that takes its time
+-- makes every collection stand still. So pg_partition_tree(), which locks, is not for us; test_locks.py watches.
+triggers AS MATERIALIZED (
+    SELECT t.tgrelid, t.oid, t.xmin AS version, t.tgenabled, t.tgname, encode(t.tgargs, 'hex') AS arguments
+    FROM pg_trigger t
+    WHERE t.tgfoid IN (to_regprocedure('{cdc}.capture()'), to_regprocedure('{cdc}.capture_row()'))
+),
+carrying AS MATERIALIZED (
+    SELECT tgrelid AS oid, min(arguments) AS arguments
+    FROM triggers
+    WHERE NOT starts_with(tgname, %(partition_prefix)s)
+    GROUP BY tgrelid
+),
+tree AS (
+    SELECT c.oid AS root, c.oid, c.relkind
+    FROM carrying
+    JOIN pg_class c ON c.oid = carrying.oid
+    WHERE NOT c.relispartition
+    UNION ALL
+    SELECT tree.root, c.oid, c.relkind
+    FROM tree
+    JOIN pg_inherits i ON i.inhparent = tree.oid
+    JOIN pg_class c ON c.oid = i.inhrelid
+    WHERE tree.relkind = 'p' AND NOT i.inhdetachpending
+),
+revisions AS MATERIALIZED (
+    SELECT facts.root, md5(string_agg(facts.fact, ',' ORDER BY facts.fact COLLATE "C")) AS revision
+    FROM (
+        SELECT tree.root, concat_ws(' ', t.tgrelid, t.oid, t.version, t.tgenabled) AS fact
+        FROM tree
+        JOIN triggers t ON t.tgrelid = tree.oid
+        UNION ALL
+        -- What a virtual column computes is told by the oid of its expression, which is stored anew when it changes.
+        SELECT tree.root, d.oid::text
+        FROM tree
+        JOIN pg_attribute a ON a.attrelid = tree.oid AND a.attnum > 0 AND a.attgenerated = 'v' AND NOT a.attisdropped
+        JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+    ) AS facts
+    GROUP BY facts.root
+)
