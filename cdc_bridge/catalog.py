@@ -49,6 +49,8 @@ class Collection:
     `filenodes` maps the `oid` of every table that reports under this collection, the table itself and the
     partitions of a partitioned one, to its storage (0 for a partitioned table). `key` names the columns of
     the primary key, in its order; it is empty when there is none, or when a column of it is excluded.
+    `revision` is another one when triggers of ours have been made anew, disabled or enabled on any of these tables, or
+    when a virtual column computes something else: rows may have changed that no change told of.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Collection:
     key: tuple[str, ...]
     filenodes: Mapping[int, int]
     excluded: frozenset[str] = frozenset()
+    revision: str = ""
     by_name: Mapping[str, Column] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

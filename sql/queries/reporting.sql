@@ -3,11 +3,11 @@
 -- (`tree`), and what may have changed in these without any change of a row being told (`revisions`).
 --
 -- Neither this nor the two queries may take a lock on a table of an application, or one ALTER TABLE that takes its time
--- makes every collection stand still. So pg_partition_tree(), which locks, is not for us; test_locks.py watches.
+-- makes every collection stand still. So pg_partition_tree(), which locks, is not for us; a test in test_catalog.py watches.
 triggers AS MATERIALIZED (
     SELECT t.tgrelid, t.oid, t.xmin AS version, t.tgenabled, t.tgname, encode(t.tgargs, 'hex') AS arguments
     FROM pg_trigger t
-    WHERE t.tgfoid IN (to_regprocedure('{cdc}.capture()'), to_regprocedure('{cdc}.capture_row()'))
+    WHERE t.tgfoid IN (to_regprocedure('{cdc}.capture()'), to_regprocedure('{cdc}.capture_row()')) AND starts_with(t.tgname, %(prefix)s)
 ),
 carrying AS MATERIALIZED (
     SELECT tgrelid AS oid, min(arguments) AS arguments

@@ -12,6 +12,7 @@ from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema.catalog import fingerprint, read_catalog
 from cdc_bridge.schema.session import prepare
+from cdc_bridge.schema.tables import read_captured, read_trees
 from tests.capture.ear import attach_tables
 from tests.support.server import Database
 
@@ -238,6 +239,75 @@ async def test_fingerprint_changes_exactly_with_the_catalog(database: Database, 
         assert now != catalog, statement
         assert now_mark != mark, statement
         catalog, mark = now, now_mark
+
+
+UNTOLD = [
+    ("t", "ALTER TABLE t DISABLE TRIGGER ALL; ALTER TABLE t ENABLE TRIGGER ALL"),
+    ("t", "ALTER TABLE t DISABLE TRIGGER USER"),
+    ("t", 'ALTER TABLE t ENABLE TRIGGER "00_cdc_bridge_update"'),
+    (
+        "t",
+        'DROP TRIGGER "00_cdc_bridge_insert" ON t; CREATE TRIGGER "00_cdc_bridge_insert" AFTER INSERT ON t'
+        " REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION cdc.capture();"
+        'ALTER TABLE t ENABLE ALWAYS TRIGGER "00_cdc_bridge_insert"',
+    ),
+    ("p", "ALTER TABLE p1 DISABLE TRIGGER ALL; ALTER TABLE p1 ENABLE TRIGGER ALL"),
+    ("p", 'DROP TRIGGER "00_cdc_bridge_partition_insert" ON p1'),
+    ("r", "ALTER TABLE r DETACH PARTITION r1; ALTER TABLE r ATTACH PARTITION r1 DEFAULT"),
+]
+
+
+@pytest.mark.parametrize(("name", "statement"), UNTOLD)
+async def test_collection_has_another_revision_once_changes_may_have_gone_untold(
+    database: Database, conn: psycopg.AsyncConnection[Any], name: str, statement: str
+):
+    database.execute(
+        "CREATE TABLE t (id int); CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p DEFAULT;"
+        "CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TABLE r (id int) PARTITION BY LIST (id); CREATE TABLE r1 PARTITION OF r DEFAULT;"
+        "CREATE TRIGGER app AFTER UPDATE ON r FOR EACH ROW EXECUTE FUNCTION nop()"
+    )
+    attach_tables(database, "t", "p", "r")
+    catalog, mark = await read_catalog(conn, "cdc"), await fingerprint(conn, "cdc")
+    database.execute(statement)
+    now = await read_catalog(conn, "cdc")
+    assert {each for each in now.by_name if now.by_name[each].revision != catalog.by_name[each].revision} == {name}
+    assert await fingerprint(conn, "cdc") != mark
+
+
+async def test_virtual_column_with_another_expression_is_another_revision(
+    database: Database, conn: psycopg.AsyncConnection[Any]
+):
+    if database.server.version < 180000:
+        pytest.skip("virtual generated columns come with PostgreSQL 18")
+    database.execute("CREATE TABLE t (id int, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL)")
+    attach_tables(database, "t")
+    before, mark = await one(conn), await fingerprint(conn, "cdc")
+    database.execute("ALTER TABLE t ALTER twice SET EXPRESSION AS (id * 3)")
+    assert (await one(conn)).revision != before.revision
+    assert await fingerprint(conn, "cdc") != mark
+
+
+async def test_queries_on_catalogs_wait_for_no_table(database: Database, conn: psycopg.AsyncConnection[Any]):
+    """One ALTER TABLE that takes its time must not make every collection stand still."""
+    database.execute(
+        "CREATE TYPE mood AS ENUM ('ok'); CREATE TYPE place AS (city text, mood mood);"
+        "CREATE TABLE t (id int PRIMARY KEY, place place, twice int GENERATED ALWAYS AS (id * 2) STORED);"
+        "CREATE TABLE p (id int, mood mood, u oid) PARTITION BY LIST (id);"
+        "CREATE TABLE p1 PARTITION OF p DEFAULT PARTITION BY LIST (id); CREATE TABLE p2 PARTITION OF p1 DEFAULT;"
+        "CREATE TABLE n (id int PRIMARY KEY REFERENCES t)"
+    )
+    attach_tables(database, "t", "p", "n", exclude=("p.u",))
+    tables = "t, p, p1, p2, n"
+    expected = await read_catalog(conn, "cdc"), await fingerprint(conn, "cdc")
+    with psycopg.connect(database.dsn) as other, psycopg.connect(database.dsn, autocommit=True) as plain:
+        other.execute(f"ALTER TABLE p2 ADD CHECK (id > 0); LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE".encode())
+        await conn.execute("SET lock_timeout = '1ms'")
+        plain.execute("SET lock_timeout = '1ms'")
+        assert (await read_catalog(conn, "cdc"), await fingerprint(conn, "cdc")) == expected
+        captured = read_captured(plain, "cdc")
+        trees = read_trees(plain, "cdc", {root for _, root in captured})
+        assert {table.relation.name for tree in trees for table in tree.tables} == set(tables.split(", "))
 
 
 async def test_row_with_a_renamed_label_reads_otherwise(database: Database, conn: psycopg.AsyncConnection[Any]):
