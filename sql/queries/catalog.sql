@@ -28,6 +28,11 @@ columns_of AS MATERIALIZED (
     FROM columns c
     GROUP BY c.oid
 ),
+revision AS MATERIALIZED (
+    SELECT root AS oid, md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) AS digest
+    FROM revisions
+    GROUP BY root
+),
 needed AS (
     SELECT DISTINCT atttypid AS oid FROM columns
     UNION
@@ -55,9 +60,9 @@ SELECT
         'filenodes', (SELECT json_agg(json_build_array(m.oid::bigint,
                 coalesce(pg_relation_filenode(m.oid), 0)::bigint) ORDER BY m.oid)
             FROM tree m WHERE m.root = r.oid),
-        'revision', (SELECT revision FROM revisions WHERE revisions.root = r.oid)
+        'revision', revision.digest
         ) ORDER BY r.nspname, r.relname), '[]')
-     FROM attached r LEFT JOIN columns_of c USING (oid))::text AS collections,
+     FROM attached r LEFT JOIN columns_of c USING (oid) JOIN revision USING (oid))::text AS collections,
     (SELECT coalesce(json_agg(json_build_object(
         'oid', t.oid::bigint, 'name', format_type(t.oid, NULL), 'base', t.typbasetype::bigint,
         'element', CASE WHEN t.typsubscript = 'array_subscript_handler'::regproc THEN t.typelem::bigint ELSE 0 END,

@@ -1,16 +1,15 @@
--- A hash of what catalog.sql shows, without the JSON: names, columns, keys, excluded columns, storage, triggers, and the
--- makers' types; PostgreSQL's own (below 16384) do not change. No row without our schema.
+-- A digest of what catalog.sql shows, without the JSON: names, columns, keys, excluded columns, storage, revisions, and
+-- the makers' types; PostgreSQL's own (below 16384) do not change. No row without our schema.
+-- Facts are added up as numbers of 64 bits, since to sort them takes longer than to find them.
 WITH RECURSIVE {reporting},
 columns AS MATERIALIZED (
-    SELECT r.oid, string_agg(concat_ws(' ', a.attnum, a.atttypid, quote_ident(a.attname)), ',' ORDER BY a.attnum) AS shape,
-        array_agg(a.atttypid) FILTER (WHERE a.atttypid >= 16384) AS own_types
+    SELECT a.attrelid, a.attnum, a.atttypid, a.attname
     FROM carrying r
     JOIN pg_attribute a ON a.attrelid = r.oid
     WHERE a.attnum > 0 AND NOT a.attisdropped
-    GROUP BY r.oid
 ),
 needed AS (
-    SELECT unnest(own_types) AS oid FROM columns
+    SELECT atttypid AS oid FROM columns WHERE atttypid >= 16384
     UNION
     SELECT part.oid
     FROM needed
@@ -25,24 +24,22 @@ needed AS (
     ) AS part
     WHERE part.oid >= 16384
 ),
-filenodes AS MATERIALIZED (
-    SELECT root, string_agg(concat_ws(' ', oid, pg_relation_filenode(oid)), ',' ORDER BY oid) AS filenodes
-    FROM tree
-    GROUP BY root
-),
 facts AS (
-    SELECT concat_ws(' ', c.oid, quote_ident(n.nspname), quote_ident(c.relname), r.arguments, columns.shape,
-        i.indkey, i.indnkeyatts, filenodes.filenodes, revisions.revision) AS fact
+    SELECT concat_ws(' ', 'table', c.oid, quote_ident(n.nspname), quote_ident(c.relname), r.arguments, i.indkey,
+        i.indnkeyatts) AS fact
     FROM carrying r
     JOIN pg_class c ON c.oid = r.oid
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN columns ON columns.oid = r.oid
     LEFT JOIN pg_index i ON i.indrelid = r.oid AND i.indisprimary
-    JOIN filenodes ON filenodes.root = r.oid
-    JOIN revisions ON revisions.root = r.oid
     WHERE NOT c.relispartition
     UNION ALL
-    SELECT concat_ws(' ', t.oid, format_type(t.oid, NULL), t.typbasetype, t.typelem,
+    SELECT concat_ws(' ', 'column', attrelid, attnum, atttypid, attname) FROM columns
+    UNION ALL
+    SELECT concat_ws(' ', 'storage', root, oid, pg_relation_filenode(oid)) FROM tree
+    UNION ALL
+    SELECT concat_ws(' ', 'revision', root, fact) FROM revisions
+    UNION ALL
+    SELECT concat_ws(' ', 'type', t.oid, format_type(t.oid, NULL), t.typbasetype, t.typelem,
         (SELECT string_agg(concat_ws(' ', a.attnum, a.atttypid, quote_ident(a.attname)), ',' ORDER BY a.attnum)
          FROM pg_attribute a
          WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped),
@@ -50,6 +47,6 @@ facts AS (
     FROM needed
     JOIN pg_type t USING (oid)
 )
-SELECT md5(coalesce((SELECT string_agg(fact, E'\n' ORDER BY fact COLLATE "C") FROM facts), ''))
+SELECT (SELECT concat_ws(' ', count(*), sum(hashtextextended(fact COLLATE "C", 0))) FROM facts)
 FROM pg_namespace ours
 WHERE ours.nspname = %(schema)s

@@ -27,18 +27,14 @@ tree AS (
     JOIN pg_class c ON c.oid = i.inhrelid
     WHERE tree.relkind = 'p' AND NOT i.inhdetachpending
 ),
-revisions AS MATERIALIZED (
-    SELECT facts.root, md5(string_agg(facts.fact, ',' ORDER BY facts.fact COLLATE "C")) AS revision
-    FROM (
-        SELECT tree.root, concat_ws(' ', t.tgrelid, t.oid, t.version, t.tgenabled) AS fact
-        FROM tree
-        JOIN triggers t ON t.tgrelid = tree.oid
-        UNION ALL
-        -- What a virtual column computes is told by the oid of its expression, which is stored anew when it changes.
-        SELECT tree.root, d.oid::text
-        FROM tree
-        JOIN pg_attribute a ON a.attrelid = tree.oid AND a.attnum > 0 AND a.attgenerated = 'v' AND NOT a.attisdropped
-        JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-    ) AS facts
-    GROUP BY facts.root
+revisions AS (
+    SELECT tree.root, concat_ws(' ', t.tgrelid, t.oid, t.version, t.tgenabled) AS fact
+    FROM tree
+    JOIN triggers t ON t.tgrelid = tree.oid
+    UNION ALL
+    -- What a virtual column computes is told by the oid of its expression, which is stored anew when it changes.
+    SELECT tree.root, d.oid::text
+    FROM tree
+    JOIN pg_attribute a ON a.attrelid = tree.oid AND a.attnum > 0 AND a.attgenerated = 'v' AND NOT a.attisdropped
+    JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 )
