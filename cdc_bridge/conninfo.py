@@ -7,6 +7,7 @@ too, and its password is then masked wherever it stands.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from urllib.parse import quote, unquote
@@ -25,6 +26,11 @@ _AS_KEY = re.compile(
     rf"(?P<before>(?:{'|'.join(_SECRET_KEYS)})\s*=\s*)(?P<secret>'(?:[^'\\]|\\.)*'?|[^\s&'\"]+)",
     re.IGNORECASE,
 )
+
+
+_URL = re.compile(r"postgres(?:ql)?://")
+_UNKNOWN_OPTION = re.compile(r'invalid (?:connection option|URI query parameter:) "([A-Za-z_]+)"')
+_ENCODE = "in a URL a password with @ : / or % has to be percent-encoded (@ is %40)"
 
 
 def of_command(command: str) -> str:
@@ -53,10 +59,61 @@ def is_conninfo(dsn: str) -> bool:
     return True
 
 
+def fault(dsn: str) -> str:
+    """What is wrong with a connection string, without a word of its values; empty when nothing is.
+
+    libpq takes `u:p@ss@host` for the host `ss@host`, and `u:p/ss@host` for the port `p`, and says so to everybody.
+    """
+    from psycopg import ProgrammingError
+    from psycopg.conninfo import conninfo_to_dict
+
+    if _has_unencoded_password(dsn):
+        return _ENCODE
+    try:
+        parts = conninfo_to_dict(dsn)
+    except ProgrammingError as error:
+        return _unreadable(dsn, str(error))
+    if "@" in str(parts.get("host", "")):
+        return _ENCODE
+    ports = str(parts.get("port") or "").split(",")
+    if not all(port == "" or (port.isdecimal() and 0 < int(port) < 65536) for port in map(str.strip, ports)):
+        return "its port is no number from 1 to 65535" + (f"; {_ENCODE}" if "://" in dsn else "")
+    return ""
+
+
+def _has_unencoded_password(dsn: str) -> bool:
+    if not _URL.match(dsn):
+        return False
+    authority, _, path = dsn.partition("://")[2].partition("?")[0].partition("/")
+    return authority.count("@") > 1 or "@" in path
+
+
+def _unreadable(dsn: str, complaint: str) -> str:
+    """Libpq quotes the text; of that only the name of an option may be shown, where it cannot be part of a password."""
+    is_url = bool(_URL.match(dsn))
+    if unknown := _UNKNOWN_OPTION.search(complaint):
+        before, _, after = dsn.partition("?") if is_url else dsn.partition(unknown[1])
+        is_doubtful = ("@" in after and "@" not in before) if is_url else _AS_KEY.search(before)
+        near = difflib.get_close_matches(unknown[1], _options(), n=1)
+        if near:
+            return f'libpq knows no option "{unknown[1]}"; did you mean {near[0]}?'
+        if not is_doubtful:
+            return f'libpq knows no option "{unknown[1]}"'
+    return "libpq cannot read it; " + (_ENCODE if is_url else "a value with a space in it needs 'quotes'")
+
+
+def _options() -> list[str]:
+    from psycopg.pq import Conninfo
+
+    return [option.keyword.decode() for option in Conninfo.get_defaults()]
+
+
 def server(dsn: str) -> str:
     """Where the connection string leads: `127.0.0.1:5432/shop`, as far as it and libpq's variables say."""
     from psycopg.conninfo import conninfo_to_dict
 
+    if fault(dsn):
+        return "the server of the connection string"
     parts = conninfo_to_dict(dsn)
     host = parts.get("host") or parts.get("hostaddr") or os.environ.get("PGHOST") or "the local server"
     port = parts.get("port") or os.environ.get("PGPORT")
@@ -67,6 +124,9 @@ def server(dsn: str) -> str:
 def _secrets(dsn: str) -> set[str]:
     """The passwords that a connection with `dsn` would use, as they are and as a URL writes them."""
     found = {os.environ.get("PGPASSWORD", "")}
+    if _URL.match(dsn) and fault(dsn):
+        userinfo = dsn.partition("://")[2].rpartition("@")[0].partition(":")[2]
+        found |= {userinfo, *re.split(r"[@:/?]", userinfo)}
     if dsn and is_conninfo(dsn):
         from psycopg.conninfo import conninfo_to_dict
 

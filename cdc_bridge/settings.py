@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, ge
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -43,6 +45,10 @@ OUTSIDE_THE_SETTINGS = frozenset({"CDC_BRIDGE_TRACEBACK"})
 _Options = TypeVar("_Options", bound="DataclassInstance")
 
 _MIB = 1024 * 1024
+
+_REFUSAL = "refusal"
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/:?#@\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?")
+_OWN_PORTS = {"http": "80", "https": "443"}
 
 _DSN_FORM = "a connection string such as postgresql://user@host:5432/database or 'host=... dbname=...'"
 _ORIGINS_FORM = "a list of origins such as https://app.example.com, as JSON or separated by commas"
@@ -124,8 +130,8 @@ class Settings(BaseSettings):
     @field_validator("dsn")
     @classmethod
     def _dsn_is_conninfo(cls, dsn: SecretStr) -> SecretStr:
-        if not conninfo.is_conninfo(dsn.get_secret_value()):
-            raise ValueError("libpq cannot read it")
+        if fault := conninfo.fault(dsn.get_secret_value()):
+            raise _refusal(f"{fault}; expected {_DSN_FORM}")
         return dsn
 
     @field_validator("allowed_origins", mode="before")
@@ -136,6 +142,11 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("["):
             return json.loads(value)
         return [origin.strip() for origin in value.split(",") if origin.strip()]
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins_as_browsers_send_them(cls, origins: list[str]) -> list[str]:
+        return [_origin(text) for text in origins]
 
     @field_validator("collections", mode="before")
     @classmethod
@@ -171,6 +182,27 @@ class Settings(BaseSettings):
         """Only what `load` passes in, so that `Settings(...)` in a test means what it says."""
         del env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
+
+
+def _refusal(reason: str) -> PydanticCustomError:
+    """For what only a sentence of its own explains."""
+    return PydanticCustomError(_REFUSAL, "{reason}", {"reason": reason})
+
+
+def _origin(text: str) -> str:
+    """As a browser sends it: in small letters, without a path and without the scheme's own port."""
+    if text == "*":
+        raise _refusal(
+            "* is refused, for then every web page that somebody opens could read along in the background; name the"
+            " origins one by one"
+        )
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None:
+        raise _refusal(
+            f"{conninfo.mask(text)[:60]!r} can never match, for browsers send scheme://host or scheme://host:port"
+        )
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" + (f":{port}" if port and _OWN_PORTS.get(scheme) != port else "")
 
 
 def _name(attribute: str, info: FieldInfo) -> str:
@@ -255,16 +287,17 @@ def _read_environment() -> dict[str, Any]:
 
 def _judge(values: Mapping[str, object], spelled: Callable[[str], str]) -> None:
     """Raise for the first value that is refused, under the name that `spelled` gives it."""
+    for name in values:
+        if name not in FIELDS:
+            raise SettingsError(f"{spelled(name)} is not a setting{_did_you_mean(name.lower(), FIELDS)}")
     try:
         Settings.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)[0]
         name = str(details["loc"][0])
-        if details["type"] == "extra_forbidden":
-            reason = f"{spelled(name)} is not a setting{_did_you_mean(name, FIELDS)}"
-        else:
-            reason = f"{spelled(name)}: {_quoted(name, values[name])}expected {allowed(name)}"
-        raise SettingsError(reason) from None
+        own = details["type"] == _REFUSAL
+        reason = details["msg"] if own else f"{_quoted(name, values[name])}expected {allowed(name)}"
+        raise SettingsError(f"{spelled(name)}: {reason}") from None
 
 
 def _judge_together(settings: Settings) -> None:

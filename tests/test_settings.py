@@ -9,7 +9,7 @@ import pytest
 
 from cdc_bridge import settings as s
 from cdc_bridge.bridge import BridgeOptions
-from cdc_bridge.conninfo import mask
+from cdc_bridge.conninfo import mask, server
 from cdc_bridge.errors import SettingsError
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
@@ -163,6 +163,12 @@ def test_unknown_key_in_the_file_is_refused_with_the_nearest_name() -> None:
         s.load({})
 
 
+def test_key_in_the_wrong_case_is_refused() -> None:
+    write("Port = 1")
+    with pytest.raises(SettingsError, match=r"^Port in cdc-bridge.toml is not a setting; did you mean port\?$"):
+        s.load({})
+
+
 def test_file_that_is_no_toml_is_refused_by_name() -> None:
     write("port = = 1")
     with pytest.raises(SettingsError, match=r"cdc-bridge\.toml is not valid TOML"):
@@ -236,6 +242,69 @@ def test_password_is_masked_in_any_text(text: str) -> None:
 )
 def test_known_password_is_masked_wherever_it_stands(dsn: str, text: str) -> None:
     assert "kret" not in mask(text, dsn)
+
+
+@pytest.mark.parametrize(
+    "dsn",
+    [
+        "postgresql://u:se@kret@db/shop",
+        "postgresql://u:sek/ret@db/shop",
+        "postgresql://u:12/kret@db/shop",
+        "postgresql://u:se%kret@db/shop",
+        "postgresql://u:se?kret=1/@db/shop",
+        "host=db password=se kret=1",
+        "host=kret@db",
+        "host=db port=kret",
+    ],
+)
+def test_faulty_dsn_is_refused_and_no_part_of_it_is_shown(dsn: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        s.load({"dsn": dsn})
+    assert "kret" not in str(refused.value)
+    assert "ret@" not in str(refused.value)
+    assert "kret" not in server(dsn)
+
+
+def test_password_of_a_faulty_dsn_is_masked_in_what_libpq_says_of_it() -> None:
+    text = 'failed to resolve host "kret@db": unknown'
+    assert "kret" not in mask(text, "postgresql://u:se@kret@db/shop")
+    assert mask('invalid integer value "sek" for "port"', "postgresql://u:sek/ret@db/shop").count("sek") == 0
+
+
+@pytest.mark.parametrize(
+    ("dsn", "reason"),
+    [
+        ("postgresql://u:p@ss@db/shop", "in a URL a password with @ : / or % has to be percent-encoded (@ is %40)"),
+        ("postgresql://u@db:543x2/shop", "its port is no number from 1 to 65535"),
+        ("host=db port=65536", "its port is no number from 1 to 65535"),
+        ("postgresql://u@db/shop?schema=public", 'libpq knows no option "schema"; expected a connection string'),
+        ("host=db password=x sslmod=require", 'libpq knows no option "sslmod"; did you mean sslmode?'),
+    ],
+)
+def test_fault_of_a_dsn_is_named(dsn: str, reason: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(f"--dsn: {reason}")):
+        s.load({"dsn": dsn})
+
+
+@pytest.mark.parametrize(
+    "dsn", ["postgresql://a:1,b:2/db", "host=a,b port=5432,", "postgresql://%2Frun/db", "postgresql://u:p%40@[::1]:5/d"]
+)
+def test_unusual_dsn_is_accepted(dsn: str) -> None:
+    assert s.load({"dsn": dsn}).conninfo == dsn
+
+
+@pytest.mark.parametrize(
+    "origin", ["*", "app.example.com", "https://a.example/app", "https://a.example?x", "null", "https://"]
+)
+def test_origin_that_can_never_match_is_refused(origin: str) -> None:
+    with pytest.raises(SettingsError, match=r"--allowed-origins: (\* is refused|.* can never match)"):
+        s.load({"allowed_origins": f"https://b.example,{origin}"})
+
+
+def test_origins_are_kept_as_browsers_send_them() -> None:
+    given = "https://A.example/, http://b.example:80, https://c.example:8443, http://[::1]:3000"
+    kept = ["https://a.example", "http://b.example", "https://c.example:8443", "http://[::1]:3000"]
+    assert s.load({"allowed_origins": given}).allowed_origins == kept
 
 
 def test_text_without_a_password_stays_as_it_is() -> None:
