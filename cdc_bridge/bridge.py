@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.broker import Broker
 from cdc_bridge.capture.notify import KEEPALIVES, NotifyCapture, NotifyOptions
+from cdc_bridge.conninfo import READ
 from cdc_bridge.errors import BridgeError
 from cdc_bridge.query import QueryLimits
 from cdc_bridge.schema.catalog_reader import PooledCatalogReader
@@ -23,6 +24,10 @@ from cdc_bridge.transport.http import Door, is_loopback
 from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
 
 log = logging.getLogger(__name__)
+
+CATALOG_CONNECTIONS = 2
+ITEMS_CONNECTIONS = 2
+"""For `items` and for the keys of `item` subscriptions, beside those for initial data."""
 
 CATALOG_INTERVAL_S = 2.0
 """How long a change of tables can go unnoticed that no row change tells of."""
@@ -74,15 +79,20 @@ class Bridge:
     async def run(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT. Raises `BridgeError` for what waiting cannot mend."""
         try:
-            async with self._signals(), self._pool() as pool:
-                await self._serve(pool)
+            # The stream waits for the catalog at times, so no client's query may stand in its way.
+            async with (
+                self._signals(),
+                self._pool(CATALOG_CONNECTIONS) as catalog_pool,
+                self._pool(self._options.snapshot_concurrency + ITEMS_CONNECTIONS) as data_pool,
+            ):
+                await self._serve(catalog_pool, data_pool)
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
 
     def stop(self) -> None:
         self._stopping.set()
 
-    async def _serve(self, pool: Pool) -> None:
+    async def _serve(self, catalog_pool: Pool, data_pool: Pool) -> None:
         options = self._options
         capture = NotifyCapture(
             NotifyOptions(
@@ -96,8 +106,8 @@ class Bridge:
         )
         broker = Broker(
             capture,
-            SnapshotReader(pool),
-            PooledCatalogReader(pool, options.dsn, options.schema, options.collections),
+            SnapshotReader(data_pool),
+            PooledCatalogReader(catalog_pool, options.dsn, options.schema, options.collections),
             limits=QueryLimits(options.limit_default, options.limit_max),
             subscriptions_max=options.subscriptions_max,
             held_bytes_max=options.held_bytes_max,
@@ -152,13 +162,13 @@ class Bridge:
         )
 
     @asynccontextmanager
-    async def _pool(self) -> AsyncIterator[Pool]:
-        """Connections for initial data and the catalog. They come when the database does."""
+    async def _pool(self, size_max: int) -> AsyncIterator[Pool]:
+        """Connections that read. They come when the database does."""
         options = self._options
         pool: Pool = AsyncConnectionPool(
             options.dsn,
             min_size=1,
-            max_size=options.snapshot_concurrency + 1,
+            max_size=size_max,
             timeout=options.connect_timeout_s,
             reconnect_timeout=options.reconnect_delay_max_s,
             open=False,
@@ -167,7 +177,7 @@ class Bridge:
             kwargs={
                 "autocommit": True,
                 "prepare_threshold": None,
-                "application_name": "cdc_bridge read",
+                "application_name": READ,
                 "client_encoding": "UTF8",
                 "connect_timeout": max(2, round(options.connect_timeout_s)),
                 **KEEPALIVES,

@@ -29,7 +29,7 @@ from cdc_bridge.errors import (
 from cdc_bridge.hub import Follower, Hub, Outlet, Reading
 from cdc_bridge.logs import facts
 from cdc_bridge.protocol import ReadItems, Subscribe
-from cdc_bridge.query import QueryLimits, item_key, resolve
+from cdc_bridge.query import QueryLimits, frugal, item_key, resolve
 from cdc_bridge.readings import Readings
 from cdc_bridge.subscription import Query, Subscription
 
@@ -117,9 +117,7 @@ class Broker:
     async def _hear(self, heard: Heard) -> None:
         match heard:
             case Change():
-                if self._is_drifted(heard):
-                    await self._catch_up(heard)
-                self._order(self.hub.apply(heard))
+                await self._apply(heard)
             case Heartbeat(snapshot=snapshot):
                 self.hub.heard(snapshot)
             case Listening():
@@ -134,6 +132,16 @@ class Broker:
                 self._order(self.hub.hold())
             case _:
                 assert_never(heard)
+
+    async def _apply(self, change: Change) -> None:
+        if self._is_drifted(change):
+            await self._catch_up(change)
+        try:
+            readings = self.hub.apply(change)
+        except Exception:  # a value that we stumble over must not end the stream of all the others
+            log.exception("a change cannot be told: its followers get fresh data")
+            readings = self.hub.hold(self.hub.catalog.by_relation_id[change.relation_id].relation_id)
+        self._order(readings)
 
     def _is_drifted(self, change: Change) -> bool:
         """Whether a change shows that the catalog is out of date."""
@@ -227,12 +235,12 @@ class Broker:
         collection = await self._collection(request.collection)
         query = resolve(request.query, collection, self._limits)
         if request.item is None:
-            return Subscription(collection, query, request.event, uid=request.uid, request=request.query)
+            return Subscription(collection, query, request.event, uid=request.uid, request=frugal(request.query))
         key = item_key(request.item, collection)
         item = await self._reader.find_key(collection, key)
         if self.hub.catalog.by_name.get(request.collection) is not collection:
             raise SourceChanged
-        return Subscription(collection, query, request.event, item, key, request.uid, request.query)
+        return Subscription(collection, query, request.event, item, key, request.uid, frugal(request.query))
 
     async def _read_once(self, request: ReadItems) -> InitialData:
         collection = await self._collection(request.collection)
@@ -287,12 +295,18 @@ class Broker:
             log.info("initial data cannot be read, trying again", extra=facts(reason=str(error)))
             await self._order_again(equal)
         except RequestError as error:
-            for reading in equal:
-                if reading.current:
-                    self.hub.refuse(reading.follower, error)
+            self._refuse(equal, error)
+        except Exception:  # nor may it end the readings of all the others
+            log.exception("initial data cannot be read")
+            self._refuse(equal, RequestError("SERVICE_UNAVAILABLE", "The data cannot be read."))
         else:
             too_late = [self.hub.begin(reading, data.snapshot, data.rows, more=data.more) for reading in equal]
             self._order(reading for reading in too_late if reading)
+
+    def _refuse(self, readings: list[Reading], error: RequestError) -> None:
+        for reading in readings:
+            if reading.current:
+                self.hub.refuse(reading.follower, error)
 
     async def _order_again(self, readings: list[Reading]) -> None:
         await asyncio.sleep(self._retry_delay_s)

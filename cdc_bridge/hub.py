@@ -18,6 +18,7 @@ from cdc_bridge.change import Change, Operation, Snapshot
 from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.feed import Feed, Phase
 from cdc_bridge.matching import Index
+from cdc_bridge.order import TransactionOrder
 from cdc_bridge.rendering import Encoders, Rendering
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
 
@@ -76,7 +77,8 @@ class Hub:
         self._meeting: dict[Follower, None] = {}
         self._encoders: dict[int, Encoders] = {}
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
-        self._truncated: set[int] = set()  # tables that got new storage by TRUNCATE since the last catalog
+        self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
+        self._orders: dict[int, TransactionOrder] = {}
 
     def __len__(self) -> int:
         return len(self._followers)
@@ -129,17 +131,28 @@ class Hub:
         if collection is None:
             return []
         if change.operation is Operation.TRUNCATE:
-            self._truncated.add(change.relation_id)
-            if change.relation_id == collection.relation_id:
-                self._emptied_by[collection.relation_id] = change.xid
-            elif self._emptied_by.get(collection.relation_id) == change.xid:
-                return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
-            else:
-                return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
-        else:
-            self._emptied_by.pop(collection.relation_id, None)
+            return self._truncate(change, collection)
+        self._emptied_by.pop(collection.relation_id, None)
+        return self._fan_out(change, collection)
+
+    def _truncate(self, change: Change, collection: Collection) -> list[Reading]:
+        self._truncated[change.relation_id] = change.filenode
+        if change.relation_id == collection.relation_id:
+            self._emptied_by[collection.relation_id] = change.xid
+            return self._fan_out(change, collection)
+        if self._emptied_by.get(collection.relation_id) == change.xid:
+            return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
+        return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
+
+    def _fan_out(self, change: Change, collection: Collection) -> list[Reading]:
+        groups = self._index.find(collection.relation_id)
+        if not groups:
+            return []
+        order = self._orders.get(collection.relation_id)
+        if order is not None and not order.holds(change):
+            return self.hold(collection.relation_id)
         rendering = Rendering(change, self._encoders[collection.relation_id])
-        for group in self._index.find(collection.relation_id):
+        for group in groups:
             events = rendering.events(group.subscription)
             if events:
                 for follower in group.members:
@@ -171,13 +184,18 @@ class Hub:
             else Encoders(collection)
             for relation_id, collection in now.items()
         }
+        self._orders = {
+            relation_id: TransactionOrder(encoders.key)
+            for relation_id, encoders in self._encoders.items()
+            if encoders.key is not None
+        }
         readings: list[Reading] = []
         for old in before.by_name.values():
             new = now.get(old.relation_id)
             if new is None or new.name != old.name:
                 for follower in self._index.members(old.relation_id):
                     self.refuse(follower, forbidden_collection(old.name))
-            elif not new.reads_as(old) or self._is_rewritten(old, new):
+            elif not new.reads_as(old) or new.revision != old.revision or self._is_rewritten(old, new):
                 readings += self._judge_anew(old, new, judge)
         self._truncated.clear()
         return readings
@@ -189,7 +207,8 @@ class Hub:
         they cost is a reading too many. TRUNCATE was told of, if it has been heard already.
         """
         return any(
-            relation_id not in self._truncated and old.filenodes.get(relation_id) != new.filenodes.get(relation_id)
+            old.filenodes.get(relation_id) != (filenode := new.filenodes.get(relation_id))
+            and (filenode is None or self._truncated.get(relation_id) != filenode)
             for relation_id in old.filenodes.keys() | new.filenodes.keys()
         )
 

@@ -6,7 +6,7 @@ computed once. Groups are found by the table of the change.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
@@ -48,7 +48,7 @@ class Index(Generic[Member]):
         if not groups:
             del self._by_relation[relation_id]
 
-    def find(self, relation_id: int) -> Iterable[Group[Member]]:
+    def find(self, relation_id: int) -> Collection[Group[Member]]:
         return self._by_relation.get(relation_id, {}).values()
 
     def members(self, relation_id: int) -> list[Member]:

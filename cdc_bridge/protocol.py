@@ -17,6 +17,9 @@ from cdc_bridge import values
 from cdc_bridge.errors import RequestError
 from cdc_bridge.subscription import Event, EventKind, Item, Uid
 
+UID_CHARACTERS_MAX = 1000
+"""A uid is kept with its subscription and comes back in every message."""
+
 
 class CloseCode(enum.IntEnum):
     """Why we close a socket (RFC 6455, section 7.4.1). The library adds 1007, 1009 and 1011 of its own accord."""
@@ -93,6 +96,8 @@ def parse(text: str | bytes) -> Message:
                 f'Invalid input: expected number, received {received} at "uid"'
             ),
         )
+    if isinstance(body.get("uid"), str) and len(body["uid"]) > UID_CHARACTERS_MAX:
+        raise InvalidMessage("server", _validation(f'"uid" is longer than {UID_CHARACTERS_MAX} characters'))
     parser = _PARSERS.get(body["type"])
     if parser is None:
         known = ", ".join(f'"{name}"' for name in _PARSERS)

@@ -46,6 +46,11 @@ def resolve(raw: dict[str, Any], collection: Collection, limits: QueryLimits) ->
     )
 
 
+def frugal(raw: dict[str, Any]) -> dict[str, Any]:
+    """A query that was resolved, without what it repeats: it is kept as long as its subscription lives."""
+    return {member: _names(raw[member], member) if member in ("fields", "sort") else raw[member] for member in raw}
+
+
 def item_key(item: Item, collection: Collection) -> tuple[str, ...]:
     """The key's values as text, in the order of its columns. Raises `RequestError`."""
     if not collection.key:
@@ -70,7 +75,7 @@ def _names(raw: Any, parameter: str) -> list[str]:
     names = raw.split(",") if isinstance(raw, str) else raw
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise invalid_query(f'"{parameter}" has to be a list of strings or a comma-separated string')
-    return [name.strip() for name in names if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
 
 
 def _fields(raw: Any, collection: Collection) -> tuple[Column, ...]:
@@ -86,12 +91,12 @@ def _fields(raw: Any, collection: Collection) -> tuple[Column, ...]:
 
 
 def _sort(raw: Any, collection: Collection) -> tuple[SortKey, ...]:
-    keys = []
+    keys: dict[str, SortKey] = {}
     for name in _names(raw, "sort"):
         descending = name.startswith("-") and name not in collection.by_name
         column = _column(name[1:] if descending else name, collection, "sort")
-        keys.append(SortKey(column.name, descending))
-    return tuple(keys)
+        keys.setdefault(column.name, SortKey(column.name, descending))
+    return tuple(keys.values())
 
 
 def _column(name: str, collection: Collection, parameter: str) -> Column:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
-import msgspec
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
@@ -26,42 +25,12 @@ from cdc_bridge.errors import (
 )
 from cdc_bridge.logs import facts
 from cdc_bridge.projection import KeyEncoder, RowEncoder
+from cdc_bridge.rawjson import split_object
 from cdc_bridge.subscription import Query, SortKey
 
 log = logging.getLogger(__name__)
 
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[tuple[str, ...]]]
-
-_decode_row = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-
-# The same settings that pin values in sql/functions/capture.sql. Money follows the locale that capture was
-# installed under, so that both print it alike.
-PINNED = {
-    "search_path": "pg_catalog, pg_temp",
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, YMD",
-    "IntervalStyle": "iso_8601",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-    "quote_all_identifiers": "off",
-}
-
-
-async def pin(connection: AsyncConnection[tuple[str, ...]], schema: str) -> None:
-    """Make a session render values as the trigger does. For autocommit connections, once."""
-    names, settings = zip(*PINNED.items(), strict=True)
-    await connection.execute(
-        "SELECT set_config(name, setting, false) FROM unnest(%s::text[], %s::text[]) AS s(name, setting)",
-        [list(names), list(settings)],
-    )
-    await connection.execute(
-        """
-        SELECT set_config('lc_monetary', split_part(setting, '=', 2), false)
-        FROM pg_proc, unnest(proconfig) AS setting
-        WHERE pronamespace = to_regnamespace(%s) AND proname = 'capture' AND setting LIKE 'lc_monetary=%%'
-        """,
-        [schema],
-    )
 
 
 class SnapshotReader:
@@ -78,7 +47,7 @@ class SnapshotReader:
             statement, parameters = select(collection, query, key)
             cursor = await _execute_with_key(connection, statement, parameters)
             encode = RowEncoder(query.projection.columns).encode
-            rows = [encode(_decode_row(row)) for (row,) in await cursor.fetchall()]
+            rows = [encode(split_object(row)) for (row,) in await cursor.fetchall()]
         more = query.limit_is_ours and len(rows) > query.limit
         return InitialData(Snapshot.parse(snapshot), tuple(rows[: query.limit]), more)
 
@@ -93,7 +62,7 @@ class SnapshotReader:
         row = await found.fetchone()
         if row is None:
             raise forbidden_item()
-        return KeyEncoder(collection).encode(_decode_row(row[0]))
+        return KeyEncoder(collection).encode(split_object(row[0]))
 
     @asynccontextmanager
     async def _transaction(self, collection: Collection) -> AsyncIterator[AsyncConnection[tuple[str, ...]]]:
@@ -152,8 +121,11 @@ def _order(collection: Collection, query: Query) -> sql.Composable:
     return sql.SQL(" ORDER BY ") + sql.SQL(", ").join(terms)
 
 
-def _table(collection: Collection) -> sql.Identifier:
-    return sql.Identifier(collection.relation.schema, collection.relation.name)
+def _table(collection: Collection) -> sql.Composable:
+    """ONLY, since what inherits from a table without being its partition is not captured either."""
+    name = sql.Identifier(collection.relation.schema, collection.relation.name)
+    is_partitioned = collection.filenodes[collection.relation_id] == 0
+    return name if is_partitioned else sql.SQL("ONLY {}").format(name)
 
 
 def _key_condition(collection: Collection) -> sql.Composable:

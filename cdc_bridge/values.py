@@ -16,11 +16,9 @@ from typing import TypeAlias, assert_never
 import msgspec
 
 from cdc_bridge.catalog import PgType, TypeKind
+from cdc_bridge.rawjson import split_array, split_object
 
 Encoder: TypeAlias = Callable[[bytes], bytes]
-
-_decode_array = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 NULL = b"null"
 
@@ -68,6 +66,8 @@ def array(items: Sequence[bytes]) -> bytes:
 
 
 def _array(element: PgType | None) -> Encoder | None:
+    while element is not None and element.kind is TypeKind.ARRAY:  # by way of a domain; it nests like a dimension
+        element = element.element
     encode = encoder(element) if element else None
     if encode is None:
         return None
@@ -76,7 +76,7 @@ def _array(element: PgType | None) -> Encoder | None:
         if raw == NULL:
             return raw
         # Dimensions nest, and no element of a type that has an encoder begins with a bracket.
-        return array([(encode_array if item[:1] == b"[" else encode)(item) for item in map(bytes, _decode_array(raw))])
+        return array([(encode_array if item[:1] == b"[" else encode)(item) for item in map(bytes, split_array(raw))])
 
     return encode_array
 
@@ -90,7 +90,7 @@ def _composite(fields: Sequence[tuple[str, PgType]]) -> Encoder | None:
         if raw == NULL:
             return raw
         parts = []
-        for field, value in _decode_object(raw).items():
+        for field, value in split_object(raw).items():
             encode = encoders.get(field)
             parts.append(name(field) + (encode(bytes(value)) if encode else bytes(value)))
         return b"{" + b",".join(parts) + b"}"

@@ -90,7 +90,7 @@ class NotifyCapture:
                 if not proven:
                     raise
                 reason = str(error)
-            except (CaptureLost, NotInstalled, psycopg.Error, OSError) as error:
+            except (CaptureLost, NotInstalled, psycopg.Error, OSError, UnicodeDecodeError) as error:
                 reason = _reason(error)
             yield Lost(reason)
             pause_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
@@ -104,7 +104,7 @@ class NotifyCapture:
             async with asyncio.timeout(self._options.connect_timeout_s):
                 life = _Life(await self._channel(listener))
                 await self._look_for_gaps(beater, life)
-                await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(life.channel)))
+                await listener.execute(statement("queries/listen", self._options.schema))
             # A task group may not span a yield, so this task is ended by hand.
             beating = asyncio.create_task(self._beat(beater, life))
             try:

@@ -15,10 +15,9 @@ import msgspec
 
 from cdc_bridge.change import Change, Heartbeat, Operation, Row, Snapshot
 from cdc_bridge.errors import PayloadError
+from cdc_bridge.rawjson import split_rows
 
 VERSION = "1"
-
-_decode_rows = msgspec.json.Decoder(list[dict[str, msgspec.Raw]]).decode
 
 
 def heartbeat(sender: str, beat: int) -> str:
@@ -77,7 +76,7 @@ class Decoder:
         try:
             letter, seq, xid, relation_id, filenode = self._head
             operation = Operation(letter)
-            rows = tuple(_decode_rows(body)) if operation is not Operation.TRUNCATE else ()
+            rows = tuple(split_rows(body)) if operation is not Operation.TRUNCATE else ()
             old, new = _images(operation, rows)
             return Change(operation, int(seq), int(xid), int(relation_id), int(filenode), old, new)
         except (ValueError, msgspec.DecodeError) as error:

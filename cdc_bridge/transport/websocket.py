@@ -25,7 +25,8 @@ from cdc_bridge.transport.outlet import SocketOutlet
 log = logging.getLogger(__name__)
 
 REQUESTS_MAX = 100
-"""Requests of one client that wait for their turn. Past it we stop reading from the client."""
+WAITING_BYTES_MAX = 4 * 1024 * 1024
+"""Requests of one client that wait for their turn. Past either bound we stop reading from the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,9 @@ class _Conversation:
         self._outlet = outlet
         self._session = Session(options.messages_per_second_max)
         self._ping_interval_s = options.ping_interval_s
-        self._requests: asyncio.Queue[Request] = asyncio.Queue(REQUESTS_MAX)
+        self._requests: asyncio.Queue[tuple[Request, int]] = asyncio.Queue(REQUESTS_MAX)
+        self._line = asyncio.Condition()
+        self._waiting_bytes = 0
 
     async def run(self) -> None:
         """Ends when the socket is closed, by whomever."""
@@ -127,7 +130,8 @@ class _Conversation:
     async def _receive(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            received = self._session.receive(await self._socket.recv(decode=None), loop.time())
+            frame = await self._socket.recv(decode=None)
+            received = self._session.receive(frame, loop.time())
             match received:
                 case Reply(frame):
                     self._outlet.reply(frame)
@@ -136,21 +140,33 @@ class _Conversation:
                 case None:
                     pass
                 case _:
-                    await self._requests.put(received)
+                    await self._wait_in_line(received, len(frame))
+
+    async def _wait_in_line(self, request: Request, size_bytes: int) -> None:
+        async with self._line:
+            await self._line.wait_for(lambda: self._waiting_bytes <= WAITING_BYTES_MAX)
+        self._waiting_bytes += size_bytes
+        await self._requests.put((request, size_bytes))
 
     async def _serve(self) -> None:
         """Carry out requests in their order, away from the reader, so that a slow one stops no ping."""
         while True:
-            request = await self._requests.get()
-            match request:
-                case Subscribe():
-                    await self._subscribe(request)
-                case Unsubscribe():
-                    self._unsubscribe(request)
-                case ReadItems():
-                    await self._read_items(request)
-                case _:
-                    assert_never(request)
+            request, size_bytes = await self._requests.get()
+            await self._carry_out(request)
+            async with self._line:
+                self._waiting_bytes -= size_bytes
+                self._line.notify()
+
+    async def _carry_out(self, request: Request) -> None:
+        match request:
+            case Subscribe():
+                await self._subscribe(request)
+            case Unsubscribe():
+                self._unsubscribe(request)
+            case ReadItems():
+                await self._read_items(request)
+            case _:
+                assert_never(request)
 
     async def _subscribe(self, request: Subscribe) -> None:
         self._end(request.uid)  # even when the new one fails, as in Directus

@@ -264,9 +264,32 @@ def test_rewritten_table_brings_fresh_data() -> None:
 def test_new_storage_by_a_truncate_that_was_heard_disturbs_nobody() -> None:
     scene = Scene()
     scene.follow(subscription())
-    scene.hub.apply(truncate(xid=20))
-    rewritten = replace(MESSAGES, filenodes={100: 1001})
-    assert scene.hub.adopt(Catalog([rewritten]), keep) == []
+    scene.hub.apply(replace(truncate(xid=20), filenode=1001))
+    emptied = replace(MESSAGES, filenodes={100: 1001})
+    assert scene.hub.adopt(Catalog([emptied]), keep) == []
+
+
+def test_rewriting_after_a_truncate_brings_fresh_data() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    scene.hub.apply(replace(truncate(xid=20), filenode=1001))
+    rewritten = replace(MESSAGES, filenodes={100: 1002})
+    assert len(scene.hub.adopt(Catalog([rewritten]), keep)) == 1
+
+
+def test_changed_triggers_bring_fresh_data() -> None:
+    """While they were away or disabled, nothing was told."""
+    scene = Scene()
+    scene.follow(subscription())
+    assert len(scene.hub.adopt(Catalog([replace(MESSAGES, revision="other")]), keep)) == 1
+
+
+def test_order_that_cannot_have_happened_brings_fresh_data() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    nested = update((row(id=1, text="a"), row(id=1, text="b")), xid=20)
+    assert scene.hub.apply(nested) == []
+    assert len(scene.hub.apply(insert(row(id=1, text="a"), xid=20))) == 1
 
 
 def test_new_partition_brings_fresh_data() -> None:

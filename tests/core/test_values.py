@@ -47,6 +47,7 @@ def encoded(type_: PgType, raw: str) -> str:
         (array_of(INT8), "[1,null,[2,3]]", '["1",null,["2","3"]]'),
         (array_of(INT8), "null", "null"),
         (array_of(INT8), "[]", "[]"),
+        (array_of(array_of(INT8)), "[[1,null],null]", '[["1",null],null]'),
         (composite(a=INT8, b=TEXT), '{"a":1,"b":"x"}', '{"a":"1","b":"x"}'),
         (composite(a=INT8), "null", "null"),
         (array_of(composite(at=TIMESTAMPTZ)), '[{"at":null}]', '[{"at":null}]'),
