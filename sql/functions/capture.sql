@@ -80,6 +80,13 @@ BEGIN
         batch := array_append(batch, item);
         batch_bytes := batch_bytes + octet_length(item);
     END LOOP;
+    IF TG_OP = 'UPDATE' THEN
+        -- A row that was to move to another partition, and that a BEFORE trigger there did not let in.
+        FETCH olds INTO old_item;
+        IF FOUND THEN
+            RAISE EXCEPTION 'cdc_bridge: fewer new rows than old ones';
+        END IF;
+    END IF;
     IF news IS NOT NULL THEN
         CLOSE news;
     END IF;

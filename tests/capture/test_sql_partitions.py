@@ -35,6 +35,20 @@ def test_row_that_moves_to_another_partition_is_updated(events: Database):
     assert ([operation for operation, _ in told], rows) == (["U"], [("de", "us"), ("fr", "us")])
 
 
+def test_row_that_another_partition_does_not_let_in_is_a_gap(events: Database):
+    """It is deleted, with an old row and no new one: there is nothing to pair it with."""
+    events.execute(
+        "CREATE FUNCTION keep_out() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
+        "CREATE TRIGGER keep_out BEFORE INSERT ON events_us FOR EACH ROW EXECUTE FUNCTION keep_out();"
+        "INSERT INTO events VALUES (1, 'de', NULL), (2, 'fr', NULL)"
+    )
+    attach_tables(events, "events")
+    with listening(events) as ear:
+        events.execute("UPDATE events SET region = CASE id WHEN 1 THEN 'fr' ELSE 'us' END")
+        assert ear.gap() == 1
+        ear.heard()
+
+
 def test_excluded_column_stays_out_of_partitions_with_other_numbers(events: Database):
     attach_tables(events, "events", exclude=("events.secret",))
     told = changes(
