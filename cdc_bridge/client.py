@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+import re
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,11 +26,13 @@ from websockets.exceptions import (
     InvalidURI,
 )
 
+from cdc_bridge.conninfo import mask
 from cdc_bridge.errors import SubscriptionRefused, UsageError
 
 UID = "1"
 PAUSE_MIN_S, PAUSE_MAX_S = 0.5, 10.0
 OPEN_TIMEOUT_S = 10.0
+TELL_AFTER_S = 2.0
 
 _INIT_REASONS = {
     "resync": "resync: changes may have been missed; these are the rows now",
@@ -36,6 +40,17 @@ _INIT_REASONS = {
 }
 
 _FINAL_CLOSE_CODES = (1008, 4401)
+
+_NOTHING_YET = "connected; the bridge has no initial data yet (is its database up? see its /readyz), waiting"
+_COLLECTIONS = (
+    "`cdc-bridge status` lists the collections: a table of public by its plain name, others as schema.table,"
+    " without quotes"
+)
+_NO_TLS = "it seems that no TLS is spoken there: a bridge speaks ws://, wss:// only behind a proxy that ends TLS"
+
+_NOT_TLS = (ssl.SSLError, ConnectionResetError, InvalidMessage)
+_PLACE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:@/\[\]]+)(?::\d+)?(?:/|\Z)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,28 +90,35 @@ class Wanted:
         return json.dumps(message | {key: value for key, value in optional.items() if value})
 
 
-async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> AsyncIterator[Message]:
+async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> AsyncGenerator[Message, None]:
     """Subscribe and yield, connecting again whenever the connection breaks; `notice` is told of that.
 
     Raises `SubscriptionRefused`, and `UsageError` for a URL that cannot be one.
     """
-    pause_s = PAUSE_MIN_S
+    pause_s, shown = PAUSE_MIN_S, without_secrets(url)
     while True:
         try:
             async with _connection(url) as connection:
-                async for message in _conversation(connection, wanted):
+                async for message in _conversation(connection, wanted, notice):
                     pause_s = PAUSE_MIN_S
                     yield message
             reason = _why_closed(connection)
         except (InvalidURI, ValueError):
-            raise UsageError(f"{url} is no WebSocket address, such as ws://127.0.0.1:8765/websocket") from None
+            raise UsageError(f"{shown} is no WebSocket address, such as ws://127.0.0.1:8765/websocket") from None
         except InvalidStatus as refusal:
-            reason = _why_not_upgraded(refusal.response.status_code, url)
+            reason = _why_not_upgraded(refusal.response.status_code, shown)
         except (OSError, InvalidHandshake, InvalidMessage, ConnectionClosed) as error:
-            reason = f"cannot reach {url}: {_in_words(error)}"
+            reason = f"cannot reach {shown}: {_in_words(error, is_tls=url.startswith('wss:'))}"
         notice(f"{reason}; trying again in {pause_s:.1f} s")
         await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - so that not all come at once
         pause_s = min(pause_s * 2, PAUSE_MAX_S)
+
+
+def without_secrets(url: str) -> str:
+    """The address as it may be shown: neither user and password, nor the query, which may hold a token."""
+    scheme, found, rest = url.partition("://")
+    place = re.split(r"[?#]", rest, maxsplit=1)[0].rpartition("@")[2]
+    return f"{scheme}://{place}" if found and _PLACE.match(place) else "that"
 
 
 def _connection(url: str) -> connect:
@@ -105,8 +127,20 @@ def _connection(url: str) -> connect:
     return connect(url, max_size=None, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, proxy=None if is_near else True)
 
 
-async def _conversation(connection: ClientConnection, wanted: Wanted) -> AsyncIterator[Message]:
+async def _conversation(
+    connection: ClientConnection, wanted: Wanted, notice: Callable[[str], None]
+) -> AsyncIterator[Message]:
     """Until the connection closes."""
+    waiting = asyncio.get_running_loop().call_later(TELL_AFTER_S, notice, _NOTHING_YET)
+    try:
+        async for message in _subscription(connection, wanted):
+            waiting.cancel()
+            yield message
+    finally:
+        waiting.cancel()
+
+
+async def _subscription(connection: ClientConnection, wanted: Wanted) -> AsyncIterator[Message]:
     await connection.send(wanted.subscribe())
     async for frame in connection:
         text = frame if isinstance(frame, str) else frame.decode()
@@ -114,9 +148,15 @@ async def _conversation(connection: ClientConnection, wanted: Wanted) -> AsyncIt
         if content.get("type") == "ping":
             await connection.send('{"type":"pong"}')
         elif content.get("status") == "error":
-            raise SubscriptionRefused(f"the bridge refuses: {content['error']['message']}")
+            raise SubscriptionRefused(_refusal(content["error"]))
         elif content.get("type") == "subscription":
             yield Message(text, content)
+
+
+def _refusal(error: dict[str, Any]) -> str:
+    sentence = f"the bridge refuses: {error['message']}"
+    is_collection = error["code"] == "FORBIDDEN" and " access collection " in sentence
+    return f"{sentence.rstrip('.')}; {_COLLECTIONS}" if is_collection else sentence
 
 
 def _why_closed(connection: ClientConnection) -> str:
@@ -140,22 +180,29 @@ def _why_not_upgraded(status: int, url: str) -> str:
     raise SubscriptionRefused(f"{url} does not accept a subscriber: HTTP {status}{hint}")
 
 
-def _in_words(error: Exception) -> str:
+def _in_words(error: Exception, *, is_tls: bool) -> str:
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
         return "nobody listens there"
     if isinstance(error, TimeoutError):
         return "no answer in time"
+    if is_tls and isinstance(error, _NOT_TLS) and not isinstance(error, ssl.SSLCertVerificationError):
+        return _NO_TLS
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return str(error) or type(error).__name__
+    return mask(str(error)) or type(error).__name__
 
 
 def _compact(row: object) -> str:
     """`id=7 text="hi" author=null`: shorter to read than JSON, and as exact."""
     if not isinstance(row, dict):
         return _value(row)
-    return " ".join(f"{name}={_value(value)}" for name, value in row.items())
+    return " ".join(f"{printable(name)}={_value(value)}" for name, value in row.items())
+
+
+def printable(text: str) -> str:
+    """Without what moves the cursor, colours the screen or turns the direction of writing: that is escaped."""
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _value(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

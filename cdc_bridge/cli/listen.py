@@ -6,13 +6,16 @@ import asyncio
 import datetime
 import enum
 import os
+import signal
 import stat
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from cdc_bridge.cli import TERMINATED
 from cdc_bridge.cli.output import ReaderGone, complain, say
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ class Event(enum.StrEnum):
 
 
 def listen(
-    collection: Annotated[str, typer.Argument(help="The collection, as messages or sales.orders.")],
+    collection: Annotated[str, typer.Argument(help="The collection, as messages or sales.orders; status lists them.")],
     url: Annotated[str, typer.Option(help="Where the bridge listens.")] = DEFAULT_URL,
     fields: Annotated[str, typer.Option(metavar="A,B", help="Only these fields, separated by commas.")] = "",
     event: Annotated[Event | None, typer.Option(help="Only changes of this kind.")] = None,
@@ -55,19 +58,36 @@ def listen(
     names = [name.strip() for name in fields.split(",") if name.strip()]
     wanted = Wanted(collection, event.value if event else None, {"fields": names} if names else {})
     show = pretty_printer() if sys.stdout.isatty() and not as_json else _print_verbatim
-    asyncio.run(_listen(url, wanted, show))
+    terminated = asyncio.Event()
+    try:
+        with asyncio.Runner() as runner:
+            # An exception from a signal handler would end the loop in the midst of its work, and leave tasks behind.
+            runner.get_loop().add_signal_handler(signal.SIGTERM, terminated.set)
+            runner.run(_listen(url, wanted, show, terminated))
+    except _Terminated:
+        raise typer.Exit(TERMINATED) from None
 
 
-async def _listen(url: str, wanted: Wanted, show: Callable[[Message], None]) -> None:
+class _Terminated(Exception):
+    """By SIGTERM."""
+
+
+async def _listen(url: str, wanted: Wanted, show: Callable[[Message], None], terminated: asyncio.Event) -> None:
     from cdc_bridge.client import messages
 
     try:
-        async with asyncio.TaskGroup() as tasks:
+        async with asyncio.TaskGroup() as tasks, aclosing(messages(url, wanted, notice=complain)) as arriving:
             tasks.create_task(_until_reader_is_gone())
-            async for message in messages(url, wanted, notice=complain):
+            tasks.create_task(_until(terminated))
+            async for message in arriving:
                 show(message)
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
+
+
+async def _until(terminated: asyncio.Event) -> NoReturn:
+    await terminated.wait()
+    raise _Terminated
 
 
 async def _until_reader_is_gone() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from cdc_bridge.conninfo import mask
+
 if TYPE_CHECKING:
     from cdc_bridge.schema.plan import Plan
 
@@ -27,8 +29,8 @@ def note(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """An error or a warning, under our name."""
-    note(f"cdc-bridge: {text}")
+    """An error or a warning, under our name and without a password."""
+    note(f"cdc-bridge: {mask(text)}")
 
 
 def report(done: Plan) -> None:

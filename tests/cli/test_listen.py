@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from cdc_bridge.client import Message, without_secrets
+from cdc_bridge.demo.postgres import Cluster
 from tests.cli.command import command, environment
 from tests.support.bridge import RunningBridge, attach, running_bridge
 from tests.support.server import Database
@@ -91,6 +93,77 @@ async def test_refusal_ends_it_with_a_sentence(bridge: RunningBridge, tmp_path: 
     assert code == 6
     assert said.startswith('cdc-bridge: the bridge refuses: You don\'t have permission to access collection "nosuch"')
     assert len(said.splitlines()) == 1
+
+
+async def test_name_that_is_no_collection_s_is_answered_with_how_to_find_it(
+    bridge: RunningBridge, tmp_path: Path
+) -> None:
+    for name in ("public.t", "T", '"t"'):
+        async with listening(name, "--url", bridge.url, cwd=tmp_path) as process:
+            code, said = await ended(process)
+        assert code == 6
+        assert said.endswith(
+            "; `cdc-bridge status` lists the collections: a table of public by its plain name, others as schema.table,"
+            " without quotes\n"
+        )
+    async with listening("t", "--fields", "nosuch", "--url", bridge.url, cwd=tmp_path) as process:
+        assert "status" not in (await ended(process))[1]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("ws://u:sekret@127.0.0.1:1/websocket?access_token=sekret", "ws://127.0.0.1:1/websocket"),
+        ("ws://u:se/sekret@127.0.0.1:1/websocket#sekret", "ws://127.0.0.1:1/websocket"),
+        ("ws://u:sekret?x@127.0.0.1:1/websocket", "that"),
+        ("wss://[::1]:1/websocket?sekret@", "wss://[::1]:1/websocket"),
+        ("sekret", "that"),
+    ],
+)
+def test_address_is_shown_without_secrets(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+async def test_token_of_the_address_is_not_shown(tmp_path: Path) -> None:
+    url = "ws://u:sekret@127.0.0.1:1/websocket?access_token=sekret"
+    async with listening("t", "--url", url, cwd=tmp_path) as process:
+        said = await next_line(process.stderr)
+    assert said.startswith("cdc-bridge: cannot reach ws://127.0.0.1:1/websocket: nobody listens there; trying again")
+
+
+async def test_wss_on_a_plain_port_is_told(bridge: RunningBridge, tmp_path: Path) -> None:
+    async with listening("t", "--url", bridge.url.replace("ws://", "wss://"), cwd=tmp_path) as process:
+        said = await next_line(process.stderr)
+    assert ": it seems that no TLS is spoken there: a bridge speaks ws://, wss:// only behind a proxy" in said
+
+
+async def test_initial_data_that_does_not_come_is_told_of(own_server: Cluster, tmp_path: Path) -> None:
+    """The database is down: the bridge accepts the subscription and has nothing to say yet."""
+    own_server.stop()
+    async with (
+        running_bridge(own_server.dsn(), wait=False) as bridge,
+        listening("t", "--url", bridge.url, cwd=tmp_path) as process,
+    ):
+        assert "the bridge has no initial data yet" in await next_line(process.stderr)
+
+
+@pytest.mark.once
+async def test_sigterm_ends_it_without_a_word(bridge: RunningBridge, tmp_path: Path) -> None:
+    """Whatever it is doing: starting, connecting, subscribed."""
+    for attempt in range(20):
+        async with listening("t", "--url", bridge.url, cwd=tmp_path) as process:
+            if attempt % 2:
+                await next_line(process.stdout)
+            else:
+                await asyncio.sleep(0.2 + attempt * 0.03)
+            process.terminate()
+            assert await ended(process) == (143, "")
+
+
+def test_rows_cannot_steer_the_terminal() -> None:
+    row = {"a\x9b": "\x1b[2J\x7f\x85\u202etxt.exe\u2066"}
+    (line,) = Message("", {"event": "create", "data": [row]}).describe()
+    assert line == r'a\u009b="\u001b[2J\u007f\u0085\u202etxt.exe\u2066"'
 
 
 async def test_wrong_path_ends_it_with_a_sentence(bridge: RunningBridge, tmp_path: Path) -> None:
