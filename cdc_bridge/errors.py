@@ -7,6 +7,7 @@
     │   ├── DatabaseUnreachable   nobody answers, or the log-in failed
     │   ├── RelationError         a table cannot be attached, or is not there
     │   ├── NotOwner              a table or our schema belongs to somebody else
+    │   ├── SchemaClosed          our role may not use our schema
     │   ├── LockNotAcquired       the application holds the table for too long (exit code 4)
     │   ├── NotInstalled          our schema is not in this database
     │   └── CannotListen          notifications do not arrive here (a transaction pooler) (exit code 5)
@@ -71,6 +72,18 @@ class NotOwner(DatabaseError):
 
     def __str__(self) -> str:
         return f'{self.what} belongs to the role "{self.owner}": connect as that role, or as a member of it'
+
+
+@dataclass(eq=False)
+class SchemaClosed(DatabaseError):
+    """Our schema is open to its owner only, unless the owner opens it."""
+
+    role: str
+    schema: str
+    owner: str
+
+    def __str__(self) -> str:
+        return f'role "{self.role}" may not use schema "{self.schema}": connect as its owner, "{self.owner}"'
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from cdc_bridge.errors import (
     LockNotAcquired,
     NotInstalled,
     NotOwner,
+    SchemaClosed,
 )
 
 
@@ -53,6 +54,10 @@ def test_docstring_tells_the_exit_codes() -> None:
         (
             NotOwner("public.t", "ann"),
             'public.t belongs to the role "ann": connect as that role, or as a member of it',
+        ),
+        (
+            SchemaClosed("ro", "cdc", "app"),
+            'role "ro" may not use schema "cdc": connect as its owner, "app"',
         ),
         (
             CannotServe("127.0.0.1", 80, "Permission denied"),

@@ -48,7 +48,6 @@ Exit codes:
 app = typer.Typer(
     help=HELP,
     epilog=EPILOG,
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

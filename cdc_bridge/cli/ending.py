@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
 
 from cdc_bridge.cli import INTERRUPTED
 from cdc_bridge.cli.app import app
-from cdc_bridge.cli.output import ReaderGone, complain
+from cdc_bridge.cli.output import ReaderGone, complain, note
 from cdc_bridge.conninfo import mask
 from cdc_bridge.errors import BridgeError
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Run the command and return its exit code. Raises only where a traceback is wanted."""
+    """Run the command and return its exit code."""
     traceback_wanted = "--traceback" in arguments or bool(os.environ.get("CDC_BRIDGE_TRACEBACK"))
     try:
         # The flag may stand anywhere, also behind the command.
-        return (
-            app([each for each in arguments if each != "--traceback"], prog_name="cdc-bridge", standalone_mode=False)
-            or 0
-        )
+        words = [each for each in arguments if each != "--traceback"] or ["--help"]
+        return app(words, prog_name="cdc-bridge", standalone_mode=False) or 0
     except ReaderGone:
         _forget_stdout()
         return 0
@@ -31,7 +30,7 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except Exception as error:
         if traceback_wanted:
-            raise
+            note(mask("".join(traceback.format_exception(error))).rstrip())
         return _explain(error)
 
 
@@ -41,7 +40,8 @@ def _explain(error: Exception) -> int:
         complain(mask(_one_line(str(error))))
         return error.exit_code
     if hasattr(error, "format_message"):  # a usage error of Typer's, whose class has moved between its versions
-        complain(f"{_one_line(error.format_message())} (cdc-bridge --help tells more)")
+        command = getattr(getattr(error, "ctx", None), "command_path", "cdc-bridge")
+        complain(f"{_one_line(error.format_message()).replace('Value error, ', '')} ({command} --help tells more)")
         return 2
     complain(
         f"unexpected {type(error).__name__}: {_one_line(mask(str(error))) or 'no details'}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_origin
 
 import typer
 
@@ -77,7 +77,8 @@ def with_a_flag_for_each_setting(
 
 def _option(name: str) -> Any:
     info, flag = s.FIELDS[name], s.flag(name)
-    help_text = f"{info.description}{_default(name)}"
+    words = f" {s.allowed(name).capitalize()}." if get_origin(info.annotation) is Literal else ""
+    help_text = f"{info.description}{words}{_default(name)}"
     if info.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text)]
     return Annotated[str | None, typer.Option(flag, metavar=_metavar(info.annotation), help=help_text)]

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from cdc_bridge.schema.status import AttachedTable, Listener, Status
 
 
+_BEGIN = "Begin with: cdc-bridge attach --all"
+
+
 def status(
     as_json: Annotated[bool, typer.Option("--json", help="For programs; docs/cli.md has the members.")] = False,
     dsn: Dsn = None,
@@ -37,7 +40,7 @@ def status(
     with connection(settings, "status") as conn:
         found = None
         with contextlib.suppress(NotInstalled):
-            found = read_status(conn, settings.schema_name)
+            found = read_status(conn, settings.schema_name, settings.collections)
     if as_json:
         say(json.dumps(as_members(found, settings.schema_name, VERSION), ensure_ascii=False, indent=2))
     else:
@@ -61,6 +64,7 @@ def _table(table: AttachedTable) -> dict[str, Any]:
     return {
         "schema": table.relation.schema,
         "name": table.relation.name,
+        "collection": table.collection,
         "mode": table.mode.value,
         "captured_for_each": table.level.value.lower(),
         "excluded_columns": list(table.excluded),
@@ -80,10 +84,10 @@ def _listener(listener: Listener) -> dict[str, Any]:
 
 def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
     if found is None:
-        yield f'Nothing is attached: there is no schema "{schema}" in this database. Begin with: cdc-bridge attach'
+        yield f'Nothing is attached: there is no schema "{schema}" in this database. {_BEGIN}'
         return
     yield f'Schema "{schema}", version {found.version or "unknown"} of our SQL (this program has {newest})'
-    yield f"Attached: {len(found.tables)}"
+    yield f"Attached: {len(found.tables) or f'nothing. {_BEGIN}'}"
     for table in found.tables:
         yield f"  {table.relation}{_particulars(table)}"
     yield f"Listening bridges: {len(found.listeners)}"
@@ -96,7 +100,7 @@ def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
 
 
 def _particulars(table: AttachedTable) -> str:
-    parts = [table.mode, f"captured for each {table.level.value.lower()}"]
+    parts = [f"collection {table.collection}", table.mode, f"captured for each {table.level.value.lower()}"]
     if table.partitions:
         parts.append(f"partitions: {table.partitions}")
     if table.excluded:

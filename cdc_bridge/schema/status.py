@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
@@ -13,12 +14,14 @@ from psycopg.rows import dict_row
 from cdc_bridge.catalog import collection_name
 from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import LISTEN
+from cdc_bridge.errors import SchemaClosed
 from cdc_bridge.schema.installation import require_installed
 from cdc_bridge.schema.mode import Mode
 from cdc_bridge.schema.tables import (
     Level,
     Table,
     Tree,
+    Trigger,
     Wanted,
     catalog_settings,
     read_captured,
@@ -60,22 +63,27 @@ class Status:
     problems: tuple[str, ...]
 
 
-def read_status(conn: psycopg.Connection[Any], schema: str = "cdc") -> Status:
-    """Raises `NotInstalled`."""
+def read_status(
+    conn: psycopg.Connection[Any], schema: str = "cdc", collections: Mapping[str, str] = MappingProxyType({})
+) -> Status:
+    """`collections`: other names, as the setting has them. Raises `NotInstalled`, `SchemaClosed`."""
     with catalog_settings(conn):
-        version = require_installed(conn, schema).version
+        there = require_installed(conn, schema)
+        if not there.is_usable:
+            raise SchemaClosed(conn.info.user, schema, there.owner)
         captured = read_captured(conn, schema)
         found = read_trees(conn, schema, {root for _, root in captured} | {oid for oid, _ in captured})
         with conn.cursor(row_factory=dict_row) as cursor:
             cursor.execute(statement("queries/listeners"), {"listen": LISTEN})
             listeners = tuple(Listener(**row) for row in cursor)
-    attached = tuple(_attached_table(tree) for tree in found if tree.is_attached)
-    return Status(version, attached, listeners, tuple(_problems_outside(found, version)))
+    attached = tuple(_attached_table(tree, collections) for tree in found if tree.is_attached)
+    return Status(there.version, attached, listeners, tuple(_problems_outside(found, there.version)))
 
 
-def _attached_table(tree: Tree) -> AttachedTable:
+def _attached_table(tree: Tree, collections: Mapping[str, str]) -> AttachedTable:
+    name = collection_name(tree.root.relation)
     return AttachedTable(
-        collection=collection_name(tree.root.relation),
+        collection=collections.get(str(tree.root.relation), collections.get(name, name)),
         relation=tree.root.relation,
         mode=Mode.LIVE,
         level=tree.level,
@@ -86,18 +94,28 @@ def _attached_table(tree: Tree) -> AttachedTable:
 
 
 def _problems(tree: Tree) -> Iterator[str]:
-    culprit = next((table for table in tree.tables if table.row_trigger), None)
-    if culprit is not None and tree.level is Level.STATEMENT:
+    if tree.root.has_inheritance:
         yield (
-            f'{culprit.relation} has the row trigger "{culprit.row_trigger}", whose own writes would be told before'
-            " the statement that they belong to: run attach again"
+            f"{tree.root.relation} has become part of an inheritance hierarchy (INHERITS): rows of the tables under it"
+            " are neither read nor told. Detach it, or undo that"
         )
-        return
-    if culprit is None and tree.level is Level.ROW:
-        yield f"{tree.root.relation} is captured row by row and needs it no longer: run attach again"
+    if tree.level is not tree.needed_level:
+        yield f"{_reason_for_level(tree)}: run attach again"
         return
     for table in tree.tables:
         yield from _problems_of_table(table, tree.wanted(table, tree.excluded, tree.level))
+
+
+def _reason_for_level(tree: Tree) -> str:
+    for table in tree.tables:
+        if table.row_trigger:
+            return (
+                f'{table.relation} has the row trigger "{table.row_trigger}", whose own writes would be told before'
+                " the statement that they belong to"
+            )
+        if table.is_subscribing:
+            return f"{table.relation} is filled by logical replication, which fires no statement triggers"
+    return f"{tree.root.relation} is captured row by row and needs it no longer"
 
 
 def _problems_of_table(table: Table, wanted: list[Wanted]) -> Iterator[str]:
@@ -107,17 +125,23 @@ def _problems_of_table(table: Table, wanted: list[Wanted]) -> Iterator[str]:
     for each in wanted:
         if fault := _fault(each, table):
             yield f'the trigger "{each.name}" on {table.relation} is {fault}: run attach again'
+    for trigger in table.triggers.values():
+        if trigger.is_clone and not trigger.is_always:
+            fault = _fault_of_firing(trigger)
+            yield f'the trigger "{trigger.name}" on {table.relation} is {fault}: run attach again'
 
 
 def _fault(wanted: Wanted, table: Table) -> str | None:
     trigger = table.triggers.get(wanted.name)
     if trigger is None:
         return "missing"
-    if trigger.enabled == "D":
-        return "disabled"
     if not trigger.is_always:
-        return "not ENABLE ALWAYS"
+        return _fault_of_firing(trigger)
     return None if wanted.is_met_by(trigger) else "not as it should be"
+
+
+def _fault_of_firing(trigger: Trigger) -> str:
+    return "disabled" if trigger.enabled == "D" else "not ENABLE ALWAYS"
 
 
 def _problems_outside(found: list[Tree], version: int | None) -> Iterator[str]:

@@ -10,7 +10,9 @@ import psycopg
 import pytest
 
 from tests.cli.command import assert_one_sentence, run
+from tests.support.bridge import attach, running_bridge
 from tests.support.server import Database
+from tests.support.wsclient import connected
 
 TABLES = """
 CREATE TABLE messages (id int PRIMARY KEY, text text, secret text);
@@ -55,6 +57,7 @@ def test_attach_status_detach(dsn: str, tmp_path: Path) -> None:
         {
             "schema": "public",
             "name": "messages",
+            "collection": "messages",
             "mode": "live",
             "captured_for_each": "statement",
             "excluded_columns": ["secret"],
@@ -63,11 +66,12 @@ def test_attach_status_detach(dsn: str, tmp_path: Path) -> None:
         }
     ]
     text = run("status", "--dsn", dsn, cwd=tmp_path).stdout
-    assert "public.messages  (live; captured for each statement; without secret)" in text
+    assert "public.messages  (collection messages; live; captured for each statement; without secret)" in text
     assert "Problems: none" in text
 
     assert "detach public.messages" in run("detach", "messages", "--dsn", dsn, cwd=tmp_path).stdout
     assert attached(dsn, tmp_path) == []
+    assert "Attached: nothing. Begin with: cdc-bridge attach --all" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
     assert run("detach", "--all", "--purge", "--dsn", dsn, cwd=tmp_path).returncode == 0
     assert members(dsn, tmp_path)["installed"] is False
 
@@ -85,6 +89,14 @@ def test_plan_prints_what_attach_would_do_and_changes_nothing(dsn: str, tmp_path
     assert members(dsn, tmp_path)["installed"] is False
     database.execute(done.stdout)
     assert attached(dsn, tmp_path) == ["public.messages"]
+
+
+def test_collections_are_named_as_clients_name_them(dsn: str, tmp_path: Path) -> None:
+    run("attach", "messages", "sales.orders", "--dsn", dsn, cwd=tmp_path)
+    assert [table["collection"] for table in members(dsn, tmp_path)["tables"]] == ["messages", "sales.orders"]
+    (tmp_path / "cdc-bridge.toml").write_text('[collections]\n"public.messages" = "m"\n"sales.orders" = "o"\n')
+    assert [table["collection"] for table in members(dsn, tmp_path)["tables"]] == ["m", "o"]
+    assert "sales.orders  (collection o; live;" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
 
 
 def test_problems_are_printed_and_the_exit_code_stays_0(dsn: str, tmp_path: Path, database: Database) -> None:
@@ -118,13 +130,37 @@ def test_table_that_is_not_there(dsn: str, tmp_path: Path) -> None:
     assert "nosuch" in said
 
 
+async def test_role_with_the_rights_that_the_docs_name_can_serve(dsn: str, database: Database) -> None:
+    role = f"{database.name}_ro"
+    attach(database, "messages")
+    database.execute(
+        f"CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA cdc TO {role};"
+        f" GRANT SELECT ON ALL SEQUENCES IN SCHEMA cdc TO {role}; GRANT SELECT ON messages TO {role}"
+    )
+    try:
+        async with (
+            running_bridge(psycopg.conninfo.make_conninfo(dsn, user=role, password="x")) as bridge,
+            connected(bridge.url) as client,
+        ):
+            await client.send({"type": "subscribe", "collection": "messages", "uid": "1"})
+            assert (await client.next())["event"] == "init"
+            database.execute("INSERT INTO messages VALUES (1)")
+            assert (await client.next())["event"] == "create"
+    finally:
+        database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
 def test_role_without_rights_is_told_what_to_do(dsn: str, tmp_path: Path, database: Database) -> None:
     role = f"{database.name}_guest"
+    ((owner,),) = database.execute("SELECT current_user::text")
     database.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'sekret'")
     try:
         guest = psycopg.conninfo.make_conninfo(dsn, user=role, password="sekret")
         said = assert_one_sentence(run("attach", "messages", "--dsn", guest, cwd=tmp_path), 3)
         assert "connect as" in said
         assert "sekret" not in said
+        run("attach", "messages", "--dsn", dsn, cwd=tmp_path)
+        said = assert_one_sentence(run("status", "--dsn", guest, cwd=tmp_path), 3)
+        assert said == f'role "{role}" may not use schema "cdc": connect as its owner, "{owner}"'
     finally:
         database.execute(f"DROP ROLE {role}")

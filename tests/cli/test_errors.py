@@ -140,6 +140,15 @@ def test_traceback_on_request(tmp_path: Path) -> None:
     done = run("status", "--dsn", "postgresql://u:sekret@127.0.0.1:1/db", "--traceback", cwd=tmp_path)
     assert "Traceback" in done.stderr
     assert "sekret" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("cdc-bridge: cannot connect to 127.0.0.1:1/db")
+    assert done.returncode == 3
+
+
+def test_word_that_is_none_of_the_choices(tmp_path: Path) -> None:
+    said = assert_one_sentence(run("attach", "t", "--mode", "foo", cwd=tmp_path), 2)
+    assert said == (
+        "Invalid value for '--mode': 'foo' is not one of 'live', 'durable'. (cdc-bridge attach --help tells more)"
+    )
 
 
 def test_table_that_stays_locked_is_not_waited_for_by_others(database: Database, tmp_path: Path) -> None:

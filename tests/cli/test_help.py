@@ -33,6 +33,18 @@ def test_help_lists_every_command_and_the_exit_codes_of_the_docs(tmp_path: Path)
     assert in_help == in_docs
 
 
+def test_command_alone_prints_its_help(tmp_path: Path) -> None:
+    done = run(cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run("--help", cwd=tmp_path).stdout
+
+
+def test_help_of_serve_lists_the_words_of_a_choice(tmp_path: Path) -> None:
+    said = " ".join(run("serve", "--help", cwd=tmp_path).stdout.split())
+    assert "How log lines look. Human or json. [human]" in said
+    assert "Debug, info, warning or error. [info]" in said
+
+
 def test_every_setting_is_a_flag_of_serve(tmp_path: Path) -> None:
     done = run("serve", "--help", cwd=tmp_path)
     for name in FIELDS:
