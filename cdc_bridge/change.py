@@ -59,6 +59,10 @@ class Snapshot:
         """Whether the effects of a committed transaction are visible here."""
         return xid < self.xmin or (xid < self.xmax and xid not in self.in_progress)
 
+    def none_older_in_progress(self, xid: int) -> bool:
+        """Whether every transaction older than this one, which has ended itself, had ended."""
+        return xid < self.xmax and not any(older < xid for older in self.in_progress)
+
     def sees_all_of(self, earlier: Snapshot) -> bool:
         """Whether every transaction that `earlier` could have been waiting for has ended here."""
         return self.xmin >= earlier.xmax

@@ -36,11 +36,10 @@ LOOKS_BETWEEN_GAPS = 2
 class GapWatch:
     """Follows the sequence that a trigger steps when it could not tell what changed.
 
-    A step is told at once, which mends what has committed by then, and once more later: whoever stepped had a
-    transaction id, and had not committed. So a snapshot that is taken after the step was seen lists that
-    transaction as in progress, or it has ended; when all that were in progress have ended, fresh data holds
-    everything. Steps that are seen while one waits for this wait together for the next time, so that steps
-    without end cannot put it off for ever.
+    A step is told at once, which mends what has committed by then, and once more later: whoever stepped has a
+    transaction id, which is older than one that is assigned after the step was seen. When all older ones have ended,
+    fresh data holds everything. Steps that are seen while one waits for this wait together for the next time, so
+    that steps without end cannot put it off for ever.
 
     The first look sees a step that is older than itself and may not have committed yet: it waits, and is told then.
     """
@@ -48,20 +47,30 @@ class GapWatch:
     _counter: int | None = None
     _owed: bool = False
     _looks_since: int = LOOKS_BETWEEN_GAPS
-    _waiting: Snapshot | None = None
-    _next: Snapshot | None = None
+    _waiting: int | None = None
+    _next: int | None = None
+    _is_fresh: bool = False
 
-    def look(self, counter: int, snapshot: Snapshot) -> Gap | None:
-        """The counter as it was read, and a snapshot that was taken after it."""
-        is_first, self._counter, before = self._counter is None, counter, self._counter
-        if counter != (before or 0):
-            self._owed = self._owed or not is_first
-            self._next = snapshot
+    def is_step(self, counter: int) -> bool:
+        """Whether `step` is to be called for this value of the sequence."""
+        return counter != (self._counter or 0)
+
+    def step(self, counter: int, younger: int) -> None:
+        """The sequence has moved; `younger` is a transaction id that was assigned after that was seen."""
+        self._owed = self._owed or self._counter is not None
+        self._counter = counter
+        self._next = younger
+        self._is_fresh = True
+
+    def look(self, snapshot: Snapshot) -> Gap | None:
+        """After a step, or instead of one: a snapshot of now."""
+        self._counter = self._counter or 0
         if self._waiting is None:
             self._waiting, self._next = self._next, None
-        if self._waiting is not None and all(snapshot.sees(xid) for xid in self._waiting.in_progress):
-            self._owed = self._owed or bool(self._waiting.in_progress)
+        if self._waiting is not None and snapshot.none_older_in_progress(self._waiting):
+            self._owed = self._owed or not self._is_fresh  # else it is told now, or `Listening` has mended it
             self._waiting = None
+        self._is_fresh = False
         return self._tell()
 
     def _tell(self) -> Gap | None:

@@ -154,8 +154,9 @@ class NotifyCapture:
 
     async def _look_for_gaps(self, beater: Connection, life: _Life) -> None:
         counter = await _value(beater, statement("queries/gap", self._options.schema))
-        snapshot = Snapshot.parse(await _value(beater, statement("queries/snapshot")))  # after the counter
-        if gap := life.gaps.look(counter, snapshot):
+        if life.gaps.is_step(counter):
+            life.gaps.step(counter, await _value(beater, statement("queries/new_xid")))
+        if gap := life.gaps.look(Snapshot.parse(await _value(beater, statement("queries/snapshot")))):
             life.found.append(gap)
 
     async def _channel(self, connection: Connection) -> str:
