@@ -82,6 +82,7 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
         named = excluded.get(tree.root.oid, ())
         columns = tuple(sorted({*named, *tree.excluded}))
         notes += _notes_on_excluded(tree, named)
+        notes += _notes_on_replication(tree)
         tasks += tasks_of_tree(
             tree, tree.tables, columns, tree.needed_level, schema=schema, lock_timeout_ms=lock_timeout_ms
         )
@@ -100,8 +101,9 @@ def tasks_of_tree(
     """One task that sets these tables of a tree right, or none when they are."""
     changed: list[Table] = []
     steps: list[Step] = []
+    copied = {each.name for each in tree.wanted(tree.root, excluded, level) if each.level is Level.ROW}
     for table in tables:
-        if work := _change(table, tree.wanted(table, excluded, level), schema):
+        if work := _change(table, tree.wanted(table, excluded, level), copied, schema):
             changed.append(table)
             steps += work
     if not steps:
@@ -124,8 +126,8 @@ def tasks_of_tree(
     ]
 
 
-def _change(table: Table, wanted: list[Wanted], schema: str) -> list[Step]:
-    """From the triggers that are there to those that should be."""
+def _change(table: Table, wanted: list[Wanted], copied: set[str], schema: str) -> list[Step]:
+    """From the triggers that are there to those that should be; those `copied` from the root are just to be enabled."""
     by_name = {each.name: each for each in wanted}
     stray = [t.name for t in table.triggers.values() if t.name not in by_name and not t.is_clone]
     missing = [each for each in wanted if not _is_there(each, table)]
@@ -134,7 +136,9 @@ def _change(table: Table, wanted: list[Wanted], schema: str) -> list[Step]:
         step(each.create(table, schema), SHARE_ROW_EXCLUSIVE, f"tell of every {each.event} on {table.relation}")
         for each in missing
     ]
-    return steps + [_enable_always(table, each) for each in missing]
+    enabled = [each.name for each in missing]
+    enabled += [t.name for t in table.triggers.values() if t.is_clone and t.name in copied and not t.is_always]
+    return steps + [_enable_always(table, name) for name in enabled]
 
 
 def _is_there(wanted: Wanted, table: Table) -> bool:
@@ -147,8 +151,8 @@ def drop_trigger(table: Table, name: str, reason: str) -> Step:
     return step(dropping, ACCESS_EXCLUSIVE, reason)
 
 
-def _enable_always(table: Table, trigger: Wanted) -> Step:
-    enabling = statement("triggers/enable_always", trigger=sql.Identifier(trigger.name), table=table.identifier)
+def _enable_always(table: Table, name: str) -> Step:
+    enabling = statement("triggers/enable_always", trigger=sql.Identifier(name), table=table.identifier)
     return step(enabling, SHARE_ROW_EXCLUSIVE, "also for sessions that replicate (session_replication_role)")
 
 
@@ -220,18 +224,19 @@ def _check(tree: Tree, schema: str) -> None:
     if tree.root.relation.schema == schema:
         raise RelationError(f"{tree.root.relation} belongs to cdc_bridge itself and cannot be attached")
     for table in tree.tables:
-        if objection := _objection(table):
-            raise RelationError(f"{table.relation} {objection}")
-        if not table.is_owned:
-            raise NotOwner(str(table.relation), table.owner)
+        check_table(table)
     if not tree.root.is_root:
         raise RelationError(
             f"{tree.root.relation} is a partition of {tree.root.root}: attach that, which takes along all partitions"
         )
 
 
-def can_be_attached(table: Table) -> bool:
-    return table.is_owned and _objection(table) is None
+def check_table(table: Table) -> None:
+    """Raises `RelationError` or `NotOwner`: why this role cannot give it triggers."""
+    if objection := _objection(table):
+        raise RelationError(f"{table.relation} {objection}")
+    if not table.is_owned:
+        raise NotOwner(str(table.relation), table.owner)
 
 
 def _objection(table: Table) -> str | None:
@@ -272,6 +277,14 @@ def _notes_on_excluded(tree: Tree, named: Sequence[ExcludedColumn]) -> Iterator[
         yield (
             f"{tree.root.relation}: {', '.join(sorted(keys))} belongs to the primary key: without it a client cannot"
             " tell which row an update or a delete is about"
+        )
+
+
+def _notes_on_replication(tree: Tree) -> Iterator[str]:
+    if any(table.is_subscribing for table in tree.tables):
+        yield (
+            f"{tree.root.relation} is filled by logical replication, which fires no statement triggers:"
+            " it is captured row by row"
         )
 
 

@@ -1,10 +1,10 @@
-"""The catalog as the broker wants it: read through the pool, renamed as configured, repaired for new partitions."""
+"""The catalog as the broker wants it: read through the pool, renamed as configured, repaired when tables change."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -19,7 +19,7 @@ from cdc_bridge.conninfo import REPAIR
 from cdc_bridge.errors import BridgeError, NotInstalled, SourceUnavailable
 from cdc_bridge.logs import facts
 from cdc_bridge.schema.catalog import fingerprint, read_catalog
-from cdc_bridge.schema.repair import find_incomplete, repair
+from cdc_bridge.schema.repair import Outcome, find_incomplete, repair
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +28,8 @@ Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
 ANSWER_LIMIT_S = 10.0
 """After this a server that does not answer counts as gone."""
 
-REPAIR_LIMIT_S = 2.0
-"""How long one attempt to attach a new partition may wait for its lock."""
+REPAIR_LIMIT_S = 0.0
+"""A lock that is not to be had at once is asked for again when the catalog is looked at next."""
 
 
 class PooledCatalogReader:
@@ -43,7 +43,8 @@ class PooledCatalogReader:
         self._conninfo = conninfo
         self._schema = schema
         self._names = names
-        self._not_repaired: list[Relation] = []
+        self._forbidden: set[Relation] = set()
+        self._told: set[tuple[Relation, type[Exception]]] = set()
 
     async def read(self) -> Catalog:
         try:
@@ -61,29 +62,42 @@ class PooledCatalogReader:
             return "not installed"
 
     async def repair(self) -> list[Relation]:
-        """Attach the new partitions of attached tables. Returns the tables that they belong to."""
+        """Let triggers follow what has changed in attached tables. Returns those of which changes may be missing.
+
+        What cannot be done now is tried again at the next call, unless this role has no right to do it.
+        """
         try:
             async with self._connection() as connection:
                 incomplete = await find_incomplete(connection, self._schema)
         except NotInstalled:
             return []
-        if not incomplete or incomplete == self._not_repaired:
-            return []
-        try:
-            await asyncio.to_thread(self._repair)
-        except (BridgeError, psycopg.Error) as error:
-            self._not_repaired = incomplete
-            log.error("changes of new partitions are missed", extra=facts(tables=_names(incomplete), reason=str(error)))
-            return []
-        self._not_repaired = []
-        log.warning("attached new partitions", extra=facts(tables=_names(incomplete)))
-        return incomplete
+        self._forbidden &= incomplete.keys()
+        outcome = Outcome(failed={relation: error for relation, error in incomplete.items() if error})
+        if incomplete.keys() - outcome.failed.keys() - self._forbidden:
+            try:
+                outcome = await asyncio.to_thread(self._repair)
+            except (BridgeError, psycopg.Error) as error:
+                outcome.failed.update(dict.fromkeys(incomplete, error))
+        self._note(outcome, incomplete)
+        return outcome.repaired
 
-    def _repair(self) -> None:
+    def _repair(self) -> Outcome:
         with psycopg.connect(
             self._conninfo, autocommit=True, application_name=REPAIR, connect_timeout=round(ANSWER_LIMIT_S)
         ) as connection:
-            repair(connection, self._schema, lock_limit_s=REPAIR_LIMIT_S)
+            return repair(connection, self._schema, lock_limit_s=REPAIR_LIMIT_S, skipped=self._forbidden)
+
+    def _note(self, outcome: Outcome, incomplete: Iterable[Relation]) -> None:
+        """Remember what is not to be tried again, and tell of everything once."""
+        for relation, error in outcome.failed.items():
+            if isinstance(error, psycopg.errors.InsufficientPrivilege):
+                self._forbidden.add(relation)
+            if (relation, type(error)) not in self._told:
+                log.error("changes are missed", extra=facts(table=str(relation), reason=str(error)))
+        for relation in outcome.repaired:
+            log.warning("triggers follow a table that has changed", extra=facts(table=str(relation)))
+        known = {told for told in self._told if told[0] in set(incomplete).difference(outcome.repaired)}
+        self._told = known | {(relation, type(error)) for relation, error in outcome.failed.items()}
 
     def _renamed(self, catalog: Catalog) -> list[Collection]:
         collections: dict[str, Collection] = {}
@@ -106,7 +120,3 @@ class PooledCatalogReader:
                 yield connection
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise SourceUnavailable(str(error).strip() or type(error).__name__) from error
-
-
-def _names(relations: list[Relation]) -> str:
-    return ", ".join(map(str, relations))

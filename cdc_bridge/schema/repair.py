@@ -1,7 +1,9 @@
-"""Let the triggers follow what has changed in attached tables: new partitions, and first virtual generated columns."""
+"""Let the triggers follow what has changed in attached tables, see `Tree.outdated`."""
 
 from __future__ import annotations
 
+from collections.abc import Container
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -9,35 +11,81 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from cdc_bridge.change import Relation
+from cdc_bridge.errors import DatabaseError
 from cdc_bridge.schema import installation
-from cdc_bridge.schema.attach import can_be_attached, tasks_of_tree
-from cdc_bridge.schema.plan import LOCK_LIMIT_S, LOCK_TIMEOUT_MS, Plan, Task, apply, check_connection
-from cdc_bridge.schema.tables import catalog_settings, ours, read_captured, read_trees, trees
+from cdc_bridge.schema.attach import check_table, tasks_of_tree
+from cdc_bridge.schema.plan import LOCK_LIMIT_S, LOCK_TIMEOUT_MS, Plan, apply, check_connection
+from cdc_bridge.schema.tables import Tree, catalog_settings, ours, read_captured, read_trees, trees
 from cdc_bridge.statements import statement
 
 
-def repair(conn: psycopg.Connection[Any], schema: str = "cdc", *, lock_limit_s: float = LOCK_LIMIT_S) -> Plan:
-    """Returns what was done. Raises `NotInstalled` and `LockNotAcquired`."""
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The tables that were repaired, and why others were not."""
+
+    repaired: list[Relation] = field(default_factory=list)
+    failed: dict[Relation, Exception] = field(default_factory=dict)
+
+
+def repair(
+    conn: psycopg.Connection[Any],
+    schema: str = "cdc",
+    *,
+    lock_limit_s: float = LOCK_LIMIT_S,
+    skipped: Container[Relation] = (),
+) -> Outcome:
+    """Each table for itself: what is in the way of one does not keep others waiting. Raises `NotInstalled`."""
     check_connection(conn)
-    tasks: list[Task] = []
     with catalog_settings(conn):
         installation.require_installed(conn, schema)
-        roots = {root for _, root in read_captured(conn, schema)}
-        for tree in read_trees(conn, schema, roots):
-            if tree.is_attached and all(map(can_be_attached, tree.tables)):
-                tasks += tasks_of_tree(
-                    tree, tree.outdated(), tree.excluded, tree.level, schema=schema, lock_timeout_ms=LOCK_TIMEOUT_MS
-                )
-    done = Plan(schema, tuple(tasks))
-    apply(conn, done, lock_limit_s=lock_limit_s)
-    return done
+        found = read_trees(conn, schema, {root for _, root in read_captured(conn, schema)})
+    outcome = Outcome()
+    for tree in found:
+        relation = tree.root.relation
+        if relation in skipped or not _is_incomplete(tree):
+            continue
+        try:
+            if _repair(conn, tree, schema, lock_limit_s):
+                outcome.repaired.append(relation)
+        except (DatabaseError, psycopg.DatabaseError) as error:
+            outcome.failed[relation] = error
+    return outcome
 
 
-async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> list[Relation]:
-    """The attached tables that `repair` would work on. The session has been prepared, see `session`."""
+async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> dict[Relation, DatabaseError | None]:
+    """The attached tables that want repair, each with what forbids it. The session has been prepared, see `session`."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(statement("queries/captured", schema), ours(schema))
         roots = sorted({row["root"] for row in await cursor.fetchall()})
         await cursor.execute(statement("queries/tables", schema), {**ours(schema), "oids": roots})
         found = trees(await cursor.fetchall())
-    return [tree.root.relation for tree in found if tree.is_attached and tree.outdated()]
+    return {tree.root.relation: _objection(tree) for tree in found if _is_incomplete(tree)}
+
+
+def _is_incomplete(tree: Tree) -> bool:
+    return tree.is_attached and bool(tree.outdated())
+
+
+def _objection(tree: Tree) -> DatabaseError | None:
+    try:
+        for table in tree.tables:
+            check_table(table)
+    except DatabaseError as error:
+        return error
+    return None
+
+
+def _repair(conn: psycopg.Connection[Any], tree: Tree, schema: str, lock_limit_s: float) -> bool:
+    """Whether there was anything to do. Raises `DatabaseError` and what psycopg raises."""
+    if objection := _objection(tree):
+        raise objection
+    tasks = tasks_of_tree(
+        tree,
+        tree.outdated(),
+        tree.excluded,
+        tree.repaired_level,
+        schema=schema,
+        lock_timeout_ms=LOCK_TIMEOUT_MS,
+    )
+    apply(conn, Plan(schema, tuple(tasks)), lock_limit_s=lock_limit_s)
+    return bool(tasks)

@@ -5,14 +5,17 @@ A *tree* is a table that can be attached, with all partitions under it; most hav
 - A statement trigger fires on the table that the statement names. So the root has one set, and each partition,
   which a statement may name too, has another. The partitions' have names of their own: a partition that is
   detached from its root must not become a collection by itself.
-- Where the application has an AFTER ROW trigger, ours are row triggers, see `sql/functions/capture_row.sql`.
-  PostgreSQL copies those of a root to each partition, also to future ones. TRUNCATE has no row triggers.
+- Where the application has an AFTER ROW trigger, ours are row triggers, see `sql/functions/capture_row.sql`; and where
+  logical replication brings the rows, since that fires no others. PostgreSQL copies those of a root to each partition,
+  also to future ones, so their names carry a mark of the root: a table with row triggers of its own could not become
+  a partition if two had one name. TRUNCATE has no row triggers.
 - Nothing else is kept anywhere: a table is attached when its root carries a trigger of ours.
 """
 
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -135,6 +138,7 @@ class Table:
     owner: str
     has_virtual_columns: bool
     row_trigger: str | None
+    is_subscribing: bool
     key: frozenset[str]
     columns: Mapping[str, int]
     triggers: Mapping[str, Trigger]
@@ -174,7 +178,19 @@ class Tree:
 
     @property
     def needed_level(self) -> Level:
-        return Level.ROW if any(table.row_trigger for table in self.tables) else Level.STATEMENT
+        needs_rows = any(table.row_trigger or table.is_subscribing for table in self.tables)
+        return Level.ROW if needs_rows else Level.STATEMENT
+
+    @property
+    def repaired_level(self) -> Level:
+        """The level that is needed, unless somebody has disabled a trigger of ours: that is left alone."""
+        return self.level if any(map(_is_disabled, self.tables)) else self.needed_level
+
+    @property
+    def _mark(self) -> str:
+        """What row triggers of this root have in their names. Kept once given: dump and restore change oids."""
+        given = (match[1] for name in sorted(self.root.triggers) if (match := _MARK.fullmatch(name)))
+        return next(given, str(self.root.oid))
 
     @property
     def excluded(self) -> tuple[ExcludedColumn, ...]:
@@ -193,19 +209,27 @@ class Tree:
         return any(table.has_virtual_columns for table in self.tables)
 
     def outdated(self) -> list[Table]:
-        """The tables that have changed since they were attached: new partitions, and first virtual generated columns.
+        """The tables that have changed since they were attached.
+
+        New partitions, first virtual generated columns, another level that is needed, and triggers that were disabled
+        and enabled again, which makes them forget ALWAYS.
 
         Where somebody has disabled a trigger of ours it stays so; whoever did it may be saving the database.
         """
+        if self.repaired_level is not self.level:
+            return list(self.tables)
         return [table for table in self.tables if self._is_outdated(table)]
 
     def _is_outdated(self, table: Table) -> bool:
-        names = {each.name for each in self.wanted(table, (), self.level)}
-        present = [trigger for trigger in table.triggers.values() if trigger.name in names]
-        if any(trigger.enabled == "D" for trigger in present):
+        if _is_disabled(table):
             return False
+        names = {each.name for each in self.wanted(table, (), self.level)}
+        own = [trigger for trigger in table.triggers.values() if not trigger.is_clone]
+        present = [trigger for trigger in own if trigger.name in names]
         if not present:
             return not table.is_root
+        if len(present) < len(own) or not all(trigger.is_always for trigger in table.triggers.values()):
+            return True
         return self.has_virtual_columns and not all(COLUMN_BY_COLUMN in trigger.arguments for trigger in present)
 
     def wanted(self, table: Table, excluded: Sequence[ExcludedColumn], level: Level) -> list[Wanted]:
@@ -221,7 +245,7 @@ class Tree:
                 for event, transition_tables in _EVENTS.items()
             ]
         rows = [
-            Wanted(f"{PREFIX}row_{event.lower()}", event, Level.ROW, "capture_row", "", arguments)
+            Wanted(f"{PREFIX}row_{event.lower()}_{self._mark}", event, Level.ROW, "capture_row", "", arguments)
             for event in _EVENTS
             if event != "TRUNCATE"
         ]
@@ -229,6 +253,12 @@ class Tree:
         truncate = Wanted(f"{prefix}truncate", "TRUNCATE", Level.STATEMENT, "capture", "", arguments)
         return [*rows, truncate] if table.is_root else [truncate]
 
+
+def _is_disabled(table: Table) -> bool:
+    return any(trigger.enabled == "D" for trigger in table.triggers.values())
+
+
+_MARK = re.compile(PREFIX + r"row_(?:insert|update|delete)_(\w+)")
 
 _EVENTS = {
     "INSERT": "REFERENCING NEW TABLE AS new_rows",
@@ -287,6 +317,7 @@ def _table(row: Mapping[str, Any]) -> Table:
         owner=row["owner"],
         has_virtual_columns=row["has_virtual_columns"],
         row_trigger=row["row_trigger"],
+        is_subscribing=row["is_subscribing"],
         key=frozenset(row["key"]),
         columns=row["columns"],
         triggers={trigger.name: trigger for trigger in triggers},

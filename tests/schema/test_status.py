@@ -11,7 +11,7 @@ from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema import status
-from cdc_bridge.schema.repair import find_incomplete, repair
+from cdc_bridge.schema.repair import Outcome, find_incomplete, repair
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.schema.tables import Level
 from tests.capture.ear import attach_tables, changes
@@ -108,6 +108,29 @@ def test_row_triggers_that_are_no_longer_needed_are_a_problem(database: Database
     assert problems(conn) == ["public.t is captured row by row and needs it no longer: run attach again"]
 
 
+def test_disabled_copy_of_a_row_trigger_is_a_problem(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute(
+        f"{NOP} CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p DEFAULT;"
+        "CREATE TRIGGER app AFTER INSERT ON p FOR EACH ROW EXECUTE FUNCTION nop()"
+    )
+    attach_tables(database, "p")
+    assert problems(conn) == []
+    conn.execute("ALTER TABLE p1 DISABLE TRIGGER ALL")
+    assert [sentence.split("is ")[-1] for sentence in problems(conn)] == ["disabled: run attach again"] * 4
+    attach_tables(database, "p")
+    assert problems(conn) == []
+
+
+def test_inheritance_that_began_after_attach_is_a_problem(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    conn.execute("CREATE TABLE child () INHERITS (t)")
+    (problem,) = problems(conn)
+    assert "(INHERITS)" in problem
+    conn.execute("DROP TABLE child")
+    assert problems(conn) == []
+
+
 def test_former_partition_with_triggers_is_a_problem(database: Database, conn: psycopg.Connection[Any]):
     conn.execute("CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p DEFAULT")
     attach_tables(database, "p")
@@ -122,12 +145,13 @@ async def test_new_partition_is_found_and_repaired(database: Database, conn: psy
     attach_tables(database, "p", "other", exclude=("p.secret",))
     async with await database.connect() as bridge:
         await prepare(bridge, "cdc")
-        assert await find_incomplete(bridge, "cdc") == []
+        assert await find_incomplete(bridge, "cdc") == {}
         conn.execute("CREATE TABLE p1 PARTITION OF p DEFAULT")
         assert problems(conn) == ["the partition public.p1 has no triggers yet: run attach again"]
-        assert await find_incomplete(bridge, "cdc") == [Relation("public", "p")]
-        assert [task.table_ids for task in repair(conn).tasks] == [(_oid(conn, "p1"),)]
-        assert await find_incomplete(bridge, "cdc") == []
+        assert await find_incomplete(bridge, "cdc") == {Relation("public", "p"): None}
+        assert repair(conn) == Outcome([Relation("public", "p")])
+        assert repair(conn) == Outcome()
+        assert await find_incomplete(bridge, "cdc") == {}
     assert problems(conn) == []
     assert changes(database, "INSERT INTO p1 VALUES (1, 2)") == [("I", [{"id": 1}])]
 
@@ -140,9 +164,9 @@ async def test_first_virtual_column_is_found_and_repaired(database: Database, co
     conn.execute("ALTER TABLE t ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL")
     async with await database.connect() as bridge:
         await prepare(bridge, "cdc")
-        assert await find_incomplete(bridge, "cdc") == [Relation("public", "t")]
+        assert await find_incomplete(bridge, "cdc") == {Relation("public", "t"): None}
         repair(conn)
-        assert await find_incomplete(bridge, "cdc") == []
+        assert await find_incomplete(bridge, "cdc") == {}
     assert changes(database, "INSERT INTO t VALUES (1)") == [("I", [{"id": 1, "twice": 2}])]
 
 
@@ -155,9 +179,3 @@ async def test_disabled_triggers_are_not_repaired(database: Database, conn: psyc
         "SELECT DISTINCT tgrelid::regclass::text, tgenabled::text FROM pg_trigger WHERE tgname LIKE '00%' ORDER BY 1"
     ).fetchall()
     assert enabled == [("p", "A"), ("p1", "D"), ("p2", "A")]
-
-
-def _oid(conn: psycopg.Connection[Any], table: str) -> int:
-    row = conn.execute("SELECT %s::regclass::oid::bigint", [table]).fetchone()
-    assert row
-    return int(row[0])
