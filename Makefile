@@ -10,8 +10,9 @@ OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17
 
 .PHONY: demo test lint lock docker-test clean
 
+# Options of the demo: make demo ARGS="--port 0"
 demo: .venv-demo/ready
-	@exec $(ENV) .venv-demo/bin/python -m cdc_bridge demo
+	@exec $(ENV) .venv-demo/bin/python -m cdc_bridge demo $(ARGS)
 
 test: lint
 	@failed=; \

@@ -141,19 +141,17 @@ class CannotListen(DatabaseError):
 
 @dataclass(eq=False)
 class CannotServe(BridgeError):
-    """The address or the port to listen on is not to be had. `reason` is the operating system's."""
+    """The address or the port to listen on is not to be had. `reason` is the operating system's, `remedy` ours."""
 
     exit_code = 5
 
     host: str
     port: int
     reason: str
+    remedy: str = "choose another port with --port, 0 for any, or another address"
 
     def __str__(self) -> str:
-        return (
-            f"cannot listen on {self.host}:{self.port} ({self.reason.lower()}):"
-            " choose another port with --port, 0 for any, or another address"
-        )
+        return f"cannot listen on {self.host}:{self.port} ({self.reason.lower()}): {self.remedy}"
 
 
 class SubscriptionRefused(BridgeError):

@@ -50,6 +50,12 @@ def test_make_has_the_two_commands() -> None:
     assert all(re.search(rf"^{target}:", makefile, flags=re.MULTILINE) for target in targets)
 
 
+def test_it_is_installed_in_an_environment_of_its_own() -> None:
+    (install,) = commands("python3 -m venv")
+    assert install[3:] == [".venv-bridge", "&&", ".", ".venv-bridge/bin/activate", "&&", "pip", "install", "."]
+    assert commands(". ") == [[".", ".venv-bridge/bin/activate"]]
+
+
 async def test_own_database(messages: Database) -> None:
     attach_command, serve_command = commands("cdc-bridge ")[:2]
     (listen_command,) = commands("cdc-bridge listen")

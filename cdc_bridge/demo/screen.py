@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 import time
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
@@ -13,26 +17,38 @@ from cdc_bridge.demo.writer import Step
 _STYLES = {"create": "green", "update": "yellow", "delete": "red"}
 
 
+def _command() -> str:
+    """How to call `cdc-bridge` from any shell: by its name where that is found, else by its whole path."""
+    if shutil.which("cdc-bridge"):
+        return "cdc-bridge"
+    beside = Path(sys.executable).with_name("cdc-bridge")
+    return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m cdc_bridge"
+
+
+def listen_command(url: str) -> str:
+    """What to type elsewhere to hear the same."""
+    return f"{_command()} listen messages" + ("" if ":8765/" in url else f" --url {url}")
+
+
 class Screen:
     """Remembers when the last statement was sent, so that an event can say how long it took."""
 
     def __init__(self) -> None:
         self.console = Console(highlight=False, soft_wrap=True)
-        self.sent_at = 0.0
+        self.sent_at: float | None = None
 
     def say(self, text: str, style: str = "") -> None:
         self._print(Text(text, style))
 
     def show_ways_in(self, url: str, dsn: str) -> None:
         """How to take part from elsewhere."""
-        listen = "cdc-bridge listen messages" + ("" if ":8765/" in url else f" --url {url}")
-        ways = {"WebSocket": url, "Database": f"psql {dsn}", "Terminal": listen}
+        ways = {"WebSocket": url, "Database": f"psql {dsn}", "Terminal": listen_command(url)}
         self.say("")
         for name, way in ways.items():
             self._print(Text.assemble((f"{name:<11}", "bold"), way))
         self.say(
             "\nA writer now changes rows by plain SQL, and a subscriber hears of it over the WebSocket."
-            "\nThe time is from sending the statement to receiving its event. Ctrl-C ends the demo.",
+            "\nThe time is from sending the writer's statement to receiving its event. Ctrl-C ends the demo.",
             "dim",
         )
 
@@ -43,8 +59,12 @@ class Screen:
         self.say(f"SQL    {statement}", "bold")
         self.sent_at = time.perf_counter()
 
+    def forget_step(self) -> None:
+        """From now on an event is somebody else's doing, so far as we know, and how long it took we do not."""
+        self.sent_at = None
+
     def show_event(self, collection: str, message: Message) -> None:
-        took_ms = (time.perf_counter() - self.sent_at) * 1000
+        took = f"  {(time.perf_counter() - self.sent_at) * 1000:.1f} ms" if self.sent_at else ""
         for row in message.describe():
             self._print(
                 Text.assemble(
@@ -52,7 +72,7 @@ class Screen:
                     f"{collection:<9}",
                     (f"{message.event:<7}", _STYLES.get(message.event, "cyan")),
                     row,
-                    (f"  {took_ms:.1f} ms", "dim"),
+                    (took, "dim"),
                 )
             )
 

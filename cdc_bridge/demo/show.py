@@ -41,6 +41,8 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHUTDOWN_TIMEOUT_S = 0.5
 _END_TIMEOUT_S = 1.3
 _PARENT_CHECK_S = 0.3
+_EVENT_WITHIN_S = 0.2
+_OTHER_PORT = 'choose another with cdc-bridge demo --port 0 (any free one), or make demo ARGS="--port 0"'
 
 
 class _Over(Exception):
@@ -99,7 +101,7 @@ def _refuse_busy_port(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise CannotServe(HOST, port, error.strerror or str(error)) from None
+            raise CannotServe(HOST, port, error.strerror or str(error), _OTHER_PORT) from None
 
 
 @contextlib.contextmanager
@@ -228,4 +230,7 @@ async def _write(dsn: str, rounds: int | None, pause_s: float, screen: Screen) -
             for step in writer.story():
                 screen.show_step(step)
                 await conn.execute(step.statement.encode())
-                await asyncio.sleep(pause_s)
+                attributed_s = min(pause_s, _EVENT_WITHIN_S)
+                await asyncio.sleep(attributed_s)
+                screen.forget_step()
+                await asyncio.sleep(pause_s - attributed_s)

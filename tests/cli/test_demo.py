@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from cdc_bridge.client import Message
 from cdc_bridge.demo import writer
-from tests.cli.command import assert_one_sentence, command, environment, run
+from cdc_bridge.demo.screen import Screen, listen_command
+from tests.cli.command import ROOT, assert_one_sentence, command, environment, run
 
 pytestmark = [pytest.mark.once, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
 
@@ -114,9 +117,11 @@ def test_story_brings_an_event_for_every_kind_of_change(place: Path) -> None:
     for words in (
         "WebSocket  ws://127.0.0.1:",
         "Database   psql postgresql://",
-        "Terminal   cdc-bridge listen messages",
     ):
         assert words in demo.said
+    assert re.search(
+        r"^Terminal   (cdc-bridge|/.*/cdc-bridge|/.* -m cdc_bridge) listen messages", demo.said, re.MULTILINE
+    )
     for step in writer.story():
         assert step.about in demo.said
     for event in ("messages create", "messages update", "messages delete", "rooms    update", "authors  delete"):
@@ -170,11 +175,38 @@ def test_it_ends_with_the_process_that_started_it(place: Path) -> None:
     assert list(place.iterdir()) == []
 
 
+def test_command_that_is_not_found_is_shown_by_its_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "a place" / "python"))
+    assert listen_command("ws://127.0.0.1:8765/") == f"'{tmp_path}/a place/python' -m cdc_bridge listen messages"
+    (tmp_path / "a place").mkdir()
+    (tmp_path / "a place" / "cdc-bridge").touch(0o755)
+    assert listen_command("ws://127.0.0.1:8765/") == f"'{tmp_path}/a place/cdc-bridge' listen messages"
+    (tmp_path / "cdc-bridge").touch(0o755)
+    assert listen_command("ws://127.0.0.1:1/websocket") == "cdc-bridge listen messages --url ws://127.0.0.1:1/websocket"
+
+
+def test_only_events_of_the_writer_have_a_time(capsys: pytest.CaptureFixture[str]) -> None:
+    screen, message = Screen(), Message("", {"event": "delete", "data": [1]})
+    screen.show_step(writer.story()[0])
+    screen.show_event("messages", message)
+    screen.forget_step()
+    screen.show_event("messages", message)
+    own, other = capsys.readouterr().out.splitlines()[-2:]
+    assert own.endswith(" ms")
+    assert other.endswith("1")
+
+
+def test_make_hands_options_on() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert "-m cdc_bridge demo $(ARGS)\n" in makefile
+
+
 def test_busy_port_is_told_before_anything_starts(place: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = run("demo", "--port", str(port), cwd=place, env={"TMPDIR": str(place)})
     said = assert_one_sentence(done, 5)
     assert f"127.0.0.1:{port}" in said
-    assert "--port" in said
+    assert 'cdc-bridge demo --port 0 (any free one), or make demo ARGS="--port 0"' in said
     assert list(place.iterdir()) == []
