@@ -1,5 +1,8 @@
--- The settings of a session that reads for a bridge: values as capture() renders them, money by the locale that capture()
--- was installed under (where it is), names that mean PostgreSQL's own, and no jit, see catalog_settings. Once a session.
+-- The settings of a session that reads for a bridge. Values as capture() renders them, money by the locale that capture()
+-- was installed under (where it is), names that mean PostgreSQL's own, and no jit, see catalog_settings. Where row-level
+-- security would hide rows, which the stream shows, reading fails. No lock is waited for longer than somebody who asks
+-- for data, and those behind him, should wait; nothing is left open that keeps old rows alive; and when we are gone
+-- without a word, the server notices, whatever it says of its own sessions (see listener_session). Once a session.
 SELECT wanted.name, pg_catalog.set_config(wanted.name, wanted.setting, false)
 FROM (
     VALUES
@@ -10,7 +13,16 @@ FROM (
         ('bytea_output', 'hex'),
         ('extra_float_digits', '1'),
         ('quote_all_identifiers', 'off'),
-        ('jit', 'off')
+        ('jit', 'off'),
+        ('row_security', 'off'),
+        ('lock_timeout', '1s'),
+        ('transaction_timeout', '60s'),
+        ('idle_in_transaction_session_timeout', '60s'),
+        ('idle_session_timeout', '0'),
+        ('tcp_keepalives_idle', '5'),
+        ('tcp_keepalives_interval', '2'),
+        ('tcp_keepalives_count', '3'),
+        ('tcp_user_timeout', '10s')
     UNION ALL
     SELECT 'lc_monetary', pg_catalog.split_part(config.setting, '=', 2)
     FROM pg_catalog.pg_namespace n
@@ -18,3 +30,5 @@ FROM (
     CROSS JOIN LATERAL pg_catalog.unnest(p.proconfig) AS config(setting)
     WHERE n.nspname = %(schema)s AND pg_catalog.starts_with(config.setting, 'lc_monetary=')
 ) AS wanted(name, setting)
+-- transaction_timeout came with PostgreSQL 17.
+WHERE pg_catalog.current_setting(wanted.name, true) IS NOT NULL

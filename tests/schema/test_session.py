@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import psycopg
+import pytest
+from psycopg import sql
 
 from cdc_bridge import statements
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.statements import statement
 from tests.support.server import Database
 
-# Only writers have messages to keep to themselves; only readers have statements that jit would compile.
-OF_WRITERS, OF_READERS = {"client_min_messages"}, {"jit"}
+# Only writers have messages to keep to themselves. Only readers have statements that jit would compile, see what their
+# role may see, and have to end in time.
+OF_WRITERS = {"client_min_messages"}
+LASTING = {
+    "transaction_timeout",
+    "idle_in_transaction_session_timeout",
+    "idle_session_timeout",
+    "tcp_keepalives_idle",
+    "tcp_keepalives_interval",
+    "tcp_keepalives_count",
+    "tcp_user_timeout",
+}
+OF_READERS = {"jit", "row_security", "lock_timeout", *LASTING}
 
 
 async def test_session_has_the_settings_of_the_trigger_functions(database: Database) -> None:
@@ -34,6 +48,42 @@ async def test_session_is_prepared_where_nothing_is_installed(database: Database
         assert await _setting(connection, "TimeZone") == "UTC"
         assert await _setting(connection, "jit") == "off"
         assert await _setting(connection, "lc_monetary") == "POSIX"
+
+
+@pytest.mark.parametrize("query", ["queries/session", "queries/listener_session"])
+async def test_session_outlasts_what_the_database_says_of_sessions(database: Database, query: str) -> None:
+    name = sql.Identifier(database.name)
+    with psycopg.connect(database.dsn, autocommit=True) as operator:
+        for setting in ("idle_session_timeout", "idle_in_transaction_session_timeout", "tcp_user_timeout"):
+            operator.execute(sql.SQL("ALTER DATABASE {} SET {} = 400").format(name, sql.Identifier(setting)))
+    async with await database.connect() as connection:
+        await connection.execute(statement(query), {"schema": "cdc"})
+        await asyncio.sleep(0.7)
+        known = LASTING if database.server.version >= 170000 else LASTING - {"transaction_timeout"}
+        found = {each: await _setting(connection, each) for each in known}
+        assert found["idle_session_timeout"] == "0"
+        assert found["tcp_user_timeout"] in {"10000", "0"}  # 0: not TCP but a socket of the machine
+        if query == "queries/session":
+            assert found["idle_in_transaction_session_timeout"] == "1min"
+            assert await _setting(connection, "lock_timeout") == "1s"
+        else:
+            assert await _setting(connection, "statement_timeout") == "0"
+
+
+async def test_rows_that_row_level_security_would_hide_cannot_be_read_at_all(database: Database) -> None:
+    """The stream shows them, so initial data without them would be another table."""
+    role = f"reader_{database.name}"
+    database.execute(
+        f"CREATE ROLE {role} LOGIN; CREATE TABLE t (id int); ALTER TABLE t OWNER TO {role};"
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"
+    )
+    try:
+        async with await database.connect(user=role) as connection:
+            await prepare(connection, "cdc")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                await connection.execute("SELECT * FROM public.t")
+    finally:
+        database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
 
 
 def _settings_of(database: Database, function: str) -> dict[str, str]:
