@@ -154,13 +154,13 @@ async def _subscription(connection: ClientConnection, wanted: Wanted) -> AsyncIt
 
 
 def _refusal(error: dict[str, Any]) -> str:
-    sentence = f"the bridge refuses: {error['message']}"
+    sentence = f"the bridge refuses: {printable(error['message'])}"
     is_collection = error["code"] == "FORBIDDEN" and " access collection " in sentence
     return f"{sentence.rstrip('.')}; {_COLLECTIONS}" if is_collection else sentence
 
 
 def _why_closed(connection: ClientConnection) -> str:
-    code, reason = connection.close_code, connection.close_reason
+    code, reason = connection.close_code, printable(connection.close_reason or "")
     if code in _FINAL_CLOSE_CODES:
         raise SubscriptionRefused(f"the bridge closed the connection: {reason or f'code {code}'}")
     match code:
