@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cdc_bridge.errors import NotOwner, RelationError, UsageError
+from cdc_bridge.errors import DatabaseError, NotOwner, RelationError, UsageError
 from cdc_bridge.schema import installation, names
 from cdc_bridge.schema.mode import Mode
 from cdc_bridge.schema.plan import (
@@ -69,6 +69,11 @@ def plan(
     check_connection(conn)
     if request.mode is Mode.DURABLE:
         raise UsageError('the mode "durable" comes with a later version: use --mode live')
+    if conn.info.parameter_status("server_encoding") == "SQL_ASCII":
+        raise DatabaseError(
+            "this database has the encoding SQL_ASCII, in which bytes have no meaning as characters, and so no text can"
+            " be told as JSON: copy it into a database with the encoding UTF8"
+        )
     with catalog_settings(conn):
         return _plan(conn, request, schema, lock_timeout_ms)
 

@@ -1,5 +1,6 @@
 """Attach: what it installs, what it refuses, and that it can be run again."""
 
+import secrets
 import threading
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from cdc_bridge import statements
 from cdc_bridge.errors import DatabaseError, LockNotAcquired, NotOwner, RelationError, UsageError
@@ -14,7 +16,7 @@ from cdc_bridge.schema import attach, installation
 from cdc_bridge.schema import plan as planning
 from cdc_bridge.schema.mode import Mode
 from tests.capture.ear import attach_tables, changes
-from tests.support.server import Database
+from tests.support.server import Database, Server
 
 
 @pytest.fixture
@@ -424,6 +426,23 @@ def test_table_attached_by_itself_may_become_a_partition(database: Database, con
     attach_tables(database, "p")
     assert changes(database, "INSERT INTO p1 VALUES (1)") == [("I", [{"id": 1}])]
     assert changes(database, "INSERT INTO p VALUES (1)") == [("I", [{"id": 1}])]
+
+
+def test_database_whose_texts_have_no_encoding_is_refused(server: Server):
+    name = f"cdc_test_ascii_{secrets.token_hex(4)}"
+    database = Database(server, name)
+    with psycopg.connect(server.dsn(), autocommit=True) as conn:
+        conn.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'").format(
+                sql.Identifier(name)
+            )
+        )
+    try:
+        database.execute("CREATE TABLE t (id int)")
+        with psycopg.connect(database.dsn, autocommit=True) as conn, pytest.raises(DatabaseError, match="SQL_ASCII"):
+            plan(conn, "t")
+    finally:
+        server.drop_database(database)
 
 
 def test_apply_leaves_the_session_as_it_was(database: Database, conn: psycopg.Connection[Any]):
