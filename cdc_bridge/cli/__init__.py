@@ -6,6 +6,7 @@ Every error ends as one sentence on stderr and an exit code of `docs/cli.md`; a 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -14,12 +15,20 @@ INTERRUPTED = 130
 TERMINATED = 143
 
 
+def leave_at_sigterm(code: int) -> None:
+    """While modules load. There is nothing to clean up, and an exception could come out of the making of a class as
+    another one.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(code))
+
+
 def main() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     # As process 1 of a container a signal without a handler would be ignored.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
+    leave_at_sigterm(TERMINATED)
     try:
         from cdc_bridge.cli.ending import run  # a Ctrl-C may come while the modules load
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))
     sys.exit(run(sys.argv[1:]))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from cdc_bridge.cli import TERMINATED
+from cdc_bridge.cli import TERMINATED, leave_at_sigterm
 from cdc_bridge.cli.output import ReaderGone, complain, say
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def listen(
       cdc-bridge listen messages --event create --fields id,text
       cdc-bridge listen messages | jq .data
     """  # noqa: D301 - the \b is meant
+    leave_at_sigterm(TERMINATED)
     from cdc_bridge.client import Wanted
 
     names = [name.strip() for name in fields.split(",") if name.strip()]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-import sys
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 from cdc_bridge import logs
+from cdc_bridge.cli import leave_at_sigterm
 from cdc_bridge.cli.options import load, with_a_flag_for_each_setting
 from cdc_bridge.cli.output import say
 from cdc_bridge.conninfo import server
@@ -37,7 +36,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     Example:
       cdc-bridge serve --dsn postgresql://user@host/database --insecure-public
     """  # noqa: D301 - the \b is meant
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # until the bridge has its own
+    leave_at_sigterm(0)  # until the bridge has its own
     settings = load(config, flags)
     logs.setup(settings.log_format, settings.log_level)
     refuse_unless_meant(settings)

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import psycopg
@@ -142,6 +143,31 @@ def test_traceback_on_request(tmp_path: Path) -> None:
     assert "sekret" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("cdc-bridge: cannot connect to 127.0.0.1:1/db")
     assert done.returncode == 3
+
+
+LOADING = """
+import os, signal, sys
+
+class Terminating:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cdc_bridge.cli.ending":
+            type("Made", (), {"member": Terminating()})
+
+sys.meta_path.insert(0, Finder())
+from cdc_bridge.cli import main
+main()
+"""
+
+
+def test_sigterm_while_a_class_is_made_is_no_error(tmp_path: Path) -> None:
+    """Python before 3.12 turns what a signal handler raises there into a RuntimeError."""
+    arguments = [sys.executable, "-c", LOADING]
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")
 
 
 def test_word_that_is_none_of_the_choices(tmp_path: Path) -> None:
