@@ -102,6 +102,8 @@ class NotifyCapture:
         """One life of the two connections, from the first proof of listening to the end of either."""
         async with await self._connect(LISTEN) as listener, await self._connect(HEARTBEAT) as beater:
             async with asyncio.timeout(self._options.connect_timeout_s):
+                await listener.execute(statement("queries/listener_session"))
+                await beater.execute(statement("queries/listener_session"))
                 life = _Life(await self._channel(listener))
                 await self._look_for_gaps(beater, life)
                 await listener.execute(statement("queries/listen", self._options.schema))
