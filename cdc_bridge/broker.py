@@ -52,6 +52,10 @@ class Reader(Protocol):
 
     async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes: ...
 
+    async def renew(self) -> None:
+        """The database was lost to us: trust no connection from before."""
+        ...
+
 
 class CatalogReader(Protocol):
     """The catalog as the database has it now. Raises `SourceUnavailable`.
@@ -65,6 +69,10 @@ class CatalogReader(Protocol):
 
     async def repair(self) -> list[Relation]:
         """Begin to capture what should be captured and is not; changes of these tables may have been missed."""
+        ...
+
+    async def renew(self) -> None:
+        """As `Reader.renew`."""
         ...
 
 
@@ -127,6 +135,8 @@ class Broker:
                 log.info("listening to the database", extra=facts(subscriptions=len(self.hub)))
             case Lost():
                 self._listening.clear()
+                await self._reader.renew()
+                await self._catalog_reader.renew()
             case Gap(reason=reason):
                 log.warning("changes were missed: everybody gets fresh data", extra=facts(reason=reason))
                 self._order(self.hub.hold())

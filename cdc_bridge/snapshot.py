@@ -51,6 +51,9 @@ class SnapshotReader:
         more = query.limit_is_ours and len(rows) > query.limit
         return InitialData(Snapshot.parse(snapshot), tuple(rows[: query.limit]), more)
 
+    async def renew(self) -> None:
+        await self._pool.drain()
+
     async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
         """The key as `delete` would carry it, however the client spelled it; FORBIDDEN when no row has it."""
         columns = sql.SQL(", ").join(map(sql.Identifier, collection.key))

@@ -61,6 +61,9 @@ class PooledCatalogReader:
         except NotInstalled:
             return "not installed"
 
+    async def renew(self) -> None:
+        await self._pool.drain()
+
     async def repair(self) -> list[Relation]:
         """Let triggers follow what has changed in attached tables. Returns those of which changes may be missing.
 

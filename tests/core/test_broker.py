@@ -46,6 +46,7 @@ class Tables:
     readings: int = 0
     catalogs_read: int = 0
     away: bool = False
+    renewals: int = 0
 
     async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
         await asyncio.sleep(0)
@@ -57,6 +58,9 @@ class Tables:
     async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
         return key[0].encode()
 
+    async def renew(self) -> None:
+        self.renewals += 1
+
 
 @dataclass
 class Catalogs:
@@ -65,6 +69,9 @@ class Catalogs:
     async def read(self) -> Catalog:
         self.tables.catalogs_read += 1
         return self.tables.catalog
+
+    async def renew(self) -> None:
+        self.tables.renewals += 1
 
     async def fingerprint(self) -> str:
         if self.tables.away:
@@ -122,6 +129,13 @@ async def test_subscription_is_served_once_listening_is_proved() -> None:
         s.stream.say(insert(row(id=1, text="a"), xid=20))
         await s.quiet()
         assert s.client.take() == [("create", [{"id": 1, "text": "a"}])]
+
+
+async def test_connections_from_before_a_loss_are_not_trusted() -> None:
+    async with scene() as s:
+        s.stream.say(Lost("half-open"))
+        await s.quiet()
+        assert s.tables.renewals == 2
 
 
 @pytest.mark.parametrize("gap", [[Lost("cut"), Listening()], [Gap("marked")]])
