@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.broker import Broker
+from cdc_bridge.broker import ASKING_MAX, Broker
 from cdc_bridge.capture.notify import KEEPALIVES, NotifyCapture, NotifyOptions
 from cdc_bridge.conninfo import READ
 from cdc_bridge.errors import BridgeError
@@ -26,9 +26,6 @@ from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
 log = logging.getLogger(__name__)
 
 CATALOG_CONNECTIONS = 2
-ITEMS_CONNECTIONS = 2
-"""For `items` and for the keys of `item` subscriptions, beside those for initial data."""
-
 CATALOG_INTERVAL_S = 2.0
 """How long a change of tables can go unnoticed that no row change tells of."""
 
@@ -83,7 +80,7 @@ class Bridge:
             async with (
                 self._signals(),
                 self._pool(CATALOG_CONNECTIONS) as catalog_pool,
-                self._pool(self._options.snapshot_concurrency + ITEMS_CONNECTIONS) as data_pool,
+                self._pool(self._options.snapshot_concurrency + ASKING_MAX) as data_pool,
             ):
                 await self._serve(catalog_pool, data_pool)
         except BaseExceptionGroup as group:

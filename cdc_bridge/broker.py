@@ -76,6 +76,9 @@ class CatalogReader(Protocol):
         ...
 
 
+ASKING_MAX = 2
+"""Questions of clients (`items`, the key of an `item`) that are put to the database at the same time."""
+
 SHAPES_MAX = 1000
 """Old shapes of tables that are remembered so as not to read the catalog for each of their changes."""
 
@@ -108,6 +111,7 @@ class Broker:
         self._listening = asyncio.Event()
         self._refreshing = asyncio.Lock()
         self._readings = Readings()
+        self._asking = asyncio.Semaphore(ASKING_MAX)
         self._ordered = asyncio.Event()
 
     @property
@@ -247,7 +251,8 @@ class Broker:
         if request.item is None:
             return Subscription(collection, query, request.event, uid=request.uid, request=frugal(request.query))
         key = item_key(request.item, collection)
-        item = await self._reader.find_key(collection, key)
+        async with self._asking:
+            item = await self._reader.find_key(collection, key)
         if self.hub.catalog.by_name.get(request.collection) is not collection:
             raise SourceChanged
         return Subscription(collection, query, request.event, item, key, request.uid, frugal(request.query))
@@ -256,7 +261,8 @@ class Broker:
         collection = await self._collection(request.collection)
         query = resolve(request.query, collection, self._limits)
         key = item_key(request.item, collection) if request.item is not None else None
-        return await self._reader.read(collection, query, key)
+        async with self._asking:
+            return await self._reader.read(collection, query, key)
 
     async def _collection(self, name: str) -> Collection:
         """A table that was attached a moment ago is not missed. Raises `RequestError`, `SourceUnavailable`."""
@@ -300,10 +306,10 @@ class Broker:
             data = await self._reader.read(subscription.collection, subscription.query, subscription.key)
         except SourceChanged:
             await self._refresh_until_done()
-            await self._order_again(equal)
+            self._order_later(equal)
         except SourceUnavailable as error:
             log.info("initial data cannot be read, trying again", extra=facts(reason=str(error)))
-            await self._order_again(equal)
+            self._order_later(equal)
         except RequestError as error:
             self._refuse(equal, error)
         except Exception:  # nor may it end the readings of all the others
@@ -318,6 +324,10 @@ class Broker:
             if reading.current:
                 self.hub.refuse(reading.follower, error)
 
-    async def _order_again(self, readings: list[Reading]) -> None:
-        await asyncio.sleep(self._retry_delay_s)
-        self._order(reading for reading in readings if reading.current)
+    def _order_later(self, readings: list[Reading]) -> None:
+        """Try again after a while, in which this worker serves others."""
+
+        def order() -> None:
+            self._order(reading for reading in readings if reading.current)
+
+        asyncio.get_running_loop().call_later(self._retry_delay_s, order)
