@@ -24,7 +24,7 @@ from cdc_bridge.capture.liveness import GapWatch, Proof
 from cdc_bridge.capture.payload import Decoder, heartbeat
 from cdc_bridge.change import Gap, Heard, Listening, Lost, Snapshot
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN
-from cdc_bridge.errors import CannotListen, CaptureLost, NotInstalled, PayloadError
+from cdc_bridge.errors import CannotListen, CaptureLost, DatabaseError, NotInstalled, PayloadError, SchemaClosed
 from cdc_bridge.logs import facts
 from cdc_bridge.statements import statement
 
@@ -90,7 +90,7 @@ class NotifyCapture:
                 if not proven:
                     raise
                 reason = str(error)
-            except (CaptureLost, NotInstalled, psycopg.Error, OSError, UnicodeDecodeError) as error:
+            except (CaptureLost, DatabaseError, psycopg.Error, OSError, UnicodeDecodeError) as error:
                 reason = _reason(error)
             yield Lost(reason)
             pause_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
@@ -162,12 +162,17 @@ class NotifyCapture:
             life.found.append(gap)
 
     async def _channel(self, connection: Connection) -> str:
+        schema = self._options.schema
         try:
-            number = await _value(connection, statement("queries/channel", self._options.schema))
+            number = await _value(connection, statement("queries/channel", schema))
         except (errors.UndefinedTable, errors.InvalidSchemaName):
-            number = None
+            raise NotInstalled(schema) from None
+        except errors.InsufficientPrivilege:
+            query = statement("queries/version", schema)
+            row = await (await connection.execute(query, {"schema": schema})).fetchone()
+            raise SchemaClosed(connection.info.user, schema, row[-1] if row else "?") from None
         if number is None:
-            raise NotInstalled(self._options.schema)
+            raise NotInstalled(schema)
         return f"cdc_{number}"
 
     async def _connect(self, purpose: str) -> Connection:

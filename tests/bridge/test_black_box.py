@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.demo.postgres import Cluster
 from tests.support.attach import attach
@@ -129,3 +130,15 @@ async def test_stuck_client_and_frozen_database_do_not_delay_the_end(table: Data
             bridge.terminate()
             assert await bridge.wait(timeout=8) == 0
             proxy.cut()  # nobody is left who would close the client
+
+
+async def test_role_that_may_not_use_our_schema_is_told_whose_it_is(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    attach(database, "t")
+    role = f"reader_{database.name}"
+    database.execute(f"CREATE ROLE {role} LOGIN")
+    try:
+        async with BridgeProcess(make_conninfo(database.dsn, user=role)) as bridge:
+            await bridge.says("connect as its owner")
+    finally:
+        database.execute(f"DROP ROLE {role}")
