@@ -120,7 +120,7 @@ def test_story_brings_an_event_for_every_kind_of_change(place: Path) -> None:
     ):
         assert words in demo.said
     assert re.search(
-        r"^Terminal   (cdc-bridge|/.*/cdc-bridge|/.* -m cdc_bridge) listen messages", demo.said, re.MULTILINE
+        r"^Terminal   (cdc-bridge|'?/.*/cdc-bridge'?|'?/.*'? -m cdc_bridge) listen messages", demo.said, re.MULTILINE
     )
     for step in writer.story():
         assert step.about in demo.said
