@@ -362,6 +362,7 @@ def test_reader_does_not_keep_attach_waiting(database: Database, conn: psycopg.C
     with psycopg.connect(database.dsn) as reader:
         reader.execute("SELECT * FROM t")
         attach.apply(conn, plan(conn, "t"), lock_limit_s=0)
+    assert plan(conn, "t").tasks == ()
 
 
 def test_attach_switches_to_row_triggers_and_back(database: Database, conn: psycopg.Connection[Any]):
