@@ -8,7 +8,7 @@ ENV = env -u PYTHONPATH -u PYTHONHOME
 # A server older than the embedded one, for the second run of the database's tests: the first of these that is here.
 OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17 16 14,/usr/lib/postgresql/$(v)/bin/postgres))))
 
-.PHONY: demo test lint lock docker-test clean
+.PHONY: demo test lint lock bench docker-test clean
 
 # Options of the demo: make demo ARGS="--port 0"
 demo: .venv-demo/ready
@@ -42,6 +42,9 @@ lock: .venv-lock/installed
 	$(LOCK) --output-file requirements/runtime.txt
 	$(LOCK) --output-file requirements/demo.txt --extra demo
 	$(LOCK) --output-file requirements/test.txt --extra test
+
+bench: .venv/ready
+	$(ENV) .venv/bin/python benchmarks/live.py
 
 docker-test: .venv/ready
 	bash docker/test.sh
