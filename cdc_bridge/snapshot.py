@@ -26,6 +26,7 @@ from cdc_bridge.errors import (
 from cdc_bridge.logs import facts
 from cdc_bridge.projection import KeyEncoder, RowEncoder
 from cdc_bridge.rawjson import split_object
+from cdc_bridge.statements import statement
 from cdc_bridge.subscription import Query, SortKey
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,9 @@ class SnapshotReader:
     async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
         """`key`: the one row that is asked for, else all. Raises as `broker.Reader` says."""
         async with self._transaction(collection) as connection:
-            snapshot = await _fetch_one(connection, sql.SQL("SELECT pg_current_snapshot()::text"))
-            statement, parameters = select(collection, query, key)
-            cursor = await _execute_with_key(connection, statement, parameters)
+            snapshot = await _fetch_one(connection, statement("queries/snapshot"))
+            rows_query, parameters = select(collection, query, key)
+            cursor = await _execute_with_key(connection, rows_query, parameters)
             encode = RowEncoder(query.projection.columns).encode
             rows = [encode(split_object(row)) for (row,) in await cursor.fetchall()]
         more = query.limit_is_ours and len(rows) > query.limit
@@ -148,7 +149,7 @@ async def _execute_with_key(
         raise
 
 
-async def _fetch_one(connection: AsyncConnection[tuple[str, ...]], statement: sql.SQL) -> str:
-    row = await (await connection.execute(statement)).fetchone()
+async def _fetch_one(connection: AsyncConnection[tuple[str, ...]], query: sql.Composed) -> str:
+    row = await (await connection.execute(query)).fetchone()
     assert row is not None
     return row[0]

@@ -15,8 +15,9 @@ import pytest
 
 from cdc_bridge.client import Message, without_secrets
 from cdc_bridge.demo.postgres import Cluster
-from tests.cli.command import command, environment
+from tests.cli.command import command
 from tests.support.bridge import RunningBridge, attach, running_bridge
+from tests.support.process import running
 from tests.support.server import Database
 
 WITHIN_S = 20
@@ -32,17 +33,10 @@ async def bridge(database: Database) -> AsyncIterator[RunningBridge]:
         yield bridge
 
 
-@contextlib.asynccontextmanager
-async def listening(*arguments: str, cwd: Path, stdout: int = PIPE) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        *command("listen", *arguments), cwd=cwd, env=environment(), stdout=stdout, stderr=PIPE
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
+def listening(
+    *arguments: str, cwd: Path, stdout: int = PIPE
+) -> contextlib.AbstractAsyncContextManager[asyncio.subprocess.Process]:
+    return running(*command("listen", *arguments), cwd=cwd, stdout=stdout, stderr=PIPE)
 
 
 async def next_line(stream: asyncio.StreamReader | None) -> str:
