@@ -27,8 +27,13 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
     ] = None,
     plan: Annotated[bool, typer.Option(help="Print the SQL and its locks, and change nothing.")] = False,
     mode: Annotated[
-        Mode, typer.Option(help="How changes leave the database; durable comes with a later release.")
-    ] = Mode.LIVE,
+        Mode | None,
+        typer.Option(
+            help="durable: by a log of changes in the database. live: at once, and kept nowhere. Without it attached"
+            " tables keep theirs, and new ones are durable.",
+            show_default=False,
+        ),
+    ] = None,
     dsn: Dsn = None,
     schema_name: SchemaName = None,
     config: Config = None,

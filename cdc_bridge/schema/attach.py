@@ -11,7 +11,7 @@ from psycopg import sql
 
 from cdc_bridge.errors import DatabaseError, NotOwner, RelationError, UsageError
 from cdc_bridge.schema import installation, names
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.schema.mode import OF_NEW_TABLES, Mode
 from cdc_bridge.schema.plan import (
     ACCESS_EXCLUSIVE,
     LOCK_TIMEOUT_MS,
@@ -53,13 +53,14 @@ class Request:
     """What a person asks for: tables by name, or all tables of some schemas.
 
     `excluded` holds columns as `T.C`, besides those that a table excludes already: what was private once does not
-    become public because an option was forgotten. Only detach gives such a column back.
+    become public because an option was forgotten. Only detach gives such a column back. Without a `mode` attached
+    tables keep theirs, and new ones become durable.
     """
 
     tables: tuple[str, ...] = ()
     all_of_schemas: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
-    mode: Mode = Mode.LIVE
+    mode: Mode | None = None
 
 
 def plan(
@@ -67,8 +68,6 @@ def plan(
 ) -> Plan:
     """What is missing. Changes nothing. Raises `RelationError`, `UsageError` and other `DatabaseError`."""
     check_connection(conn)
-    if request.mode is Mode.DURABLE:
-        raise UsageError('the mode "durable" comes with a later version: use --mode live')
     if conn.info.parameter_status("server_encoding") == "SQL_ASCII":
         raise DatabaseError(
             "this database has the encoding SQL_ASCII, in which bytes have no meaning as characters, and so no text can"
@@ -89,9 +88,20 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
         notes += _notes_on_excluded(tree, named)
         notes += _notes_on_replication(tree)
         tasks += tasks_of_tree(
-            tree, tree.tables, columns, tree.needed_level, schema=schema, lock_timeout_ms=lock_timeout_ms
+            tree,
+            tree.tables,
+            columns,
+            tree.needed_level,
+            mode_of(tree, request.mode),
+            schema=schema,
+            lock_timeout_ms=lock_timeout_ms,
         )
     return Plan(schema, tuple(tasks), tuple(notes))
+
+
+def mode_of(tree: Tree, wanted: Mode | None) -> Mode:
+    """How changes of this tree are to leave it, once it is attached."""
+    return wanted or (tree.mode if tree.is_attached else OF_NEW_TABLES)
 
 
 def tasks_of_tree(
@@ -99,6 +109,7 @@ def tasks_of_tree(
     tables: Iterable[Table],
     excluded: Sequence[ExcludedColumn],
     level: Level,
+    mode: Mode,
     *,
     schema: str,
     lock_timeout_ms: int,
@@ -106,9 +117,9 @@ def tasks_of_tree(
     """One task that sets these tables of a tree right, or none when they are."""
     changed: list[Table] = []
     steps: list[Step] = []
-    copied = {each.name for each in tree.wanted(tree.root, excluded, level) if each.level is Level.ROW}
+    copied = {each.name for each in tree.wanted(tree.root, excluded, level, mode) if each.level is Level.ROW}
     for table in tables:
-        if work := _change(table, tree.wanted(table, excluded, level), copied, schema):
+        if work := _change(table, tree.wanted(table, excluded, level, mode), copied, schema):
             changed.append(table)
             steps += work
     if not steps:
@@ -126,9 +137,14 @@ def tasks_of_tree(
             str(tree.root.relation),
             tuple(t.oid for t in changed),
             lock,
-            manner=f"captured for each {level.value.lower()}",
+            manner=_manner(tree, level, mode),
         )
     ]
+
+
+def _manner(tree: Tree, level: Level, mode: Mode) -> str:
+    before = f" (was {tree.mode})" if tree.is_attached and tree.mode is not mode else ""
+    return f"{mode}{before}, captured for each {level.value.lower()}"
 
 
 def _change(table: Table, wanted: list[Wanted], copied: set[str], schema: str) -> list[Step]:

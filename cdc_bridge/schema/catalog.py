@@ -40,6 +40,7 @@ class _CollectionRow(msgspec.Struct):
     key: list[str]
     filenodes: list[tuple[int, int]]
     revision: str
+    durable: bool
 
 
 _decode_types = msgspec.json.Decoder(list[_TypeRow]).decode
@@ -88,6 +89,7 @@ def _collection(row: _CollectionRow, types: Mapping[int, _TypeRow], known: dict[
         filenodes=dict(row.filenodes),
         excluded=frozenset(row.excluded),
         revision=row.revision,
+        durable=row.durable,
     )
 
 

@@ -26,7 +26,7 @@ from cdc_bridge.schema.plan import (
     step,
 )
 from cdc_bridge.schema.tables import Table, Tree, catalog_settings, read_captured, read_trees
-from cdc_bridge.statements import statement
+from cdc_bridge.statements import functions, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
 
@@ -116,7 +116,8 @@ def _purge(conn: psycopg.Connection[Any], there: Installation, schema: str, lock
 
 def _check_alone(conn: psycopg.Connection[Any], schema: str) -> None:
     """What somebody else has put into our schema is not dropped."""
-    found = conn.execute(statement("queries/strangers", schema), {"schema": schema}).fetchone()
+    ours = [name.rpartition("/")[2] for name in functions()]  # each file is named for the function that it makes
+    found = conn.execute(statement("queries/strangers", schema), {"schema": schema, "functions": ours}).fetchone()
     if found:
         raise DatabaseError(
             f'the schema "{schema}" also holds {found[0]}, which is not ours: remove that, or the schema, by hand'

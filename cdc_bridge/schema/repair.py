@@ -84,6 +84,7 @@ def _repair(conn: psycopg.Connection[Any], tree: Tree, schema: str, lock_limit_s
         tree.outdated(),
         tree.excluded,
         tree.repaired_level,
+        tree.mode,
         schema=schema,
         lock_timeout_ms=LOCK_TIMEOUT_MS,
     )

@@ -85,7 +85,7 @@ def _attached_table(tree: Tree, collections: Mapping[str, str]) -> AttachedTable
     return AttachedTable(
         collection=collections.get(str(tree.root.relation), collections.get(name, name)),
         relation=tree.root.relation,
-        mode=Mode.LIVE,
+        mode=tree.mode,
         level=tree.level,
         excluded=tuple(sorted(tree.excluded_names())),
         partitions=len(tree.tables) - 1,
@@ -103,7 +103,7 @@ def _problems(tree: Tree) -> Iterator[str]:
         yield f"{_reason_for_level(tree)}: run attach again"
         return
     for table in tree.tables:
-        yield from _problems_of_table(table, tree.wanted(table, tree.excluded, tree.level))
+        yield from _problems_of_table(table, tree.wanted(table, tree.excluded, tree.level, tree.mode))
 
 
 def _reason_for_level(tree: Tree) -> str:

@@ -9,7 +9,8 @@ A *tree* is a table that can be attached, with all partitions under it; most hav
   logical replication brings the rows, since that fires no others. PostgreSQL copies those of a root to each partition,
   also to future ones, so their names carry a mark of the root: a table with row triggers of its own could not become
   a partition if two had one name. TRUNCATE has no row triggers.
-- Nothing else is kept anywhere: a table is attached when its root carries a trigger of ours.
+- Nothing else is kept anywhere: a table is attached when its root carries a trigger of ours, and in the mode whose
+  function that calls.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from psycopg import sql
 from psycopg.rows import dict_row
 
 from cdc_bridge.change import Relation
+from cdc_bridge.schema.mode import Mode
 from cdc_bridge.statements import statement
 
 PREFIX = "00_cdc_bridge_"
@@ -79,12 +81,18 @@ class Trigger:
     name: str
     enabled: str
     is_clone: bool
+    function: str
     definition: str
+    depends_on_log: bool
     arguments: tuple[str, ...]
 
     @property
     def is_always(self) -> bool:
         return self.enabled == "A"
+
+    @property
+    def mode(self) -> Mode:
+        return Mode.DURABLE if self.function in _DURABLE.values() else Mode.LIVE
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +102,7 @@ class Wanted:
     name: str
     event: str
     level: Level
+    mode: Mode
     function: str
     transition_tables: str
     arguments: tuple[str, ...]
@@ -107,6 +116,7 @@ class Wanted:
             table=table.identifier,
             transition_tables=sql.SQL(self.transition_tables),
             level=sql.SQL(self.level.value),
+            condition=statement("triggers/condition", schema) if self.mode is Mode.DURABLE else sql.SQL(""),
             function=sql.Identifier(self.function),
             arguments=sql.SQL(", ").join(map(sql.Literal, self.arguments)),
         )
@@ -118,7 +128,8 @@ class Wanted:
             and f"AFTER {self.event} ON" in trigger.definition
             and f"FOR EACH {self.level.value}" in trigger.definition
             and self.transition_tables in trigger.definition
-            and f".{self.function}(" in trigger.definition
+            and trigger.function == self.function
+            and trigger.depends_on_log == (self.mode is Mode.DURABLE)
         )
 
 
@@ -169,6 +180,11 @@ class Tree:
     @property
     def is_attached(self) -> bool:
         return any(not name.startswith(PARTITION_PREFIX) for name in self.root.triggers)
+
+    @property
+    def mode(self) -> Mode:
+        """How changes leave it now. Where somebody has mixed the two, durable is what it was attached for."""
+        return Mode.DURABLE if any(each.mode is Mode.DURABLE for each in self.root.triggers.values()) else Mode.LIVE
 
     @property
     def level(self) -> Level:
@@ -223,7 +239,7 @@ class Tree:
     def _is_outdated(self, table: Table) -> bool:
         if _is_disabled(table):
             return False
-        names = {each.name for each in self.wanted(table, (), self.level)}
+        names = {each.name for each in self.wanted(table, (), self.level, self.mode)}
         own = [trigger for trigger in table.triggers.values() if not trigger.is_clone]
         present = [trigger for trigger in own if trigger.name in names]
         if not present:
@@ -232,31 +248,36 @@ class Tree:
             return True
         return self.has_virtual_columns and not all(COLUMN_BY_COLUMN in trigger.arguments for trigger in present)
 
-    def wanted(self, table: Table, excluded: Sequence[ExcludedColumn], level: Level) -> list[Wanted]:
+    def wanted(self, table: Table, excluded: Sequence[ExcludedColumn], level: Level, mode: Mode) -> list[Wanted]:
         """The triggers that a table of the tree should carry of its own."""
         arguments = (
             *([COLUMN_BY_COLUMN] if self.has_virtual_columns else []),
             *(column.argument for column in excluded),
         )
+        functions = _DURABLE if mode is Mode.DURABLE else _LIVE
+        by_statement, by_row = functions[Level.STATEMENT], functions[Level.ROW]
         if level is Level.STATEMENT:
             prefix = PREFIX if table.is_root else PARTITION_PREFIX
             return [
-                Wanted(prefix + event.lower(), event, Level.STATEMENT, "capture", transition_tables, arguments)
+                Wanted(prefix + event.lower(), event, Level.STATEMENT, mode, by_statement, transition_tables, arguments)
                 for event, transition_tables in _EVENTS.items()
             ]
         rows = [
-            Wanted(f"{PREFIX}row_{event.lower()}_{self._mark}", event, Level.ROW, "capture_row", "", arguments)
+            Wanted(f"{PREFIX}row_{event.lower()}_{self._mark}", event, Level.ROW, mode, by_row, "", arguments)
             for event in _EVENTS
             if event != "TRUNCATE"
         ]
         prefix = f"{PREFIX}row_" if table.is_root else PARTITION_PREFIX
-        truncate = Wanted(f"{prefix}truncate", "TRUNCATE", Level.STATEMENT, "capture", "", arguments)
+        truncate = Wanted(f"{prefix}truncate", "TRUNCATE", Level.STATEMENT, mode, by_statement, "", arguments)
         return [*rows, truncate] if table.is_root else [truncate]
 
 
 def _is_disabled(table: Table) -> bool:
     return any(trigger.enabled == "D" for trigger in table.triggers.values())
 
+
+_LIVE = {Level.STATEMENT: "capture", Level.ROW: "capture_row"}
+_DURABLE = {Level.STATEMENT: "capture_durable", Level.ROW: "capture_durable_row"}
 
 _MARK = re.compile(PREFIX + r"row_(?:insert|update|delete)_(\w+)")
 
@@ -302,7 +323,16 @@ def trees(rows: Iterable[Mapping[str, Any]]) -> list[Tree]:
 
 def _table(row: Mapping[str, Any]) -> Table:
     triggers = [
-        Trigger(t["name"], t["enabled"], t["is_clone"], t["definition"], tuple(t["arguments"])) for t in row["triggers"]
+        Trigger(
+            name=t["name"],
+            enabled=t["enabled"],
+            is_clone=t["is_clone"],
+            function=t["function"],
+            definition=t["definition"],
+            depends_on_log=t["depends_on_log"],
+            arguments=tuple(t["arguments"]),
+        )
+        for t in row["triggers"]
     ]
     return Table(
         oid=row["oid"],

@@ -60,7 +60,9 @@ SELECT
         'filenodes', (SELECT json_agg(json_build_array(m.oid::bigint,
                 coalesce(pg_relation_filenode(m.oid), 0)::bigint) ORDER BY m.oid)
             FROM tree m WHERE m.root = r.oid),
-        'revision', revision.digest
+        'revision', revision.digest,
+        -- In the log are all changes of a table only when every trigger that reports under it writes there.
+        'durable', (SELECT bool_and(t.durable) FROM tree m JOIN triggers t ON t.tgrelid = m.oid WHERE m.root = r.oid)
         ) ORDER BY r.nspname, r.relname), '[]')
      FROM attached r LEFT JOIN columns_of c USING (oid) JOIN revision USING (oid))::text AS collections,
     (SELECT coalesce(json_agg(json_build_object(

@@ -5,9 +5,16 @@
 -- Neither this nor the two queries may take a lock on a table of an application, or one ALTER TABLE that takes its time
 -- makes every collection stand still. So pg_partition_tree(), which locks, is not for us; a test in test_catalog.py watches.
 triggers AS MATERIALIZED (
-    SELECT t.tgrelid, t.oid, t.xmin AS version, t.tgenabled, t.tgname, encode(t.tgargs, 'hex') AS arguments
-    FROM pg_trigger t
-    WHERE t.tgfoid IN (to_regprocedure('{cdc}.capture()'), to_regprocedure('{cdc}.capture_row()')) AND starts_with(t.tgname, %(prefix)s)
+    SELECT t.tgrelid, t.oid, t.xmin AS version, t.tgenabled, t.tgname, encode(t.tgargs, 'hex') AS arguments, f.durable
+    FROM (
+        VALUES
+            (to_regprocedure('{cdc}.capture()')::oid, false),
+            (to_regprocedure('{cdc}.capture_row()')::oid, false),
+            (to_regprocedure('{cdc}.capture_durable()')::oid, true),
+            (to_regprocedure('{cdc}.capture_durable_row()')::oid, true)
+    ) AS f(oid, durable)
+    JOIN pg_trigger t ON t.tgfoid = f.oid
+    WHERE starts_with(t.tgname, %(prefix)s)
 ),
 carrying AS MATERIALIZED (
     SELECT tgrelid AS oid, min(arguments) AS arguments
@@ -28,7 +35,7 @@ tree AS (
     WHERE tree.relkind = 'p' AND NOT i.inhdetachpending
 ),
 revisions AS (
-    SELECT tree.root, concat_ws(' ', t.tgrelid, t.oid, t.version, t.tgenabled) AS fact
+    SELECT tree.root, concat_ws(' ', t.tgrelid, t.oid, t.version, t.tgenabled, t.durable) AS fact
     FROM tree
     JOIN triggers t ON t.tgrelid = tree.oid
     UNION ALL

@@ -19,14 +19,19 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
     -- tgtype: 1 is FOR EACH ROW, 2 is BEFORE, 64 is INSTEAD OF.
     (SELECT min(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & (1 | 2 | 64) = 1
-        AND NOT (f.nspname = %(schema)s AND p.proname = 'capture_row' AND starts_with(t.tgname, %(prefix)s))) AS row_trigger,
+        AND NOT (f.nspname = %(schema)s AND p.proname IN ('capture_row', 'capture_durable_row') AND starts_with(t.tgname, %(prefix)s))) AS row_trigger,
     EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid) AS is_subscribing,
     ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
      WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum) AS key,
     (SELECT coalesce(json_object_agg(a.attname, a.attnum), '{{}}') FROM pg_attribute a
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
     (SELECT coalesce(json_agg(json_build_object(
-        'name', t.tgname, 'enabled', t.tgenabled, 'is_clone', t.tgparentid <> 0, 'definition', pg_get_triggerdef(t.oid),
+        'name', t.tgname, 'enabled', t.tgenabled, 'is_clone', t.tgparentid <> 0, 'function', p.proname,
+        'definition', pg_get_triggerdef(t.oid),
+        -- On the row type of the view change_log, see triggers/condition.sql.
+        'depends_on_log', EXISTS (SELECT FROM pg_depend d JOIN pg_type log ON log.oid = d.refobjid
+            WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_type'::regclass
+                AND log.typnamespace = f.oid AND log.typname = 'change_log'),
         -- The arguments are bytes, each ended by a zero: spell them in hex, pair by pair, to split there.
         'arguments', (SELECT coalesce(json_agg(convert_from(decode(replace(argument.hex, ' ', ''), 'hex'),
                 current_setting('server_encoding')) ORDER BY argument.position), '[]')
@@ -34,7 +39,7 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
                 WITH ORDINALITY AS argument(hex, position)
             WHERE argument.hex <> '')) ORDER BY t.tgname), '[]')
      FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
-     WHERE t.tgrelid = c.oid AND f.nspname = %(schema)s AND p.proname IN ('capture', 'capture_row')
+     WHERE t.tgrelid = c.oid AND f.nspname = %(schema)s AND p.proname IN ('capture', 'capture_row', 'capture_durable', 'capture_durable_row')
         AND starts_with(t.tgname, %(prefix)s)) AS triggers
 FROM (
     SELECT tree.oid, coalesce(pg_partition_root(tree.oid), tree.oid)::oid AS root, max(tree.level) AS level

@@ -13,6 +13,7 @@ import psycopg
 from psycopg import sql
 
 from cdc_bridge.schema import attach
+from cdc_bridge.schema.mode import Mode
 from tests.support.server import Database
 
 _beats = count()
@@ -84,9 +85,11 @@ def _assemble(payloads: list[str]) -> Iterator[Heard]:
     assert not bodies
 
 
-def attach_tables(database: Database, *tables: str, exclude: tuple[str, ...] = ()) -> attach.Plan:
+def attach_tables(
+    database: Database, *tables: str, exclude: tuple[str, ...] = (), mode: Mode | None = Mode.LIVE
+) -> attach.Plan:
     with psycopg.connect(database.dsn, autocommit=True) as conn:
-        plan = attach.plan(conn, attach.Request(tables=tables, excluded=exclude))
+        plan = attach.plan(conn, attach.Request(tables=tables, excluded=exclude, mode=mode))
         attach.apply(conn, plan, lock_limit_s=5)
         return plan
 

@@ -173,7 +173,7 @@ def test_sigterm_while_a_class_is_made_is_no_error(tmp_path: Path) -> None:
 def test_word_that_is_none_of_the_choices(tmp_path: Path) -> None:
     said = assert_one_sentence(run("attach", "t", "--mode", "foo", cwd=tmp_path), 2)
     assert said == (
-        "Invalid value for '--mode': 'foo' is not one of 'live', 'durable'. (cdc-bridge attach --help tells more)"
+        "Invalid value for '--mode': 'foo' is not one of 'durable', 'live'. (cdc-bridge attach --help tells more)"
     )
 
 

@@ -26,7 +26,7 @@ def conn(database: Database) -> Iterator[psycopg.Connection[Any]]:
 
 
 def plan(conn: psycopg.Connection[Any], *tables: str, **request: Any) -> attach.Plan:
-    return attach.plan(conn, attach.Request(tables=tables, **request))
+    return attach.plan(conn, attach.Request(tables=tables, **{"mode": Mode.LIVE, **request}))
 
 
 def test_plan_changes_nothing_and_takes_no_lock(database: Database, conn: psycopg.Connection[Any]):
@@ -218,11 +218,6 @@ def test_schema_that_is_not_there_is_an_error(conn: psycopg.Connection[Any]):
     conn.execute("CREATE TABLE t (id int)")
     with pytest.raises(RelationError, match="there is no schema nowhere, nosuch in this database"):
         attach.plan(conn, attach.Request(all_of_schemas=("public", "nowhere", "nosuch")))
-
-
-def test_durable_mode_comes_later(conn: psycopg.Connection[Any]):
-    with pytest.raises(UsageError, match="comes with a later version"):
-        plan(conn, "t", mode=Mode.DURABLE)
 
 
 @pytest.mark.parametrize("schema", ["Cdc", "pg_cdc", "a-b", "a;b", "", "ä", "1a", 'x"y'])
