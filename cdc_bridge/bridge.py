@@ -57,6 +57,10 @@ class BridgeOptions:
     held_bytes_max: int = 64 * 1024 * 1024
     snapshot_concurrency: int = 4
     shutdown_timeout_s: float = 3
+    notify: str = ""
+    poll_interval_s: float = 0.05
+    retention_age_s: float = 86_400
+    retention_bytes: int = 1024 * 1024 * 1024
 
 
 class Bridge:

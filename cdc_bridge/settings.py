@@ -52,6 +52,7 @@ _OWN_PORTS = {"http": "80", "https": "443"}
 
 _DSN_FORM = "a connection string such as postgresql://user@host:5432/database or 'host=... dbname=...'"
 _ORIGINS_FORM = "a list of origins such as https://app.example.com, as JSON or separated by commas"
+_NOTIFY_FORM = "auto or off"
 _COLLECTIONS_FORM = 'a table that names collections, {"schema.table": "name"}, each name once'
 
 
@@ -88,6 +89,15 @@ class Settings(BaseSettings):
     collections: Annotated[dict[str, str], NoDecode] = _setting(
         {}, "Other names for collections: table to name.", allowed=_COLLECTIONS_FORM
     )
+
+    notify: Literal["", "auto", "off"] = _setting(
+        "", "Whether anything notifies; recorded in the database, for all bridges.", allowed=_NOTIFY_FORM
+    )
+    poll_interval_s: float = _setting(
+        0.05, "Seconds between two looks at the change log while writers do not notify.", gt=0
+    )
+    retention_age_s: float = _setting(86_400.0, "Seconds for which the change log keeps changes.", ge=1)
+    retention_bytes: int = _setting(1024 * _MIB, "The size to which the change log may grow.", ge=_MIB)
 
     host: str = _setting("127.0.0.1", "The address to listen on.", min_length=1, allowed="an address or name")
     port: int = _setting(8765, "The port to listen on; 0 takes any free one.", ge=0, le=65535)
@@ -160,7 +170,7 @@ class Settings(BaseSettings):
             raise ValueError("a name stands twice, or is empty")
         return names
 
-    @field_validator("log_format", "log_level", mode="before")
+    @field_validator("log_format", "log_level", "notify", mode="before")
     @classmethod
     def _words_in_any_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value

@@ -28,6 +28,8 @@ SAMPLES = {
     "log_level": "debug",
     "heartbeat_interval_s": "3",
     "limit_default": "7",
+    "notify": "off",
+    "retention_bytes": "7654321",
 }
 
 
@@ -125,6 +127,9 @@ def test_origins_are_json_too() -> None:
         ("insecure_public", "maybe", "true or false"),
         ("log_format", "xml", "human or json"),
         ("log_level", "loud", "debug, info, warning or error"),
+        ("notify", "on", "auto or off"),
+        ("poll_interval_s", "0", "a number above 0"),
+        ("retention_bytes", "1000", "a whole number of 1048576 or more"),
         ("ping_interval_s", "0", "a number above 0"),
         ("ping_interval_s", "inf", "a number above 0"),
         ("ping_interval_s", "nan", "a number above 0"),

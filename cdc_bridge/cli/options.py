@@ -86,7 +86,7 @@ def _option(name: str) -> Any:
 
 def _default(name: str) -> str:
     default = s.FIELDS[name].default
-    return f"  [{default}]" if isinstance(default, (str, int, float)) else ""
+    return f"  [{default}]" if isinstance(default, (str, int, float)) and default != "" else ""
 
 
 def _metavar(annotation: object) -> str:
