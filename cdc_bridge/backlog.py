@@ -2,7 +2,11 @@
 
 Rule: a frame is made at the last moment. While the client is busy with one frame, events of the same kind
 and subscription gather behind it and leave together, so that a slow reader gets fewer and larger frames
-instead of a longer queue. Order is kept inside a subscription; subscriptions take turns.
+instead of a longer queue. Order is kept inside a subscription; subscriptions take turns. Events of two transactions
+are not mixed when clients are told whose they are.
+
+A frame's cursor claims what has left in full with it. So no event is begun in a frame that others are in
+already, unless all of it fits.
 
 Bound: `bytes_max` of waiting data. The policy is the caller's: `push` says no, and the connection is closed.
 A single larger message still goes when nothing else waits.
@@ -12,9 +16,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from cdc_bridge import protocol
+from cdc_bridge.cursor import Claim
 from cdc_bridge.subscription import Event, EventKind
 
 FRAME_ROWS_MAX = 1000
@@ -23,14 +29,26 @@ FRAME_BYTES_MAX = 1024 * 1024
 _MERGED = (EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE)
 
 
+Waiting: TypeAlias = tuple[Event, Claim | None]
+"""An event with what can be claimed when it has been sent; None when that is no more than before it."""
+
+
 @dataclass(slots=True)
 class Stream:
-    """The waiting events of one subscription. `sent_rows` counts those of the first event that are gone."""
+    """The waiting events of one subscription. `sent_rows` counts those of the first event that are gone.
+
+    `claim` is what may be claimed after all that has been sent.
+    """
 
     uid: str | None
     one: bool
-    events: deque[Event] = field(default_factory=deque)
+    events: deque[Waiting] = field(default_factory=deque)
     sent_rows: int = 0
+    claim: Claim | None = None
+
+    @property
+    def cursor(self) -> str | None:
+        return self.claim.text if self.claim else None
 
 
 class Backlog:
@@ -64,16 +82,16 @@ class Backlog:
             return
         if stream.events:
             self._turns.remove(key)
-        self.size_bytes -= sum(event.cost_bytes for event in stream.events)
+        self.size_bytes -= sum(event.cost_bytes for event, _ in stream.events)
 
-    def push(self, key: Hashable, event: Event) -> bool:
+    def push(self, key: Hashable, event: Event, claim: Claim | None = None) -> bool:
         """Queue an event. False when there is no room."""
         if not self._admit(event.cost_bytes):
             return False
         stream = self._streams[key]
         if not stream.events:
             self._turns.append(key)
-        stream.events.append(event)
+        stream.events.append((event, claim))
         return True
 
     def next_frame(self) -> bytes:
@@ -84,7 +102,8 @@ class Backlog:
             return frame
         key = self._turns.popleft()
         stream = self._streams[key]
-        frame = self._merged(stream) if stream.events[0].kind in _MERGED and not stream.one else self._single(stream)
+        is_merged = stream.events[0][0].kind in _MERGED and not stream.one
+        frame = self._merged(stream) if is_merged else self._single(stream)
         if stream.events:
             self._turns.append(key)
         return frame
@@ -97,34 +116,57 @@ class Backlog:
 
     def _single(self, stream: Stream) -> bytes:
         event = self._pop(stream)
-        return protocol.event_frame(event, stream.uid, one=stream.one)
+        return protocol.event_frame(event, stream.uid, one=stream.one, cursor=stream.cursor)
 
     def _merged(self, stream: Stream) -> bytes:
-        """Rows of the first event and of those behind it that read the same, up to the size of a frame."""
-        first = stream.events[0]
-        rows: list[bytes] = []
-        size = 0
-        while stream.events and _alike(first, stream.events[0]):
-            waiting = stream.events[0].rows or ()
-            taken = stream.sent_rows
-            while taken < len(waiting) and len(rows) < FRAME_ROWS_MAX:
-                size += len(waiting[taken])
-                if rows and size > FRAME_BYTES_MAX:
-                    break
-                rows.append(waiting[taken])
-                taken += 1
-            if taken < len(waiting):
-                stream.sent_rows = taken
-                break
+        """What is left of the first event, or as much as a frame holds, and what reads the same and fits behind it."""
+        event, _ = stream.events[0]
+        begun, end = stream.sent_rows, _end(event, stream.sent_rows)
+        rows, old = list(event.rows or ())[begun:end], list(event.old or ())[begun:end]
+        size = _size(event, begun, end)
+        if end < len(event.rows or ()):
+            stream.sent_rows = end
+        else:
             stream.sent_rows = 0
             self._pop(stream)
-        return protocol.event_frame(Event(first.kind, tuple(rows), first.reason), stream.uid, one=False)
+            while stream.events and _alike(event, following := stream.events[0][0]):
+                size += _size(following)
+                if len(rows) + len(following.rows or ()) > FRAME_ROWS_MAX or size > FRAME_BYTES_MAX:
+                    break
+                event = self._pop(stream)
+                rows += event.rows or ()
+                old += event.old or ()
+        whole = replace(event, rows=tuple(rows), old=None if event.old is None else tuple(old))
+        return protocol.event_frame(whole, stream.uid, one=False, cursor=stream.cursor)
 
     def _pop(self, stream: Stream) -> Event:
-        event = stream.events.popleft()
+        event, claim = stream.events.popleft()
         self.size_bytes -= event.cost_bytes
+        stream.claim = claim or stream.claim
         return event
 
 
+def _end(event: Event, begun: int) -> int:
+    """How far a frame gets that begins with this row: one row at least."""
+    count, size = len(event.rows or ()), 0
+    if count - begun <= FRAME_ROWS_MAX and _size(event, begun) <= FRAME_BYTES_MAX:
+        return count
+    for end in range(begun, min(count, begun + FRAME_ROWS_MAX)):
+        size += _size(event, end, end + 1)
+        if size > FRAME_BYTES_MAX and end > begun:
+            return end
+    return min(count, begun + FRAME_ROWS_MAX)
+
+
+def _size(event: Event, begun: int = 0, end: int | None = None) -> int:
+    return sum(map(len, (event.rows or ())[begun:end])) + sum(map(len, (event.old or ())[begun:end]))
+
+
 def _alike(first: Event, second: Event) -> bool:
-    return first.kind is second.kind and first.reason == second.reason
+    if first.kind is not second.kind or first.reason != second.reason or (first.old is None) != (second.old is None):
+        return False
+    return first.transaction is second.transaction or _xid(first) == _xid(second)
+
+
+def _xid(event: Event) -> int | None:
+    return event.transaction.xid if event.transaction else None

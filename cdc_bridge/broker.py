@@ -1,24 +1,39 @@
 """Between what is heard from the database, what clients ask for, and the hub that joins the two.
 
-Three things run side by side, all on one event loop: `listen` takes what the capture hears, workers in
-`serve_readings` fetch initial data, and the transports call `subscribe`, `unsubscribe` and `read_items`. None of
-them holds a lock: the hub changes between two awaits.
+Four things run side by side, all on one event loop: `listen` takes what the capture hears, workers in
+`serve_readings` fetch initial data, those in `serve_resumes` read from the log what clients have missed, and the
+transports call `subscribe`, `unsubscribe` and `read_items`. None of them holds a lock: the hub changes between two
+awaits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar, assert_never
+from typing import Protocol, TypeAlias, TypeVar, assert_never
 
 from cdc_bridge import values
 from cdc_bridge.capture import Capture
 from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost, Operation, Relation, Snapshot
+from cdc_bridge.change import (
+    NO_ERA,
+    Change,
+    Gap,
+    Heard,
+    Heartbeat,
+    Listening,
+    Lost,
+    Operation,
+    Position,
+    Relation,
+    Snapshot,
+    Turn,
+)
 from cdc_bridge.errors import (
+    Forgotten,
     RequestError,
     SourceChanged,
     SourceUnavailable,
@@ -26,7 +41,7 @@ from cdc_bridge.errors import (
     forbidden_item,
     invalid_payload,
 )
-from cdc_bridge.hub import Follower, Hub, Outlet, Reading
+from cdc_bridge.hub import Catching, Follower, Hub, Outlet, Reading
 from cdc_bridge.logs import facts
 from cdc_bridge.protocol import ReadItems, Subscribe
 from cdc_bridge.query import QueryLimits, frugal, item_key, resolve
@@ -54,6 +69,44 @@ class Reader(Protocol):
 
     async def renew(self) -> None:
         """The database was lost to us: trust no connection from before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Changes that `snapshot` sees, in the order of `seq`, also across the pages of one reading.
+
+    `earlier` are changes that had been told, of transactions that go on in `changes`: what is needed to say whether
+    these can have happened after them.
+    """
+
+    snapshot: Snapshot
+    changes: tuple[Change, ...]
+    earlier: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """All that `snapshot` sees has been read."""
+
+    snapshot: Snapshot
+
+
+Page: TypeAlias = Missed | CaughtUp
+
+
+class LogReader(Protocol):
+    """Reads changes that were committed before now.
+
+    `missed`: pages of about a MiB at most, of one snapshot, which is taken after the call; at the end `CaughtUp`.
+    Every change of the collection's tables that the snapshot sees and that none of `told` has is in one page, once.
+    Raises `Forgotten`, `SourceChanged` and `SourceUnavailable`. No two changes have the same `seq`.
+    """
+
+    def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[Page, None]: ...
+
+    async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
+        """As `Reader.find_key`, of a row that may be gone by now. FORBIDDEN when it cannot be a key."""
         ...
 
 
@@ -93,16 +146,20 @@ class Broker:
         capture: Capture,
         reader: Reader,
         catalog_reader: CatalogReader,
+        log_reader: LogReader | None = None,
         *,
         limits: QueryLimits,
         subscriptions_max: int,
         held_bytes_max: int,
         retry_delay_s: float = 0.5,
+        resumes_max: int = 4,
     ) -> None:
         self.hub = Hub(held_bytes_max)
         self._capture = capture
         self._reader = reader
         self._catalog_reader = catalog_reader
+        self._log_reader = log_reader
+        self._resumes_max = resumes_max
         self._limits = limits
         self._subscriptions_max = subscriptions_max
         self._retry_delay_s = retry_delay_s
@@ -113,6 +170,8 @@ class Broker:
         self._readings = Readings()
         self._asking = asyncio.Semaphore(ASKING_MAX)
         self._ordered = asyncio.Event()
+        self._resumes: dict[Follower, Reading] = {}
+        self._resume_ordered = asyncio.Event()
 
     @property
     def listening(self) -> bool:
@@ -130,13 +189,12 @@ class Broker:
         match heard:
             case Change():
                 await self._apply(heard)
-            case Heartbeat(snapshot=snapshot):
-                self.hub.heard(snapshot)
+            case Heartbeat(snapshot=snapshot, lagging=lagging):
+                self.hub.heard(snapshot, lagging)
+            case Turn(era=era):
+                self.hub.turn(era)
             case Listening():
-                await self._refresh_until_done()
-                self._order(self.hub.hold())
-                self._listening.set()
-                log.info("listening to the database", extra=facts(subscriptions=len(self.hub)))
+                await self._begin_listening(heard)
             case Lost():
                 self._listening.clear()
                 await self._reader.renew()
@@ -146,6 +204,13 @@ class Broker:
                 self._order(self.hub.hold())
             case _:
                 assert_never(heard)
+
+    async def _begin_listening(self, heard: Listening) -> None:
+        await self._refresh_until_done()
+        self.hub.listening(heard.era or NO_ERA, heard.secret)
+        self._order(self.hub.hold_not_durable() if heard.resumed else self.hub.hold())
+        self._listening.set()
+        log.info("listening to the database", extra=facts(subscriptions=len(self.hub), resumed=heard.resumed))
 
     async def _apply(self, change: Change) -> None:
         if self._is_drifted(change):
@@ -228,12 +293,13 @@ class Broker:
                 f"A connection can hold {self._subscriptions_max} subscriptions: unsubscribe from one first.",
             )
         subscription = await self._retried(lambda: self._judge_request(request))
-        reading = self.hub.follow(outlet, subscription)
+        reading = self.hub.follow(outlet, subscription, request.after)
         self._order([reading])
         return reading.follower
 
     def unsubscribe(self, follower: Follower) -> None:
         self._readings.discard(follower)
+        self._resumes.pop(follower, None)
         self.hub.leave(follower)
 
     async def read_items(self, request: ReadItems) -> tuple[bytes, bool]:
@@ -248,14 +314,33 @@ class Broker:
     async def _judge_request(self, request: Subscribe) -> Subscription:
         collection = await self._collection(request.collection)
         query = resolve(request.query, collection, self._limits)
-        if request.item is None:
-            return Subscription(collection, query, request.event, uid=request.uid, request=frugal(request.query))
-        key = item_key(request.item, collection)
-        async with self._asking:
-            item = await self._reader.find_key(collection, key)
+        key = item_key(request.item, collection) if request.item is not None else None
+        item = await self._find_key(collection, key, request) if key is not None else None
         if self.hub.catalog.by_name.get(request.collection) is not collection:
             raise SourceChanged
-        return Subscription(collection, query, request.event, item, key, request.uid, frugal(request.query))
+        return Subscription(
+            collection,
+            query,
+            request.event,
+            item,
+            key,
+            request.uid,
+            frugal(request.query),
+            cursor=request.cursor,
+            tx=request.tx,
+            old=request.old,
+            changes_only=request.changes_only,
+        )
+
+    async def _find_key(self, collection: Collection, key: tuple[str, ...], request: Subscribe) -> bytes:
+        """Who resumes may follow a row that is gone: its `delete` is what was missed."""
+        async with self._asking:
+            try:
+                return await self._reader.find_key(collection, key)
+            except RequestError:
+                if request.after is None or self._log_reader is None:
+                    raise
+                return await self._log_reader.spell_key(collection, key)
 
     async def _read_once(self, request: ReadItems) -> InitialData:
         collection = await self._collection(request.collection)
@@ -297,11 +382,19 @@ class Broker:
 
     def _order(self, readings: Iterable[Reading]) -> None:
         for reading in readings:
-            self._readings.add(reading)
-            self._ordered.set()
+            if reading.after is None:
+                self._resumes.pop(reading.follower, None)
+                self._readings.add(reading)
+                self._ordered.set()
+            elif self._log_reader is None:
+                self._order([self.hub.start_anew(reading.follower)])
+            else:
+                self._resumes[reading.follower] = reading
+                self._resume_ordered.set()
 
     async def _serve(self, equal: list[Reading]) -> None:
         subscription = equal[0].subscription
+        anchor = self.hub.anchor(subscription.collection.relation_id)
         try:
             data = await self._reader.read(subscription.collection, subscription.query, subscription.key)
         except SourceChanged:
@@ -316,7 +409,7 @@ class Broker:
             log.exception("initial data cannot be read")
             self._refuse(equal, RequestError("SERVICE_UNAVAILABLE", "The data cannot be read."))
         else:
-            too_late = [self.hub.begin(reading, data.snapshot, data.rows, more=data.more) for reading in equal]
+            too_late = [self.hub.begin(reading, anchor, data.snapshot, data.rows, more=data.more) for reading in equal]
             self._order(reading for reading in too_late if reading)
 
     def _refuse(self, readings: list[Reading], error: RequestError) -> None:
@@ -331,3 +424,75 @@ class Broker:
             self._order(reading for reading in readings if reading.current)
 
         asyncio.get_running_loop().call_later(self._retry_delay_s, order)
+
+    # --- what clients have missed ---
+
+    async def serve_resumes(self) -> None:
+        """Tell clients that come back what they have missed, a few at the same time, for ever.
+
+        Beside the readings: a client is told at its own pace, and nobody waits for the data of others because of it.
+        """
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._resumes_max):
+                tasks.create_task(self._serve_resumes())
+
+    async def _serve_resumes(self) -> None:
+        while True:
+            await self._resume_ordered.wait()
+            await self._listening.wait()
+            if self._resumes:
+                await self._resume(self._resumes.pop(next(iter(self._resumes))))
+            else:
+                self._resume_ordered.clear()
+
+    async def _resume(self, reading: Reading) -> None:
+        if not reading.current:
+            return
+        catching = self.hub.resume(reading)
+        is_told = catching is not None and await self._catch_up_with(catching)
+        still = reading if catching is None else catching.reading
+        if not is_told and still.current:
+            self._order([self.hub.start_anew(reading.follower)])
+
+    async def _catch_up_with(self, catching: Catching) -> bool:
+        """Read round after round, until the stream goes on from where the last one ended. False when that cannot be."""
+        while self.hub.is_whole(catching):
+            try:
+                if await self._read_missed(catching):
+                    return True
+                continue
+            except Forgotten as reason:
+                log.info("what a client has missed cannot be told", extra=facts(reason=str(reason)))
+                return False
+            except SourceChanged:
+                await self._refresh_until_done()
+            except SourceUnavailable as error:
+                log.info("the log cannot be read, trying again", extra=facts(reason=str(error)))
+            except Exception:  # nor may it end the worker
+                log.exception("what a client has missed cannot be told")
+                return False
+            await asyncio.sleep(self._retry_delay_s)
+        return False
+
+    async def _read_missed(self, catching: Catching) -> bool:
+        """One round. False when so much has happened meanwhile that there has to be another one."""
+        assert self._log_reader is not None
+        async with aclosing(self._log_reader.missed(self.hub.collection(catching.follower), catching.told)) as pages:
+            async for page in pages:
+                if not self.hub.is_whole(catching):
+                    raise Forgotten("the log has a gap")
+                if isinstance(page, CaughtUp):
+                    return self.hub.meet(catching, page.snapshot)
+                await self._tell(catching, page)
+        raise SourceUnavailable("the log ended early")
+
+    async def _tell(self, catching: Catching, page: Missed) -> None:
+        """Send a page at the client's pace."""
+        self.hub.remember(catching, page.earlier)
+        for change in page.changes:
+            if not await catching.follower.outlet.room():
+                self.unsubscribe(catching.follower)
+            if not self.hub.is_whole(catching):
+                raise Forgotten("the log has a gap, or nobody is there to be told")
+            if self._is_drifted(change) or not self.hub.tell(catching, change, page.snapshot):
+                raise Forgotten("a change says that its table was altered, or cannot have happened when the log says")

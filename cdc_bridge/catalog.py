@@ -6,10 +6,13 @@ A `Catalog` is a value. When the database changes, a new one takes its place.
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from cdc_bridge.change import Relation
+
+SHAPE_BYTES = 8
 
 
 class TypeKind(enum.Enum):
@@ -51,6 +54,9 @@ class Collection:
     the primary key, in its order; it is empty when there is none, or when a column of it is excluded.
     `revision` is another one when triggers of ours have been made anew, disabled or enabled on any of these tables, or
     when a virtual column computes something else: rows may have changed that no change told of.
+
+    `durable`: its changes are in the log. `shape` is a digest of all that a position in its changes depends on: while
+    it is the same, nothing has happened to the rows that no change tells of.
     """
 
     name: str
@@ -61,10 +67,13 @@ class Collection:
     filenodes: Mapping[int, int]
     excluded: frozenset[str] = frozenset()
     revision: str = ""
+    durable: bool = False
     by_name: Mapping[str, Column] = field(init=False, repr=False, compare=False)
+    shape: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
+        object.__setattr__(self, "shape", _shape(self))
 
     @property
     def key_columns(self) -> tuple[Column, ...]:
@@ -73,6 +82,19 @@ class Collection:
     def reads_as(self, other: Collection) -> bool:
         """Whether a row of this collection means the same to a client as a row of `other`."""
         return (self.relation_id, self.columns, self.key) == (other.relation_id, other.columns, other.key)
+
+
+def _shape(collection: Collection) -> bytes:
+    """Short, since it travels in every cursor, and the same on every bridge of the database."""
+    facts = (
+        collection.relation_id,
+        collection.columns,
+        collection.key,
+        collection.revision,
+        sorted(collection.filenodes.items()),
+        sorted(collection.excluded),
+    )
+    return hashlib.blake2b(repr(facts).encode(), digest_size=SHAPE_BYTES).digest()
 
 
 class Catalog:

@@ -67,6 +67,59 @@ class Snapshot:
         """Whether every transaction that `earlier` could have been waiting for has ended here."""
         return self.xmin >= earlier.xmax
 
+    def covers(self, other: Snapshot) -> bool:
+        """Whether this sees whatever `other` sees."""
+        return other.xmax <= self.xmax and not any(
+            xid < other.xmax and xid not in other.in_progress for xid in self.in_progress
+        )
+
+
+NOTHING_SEEN = Snapshot(0, 0, frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class Era:
+    """A time in which nothing is missing from the log.
+
+    `generation` names the life of the database: a crash, a failover or a restore begins another. `gaps` counts the
+    gaps that every transaction which could have made one has ended since; it is negative while that is not known.
+    A position of one era says nothing in another one.
+    """
+
+    generation: bytes
+    gaps: int = -1
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether a position of this era can be gone on from at all."""
+        return bool(self.generation) and self.gaps >= 0
+
+
+NO_ERA = Era(b"")
+"""That of positions which nobody can go on from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """What has been told of a relation: what `seen` sees, the changes in `beyond`, and, while what `upto` sees is
+    being told in the order of `seq`, that up to `seq`.
+
+    A `seq` alone says nothing, since transactions commit in another order than they write.
+    """
+
+    era: Era
+    seen: Snapshot
+    beyond: frozenset[tuple[int, int]] = frozenset()
+    """Changes as (xid, seq), none of which `seen` sees."""
+    upto: Snapshot | None = None
+    seq: int = 0
+
+    def has(self, xid: int, seq: int) -> bool:
+        """Whether this change has been told."""
+        if self.seen.sees(xid) or (xid, seq) in self.beyond:
+            return True
+        return self.upto is not None and seq <= self.seq and self.upto.sees(xid)
+
 
 @dataclass(frozen=True, slots=True)
 class Change:
@@ -78,6 +131,9 @@ class Change:
 
     `old` and `new` hold row images. An INSERT has `new`, a DELETE `old`, an UPDATE both, pairwise; a
     TRUNCATE has none.
+
+    `at` is when it was written, in microseconds since 1970 by the server's clock. `position` is what has been told
+    of its table once this has; None where nothing is stored (live mode), so that nobody can go on from there.
     """
 
     operation: Operation
@@ -87,20 +143,32 @@ class Change:
     filenode: int
     old: tuple[Row, ...] = ()
     new: tuple[Row, ...] = ()
+    at: int = 0
+    position: Position | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Proof that everything `snapshot` sees has been heard before this."""
+    """Proof that everything `snapshot` sees has been heard before this, but for the tables of these ids, which lag."""
 
     sender: str
     beat: int
     snapshot: Snapshot
+    lagging: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """From here on every commit is heard. Whatever happened before may have been missed."""
+    """From here on every commit is heard.
+
+    Whatever happened before may have been missed; with `resumed` that is so for tables in live mode only, since the
+    log has been read on from where listening ended. `era` is what positions belong to from here on, and `secret` the
+    key with which the bridges of this database seal them; both are None where nothing is stored.
+    """
+
+    era: Era | None = None
+    secret: bytes | None = None
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,4 +185,11 @@ class Gap:
     reason: str
 
 
-Heard: TypeAlias = Change | Heartbeat | Listening | Lost | Gap
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Another era has begun: positions from before are worth nothing, those from here on belong to this one."""
+
+    era: Era
+
+
+Heard: TypeAlias = Change | Heartbeat | Listening | Lost | Gap | Turn

@@ -17,6 +17,7 @@
     ├── PayloadError              a notification is not one of ours, or not whole
     ├── SourceChanged             a table is not what the catalog said
     ├── SourceUnavailable         the database cannot be read just now
+    ├── Forgotten                 the log no longer holds what came after a cursor
     ├── RequestError              a client's request is refused; the client is told
     ├── ClusterFailed             the PostgreSQL that demo and tests bring along does not start
     └── DemoFailed                so the demo does not either
@@ -174,6 +175,10 @@ class SourceChanged(BridgeError):
 
 class SourceUnavailable(BridgeError):
     """The database cannot be reached. Try again later."""
+
+
+class Forgotten(BridgeError):
+    """The log no longer holds all that came after a position. Begin with fresh data."""
 
 
 @dataclass(eq=False)

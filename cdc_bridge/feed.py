@@ -20,12 +20,10 @@ import enum
 from dataclasses import dataclass, field
 from typing import TypeAlias, assert_never
 
-from cdc_bridge.change import Snapshot
+from cdc_bridge.change import NOTHING_SEEN, Snapshot
 from cdc_bridge.subscription import Event
 
 Held: TypeAlias = tuple[int, tuple[Event, ...]]
-
-NOTHING_SEEN = Snapshot(0, 0, frozenset())
 
 
 class Phase(enum.Enum):

@@ -4,21 +4,26 @@ A hub is driven by calls and never waits: a change is fanned out between two awa
 three things in step: the catalog, the index of followers, and each follower's feed.
 
 Guarantee: a follower gets one `init` first; after it, in their order, every event that concerns it and that
-the `init` did not hold; and after a gap another `init`, never silence.
+the `init` did not hold; and after a gap another `init`, never silence. A follower that resumes gets an `init`
+without data and what it has missed (`Catching`), while its feed keeps what is new.
+
+What it can claim to have been told is the union of two positions: that of its data (`start`), and that of the stream at
+the last event that it got. The first is dropped as soon as the second has all of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.change import Change, Operation, Snapshot
+from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
+from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
+from cdc_bridge.cursor import Claim, Cursor, Mark, Seal, going_on
 from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.feed import Feed, Phase
 from cdc_bridge.matching import Index
-from cdc_bridge.order import TransactionOrder
+from cdc_bridge.order import TransactionOrders
 from cdc_bridge.rendering import Encoders, Rendering
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
 
@@ -35,35 +40,82 @@ class Outlet(Protocol):
         ...
 
     def open(self, follower: Follower) -> None: ...
-    def push(self, follower: Follower, event: Event) -> None: ...
+
+    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
+        """`claim` is what the client can claim once the event is sent; None when that is as much as before."""
+        ...
+
     def drop(self, follower: Follower) -> None: ...
     def refuse(self, follower: Follower, error: RequestError) -> None: ...
+
+    async def room(self) -> bool:
+        """Wait, for those who have more to push than may wait: until there is room, or False if there will be none."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class Follower:
-    """One subscription of one client. `announced`: its first `init` has been sent."""
+    """One subscription of one client.
+
+    `after` is the cursor that it wants to go on from, until that is decided. `has_data`: the client has data already,
+    of an `init` or of before it came back, so the next `init` with data is a resync. `start`: see the module's docstring.
+    """
 
     outlet: Outlet
     subscription: Subscription
     feed: Feed
-    announced: bool = False
+    after: str | None = None
+    has_data: bool = False
+    start: Position | None = None
+
+    def claim(self, seal: Seal, mark: Mark | None) -> Claim | None:
+        """What it can claim after an event of this mark."""
+        if mark is None or not self.subscription.cursor:
+            return None
+        if self.start is not None and mark.position.seen.covers(self.start.seen):
+            self.start = None
+        return mark.claim(seal, self.start)
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
     """Initial data to be read for a follower; worthless when the feed's epoch has moved on.
 
-    `subscription` is what was asked for when the reading was ordered.
+    `subscription` is what was asked for when the reading was ordered. With `after` it is not the data that are wanted
+    but what has come after this cursor.
     """
 
     follower: Follower
     subscription: Subscription
     epoch: int
+    after: str | None = None
 
     @property
     def current(self) -> bool:
         return self.follower.feed.epoch == self.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The era and the shape of a collection before its data are read: what the data's position belongs to."""
+
+    era: Era
+    shape: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Catching:
+    """A follower that catches up: `told` grows with what it is told. The rest is what an order of changes needs."""
+
+    reading: Reading
+    anchor: Anchor
+    told: tuple[Position, ...]
+    orders: TransactionOrders | None
+    emptied_by: int | None = None
+
+    @property
+    def follower(self) -> Follower:
+        return self.reading.follower
 
 
 class Hub:
@@ -78,15 +130,18 @@ class Hub:
         self._encoders: dict[int, Encoders] = {}
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
         self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
-        self._orders: dict[int, TransactionOrder] = {}
+        self._orders: dict[int, TransactionOrders] = {}
+        self._seal = Seal()
+        self._era = NO_ERA
 
     def __len__(self) -> int:
         return len(self._followers)
 
     # --- followers ---
 
-    def follow(self, outlet: Outlet, subscription: Subscription) -> Reading:
-        follower = Follower(outlet, subscription, Feed(self._held_bytes_max))
+    def follow(self, outlet: Outlet, subscription: Subscription, after: str | None = None) -> Reading:
+        feed = Feed(self._held_bytes_max)
+        follower = Follower(outlet, subscription, feed, after, has_data=after is not None)
         self._followers[follower] = None
         self._index.add(subscription, follower)
         outlet.open(follower)
@@ -108,7 +163,16 @@ class Hub:
             self.leave(follower)
             follower.outlet.refuse(follower, error)
 
-    def begin(self, reading: Reading, snapshot: Snapshot, rows: tuple[bytes, ...], *, more: bool) -> Reading | None:
+    def anchor(self, relation_id: int) -> Anchor:
+        """To be taken before data of this collection are read."""
+        collection = self.catalog.by_relation_id.get(relation_id)
+        if collection is None or not collection.durable:
+            return Anchor(NO_ERA, bytes(SHAPE_BYTES))
+        return Anchor(self._era, collection.shape)
+
+    def begin(
+        self, reading: Reading, anchor: Anchor, snapshot: Snapshot, rows: tuple[bytes, ...], *, more: bool
+    ) -> Reading | None:
         """Send initial data and what came after it. A reading comes back when the data came too late."""
         follower = reading.follower
         if not reading.current:
@@ -116,12 +180,88 @@ class Hub:
         released = follower.feed.begin(snapshot)
         if released is None:
             return _reading(follower)
-        follower.outlet.push(follower, _init(follower, rows, more=more))
-        follower.announced = True
+        era = anchor.era if anchor.era == self._era else NO_ERA
+        follower.start = Position(era, snapshot)
+        follower.after = None
+        claim = self._claim(follower, Cursor(anchor.shape, era, (follower.start,)))
+        follower.outlet.push(follower, _init(follower, rows, more=more), claim)
+        follower.has_data = True
+        self._go_on(follower, released)
+        return None
+
+    def _go_on(self, follower: Follower, released: list[tuple[Event, ...]]) -> None:
         self._meeting[follower] = None
         for events in released:
             self._push(follower, events)
-        return None
+
+    def _claim(self, follower: Follower, cursor: Cursor) -> Claim | None:
+        return Claim(self._seal, cursor) if follower.subscription.cursor else None
+
+    # --- followers that resume ---
+
+    def resume(self, reading: Reading) -> Catching | None:
+        """Go on from the follower's cursor. None if nobody can."""
+        follower = reading.follower
+        anchor = self.anchor(follower.subscription.collection.relation_id)
+        cursor = self._seal.open(reading.after or "")
+        if cursor is None or not anchor.era.is_lasting or (cursor.era, cursor.shape) != (anchor.era, anchor.shape):
+            return None
+        follower.after = None
+        key = self._encoders[follower.subscription.collection.relation_id].key
+        follower.outlet.push(follower, Event(EventKind.INIT, resumed=True), self._claim(follower, cursor))
+        return Catching(_reading(follower), anchor, cursor.told, TransactionOrders(key) if key else None)
+
+    def remember(self, catching: Catching, earlier: Iterable[Change]) -> None:
+        """Changes that the client knows, of transactions of which more is to come."""
+        if catching.orders is not None:
+            for change in earlier:
+                catching.orders.holds(change)
+
+    def tell(self, catching: Catching, change: Change, upto: Snapshot) -> bool:
+        """Send a change that was missed; `upto` sees it. False when it cannot be told and fresh data are needed."""
+        collection = self.catalog.by_relation_id[change.relation_id]
+        catching.told = going_on(catching.told, upto, change.seq)
+        if change.operation is not Operation.TRUNCATE:
+            catching.emptied_by = None
+            if catching.orders is not None and not catching.orders.holds(change):
+                return False
+        elif change.relation_id == collection.relation_id:
+            catching.emptied_by = change.xid
+        else:
+            return catching.emptied_by == change.xid
+        follower = catching.follower
+        cursor = Cursor(catching.anchor.shape, catching.anchor.era, catching.told)
+        rendering = Rendering(change, self._encoders[collection.relation_id])
+        events = rendering.events(follower.subscription)
+        for event in events:
+            claim = self._claim(follower, cursor) if event is events[-1] else None
+            follower.outlet.push(follower, event, claim)
+        return True
+
+    def meet(self, catching: Catching, snapshot: Snapshot) -> bool:
+        """All that `snapshot` sees has been told: send what came after it.
+
+        False when too much came after it to be kept: that has to be read too, from the log.
+        """
+        follower = catching.follower
+        start = Position(catching.anchor.era, snapshot)
+        catching.told = (start,)
+        released = follower.feed.begin(snapshot)
+        if released is None:
+            catching.reading = _reading(follower)
+            return False
+        follower.start = start
+        self._go_on(follower, released)
+        return True
+
+    def is_whole(self, catching: Catching) -> bool:
+        """Whether the follower still catches up, and nothing says that the log has a gap."""
+        return catching.reading.current and self._era == catching.anchor.era
+
+    def start_anew(self, follower: Follower) -> Reading:
+        """The follower cannot go on from where it is: fresh data."""
+        follower.after = None
+        return self._hold(follower)
 
     # --- the stream ---
 
@@ -151,7 +291,8 @@ class Hub:
         order = self._orders.get(collection.relation_id)
         if order is not None and not order.holds(change):
             return self.hold(collection.relation_id)
-        rendering = Rendering(change, self._encoders[collection.relation_id])
+        mark = Mark(collection.shape, change.position) if change.position else None
+        rendering = Rendering(change, self._encoders[collection.relation_id], mark)
         for group in groups:
             events = rendering.events(group.subscription)
             if events:
@@ -159,12 +300,32 @@ class Hub:
                     self._push(follower, follower.feed.offer(change.xid, events))
         return []
 
-    def heard(self, snapshot: Snapshot) -> None:
-        """A heartbeat: all that `snapshot` sees has been applied."""
+    def heard(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
+        """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
         for follower in list(self._meeting):
+            if not lagging.isdisjoint(self.collection(follower).filenodes):
+                continue
             follower.feed.heard(snapshot)
             if follower.feed.phase is not Phase.MEETING:
                 del self._meeting[follower]
+
+    def collection(self, follower: Follower) -> Collection:
+        """What it follows, as the newest catalog has it."""
+        known = follower.subscription.collection
+        return self.catalog.by_relation_id.get(known.relation_id, known)
+
+    def listening(self, era: Era, secret: bytes | None) -> None:
+        """Positions are of this era now, and cursors are sealed with this secret; without one, by ours alone."""
+        self._era = era
+        if secret is not None:
+            self._seal = Seal(secret)
+
+    def turn(self, era: Era) -> None:
+        self._era = era
+
+    def hold_not_durable(self) -> list[Reading]:
+        """After a gap in listening that the log has filled: those whose changes are not in it need fresh data."""
+        return [self._hold(f) for f in list(self._followers) if not self.collection(f).durable]
 
     def hold(self, relation_id: int | None = None) -> list[Reading]:
         """After a gap: everybody, or the followers of one table, need fresh data."""
@@ -185,7 +346,7 @@ class Hub:
             for relation_id, collection in now.items()
         }
         self._orders = {
-            relation_id: TransactionOrder(encoders.key)
+            relation_id: TransactionOrders(encoders.key)
             for relation_id, encoders in self._encoders.items()
             if encoders.key is not None
         }
@@ -195,7 +356,7 @@ class Hub:
             if new is None or new.name != old.name:
                 for follower in self._index.members(old.relation_id):
                     self.refuse(follower, forbidden_collection(old.name))
-            elif not new.reads_as(old) or new.revision != old.revision or self._is_rewritten(old, new):
+            elif not new.reads_as(old) or _is_captured_otherwise(old, new) or self._is_rewritten(old, new):
                 readings += self._judge_anew(old, new, judge)
         self._truncated.clear()
         return readings
@@ -228,7 +389,7 @@ class Hub:
 
     def _push(self, follower: Follower, events: Iterable[Event]) -> None:
         for event in events:
-            follower.outlet.push(follower, event)
+            follower.outlet.push(follower, event, follower.claim(self._seal, event.mark))
 
     def _hold(self, follower: Follower) -> Reading:
         follower.feed.hold()
@@ -236,12 +397,16 @@ class Hub:
         return _reading(follower)
 
 
+def _is_captured_otherwise(old: Collection, new: Collection) -> bool:
+    return (new.revision, new.durable) != (old.revision, old.durable)
+
+
 def _reading(follower: Follower) -> Reading:
-    return Reading(follower, follower.subscription, follower.feed.epoch)
+    return Reading(follower, follower.subscription, follower.feed.epoch, follower.after)
 
 
 def _init(follower: Follower, rows: tuple[bytes, ...], *, more: bool) -> Event:
-    reason = Reason.RESYNC if follower.announced else None
+    reason = Reason.RESYNC if follower.has_data else None
     if follower.subscription.event is not None:
         return Event(EventKind.INIT, None, reason)
     return Event(EventKind.INIT, rows, reason, more)

@@ -34,7 +34,7 @@ class Index(Generic[Member]):
         kind = _kind(subscription)
         group = groups.get(kind)
         if group is None:
-            group = groups[kind] = Group(replace(subscription, uid=None, key=None, request=None))
+            group = groups[kind] = Group(replace(subscription, uid=None, key=None, request=None, cursor=False))
         group.members[member] = None
 
     def remove(self, subscription: Subscription, member: Member) -> None:
@@ -58,4 +58,5 @@ class Index(Generic[Member]):
 def _kind(subscription: Subscription) -> Hashable:
     """What the events of a subscription depend on. Limit and offset shape its initial data only."""
     query = subscription.query
-    return query.projection, query.sort, subscription.event, subscription.item
+    shown = subscription.tx, subscription.old, subscription.changes_only
+    return query.projection, query.sort, subscription.event, subscription.item, shown

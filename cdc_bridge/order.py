@@ -13,6 +13,7 @@ rest of the transaction is taken as it comes.
 from __future__ import annotations
 
 import enum
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -119,6 +120,41 @@ class TransactionOrder:
             key in position and position[key] != i and _hash(change.old[position[key]]) == _hash(change.new[i])
             for i, key in enumerate(new_keys)
         )
+
+
+@dataclass(slots=True)
+class TransactionOrders:
+    """The same for transactions that come interleaved, as they do from a log.
+
+    Bound: `transactions_max` that are told apart at a time, and `keys_max` keys in all; past it the one that has been
+    silent for longest is taken as it comes when it goes on.
+    """
+
+    key: Callable[[Row], bytes]
+    transactions_max: int = 1000
+    keys_max: int = 20_000
+    _orders: OrderedDict[int, TransactionOrder] = field(default_factory=OrderedDict)
+    _rows: dict[int, int] = field(default_factory=dict)
+    _rows_count: int = 0
+
+    def holds(self, change: Change) -> bool:
+        order = self._orders.get(change.xid)
+        if order is None:
+            order = self._orders[change.xid] = TransactionOrder(self.key, self.keys_max)
+        self._orders.move_to_end(change.xid)
+        self._count(change)
+        return order.holds(change)
+
+    def _count(self, change: Change) -> None:
+        rows = len(change.old) + len(change.new)
+        self._rows[change.xid] = self._rows.get(change.xid, 0) + rows
+        self._rows_count += rows
+        while len(self._orders) > 1 and self._is_full():
+            xid, _ = self._orders.popitem(last=False)
+            self._rows_count -= self._rows.pop(xid)
+
+    def _is_full(self) -> bool:
+        return len(self._orders) > self.transactions_max or self._rows_count > self.keys_max
 
 
 def _hash(row: Row) -> int:

@@ -7,15 +7,16 @@ Texts of validation errors follow a recorded Directus 12.4.1. Where Directus is 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, TypeAlias
 
 import msgspec
 
 from cdc_bridge import values
 from cdc_bridge.errors import RequestError
-from cdc_bridge.subscription import Event, EventKind, Item, Uid
+from cdc_bridge.subscription import Event, EventKind, Item, Transaction, Uid
 
 UID_CHARACTERS_MAX = 1000
 """A uid is kept with its subscription and comes back in every message."""
@@ -36,6 +37,11 @@ class Subscribe:
     item: Item | None
     query: dict[str, Any]
     uid: Uid
+    cursor: bool = False
+    after: str | None = None
+    tx: bool = False
+    old: bool = False
+    changes_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +126,16 @@ def _decode(text: str | bytes) -> Any:
 
 
 def _subscribe(body: dict[str, Any]) -> Subscribe:
-    problems = _object_problems(body, collection="string", query="object")
+    problems = _object_problems(
+        body, collection="string", query="object", cursor="boolean", after="string", tx="boolean", old="boolean"
+    )
     event = body.get("event")
     if "event" in body and event not in ("create", "update", "delete"):
         problems.append('Invalid option: expected one of "create"|"update"|"delete" at "event"')
     if "item" in body and not _is_item(body["item"]):
         problems.append(_expected("string", body, "item") + " or " + _expected("number", body, "item"))
+    if "changes" in body and body["changes"] not in ("only", "all"):
+        problems.append('Invalid option: expected one of "only"|"all" at "changes"')
     if problems:
         raise InvalidMessage("subscribe", _validation_of(problems), body.get("uid"))
     return Subscribe(
@@ -134,6 +144,11 @@ def _subscribe(body: dict[str, Any]) -> Subscribe:
         body.get("item"),
         body.get("query", {}),
         body.get("uid"),
+        body.get("cursor", False),
+        body.get("after"),
+        body.get("tx", False),
+        body.get("old", False),
+        body.get("changes") == "only",
     )
 
 
@@ -222,19 +237,46 @@ def _is_item(value: Any) -> bool:
 _HEADS = {kind: b'{"type":"subscription","event":"' + kind.value.encode() + b'"' for kind in EventKind}
 
 
-def event_frame(event: Event, uid: str | None, *, one: bool) -> bytes:
+def event_frame(event: Event, uid: str | None, *, one: bool, cursor: str | None = None) -> bytes:
     """A frame of a subscription. `one` is for an `item` subscription: its data is the row or key itself."""
     parts = [_HEADS[event.kind]]
     if event.rows is not None:
-        parts += [b',"data":', next(iter(event.rows), values.NULL) if one else values.array(event.rows)]
+        parts += [b',"data":', _data(event.rows, one=one)]
+    if event.old is not None:
+        parts += [b',"old":', _data(event.old, one=one)]
     if event.reason is not None:
         parts.append(b',"reason":"' + event.reason.value.encode() + b'"')
     if event.more:
         parts.append(b',"more":true')
+    if event.resumed:
+        parts.append(b',"resumed":true')
+    if event.transaction is not None:
+        parts += [b',"tx":', _transaction(event.transaction)]
+    if cursor is not None:
+        parts.append(b',"cursor":"' + cursor.encode() + b'"')
     if uid is not None:
         parts += [b',"uid":', msgspec.json.encode(uid)]
     parts.append(b"}")
     return b"".join(parts)
+
+
+def _data(rows: Sequence[bytes], *, one: bool) -> bytes:
+    return next(iter(rows), values.NULL) if one else values.array(rows)
+
+
+def _transaction(transaction: Transaction) -> bytes:
+    body = {"id": str(transaction.xid)}
+    if transaction.at:
+        body["at"] = _instant(transaction.at)
+    return msgspec.json.encode(body)
+
+
+_EPOCH = datetime(1970, 1, 1)  # UTC
+
+
+def _instant(at: int) -> str:
+    instant = _EPOCH + timedelta(microseconds=at)
+    return instant.isoformat(timespec="microseconds" if at % 1000 else "milliseconds") + "Z"
 
 
 def unsubscribed(uid: Uid) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, assert_never
 
@@ -11,8 +12,9 @@ import msgspec
 from cdc_bridge import values
 from cdc_bridge.catalog import Collection, PgType, TypeKind
 from cdc_bridge.change import Change, Operation, Row
+from cdc_bridge.cursor import Mark
 from cdc_bridge.projection import KeyEncoder, Projection, RowEncoder
-from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
+from cdc_bridge.subscription import Event, EventKind, Reason, Subscription, Transaction
 
 ENCODERS_MAX = 1000
 
@@ -38,17 +40,22 @@ class Encoders:
 
 
 class Rendering:
-    """One change, encoded on demand: keys once, rows once per projection."""
+    """One change, encoded on demand: keys once, rows once per projection. `mark` is what it brings the stream to."""
 
-    def __init__(self, change: Change, encoders: Encoders) -> None:
+    def __init__(self, change: Change, encoders: Encoders, mark: Mark | None = None) -> None:
         self._change = change
         self._encoders = encoders
+        self._mark = mark
+        self._transaction = Transaction(change.xid, change.at)
         self._rows: dict[tuple[Projection, bool], list[bytes]] = {}
         self._keys: dict[bool, list[bytes]] = {}
 
     def events(self, subscription: Subscription) -> tuple[Event, ...]:
         """What the subscription's `event` and `item` let through, in the order in which it is to be sent."""
-        return tuple(event for event in self._events(subscription) if subscription.wants(event.kind))
+        events = [event for event in self._events(subscription) if subscription.wants(event.kind)]
+        if events and self._mark is not None:
+            events[-1] = replace(events[-1], mark=self._mark)
+        return tuple(events)
 
     def _events(self, subscription: Subscription) -> list[Event]:
         match self._change.operation:
@@ -64,13 +71,14 @@ class Rendering:
 
     def _truncate(self, subscription: Subscription) -> list[Event]:
         if subscription.item is not None:
-            return [Event(EventKind.DELETE, (subscription.item,))]
-        return [Event(EventKind.INIT, None if subscription.event else (), Reason.TRUNCATE)]
+            return [Event(EventKind.DELETE, (subscription.item,), transaction=self._shown(subscription))]
+        rows = None if subscription.event else ()
+        return [Event(EventKind.INIT, rows, Reason.TRUNCATE, transaction=self._shown(subscription))]
 
     def _update(self, subscription: Subscription) -> list[Event]:
         """A row that changed its key has gone under the old one and come under the new one."""
         if self._encoders.key is None or self._key_list(of_old=True) == self._key_list(of_old=False):
-            return self._event(EventKind.UPDATE, subscription, self._positions(subscription, of_old=False))
+            return self._event(EventKind.UPDATE, subscription, self._updated(subscription))
         before = self._positions(subscription, of_old=True)
         after = self._positions(subscription, of_old=False)
         keys = zip(self._key_list(of_old=True), self._key_list(of_old=False), strict=True)
@@ -78,8 +86,17 @@ class Rendering:
         return [
             *self._event(EventKind.DELETE, subscription, [i for i in before if i in moved]),
             *self._event(EventKind.CREATE, subscription, [i for i in after if i in moved]),
-            *self._event(EventKind.UPDATE, subscription, [i for i in after if i not in moved]),
+            *self._event(EventKind.UPDATE, subscription, [i for i in self._updated(subscription) if i not in moved]),
         ]
+
+    def _updated(self, subscription: Subscription) -> Sequence[int]:
+        """The rows as they are now, without those that look as before to a client that wants changes only."""
+        positions = self._positions(subscription, of_old=False)
+        if not subscription.changes_only:
+            return positions
+        old = self._row_list(subscription.query.projection, of_old=True)
+        new = self._row_list(subscription.query.projection, of_old=False)
+        return [i for i in positions if old[i] != new[i]]
 
     def _positions(self, subscription: Subscription, *, of_old: bool) -> Sequence[int]:
         """Which of the rows the subscription is about."""
@@ -100,7 +117,23 @@ class Rendering:
         else:
             data = self._row_list(subscription.query.projection, of_old=False)
             positions = _sorted(positions, self._change.new, subscription)
-        return [Event(kind, tuple([data[i] for i in positions]))]
+        return [
+            Event(
+                kind,
+                tuple([data[i] for i in positions]),
+                old=self._old(kind, subscription, positions),
+                transaction=self._shown(subscription),
+            )
+        ]
+
+    def _old(self, kind: EventKind, subscription: Subscription, positions: Sequence[int]) -> tuple[bytes, ...] | None:
+        if not subscription.old or kind is EventKind.CREATE:
+            return None
+        rows = self._row_list(subscription.query.projection, of_old=True)
+        return tuple([rows[i] for i in positions])
+
+    def _shown(self, subscription: Subscription) -> Transaction | None:
+        return self._transaction if subscription.tx else None
 
     def _row_list(self, projection: Projection, *, of_old: bool) -> list[bytes]:
         rows = self._rows.get((projection, of_old))

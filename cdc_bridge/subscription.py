@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 
 from cdc_bridge.catalog import Collection
+from cdc_bridge.cursor import Mark
 from cdc_bridge.projection import Projection
 
 Uid: TypeAlias = str | int | float | None
@@ -68,6 +69,9 @@ class Subscription:
     same key's values as the client spelled them.
 
     `request` is the raw `query`, kept to be judged anew when the table changes.
+
+    `cursor`, `tx` and `old` are what its messages carry besides; `changes_only` leaves out updates that change no field
+    of the projection.
     """
 
     collection: Collection
@@ -77,6 +81,10 @@ class Subscription:
     key: tuple[str, ...] | None = None
     uid: Uid = None
     request: Any = field(default=None, compare=False)
+    cursor: bool = False
+    tx: bool = False
+    old: bool = False
+    changes_only: bool = False
 
     @property
     def stream_uid(self) -> str | None:
@@ -95,18 +103,34 @@ class Reason(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Transaction:
+    """Who made a change. `at` is when it was written, in microseconds since 1970; 0 when nobody knows."""
+
+    xid: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One message of a subscription before it is a frame: rows or keys, each one JSON value.
 
-    `rows` is None for an `init` without data. `more`: a limit of ours has cut the rows.
+    `rows` is None for an `init` without data. `more`: a limit of ours has cut the rows. `resumed`: the client goes on
+    from its cursor. `old` are the rows as they were, in the order of `rows`.
+
+    `mark` is what its change brings the stream to. Of the events of one change only the last has it, since with the
+    others not all of the change has been told.
     """
 
     kind: EventKind
     rows: tuple[bytes, ...] | None = None
     reason: Reason | None = None
     more: bool = False
+    resumed: bool = False
+    old: tuple[bytes, ...] | None = None
+    transaction: Transaction | None = None
+    mark: Mark | None = field(default=None, compare=False)
 
     @property
     def cost_bytes(self) -> int:
         """What it occupies while it waits, with something for the objects around the data."""
-        return 100 + (sum(map(len, self.rows)) if self.rows else 0)
+        return 100 + sum(map(len, self.rows or ())) + sum(map(len, self.old or ()))

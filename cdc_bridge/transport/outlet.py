@@ -8,6 +8,7 @@ from websockets.asyncio.server import ServerConnection
 
 from cdc_bridge import protocol
 from cdc_bridge.backlog import Backlog
+from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import RequestError
 from cdc_bridge.hub import Follower
 from cdc_bridge.protocol import CloseCode
@@ -20,11 +21,17 @@ class SocketOutlet:
     Pacing: after each frame goes a WebSocket PING, and the next frame waits for its PONG. Every client answers
     PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses
     the others that came in the same turn; and it costs little, since what gathers meanwhile leaves in one frame.
+
+    `room_timeout_s`: who has more to push than may wait, does so while the backlog is at most half full. A client that
+    has not made room by then is too slow as well.
     """
 
-    def __init__(self, socket: ServerConnection, backlog_bytes_max: int) -> None:
+    def __init__(self, socket: ServerConnection, backlog_bytes_max: int, room_timeout_s: float = 30) -> None:
         self._socket = socket
         self._backlog = Backlog(backlog_bytes_max)
+        self._half_bytes = backlog_bytes_max // 2
+        self._room_timeout_s = room_timeout_s
+        self._less_waits = asyncio.Event()
         self._wake = asyncio.Event()
         self._asked_to_close = asyncio.Event()
         self._close_code = CloseCode.GOING_AWAY
@@ -44,17 +51,32 @@ class SocketOutlet:
         self._followers[key_of(follower)] = follower
         self._backlog.open(follower, subscription.stream_uid, one=subscription.item is not None)
 
-    def push(self, follower: Follower, event: Event) -> None:
-        if not self._asked_to_close.is_set() and not self._backlog.push(follower, event):
+    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
+        if not self._asked_to_close.is_set() and not self._backlog.push(follower, event, claim):
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
         self._wake.set()
 
     def drop(self, follower: Follower) -> None:
         self._backlog.drop(follower)
+        self._less_waits.set()
         self._followers.pop(key_of(follower), None)
 
     def refuse(self, follower: Follower, error: RequestError) -> None:
         self.reply(protocol.error("subscribe", error, follower.subscription.uid))
+
+    async def room(self) -> bool:
+        if self._backlog.size_bytes > self._half_bytes:
+            try:
+                async with asyncio.timeout(self._room_timeout_s):
+                    await self._half_empty()
+            except TimeoutError:
+                self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+        return not self._asked_to_close.is_set()
+
+    async def _half_empty(self) -> None:
+        while self._backlog.size_bytes > self._half_bytes and not self._asked_to_close.is_set():
+            self._less_waits.clear()
+            await self._less_waits.wait()
 
     # --- the connection's own ---
 
@@ -75,6 +97,7 @@ class SocketOutlet:
         if not self._asked_to_close.is_set():
             self._close_code, self._close_reason = code, reason
             self._asked_to_close.set()
+            self._less_waits.set()
 
     def drain(self) -> None:
         """Send what waits, then close: the bridge goes down."""
@@ -89,7 +112,9 @@ class SocketOutlet:
         """Send what is pushed, frame by frame, until the socket is closed."""
         while True:
             while self._backlog:
-                await self._socket.send(self._backlog.next_frame(), text=True)
+                frame = self._backlog.next_frame()
+                self._less_waits.set()
+                await self._socket.send(frame, text=True)
                 await (await self._socket.ping())
             if self._draining:
                 self.close(CloseCode.GOING_AWAY, "shutting down")

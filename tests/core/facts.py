@@ -10,6 +10,7 @@ import msgspec
 
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.change import Change, Operation, Relation, Row, Snapshot
+from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import RequestError
 from cdc_bridge.hub import Follower
 from cdc_bridge.projection import Projection
@@ -93,7 +94,7 @@ class Recorder:
     def open(self, follower: Follower) -> None:
         self.said.append(("open",))
 
-    def push(self, follower: Follower, event: Event) -> None:
+    def push(self, follower: Follower, event: Event, claim: Claim | None = None) -> None:
         rows = None if event.rows is None else [msgspec.json.decode(r) for r in event.rows]
         said = (event.kind.value, rows)
         self.said.append(said if event.reason is None else (*said, event.reason.value))
@@ -103,6 +104,9 @@ class Recorder:
 
     def refuse(self, follower: Follower, error: RequestError) -> None:
         self.said.append(("refuse", error.code))
+
+    async def room(self) -> bool:
+        return True
 
     def take(self) -> list[tuple[Any, ...]]:
         said, self.said = self.said, []

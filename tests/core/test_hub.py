@@ -6,8 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from cdc_bridge.catalog import Catalog
+from cdc_bridge.change import NO_ERA
 from cdc_bridge.errors import RequestError
-from cdc_bridge.hub import Hub, Reading
+from cdc_bridge.hub import Anchor, Hub, Reading
 from cdc_bridge.subscription import EventKind, Subscription
 from tests.core.facts import (
     CATALOG,
@@ -29,6 +30,7 @@ from tests.core.facts import (
 )
 
 NOW = snapshot(10, 10)
+NOWHERE = Anchor(NO_ERA, bytes(8))
 
 
 def keep(known: Subscription, _: Any) -> Subscription:
@@ -46,7 +48,7 @@ class Scene:
     def follow(self, wanted: Subscription, *rows: bytes) -> Reading:
         """Subscribed, and past its `init`."""
         reading = self.hub.follow(self.client, wanted)
-        assert self.hub.begin(reading, NOW, rows, more=False) is None
+        assert self.hub.begin(reading, NOWHERE, NOW, rows, more=False) is None
         self.client.take()
         return reading
 
@@ -60,14 +62,14 @@ def test_init_comes_first_and_holds_the_data() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription())
     scene.hub.apply(insert(row(id=1, text="held"), xid=12))
-    scene.hub.begin(reading, NOW, (b'{"id":0}',), more=False)
+    scene.hub.begin(reading, NOWHERE, NOW, (b'{"id":0}',), more=False)
     assert scene.client.take() == [("open",), ("init", [{"id": 0}]), ("create", [{"id": 1, "text": "held"}])]
 
 
 def test_init_of_an_event_subscription_has_no_data() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription(event=EventKind.CREATE))
-    scene.hub.begin(reading, NOW, (b"{}",), more=False)
+    scene.hub.begin(reading, NOWHERE, NOW, (b"{}",), more=False)
     assert scene.client.take() == [("open",), ("init", None)]
 
 
@@ -164,7 +166,7 @@ def test_truncate_of_one_partition_calls_for_fresh_data() -> None:
     scene = Scene()
     scene.follow(subscription(PARTED))
     (reading,) = scene.hub.apply(truncate(of=PARTED, relation_id=401, xid=20))
-    scene.hub.begin(reading, snapshot(30, 30), (b'{"id":9}',), more=False)
+    scene.hub.begin(reading, NOWHERE, snapshot(30, 30), (b'{"id":9}',), more=False)
     assert scene.client.take() == [("init", [{"id": 9}], "resync")]
 
 
@@ -183,7 +185,7 @@ def test_after_a_gap_everybody_gets_fresh_data_and_nothing_before_it() -> None:
     scene.hub.apply(insert(row(id=5, text="in the data"), xid=20))
     scene.hub.apply(insert(row(id=6, text="after it"), xid=30))
     assert scene.client.take() == []
-    scene.hub.begin(reading, snapshot(25, 25), (b'{"id":5}',), more=False)
+    scene.hub.begin(reading, NOWHERE, snapshot(25, 25), (b'{"id":5}',), more=False)
     assert scene.client.take() == [("init", [{"id": 5}], "resync"), ("create", [{"id": 6, "text": "after it"}])]
 
 
@@ -191,7 +193,7 @@ def test_data_that_was_read_before_a_gap_is_thrown_away() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription())
     scene.hub.hold()
-    assert scene.hub.begin(reading, NOW, (b"{}",), more=False) is None
+    assert scene.hub.begin(reading, NOWHERE, NOW, (b"{}",), more=False) is None
     assert scene.client.take() == [("open",)]
 
 
@@ -199,7 +201,7 @@ def test_first_init_after_a_gap_is_no_resync() -> None:
     scene = Scene()
     scene.hub.follow(scene.client, subscription())
     (reading,) = scene.hub.hold()
-    scene.hub.begin(reading, NOW, (), more=False)
+    scene.hub.begin(reading, NOWHERE, NOW, (), more=False)
     assert scene.client.take() == [("open",), ("init", [])]
 
 
@@ -208,10 +210,10 @@ def test_too_much_held_calls_for_another_reading() -> None:
     reading = scene.hub.follow(scene.client, subscription())
     for number in range(10):
         scene.hub.apply(insert(row(id=number, text="x" * 50), xid=20 + number))
-    again = scene.hub.begin(reading, NOW, (), more=False)
+    again = scene.hub.begin(reading, NOWHERE, NOW, (), more=False)
     assert again is not None
     scene.client.take()
-    assert scene.hub.begin(again, snapshot(30, 30), (), more=False) is None
+    assert scene.hub.begin(again, NOWHERE, snapshot(30, 30), (), more=False) is None
     assert scene.client.take() == [("init", [])]
 
 
@@ -236,7 +238,7 @@ def test_changed_columns_bring_fresh_data() -> None:
     scene.follow(subscription())
     wider = replace(MESSAGES, columns=columns(id=INT8, text=TEXT))
     (reading,) = scene.hub.adopt(Catalog([wider]), lambda known, new: subscription(new))
-    scene.hub.begin(reading, NOW, (), more=False)
+    scene.hub.begin(reading, NOWHERE, NOW, (), more=False)
     assert scene.client.take() == [("init", [], "resync")]
     assert scene.after(insert(row(id=1, text="a"))) == [("create", [{"id": "1", "text": "a"}])]
 
