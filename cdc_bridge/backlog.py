@@ -54,8 +54,9 @@ class Stream:
 class Backlog:
     """See the module's docstring."""
 
-    def __init__(self, bytes_max: int) -> None:
+    def __init__(self, bytes_max: int, frame_rows_max: int = FRAME_ROWS_MAX) -> None:
         self._bytes_max = bytes_max
+        self._frame_rows_max = frame_rows_max
         self._replies: deque[bytes] = deque()
         self._streams: dict[Hashable, Stream] = {}
         self._turns: deque[Hashable] = deque()
@@ -121,7 +122,7 @@ class Backlog:
     def _merged(self, stream: Stream) -> bytes:
         """What is left of the first event, or as much as a frame holds, and what reads the same and fits behind it."""
         event, _ = stream.events[0]
-        begun, end = stream.sent_rows, _end(event, stream.sent_rows)
+        begun, end = stream.sent_rows, self._end(event, stream.sent_rows)
         rows, old = list(event.rows or ())[begun:end], list(event.old or ())[begun:end]
         size = _size(event, begun, end)
         if end < len(event.rows or ()):
@@ -131,7 +132,7 @@ class Backlog:
             self._pop(stream)
             while stream.events and _alike(event, following := stream.events[0][0]):
                 size += _size(following)
-                if len(rows) + len(following.rows or ()) > FRAME_ROWS_MAX or size > FRAME_BYTES_MAX:
+                if len(rows) + len(following.rows or ()) > self._frame_rows_max or size > FRAME_BYTES_MAX:
                     break
                 event = self._pop(stream)
                 rows += event.rows or ()
@@ -145,17 +146,17 @@ class Backlog:
         stream.claim = claim or stream.claim
         return event
 
-
-def _end(event: Event, begun: int) -> int:
-    """How far a frame gets that begins with this row: one row at least."""
-    count, size = len(event.rows or ()), 0
-    if count - begun <= FRAME_ROWS_MAX and _size(event, begun) <= FRAME_BYTES_MAX:
-        return count
-    for end in range(begun, min(count, begun + FRAME_ROWS_MAX)):
-        size += _size(event, end, end + 1)
-        if size > FRAME_BYTES_MAX and end > begun:
-            return end
-    return min(count, begun + FRAME_ROWS_MAX)
+    def _end(self, event: Event, begun: int) -> int:
+        """How far a frame gets that begins with this row: one row at least."""
+        last = min(len(event.rows or ()), begun + self._frame_rows_max)
+        if _size(event, begun, last) <= FRAME_BYTES_MAX:
+            return last
+        size = 0
+        for end in range(begun, last):
+            size += _size(event, end, end + 1)
+            if size > FRAME_BYTES_MAX and end > begun:
+                return end
+        return last
 
 
 def _size(event: Event, begun: int = 0, end: int | None = None) -> int:

@@ -58,7 +58,7 @@ class Follower:
     """One subscription of one client.
 
     `after` is the cursor that it wants to go on from, until that is decided. `has_data`: the client has data already,
-    of an `init` or of before it came back, so the next `init` with data is a resync. `start`: see the module's docstring.
+    of an `init` or of before it came back, so the next `init` with data is a resync. `start`: see the docstring above.
     """
 
     outlet: Outlet
