@@ -16,6 +16,7 @@ LISTEN = "cdc_bridge listen"
 HEARTBEAT = "cdc_bridge heartbeat"
 READ = "cdc_bridge read"
 REPAIR = "cdc_bridge repair"
+PRUNE = "cdc_bridge prune"
 """The `application_name` of each session of a bridge, by which a person and `queries/listeners` tell them apart."""
 
 MASK = "****"

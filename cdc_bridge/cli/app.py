@@ -12,6 +12,7 @@ from cdc_bridge.cli.demo import demo
 from cdc_bridge.cli.detach import detach
 from cdc_bridge.cli.listen import listen
 from cdc_bridge.cli.output import say
+from cdc_bridge.cli.prune import prune
 from cdc_bridge.cli.serve import serve
 from cdc_bridge.cli.sql import sql
 from cdc_bridge.cli.status import status
@@ -38,7 +39,7 @@ Exit codes:
     1  an unexpected error
     2  the command line or a setting is wrong
     3  the database refuses, lacks something or does not answer
-    4  a table stayed locked by others at every attempt
+    4  a table stayed locked by others
     5  no notification arrives, or the port cannot be listened on
     6  the bridge refused the subscription (listen)
   130  interrupted by Ctrl-C
@@ -73,5 +74,5 @@ def _options(
     del version, traceback  # the one has acted by now, the other `ending.run` has taken; it is here for --help
 
 
-for command in (attach, detach, status, sql, serve, listen, demo):
+for command in (attach, detach, status, prune, sql, serve, listen, demo):
     app.command()(command)

@@ -9,7 +9,7 @@ import typer
 from cdc_bridge.cli.options import TABLES_HELP, Config, Dsn, SchemaName, load, refuse_unclear_choice
 from cdc_bridge.cli.output import complain, report, say
 from cdc_bridge.errors import UsageError
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.schema.mode import Mode, Notify
 
 
 def attach(  # noqa: PLR0917 - Typer calls it, by keyword
@@ -34,6 +34,14 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
             show_default=False,
         ),
     ] = None,
+    notify: Annotated[
+        Notify | None,
+        typer.Option(
+            help="For the whole database. auto: writers may notify. off: nothing ever does, for two-phase commit; it"
+            " needs every table durable. Recorded, until it is said otherwise.  [auto]",
+            show_default=False,
+        ),
+    ] = None,
     dsn: Dsn = None,
     schema_name: SchemaName = None,
     config: Config = None,
@@ -46,6 +54,7 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
     Examples:
       cdc-bridge attach messages sales.orders
       cdc-bridge attach --all --exclude-column users.password_hash
+      cdc-bridge attach --all --mode durable --notify off
       cdc-bridge attach --all --plan
     """  # noqa: D301 - the \b is meant
     from cdc_bridge.cli.database import connection
@@ -60,6 +69,7 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
         all_of_schemas=tuple(schema or ("public",)) if every else (),
         excluded=tuple(exclude_column or ()),
         mode=mode,
+        notify=notify,
     )
     with connection(settings, "attach") as conn:
         planned = attaching.plan(conn, request, settings.schema_name)

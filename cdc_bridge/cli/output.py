@@ -41,3 +41,20 @@ def report(done: Plan) -> None:
         say(task.title)
     if not done.tasks:
         say("Nothing to do.")
+
+
+def size(count: float) -> str:
+    """Bytes, as a person reads them."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 10_000 or unit == "GB":
+            return f"{count:,.0f} {unit}"
+        count /= 1024
+    raise AssertionError
+
+
+def age(seconds: float) -> str:
+    """A time span, as a person reads it."""
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"

@@ -9,7 +9,7 @@ from cdc_bridge.cli.output import say
 def sql(schema_name: SchemaName = None, config: Config = None) -> None:
     """Print our SQL, for those who install it by their own migrations.
 
-    It makes the schema and its functions, and changes no table; attach does that.
+    It makes the schema with its change log and functions, and changes no table of yours; attach does that.
 
     \b
     Example:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cdc_bridge.cli.options import Config, Dsn, SchemaName, load
-from cdc_bridge.cli.output import say
+from cdc_bridge.cli.output import age, say, size
 from cdc_bridge.errors import NotInstalled
 
 if TYPE_CHECKING:
+    from cdc_bridge.schema.retention import Log
     from cdc_bridge.schema.status import AttachedTable, Listener, Status
 
 
@@ -26,7 +27,7 @@ def status(
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    """Show what is attached, how, and who listens.
+    """Show what is attached, how, what the change log holds, and who listens.
 
     \b
     Example:
@@ -55,6 +56,8 @@ def as_members(found: Status | None, schema: str, newest: int) -> dict[str, Any]
         "version": found.version if found else None,
         "newest_version": newest,
         "tables": [_table(table) for table in found.tables] if found else [],
+        "notify": found.notify.value if found and found.notify else None,
+        "log": _log(found.log) if found and found.log else None,
         "listeners": [_listener(listener) for listener in found.listeners] if found else [],
         "problems": list(found.problems) if found else [],
     }
@@ -70,6 +73,16 @@ def _table(table: AttachedTable) -> dict[str, Any]:
         "excluded_columns": list(table.excluded),
         "partitions": table.partitions,
         "problems": list(table.problems),
+    }
+
+
+def _log(log: Log) -> dict[str, Any]:
+    return {
+        "size_bytes": log.size_bytes,
+        "oldest_age_s": log.oldest_age_s,
+        "segments_used": log.used,
+        "gate_open": log.is_gate_open,
+        "full": log.is_full,
     }
 
 
@@ -90,6 +103,10 @@ def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
     yield f"Attached: {len(found.tables) or f'nothing. {_BEGIN}'}"
     for table in found.tables:
         yield f"  {table.relation}{_particulars(table)}"
+    if found.log:
+        yield f"Change log: {_extent(found.log)}"
+    if found.notify:
+        yield f"Notify: {found.notify}; writers {_gate(found.log)}"
     yield f"Listening bridges: {len(found.listeners)}"
     for listener in found.listeners:
         yield f"  {_whereabouts(listener)}"
@@ -106,6 +123,16 @@ def _particulars(table: AttachedTable) -> str:
     if table.excluded:
         parts.append(f"without {', '.join(table.excluded)}")
     return f"  ({'; '.join(parts)})"
+
+
+def _extent(log: Log) -> str:
+    if log.oldest_age_s is None:
+        return "empty"
+    return f"{size(log.size_bytes)} in {log.used} segments, the oldest change {age(log.oldest_age_s)} old"
+
+
+def _gate(log: Log | None) -> str:
+    return "notify now (the gate is open)" if log and log.is_gate_open else "do not notify now (the gate is shut)"
 
 
 def _whereabouts(listener: Listener) -> str:

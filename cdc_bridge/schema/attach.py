@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ from psycopg import sql
 
 from cdc_bridge.errors import DatabaseError, NotOwner, RelationError, UsageError
 from cdc_bridge.schema import installation, names
-from cdc_bridge.schema.mode import OF_NEW_TABLES, Mode
+from cdc_bridge.schema.log_problems import log_problems
+from cdc_bridge.schema.mode import OF_NEW_TABLES, Mode, Notify
+from cdc_bridge.schema.notification import read_live_tables, read_notify, refuse_live, statement_of_record
 from cdc_bridge.schema.plan import (
     ACCESS_EXCLUSIVE,
     LOCK_TIMEOUT_MS,
@@ -54,13 +56,14 @@ class Request:
 
     `excluded` holds columns as `T.C`, besides those that a table excludes already: what was private once does not
     become public because an option was forgotten. Only detach gives such a column back. Without a `mode` attached
-    tables keep theirs, and new ones become durable.
+    tables keep theirs, and new ones become durable. Without `notify` what is recorded stays.
     """
 
     tables: tuple[str, ...] = ()
     all_of_schemas: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
     mode: Mode | None = None
+    notify: Notify | None = None
 
 
 def plan(
@@ -78,10 +81,17 @@ def plan(
 
 
 def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_timeout_ms: int) -> Plan:
-    installation.require_ours(conn, schema)
+    there = installation.require_ours(conn, schema)
     trees, notes = _requested(conn, request, schema)
     excluded = _excluded(conn, request, schema, trees)
     tasks = _installation(conn, schema, lock_timeout_ms)
+    modes = {tree.root.oid: mode_of(tree, request.mode) for tree in trees}
+    recording = [
+        Task(f"record notify {request.notify}", (limited(lock_timeout_ms),), (each,))
+        for each in _recording(conn, request, schema, trees, modes)
+    ]
+    if request.notify is Notify.AUTO:
+        tasks += recording
     for tree in trees:
         named = excluded.get(tree.root.oid, ())
         columns = tuple(sorted({*named, *tree.excluded}))
@@ -92,10 +102,14 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
             tree.tables,
             columns,
             tree.needed_level,
-            mode_of(tree, request.mode),
+            modes[tree.root.oid],
             schema=schema,
             lock_timeout_ms=lock_timeout_ms,
         )
+    if Mode.DURABLE in modes.values() and there.version == VERSION:
+        _check_log(conn, schema)
+    if request.notify is Notify.OFF:
+        tasks += recording  # once no table is live any more
     return Plan(schema, tuple(tasks), tuple(notes))
 
 
@@ -191,6 +205,32 @@ def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: i
             is_installation=True,
         )
     ]
+
+
+def _check_log(conn: psycopg.Connection[Any], schema: str) -> None:
+    """A log that somebody has altered would let changes slip, or cannot even be named by a trigger."""
+    if problems := log_problems(conn, schema):
+        raise DatabaseError(f"no table can be durable while the change log is not as it should be: {problems[0]}")
+
+
+def _recording(
+    conn: psycopg.Connection[Any],
+    request: Request,
+    schema: str,
+    trees: Sequence[Tree],
+    modes: Mapping[int, Mode],
+) -> list[Step]:
+    """What records `notify`, if it is asked for and new. Raises `UsageError` where it contradicts a table's mode."""
+    live = [tree.root.relation for tree in trees if modes[tree.root.oid] is Mode.LIVE]
+    if request.notify is None and not live:
+        return []  # so that a role that may not read the setting can attach durable tables
+    recorded = read_notify(conn, schema)
+    if (request.notify or recorded) is Notify.OFF:
+        named = {tree.root.relation for tree in trees}
+        refuse_live([*live, *(each for each in read_live_tables(conn, schema) if each not in named)])
+    if request.notify in {None, recorded}:
+        return []
+    return [step(statement_of_record(schema, Notify(request.notify)), NO_LOCK, "for every bridge of this database")]
 
 
 # --- which tables ---

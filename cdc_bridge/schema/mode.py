@@ -15,5 +15,15 @@ class Mode(enum.StrEnum):
     LIVE = "live"
 
 
-OF_NEW_TABLES = Mode.LIVE
+class Notify(enum.StrEnum):
+    """What the operator decides for all bridges of a database, see `notification`.
+
+    `AUTO`: writers notify while the gate is open. `OFF`: nobody ever does, and bridges poll.
+    """
+
+    AUTO = "auto"
+    OFF = "off"
+
+
+OF_NEW_TABLES = Mode.DURABLE
 """In what a table is attached when nobody says otherwise."""

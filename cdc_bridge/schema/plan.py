@@ -154,9 +154,9 @@ def _apply_patiently(
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             if time.monotonic() > telling_s:
                 telling_s = math.inf
-                held_by = "; ".join(map(str, _holders(conn, task))) or "somebody else"
+                held_by = "; ".join(map(str, holders(conn, task.table_ids, task.lock))) or "somebody else"
                 notice(f"{task.name}: waiting for a lock held by {held_by}")
-    raise LockNotAcquired(task.name, task.relation, lock_limit_s, _holders(conn, task))
+    raise LockNotAcquired(task.name, task.relation, lock_limit_s, holders(conn, task.table_ids, task.lock))
 
 
 def _run(conn: psycopg.Connection[Any], plan: Plan, task: Task) -> None:
@@ -179,6 +179,7 @@ def _attempts(limit_s: float) -> Iterator[None]:
         yield
 
 
-def _holders(conn: psycopg.Connection[Any], task: Task) -> tuple[LockHolder, ...]:
-    parameters = {"oids": list(task.table_ids), "modes": list(_CONFLICTING[task.lock])}
+def holders(conn: psycopg.Connection[Any], table_ids: Iterable[int], lock: str) -> tuple[LockHolder, ...]:
+    """Who is in the way of such a lock on these tables."""
+    parameters = {"oids": list(table_ids), "modes": list(_CONFLICTING[lock])}
     return tuple(starmap(LockHolder, conn.execute(statement("queries/lock_holders"), parameters)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
@@ -14,9 +14,12 @@ from psycopg.rows import dict_row
 from cdc_bridge.catalog import collection_name
 from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import LISTEN
-from cdc_bridge.errors import SchemaClosed
+from cdc_bridge.errors import DatabaseError, SchemaClosed
 from cdc_bridge.schema.installation import require_installed
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.schema.log_problems import log_problems
+from cdc_bridge.schema.mode import Mode, Notify
+from cdc_bridge.schema.notification import read_notify
+from cdc_bridge.schema.retention import Log, read_log
 from cdc_bridge.schema.tables import (
     Level,
     Table,
@@ -55,12 +58,18 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """`version` is None when the function that tells it is gone or may not be called."""
+    """`version` is None when the function that tells it is gone or may not be called.
+
+    `log` and `notify` are None where there are none yet (version 1), where a part of the log is missing, and for a role
+    that may not read them.
+    """
 
     version: int | None
     tables: tuple[AttachedTable, ...]
     listeners: tuple[Listener, ...]
     problems: tuple[str, ...]
+    log: Log | None = None
+    notify: Notify | None = None
 
 
 def read_status(
@@ -76,8 +85,35 @@ def read_status(
         with conn.cursor(row_factory=dict_row) as cursor:
             cursor.execute(statement("queries/listeners"), {"listen": LISTEN})
             listeners = tuple(Listener(**row) for row in cursor)
+        log, notify = _read_log(conn, schema), _read_notify(conn, schema)
+        problems = [*_problems_outside(found, there.version), *log_problems(conn, schema)]
     attached = tuple(_attached_table(tree, collections) for tree in found if tree.is_attached)
-    return Status(there.version, attached, listeners, tuple(_problems_outside(found, there.version)))
+    problems += _problems_of_log(log, notify, attached)
+    return Status(there.version, attached, listeners, tuple(problems), log, notify)
+
+
+def _read_log(conn: psycopg.Connection[Any], schema: str) -> Log | None:
+    try:
+        return read_log(conn, schema)
+    except (DatabaseError, psycopg.errors.InsufficientPrivilege):
+        return None  # what is missing stands among the problems
+
+
+def _read_notify(conn: psycopg.Connection[Any], schema: str) -> Notify | None:
+    try:
+        return read_notify(conn, schema)
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+
+
+def _problems_of_log(log: Log | None, notify: Notify | None, attached: Iterable[AttachedTable]) -> Iterator[str]:
+    if log and log.is_full:
+        yield (
+            "the change log is full, and changes are gaps: the segment after the current one is locked, by pg_dump or a"
+            " long transaction; when that has ended, run cdc-bridge prune"
+        )
+    if notify is Notify.OFF and (live := [str(table.relation) for table in attached if table.mode is Mode.LIVE]):
+        yield (f"notify is off, and yet {', '.join(live)} notifies: attach with --mode durable, or say --notify auto")
 
 
 def _attached_table(tree: Tree, collections: Mapping[str, str]) -> AttachedTable:

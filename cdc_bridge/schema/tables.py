@@ -76,7 +76,10 @@ class ExcludedColumn:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A trigger of ours as it is. `is_clone`: PostgreSQL copied it from the partitioned table."""
+    """A trigger of ours as it is. `is_clone`: PostgreSQL copied it from the partitioned table.
+
+    `definition`: when it fires, with what at hand, in SQL's words. `depends_on_log`: see `sql/triggers/condition.sql`.
+    """
 
     name: str
     enabled: str
@@ -121,13 +124,16 @@ class Wanted:
             arguments=sql.SQL(", ").join(map(sql.Literal, self.arguments)),
         )
 
+    @property
+    def definition(self) -> str:
+        parts = ["AFTER", self.event, self.transition_tables, "FOR EACH", self.level.value]
+        return " ".join(part for part in parts if part)
+
     def is_met_by(self, trigger: Trigger) -> bool:
         return (
             trigger.is_always
             and trigger.arguments == self.arguments
-            and f"AFTER {self.event} ON" in trigger.definition
-            and f"FOR EACH {self.level.value}" in trigger.definition
-            and self.transition_tables in trigger.definition
+            and trigger.definition == self.definition
             and trigger.function == self.function
             and trigger.depends_on_log == (self.mode is Mode.DURABLE)
         )

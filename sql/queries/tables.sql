@@ -16,7 +16,7 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
         AND NOT EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = i.inhparent)) AS has_inheritance,
     pg_has_role(c.relowner, 'USAGE') AS is_owned, pg_get_userbyid(c.relowner) AS owner,
     EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped) AS has_virtual_columns,
-    -- tgtype: 1 is FOR EACH ROW, 2 is BEFORE, 64 is INSTEAD OF.
+    -- tgtype: 1 is FOR EACH ROW, 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE, 64 INSTEAD OF.
     (SELECT min(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & (1 | 2 | 64) = 1
         AND NOT (f.nspname = %(schema)s AND p.proname IN ('capture_row', 'capture_durable_row') AND starts_with(t.tgname, %(prefix)s))) AS row_trigger,
@@ -27,7 +27,14 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
      WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) AS columns,
     (SELECT coalesce(json_agg(json_build_object(
         'name', t.tgname, 'enabled', t.tgenabled, 'is_clone', t.tgparentid <> 0, 'function', p.proname,
-        'definition', pg_get_triggerdef(t.oid),
+        -- Spelled by hand: where there is a condition, pg_get_triggerdef() takes a lock on the table.
+        'definition', concat_ws(' ', CASE t.tgtype & (2 | 64) WHEN 0 THEN 'AFTER' ELSE 'BEFORE' END,
+            CASE t.tgtype & (4 | 8 | 16 | 32) WHEN 4 THEN 'INSERT' WHEN 8 THEN 'DELETE' WHEN 16 THEN 'UPDATE'
+                WHEN 32 THEN 'TRUNCATE' ELSE 'several' END,
+            CASE WHEN t.tgattr::text <> '' THEN 'of columns' END,
+            CASE WHEN coalesce(t.tgoldtable, t.tgnewtable) IS NOT NULL THEN 'REFERENCING' END,
+            'OLD TABLE AS ' || t.tgoldtable, 'NEW TABLE AS ' || t.tgnewtable,
+            'FOR EACH ' || CASE t.tgtype & 1 WHEN 1 THEN 'ROW' ELSE 'STATEMENT' END),
         -- On the row type of the view change_log, see triggers/condition.sql.
         'depends_on_log', EXISTS (SELECT FROM pg_depend d JOIN pg_type log ON log.oid = d.refobjid
             WHERE d.classid = 'pg_trigger'::regclass AND d.objid = t.oid AND d.refclassid = 'pg_type'::regclass

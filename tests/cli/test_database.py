@@ -49,7 +49,8 @@ def test_attach_status_detach(dsn: str, tmp_path: Path) -> None:
     assert run("attach", "messages", "--dsn", dsn, cwd=tmp_path).stdout == "Nothing to do.\n"
 
     found = members(dsn, tmp_path)
-    assert set(found) == {"schema", "installed", "version", "newest_version", "tables", "listeners", "problems"}
+    members_of_the_docs = {"schema", "installed", "version", "newest_version", "tables", "notify", "log", "listeners"}
+    assert set(found) == members_of_the_docs | {"problems"}
     assert found["schema"] == "cdc"
     assert found["version"] == found["newest_version"]
     assert found["listeners"] == []
@@ -58,7 +59,7 @@ def test_attach_status_detach(dsn: str, tmp_path: Path) -> None:
             "schema": "public",
             "name": "messages",
             "collection": "messages",
-            "mode": "live",
+            "mode": "durable",
             "captured_for_each": "statement",
             "excluded_columns": ["secret"],
             "partitions": 0,
@@ -66,7 +67,7 @@ def test_attach_status_detach(dsn: str, tmp_path: Path) -> None:
         }
     ]
     text = run("status", "--dsn", dsn, cwd=tmp_path).stdout
-    assert "public.messages  (collection messages; live; captured for each statement; without secret)" in text
+    assert "public.messages  (collection messages; durable; captured for each statement; without secret)" in text
     assert "Problems: none" in text
 
     assert "detach public.messages" in run("detach", "messages", "--dsn", dsn, cwd=tmp_path).stdout
@@ -96,7 +97,7 @@ def test_collections_are_named_as_clients_name_them(dsn: str, tmp_path: Path) ->
     assert [table["collection"] for table in members(dsn, tmp_path)["tables"]] == ["messages", "sales.orders"]
     (tmp_path / "cdc-bridge.toml").write_text('[collections]\n"public.messages" = "m"\n"sales.orders" = "o"\n')
     assert [table["collection"] for table in members(dsn, tmp_path)["tables"]] == ["m", "o"]
-    assert "sales.orders  (collection o; live;" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
+    assert "sales.orders  (collection o; durable;" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
 
 
 def test_problems_are_printed_and_the_exit_code_stays_0(dsn: str, tmp_path: Path, database: Database) -> None:
@@ -164,3 +165,57 @@ def test_role_without_rights_is_told_what_to_do(dsn: str, tmp_path: Path, databa
         assert said == f'role "{role}" may not use schema "cdc": connect as its owner, "{owner}"'
     finally:
         database.execute(f"DROP ROLE {role}")
+
+
+def test_mode_stays_until_it_is_named(dsn: str, tmp_path: Path) -> None:
+    done = run("attach", "messages", "--mode", "live", "--dsn", dsn, cwd=tmp_path)
+    assert "attach public.messages: live, captured for each statement" in done.stdout
+    assert run("attach", "messages", "--dsn", dsn, cwd=tmp_path).stdout == "Nothing to do.\n"
+    done = run("attach", "messages", "--mode", "durable", "--dsn", dsn, cwd=tmp_path)
+    assert done.stdout == "attach public.messages: durable (was live), captured for each statement\n"
+    assert [table["mode"] for table in members(dsn, tmp_path)["tables"]] == ["durable"]
+
+
+def test_notify_off_is_recorded_and_shown(dsn: str, tmp_path: Path) -> None:
+    done = run("attach", "messages", "--notify", "off", "--dsn", dsn, cwd=tmp_path)
+    assert "record notify off" in done.stdout
+    assert members(dsn, tmp_path)["notify"] == "off"
+    assert (
+        "Notify: off; writers do not notify now (the gate is shut)" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
+    )
+    said = assert_one_sentence(run("attach", "sales.orders", "--mode", "live", "--dsn", dsn, cwd=tmp_path), 2)
+    assert (
+        "with notify off nothing may notify, and live mode always does: attach sales.orders with --mode durable" in said
+    )
+    done = run("attach", "sales.orders", "--mode", "live", "--notify", "auto", "--dsn", dsn, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert members(dsn, tmp_path)["notify"] == "auto"
+
+
+def test_prune_says_what_it_forgot(dsn: str, tmp_path: Path, database: Database) -> None:
+    run("attach", "messages", "--dsn", dsn, cwd=tmp_path)
+    assert "Change log: empty" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
+    database.execute("INSERT INTO messages VALUES (1)")
+    assert "in 1 segments, the oldest change 0 s old" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
+    assert members(dsn, tmp_path)["log"]["segments_used"] == 1
+    assert run("prune", "--dsn", dsn, cwd=tmp_path).stdout == "Nothing to do.\n"
+    done = run("prune", "--older-than", "0", "--dsn", dsn, cwd=tmp_path)
+    assert "kB, the newest change" in done.stdout, done.stderr
+    assert database.execute("SELECT count(*) FROM cdc.change_log") == [(0,)]
+
+
+def test_prune_ends_with_4_where_a_part_of_the_log_stays_locked(dsn: str, tmp_path: Path, database: Database) -> None:
+    run("attach", "messages", "--dsn", dsn, cwd=tmp_path)
+    database.execute("INSERT INTO messages VALUES (1)")
+    with psycopg.connect(dsn, application_name="pg_dump") as dumping:
+        dumping.execute("LOCK TABLE cdc.change_log_0 IN ACCESS SHARE MODE")
+        done = run("prune", "--older-than", "0", "--dsn", dsn, cwd=tmp_path)
+    assert done.returncode == 4
+    assert done.stdout == "writers go on to the next segment\n"
+    assert "forget segment 0 of the change log: no lock within 0.1 s. It is held by process" in done.stderr
+    assert '"pg_dump"' in done.stderr
+
+
+def test_prune_where_nothing_is_installed(dsn: str, tmp_path: Path) -> None:
+    said = assert_one_sentence(run("prune", "--dsn", dsn, cwd=tmp_path), 3)
+    assert "attach a table first" in said

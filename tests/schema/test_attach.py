@@ -15,7 +15,7 @@ from cdc_bridge.errors import DatabaseError, LockNotAcquired, NotOwner, Relation
 from cdc_bridge.schema import attach, installation
 from cdc_bridge.schema import plan as planning
 from cdc_bridge.schema.mode import Mode
-from tests.capture.ear import attach_tables, changes
+from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database, Server
 
 
@@ -26,7 +26,7 @@ def conn(database: Database) -> Iterator[psycopg.Connection[Any]]:
 
 
 def plan(conn: psycopg.Connection[Any], *tables: str, **request: Any) -> attach.Plan:
-    return attach.plan(conn, attach.Request(tables=tables, **{"mode": Mode.LIVE, **request}))
+    return attach.plan(conn, attach.Request(tables=tables, **request))
 
 
 def test_plan_changes_nothing_and_takes_no_lock(database: Database, conn: psycopg.Connection[Any]):
@@ -38,10 +38,10 @@ def test_plan_changes_nothing_and_takes_no_lock(database: Database, conn: psycop
     assert conn.execute("SELECT count(*) FROM pg_namespace WHERE nspname = 'cdc'").fetchone() == (0,)
 
 
-def test_plan_prints_what_psql_can_run(database: Database, conn: psycopg.Connection[Any]):
+def test_plan_prints_what_psql_can_run(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     """What is printed and what is done are the same statements."""
     conn.execute('CREATE TABLE t (id int, "o\'dd" text)')
-    text = str(plan(conn, "t", excluded=("t.o'dd",)))
+    text = str(plan(conn, "t", mode=mode, excluded=("t.o'dd",)))
     assert "SHARE ROW EXCLUSIVE" in text
     database.execute(text)
     assert plan(conn, "t").tasks == ()
@@ -54,9 +54,9 @@ def test_script_installs_what_attach_installs(database: Database, conn: psycopg.
     assert [task.is_installation for task in plan(conn, "t").tasks] == [False]
 
 
-def test_attaching_again_does_nothing_and_takes_no_lock(database: Database, conn: psycopg.Connection[Any]):
+def test_attaching_again_does_nothing_and_takes_no_lock(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     conn.execute("CREATE TABLE t (id int)")
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     with psycopg.connect(database.dsn) as other:
         other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
         attach.apply(conn, plan(conn, "t"), lock_limit_s=0)
@@ -164,17 +164,17 @@ def test_missing_excluded_column_is_refused(conn: psycopg.Connection[Any]):
 
 
 @pytest.mark.parametrize("text", ["shop.orders.secret", '"shop"."orders"."secret"', "SHOP.orders.SECRET"])
-def test_excluded_column_of_table_in_another_schema(database: Database, text: str):
+def test_excluded_column_of_table_in_another_schema(database: Database, text: str, mode: Mode):
     database.execute("CREATE SCHEMA shop; CREATE TABLE shop.orders (id int, secret text)")
-    attach_tables(database, "shop.orders", exclude=(text,))
+    attach_tables(database, "shop.orders", exclude=(text,), mode=mode)
     assert changes(database, "INSERT INTO shop.orders VALUES (1, 'x')") == [("I", [{"id": 1}])]
 
 
-def test_other_excluded_columns_come_to_the_former(database: Database):
+def test_other_excluded_columns_come_to_the_former(database: Database, mode: Mode):
     """What is private stays private until detach."""
     database.execute("CREATE TABLE t (id int, a text, b text)")
-    attach_tables(database, "t", exclude=("t.a",))
-    again = attach_tables(database, "t", exclude=("t.b",))
+    attach_tables(database, "t", exclude=("t.a",), mode=mode)
+    again = attach_tables(database, "t", exclude=("t.b",), mode=mode)
     assert again.notes == ("public.t: a stays excluded; detach first to send what was excluded",)
     assert changes(database, "INSERT INTO t VALUES (1, 'a', 'b')") == [("I", [{"id": 1}])]
 
@@ -235,11 +235,11 @@ def test_schema_of_another_name(database: Database, conn: psycopg.Connection[Any
 
 
 def test_older_functions_are_replaced(
-    database: Database, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    database: Database, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch, mode: Mode
 ):
     """As after an update of the program: the schema with its channel stays, migrations do not run again."""
     conn.execute("CREATE TABLE t (id int)")
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     channel = conn.execute("SELECT last_value FROM cdc.channel").fetchone()
     conn.execute(
         "CREATE OR REPLACE FUNCTION cdc.send(operation text, relation oid, body text) RETURNS int LANGUAGE sql"
@@ -293,13 +293,13 @@ def test_version_of_the_files_is_the_version_that_is_told(database: Database, co
     assert statements.migrations(after=statements.VERSION) == []
 
 
-def test_concurrent_attaches_all_succeed(database: Database):
+def test_concurrent_attaches_all_succeed(database: Database, mode: Mode):
     database.execute("".join(f"CREATE TABLE t{n} (id int);" for n in range(8)))
     failures: list[BaseException] = []
 
     def attach_one(number: int) -> None:
         try:
-            attach_tables(database, f"t{number % 4}", f"t{number}")
+            attach_tables(database, f"t{number % 4}", f"t{number}", mode=mode)
         except BaseException as error:
             failures.append(error)
 
@@ -360,14 +360,14 @@ def test_reader_does_not_keep_attach_waiting(database: Database, conn: psycopg.C
     assert plan(conn, "t").tasks == ()
 
 
-def test_attach_switches_to_row_triggers_and_back(database: Database, conn: psycopg.Connection[Any]):
+def test_attach_switches_to_row_triggers_and_back(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     conn.execute(
         "CREATE TABLE t (id int, secret int); CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS"
         " 'BEGIN RETURN NULL; END'"
     )
-    attach_tables(database, "t", exclude=("t.secret",))
+    attach_tables(database, "t", exclude=("t.secret",), mode=mode)
     conn.execute("CREATE TRIGGER app AFTER UPDATE ON t FOR EACH ROW EXECUTE FUNCTION nop()")
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     ((oid,),) = conn.execute("SELECT 't'::regclass::oid")
     assert _trigger_names(conn, "t") == {
         "00_cdc_bridge_row_truncate",
@@ -375,21 +375,21 @@ def test_attach_switches_to_row_triggers_and_back(database: Database, conn: psyc
     }
     assert changes(database, "INSERT INTO t VALUES (1), (2)") == [("I", [{"id": 1}]), ("I", [{"id": 2}])]
     conn.execute("DROP TRIGGER app ON t")
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     assert _trigger_names(conn, "t") == {f"00_cdc_bridge_{e}" for e in ("insert", "update", "delete", "truncate")}
     assert changes(database, "INSERT INTO t VALUES (1), (2)") == [("I", [{"id": 1}, {"id": 2}])]
 
 
 def test_attach_switches_a_partitioned_table_to_row_triggers_and_back(
-    database: Database, conn: psycopg.Connection[Any]
+    database: Database, conn: psycopg.Connection[Any], mode: Mode
 ):
     conn.execute(
         "CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p DEFAULT;"
         "CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
     )
-    attach_tables(database, "p")
+    attach_tables(database, "p", mode=mode)
     conn.execute("CREATE TRIGGER app AFTER UPDATE ON p1 FOR EACH ROW EXECUTE FUNCTION nop()")
-    attach_tables(database, "p")
+    attach_tables(database, "p", mode=mode)
     assert changes(database, "INSERT INTO p VALUES (1), (2); TRUNCATE p1") == [
         ("I", [{"id": 1}]),
         ("I", [{"id": 2}]),
@@ -397,7 +397,7 @@ def test_attach_switches_a_partitioned_table_to_row_triggers_and_back(
     ]
     assert plan(conn, "p").tasks == ()
     conn.execute("DROP TRIGGER app ON p1")
-    attach_tables(database, "p")
+    attach_tables(database, "p", mode=mode)
     assert changes(database, "INSERT INTO p1 VALUES (1), (2)") == [("I", [{"id": 1}, {"id": 2}])]
     assert plan(conn, "p").tasks == ()
 
@@ -415,11 +415,11 @@ def test_other_triggers_of_the_application_need_no_row_triggers(database: Databa
     assert "for each statement" in attach_tables(database, "t").tasks[-1].title
 
 
-def test_table_attached_by_itself_may_become_a_partition(database: Database, conn: psycopg.Connection[Any]):
+def test_table_attached_by_itself_may_become_a_partition(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     conn.execute("CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 (id int)")
-    attach_tables(database, "p", "p1")
+    attach_tables(database, "p", "p1", mode=mode)
     conn.execute("ALTER TABLE p ATTACH PARTITION p1 DEFAULT")
-    attach_tables(database, "p")
+    attach_tables(database, "p", mode=mode)
     assert changes(database, "INSERT INTO p1 VALUES (1)") == [("I", [{"id": 1}])]
     assert changes(database, "INSERT INTO p VALUES (1)") == [("I", [{"id": 1}])]
 

@@ -11,9 +11,10 @@ from cdc_bridge.catalog import Catalog, Collection, PgType, TypeKind
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema.catalog import fingerprint, read_catalog
+from cdc_bridge.schema.mode import Mode
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.schema.tables import read_captured, read_trees
-from tests.capture.ear import attach_tables
+from tests.schema.telling import attach_tables
 from tests.support.server import Database
 
 
@@ -67,7 +68,7 @@ async def test_tables_of_other_schemas_carry_its_name(database: Database, conn: 
 
 @pytest.mark.parametrize("row_trigger", [False, True])
 async def test_partitioned_table_is_one_collection(
-    database: Database, conn: psycopg.AsyncConnection[Any], row_trigger: bool
+    database: Database, conn: psycopg.AsyncConnection[Any], row_trigger: bool, mode: Mode
 ):
     database.execute(
         "CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p DEFAULT"
@@ -79,7 +80,7 @@ async def test_partitioned_table_is_one_collection(
             "CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
             "CREATE TRIGGER app AFTER UPDATE ON p FOR EACH ROW EXECUTE FUNCTION nop()"
         )
-    attach_tables(database, "p")
+    attach_tables(database, "p", mode=mode)
     database.execute("CREATE TABLE p3 PARTITION OF p FOR VALUES IN (3)")
     catalog = await read_catalog(conn, "cdc")
     assert set(catalog.by_name) == {"p"}
@@ -223,18 +224,20 @@ DDL = [
 ]
 
 
-async def test_fingerprint_changes_exactly_with_the_catalog(database: Database, conn: psycopg.AsyncConnection[Any]):
+async def test_fingerprint_changes_exactly_with_the_catalog(
+    database: Database, conn: psycopg.AsyncConnection[Any], mode: Mode
+):
     database.execute(
         "CREATE TYPE mood AS ENUM ('ok'); CREATE TYPE place AS (city text); CREATE TYPE inner_place AS (x"
         " int); CREATE DOMAIN d AS inner_place;"
         "CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p DEFAULT"
     )
-    attach_tables(database, "p")
+    attach_tables(database, "p", mode=mode)
     catalog, mark = await read_catalog(conn, "cdc"), await fingerprint(conn, "cdc")
     for statement in DDL:
         database.execute(statement)
         if statement.startswith("CREATE TABLE t"):
-            attach_tables(database, "t")
+            attach_tables(database, "t", mode=mode)
         now, now_mark = await read_catalog(conn, "cdc"), await fingerprint(conn, "cdc")
         assert now != catalog, statement
         assert now_mark != mark, statement
@@ -289,7 +292,9 @@ async def test_virtual_column_with_another_expression_is_another_revision(
     assert await fingerprint(conn, "cdc") != mark
 
 
-async def test_queries_on_catalogs_wait_for_no_table(database: Database, conn: psycopg.AsyncConnection[Any]):
+async def test_queries_on_catalogs_wait_for_no_table(
+    database: Database, conn: psycopg.AsyncConnection[Any], mode: Mode
+):
     """One ALTER TABLE that takes its time must not make every collection stand still."""
     database.execute(
         "CREATE TYPE mood AS ENUM ('ok'); CREATE TYPE place AS (city text, mood mood);"
@@ -298,7 +303,7 @@ async def test_queries_on_catalogs_wait_for_no_table(database: Database, conn: p
         "CREATE TABLE p1 PARTITION OF p DEFAULT PARTITION BY LIST (id); CREATE TABLE p2 PARTITION OF p1 DEFAULT;"
         "CREATE TABLE n (id int PRIMARY KEY REFERENCES t)"
     )
-    attach_tables(database, "t", "p", "n", exclude=("p.u",))
+    attach_tables(database, "t", "p", "n", exclude=("p.u",), mode=mode)
     tables = "t, p, p1, p2, n"
     expected = await read_catalog(conn, "cdc"), await fingerprint(conn, "cdc")
     with psycopg.connect(database.dsn) as other, psycopg.connect(database.dsn, autocommit=True) as plain:

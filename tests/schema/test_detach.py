@@ -10,7 +10,8 @@ import pytest
 
 from cdc_bridge.errors import DatabaseError, LockNotAcquired, RelationError, UsageError
 from cdc_bridge.schema import attach, detach, status
-from tests.capture.ear import attach_tables, changes
+from cdc_bridge.schema.mode import Mode
+from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database, bin_dir
 
 APPLICATION = """
@@ -47,19 +48,19 @@ def dump(database: Database) -> str:
     return "\n".join(line for line in text.splitlines() if not line.startswith(("\\restrict", "\\unrestrict")))
 
 
-def test_dump_after_purge_is_what_it_was_before_attach(database: Database, conn: psycopg.Connection[Any]):
+def test_dump_after_purge_is_what_it_was_before_attach(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     conn.execute(APPLICATION)
     before = dump(database)
-    attach_tables(database, *TABLES, exclude=("shop.Orders.secret",))
+    attach_tables(database, *TABLES, exclude=("shop.Orders.secret",), mode=mode)
     conn.execute("INSERT INTO messages VALUES (1, 'a')")
     assert dump(database) != before
     detach_all(conn, purge=True)
     assert dump(database) == before
 
 
-def test_detached_table_is_silent_and_others_go_on(database: Database, conn: psycopg.Connection[Any]):
+def test_detached_table_is_silent_and_others_go_on(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     conn.execute(APPLICATION)
-    attach_tables(database, *TABLES)
+    attach_tables(database, *TABLES, mode=mode)
     detach.apply(conn, detach.plan(conn, detach.Request(tables=("messages", "events"))))
     told = changes(
         database,
@@ -85,10 +86,12 @@ def test_detach_takes_no_lock_on_tables_that_are_not_attached(database: Database
     assert changes(database, "INSERT INTO a VALUES (1)") == []
 
 
-def test_changes_of_the_tables_in_between_leave_nothing_behind(database: Database, conn: psycopg.Connection[Any]):
+def test_changes_of_the_tables_in_between_leave_nothing_behind(
+    database: Database, conn: psycopg.Connection[Any], mode: Mode
+):
     """Renamed, moved, partitions added and taken away, columns dropped."""
     conn.execute(APPLICATION)
-    attach_tables(database, *TABLES, exclude=("shop.Orders.secret",))
+    attach_tables(database, *TABLES, exclude=("shop.Orders.secret",), mode=mode)
     conn.execute(
         'ALTER TABLE messages RENAME TO "Größere"; ALTER TABLE shop."Orders" SET SCHEMA public;'
         'ALTER TABLE "Orders" DROP secret;'

@@ -14,10 +14,11 @@ from cdc_bridge.change import Relation
 from cdc_bridge.errors import LockNotAcquired, NotOwner
 from cdc_bridge.schema import attach, status
 from cdc_bridge.schema.catalog_reader import Pool, PooledCatalogReader
+from cdc_bridge.schema.mode import Mode
 from cdc_bridge.schema.repair import Outcome, repair
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.schema.tables import Level
-from tests.capture.ear import attach_tables, changes
+from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database
 
 P, T = Relation("public", "p"), Relation("public", "t")
@@ -50,13 +51,13 @@ def enabled(conn: psycopg.Connection[Any]) -> set[str]:
 
 @pytest.mark.parametrize("row_trigger", [False, True])
 def test_triggers_that_were_disabled_for_a_while_fire_always_again(
-    database: Database, conn: psycopg.Connection[Any], row_trigger: bool
+    database: Database, conn: psycopg.Connection[Any], row_trigger: bool, mode: Mode
 ) -> None:
     """As pg_restore --disable-triggers does it, to partitions too."""
     conn.execute(NOP + PARTITIONED)
     if row_trigger:
         conn.execute("CREATE TRIGGER app AFTER UPDATE ON p FOR EACH ROW EXECUTE FUNCTION nop()")
-    attach_tables(database, "p")
+    attach_tables(database, "p", mode=mode)
     for table in ("p", "p1"):
         conn.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL; ALTER TABLE {table} ENABLE TRIGGER ALL".encode())
         assert "O" in enabled(conn)
@@ -68,10 +69,10 @@ def test_triggers_that_were_disabled_for_a_while_fire_always_again(
 
 
 def test_table_is_captured_row_by_row_from_when_it_is_needed_until_it_is_not(
-    database: Database, conn: psycopg.Connection[Any]
+    database: Database, conn: psycopg.Connection[Any], mode: Mode
 ) -> None:
     conn.execute(NOP + "CREATE TABLE t (id int, secret int)")
-    attach_tables(database, "t", exclude=("t.secret",))
+    attach_tables(database, "t", exclude=("t.secret",), mode=mode)
     conn.execute("CREATE TRIGGER app AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION nop()")
     assert repair(conn) == Outcome([T])
     assert changes(database, "INSERT INTO t VALUES (1), (2)") == [("I", [{"id": 1}]), ("I", [{"id": 2}])]
@@ -115,7 +116,7 @@ def test_table_filled_by_logical_replication_is_captured_row_by_row(
 
 @pytest.mark.parametrize("row_trigger", [False, True])
 def test_table_attached_by_itself_may_become_a_partition_and_is_told_once(
-    database: Database, conn: psycopg.Connection[Any], row_trigger: bool
+    database: Database, conn: psycopg.Connection[Any], row_trigger: bool, mode: Mode
 ) -> None:
     conn.execute(NOP + PARTITIONED + "CREATE TABLE x (id int)")
     if row_trigger:
@@ -123,18 +124,18 @@ def test_table_attached_by_itself_may_become_a_partition_and_is_told_once(
             "CREATE TRIGGER app AFTER INSERT ON p FOR EACH ROW EXECUTE FUNCTION nop();"
             "CREATE TRIGGER app_x AFTER INSERT ON x FOR EACH ROW EXECUTE FUNCTION nop()"
         )
-    attach_tables(database, "p", "x")
+    attach_tables(database, "p", "x", mode=mode)
     conn.execute("ALTER TABLE p ATTACH PARTITION x FOR VALUES IN (3)")
     assert repair(conn) == Outcome([P])
     assert changes(database, "INSERT INTO p VALUES (3); INSERT INTO x VALUES (3)") == [("I", [{"id": 3}])] * 2
 
 
-def test_marks_of_row_triggers_are_kept(database: Database, conn: psycopg.Connection[Any]) -> None:
+def test_marks_of_row_triggers_are_kept(database: Database, conn: psycopg.Connection[Any], mode: Mode) -> None:
     """After dump and restore the table has another oid, and nothing is to be done."""
     conn.execute(
         NOP + "CREATE TABLE t (id int); CREATE TRIGGER app AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION nop()"
     )
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     ((definitions,),) = conn.execute(
         "SELECT string_agg(pg_get_triggerdef(oid) || format(';ALTER TABLE t ENABLE ALWAYS TRIGGER %I', tgname), ';')"
         " FROM pg_trigger WHERE tgrelid = 't'::regclass"
@@ -178,7 +179,9 @@ async def test_table_of_somebody_else_is_not_repaired_and_not_said_to_be(
             with psycopg.connect(dsn, autocommit=True) as stranger:
                 assert isinstance(repair(stranger).failed[P], NotOwner)
             conn.execute(f"ALTER TABLE p OWNER TO {role}; ALTER TABLE p1 OWNER TO {role}".encode())
-            conn.execute(f"ALTER TABLE p2 OWNER TO {role}; GRANT EXECUTE ON FUNCTION cdc.capture TO {role}".encode())
+            conn.execute(
+                f"ALTER TABLE p2 OWNER TO {role}; GRANT EXECUTE ON FUNCTION cdc.capture_durable TO {role}".encode()
+            )
             assert await reader.repair() == [P]
     finally:
         conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())

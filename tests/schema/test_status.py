@@ -11,10 +11,11 @@ from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema import status
+from cdc_bridge.schema.mode import Mode
 from cdc_bridge.schema.repair import Outcome, find_incomplete, repair
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.schema.tables import Level
-from tests.capture.ear import attach_tables, changes
+from tests.schema.telling import attach_tables, changes
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
 
@@ -36,14 +37,14 @@ def test_database_without_our_schema_is_not_installed(conn: psycopg.Connection[A
         status.read_status(conn)
 
 
-def test_attached_tables_are_shown(database: Database, conn: psycopg.Connection[Any]):
+def test_attached_tables_are_shown(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     conn.execute(
         f"{NOP} CREATE SCHEMA shop; CREATE TABLE shop.orders (id int, secret text); CREATE TABLE messages (id int);"
         "CREATE TRIGGER app AFTER INSERT ON messages FOR EACH ROW EXECUTE FUNCTION nop();"
         "CREATE TABLE events (id int) PARTITION BY LIST (id); CREATE TABLE events_1 PARTITION OF events DEFAULT;"
         "CREATE TABLE unattached (id int)"
     )
-    attach_tables(database, "messages", "events", "shop.orders", exclude=("shop.orders.secret",))
+    attach_tables(database, "messages", "events", "shop.orders", exclude=("shop.orders.secret",), mode=mode)
     shown = status.read_status(conn)
     assert shown.version == statements.VERSION
     assert shown.problems == ()
@@ -108,16 +109,16 @@ def test_row_triggers_that_are_no_longer_needed_are_a_problem(database: Database
     assert problems(conn) == ["public.t is captured row by row and needs it no longer: run attach again"]
 
 
-def test_disabled_copy_of_a_row_trigger_is_a_problem(database: Database, conn: psycopg.Connection[Any]):
+def test_disabled_copy_of_a_row_trigger_is_a_problem(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     conn.execute(
         f"{NOP} CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p DEFAULT;"
         "CREATE TRIGGER app AFTER INSERT ON p FOR EACH ROW EXECUTE FUNCTION nop()"
     )
-    attach_tables(database, "p")
+    attach_tables(database, "p", mode=mode)
     assert problems(conn) == []
     conn.execute("ALTER TABLE p1 DISABLE TRIGGER ALL")
     assert [sentence.split("is ")[-1] for sentence in problems(conn)] == ["disabled: run attach again"] * 4
-    attach_tables(database, "p")
+    attach_tables(database, "p", mode=mode)
     assert problems(conn) == []
 
 
@@ -140,9 +141,9 @@ def test_former_partition_with_triggers_is_a_problem(database: Database, conn: p
     assert shown.problems == ("public.p1 was a partition and still carries triggers: attach it, or detach it",)
 
 
-async def test_new_partition_is_found_and_repaired(database: Database, conn: psycopg.Connection[Any]):
+async def test_new_partition_is_found_and_repaired(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     conn.execute("CREATE TABLE p (id int, secret int) PARTITION BY LIST (id); CREATE TABLE other (id int)")
-    attach_tables(database, "p", "other", exclude=("p.secret",))
+    attach_tables(database, "p", "other", exclude=("p.secret",), mode=mode)
     async with await database.connect() as bridge:
         await prepare(bridge, "cdc")
         assert await find_incomplete(bridge, "cdc") == {}

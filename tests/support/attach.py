@@ -7,14 +7,17 @@ from typing import Any
 import psycopg
 
 from cdc_bridge.schema import attach as attaching
+from cdc_bridge.schema.mode import Mode
 from tests.support.server import Database
 
 LOCK_LIMIT_S = 5
 
 
-def attach(database: Database, *tables: str, schema: str = "cdc", **options: Any) -> attaching.Plan:
+def attach(
+    database: Database, *tables: str, schema: str = "cdc", mode: Mode | None = Mode.LIVE, **options: Any
+) -> attaching.Plan:
     """Plan and apply; the plan is handed back. Options are fields of `cdc_bridge.schema.attach.Request`."""
     with psycopg.connect(database.dsn, autocommit=True) as connection:
-        plan = attaching.plan(connection, attaching.Request(tables, **options), schema)
+        plan = attaching.plan(connection, attaching.Request(tables, mode=mode, **options), schema)
         attaching.apply(connection, plan, lock_limit_s=LOCK_LIMIT_S)
         return plan
