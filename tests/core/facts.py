@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
-from cdc_bridge.change import Change, Operation, Relation, Row, Snapshot
+from cdc_bridge.change import Change, Operation, Position, Relation, Row, Snapshot
 from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import RequestError
 from cdc_bridge.hub import Follower
@@ -54,9 +54,13 @@ def change(
     relation_id: int | None = None,
     old: Iterable[Row] = (),
     new: Iterable[Row] = (),
+    seq: int = 1,
+    at: int = 0,
+    position: Position | None = None,
 ) -> Change:
     relation_id = relation_id or of.relation_id
-    return Change(operation, 1, xid, relation_id, of.filenodes[relation_id], tuple(old), tuple(new))
+    filenode = of.filenodes[relation_id]
+    return Change(operation, seq, xid, relation_id, filenode, tuple(old), tuple(new), at, position)
 
 
 def insert(*rows: Row, **facts: Any) -> Change:
@@ -90,14 +94,21 @@ class Recorder:
 
     said: list[tuple[Any, ...]] = field(default_factory=list)
     count: int = 0
+    events: list[Event] = field(default_factory=list)
+    claims: list[Claim | None] = field(default_factory=list)
+    has_room: bool = True
 
     def open(self, follower: Follower) -> None:
         self.said.append(("open",))
 
     def push(self, follower: Follower, event: Event, claim: Claim | None = None) -> None:
+        self.events.append(event)
+        self.claims.append(claim)
+        if event.resumed:
+            return self.said.append(("resumed",))
         rows = None if event.rows is None else [msgspec.json.decode(r) for r in event.rows]
         said = (event.kind.value, rows)
-        self.said.append(said if event.reason is None else (*said, event.reason.value))
+        return self.said.append(said if event.reason is None else (*said, event.reason.value))
 
     def drop(self, follower: Follower) -> None:
         self.said.append(("drop",))
@@ -106,7 +117,7 @@ class Recorder:
         self.said.append(("refuse", error.code))
 
     async def room(self) -> bool:
-        return True
+        return self.has_room
 
     def take(self) -> list[tuple[Any, ...]]:
         said, self.said = self.said, []

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_bridge.backlog import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Backlog
-from cdc_bridge.subscription import Event, EventKind, Reason
+from cdc_bridge.change import Era
+from cdc_bridge.cursor import Claim, Cursor, Seal
+from cdc_bridge.subscription import Event, EventKind, Reason, Transaction
 
 MIB = 1024 * 1024
 
@@ -110,6 +112,96 @@ def test_dropped_subscription_says_no_more() -> None:
     waiting.drop("a")
     assert [f["data"] for f in frames(waiting)] == [[2]]
     assert waiting.size_bytes == 0
+
+
+def test_frame_says_who_changed_what_it_was_and_where_the_client_is() -> None:
+    waiting = backlog("m1")
+    event = Event(EventKind.UPDATE, (b"1",), old=(b"0",), transaction=Transaction(77, 1_795_516_496_789_000))
+    claim = claimed(1)
+    waiting.push("m1", event, claim)
+    assert waiting.next_frame().decode() == (
+        '{"type":"subscription","event":"update","data":[1],"old":[0],'
+        '"tx":{"id":"77","at":"2026-11-24T10:34:56.789Z"},"cursor":"' + claim.text + '","uid":"m1"}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("at", "shown"),
+    [(1, "1970-01-01T00:00:00.000001Z"), (1_000_000, "1970-01-01T00:00:01.000Z"), (0, None)],
+)
+def test_instant_has_three_fraction_digits_or_six(at: int, shown: str | None) -> None:
+    waiting = backlog()
+    waiting.push("s", Event(EventKind.DELETE, (b"1",), transaction=Transaction(7, at)))
+    (frame,) = frames(waiting)
+    assert frame["tx"] == ({"id": "7"} if shown is None else {"id": "7", "at": shown})
+
+
+def test_resumed_init_has_no_data() -> None:
+    waiting = backlog("m1")
+    waiting.push("m1", Event(EventKind.INIT, resumed=True))
+    assert waiting.next_frame() == b'{"type":"subscription","event":"init","resumed":true,"uid":"m1"}'
+
+
+def test_item_subscription_gets_the_old_row_itself() -> None:
+    waiting = Backlog(MIB)
+    waiting.open("s", "i", one=True)
+    waiting.push("s", Event(EventKind.DELETE, (b"2",), old=(b'{"id":2}',)))
+    (frame,) = frames(waiting)
+    assert (frame["data"], frame["old"]) == (2, {"id": 2})
+
+
+def test_transactions_are_not_mixed_when_they_are_told() -> None:
+    waiting = backlog()
+    for xid, row in [(1, b"1"), (1, b"2"), (2, b"3")]:
+        waiting.push("s", Event(EventKind.CREATE, (row,), transaction=Transaction(xid, 1000 * int(row))))
+    assert [(f["data"], f["tx"]) for f in frames(waiting)] == [
+        ([1, 2], {"id": "1", "at": "1970-01-01T00:00:00.002Z"}),
+        ([3], {"id": "2", "at": "1970-01-01T00:00:00.003Z"}),
+    ]
+
+
+# --- cursors ---
+
+
+def claimed(number: int) -> Claim:
+    return Claim(Seal(), Cursor(b"8 bytes!", Era(b"g", number), ()))
+
+
+def test_frame_carries_the_cursor_of_the_last_event_that_is_in_it() -> None:
+    waiting = backlog()
+    claims = [claimed(number) for number in range(3)]
+    for number, claim in enumerate(claims):
+        waiting.push("s", created(number), claim)
+    (frame,) = frames(waiting)
+    assert frame["cursor"] == claims[2].text
+
+
+def test_event_that_is_not_sent_in_full_is_not_claimed() -> None:
+    waiting = backlog()
+    first, second, third = claimed(1), claimed(2), claimed(3)
+    waiting.push("s", created("x"), first)
+    waiting.push("s", created(*range(FRAME_ROWS_MAX + 5)), second)
+    waiting.push("s", created("y"), third)
+    assert [(len(f["data"]), f["cursor"]) for f in frames(waiting)] == [  # type: ignore[arg-type]
+        (1, first.text),
+        (FRAME_ROWS_MAX, first.text),
+        (6, third.text),
+    ]
+
+
+def test_event_without_a_claim_of_its_own_leaves_the_cursor_where_it_was() -> None:
+    waiting = backlog()
+    claim = claimed(1)
+    waiting.push("s", Event(EventKind.INIT, ()), claim)
+    waiting.push("s", Event(EventKind.DELETE, (b"1",)))
+    assert [f["cursor"] for f in frames(waiting)] == [claim.text, claim.text]
+
+
+def test_frame_that_is_full_takes_no_part_of_the_next_event() -> None:
+    waiting = backlog()
+    waiting.push("s", created("a" * (FRAME_BYTES_MAX // 2)))
+    waiting.push("s", created("b" * (FRAME_BYTES_MAX // 4), "c" * (FRAME_BYTES_MAX // 2)))
+    assert [[row[0] for row in f["data"]] for f in frames(waiting)] == [["a"], ["b", "c"]]  # type: ignore[attr-defined]
 
 
 def test_past_the_bound_the_answer_is_no() -> None:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
-from cdc_bridge.broker import Broker, InitialData
+from cdc_bridge.broker import Broker, CaughtUp, InitialData, LogReader, Missed, Page
 from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.change import Gap, Heard, Listening, Lost, Relation
-from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable
+from cdc_bridge.change import NOTHING_SEEN, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
+from cdc_bridge.cursor import Cursor, Seal
+from cdc_bridge.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.protocol import Subscribe
 from cdc_bridge.query import QueryLimits
 from cdc_bridge.subscription import Query
-from tests.core.facts import CATALOG, INT8, MESSAGES, TEXT, Recorder, columns, insert, row, snapshot
+from tests.core.facts import (
+    CATALOG,
+    INT8,
+    KEYLESS,
+    MESSAGES,
+    PARTED,
+    TEXT,
+    Recorder,
+    columns,
+    delete,
+    insert,
+    row,
+    snapshot,
+    truncate,
+    update,
+)
 
 SUBSCRIBE = Subscribe("messages", None, None, {}, "u")
 
@@ -47,6 +64,7 @@ class Tables:
     catalogs_read: int = 0
     away: bool = False
     renewals: int = 0
+    found: bool = True
 
     async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
         await asyncio.sleep(0)
@@ -56,6 +74,8 @@ class Tables:
         return InitialData(snapshot(self.xmax, self.xmax), (b'{"id":0}',), more=False)
 
     async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
+        if not self.found:
+            raise RequestError("FORBIDDEN", "no such row")
         return key[0].encode()
 
     async def renew(self) -> None:
@@ -96,19 +116,27 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene() -> AsyncIterator[Scene]:
-    stream, tables = Stream(), Tables()
+async def scene(
+    log: LogReader | None = None, catalog: Catalog = CATALOG, *, resumes_max: int = 4
+) -> AsyncIterator[Scene]:
+    stream, tables = Stream(), Tables(catalog)
     broker = Broker(
         stream,
         tables,
         Catalogs(tables),
+        log,
         limits=QueryLimits(),
         subscriptions_max=2,
         held_bytes_max=10_000,
         retry_delay_s=0,
+        resumes_max=resumes_max,
     )
     async with asyncio.TaskGroup() as tasks:
-        running = [tasks.create_task(broker.listen()), *(tasks.create_task(broker.serve_readings()) for _ in range(2))]
+        running = [
+            tasks.create_task(broker.listen()),
+            tasks.create_task(broker.serve_resumes()),
+            *(tasks.create_task(broker.serve_readings()) for _ in range(2)),
+        ]
         yield Scene(stream, tables, broker, Recorder())
         for task in running:
             task.cancel()
@@ -235,3 +263,269 @@ async def test_limit_of_subscriptions() -> None:
         s.client.count = 2
         with pytest.raises(RequestError, match="LIMIT_EXCEEDED"):
             await s.broker.subscribe(s.client, SUBSCRIBE)
+
+
+# --- clients that come back ---
+
+ERA = Era(b"generation", 0)
+DURABLE = replace(MESSAGES, durable=True)
+TOLD = Cursor(DURABLE.shape, ERA, (Position(ERA, snapshot(5, 5)),))
+SECRET = b"secret"
+HEARD = Listening(ERA, SECRET)
+
+
+def back(cursor: Cursor = TOLD, secret: bytes = SECRET) -> Subscribe:
+    return replace(SUBSCRIBE, cursor=True, after=Seal(secret).seal(cursor))
+
+
+@dataclass
+class Log:
+    """A log of these rounds: pages, errors, or what is to happen in between."""
+
+    rounds: list[list[Page | Exception | Callable[[], None]]] = field(default_factory=list)
+    asked: list[tuple[Position, ...]] = field(default_factory=list)
+
+    async def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
+        self.asked.append(told)
+        for step in self.rounds.pop(0):
+            await asyncio.sleep(0)
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, Missed | CaughtUp):
+                yield step
+            else:
+                step()
+                await asyncio.sleep(0.001)
+
+    async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
+        return key[0].encode()
+
+
+UPTO = snapshot(30, 30)
+PAGE = Missed(UPTO, (insert(row(id=1, text="a"), xid=20, seq=7), insert(row(id=2, text="b"), xid=21, seq=9)))
+DONE = CaughtUp(UPTO)
+WHOLE = [("open",), ("resumed",), ("create", [{"id": 1, "text": "a"}]), ("create", [{"id": 2, "text": "b"}])]
+
+
+@asynccontextmanager
+async def durable(*rounds: list[Any], **options: Any) -> AsyncIterator[tuple[Scene, Log]]:
+    log = Log(list(rounds))
+    async with scene(log, Catalog([DURABLE, KEYLESS]), **options) as s:
+        yield s, log
+
+
+async def test_who_comes_back_gets_what_was_missed_and_then_what_is_new() -> None:
+    async with durable([PAGE, DONE]) as (s, log):
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, back())
+        await s.quiet()
+        assert s.client.take() == WHOLE
+        assert log.asked == [TOLD.told]
+        s.stream.say(insert(row(id=2, text="b"), xid=21), insert(row(id=3, text="new"), xid=40))
+        await s.quiet()
+        assert s.client.take() == [("create", [{"id": 3, "text": "new"}])]
+        assert s.tables.readings == 0
+
+
+async def test_cursors_on_the_way_say_how_far_it_is() -> None:
+    async with durable([PAGE, DONE]) as (s, _):
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, back())
+        await s.quiet()
+        position = Position(ERA, snapshot(25, 25), frozenset({(40, 11)}))
+        s.stream.say(insert(row(id=3, text="new"), xid=40, position=position))
+        await s.quiet()
+        told = [claim.cursor.told for claim in s.client.claims if claim]
+        partly = [Position(ERA, NOTHING_SEEN, upto=UPTO, seq=seq) for seq in (7, 9)]
+        assert told == [
+            TOLD.told,
+            (*TOLD.told, partly[0]),
+            (*TOLD.told, partly[1]),
+            (Position(ERA, UPTO), position),
+        ]
+
+
+async def test_who_comes_back_before_the_bridge_listens_waits_for_it() -> None:
+    async with durable([PAGE, DONE]) as (s, _):
+        await s.broker.subscribe(s.client, back())
+        await s.quiet()
+        s.stream.say(HEARD)
+        await s.quiet()
+        assert s.client.take() == WHOLE
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        replace(SUBSCRIBE, after="junk"),
+        back(secret=b"of another database"),
+        back(Cursor(b"another!", ERA, TOLD.told)),
+        back(Cursor(DURABLE.shape, Era(b"generation", 1), TOLD.told)),
+        back(Cursor(DURABLE.shape, Era(b""), TOLD.told)),
+        replace(back(Cursor(KEYLESS.shape, ERA, TOLD.told)), collection="log"),
+    ],
+)
+async def test_cursor_that_says_nothing_here_brings_fresh_data(request_: Subscribe) -> None:
+    async with durable() as (s, log):
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, request_)
+        await s.quiet()
+        assert s.client.take() == [("open",), RESYNC]
+        assert log.asked == []
+
+
+async def test_cursor_of_an_era_that_does_not_last_brings_fresh_data() -> None:
+    async with durable() as (s, _):
+        s.stream.say(Listening(Era(b"generation"), SECRET))
+        await s.broker.subscribe(s.client, back(Cursor(DURABLE.shape, Era(b"generation"), TOLD.told)))
+        await s.quiet()
+        assert s.client.take() == [("open",), RESYNC]
+
+
+async def test_without_a_log_a_cursor_brings_fresh_data() -> None:
+    async with scene() as s:
+        s.stream.say(Listening())
+        await s.broker.subscribe(s.client, replace(SUBSCRIBE, after="junk"))
+        await s.quiet()
+        assert s.client.take() == [("open",), RESYNC]
+
+
+ALTERED = replace(insert(row(id=1, text="a"), xid=20), filenode=999)
+NESTED = (
+    update((row(id=1, text="a"), row(id=1, text="b")), xid=20, seq=7),
+    insert(row(id=1, text="a"), xid=20, seq=8),
+)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [Forgotten("rotated")],
+        [PAGE, Forgotten("rotated")],
+        [Missed(UPTO, (ALTERED,)), DONE],
+        [Missed(UPTO, NESTED), DONE],
+        [Missed(UPTO, NESTED[1:], earlier=NESTED[:1]), DONE],
+        [ValueError("a value that we stumble over")],
+    ],
+)
+async def test_what_cannot_be_told_from_the_log_brings_fresh_data(steps: list[Any]) -> None:
+    async with durable(steps) as (s, _):
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, back())
+        await s.quiet()
+        said = s.client.take()
+        assert said[1] == ("resumed",)
+        assert said[-1] == RESYNC
+
+
+@pytest.mark.parametrize("trouble", [SourceUnavailable("cut"), SourceChanged("renamed")])
+async def test_log_that_cannot_be_read_for_a_while_is_read_on_from_where_it_was(trouble: Exception) -> None:
+    async with durable([replace(PAGE, changes=PAGE.changes[:1]), trouble], [trouble], [PAGE, DONE]) as (s, log):
+        log.rounds[2][0] = replace(PAGE, changes=PAGE.changes[1:])
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, back())
+        await s.quiet()
+        assert s.client.take() == WHOLE
+        assert log.asked[1] == log.asked[2] == (*TOLD.told, Position(ERA, NOTHING_SEEN, upto=UPTO, seq=7))
+
+
+async def test_more_new_changes_than_may_be_kept_are_read_from_the_log_too() -> None:
+    async with durable([DONE], [CaughtUp(snapshot(50, 50))]) as (s, log):
+        flood = [insert(row(id=n, text="x" * 500), xid=31) for n in range(50)]
+        log.rounds[0].insert(0, lambda: s.stream.say(*flood))
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, back())
+        await asyncio.sleep(0.05)
+        assert log.asked == [TOLD.told, (Position(ERA, UPTO),)]
+        assert s.client.take() == [("open",), ("resumed",)]
+
+
+@pytest.mark.parametrize("trouble", [Gap("marked"), HEARD, Turn(Era(b"generation", 1))])
+async def test_gap_while_a_client_catches_up_brings_fresh_data(trouble: Heard) -> None:
+    async with durable([PAGE, PAGE, DONE]) as (s, log):
+        log.rounds[0].insert(1, lambda: s.stream.say(trouble))
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, back())
+        await asyncio.sleep(0.05)
+        assert s.client.take() == [*WHOLE, RESYNC]
+
+
+async def test_client_that_leaves_while_it_catches_up_is_told_no_more() -> None:
+    async with durable([PAGE, PAGE, DONE]) as (s, log):
+        s.stream.say(HEARD)
+        follower = await s.broker.subscribe(s.client, back())
+        log.rounds[0].insert(1, lambda: s.broker.unsubscribe(follower))
+        await asyncio.sleep(0.05)
+        assert s.client.take() == [*WHOLE, ("drop",)]
+        assert len(s.broker.hub) == 0
+
+
+async def test_client_that_makes_no_room_is_given_up() -> None:
+    async with durable([PAGE, DONE]) as (s, _):
+        s.client.has_room = False
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, back())
+        await s.quiet()
+        assert s.client.take() == [("open",), ("resumed",), ("drop",)]
+
+
+async def test_listening_that_goes_on_from_the_log_disturbs_nobody() -> None:
+    async with durable() as (s, _):
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.quiet()
+        s.client.take()
+        s.stream.say(Lost("cut"), Listening(ERA, SECRET, resumed=True), insert(row(id=1, text="a"), xid=20))
+        await s.quiet()
+        assert s.client.take() == [("create", [{"id": 1, "text": "a"}])]
+
+
+@dataclass(eq=False)
+class Slow(Recorder):
+    """Makes room when it is told to."""
+
+    made_room: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def room(self) -> bool:
+        return await self.made_room.wait()
+
+
+async def test_clients_that_catch_up_slowly_do_not_hold_up_initial_data() -> None:
+    async with durable([DONE], resumes_max=1) as (s, log):
+        slow, quick, fresh = Slow(), Recorder(), Recorder()
+        log.rounds[:0] = [[PAGE, DONE]]
+        s.stream.say(HEARD)
+        await s.broker.subscribe(slow, back())
+        await s.broker.subscribe(quick, back())
+        await s.broker.subscribe(fresh, SUBSCRIBE)
+        await s.quiet()
+        assert (quick.take(), fresh.take()) == ([("open",)], [("open",), INIT])
+        slow.made_room.set()
+        await s.quiet()
+        assert quick.take() == [("resumed",)]
+
+
+async def test_delete_of_the_followed_row_is_among_what_was_missed() -> None:
+    page = Missed(UPTO, (delete(row(id=4, text="a"), xid=20),))
+    async with durable([page, DONE]) as (s, _):
+        s.tables.found = False
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, replace(back(), item=4))
+        await s.quiet()
+        assert s.client.take() == [("open",), ("resumed",), ("delete", [4])]
+
+
+async def test_truncate_that_was_missed_empties_the_table_and_a_partition_alone_does_not() -> None:
+    parted = replace(PARTED, durable=True)
+    request = replace(back(Cursor(parted.shape, ERA, TOLD.told)), collection="parted")
+    whole = tuple(truncate(of=PARTED, relation_id=n, xid=20, seq=n) for n in (400, 401, 402))
+    alone = truncate(of=PARTED, relation_id=401, xid=21, seq=500)
+    log = Log([[Missed(UPTO, whole), DONE], [Missed(UPTO, (alone,)), DONE]])
+    async with scene(log, Catalog([parted])) as s:
+        s.stream.say(HEARD)
+        await s.broker.subscribe(s.client, request)
+        await s.quiet()
+        assert s.client.take() == [("open",), ("resumed",), ("init", [], "truncate")]
+        await s.broker.subscribe(s.client, request)
+        await s.quiet()
+        assert s.client.take() == [("open",), ("resumed",), RESYNC]

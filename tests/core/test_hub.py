@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from cdc_bridge.catalog import Catalog
-from cdc_bridge.change import NO_ERA
+from cdc_bridge.change import NO_ERA, Era, Position, Snapshot
+from cdc_bridge.cursor import Cursor
 from cdc_bridge.errors import RequestError
 from cdc_bridge.hub import Anchor, Hub, Reading
-from cdc_bridge.subscription import EventKind, Subscription
+from cdc_bridge.subscription import EventKind, SortKey, Subscription
 from tests.core.facts import (
     CATALOG,
     COMPOSITE,
@@ -299,6 +300,155 @@ def test_new_partition_brings_fresh_data() -> None:
     scene.follow(subscription(PARTED))
     grown = replace(PARTED, filenodes={**PARTED.filenodes, 403: 4030})
     assert len(scene.hub.adopt(Catalog([grown]), keep)) == 1
+
+
+# --- what followers may claim ---
+
+ERA = Era(b"generation", 0)
+DURABLE = replace(MESSAGES, durable=True)
+
+
+def durable_scene(era: Era = ERA) -> Scene:
+    scene = Scene()
+    scene.hub.adopt(Catalog([DURABLE, PARTED]), lambda known, new: known)
+    scene.hub.listening(era, b"secret")
+    return scene
+
+
+def begun(scene: Scene, seen: Snapshot = NOW, of: Any = DURABLE) -> Reading:
+    """Subscribed with `cursor`, its data read."""
+    reading = scene.hub.follow(scene.client, subscription(of, cursor=True))
+    assert scene.hub.begin(reading, scene.hub.anchor(of.relation_id), seen, (), more=False) is None
+    return reading
+
+
+def claimed(scene: Scene) -> Cursor:
+    claim = scene.client.claims[-1]
+    assert claim is not None
+    return claim.cursor
+
+
+def test_claim_of_the_data_is_their_snapshot_and_an_event_adds_its_position() -> None:
+    """The stream may not have told all that the data hold: only together they are what the client has."""
+    scene = durable_scene()
+    begun(scene, snapshot(20, 25, 20))
+    start = Position(ERA, snapshot(20, 25, 20))
+    assert claimed(scene) == Cursor(DURABLE.shape, ERA, (start,))
+    behind = Position(ERA, snapshot(15, 15), frozenset({(25, 1)}))
+    scene.hub.apply(insert(row(id=1, text="a"), xid=25, position=behind))
+    assert claimed(scene).told == (start, behind)
+
+
+def test_snapshot_of_the_data_is_no_longer_claimed_once_the_stream_has_all_of_it() -> None:
+    scene = durable_scene()
+    begun(scene, snapshot(20, 25, 20))
+    begun(scene, snapshot(20, 25, 20))
+    past = Position(ERA, snapshot(25, 25))
+    scene.hub.apply(insert(row(id=1, text="a"), xid=30, position=past))
+    assert claimed(scene).told == (past,)
+    assert scene.client.claims[-1] is scene.client.claims[-2]
+
+
+def test_of_the_events_of_one_change_only_the_last_claims_it() -> None:
+    scene = durable_scene()
+    begun(scene)
+    pairs = [(row(id=1, text="a"), row(id=2, text="a")), (row(id=5, text="a"), row(id=5, text="b"))]
+    scene.hub.apply(update(*pairs, xid=30, position=Position(ERA, snapshot(30, 30))))
+    assert [claim is not None for claim in scene.client.claims] == [True, False, False, True]
+
+
+def test_era_that_began_while_data_were_read_leaves_a_cursor_that_does_not_last() -> None:
+    scene = durable_scene()
+    reading = scene.hub.follow(scene.client, subscription(DURABLE, cursor=True))
+    anchor = scene.hub.anchor(DURABLE.relation_id)
+    scene.hub.turn(Era(b"generation", 1))
+    scene.hub.begin(reading, anchor, NOW, (), more=False)
+    assert not claimed(scene).era.is_lasting
+    later = Position(Era(b"generation", 1), snapshot(9, 9))
+    scene.hub.apply(insert(row(id=1, text="a"), xid=10, position=later))
+    assert not claimed(scene).era.is_lasting
+    past = Position(Era(b"generation", 1), snapshot(12, 12))
+    scene.hub.apply(insert(row(id=2, text="a"), xid=13, position=past))
+    assert claimed(scene) == Cursor(DURABLE.shape, past.era, (past,))
+
+
+def test_cursor_of_a_table_in_live_mode_does_not_last() -> None:
+    scene = durable_scene()
+    begun(scene, of=PARTED)
+    assert not claimed(scene).era.is_lasting
+    scene.hub.apply(insert(row(id=1), of=PARTED, xid=20))
+    assert scene.client.claims[-1] is None, "nothing more than before"
+
+
+def test_who_did_not_ask_for_cursors_claims_nothing() -> None:
+    scene = durable_scene()
+    reading = scene.hub.follow(scene.client, subscription(DURABLE))
+    scene.hub.begin(reading, scene.hub.anchor(100), NOW, (), more=False)
+    scene.hub.apply(insert(row(id=1, text="a"), xid=20, position=Position(ERA, snapshot(20, 20))))
+    assert scene.client.claims == [None, None]
+
+
+def test_listening_that_goes_on_from_the_log_disturbs_only_those_whose_changes_are_not_in_it() -> None:
+    scene = durable_scene()
+    begun(scene)
+    in_live_mode = begun(scene, of=PARTED)
+    assert [reading.follower for reading in scene.hub.hold_not_durable()] == [in_live_mode.follower]
+
+
+def test_heartbeat_proves_nothing_for_a_table_that_lags() -> None:
+    scene = durable_scene()
+    begun(scene, snapshot(20, 20))
+    scene.client.take()
+    scene.hub.heard(snapshot(30, 30), lagging=frozenset({100}))
+    scene.hub.apply(insert(row(id=1, text="in the data"), xid=15))
+    assert scene.client.take() == []
+    scene.hub.heard(snapshot(30, 30))
+    scene.hub.apply(insert(row(id=2, text="after it"), xid=31))
+    assert scene.client.take() == [("create", [{"id": 2, "text": "after it"}])]
+
+
+def test_other_mode_of_capture_brings_fresh_data() -> None:
+    scene = Scene()
+    scene.follow(subscription())
+    assert len(scene.hub.adopt(Catalog([DURABLE]), keep)) == 1
+
+
+# --- tx, old, changes ---
+
+
+def test_changes_only_leaves_out_updates_that_show_nothing_new() -> None:
+    scene = Scene()
+    scene.follow(subscription(MESSAGES, "id", changes_only=True))
+    scene.follow(subscription(MESSAGES, "id"))
+    assert scene.after(
+        update((row(id=1, text="a"), row(id=1, text="b"))),
+        update((row(id=1, text="b"), row(id=2, text="b")), (row(id=5, text="a"), row(id=5, text="b")), xid=11),
+    ) == [
+        ("update", [{"id": 1}]),
+        ("delete", [1]),
+        ("create", [{"id": 2}]),
+        ("delete", [1]),
+        ("create", [{"id": 2}]),
+        ("update", [{"id": 5}]),
+    ]
+
+
+def test_old_rows_stand_beside_the_new_ones_in_the_same_order() -> None:
+    scene = Scene()
+    by_id = SortKey("id", descending=True)
+    wanted = subscription(old=True)
+    scene.follow(replace(wanted, query=replace(wanted.query, sort=(by_id,))))
+    scene.client.events.clear()
+    scene.hub.apply(insert(row(id=1, text="a"), row(id=2, text="b"), xid=20))
+    scene.hub.apply(
+        update((row(id=1, text="a"), row(id=1, text="A")), (row(id=2, text="b"), row(id=2, text="B")), xid=21)
+    )
+    scene.hub.apply(delete(row(id=1, text="A"), xid=22))
+    assert [(event.rows, event.old) for event in scene.client.events] == [
+        ((b'{"id":2,"text":"b"}', b'{"id":1,"text":"a"}'), None),
+        ((b'{"id":2,"text":"B"}', b'{"id":1,"text":"A"}'), (b'{"id":2,"text":"b"}', b'{"id":1,"text":"a"}')),
+        ((b"1",), (b'{"id":1,"text":"A"}',)),
+    ]
 
 
 def test_column_that_an_older_image_lacks_reads_null() -> None:

@@ -325,19 +325,15 @@ def _plain(image: Row) -> dict[str, Any]:
     return {name: msgspec.json.decode(value) for name, value in image.items()}
 
 
+SUBSCRIBE = Subscribe("t", None, None, {}, "u", cursor=True)
 WANTED = [
-    Wanted(Subscribe("t", event_, item, query, str(number), cursor=True, **more))
-    for number, (event_, item, query, more) in enumerate(
-        [
-            (None, None, {}, {}),
-            (None, None, {}, {"tx": True, "old": True}),
-            (EventKind.CREATE, None, {}, {}),
-            (EventKind.DELETE, None, {}, {"old": True}),
-            (None, None, {"fields": ["id", "text"]}, {"changes_only": True}),
-            (EventKind.UPDATE, None, {}, {"tx": True}),
-            (None, 3, {}, {}),
-        ]
-    )
+    Wanted(SUBSCRIBE),
+    Wanted(replace(SUBSCRIBE, tx=True, old=True)),
+    Wanted(replace(SUBSCRIBE, event=EventKind.CREATE)),
+    Wanted(replace(SUBSCRIBE, event=EventKind.DELETE, old=True)),
+    Wanted(replace(SUBSCRIBE, query={"fields": ["id", "text"]}, changes_only=True)),
+    Wanted(replace(SUBSCRIBE, event=EventKind.UPDATE, tx=True)),
+    Wanted(replace(SUBSCRIBE, item=3)),
 ]
 
 

@@ -23,6 +23,29 @@ def test_subscribe_is_a_request() -> None:
     assert received(message) == Subscribe("messages", EventKind.UPDATE, None, {"limit": 1}, 7)
 
 
+def test_subscribe_can_ask_for_more() -> None:
+    message = {"type": "subscribe", "collection": "m", "cursor": True, "after": "x", "tx": True, "old": True}
+    assert received(message) == Subscribe("m", None, None, {}, None, cursor=True, after="x", tx=True, old=True)
+    assert received({**message, "changes": "only"}).changes_only
+    assert not received({**message, "changes": "all", "cursor": False}).cursor
+
+
+@pytest.mark.parametrize(
+    ("member", "value", "problem"),
+    [
+        ("cursor", "true", 'Invalid input: expected boolean, received string at "cursor"'),
+        ("after", None, 'Invalid input: expected string, received null at "after"'),
+        ("tx", 1, 'Invalid input: expected boolean, received number at "tx"'),
+        ("old", {}, 'Invalid input: expected boolean, received object at "old"'),
+        ("changes", True, 'Invalid option: expected one of "only"|"all" at "changes"'),
+        ("changes", [], 'Invalid option: expected one of "only"|"all" at "changes"'),
+    ],
+)
+def test_what_more_is_asked_for_has_its_type(member: str, value: Any, problem: str) -> None:
+    answer = received({"type": "subscribe", "collection": "m", member: value})
+    assert answer["error"] == {"code": "INVALID_PAYLOAD", "message": f"Validation error: {problem}"}
+
+
 def test_unsubscribe_and_items_are_requests() -> None:
     assert received({"type": "unsubscribe"}) == Unsubscribe(None)
     assert received({"type": "items", "action": "read", "collection": "m", "id": 3, "uid": "u"}) == ReadItems(
