@@ -156,7 +156,8 @@ def prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_
     """
     done = Pruned()
     with catalog_settings(conn), _read_committed(conn):
-        if (require_installed(conn, schema).version or 0) < FIRST_VERSION:
+        version = require_installed(conn, schema).version
+        if version is not None and version < FIRST_VERSION:
             return done
         with _alone(conn, schema) as is_alone:
             if is_alone:
