@@ -133,9 +133,9 @@ class TransactionOrders:
     key: Callable[[Row], bytes]
     transactions_max: int = 1000
     keys_max: int = 20_000
-    _orders: OrderedDict[int, TransactionOrder] = field(default_factory=OrderedDict)
-    _rows: dict[int, int] = field(default_factory=dict)
-    _rows_count: int = 0
+    _orders: OrderedDict[int, TransactionOrder] = field(default_factory=OrderedDict, init=False)
+    _rows: dict[int, int] = field(default_factory=dict, init=False)
+    _rows_count: int = field(default=0, init=False)
 
     def holds(self, change: Change) -> bool:
         order = self._orders.get(change.xid)

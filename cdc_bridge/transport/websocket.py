@@ -39,6 +39,7 @@ class WebSocketOptions:
     backlog_bytes_max: int = 16 * 1024 * 1024
     messages_per_second_max: float = 0
     ping_interval_s: float = 30
+    room_timeout_s: float = 30
     compression: bool = False
 
 
@@ -83,7 +84,7 @@ class WebSocketServer:
             outlet.abort()
 
     async def _converse(self, socket: ServerConnection) -> None:
-        outlet = SocketOutlet(socket, self._options.backlog_bytes_max)
+        outlet = SocketOutlet(socket, self._options.backlog_bytes_max, self._options.room_timeout_s)
         conversation = _Conversation(self._broker, socket, outlet, self._options)
         self._door.enter(socket)
         self._outlets[outlet] = None

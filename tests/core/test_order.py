@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_bridge.change import Change
-from cdc_bridge.order import TransactionOrder
+from cdc_bridge.order import TransactionOrder, TransactionOrders
 from cdc_bridge.projection import KeyEncoder
 from tests.core.facts import MESSAGES, delete, insert, row, truncate, update
 
@@ -107,3 +107,30 @@ def test_every_order_that_did_happen_holds(steps: list[tuple[str, int, int, str]
                 table[other] = table.pop(key)
                 moved.add(other)
     assert all(told(*story))
+
+
+# --- transactions that come interleaved ---
+
+
+def orders(**bounds: int) -> TransactionOrders:
+    return TransactionOrders(KeyEncoder(MESSAGES).encode, **bounds)
+
+
+def test_transaction_is_followed_through_others_in_between() -> None:
+    """As in a log, where changes stand in the order in which they were written."""
+    watched = orders()
+    story = [update((r(1), r(1, "b"))), *(replace(insert(r(n)), xid=n) for n in range(2, 50)), insert(r(1))]
+    assert [watched.holds(change) for change in story] == [True] * 49 + [False]
+
+
+def test_each_transaction_has_an_order_of_its_own() -> None:
+    watched = orders()
+    story = [insert(r(1)), replace(insert(r(2)), xid=2), delete(r(1)), replace(delete(r(2)), xid=2)]
+    assert all(watched.holds(change) for change in story)
+
+
+@pytest.mark.parametrize("bounds", [{"transactions_max": 3}, {"keys_max": 3}])
+def test_transaction_that_was_silent_for_too_long_is_taken_as_it_comes(bounds: dict[str, int]) -> None:
+    watched = orders(**bounds)
+    story = [update((r(1), r(1, "b"))), *(replace(insert(r(n)), xid=n) for n in range(2, 50)), insert(r(1))]
+    assert all(watched.holds(change) for change in story)
