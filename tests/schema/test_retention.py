@@ -117,7 +117,7 @@ def conn(database: Database, plain: psycopg.Connection[Any]) -> psycopg.Connecti
 
 def write(conn: psycopg.Connection[Any], rows: int = 1, width: int = 10) -> None:
     conn.execute(
-        "INSERT INTO t SELECT n, (SELECT string_agg(md5(random()::text || n), '') FROM generate_series(1, %s))"
+        "INSERT INTO t SELECT n, (SELECT string_agg(md5(concat(n, m, random())), '') FROM generate_series(1, %s) m)"
         " FROM generate_series(1, %s) n",
         [width, rows],
     )
