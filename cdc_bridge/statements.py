@@ -14,7 +14,7 @@ from psycopg import sql
 
 from cdc_bridge.errors import UsageError
 
-VERSION = 1
+VERSION = 2
 """The version that these files install: what `cdc.version()` answers afterwards."""
 
 _OPENING_COMMENT = re.compile(r"\A(?:--.*\n)+")

@@ -1,0 +1,18 @@
+-- Lets writers go on from this segment of the log to the next one. False when that is not empty, or somebody else is at it.
+--
+-- The lock is held to the end of the transaction, because others would have to wait that long to replace the same functions.
+CREATE OR REPLACE FUNCTION {cdc}.advance_segment(number int) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $advance_segment$
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment'))
+            OR pg_relation_size(format('{cdc}.change_log_%s', (number + 1) % 8)::regclass) > 0 THEN
+        RETURN false;
+    END IF;
+    PERFORM {cdc}.write_to_segment((number + 1) % 8);
+    RETURN true;
+END
+$advance_segment$;
+
+REVOKE ALL ON FUNCTION {cdc}.advance_segment(int) FROM PUBLIC;

@@ -1,0 +1,98 @@
+-- The trigger function of tables that are attached in the mode `durable`, AFTER each statement, where the quicker ones of
+-- write_to_segment() will not do: tables with excluded columns, with columns whose values read differently under other
+-- settings, and TRUNCATE. Goes through the rows one by one and records them in batches of about 1,000 rows or 1 MiB.
+--
+-- Arguments, transition tables and settings are as for capture(); of an UPDATE the two transition tables pair by position.
+-- Whatever goes wrong while rows are rendered is caught and marked as a gap. The last batch, the only one of most
+-- statements, is recorded outside of the block that catches, which so is given no transaction id; record() catches for itself.
+CREATE OR REPLACE FUNCTION {cdc}.capture_durable() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+SET TimeZone = 'UTC'
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = 'iso_8601'
+SET bytea_output = 'hex'
+SET extra_float_digits = 1
+SET quote_all_identifiers = off
+SET lc_monetary FROM CURRENT
+AS $capture_durable$
+DECLARE
+    old_batch text[];
+    new_batch text[];
+    batch_bytes int := 0;
+    old_item text;
+    new_item text;
+    olds refcursor;
+    news refcursor;
+    columns text;
+    done boolean;
+BEGIN
+    IF TG_OP = 'TRUNCATE' THEN
+        done := {cdc}.record('T', TG_RELID, NULL, NULL);
+        RETURN NULL;
+    END IF;
+    BEGIN
+        IF TG_NARGS > 0 THEN
+            columns := {cdc}.visible_columns(TG_RELID, TG_ARGV);
+        END IF;
+        IF TG_OP <> 'DELETE' THEN
+            new_batch := '{{}}';
+            IF columns IS NULL THEN
+                OPEN news FOR SELECT row_to_json(r.*)::text FROM new_rows r;
+            ELSE
+                OPEN news FOR EXECUTE format('SELECT row_to_json(v.*)::text FROM (SELECT %s FROM new_rows r) v', columns);
+            END IF;
+        END IF;
+        IF TG_OP <> 'INSERT' THEN
+            old_batch := '{{}}';
+            IF columns IS NULL THEN
+                OPEN olds FOR SELECT row_to_json(r.*)::text FROM old_rows r;
+            ELSE
+                OPEN olds FOR EXECUTE format('SELECT row_to_json(v.*)::text FROM (SELECT %s FROM old_rows r) v', columns);
+            END IF;
+        END IF;
+        LOOP
+            IF news IS NOT NULL THEN
+                FETCH news INTO new_item;
+            END IF;
+            IF olds IS NOT NULL THEN
+                FETCH olds INTO old_item;
+            END IF;
+            EXIT WHEN new_item IS NULL AND old_item IS NULL;
+            IF batch_bytes > 1048576 THEN
+                done := {cdc}.record_batch(left(TG_OP, 1), TG_RELID, old_batch, new_batch);
+                old_batch := CASE WHEN olds IS NOT NULL THEN '{{}}' END;
+                new_batch := CASE WHEN news IS NOT NULL THEN '{{}}' END;
+                batch_bytes := 0;
+            END IF;
+            IF news IS NOT NULL THEN
+                new_batch := array_append(new_batch, new_item);
+            END IF;
+            IF olds IS NOT NULL THEN
+                old_batch := array_append(old_batch, old_item);
+            END IF;
+            batch_bytes := batch_bytes + 1048 + octet_length(concat(old_item, new_item));
+        END LOOP;
+        IF olds IS NOT NULL THEN
+            CLOSE olds;
+        END IF;
+        IF news IS NOT NULL THEN
+            CLOSE news;
+        END IF;
+    EXCEPTION WHEN OTHERS THEN
+        done := {cdc}.mark_gap();
+        RETURN NULL;
+    END;
+    IF batch_bytes > 0 THEN
+        IF TG_OP = 'UPDATE' AND (array_position(old_batch, NULL) > 0 OR array_position(new_batch, NULL) > 0) THEN
+            -- A row that was to move to another partition, and that a BEFORE trigger there did not let in.
+            done := {cdc}.mark_gap();
+        ELSE
+            done := {cdc}.record_batch(left(TG_OP, 1), TG_RELID, old_batch, new_batch);
+        END IF;
+    END IF;
+    RETURN NULL;
+END
+$capture_durable$;
+
+REVOKE ALL ON FUNCTION {cdc}.capture_durable() FROM PUBLIC;

@@ -1,0 +1,22 @@
+-- Empties one segment of the log, 0 to 7, and notes what is missing from then on. Waits for the segment's lock as long as the
+-- caller's lock_timeout allows: whoever has written to it must have ended.
+--
+-- For a transaction of its own in READ COMMITTED: what it notes has to be what the last writer left. The caller may
+-- not empty the segment that is current while anybody could write to it; it would be noted rightly, but for nothing.
+CREATE OR REPLACE FUNCTION {cdc}.forget_segment(number int) RETURNS void
+LANGUAGE plpgsql
+AS $forget_segment$
+DECLARE
+    segment CONSTANT text := format('{cdc}.change_log_%s', number);
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'cdc_bridge: the log is emptied in READ COMMITTED only';
+    END IF;
+    EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', segment);
+    EXECUTE format('INSERT INTO {cdc}.forgotten (segment, oldest, youngest)
+        SELECT %s, min(xid), max(xid) FROM %s HAVING count(*) > 0', number, segment);
+    EXECUTE format('TRUNCATE %s', segment);
+END
+$forget_segment$;
+
+REVOKE ALL ON FUNCTION {cdc}.forget_segment(int) FROM PUBLIC;

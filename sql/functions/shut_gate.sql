@@ -1,0 +1,19 @@
+-- Lets writers notify no longer: makes the sequence `gate` even. Returns true when it was open.
+--
+-- Each step of the gate is a new value, so that a bridge which finds the value that it knows has missed nothing.
+CREATE OR REPLACE FUNCTION {cdc}.shut_gate() RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $shut_gate$
+DECLARE
+    was_open boolean := false;
+BEGIN
+    WHILE pg_sequence_last_value('{cdc}.gate'::regclass) & 1 = 1 LOOP
+        was_open := true;
+        PERFORM nextval('{cdc}.gate'::regclass);
+    END LOOP;
+    RETURN was_open;
+END
+$shut_gate$;
+
+REVOKE ALL ON FUNCTION {cdc}.shut_gate() FROM PUBLIC;
