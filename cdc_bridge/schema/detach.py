@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from cdc_bridge.schema.plan import (
     step,
 )
 from cdc_bridge.schema.tables import Table, Tree, catalog_settings, read_captured, read_trees
-from cdc_bridge.statements import functions, statement
+from cdc_bridge.statements import functions, read, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
 
@@ -116,9 +117,14 @@ def _purge(conn: psycopg.Connection[Any], there: Installation, schema: str, lock
 
 def _check_alone(conn: psycopg.Connection[Any], schema: str) -> None:
     """What somebody else has put into our schema is not dropped."""
-    ours = [name.rpartition("/")[2] for name in functions()]  # each file is named for the function that it makes
-    found = conn.execute(statement("queries/strangers", schema), {"schema": schema, "functions": ours}).fetchone()
+    parameters = {"schema": schema, "functions": sorted(_our_functions())}
+    found = conn.execute(statement("queries/strangers", schema), parameters).fetchone()
     if found:
         raise DatabaseError(
             f'the schema "{schema}" also holds {found[0]}, which is not ours: remove that, or the schema, by hand'
         )
+
+
+def _our_functions() -> set[str]:
+    """By name: what our files make, or call of each other."""
+    return {name for file in functions() for name in re.findall(r"{cdc}\.(\w+)\(", read(file))}

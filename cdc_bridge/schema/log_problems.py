@@ -9,6 +9,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
+from cdc_bridge.schema.tables import DURABLE_FUNCTIONS
 from cdc_bridge.statements import statement
 
 _ANEW = "or begin anew: cdc-bridge detach --all --purge, then attach"
@@ -17,15 +18,19 @@ _ANEW = "or begin anew: cdc-bridge detach --all --purge, then attach"
 def log_problems(conn: psycopg.Connection[Any], schema: str) -> list[str]:
     """Each with what to do; none when all is well, or where there is no log yet."""
     with conn.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(statement("queries/log_problems"), {"schema": schema})
+        cursor.execute(statement("queries/log_problems"), _parameters(schema))
         return _sentences(cursor.fetchall(), schema)
 
 
 async def log_problems_async(conn: AsyncConnection[Any], schema: str) -> list[str]:
     """As `log_problems`. The session has been prepared, see `session`."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(statement("queries/log_problems"), {"schema": schema})
+        await cursor.execute(statement("queries/log_problems"), _parameters(schema))
         return _sentences(await cursor.fetchall(), schema)
+
+
+def _parameters(schema: str) -> dict[str, Any]:
+    return {"schema": schema, "functions": [*DURABLE_FUNCTIONS, "forget_segment", "advance_segment"]}
 
 
 def _sentences(rows: Iterable[tuple[str, str, str]], schema: str) -> list[str]:

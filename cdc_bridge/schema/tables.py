@@ -46,6 +46,10 @@ COLUMN_BY_COLUMN = "0:"
 """The argument of a trigger on a table with virtual generated columns, see `sql/functions/capture.sql`."""
 
 
+DURABLE_PREFIX = "capture_durable"
+"""By what queries and we tell the functions of the mode durable from those of the mode live."""
+
+
 class Level(enum.Enum):
     """For each of what our triggers fire."""
 
@@ -95,7 +99,12 @@ class Trigger:
 
     @property
     def mode(self) -> Mode:
-        return Mode.DURABLE if self.function in _DURABLE.values() else Mode.LIVE
+        return Mode.DURABLE if self.function.startswith(DURABLE_PREFIX) else Mode.LIVE
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is for tables in whose values no session's settings show."""
+        return self.function in _PLAIN.values()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +143,7 @@ class Wanted:
             trigger.is_always
             and trigger.arguments == self.arguments
             and trigger.definition == self.definition
-            and trigger.function == self.function
+            and trigger.function in {self.function, _PINNED_OF.get(self.function)}
             and trigger.depends_on_log == (self.mode is Mode.DURABLE)
         )
 
@@ -156,6 +165,7 @@ class Table:
     has_virtual_columns: bool
     row_trigger: str | None
     is_subscribing: bool
+    is_plain: bool
     key: frozenset[str]
     columns: Mapping[str, int]
     triggers: Mapping[str, Trigger]
@@ -230,11 +240,16 @@ class Tree:
     def has_virtual_columns(self) -> bool:
         return any(table.has_virtual_columns for table in self.tables)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether no session's settings show in its values."""
+        return all(table.is_plain for table in self.tables)
+
     def outdated(self) -> list[Table]:
         """The tables that have changed since they were attached.
 
-        New partitions, first virtual generated columns, another level that is needed, and triggers that were disabled
-        and enabled again, which makes them forget ALWAYS.
+        New partitions, first virtual generated columns, first columns in whose values a session's settings show,
+        another level that is needed, and triggers that were disabled and enabled again, which makes them forget ALWAYS.
 
         Where somebody has disabled a trigger of ours it stays so; whoever did it may be saving the database.
         """
@@ -250,6 +265,8 @@ class Tree:
         present = [trigger for trigger in own if trigger.name in names]
         if not present:
             return not table.is_root
+        if not self.is_plain and any(trigger.is_plain for trigger in present):
+            return True
         if len(present) < len(own) or not all(trigger.is_always for trigger in table.triggers.values()):
             return True
         return self.has_virtual_columns and not all(COLUMN_BY_COLUMN in trigger.arguments for trigger in present)
@@ -260,7 +277,7 @@ class Tree:
             *([COLUMN_BY_COLUMN] if self.has_virtual_columns else []),
             *(column.argument for column in excluded),
         )
-        functions = _DURABLE if mode is Mode.DURABLE else _LIVE
+        functions = _LIVE if mode is Mode.LIVE else _PLAIN if self.is_plain else _PINNED
         by_statement, by_row = functions[Level.STATEMENT], functions[Level.ROW]
         if level is Level.STATEMENT:
             prefix = PREFIX if table.is_root else PARTITION_PREFIX
@@ -283,7 +300,11 @@ def _is_disabled(table: Table) -> bool:
 
 
 _LIVE = {Level.STATEMENT: "capture", Level.ROW: "capture_row"}
-_DURABLE = {Level.STATEMENT: "capture_durable", Level.ROW: "capture_durable_row"}
+_PINNED = {Level.STATEMENT: "capture_durable", Level.ROW: "capture_durable_row"}
+_PLAIN = {Level.STATEMENT: "capture_durable_plain", Level.ROW: "capture_durable_plain_row"}
+DURABLE_FUNCTIONS = (*_PINNED.values(), *_PLAIN.values())
+_PINNED_OF = {_PLAIN[level]: _PINNED[level] for level in Level}
+"""Plain functions are faster; those that pin the session's settings do for every table."""
 
 _MARK = re.compile(PREFIX + r"row_(?:insert|update|delete)_(\w+)")
 
@@ -354,6 +375,7 @@ def _table(row: Mapping[str, Any]) -> Table:
         has_virtual_columns=row["has_virtual_columns"],
         row_trigger=row["row_trigger"],
         is_subscribing=row["is_subscribing"],
+        is_plain=row["is_plain"],
         key=frozenset(row["key"]),
         columns=row["columns"],
         triggers={trigger.name: trigger for trigger in triggers},

@@ -4,5 +4,5 @@ FROM pg_trigger t
 JOIN pg_proc p ON p.oid = t.tgfoid
 JOIN pg_namespace n ON n.oid = p.pronamespace
 JOIN pg_class c ON c.oid = t.tgrelid
-WHERE n.nspname = %(schema)s AND p.proname IN ('capture', 'capture_row', 'capture_durable', 'capture_durable_row') AND starts_with(t.tgname, %(prefix)s)
+WHERE n.nspname = %(schema)s AND (p.proname IN ('capture', 'capture_row') OR starts_with(p.proname, 'capture_durable')) AND starts_with(t.tgname, %(prefix)s)
 ORDER BY oid

@@ -3,13 +3,13 @@
 WITH ours AS MATERIALIZED (
     SELECT n.oid FROM pg_namespace n
     WHERE n.nspname = %(schema)s AND EXISTS (SELECT FROM pg_proc p
-        WHERE p.pronamespace = n.oid AND p.proname IN ('capture_durable', 'forget_segment', 'advance_segment'))
+        WHERE p.pronamespace = n.oid AND (p.proname = 'forget_segment' OR starts_with(p.proname, 'capture_durable')))
 ),
 -- The role that our triggers run as; more than one when somebody has given a function away.
 runner AS MATERIALIZED (
     SELECT DISTINCT p.proowner AS oid, pg_get_userbyid(p.proowner) AS name
     FROM ours JOIN pg_proc p ON p.pronamespace = ours.oid
-    WHERE p.proname IN ('capture_durable', 'capture_durable_row', 'forget_segment', 'advance_segment')
+    WHERE p.proname = ANY(%(functions)s::name[])
 ),
 wanted(name, kind) AS (
     SELECT 'change_log_' || number, 'r'::"char" FROM generate_series(0, 7) AS number
@@ -28,7 +28,7 @@ SELECT 'missing' AS kind, name, '' AS detail FROM found WHERE oid IS NULL
 UNION ALL
 SELECT 'missing', f.name, ''
 FROM ours
-CROSS JOIN (VALUES ('capture_durable'), ('capture_durable_row'), ('forget_segment'), ('advance_segment')) AS f(name)
+CROSS JOIN unnest(%(functions)s::text[]) AS f(name)
 WHERE NOT EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = ours.oid AND p.proname = f.name)
 UNION ALL
 SELECT 'columns', s.name, ''

@@ -5,16 +5,12 @@
 -- Neither this nor the two queries may take a lock on a table of an application, or one ALTER TABLE that takes its time
 -- makes every collection stand still. So pg_partition_tree(), which locks, is not for us; a test in test_catalog.py watches.
 triggers AS MATERIALIZED (
-    SELECT t.tgrelid, t.oid, t.xmin AS version, t.tgenabled, t.tgname, encode(t.tgargs, 'hex') AS arguments, f.durable
-    FROM (
-        VALUES
-            (to_regprocedure('{cdc}.capture()')::oid, false),
-            (to_regprocedure('{cdc}.capture_row()')::oid, false),
-            (to_regprocedure('{cdc}.capture_durable()')::oid, true),
-            (to_regprocedure('{cdc}.capture_durable_row()')::oid, true)
-    ) AS f(oid, durable)
-    JOIN pg_trigger t ON t.tgfoid = f.oid
-    WHERE starts_with(t.tgname, %(prefix)s)
+    SELECT t.tgrelid, t.oid, t.xmin AS version, t.tgenabled, t.tgname, encode(t.tgargs, 'hex') AS arguments,
+        starts_with(p.proname, 'capture_durable') AS durable
+    FROM pg_namespace f
+    JOIN pg_proc p ON p.pronamespace = f.oid AND (p.proname IN ('capture', 'capture_row') OR starts_with(p.proname, 'capture_durable'))
+    JOIN pg_trigger t ON t.tgfoid = p.oid
+    WHERE f.nspname = %(schema)s AND starts_with(t.tgname, %(prefix)s)
 ),
 carrying AS MATERIALIZED (
     SELECT tgrelid AS oid, min(arguments) AS arguments

@@ -13,4 +13,5 @@ SELECT p.proname
 FROM pg_proc p
 JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname = %(schema)s AND p.proname <> ALL (%(functions)s::name[])
+  AND NOT starts_with(p.proname, 'capture_durable')
 LIMIT 1

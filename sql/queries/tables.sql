@@ -16,10 +16,38 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
         AND NOT EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = i.inhparent)) AS has_inheritance,
     pg_has_role(c.relowner, 'USAGE') AS is_owned, pg_get_userbyid(c.relowner) AS owner,
     EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped) AS has_virtual_columns,
+    -- Whether no session's settings show in the values, as JSON has them. Domains are their base types, arrays and
+    -- composite types what they consist of; of an enum only a cast to json of the maker's own could change that.
+    NOT EXISTS (
+        WITH RECURSIVE part AS (
+            SELECT a.atttypid AS oid FROM pg_attribute a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            UNION
+            SELECT inside.oid
+            FROM part
+            JOIN pg_type t ON t.oid = part.oid
+            CROSS JOIN LATERAL (
+                SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
+                UNION ALL
+                SELECT t.typelem WHERE t.typsubscript = 'array_subscript_handler'::regproc
+                UNION ALL
+                SELECT a.atttypid FROM pg_attribute a
+                WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+            ) AS inside
+        )
+        SELECT
+        FROM part
+        JOIN pg_type t ON t.oid = part.oid
+        WHERE t.typtype NOT IN ('d', 'c') AND t.typsubscript <> 'array_subscript_handler'::regproc
+          AND (t.typtype <> 'e' OR EXISTS (SELECT FROM pg_cast x WHERE x.castsource = t.oid AND x.casttarget = 'json'::regtype))
+          AND t.oid <> ALL ('{{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,"\"char\"",uuid,json,jsonb,date,time,timestamp,'
+              'inet,cidr,macaddr,macaddr8,oid,bit,varbit}}'::regtype[])
+    ) AS is_plain,
     -- tgtype: 1 is FOR EACH ROW, 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE, 64 INSTEAD OF.
     (SELECT min(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & (1 | 2 | 64) = 1
-        AND NOT (f.nspname = %(schema)s AND p.proname IN ('capture_row', 'capture_durable_row') AND starts_with(t.tgname, %(prefix)s))) AS row_trigger,
+        AND NOT (f.nspname = %(schema)s AND (p.proname = 'capture_row' OR starts_with(p.proname, 'capture_durable'))
+            AND starts_with(t.tgname, %(prefix)s))) AS row_trigger,
     EXISTS (SELECT FROM pg_subscription_rel s WHERE s.srrelid = c.oid) AS is_subscribing,
     ARRAY(SELECT a.attname::text FROM pg_index i JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1])
      WHERE i.indrelid = c.oid AND i.indisprimary ORDER BY a.attnum) AS key,
@@ -46,7 +74,7 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
                 WITH ORDINALITY AS argument(hex, position)
             WHERE argument.hex <> '')) ORDER BY t.tgname), '[]')
      FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
-     WHERE t.tgrelid = c.oid AND f.nspname = %(schema)s AND p.proname IN ('capture', 'capture_row', 'capture_durable', 'capture_durable_row')
+     WHERE t.tgrelid = c.oid AND f.nspname = %(schema)s AND (p.proname IN ('capture', 'capture_row') OR starts_with(p.proname, 'capture_durable'))
         AND starts_with(t.tgname, %(prefix)s)) AS triggers
 FROM (
     SELECT tree.oid, coalesce(pg_partition_root(tree.oid), tree.oid)::oid AS root, max(tree.level) AS level

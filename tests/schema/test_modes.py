@@ -248,3 +248,73 @@ def attach_by_hand(conn: psycopg.Connection[Any], table: str) -> None:
             f"CREATE TRIGGER {name} AFTER {event} ON {table} {transition_tables} FOR EACH STATEMENT"
             f" EXECUTE FUNCTION cdc.capture(); ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}".encode()
         )
+
+
+PLAIN = {
+    "int": True,
+    "bigint": True,
+    "numeric(10, 2)": True,
+    "varchar(9)[]": True,
+    "jsonb": True,
+    "uuid": True,
+    "date[]": True,
+    "timestamp": True,
+    "mood": True,
+    "whole": True,
+    "timestamptz": False,
+    "double precision": False,
+    "real[]": False,
+    "bytea": False,
+    "interval": False,
+    "money": False,
+    "regclass": False,
+    "daterange": False,
+    "told": False,
+    "part": False,
+    "part[]": False,
+}
+
+
+@pytest.mark.parametrize("made", PLAIN)
+@pytest.mark.parametrize("row", [False, True])
+def test_function_that_pins_settings_is_called_where_settings_show(
+    database: Database, plain: psycopg.Connection[Any], made: str, row: bool
+) -> None:
+    plain.execute(
+        f"{NOP} CREATE TYPE mood AS ENUM ('ok'); CREATE DOMAIN whole AS int[]; CREATE DOMAIN told AS timestamptz;"
+        f"CREATE TYPE part AS (n int, at told); CREATE TABLE t (id int, c {made})".encode()
+    )
+    if row:
+        plain.execute(ROW_TRIGGER.encode())
+    attach_tables(database, "t")
+    found = functions_of(plain)
+    assert found == {"capture_durable" + ("_plain" if PLAIN[made] else "") + suffix for suffix in suffixes(row)}
+
+
+def test_table_whose_values_begin_to_depend_on_settings_is_repaired(
+    database: Database, plain: psycopg.Connection[Any]
+) -> None:
+    plain.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    assert functions_of(plain) == {"capture_durable_plain"}
+    plain.execute("ALTER TABLE t ADD at timestamptz")
+    assert "is not as it should be" in status.read_status(plain).tables[0].problems[0]
+    assert repair(plain) == Outcome([Relation("public", "t")])
+    assert functions_of(plain) == {"capture_durable"}
+    told = changes(database, "SET TimeZone = 'Asia/Tokyo'; INSERT INTO t VALUES (1, '2024-01-01 00:00+00')")
+    assert told == [("I", [{"id": 1, "at": "2024-01-01T00:00:00+00:00"}])]
+    plain.execute("ALTER TABLE t DROP at")
+    assert repair(plain) == Outcome()
+    assert status.read_status(plain).tables[0].problems == ()
+    assert attach_tables(database, "t").tasks == ()
+
+
+def suffixes(row: bool) -> tuple[str, ...]:
+    return ("_row", "") if row else ("",)
+
+
+def functions_of(conn: psycopg.Connection[Any]) -> set[str]:
+    rows = conn.execute(
+        "SELECT p.proname FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid WHERE starts_with(t.tgname, '00_cdc')"
+    )
+    return {name for (name,) in rows}

@@ -179,9 +179,8 @@ async def test_table_of_somebody_else_is_not_repaired_and_not_said_to_be(
             with psycopg.connect(dsn, autocommit=True) as stranger:
                 assert isinstance(repair(stranger).failed[P], NotOwner)
             conn.execute(f"ALTER TABLE p OWNER TO {role}; ALTER TABLE p1 OWNER TO {role}".encode())
-            conn.execute(
-                f"ALTER TABLE p2 OWNER TO {role}; GRANT EXECUTE ON FUNCTION cdc.capture_durable TO {role}".encode()
-            )
+            conn.execute(f"ALTER TABLE p2 OWNER TO {role}".encode())
+            conn.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cdc TO {role}".encode())
             assert await reader.repair() == [P]
     finally:
         conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
