@@ -87,8 +87,12 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Advance:
-    """Let writers go on to the next segment."""
+    """Let writers go on from this segment to the next."""
 
+    number: int
+
+
+_LACKS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
 
 Action: TypeAlias = Forget | Advance
 
@@ -120,7 +124,7 @@ def decide(log: Log, older_than_s: float, keep_bytes: int) -> list[Action]:
     actions: list[Action] = [Forget(each) for each in forgotten]
     is_due = log.is_full or kept_bytes > keep_bytes or (current is not None and _is_due(current, older_than_s))
     if is_due and not (current and current.is_empty):
-        actions.append(Advance())
+        actions.append(Advance(log.current))
     return actions
 
 
@@ -177,7 +181,7 @@ def read_log(conn: psycopg.Connection[Any], schema: str) -> Log:
     """Raises `DatabaseError` for a log of which a part is missing."""
     try:
         return _read_log(conn, schema, [])
-    except (errors.UndefinedTable, errors.UndefinedColumn) as error:
+    except _LACKS as error:
         raise _not_whole(error) from error
 
 
@@ -191,7 +195,7 @@ def _prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep
             if sum(_act(conn, schema, action, done) for action in actions) == 0:
                 return
             log = _read_log(conn, schema, done.locked)
-    except (errors.UndefinedTable, errors.UndefinedColumn) as error:
+    except _LACKS as error:
         raise _not_whole(error) from error
 
 
@@ -202,8 +206,8 @@ def _left(actions: Iterable[Action], locked: Collection[int]) -> list[Action]:
 def _act(conn: psycopg.Connection[Any], schema: str, action: Action, done: Pruned) -> bool:
     """Whether it could be done."""
     match action:
-        case Advance():
-            row = conn.execute(statement("steps/advance_segment", schema)).fetchone()
+        case Advance(number):
+            row = conn.execute(statement("steps/advance_segment", schema, number=sql.Literal(number))).fetchone()
             is_done = bool(row and row[0])
             done.advanced += is_done
             return is_done
@@ -228,8 +232,15 @@ def _read_log(conn: psycopg.Connection[Any], schema: str, locked: list[int]) -> 
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(statement("queries/log_position", schema)).fetchone()
     assert row  # it selects from nothing
-    current, is_full, size_bytes, is_gate_open = row
-    return Log(current, is_full, size_bytes, is_gate_open, tuple(_segments(conn, schema, locked)))
+    current, size_bytes, is_gate_open = row
+    segments = tuple(_segments(conn, schema, locked))
+    return Log(_youngest(segments) if current is None else current, current is None, size_bytes, is_gate_open, segments)
+
+
+def _youngest(segments: Iterable[Segment]) -> int:
+    """The segment that writers have filled last."""
+    filled = [each for each in segments if each.newest_age_s is not None]
+    return min(filled, key=lambda each: each.newest_age_s or 0).number if filled else 0
 
 
 def _segments(conn: psycopg.Connection[Any], schema: str, locked: list[int]) -> Iterator[Segment]:

@@ -138,12 +138,17 @@ class Wanted:
         parts = ["AFTER", self.event, self.transition_tables, "FOR EACH", self.level.value]
         return " ".join(part for part in parts if part)
 
+    @property
+    def _functions_that_do(self) -> set[str]:
+        """What serves every table also serves one that a quicker function would do for."""
+        return {self.function, _DURABLE[self.level]} if self.mode is Mode.DURABLE else {self.function}
+
     def is_met_by(self, trigger: Trigger) -> bool:
         return (
             trigger.is_always
             and trigger.arguments == self.arguments
             and trigger.definition == self.definition
-            and trigger.function in {self.function, _PINNED_OF.get(self.function)}
+            and trigger.function in self._functions_that_do
             and trigger.depends_on_log == (self.mode is Mode.DURABLE)
         )
 
@@ -277,12 +282,21 @@ class Tree:
             *([COLUMN_BY_COLUMN] if self.has_virtual_columns else []),
             *(column.argument for column in excluded),
         )
-        functions = _LIVE if mode is Mode.LIVE else _PLAIN if self.is_plain else _PINNED
+        functions = _DURABLE if mode is Mode.DURABLE else _LIVE
         by_statement, by_row = functions[Level.STATEMENT], functions[Level.ROW]
+        quick = _PLAIN if mode is Mode.DURABLE and self.is_plain and not arguments else {}
         if level is Level.STATEMENT:
             prefix = PREFIX if table.is_root else PARTITION_PREFIX
             return [
-                Wanted(prefix + event.lower(), event, Level.STATEMENT, mode, by_statement, transition_tables, arguments)
+                Wanted(
+                    name=prefix + event.lower(),
+                    event=event,
+                    level=level,
+                    mode=mode,
+                    function=quick.get(event, by_statement),
+                    transition_tables=transition_tables,
+                    arguments=arguments,
+                )
                 for event, transition_tables in _EVENTS.items()
             ]
         rows = [
@@ -300,11 +314,11 @@ def _is_disabled(table: Table) -> bool:
 
 
 _LIVE = {Level.STATEMENT: "capture", Level.ROW: "capture_row"}
-_PINNED = {Level.STATEMENT: "capture_durable", Level.ROW: "capture_durable_row"}
-_PLAIN = {Level.STATEMENT: "capture_durable_plain", Level.ROW: "capture_durable_plain_row"}
-DURABLE_FUNCTIONS = (*_PINNED.values(), *_PLAIN.values())
-_PINNED_OF = {_PLAIN[level]: _PINNED[level] for level in Level}
-"""Plain functions are faster; those that pin the session's settings do for every table."""
+_DURABLE = {Level.STATEMENT: "capture_durable", Level.ROW: "capture_durable_row"}
+_PLAIN = {event: f"capture_durable_{event.lower()}" for event in ("INSERT", "UPDATE", "DELETE")}
+"""Quicker, for statements on tables without arguments and in whose values no session's settings show."""
+
+DURABLE_FUNCTIONS = (*_DURABLE.values(), *_PLAIN.values())
 
 _MARK = re.compile(PREFIX + r"row_(?:insert|update|delete)_(\w+)")
 

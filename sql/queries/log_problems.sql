@@ -15,7 +15,7 @@ wanted(name, kind) AS (
     SELECT 'change_log_' || number, 'r'::"char" FROM generate_series(0, 7) AS number
     UNION ALL
     VALUES ('change_log', 'v'::"char"), ('forgotten', 'r'), ('setting', 'r'), ('secret', 'r'), ('generation', 'r'),
-        ('seq', 'S'), ('gap', 'S'), ('channel', 'S'), ('segment', 'S'), ('segment_bytes', 'S'), ('gate', 'S')
+        ('seq', 'S'), ('gap', 'S'), ('channel', 'S'), ('segment_bytes', 'S'), ('gate', 'S'), ('lease', 'S')
 ),
 found AS MATERIALIZED (
     SELECT w.name, w.kind, c.oid, c.relpersistence, c.relrowsecurity
@@ -36,7 +36,7 @@ FROM segments s
 WHERE (SELECT string_agg(concat(quote_ident(a.attname), ' ', format_type(a.atttypid, a.atttypmod),
         CASE WHEN a.attnotnull THEN ' NOT NULL' END), ', ' ORDER BY a.attnum)
     FROM pg_attribute a WHERE a.attrelid = s.oid AND a.attnum > 0 AND NOT a.attisdropped)
-    IS DISTINCT FROM 'seq bigint NOT NULL, xid xid8 NOT NULL, at timestamp with time zone NOT NULL, relation oid NOT NULL, '
+    IS DISTINCT FROM 'seq pg_lsn NOT NULL, xid xid8 NOT NULL, at timestamp with time zone NOT NULL, relation oid NOT NULL, '
         'filenode oid NOT NULL, operation "char" NOT NULL, old text, new text'
 UNION ALL
 SELECT 'unlogged', name, '' FROM segments WHERE relpersistence <> 'p'

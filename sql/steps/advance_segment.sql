@@ -1,2 +1,2 @@
--- Let writers go on to the next segment of the change log; false when that is not empty.
-SELECT {cdc}.advance_segment()
+-- Let writers go on from this segment of the change log to the next one; false when that is not empty.
+SELECT {cdc}.advance_segment({number})

@@ -5,4 +5,4 @@ WITH recorded AS (
     ON CONFLICT (name) DO UPDATE SET value = excluded.value
     RETURNING value
 )
-SELECT CASE value WHEN 'off' THEN setval('{cdc}.gate'::regclass, 0) END FROM recorded
+SELECT CASE value WHEN 'off' THEN {cdc}.shut_gate() END FROM recorded

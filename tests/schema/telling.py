@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any
 
 from cdc_bridge.schema import attach
@@ -20,12 +20,21 @@ def attach_tables(
 
 def changes(database: Database, statement: str, **keywords: Any) -> list[tuple[str, list[dict[str, Any]]]]:
     """Operations with their rows, for an update old and new in turn; nothing may be lost on the way."""
-    ((before,),) = database.execute("SELECT coalesce(max(seq), 0) FROM cdc.change_log")
+    ((before,),) = database.execute("SELECT coalesce(max(seq), '0/0') FROM cdc.change_log")
     heard = ear.changes(database, statement, **keywords)
-    query = "SELECT operation::text, old, new FROM cdc.change_log WHERE seq > %s ORDER BY seq"
-    return heard + [(operation, _rows(old, new)) for operation, old, new in database.execute(query, [before])]
+    query = """
+        SELECT seq, xid::text, relation, operation::text, old, new
+        FROM cdc.change_log WHERE seq > %s ORDER BY seq, segment
+    """
+    logged = groupby(database.execute(query, [before]), key=lambda row: row[:4])
+    return heard + [(key[3], list(chain.from_iterable(_rows(*row[4:]) for row in rows))) for key, rows in logged]
 
 
 def _rows(old: str | None, new: str | None) -> list[dict[str, Any]]:
-    olds, news = json.loads(old or "[]"), json.loads(new or "[]")
+    """A row of the log has one row of each side or an array of them; they pair by position."""
+    olds, news = (_list(json.loads(each or "[]")) for each in (old, new))
     return list(chain.from_iterable(zip(olds, news, strict=True))) if olds and news else [*olds, *news]
+
+
+def _list(value: Any) -> list[dict[str, Any]]:
+    return value if isinstance(value, list) else [value]

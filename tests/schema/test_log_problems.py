@@ -27,7 +27,7 @@ HARMS = {
     "ALTER TABLE cdc.change_log_5 ALTER old SET NOT NULL": "cdc.change_log_5 does not have the columns",
     "ALTER TABLE cdc.change_log_5 SET UNLOGGED": "cdc.change_log_5 is UNLOGGED",
     "ALTER TABLE cdc.change_log_5 ENABLE ROW LEVEL SECURITY": f"row-level security {ADDED}",
-    "ALTER TABLE cdc.change_log_5 ADD CONSTRAINT mine CHECK (seq > 100)": f'constraint "mine" {ADDED}',
+    "ALTER TABLE cdc.change_log_5 ADD CONSTRAINT mine CHECK (relation > 0)": f'constraint "mine" {ADDED}',
     "CREATE UNIQUE INDEX mine ON cdc.change_log_5 (relation)": f'unique index "cdc.mine" {ADDED}',
     "CREATE RULE mine AS ON INSERT TO cdc.change_log_5 DO INSTEAD NOTHING": f'rule "mine" {ADDED}',
     f"{NOP} CREATE TRIGGER mine BEFORE INSERT ON cdc.change_log_5 EXECUTE FUNCTION nop()": f'trigger "mine" {ADDED}',

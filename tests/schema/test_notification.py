@@ -49,13 +49,13 @@ def test_database_notifies_until_it_is_said_otherwise(conn: psycopg.Connection[A
 
 def test_off_shuts_the_gate_at_once(conn: psycopg.Connection[Any]) -> None:
     request(conn, "a")
-    conn.execute("SELECT setval('cdc.gate', 9000000000000000)")
+    conn.execute("SELECT cdc.open_gate(60)")
     shown = status.read_status(conn).log
     assert shown
     assert shown.is_gate_open
     done = request(conn, "a", notify=Notify.OFF)
     assert "record notify off" in str(done)
-    assert (read_notify(conn, "cdc"), gate(conn)) == (Notify.OFF, 0)
+    assert (read_notify(conn, "cdc"), gate(conn) % 2) == (Notify.OFF, 0)
     assert request(conn, "a", notify=Notify.OFF).tasks == ()
     request(conn, "a", notify=Notify.AUTO)
     assert read_notify(conn, "cdc") is Notify.AUTO

@@ -59,11 +59,11 @@ def test_oldest_go_until_the_rest_fits() -> None:
 
 
 def test_current_segment_that_is_too_large_by_itself_is_left() -> None:
-    assert decide(log(1, held(1, 2000)), DAY_S, 1000) == [Advance()]
+    assert decide(log(1, held(1, 2000)), DAY_S, 1000) == [Advance(1)]
 
 
 def test_current_segment_is_left_after_a_sixth_of_the_time() -> None:
-    assert decide(log(1, held(1, oldest_s=DAY_S / 6 + 1)), DAY_S, GIB) == [Advance()]
+    assert decide(log(1, held(1, oldest_s=DAY_S / 6 + 1)), DAY_S, GIB) == [Advance(1)]
     assert decide(log(1, held(1, oldest_s=DAY_S / 6 - 1)), DAY_S, GIB) == []
 
 
@@ -74,12 +74,12 @@ def test_segment_of_a_transaction_in_progress_does_not_go_for_its_age() -> None:
 
 def test_no_age_at_all_forgets_everything() -> None:
     found = decide(log(1, held(0, oldest_s=None, newest_s=None), held(1)), 0, GIB)
-    assert found == [Forget(held(0, oldest_s=None, newest_s=None)), Advance()]
+    assert found == [Forget(held(0, oldest_s=None, newest_s=None)), Advance(1)]
 
 
 def test_full_log_lets_writers_go_on() -> None:
-    assert decide(log(1, held(1), is_full=True), DAY_S, GIB) == [Advance()]
-    assert decide(log(1, held(1), held(2), is_full=True), DAY_S, GIB) == [Forget(held(2)), Advance()]
+    assert decide(log(1, held(1), is_full=True), DAY_S, GIB) == [Advance(1)]
+    assert decide(log(1, held(1), held(2), is_full=True), DAY_S, GIB) == [Forget(held(2)), Advance(1)]
 
 
 @given(
@@ -123,6 +123,12 @@ def write(conn: psycopg.Connection[Any], rows: int = 1, width: int = 10) -> None
     )
 
 
+def advance(conn: psycopg.Connection[Any]) -> bool:
+    row = conn.execute("SELECT cdc.advance_segment(cdc.current_segment())").fetchone()
+    assert row
+    return bool(row[0])
+
+
 def backdate(conn: psycopg.Connection[Any], number: int, seconds: float) -> None:
     conn.execute(f"UPDATE cdc.change_log_{number} SET at = at - make_interval(secs => {seconds})".encode())
 
@@ -159,7 +165,7 @@ def test_prune_forgets_by_age_in_steps_of_a_sixth(conn: psycopg.Connection[Any])
 def test_prune_forgets_by_size_the_oldest_first(conn: psycopg.Connection[Any]) -> None:
     for _ in range(4):
         write(conn, 1000)
-        conn.execute("SELECT cdc.advance_segment()")
+        advance(conn)
     one = max(each.size_bytes for each in read_log(conn, "cdc").segments)
     assert numbers(prune(conn, "cdc", DAY_S, one * 2 + one // 2)) == [0, 1]
     assert numbers(prune(conn, "cdc", DAY_S, one * 2 + one // 2)) == []
@@ -170,14 +176,14 @@ def test_prune_keeps_the_next_segment_empty_all_around_the_ring(conn: psycopg.Co
         write(conn)
         done = prune(conn, "cdc", DAY_S, GIB)
         assert done.locked == []
-        assert conn.execute("SELECT cdc.advance_segment()").fetchone() == (True,)
+        assert advance(conn)
     assert read_log(conn, "cdc").used == RING - 1
 
 
 def test_prune_of_everything_leaves_nothing(conn: psycopg.Connection[Any]) -> None:
     for _ in range(3):
         write(conn)
-        conn.execute("SELECT cdc.advance_segment()")
+        advance(conn)
     write(conn)
     done = prune(conn, "cdc", 0, GIB)
     assert sorted(numbers(done)) == [0, 1, 2, 3]
@@ -197,7 +203,7 @@ def test_locked_segment_is_left_and_the_others_are_forgotten(database: Database,
     """As pg_dump locks them, or a transaction that writes."""
     for _ in range(3):
         write(conn)
-        conn.execute("SELECT cdc.advance_segment()")
+        advance(conn)
     with psycopg.connect(database.dsn) as dump:
         dump.execute("LOCK TABLE cdc.change_log_1 IN ACCESS SHARE MODE")
         done = prune(conn, "cdc", 0, GIB)
@@ -248,7 +254,7 @@ def test_two_who_prune_at_once_do_not_forget_twice(database: Database, conn: psy
 
 def test_full_log_goes_on_once_the_next_segment_is_free(conn: psycopg.Connection[Any]) -> None:
     write(conn)
-    conn.execute("SELECT setval('cdc.segment', 1)")
+    conn.execute("SELECT cdc.write_to_segment(NULL)")
     assert read_log(conn, "cdc").is_full
     assert prune(conn, "cdc", DAY_S, GIB).advanced == 1
     assert not read_log(conn, "cdc").is_full
