@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.broker import ASKING_MAX, Broker
-from cdc_bridge.capture.notify import KEEPALIVES, NotifyCapture, NotifyOptions
+from cdc_bridge.capture.connection import KEEPALIVES
+from cdc_bridge.capture.log import LogCapture, LogOptions
+from cdc_bridge.capture.log_reader import PooledLogReader
 from cdc_bridge.conninfo import READ
 from cdc_bridge.errors import BridgeError
 from cdc_bridge.query import QueryLimits
 from cdc_bridge.schema.catalog_reader import PooledCatalogReader
+from cdc_bridge.schema.custodian import LogCustodian
+from cdc_bridge.schema.pruner import LogPruner
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.snapshot import Pool, SnapshotReader
 from cdc_bridge.transport.http import Door, is_loopback
@@ -28,6 +32,12 @@ log = logging.getLogger(__name__)
 CATALOG_CONNECTIONS = 2
 CATALOG_INTERVAL_S = 2.0
 """How long a change of tables can go unnoticed that no row change tells of."""
+
+CUSTODY_INTERVAL_S = 5.0
+"""How often the log is pruned and looked at."""
+
+RESUMES_MAX = 4
+"""Clients that are told at the same time what they have missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,39 +95,57 @@ class Bridge:
                 self._signals(),
                 self._pool(CATALOG_CONNECTIONS) as catalog_pool,
                 self._pool(self._options.snapshot_concurrency + ASKING_MAX) as data_pool,
+                self._pool(RESUMES_MAX + ASKING_MAX) as log_pool,
             ):
-                await self._serve(catalog_pool, data_pool)
+                await self._serve(catalog_pool, data_pool, log_pool)
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
 
     def stop(self) -> None:
         self._stopping.set()
 
-    async def _serve(self, catalog_pool: Pool, data_pool: Pool) -> None:
+    async def _serve(self, catalog_pool: Pool, data_pool: Pool, log_pool: Pool) -> None:
         options = self._options
-        capture = NotifyCapture(
-            NotifyOptions(
+        capture = LogCapture(
+            LogOptions(
                 conninfo=options.dsn,
                 schema=options.schema,
                 heartbeat_interval_s=options.heartbeat_interval_s,
                 heartbeat_timeout_s=options.heartbeat_timeout_s,
                 connect_timeout_s=options.connect_timeout_s,
                 reconnect_delay_max_s=options.reconnect_delay_max_s,
-            )
+                poll_interval_s=options.poll_interval_s,
+            ),
+            lambda relation_id: broker.hub.catalog.siblings(relation_id),  # noqa: PLW0108 - made below, and changes
         )
         broker = Broker(
             capture,
             SnapshotReader(data_pool),
             PooledCatalogReader(catalog_pool, options.dsn, options.schema, options.collections),
+            PooledLogReader(log_pool, options.schema),
+            resumes_max=RESUMES_MAX,
             limits=QueryLimits(options.limit_default, options.limit_max),
             subscriptions_max=options.subscriptions_max,
             held_bytes_max=options.held_bytes_max,
         )
-        server = WebSocketServer(broker, self._door(broker, capture), self._websocket_options())
+        custodian = LogCustodian(
+            catalog_pool,
+            options.schema,
+            LogPruner(
+                options.dsn,
+                options.schema,
+                retention_age_s=options.retention_age_s,
+                retention_bytes=options.retention_bytes,
+            ),
+            notify=options.notify,
+        )
+        server = WebSocketServer(broker, self._door(broker, capture, custodian), self._websocket_options())
         async with asyncio.TaskGroup() as tasks:
             running = [
                 tasks.create_task(broker.listen()),
                 tasks.create_task(broker.watch_catalog(CATALOG_INTERVAL_S)),
+                tasks.create_task(broker.serve_resumes()),
+                tasks.create_task(custodian.watch(CUSTODY_INTERVAL_S)),
                 *(tasks.create_task(broker.serve_readings()) for _ in range(options.snapshot_concurrency)),
             ]
             async with server.run() as url:
@@ -144,7 +172,7 @@ class Bridge:
             compression=options.compression,
         )
 
-    def _door(self, broker: Broker, capture: NotifyCapture) -> Door:
+    def _door(self, broker: Broker, capture: LogCapture, custodian: LogCustodian) -> Door:
         options = self._options
 
         def not_ready() -> str | None:
@@ -152,6 +180,8 @@ class Bridge:
                 return "not listening to the database"
             if time.monotonic() - capture.last_heard_s > options.heartbeat_timeout_s:
                 return f"no heartbeat for {options.heartbeat_timeout_s:g} s"
+            if custodian.problems:
+                return "; ".join(custodian.problems)
             return None
 
         return Door(

@@ -106,6 +106,11 @@ class Catalog:
             relation_id: c for c in self.by_name.values() for relation_id in c.filenodes
         }
 
+    def siblings(self, relation_id: int) -> frozenset[int]:
+        """All tables that report under the same collection as this one."""
+        collection = self.by_relation_id.get(relation_id)
+        return frozenset({relation_id} if collection is None else collection.filenodes)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Catalog) and self.by_name == other.by_name
 

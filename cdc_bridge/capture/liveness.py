@@ -44,6 +44,8 @@ class GapWatch:
     The first look sees a step that is older than itself and may not have committed yet: it waits, and is told then.
     """
 
+    mended: int = 0
+    """The value of the sequence of which it is known already that everybody who stepped it has ended."""
     _counter: int | None = None
     _owed: bool = False
     _looks_since: int = LOOKS_BETWEEN_GAPS
@@ -53,7 +55,13 @@ class GapWatch:
 
     def is_step(self, counter: int) -> bool:
         """Whether `step` is to be called for this value of the sequence."""
-        return counter != (self._counter or 0)
+        return counter != (self.mended if self._counter is None else self._counter)
+
+    @property
+    def settled(self) -> int:
+        """The value of the sequence when nothing is waited for, else -1."""
+        is_waiting = self._owed or self._waiting is not None or self._next is not None
+        return -1 if is_waiting or self._counter is None else self._counter
 
     def step(self, counter: int, younger: int) -> None:
         """The sequence has moved; `younger` is a transaction id that was assigned after that was seen."""
@@ -64,7 +72,7 @@ class GapWatch:
 
     def look(self, snapshot: Snapshot) -> Gap | None:
         """After a step, or instead of one: a snapshot of now."""
-        self._counter = self._counter or 0
+        self._counter = self.mended if self._counter is None else self._counter
         if self._waiting is None:
             self._waiting, self._next = self._next, None
         if self._waiting is not None and snapshot.none_older_in_progress(self._waiting):

@@ -1,7 +1,18 @@
-"""Payloads of notifications: `sql/functions/send.sql` writes them, this reads them.
+"""Payloads of notifications, and rows of the log.
+
+`sql/functions/send.sql` writes what tables in live mode tell:
 
     1 U 4711 812 16390 16395 0 .      version, operation, seq, xid, oid, filenode, part, last (.) or not (+)
     [{"id":1},{"id":1}]               the body, or this part of it
+
+and `sql/functions/tell.sql` what has been written to the log, whole or not at all:
+
+    2 U 0/1E148C0 812 16390 16395 1   version, operation, seq, xid, oid, filenode, microseconds since 1970
+    [[{"id":1}],[{"id":1}]]           old and new rows; nothing when they do not fit
+
+    2 S                               nobody notifies from here on
+
+Bridges send heartbeats:
 
     1 H a1b2 17                       version, heartbeat, sender, count
     812:815:813                       the sender's pg_snapshot
@@ -11,18 +22,48 @@ Versions: a new decoder is released before the trigger that writes the new form,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
 import msgspec
 
 from cdc_bridge.change import Change, Heartbeat, Operation, Row, Snapshot
 from cdc_bridge.errors import PayloadError
-from cdc_bridge.rawjson import split_rows
+from cdc_bridge.rawjson import split_object, split_rows
 
 VERSION = "1"
+
+SHUT = "2 S\n"
+"""The gate is shut: read the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """The log has something that the notification does not hold. `is_shut`: and nobody notifies from here on."""
+
+    is_shut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """A change that is in the log, and came with its notification."""
+
+    change: Change
+
+
+Told: TypeAlias = Change | Heartbeat | Inline | Wake
 
 
 def heartbeat(sender: str, beat: int) -> str:
     """The head of a heartbeat; the database appends its snapshot."""
     return f"{VERSION} H {sender} {beat}\n"
+
+
+RowTexts: TypeAlias = tuple[str | None, str | None]
+"""Old and new rows, as the log holds them."""
+
+_INLINE = msgspec.json.Decoder(tuple[list[dict[str, msgspec.Raw]], list[dict[str, msgspec.Raw]]])
 
 
 class Decoder:
@@ -37,12 +78,16 @@ class Decoder:
         self._head: list[str] = []
         self._parts: list[str] = []
 
-    def receive(self, payload: str) -> Change | Heartbeat | None:
+    def receive(self, payload: str) -> Told | None:
         """The change or heartbeat that this payload completes, or None when parts are still to come."""
         line, newline, body = payload.partition("\n")
         match line.split(" "):
             case ["1", "H", sender, beat] if newline:
                 return self._heartbeat(sender, beat, body)
+            case ["2", "S", *_] if newline:
+                return Wake(is_shut=True)
+            case ["2", _, _, _, _, _, _] if newline:
+                return _inline(line, body) if body else Wake()
             case ["1", *head, part, "+"] if newline:
                 self._receive_part(head, part, body)
                 return None
@@ -81,6 +126,62 @@ class Decoder:
             return Change(operation, int(seq), int(xid), int(relation_id), int(filenode), old, new)
         except (ValueError, msgspec.DecodeError) as error:
             raise PayloadError(f"a payload cannot be read: {error}") from error
+
+
+def log_sequence(position: int, xid: int) -> int:
+    """The `seq` of a change in the log. Two transactions can write at the same position of the WAL."""
+    return position << 64 | xid
+
+
+def wal_position(text: str) -> int:
+    """PostgreSQL's `pg_lsn`, `16/B374D848`, as a number."""
+    high, low = text.split("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+def logged(bare: Change, texts: Iterable[RowTexts]) -> Change:
+    """A change with its rows from the log: each has old and new rows, one as an object or several as an array.
+
+    Raises `PayloadError`.
+    """
+    old: list[Row] = []
+    new: list[Row] = []
+    try:
+        for old_text, new_text in texts:
+            old += _logged_rows(old_text)
+            new += _logged_rows(new_text)
+    except (ValueError, msgspec.DecodeError) as error:
+        raise PayloadError(f"a row of the log cannot be read: {error}") from error
+    if bare.operation is Operation.UPDATE and len(old) != len(new):
+        raise PayloadError("an update in the log has an old row without a new one")
+    return replace(bare, old=tuple(old), new=tuple(new))
+
+
+def _logged_rows(text: str | None) -> list[Row]:
+    if not text:
+        return []
+    return [split_object(text)] if text.startswith("{") else list(split_rows(text))
+
+
+def _inline(line: str, body: str) -> Inline | Wake:
+    """What cannot be read here, as nesting past what msgspec follows, is read from the log."""
+    try:
+        _, letter, seq, xid, relation_id, filenode, at = line.split(" ")
+        old, new = _INLINE.decode(body)
+        return Inline(
+            Change(
+                Operation(letter),
+                log_sequence(wal_position(seq), int(xid)),
+                int(xid),
+                int(relation_id),
+                int(filenode),
+                tuple(old),
+                tuple(new),
+                int(at),
+            )
+        )
+    except (ValueError, msgspec.DecodeError, RecursionError):
+        return Wake()
 
 
 def _images(operation: Operation, rows: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:

@@ -44,7 +44,9 @@ BEGIN
     END IF;
     PERFORM set_config('cdc_bridge.pending_bytes', pending::text, true);
     IF operation = 'T' OR coalesce(old_text, new_text) IS NOT NULL THEN
-        body := concat('[', coalesce(old_text, '[]'), ',', coalesce(new_text, '[]'), ']');
+        -- A single row may come without the brackets.
+        body := concat('[', CASE WHEN starts_with(old_text, '{{') THEN '[' || old_text || ']' ELSE coalesce(old_text, '[]') END, ',',
+            CASE WHEN starts_with(new_text, '{{') THEN '[' || new_text || ']' ELSE coalesce(new_text, '[]') END, ']');
     END IF;
     IF octet_length(body) > rows_bytes_max THEN
         body := '';

@@ -1,0 +1,104 @@
+"""When writers notify, and when what they notify is all there is.
+
+The gate is a sequence in the database: odd, and writers notify; even, and they do not. A bridge that wants to be
+told opens it and says so again before its lease runs out; a bridge that is told too much shuts it, after it has said
+so to the others. For this bridge it is in one of three states:
+
+- SHUT: the log is read at intervals.
+- OPENING: the gate was opened. Transactions that are older than an id assigned afterwards may have found it shut,
+  so the log is read until all of them have ended.
+- OPEN: every commit notifies, and what comes inline is taken as it comes.
+
+Theory: a transaction has its id before it reads the gate. One that is younger than the id was given its own after the
+gate was open, so it finds it open, unless somebody shuts it; and whoever shuts it makes a new value of the
+sequence. So as long as a heartbeat finds the known value *after* its snapshot was taken, whatever that snapshot sees
+has notified, or was read. Another value, or a lease that may have run out, means SHUT.
+
+It never reads the clock or the network. Times are seconds of one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from cdc_bridge.change import Snapshot
+
+
+class GateState(enum.Enum):
+    SHUT = "shut"
+    OPENING = "opening"
+    OPEN = "open"
+
+
+@dataclass(slots=True)
+class Gate:
+    """See the module's docstring.
+
+    The gate is to be shut past `busy_per_s` changes a second, and opened below `quiet_per_s` for `quiet_s`.
+    """
+
+    lease_s: float = 10
+    busy_per_s: float = 150
+    quiet_per_s: float = 50
+    quiet_s: float = 1
+    window_s: float = 0.2
+    state: GateState = GateState.SHUT
+    _value: int | None = None
+    _younger: int = 0
+    _trusted_until_s: float = 0
+    _window_start_s: float = float("-inf")
+    _window_count: int = 0
+    _per_s: float = 0
+    _busy_at_s: float = float("-inf")
+    _polled: bool = field(default=False)
+
+    # --- how busy it is ---
+
+    def count(self, changes: int, now_s: float) -> None:
+        """So many changes have come, be it none."""
+        if now_s - self._window_start_s > self.window_s:
+            self._per_s = self._window_count / max(self.window_s, now_s - self._window_start_s)
+            self._window_start_s, self._window_count = now_s, 0
+        self._window_count += changes
+        if max(self._per_s, self._window_count / self.window_s) > self.quiet_per_s:
+            self._busy_at_s = now_s
+
+    def is_busy(self) -> bool:
+        return max(self._per_s, self._window_count / self.window_s) > self.busy_per_s
+
+    def is_quiet(self, now_s: float) -> bool:
+        return now_s - self._busy_at_s > self.quiet_s
+
+    # --- what happens to it ---
+
+    def open(self, value: int, younger: int, asked_s: float) -> None:
+        """It was opened at `asked_s` or later: it has this value, and `younger` is a transaction id assigned since."""
+        self.state = GateState.OPENING
+        self._value = value
+        self._younger = younger
+        self._trusted_until_s = asked_s + self.lease_s
+
+    def shut(self) -> None:
+        """It is shut, or may be: read the log."""
+        self.state = GateState.SHUT
+        self._value = None
+
+    def renew(self, value: int | None, asked_s: float) -> bool:
+        """The lease was extended, and this value found. Whether it has been open all the time."""
+        if self.state is GateState.SHUT or value != self._value:
+            self.shut()
+            return False
+        self._trusted_until_s = asked_s + self.lease_s
+        return True
+
+    def read(self, snapshot: Snapshot) -> None:
+        """The log was read up to this snapshot."""
+        if self.state is GateState.OPENING and snapshot.none_older_in_progress(self._younger):
+            self.state = GateState.OPEN
+
+    def is_trusted(self, now_s: float) -> bool:
+        """Whether what comes inline is all there is. Past the lease it no longer is."""
+        if self.state is GateState.OPEN and now_s > self._trusted_until_s:
+            self.shut()
+        return self.state is GateState.OPEN

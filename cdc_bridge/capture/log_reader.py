@@ -1,0 +1,72 @@
+"""What a client has missed, from the log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection, errors, sql
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from cdc_bridge import broker
+from cdc_bridge.broker import CaughtUp, Missed
+from cdc_bridge.capture.pages import base, current_snapshot, is_forgotten, pages
+from cdc_bridge.catalog import Collection
+from cdc_bridge.change import Position
+from cdc_bridge.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
+from cdc_bridge.projection import KeyEncoder
+from cdc_bridge.rawjson import split_object
+
+log = logging.getLogger(__name__)
+
+Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
+
+
+class PooledLogReader:
+    """Implements `broker.LogReader`. A reading keeps a connection for as long as it takes, but no transaction."""
+
+    def __init__(self, pool: Pool, schema: str, *, answer_limit_s: float = 30) -> None:
+        self._pool = pool
+        self._schema = schema
+        self._answer_limit_s = answer_limit_s
+
+    async def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[broker.Page, None]:
+        """See the port."""
+        relations = sorted(collection.filenodes)
+        try:
+            async with self._pool.connection() as connection:
+                upto = await current_snapshot(connection)
+                async with aclosing(pages(connection, self._schema, relations, told, upto)) as read:
+                    async for page in read:
+                        if await is_forgotten(connection, self._schema, base(told)):
+                            raise Forgotten("the log was emptied meanwhile")
+                        yield Missed(upto, page.changes, page.earlier)
+                if await is_forgotten(connection, self._schema, base(told)):
+                    raise Forgotten("the log does not reach back so far")
+            yield CaughtUp(upto)
+        except PayloadError as error:
+            raise Forgotten(f"the log cannot be read: {error}") from error
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            raise SourceUnavailable(str(error) or "no answer in time") from error
+
+    async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
+        """See the port."""
+        columns = sql.SQL(", ").join(
+            sql.SQL("CAST(%s AS {}) AS {}").format(sql.SQL(column.type.name), sql.Identifier(column.name))
+            for column in collection.key_columns
+        )
+        query = sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {}) AS k").format(columns)
+        try:
+            async with asyncio.timeout(self._answer_limit_s), self._pool.connection() as connection:
+                row = await (await connection.execute(query, key)).fetchone()
+        except (errors.DataError, UnicodeEncodeError) as error:
+            raise forbidden_item() from error
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            raise SourceUnavailable(str(error) or "no answer in time") from error
+        if row is None:
+            raise forbidden_item()
+        return KeyEncoder(collection).encode(split_object(row[0]))

@@ -1,0 +1,55 @@
+"""Looks after the change log while a bridge runs: prunes it, says what is wrong with it, records what was decided."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from cdc_bridge.errors import DatabaseError, SourceUnavailable
+from cdc_bridge.logs import facts
+from cdc_bridge.schema.log_problems import log_problems_async
+from cdc_bridge.schema.mode import Notify
+from cdc_bridge.schema.notification import record_notify_async
+from cdc_bridge.schema.pruner import LogPruner
+
+log = logging.getLogger(__name__)
+
+Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
+
+ANSWER_LIMIT_S = 10.0
+
+
+class LogCustodian:
+    """`problems` are sentences about the log as it was found last. `notify` is what is to be recorded, or nothing."""
+
+    def __init__(self, pool: Pool, schema: str, pruner: LogPruner, *, notify: str = "") -> None:
+        self._pool = pool
+        self._schema = schema
+        self._pruner = pruner
+        self._notify = notify
+        self.problems: tuple[str, ...] = ()
+
+    async def watch(self, interval_s: float) -> None:
+        """For ever. A database that is away is waited for."""
+        while True:
+            try:
+                await self._look()
+                await self._pruner.prune()
+            except (psycopg.Error, PoolTimeout, TimeoutError, SourceUnavailable, DatabaseError) as error:
+                log.debug("the change log cannot be looked after", extra=facts(reason=str(error)))
+            await asyncio.sleep(interval_s)
+
+    async def _look(self) -> None:
+        async with asyncio.timeout(ANSWER_LIMIT_S), self._pool.connection() as connection:
+            if self._notify:
+                await record_notify_async(connection, self._schema, Notify(self._notify))
+                self._notify = ""
+            problems = tuple(await log_problems_async(connection, self._schema))
+        for problem in set(problems) - set(self.problems):
+            log.error("the change log is not as it should be", extra=facts(reason=problem))
+        self.problems = problems

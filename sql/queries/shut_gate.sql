@@ -1,0 +1,2 @@
+-- Let writers notify no longer.
+SELECT {cdc}.shut_gate()
