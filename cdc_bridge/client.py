@@ -2,7 +2,8 @@
 
 A subscriber is CONNECTED or WAITING to connect again, for ever, with growing pauses. It ends when the server
 refuses the subscription, which no repetition would change. The bridge starts each connection with an `init`,
-so whoever prints what `messages` yields sees where a gap was.
+so whoever prints what `messages` yields sees where a gap was. Mostly there is none: a subscriber goes on from the
+cursor of the last message that was taken from it. A bridge that gives no cursors sends fresh data each time.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _INIT_REASONS = {
     "resync": "resync: changes may have been missed; these are the rows now",
     "truncate": "the table was emptied",
 }
+_RESUMED = "resumed: nothing was missed; what has changed meanwhile follows"
 
 _FINAL_CLOSE_CODES = (1008, 4401)
 
@@ -64,6 +66,12 @@ class Message:
     def event(self) -> str:
         return str(self.content.get("event"))
 
+    @property
+    def cursor(self) -> str | None:
+        """From where to go on once this has been taken care of."""
+        cursor = self.content.get("cursor")
+        return cursor if isinstance(cursor, str) else None
+
     def describe(self) -> list[str]:
         """What it says, a line for each row; for an `init` there is a line before them."""
         data, reason = self.content.get("data"), str(self.content.get("reason", ""))
@@ -71,6 +79,8 @@ class Message:
         lines = [_compact(row) for row in rows]
         if self.event != "init":
             return [line + (f"  ({reason})" if reason else "") for line in lines]
+        if self.content.get("resumed"):
+            return [_RESUMED]
         head = _INIT_REASONS.get(reason, "subscribed")
         more = ", and there are more" if self.content.get("more") else ""
         return [head if data is None else f"{head} (rows: {len(rows)}{more})", *lines]
@@ -84,24 +94,28 @@ class Wanted:
     event: str | None = None
     query: dict[str, Any] = field(default_factory=dict)
 
-    def subscribe(self) -> str:
-        message = {"type": "subscribe", "collection": self.collection, "uid": UID}
-        optional = {"event": self.event, "query": self.query}
+    def subscribe(self, after: str | None = None) -> str:
+        """The message to send, to begin anew or to go on `after` a cursor."""
+        message = {"type": "subscribe", "collection": self.collection, "uid": UID, "cursor": True}
+        optional = {"event": self.event, "query": self.query, "after": after}
         return json.dumps(message | {key: value for key, value in optional.items() if value})
 
 
 async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> AsyncGenerator[Message, None]:
     """Subscribe and yield, connecting again whenever the connection breaks; `notice` is told of that.
 
+    A message counts as taken when the next one is asked for.
     Raises `SubscriptionRefused`, and `UsageError` for a URL that cannot be one.
     """
     pause_s, shown = PAUSE_MIN_S, without_secrets(url)
+    cursor: str | None = None
     while True:
         try:
             async with _connection(url) as connection:
-                async for message in _conversation(connection, wanted, notice):
+                async for message in _conversation(connection, wanted.subscribe(cursor), notice):
                     pause_s = PAUSE_MIN_S
                     yield message
+                    cursor = message.cursor
             reason = _why_closed(connection)
         except (InvalidURI, ValueError):
             raise UsageError(f"{shown} is no WebSocket address, such as ws://127.0.0.1:8765/websocket") from None
@@ -128,20 +142,20 @@ def _connection(url: str) -> connect:
 
 
 async def _conversation(
-    connection: ClientConnection, wanted: Wanted, notice: Callable[[str], None]
+    connection: ClientConnection, request: str, notice: Callable[[str], None]
 ) -> AsyncIterator[Message]:
     """Until the connection closes."""
     waiting = asyncio.get_running_loop().call_later(TELL_AFTER_S, notice, _NOTHING_YET)
     try:
-        async for message in _subscription(connection, wanted):
+        async for message in _subscription(connection, request):
             waiting.cancel()
             yield message
     finally:
         waiting.cancel()
 
 
-async def _subscription(connection: ClientConnection, wanted: Wanted) -> AsyncIterator[Message]:
-    await connection.send(wanted.subscribe())
+async def _subscription(connection: ClientConnection, request: str) -> AsyncIterator[Message]:
+    await connection.send(request)
     async for frame in connection:
         text = frame if isinstance(frame, str) else frame.decode()
         content = json.loads(text)

@@ -45,7 +45,7 @@ def listen(
 ) -> None:
     """Subscribe to a collection and print what arrives, until Ctrl-C.
 
-    It connects again by itself; every connection starts with the current rows (init).
+    It connects again by itself and goes on from where it was, or else with the current rows (init).
 
     \b
     Examples:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import pty
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
 
-from cdc_bridge.client import Message, without_secrets
+from cdc_bridge.client import Message, Wanted, messages, without_secrets
 from cdc_bridge.demo.postgres import Cluster
+from cdc_bridge.schema.mode import Mode
 from tests.cli.command import command
-from tests.support.bridge import RunningBridge, attach, running_bridge
+from tests.support.bridge import BridgeProcess, RunningBridge, attach, running_bridge
 from tests.support.process import running
 from tests.support.server import Database
 
@@ -55,6 +60,7 @@ async def ended(process: asyncio.subprocess.Process) -> tuple[int, str]:
 async def test_pipe_gets_the_messages_of_the_server(bridge: RunningBridge, database: Database, tmp_path: Path) -> None:
     async with listening("t", "--fields", "id,v", "--url", bridge.url, cwd=tmp_path) as process:
         init = json.loads(await next_line(process.stdout))
+        assert init.pop("cursor")
         assert init == {"type": "subscription", "event": "init", "data": [{"id": 1, "v": "one"}], "uid": "1"}
         database.execute("INSERT INTO t VALUES (2, 'two', 20)")
         created = json.loads(await next_line(process.stdout))
@@ -181,6 +187,110 @@ async def test_it_connects_again_by_itself(database: Database, tmp_path: Path) -
             assert json.loads(await next_line(process.stdout))["event"] == "init"
 
 
+async def test_it_goes_on_across_killed_bridges_without_a_gap(database: Database, tmp_path: Path) -> None:
+    """A writer writes all the time, three bridges are killed one after the other, and each row is printed once."""
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    attach(database, "t", mode=Mode.DURABLE)
+    async with BridgeProcess(database.dsn) as bridge:
+        url, port = bridge.url, bridge.http.rpartition(":")[2]
+    async with listening("t", "--url", url, cwd=tmp_path) as process, writing(database) as writer:
+        printed = Printed(process)
+        for _ in range(3):
+            async with BridgeProcess(database.dsn, "--port", port):  # killed at the end of the block
+                there = len(printed.ids)
+                await printed.until(lambda there=there: len(printed.ids) > there + 50)  # type: ignore[misc]
+            await asyncio.sleep(0.5)
+        async with BridgeProcess(database.dsn, "--port", port):
+            written = await writer.stop()
+            await printed.until(lambda: written in printed.ids)
+    shown = [(init.get("resumed", False), len(init.get("data", ()))) for init in printed.inits]
+    assert shown[1:] == [(True, 0)] * 3
+    assert printed.ids == list(range(written + 1))
+
+
+class Printed:
+    """What `listen` has printed so far, read as far as somebody asks."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.inits: list[dict[str, Any]] = []
+        self.ids: list[int] = []
+        self._process = process
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            message = json.loads(await next_line(self._process.stdout))
+            if message["event"] == "init":
+                self.inits.append(message)
+            else:
+                self.ids += [row["id"] for row in message["data"]]
+
+
+class Writer:
+    """Inserts rows 0, 1, 2 and so on, one every few milliseconds."""
+
+    def __init__(self, connection: psycopg.AsyncConnection) -> None:
+        self._connection = connection
+        self._stopping = asyncio.Event()
+        self._writing = asyncio.create_task(self._write())
+
+    async def stop(self) -> int:
+        """The last one that was written."""
+        self._stopping.set()
+        return await self._writing
+
+    async def _write(self) -> int:
+        number = 0
+        while True:
+            await self._connection.execute("INSERT INTO t VALUES (%s)", [number])
+            if self._stopping.is_set():
+                return number
+            number += 1
+            await asyncio.sleep(0.005)
+
+
+@contextlib.asynccontextmanager
+async def writing(database: Database) -> AsyncIterator[Writer]:
+    async with await database.connect() as connection:
+        writer = Writer(connection)
+        yield writer
+        await writer.stop()
+
+
+class ScriptedBridge:
+    """Says one script a connection, in turn for ever, and keeps what it was asked."""
+
+    def __init__(self, *scripts: list[str]) -> None:
+        self.requests: list[dict[str, Any]] = []
+        self._scripts = itertools.cycle(scripts)
+
+    async def __call__(self, socket: ServerConnection) -> None:
+        self.requests.append(json.loads(await socket.recv()))
+        for message in next(self._scripts):
+            await socket.send(message)
+
+
+async def test_bridge_without_cursors_is_not_asked_to_go_on_from_one() -> None:
+    """An older one, also when a newer one was there before it. Each connection starts with what it sends."""
+    init, create = '{"type":"subscription","event":"init"', '{"type":"subscription","event":"create","data":[{"id":1}]'
+    bridge = ScriptedBridge([init + "}", create + "}"], [init + "}"], [init + "}", create + ',"cursor":"c1"}'])
+    told = []
+    async with serve(bridge, "127.0.0.1", 0) as server, asyncio.timeout(WITHIN_S):
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        async with contextlib.aclosing(messages(url, Wanted("t"), notice=lambda _: None)) as arriving:
+            async for message in arriving:
+                told.append(message.event)
+                if len(bridge.requests) == 5:
+                    break
+    assert told == ["init", "create", "init", "init", "create", "init", "create", "init"]
+    assert [request.get("after") for request in bridge.requests] == [None, None, None, "c1", None]
+    assert all(request["cursor"] for request in bridge.requests)
+
+
+def test_going_on_is_not_told_as_fresh_data() -> None:
+    (line,) = Message("", {"event": "init", "resumed": True, "cursor": "secret"}).describe()
+    assert line.startswith("resumed: nothing was missed")
+
+
 async def test_terminal_gets_words(bridge: RunningBridge, tmp_path: Path) -> None:
     master, slave = pty.openpty()
     async with listening("t", "--url", bridge.url, cwd=tmp_path, stdout=slave):
@@ -192,3 +302,4 @@ async def test_terminal_gets_words(bridge: RunningBridge, tmp_path: Path) -> Non
     os.close(master)
     assert "subscribed (rows: 1)" in seen
     assert 'id=1 v="one"' in seen
+    assert "cursor" not in seen
