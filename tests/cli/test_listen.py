@@ -188,24 +188,26 @@ async def test_it_connects_again_by_itself(database: Database, tmp_path: Path) -
 
 
 async def test_it_goes_on_across_killed_bridges_without_a_gap(database: Database, tmp_path: Path) -> None:
-    """A writer writes all the time, three bridges are killed one after the other, and each row is printed once."""
+    """A writer writes all the time, bridges are killed one after the other, and each row is printed once."""
     database.execute("CREATE TABLE t (id int PRIMARY KEY)")
     attach(database, "t", mode=Mode.DURABLE)
     async with BridgeProcess(database.dsn) as bridge:
         url, port = bridge.url, bridge.http.rpartition(":")[2]
-    async with listening("t", "--url", url, cwd=tmp_path) as process, writing(database) as writer:
+    async with listening("t", "--url", url, cwd=tmp_path) as process:
         printed = Printed(process)
-        for _ in range(3):
-            async with BridgeProcess(database.dsn, "--port", port):  # killed at the end of the block
-                there = len(printed.ids)
-                await printed.until(lambda there=there: len(printed.ids) > there + 50)  # type: ignore[misc]
-            await asyncio.sleep(0.5)
-        async with BridgeProcess(database.dsn, "--port", port):
-            written = await writer.stop()
-            await printed.until(lambda: written in printed.ids)
-    shown = [(init.get("resumed", False), len(init.get("data", ()))) for init in printed.inits]
-    assert shown[1:] == [(True, 0)] * 3
+        async with BridgeProcess(database.dsn, "--port", port):  # killed at the end of the block
+            await printed.until(lambda: bool(printed.inits))
+        async with writing(database) as writer:
+            for _ in range(2):
+                async with BridgeProcess(database.dsn, "--port", port):
+                    there = len(printed.ids)
+                    await printed.until(lambda there=there: len(printed.ids) > there + 50)  # type: ignore[misc]
+                await asyncio.sleep(0.5)
+            async with BridgeProcess(database.dsn, "--port", port):
+                written = await writer.stop()
+                await printed.until(lambda: written in printed.ids)
     assert printed.ids == list(range(written + 1))
+    assert [init.get("resumed", False) for init in printed.inits] == [False, True, True, True]
 
 
 class Printed:
