@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from tests.cli.command import assert_one_sentence, run
+from tests.cli.command import ROOT, assert_one_sentence, run
 from tests.support.bridge import attach, running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
+GRANTS = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").partition("```sql\n")[2].partition("```")[0]
 TABLES = """
 CREATE TABLE messages (id int PRIMARY KEY, text text, secret text);
 CREATE SCHEMA sales;
@@ -135,8 +137,8 @@ async def test_role_with_the_rights_that_the_docs_name_can_serve(dsn: str, datab
     role = f"{database.name}_ro"
     attach(database, "messages")
     database.execute(
-        f"CREATE ROLE {role} LOGIN PASSWORD 'x'; GRANT USAGE ON SCHEMA cdc TO {role};"
-        f" GRANT SELECT ON ALL SEQUENCES IN SCHEMA cdc TO {role}; GRANT SELECT ON messages TO {role}"
+        f"CREATE ROLE {role} LOGIN PASSWORD 'x';"
+        + re.sub(r"TO bridge", f"TO {role}", GRANTS.replace("messages, authors", "messages"))
     )
     try:
         async with (

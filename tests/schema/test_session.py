@@ -35,7 +35,7 @@ async def test_session_has_the_settings_of_the_trigger_functions(database: Datab
     async with await database.connect(options="-c lc_monetary=POSIX") as connection:
         cursor = await connection.execute(statement("queries/session"), {"schema": "cdc"})
         ours: dict[str, str] = dict(await cursor.fetchall())
-        for function in ("capture", "capture_row"):
+        for function in ("capture", "capture_row", "capture_durable", "capture_durable_row"):
             theirs = _settings_of(database, function)
             assert ours.keys() - OF_READERS == theirs.keys() - OF_WRITERS
             for name in theirs.keys() - OF_WRITERS:

@@ -14,7 +14,7 @@ LOCK_LIMIT_S = 5
 
 
 def attach(
-    database: Database, *tables: str, schema: str = "cdc", mode: Mode | None = Mode.LIVE, **options: Any
+    database: Database, *tables: str, schema: str = "cdc", mode: Mode | None = Mode.DURABLE, **options: Any
 ) -> attaching.Plan:
     """Plan and apply; the plan is handed back. Options are fields of `cdc_bridge.schema.attach.Request`."""
     with psycopg.connect(database.dsn, autocommit=True) as connection:
