@@ -43,8 +43,10 @@ lock: .venv-lock/installed
 	$(LOCK) --output-file requirements/demo.txt --extra demo
 	$(LOCK) --output-file requirements/test.txt --extra test
 
+# Both modes, or a part of durable mode: make bench ARGS="commits --rounds 3"; its other parts are bulk, latency, large.
 bench: .venv/ready
-	$(ENV) .venv/bin/python benchmarks/live.py
+	@[ -n "$(ARGS)" ] || $(ENV) .venv/bin/python -m benchmarks.live
+	@$(ENV) .venv/bin/python -m benchmarks.durable $(ARGS)
 
 docker-test: .venv/ready
 	bash docker/test.sh

@@ -1,4 +1,4 @@
-"""What live mode costs a writer, and how soon and how fast a client hears: `make bench`.
+"""What live mode costs a writer, and how soon a client hears: `make bench`, or `python -m benchmarks.live`.
 
 Prints ratios from runs that alternate on one server; absolute figures are this machine's. Nothing is asserted.
 """
@@ -17,6 +17,7 @@ from websockets.asyncio.client import connect
 from cdc_bridge.bridge import Bridge, BridgeOptions
 from cdc_bridge.demo.postgres import QUICK, Cluster
 from cdc_bridge.schema import attach
+from cdc_bridge.schema.mode import Mode
 
 ROUNDS = 7
 ONE_BY_ONE = (
@@ -35,8 +36,8 @@ def main() -> None:
     with Cluster(settings=QUICK) as cluster, psycopg.connect(cluster.dsn(), autocommit=True) as connection:
         for table in ("untouched", "attached"):
             connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, v text, at timestamptz DEFAULT now())")
-        attach.apply(connection, attach.plan(connection, attach.Request(("attached",))))
-        print("time attached / untouched, no bridge running")
+        attach.apply(connection, attach.plan(connection, attach.Request(("attached",), mode=Mode.LIVE)))
+        print("Live mode: time attached / untouched, no bridge running")
         compare(connection, "5,000 statements of one row", ONE_BY_ONE, per=5000)
         compare(connection, "one statement of 100,000 rows", IN_BULK, per=1)
         asyncio.run(listen(cluster.dsn()))

@@ -1,0 +1,1 @@
+"""Figures about the bridge, from runs on servers of our own: `make bench`. Nothing is asserted."""

@@ -1,0 +1,132 @@
+"""What the runs of durable mode need: a server that flushes as servers do, tables to compare, a bridge as a process.
+
+Each part has a database of its own with four tables that differ in who watches them, see `Subject`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import psycopg
+from psycopg import sql
+
+from cdc_bridge.demo.postgres import Cluster
+from cdc_bridge.schema import attach
+from cdc_bridge.schema.mode import Mode
+
+SETTINGS = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "max_connections": "100",
+    "shared_buffers": "512MB",
+    # Nothing that comes in the midst of one run and not of another.
+    "max_wal_size": "16GB",
+    "checkpoint_timeout": "1h",
+    "autovacuum": "off",
+}
+HERE = Path(__file__).parent
+
+
+class Subject(enum.StrEnum):
+    """A table, by its name."""
+
+    UNTOUCHED = "untouched"
+    ATTACHED = "attached"
+    PLAIN = "attached_plain"
+    """Attached too, but with `timestamp` for `timestamptz`: in no value of it shows what a session has set."""
+    NAIVE = "naive"
+    """A row trigger that notifies each row as JSON."""
+
+
+ATTACHED = (Subject.ATTACHED, Subject.PLAIN)
+
+
+@contextlib.contextmanager
+def server(bin_dir: Path | None) -> Iterator[Cluster]:
+    with Cluster(bin_dir, settings=SETTINGS) as cluster:
+        yield cluster
+
+
+def set_up(cluster: Cluster, part: str) -> str:
+    """The dsn of a new database with the tables."""
+    with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(part)))
+    with psycopg.connect(cluster.dsn(part), autocommit=True) as connection:
+        for subject in Subject:
+            instant = "timestamp" if subject is Subject.PLAIN else "timestamptz"
+            connection.execute(_read("table.sql").replace("{table}", subject).replace("{instant}", instant).encode())
+        connection.execute(_read("naive.sql").encode())
+        attach_durably(connection, *ATTACHED)
+    return cluster.dsn(part)
+
+
+def attach_durably(connection: psycopg.Connection, *tables: str) -> None:
+    attach.apply(connection, attach.plan(connection, attach.Request(tables, mode=Mode.DURABLE)))
+
+
+def _read(name: str) -> str:
+    return (HERE / name).read_text()
+
+
+class BridgeProcess:
+    """`cdc-bridge serve`, as an operator runs it. What it logs goes to `log`."""
+
+    def __init__(self, dsn: str, log: IO[bytes]) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("CDC_BRIDGE_", "PG"))}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "cdc_bridge", "serve", "--insecure-public", "--port", "0", "--dsn", dsn],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=environment,
+        )
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip().removeprefix("listening on ")
+        if not self.url:
+            raise RuntimeError(f"the bridge does not start:\n{_all_of(log)}")
+
+    def memory_bytes(self) -> int | None:
+        """What it has in memory now, where the system tells."""
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    return int(line.split()[1]) * 1024
+        return None
+
+    def cpu_s(self) -> float:
+        """The processor time that it has used; 0 where the system does not tell."""
+        with contextlib.suppress(OSError):
+            of_process = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+            return (int(of_process[11]) + int(of_process[12])) / os.sysconf("SC_CLK_TCK")
+        return 0
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+
+
+@contextlib.contextmanager
+def running_bridge(dsn: str) -> Iterator[BridgeProcess]:
+    with tempfile.TemporaryFile() as log:
+        bridge = BridgeProcess(dsn, log)
+        try:
+            yield bridge
+        except Exception:
+            print(_all_of(log), file=sys.stderr)
+            raise
+        finally:
+            bridge.stop()
+
+
+def _all_of(log: IO[bytes]) -> str:
+    log.seek(0)
+    return log.read().decode(errors="replace")
