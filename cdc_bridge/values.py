@@ -10,6 +10,7 @@ An encoder of `None` means: the bytes may pass as they are.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import TypeAlias, assert_never
 
@@ -47,13 +48,57 @@ def quote(raw: bytes) -> bytes:
 
 
 def timestamptz(raw: bytes) -> bytes:
-    """`"2026-11-24T10:34:56.7+00:00"` -> `"2026-11-24T10:34:56.700Z"`; infinities pass."""
+    """`"2026-11-24T10:34:56.7+00:00"` -> `"2026-11-24T10:34:56.700Z"`; infinities pass.
+
+    A trigger may have written it in the time zone of the writer's session, since to set that costs the writer.
+    """
     before, zone, after = raw.partition(b"+00:00")
     if not zone:
-        return raw
+        return _in_utc(raw)
     seconds, _, fraction = before.partition(b".")
     digits = 3 if len(fraction) <= 3 else 6
     return seconds + b"." + fraction.ljust(digits, b"0") + b"Z" + after
+
+
+_ZONED = re.compile(rb'"(\d{4,})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d+))?([+-])(\d\d):(\d\d)(?::(\d\d))?( BC)?"')
+
+
+def _in_utc(raw: bytes) -> bytes:
+    found = _ZONED.fullmatch(raw)
+    if found is None:
+        return raw
+    fraction, sign, era = found[7] or b"", found[8], found[12]
+    year, month, day, hour, minute, second = (int(found[i]) for i in range(1, 7))
+    offset_s = (int(found[9]) * 60 + int(found[10])) * 60 + int(found[11] or 0)
+    local_s = (hour * 60 + minute) * 60 + second
+    days, second_of_day = divmod(local_s + (offset_s if sign == b"-" else -offset_s), 86_400)
+    year, month, day = _civil(_day_number(1 - year if era else year, month, day) + days)
+    minutes, second = divmod(second_of_day, 60)
+    digits = 3 if len(fraction) <= 3 else 6
+    date = f"{year if year > 0 else 1 - year:04d}-{month:02d}-{day:02d}"
+    time = f"{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}.{fraction.decode().ljust(digits, '0')}Z"
+    return f'"{date}T{time}{" BC" if year <= 0 else ""}"'.encode()
+
+
+def _day_number(year: int, month: int, day: int) -> int:
+    """Days since the first of March of the year 0, for any year; Python's dates end where PostgreSQL's do not.
+
+    H. Hinnant, "chrono-Compatible Low-Level Date Algorithms". The year begins in March, so that leap days end it.
+    """
+    year -= month <= 2
+    cycle, year_of_cycle = divmod(year, 400)
+    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    return cycle * 146_097 + year_of_cycle * 365 + year_of_cycle // 4 - year_of_cycle // 100 + day_of_year
+
+
+def _civil(number: int) -> tuple[int, int, int]:
+    """The inverse of `_day_number`."""
+    cycle, day = divmod(number, 146_097)
+    year_of_cycle = (day - day // 1460 + day // 36_524 - day // 146_096) // 365
+    day_of_year = day - (365 * year_of_cycle + year_of_cycle // 4 - year_of_cycle // 100)
+    part = (5 * day_of_year + 2) // 153
+    month = part + 3 if part < 10 else part - 9
+    return cycle * 400 + year_of_cycle + (month <= 2), month, day_of_year - (153 * part + 2) // 5 + 1
 
 
 def name(text: str) -> bytes:

@@ -253,6 +253,10 @@ class LogCapture:
             return [Gap(str(error))] if life.proof.proven else []
         if isinstance(told, Heartbeat) and told.sender == life.proof.sender:
             return await self._take_heartbeat(life, told, secret)
+        if isinstance(told, Wake) and life.proof.proven:
+            if told.is_shut:
+                self._gate.shut()
+            return await self._poll(life)  # before anything that came after it
         return self._take_told(life, told) if life.proof.proven else []
 
     async def _take_heartbeat(self, life: _Life, beat: Heartbeat, secret: bytes) -> list[Heard]:
@@ -282,10 +286,6 @@ class LogCapture:
                 if self._told.is_long:
                     life.poll_due_s = 0
                 return [fresh] if fresh else []
-            case Wake(is_shut):
-                if is_shut:
-                    self._gate.shut()
-                life.poll_due_s = 0
         return []
 
     # --- the log ---

@@ -122,7 +122,11 @@ def decide(log: Log, older_than_s: float, keep_bytes: int) -> list[Action]:
             forgotten.append(each)
             kept_bytes -= each.size_bytes
     actions: list[Action] = [Forget(each) for each in forgotten]
-    is_due = log.is_full or kept_bytes > keep_bytes or (current is not None and _is_due(current, older_than_s))
+    is_due = (
+        log.is_full
+        or kept_bytes > keep_bytes
+        or (current is not None and (current.size_bytes > log.segment_bytes or _is_due(current, older_than_s)))
+    )
     if is_due and not (current and current.is_empty):
         actions.append(Advance(log.current))
     return actions
@@ -232,15 +236,8 @@ def _read_log(conn: psycopg.Connection[Any], schema: str, locked: list[int]) -> 
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(statement("queries/log_position", schema)).fetchone()
     assert row  # it selects from nothing
-    current, size_bytes, is_gate_open = row
-    segments = tuple(_segments(conn, schema, locked))
-    return Log(_youngest(segments) if current is None else current, current is None, size_bytes, is_gate_open, segments)
-
-
-def _youngest(segments: Iterable[Segment]) -> int:
-    """The segment that writers have filled last."""
-    filled = [each for each in segments if each.newest_age_s is not None]
-    return min(filled, key=lambda each: each.newest_age_s or 0).number if filled else 0
+    current, is_full, size_bytes, is_gate_open = row
+    return Log(current, is_full, size_bytes, is_gate_open, tuple(_segments(conn, schema, locked)))
 
 
 def _segments(conn: psycopg.Connection[Any], schema: str, locked: list[int]) -> Iterator[Segment]:

@@ -1,10 +1,11 @@
--- Looks at the size of the log's current segment and lets writers go on to the next one when it is full. Returns false when
--- there was nothing to do.
+-- Looks at the size of a segment of the log that is written to. Returns false when there was nothing to do.
 --
--- Usually a bridge, or `prune`, has emptied the next one in time. Where neither has for as long as it takes to write
--- twice a segment, the writer itself forgets what is oldest. When that is not possible (pg_dump holds its lock on it, or
--- the writer's snapshot does not show what it would forget) the log goes on growing to about twice what it is meant to be.
--- Then it is full, and from there on changes are a gap. No disk fills because of us.
+-- Usually a bridge, or `prune`, lets writers go on to the next one when a segment is full. Where neither has for as long as
+-- it takes to write it twice, a writer does. For others that counts once it commits, so they may still be writing here when
+-- there is much more than that. When the next one is not empty the writer forgets it. When that is not possible either
+-- (pg_dump holds its lock on it, or the writer's snapshot does not show what it would forget) the segment goes on growing
+-- until the log is about twice as large as it is meant to be. Then it is closed, at once and for everybody, whatever
+-- becomes of this transaction, and changes are a gap. No disk fills because of us.
 CREATE OR REPLACE FUNCTION {cdc}.make_room(number int) RETURNS boolean
 LANGUAGE plpgsql
 AS $make_room$
@@ -12,10 +13,10 @@ DECLARE
     segment_bytes CONSTANT bigint := pg_sequence_last_value('{cdc}.segment_bytes'::regclass);
     size_bytes CONSTANT bigint := pg_total_relation_size(format('{cdc}.change_log_%s', number)::regclass);
 BEGIN
-    IF size_bytes <= segment_bytes OR {cdc}.current_segment() <> number OR {cdc}.advance_segment(number) THEN
-        RETURN size_bytes > segment_bytes;
+    IF size_bytes <= 2 * segment_bytes OR ({cdc}.current_segment() = number AND {cdc}.advance_segment(number)) THEN
+        RETURN size_bytes > 2 * segment_bytes;
     END IF;
-    IF size_bytes > 2 * segment_bytes THEN
+    IF size_bytes > 3 * segment_bytes AND {cdc}.current_segment() = number THEN
         BEGIN
             EXECUTE format('LOCK TABLE {cdc}.change_log_%s IN ACCESS EXCLUSIVE MODE NOWAIT', (number + 1) % 8);
             PERFORM {cdc}.forget_segment((number + 1) % 8);
@@ -24,8 +25,8 @@ BEGIN
             NULL;  -- locked, or not to be done in this transaction: see below
         END;
     END IF;
-    IF size_bytes > 7 * segment_bytes AND pg_try_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment')) THEN
-        PERFORM {cdc}.write_to_segment(NULL);
+    IF size_bytes > 7 * segment_bytes THEN
+        PERFORM setval('{cdc}.closed'::regclass, 1);
     END IF;
     RETURN true;
 END

@@ -1,5 +1,4 @@
--- Makes the functions that write to the log write to this segment, 0 to 7, or, given NULL, to none: then each change is a
--- gap. It makes them anew: a table's name that stands in a static statement costs nothing, and one that is looked up costs
+-- Makes the functions that write to the log write to this segment, 0 to 7. It makes them anew: a table's name that stands in a static statement costs nothing, and one that is looked up costs
 -- every writer several microseconds. Replacing a function waits for nobody and makes nobody wait; who still runs the old text
 -- writes to the old segment, which does no harm. The caller holds the lock that
 -- advance_segment() takes. current_segment() is made with them, so that it says what is true in each transaction.
@@ -44,16 +43,18 @@ BEGIN
     IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) '%2$s' THEN
         INSERT INTO {cdc}.change_log_%2$s (seq, xid, at, relation, filenode, operation, %4$s)
         SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
-            pg_catalog.pg_relation_filenode(TG_RELID), '%5$s', pg_catalog.row_to_json(r.*)
+            COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), '%5$s', pg_catalog.row_to_json(r.*)
         FROM %3$s r
+        WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL
         LIMIT 33;
         GET DIAGNOSTICS written = ROW_COUNT;
     ELSE
         BEGIN
             INSERT INTO {cdc}.change_log_%2$s (seq, xid, at, relation, filenode, operation, %4$s)
             SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
-                pg_catalog.pg_relation_filenode(TG_RELID), '%5$s', pg_catalog.row_to_json(r.*)
+                COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), '%5$s', pg_catalog.row_to_json(r.*)
             FROM %3$s r
+            WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL
             LIMIT 33;
             GET DIAGNOSTICS written = ROW_COUNT;
         EXCEPTION WHEN OTHERS THEN
@@ -61,15 +62,24 @@ BEGIN
             RETURN NULL;
         END;
     END IF;
-    IF written OPERATOR(pg_catalog.=) 33 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
+    IF written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
             OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1 THEN
         BEGIN
+            IF written OPERATOR(pg_catalog.=) 0 THEN
+                -- The log is full, unless there was nothing to write.
+                IF EXISTS (SELECT FROM %3$s) THEN
+                    done := {cdc}.mark_gap();
+                END IF;
+                RETURN NULL;
+            END IF;
             IF written OPERATOR(pg_catalog.<) 33 THEN
                 SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
                 FROM %3$s r INTO item;
                 done := {cdc}.tell('%5$s', TG_RELID, seq, %6$s, %7$s, %2$s);
                 RETURN NULL;
             END IF;
+            -- First of these, so that nobody tells the others before them.
+            done := {cdc}.tell('%5$s', TG_RELID, seq, NULL, NULL, %2$s);
             batch := '{{}}';
             batch_bytes := 0;
             FOR item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM %3$s r OFFSET 33 LOOP
@@ -84,7 +94,6 @@ BEGIN
             IF batch_bytes OPERATOR(pg_catalog.>) 0 THEN
                 done := {cdc}.record_batch('%5$s', TG_RELID, %8$s);
             END IF;
-            done := {cdc}.tell('%5$s', TG_RELID, seq, NULL, NULL, %2$s);
         EXCEPTION WHEN OTHERS THEN
             done := {cdc}.mark_gap();
         END;
@@ -113,23 +122,25 @@ BEGIN
     IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) '%1$s' THEN
         INSERT INTO {cdc}.change_log_%1$s (seq, xid, at, relation, filenode, operation, old, new)
         SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
-            pg_catalog.pg_relation_filenode(TG_RELID), 'U', pg_catalog.concat('[', o.items, ']'), pg_catalog.concat('[', n.items, ']')
+            COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), 'U', pg_catalog.concat('[', o.items, ']'), pg_catalog.concat('[', n.items, ']')
         FROM (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
             FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM old_rows r LIMIT 33) f) o,
             (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
             FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM new_rows r LIMIT 33) f) n
-        WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0;
+        WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0
+            AND pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
         GET DIAGNOSTICS written = ROW_COUNT;
     ELSE
         BEGIN
             INSERT INTO {cdc}.change_log_%1$s (seq, xid, at, relation, filenode, operation, old, new)
             SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
-                pg_catalog.pg_relation_filenode(TG_RELID), 'U', pg_catalog.concat('[', o.items, ']'), pg_catalog.concat('[', n.items, ']')
+                COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), 'U', pg_catalog.concat('[', o.items, ']'), pg_catalog.concat('[', n.items, ']')
             FROM (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
                 FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM old_rows r LIMIT 33) f) o,
                 (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
                 FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM new_rows r LIMIT 33) f) n
-            WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0;
+            WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0
+            AND pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
             GET DIAGNOSTICS written = ROW_COUNT;
         EXCEPTION WHEN OTHERS THEN
             done := {cdc}.mark_gap();
@@ -171,7 +182,6 @@ BEGIN
             CLOSE olds;
             IF batch_bytes OPERATOR(pg_catalog.>) 0 THEN
                 done := {cdc}.record_batch('U', TG_RELID, old_batch, new_batch);
-                done := {cdc}.tell('U', TG_RELID, seq, NULL, NULL, %1$s);
             END IF;
         EXCEPTION WHEN OTHERS THEN
             done := {cdc}.mark_gap();
@@ -190,18 +200,28 @@ AS $record$
 #variable_conflict use_variable
 DECLARE
     seq CONSTANT pg_catalog.pg_lsn := pg_catalog.pg_current_wal_insert_lsn();
+    written pg_catalog.int8;
     done pg_catalog.bool;
 BEGIN
     IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) '%1$s' THEN
-        INSERT INTO {cdc}.change_log_%1$s VALUES (seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), relation,
-            pg_catalog.pg_relation_filenode(relation), operation::pg_catalog."char", old_text, new_text);
+        INSERT INTO {cdc}.change_log_%1$s
+        SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), relation,
+            COALESCE(pg_catalog.pg_relation_filenode(relation), 0), operation::pg_catalog."char", old_text, new_text
+        WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
+        GET DIAGNOSTICS written = ROW_COUNT;
     ELSE
         BEGIN
-            INSERT INTO {cdc}.change_log_%1$s VALUES (seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), relation,
-                pg_catalog.pg_relation_filenode(relation), operation::pg_catalog."char", old_text, new_text);
+            INSERT INTO {cdc}.change_log_%1$s
+            SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), relation,
+                COALESCE(pg_catalog.pg_relation_filenode(relation), 0), operation::pg_catalog."char", old_text, new_text
+            WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
+            GET DIAGNOSTICS written = ROW_COUNT;
         EXCEPTION WHEN OTHERS THEN
             RETURN {cdc}.mark_gap();
         END;
+    END IF;
+    IF written OPERATOR(pg_catalog.=) 0 THEN
+        RETURN {cdc}.mark_gap();
     END IF;
     IF pg_catalog.octet_length(pg_catalog.concat(old_text, new_text)) OPERATOR(pg_catalog.>) 100000
             OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1 THEN
@@ -211,34 +231,13 @@ BEGIN
 END
 $record$
 $create$;
-    -- %1$s: the name and arguments, %2$s: what it returns.
-    closed CONSTANT text := $create$
-CREATE OR REPLACE FUNCTION {cdc}.%1$s
-LANGUAGE plpgsql SECURITY %3$s
-AS $closed$
-DECLARE
-    done pg_catalog.bool;
 BEGIN
-    done := {cdc}.mark_gap();
-    RETURN %2$s;
-END
-$closed$
-$create$;
-BEGIN
-    IF number IS NULL THEN
-        EXECUTE format(closed, 'capture_durable_insert() RETURNS pg_catalog.trigger', 'NULL', 'DEFINER');
-        EXECUTE format(closed, 'capture_durable_update() RETURNS pg_catalog.trigger', 'NULL', 'DEFINER');
-        EXECUTE format(closed, 'capture_durable_delete() RETURNS pg_catalog.trigger', 'NULL', 'DEFINER');
-        EXECUTE format(closed, 'record(operation pg_catalog.text, relation pg_catalog.oid, old_text pg_catalog.text,'
-            ' new_text pg_catalog.text) RETURNS pg_catalog.bool', 'false', 'INVOKER');
-    ELSE
-        EXECUTE format(one_sided, 'insert', number, 'new_rows', 'new', 'I', 'NULL', 'item', 'NULL, batch');
-        EXECUTE format(one_sided, 'delete', number, 'old_rows', 'old', 'D', 'item', 'NULL', 'batch, NULL');
-        EXECUTE format(two_sided, number);
-        EXECUTE format(record, number);
-    END IF;
+    EXECUTE format(one_sided, 'insert', number, 'new_rows', 'new', 'I', 'NULL', 'item', 'NULL, batch');
+    EXECUTE format(one_sided, 'delete', number, 'old_rows', 'old', 'D', 'item', 'NULL', 'batch, NULL');
+    EXECUTE format(two_sided, number);
+    EXECUTE format(record, number);
     EXECUTE format('CREATE OR REPLACE FUNCTION {cdc}.current_segment() RETURNS int LANGUAGE sql IMMUTABLE AS ''SELECT %s''',
-        coalesce(number::text, 'NULL::int'));
+        number);
     REVOKE ALL ON FUNCTION {cdc}.current_segment(), {cdc}.capture_durable_insert(), {cdc}.capture_durable_update(), {cdc}.capture_durable_delete(),
         {cdc}.record(text, oid, text, text) FROM PUBLIC;
 END
@@ -249,6 +248,7 @@ REVOKE ALL ON FUNCTION {cdc}.write_to_segment(int) FROM PUBLIC;
 -- To begin with the first segment; afterwards with the one that was written to.
 DO $make$
 BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment'));
     IF to_regprocedure('{cdc}.current_segment()') IS NULL THEN
         PERFORM {cdc}.write_to_segment(0);
     ELSE

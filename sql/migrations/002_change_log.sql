@@ -40,6 +40,9 @@ COMMENT ON VIEW {cdc}.change_log IS 'Row changes of the tables attached in the m
 -- How many bytes of log a segment takes; a sixth of what the bridges' setting `retention_bytes` says.
 CREATE SEQUENCE {cdc}.segment_bytes MINVALUE 1;
 
+-- Has a value while the log is full and nothing is written to it, see make_room().
+CREATE SEQUENCE {cdc}.closed;
+
 -- Writers notify while its value is odd. Each opening and shutting is a new value.
 CREATE SEQUENCE {cdc}.gate MINVALUE 0 START 0;
 
@@ -98,7 +101,7 @@ BEGIN
         CROSS JOIN LATERAL aclexplode(c.relacl) AS acl
         LEFT JOIN pg_roles r ON r.oid = acl.grantee
         WHERE c.relnamespace = '{cdc}'::regnamespace AND acl.grantee <> c.relowner
-          AND (c.relkind IN ('r', 'v') OR c.relname IN ('segment_bytes', 'gate', 'lease', 'mended'))
+          AND (c.relkind IN ('r', 'v') OR c.relname IN ('segment_bytes', 'closed', 'gate', 'lease', 'mended'))
     LOOP
         EXECUTE format('REVOKE ALL ON %s FROM %s', given.name, given.grantee);
     END LOOP;

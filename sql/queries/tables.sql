@@ -40,7 +40,7 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
         JOIN pg_type t ON t.oid = part.oid
         WHERE t.typtype NOT IN ('d', 'c') AND t.typsubscript <> 'array_subscript_handler'::regproc
           AND (t.typtype <> 'e' OR EXISTS (SELECT FROM pg_cast x WHERE x.castsource = t.oid AND x.casttarget = 'json'::regtype))
-          AND t.oid <> ALL ('{{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,"\"char\"",uuid,json,jsonb,date,time,timestamp,'
+          AND t.oid <> ALL ('{{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,"\"char\"",uuid,json,jsonb,date,time,timestamp,timestamptz,'
               'inet,cidr,macaddr,macaddr8,oid,bit,varbit}}'::regtype[])
     ) AS is_plain,
     -- tgtype: 1 is FOR EACH ROW, 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE, 64 INSTEAD OF.

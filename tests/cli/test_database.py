@@ -198,7 +198,7 @@ def test_prune_says_what_it_forgot(dsn: str, tmp_path: Path, database: Database)
     run("attach", "messages", "--dsn", dsn, cwd=tmp_path)
     assert "Change log: empty" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
     database.execute("INSERT INTO messages VALUES (1)")
-    assert "in 1 segments, the oldest change 0 s old" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
+    assert re.search(r"in 1 segments, the oldest change \d s old", run("status", "--dsn", dsn, cwd=tmp_path).stdout)
     assert members(dsn, tmp_path)["log"]["segments_used"] == 1
     assert run("prune", "--dsn", dsn, cwd=tmp_path).stdout == "Nothing to do.\n"
     done = run("prune", "--older-than", "0", "--dsn", dsn, cwd=tmp_path)

@@ -66,3 +66,20 @@ def test_no_digit_of_a_bigint_is_lost(number: int) -> None:
 def test_type_without_special_values_is_passed_as_it_is() -> None:
     assert values.encoder(array_of(TEXT)) is None
     assert values.encoder(composite(a=TEXT)) is None
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('"2026-11-24T13:34:56.7+01:00"', '"2026-11-24T12:34:56.700Z"'),
+        ('"2026-01-01T00:30:00+05:45"', '"2025-12-31T18:45:00.000Z"'),
+        ('"2024-02-28T23:59:59.123456-03:30"', '"2024-02-29T03:29:59.123456Z"'),
+        ('"1882-05-05T00:00:00-00:44:30"', '"1882-05-05T00:44:30.000Z"'),
+        ('"0001-01-01T00:00:00+01:00"', '"0001-12-31T23:00:00.000Z BC"'),
+        ('"0001-12-31T23:30:00-01:00 BC"', '"0001-01-01T00:30:00.000Z"'),
+        ('"294276-12-31T23:00:00-00:30"', '"294276-12-31T23:30:00.000Z"'),
+    ],
+)
+def test_timestamptz_written_in_another_zone_reads_in_utc(written: str, read: str):
+    """A trigger need not set the writer's time zone."""
+    assert values.timestamptz(written.encode()).decode() == read

@@ -261,7 +261,7 @@ PLAIN = {
     "timestamp": True,
     "mood": True,
     "whole": True,
-    "timestamptz": False,
+    "timestamptz": True,
     "double precision": False,
     "real[]": False,
     "bytea": False,
@@ -269,7 +269,8 @@ PLAIN = {
     "money": False,
     "regclass": False,
     "daterange": False,
-    "told": False,
+    "told": True,
+    "span": False,
     "part": False,
     "part[]": False,
 }
@@ -282,7 +283,8 @@ def test_function_that_pins_settings_is_called_where_settings_show(
 ) -> None:
     plain.execute(
         f"{NOP} CREATE TYPE mood AS ENUM ('ok'); CREATE DOMAIN whole AS int[]; CREATE DOMAIN told AS timestamptz;"
-        f"CREATE TYPE part AS (n int, at told); CREATE TABLE t (id int, c {made})".encode()
+        "CREATE DOMAIN span AS interval; CREATE TYPE part AS (n int, at span);"
+        f"CREATE TABLE t (id int, c {made})".encode()
     )
     if row:
         plain.execute(ROW_TRIGGER.encode())
@@ -299,12 +301,12 @@ def test_table_whose_values_begin_to_depend_on_settings_is_repaired(
     plain.execute("CREATE TABLE t (id int)")
     attach_tables(database, "t")
     assert "capture_durable_insert" in functions_of(plain)
-    plain.execute("ALTER TABLE t ADD at timestamptz")
+    plain.execute("ALTER TABLE t ADD at interval")
     assert "is not as it should be" in status.read_status(plain).tables[0].problems[0]
     assert repair(plain) == Outcome([Relation("public", "t")])
     assert functions_of(plain) == {"capture_durable"}
-    told = changes(database, "SET TimeZone = 'Asia/Tokyo'; INSERT INTO t VALUES (1, '2024-01-01 00:00+00')")
-    assert told == [("I", [{"id": 1, "at": "2024-01-01T00:00:00+00:00"}])]
+    told = changes(database, "SET IntervalStyle = 'sql_standard'; INSERT INTO t VALUES (1, '1 day')")
+    assert told == [("I", [{"id": 1, "at": "P1D"}])]
     plain.execute("ALTER TABLE t DROP at")
     assert repair(plain) == Outcome()
     assert status.read_status(plain).tables[0].problems == ()

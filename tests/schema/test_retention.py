@@ -254,7 +254,10 @@ def test_two_who_prune_at_once_do_not_forget_twice(database: Database, conn: psy
 
 def test_full_log_goes_on_once_the_next_segment_is_free(conn: psycopg.Connection[Any]) -> None:
     write(conn)
-    conn.execute("SELECT cdc.write_to_segment(NULL)")
+    conn.execute("SELECT setval('cdc.closed', 1)")
+    gap = conn.execute("SELECT pg_sequence_last_value('cdc.gap')").fetchone()
+    write(conn)
+    assert conn.execute("SELECT pg_sequence_last_value('cdc.gap')").fetchone() != gap
     assert read_log(conn, "cdc").is_full
     assert prune(conn, "cdc", DAY_S, GIB).advanced == 1
     assert not read_log(conn, "cdc").is_full
