@@ -117,6 +117,7 @@ class Bridge:
                 poll_interval_s=options.poll_interval_s,
             ),
             lambda relation_id: broker.hub.catalog.siblings(relation_id),  # noqa: PLW0108 - made below, and changes
+            lambda relation_ids: broker.hub.is_congested(relation_ids),  # noqa: PLW0108 - as above
         )
         broker = Broker(
             capture,

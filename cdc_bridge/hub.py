@@ -48,6 +48,11 @@ class Outlet(Protocol):
     def drop(self, follower: Follower) -> None: ...
     def refuse(self, follower: Follower, error: RequestError) -> None: ...
 
+    @property
+    def has_room(self) -> bool:
+        """Whether no more waits than should when much is about to be pushed."""
+        ...
+
     async def room(self) -> bool:
         """Wait, for those who have more to push than may wait: until there is room, or False if there will be none."""
         ...
@@ -308,6 +313,11 @@ class Hub:
             follower.feed.heard(snapshot)
             if follower.feed.phase is not Phase.MEETING:
                 del self._meeting[follower]
+
+    def is_congested(self, relation_ids: Iterable[int]) -> bool:
+        """Whether nobody who follows these tables has room. Who has much to tell may wait for the quickest of them."""
+        followers = [follower for each in relation_ids for follower in self._index.members(each)]
+        return bool(followers) and not any(follower.outlet.has_room for follower in followers)
 
     def collection(self, follower: Follower) -> Collection:
         """What it follows, as the newest catalog has it."""

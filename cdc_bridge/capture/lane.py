@@ -24,7 +24,13 @@ class Lane:
     told: Position
     upto: Snapshot
     is_done: bool = False
+    waits_since_s: float | None = None
+    """Since when a page waits for those who are to be told it."""
     _pages: asyncio.Queue[tuple[Change, ...] | None] = field(default_factory=lambda: asyncio.Queue(1))
+
+    @property
+    def has_page(self) -> bool:
+        return not self._pages.empty()
 
     async def put(self, page: tuple[Change, ...] | None) -> None:
         """The next page; None after the last one."""

@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 Siblings: TypeAlias = Callable[[int], frozenset[int]]
 """From a table to all that report under the same collection."""
 
+IsCongested: TypeAlias = Callable[[frozenset[int]], bool]
+"""Whether nobody who follows these tables can take more just now."""
+
 INBOX_MAX = 10_000
 READ_ROWS_MAX = 2_000
 READ_BYTES_MAX = 4 * 1024 * 1024
@@ -53,6 +56,10 @@ POLL_OPENING_S = 0.02
 POLL_OPENING_LATER_S = 0.25
 POLL_OPEN_S = 5.0
 """The belt: nothing depends on it."""
+
+CONGESTED_S = 0.02
+CONGESTED_MAX_S = 30.0
+"""So long a large transaction waits for clients that take nothing. Then they are told all the same, and closed."""
 
 AT_ONCE_MAX = 100
 """Changes told without giving others a turn on the event loop."""
@@ -97,9 +104,15 @@ class _Life:
 class LogCapture:
     """See the module's docstring; the guarantee is the port's, in `cdc_bridge.capture`."""
 
-    def __init__(self, options: LogOptions, siblings: Siblings = lambda relation_id: frozenset({relation_id})) -> None:
+    def __init__(
+        self,
+        options: LogOptions,
+        siblings: Siblings = lambda relation_id: frozenset({relation_id}),
+        is_congested: IsCongested = lambda relation_ids: False,
+    ) -> None:
         self._options = options
         self._siblings = siblings
+        self._is_congested = is_congested
         self._progress: Progress | None = None
         self._gaps = GapWatch()
         self._gate = Gate()
@@ -213,20 +226,27 @@ class LogCapture:
             for item in await self._arrived(life):
                 for heard in await self._take(life, item, secret):
                     yield heard
-            now = time.monotonic()
-            if now >= life.beat_due_s:
-                life.beat_due_s = now + min(BEAT_S, self._options.heartbeat_interval_s)
-                for heard in await self._beat(life):
-                    yield heard
+            for heard in await self._due(life):
+                yield heard
             if life.proof.proven:
-                if time.monotonic() >= life.poll_due_s:
-                    for heard in await self._poll(life):
-                        yield heard
                 await self._steer(life)
+
+    async def _due(self, life: _Life) -> list[Heard]:
+        """Pages of lanes, the heartbeat, the log: each in its turn, if it is time for it."""
+        heard = [each for lane in list(self._lanes.values()) for each in self._take_lane(life, lane)]
+        now = time.monotonic()
+        if now >= life.beat_due_s:
+            life.beat_due_s = now + min(BEAT_S, self._options.heartbeat_interval_s)
+            heard += await self._beat(life)
+        if life.proof.proven and now >= life.poll_due_s:
+            heard += await self._poll(life)
+        return heard
 
     async def _arrived(self, life: _Life) -> list[Any]:
         """What has come in, waiting for it until something else is due."""
         due_s = min(life.beat_due_s, life.poll_due_s if life.proof.proven else float("inf"))
+        if any(lane.has_page for lane in self._lanes.values()):
+            due_s = min(due_s, time.monotonic() + CONGESTED_S)
         items = []
         if life.inbox.empty():
             with suppress(TimeoutError):
@@ -241,7 +261,7 @@ class LogCapture:
             case str():
                 return await self._take_note(life, item, secret)
             case Lane():
-                return self._take_lane(life, item)
+                return []  # it has a page, which is taken in its turn
             case BaseException():
                 raise item
         raise AssertionError(item)
@@ -387,8 +407,15 @@ class LogCapture:
             await life.inbox.put(error if not isinstance(error, PayloadError) else CaptureLost(str(error)))
 
     def _take_lane(self, life: _Life, lane: Lane) -> list[Heard]:
-        if self._lanes.get(lane.relations) is not lane:
+        """A page, unless all who are to be told it have their hands full; then it waits for the quickest of them."""
+        if not lane.has_page:
             return []
+        now = time.monotonic()
+        if self._is_congested(lane.relations):
+            lane.waits_since_s = lane.waits_since_s or now
+            if now - lane.waits_since_s < CONGESTED_MAX_S:
+                return []
+        lane.waits_since_s = None
         changes: list[Heard] = list(lane.take())
         if lane.is_done:
             life.poll_due_s = 0

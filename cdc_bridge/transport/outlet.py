@@ -64,6 +64,10 @@ class SocketOutlet:
     def refuse(self, follower: Follower, error: RequestError) -> None:
         self.reply(protocol.error("subscribe", error, follower.subscription.uid))
 
+    @property
+    def has_room(self) -> bool:
+        return self._backlog.size_bytes <= self._half_bytes and not self._asked_to_close.is_set()
+
     async def room(self) -> bool:
         if self._backlog.size_bytes > self._half_bytes:
             try:

@@ -379,6 +379,10 @@ class Client:
     def refuse(self, follower: Follower, error: RequestError) -> None:
         raise AssertionError(error)
 
+    @property
+    def has_room(self) -> bool:
+        return True
+
     async def room(self) -> bool:
         while self.backlog.size_bytes > 1000:
             self.read.clear()
