@@ -116,10 +116,6 @@ class Recorder:
     def refuse(self, follower: Follower, error: RequestError) -> None:
         self.said.append(("refuse", error.code))
 
-    @property
-    def has_room(self) -> bool:
-        return True
-
     async def room(self) -> bool:
         return self.has_room
 
