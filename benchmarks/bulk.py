@@ -32,7 +32,7 @@ def run(cluster: Cluster, rounds: int, rows: int) -> None:
     for kind, target in (("INSERT", "1.6"), ("UPDATE", "2.0"), ("COPY", "1.5"), ("DELETE", "6")):
         base = found[kind][Subject.UNTOUCHED]
         show_ratio(f"{kind}: attached", found[kind][Subject.ATTACHED], base, target=f"at most {target}")
-        show_ratio("  timestamp for timestamptz", found[kind][Subject.PLAIN], base, target=f"at most {target}")
+        show_ratio("  with an interval column", found[kind][Subject.LONG], base)
         show_ratio("  a naive trigger instead", found[kind][Subject.NAIVE], base)
 
 

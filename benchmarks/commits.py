@@ -90,5 +90,5 @@ def compare(title: str, writers: Writers, rounds: int, *, target: str) -> None:
     base = found[Subject.UNTOUCHED]
     per_s = f"{statistics.median(found[Subject.ATTACHED]):,.0f} of {statistics.median(base):,.0f} a second"
     show_ratio(f"{title}: attached", found[Subject.ATTACHED], base, target=target, note=per_s)
-    show_ratio("  timestamp for timestamptz", found[Subject.PLAIN], base, target=target)
+    show_ratio("  with an interval column", found[Subject.LONG], base)
     show_ratio("  a naive trigger instead", found[Subject.NAIVE], base)

@@ -40,13 +40,13 @@ class Subject(enum.StrEnum):
 
     UNTOUCHED = "untouched"
     ATTACHED = "attached"
-    PLAIN = "attached_plain"
-    """Attached too, but with `timestamp` for `timestamptz`: in no value of it shows what a session has set."""
+    LONG = "attached_long"
+    """Attached too, with a column more, in whose values shows what a session has set: captured the long way."""
     NAIVE = "naive"
     """A row trigger that notifies each row as JSON."""
 
 
-ATTACHED = (Subject.ATTACHED, Subject.PLAIN)
+ATTACHED = (Subject.ATTACHED, Subject.LONG)
 
 
 @contextlib.contextmanager
@@ -61,8 +61,8 @@ def set_up(cluster: Cluster, part: str) -> str:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(part)))
     with psycopg.connect(cluster.dsn(part), autocommit=True) as connection:
         for subject in Subject:
-            instant = "timestamp" if subject is Subject.PLAIN else "timestamptz"
-            connection.execute(_read("table.sql").replace("{table}", subject).replace("{instant}", instant).encode())
+            more = ",\n    warranty interval DEFAULT '1 year'" if subject is Subject.LONG else ""
+            connection.execute(_read("table.sql").replace("{table}", subject).replace("{more}", more).encode())
         connection.execute(_read("naive.sql").encode())
         attach_durably(connection, *ATTACHED)
     return cluster.dsn(part)

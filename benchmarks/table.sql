@@ -6,8 +6,8 @@ CREATE TABLE {table} (
     note text,
     amount numeric(12, 2) NOT NULL,
     details jsonb,
-    created_at {instant} NOT NULL DEFAULT now(),
-    updated_at {instant}
+    created_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz{more}
 );
 CREATE INDEX ON {table} (account);
 CREATE INDEX ON {table} (created_at);
