@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cdc_bridge import values
 from cdc_bridge.catalog import Collection, Column
@@ -15,6 +15,14 @@ class Projection:
     """Columns in the order of the output. Equal projections are equal values, so that work can be shared."""
 
     columns: tuple[Column, ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Worked out once: it is asked for with every change."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash(self.columns))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 class RowEncoder:

@@ -52,6 +52,10 @@ BEAT_S = 1.0
 """What has been told inline is confirmed this often, so that cursors stay short and the lease fresh."""
 
 POLL_BUSY_S = 0.01
+POLL_VERY_BUSY_S = 0.025
+VERY_BUSY = 100
+"""Changes found by one reading; then the next one may find more, for the price of one."""
+
 POLL_OPENING_S = 0.02
 POLL_OPENING_LATER_S = 0.25
 POLL_OPEN_S = 5.0
@@ -337,7 +341,7 @@ class LogCapture:
         now = time.monotonic()
         self._gate.count(len(heard), now)
         self._gate.read(snapshot)
-        life.poll_due_s = now + self._pause_s(life, now)
+        life.poll_due_s = now + self._pause_s(life, now, len(heard))
         for lane in [lane for lane in self._lanes.values() if lane.is_done]:
             heard += await self._rejoin(life, lane, snapshot)
         if life.listener is None:
@@ -345,14 +349,16 @@ class LogCapture:
             heard.append(Heartbeat(life.proof.sender, 0, snapshot, self._lagging()))
         return heard
 
-    def _pause_s(self, life: _Life, now: float) -> float:
+    def _pause_s(self, life: _Life, now: float, found: int) -> float:
         match self._gate.state:
             case GateState.OPEN:
                 return POLL_OPEN_S
             case GateState.OPENING:
                 return POLL_OPENING_S if now - life.opening_since_s < 1 else POLL_OPENING_LATER_S
             case GateState.SHUT:
-                return POLL_BUSY_S if life.listener else self._options.poll_interval_s
+                if life.listener is None:
+                    return self._options.poll_interval_s
+                return POLL_BUSY_S if found < VERY_BUSY else POLL_VERY_BUSY_S
 
     async def _read_much(self, life: _Life, upto: Snapshot) -> list[Change]:
         """More than is to be read at once: collections with very much get a lane each, the others are read whole."""
