@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +32,9 @@ def run(cluster: Cluster, rounds: int, rows: int) -> None:
         found = measure(connection, rounds, rows)
     for kind, target in (("INSERT", "1.6"), ("UPDATE", "2.0"), ("COPY", "1.5"), ("DELETE", "6")):
         base = found[kind][Subject.UNTOUCHED]
-        show_ratio(f"{kind}: attached", found[kind][Subject.ATTACHED], base, target=f"at most {target}")
+        ours = found[kind][Subject.ATTACHED]
+        took = f"{statistics.median(ours):.2f} and {statistics.median(base):.2f} s"
+        show_ratio(f"{kind}: attached", ours, base, target=f"at most {target}", note=took)
         show_ratio("  with an interval column", found[kind][Subject.LONG], base)
         show_ratio("  a naive trigger instead", found[kind][Subject.NAIVE], base)
 

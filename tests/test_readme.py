@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cdc_bridge.schema.mode import Mode
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
 from tests.support.node import PACKAGES
@@ -70,6 +71,31 @@ async def test_own_database(messages: Database) -> None:
             write(messages)
             events = [json.loads(await line_of(listen.stdout))["event"] for _ in range(3)]
             assert events == ["create", "update", "delete"]
+
+
+async def test_log_is_pruned_from_cron(messages: Database) -> None:
+    (line,) = re.findall(r"^\*/10 \* \* \* \*  CDC_BRIDGE_DSN=\S+ \S+/cdc-bridge (.*)$", README, flags=re.MULTILINE)
+    attach(messages, "messages", mode=Mode.DURABLE)
+    async with running(*command(*shlex.split(line)), env={"CDC_BRIDGE_DSN": messages.dsn}) as pruning:
+        assert await pruning.wait() == 0
+
+
+async def test_client_goes_on_from_its_cursor(messages: Database) -> None:
+    """By the members that the README names."""
+    assert '"cursor": true' in README
+    assert '"after": "<cursor>"' in README
+    attach(messages, "messages", mode=Mode.DURABLE)
+    request = {"type": "subscribe", "collection": "messages", "uid": "1", "cursor": True}
+    async with BridgeProcess(messages.dsn) as bridge:
+        async with connected(bridge.url) as client:
+            await client.send(request)
+            cursor = (await client.next())["cursor"]
+        write(messages)
+        async with connected(bridge.url) as client:
+            await client.send(request | {"after": cursor})
+            init = await client.next()
+            assert (init["resumed"], "data" in init) == (True, False)
+            assert [(await client.next())["event"] for _ in range(3)] == ["create", "update", "delete"]
 
 
 async def test_frames(messages: Database) -> None:
