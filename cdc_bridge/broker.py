@@ -488,11 +488,15 @@ class Broker:
 
     async def _tell(self, catching: Catching, page: Missed) -> None:
         """Send a page at the client's pace."""
+        follower = catching.follower
         self.hub.remember(catching, page.earlier)
         for change in page.changes:
-            if not await catching.follower.outlet.room():
-                self.unsubscribe(catching.follower)
-            if not self.hub.is_whole(catching):
-                raise Forgotten("the log has a gap, or nobody is there to be told")
-            if self._is_drifted(change) or not self.hub.tell(catching, change, page.snapshot):
+            events = None if self._is_drifted(change) else self.hub.tell(catching, change, page.snapshot)
+            if events is None:
                 raise Forgotten("a change says that its table was altered, or cannot have happened when the log says")
+            for event, claim in events:
+                if not await follower.outlet.room(event.cost_bytes):
+                    self.unsubscribe(follower)
+                if not self.hub.is_whole(catching):
+                    raise Forgotten("the log has a gap, or nobody is there to be told")
+                follower.outlet.push(follower, event, claim)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from cdc_bridge.backlog import Waiting
 from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
 from cdc_bridge.cursor import Claim, Cursor, Mark, Seal, going_on
@@ -53,8 +54,10 @@ class Outlet(Protocol):
         """Whether no more waits than should when much is about to be pushed."""
         ...
 
-    async def room(self) -> bool:
-        """Wait, for those who have more to push than may wait: until there is room, or False if there will be none."""
+    async def room(self, size_bytes: int) -> bool:
+        """Wait, for those who have more to push than may wait: until there is room for so much, or False if there will
+        be none. However much it is, there is room when nothing waits.
+        """
         ...
 
 
@@ -222,26 +225,22 @@ class Hub:
             for change in earlier:
                 catching.orders.holds(change)
 
-    def tell(self, catching: Catching, change: Change, upto: Snapshot) -> bool:
-        """Send a change that was missed; `upto` sees it. False when it cannot be told and fresh data are needed."""
+    def tell(self, catching: Catching, change: Change, upto: Snapshot) -> list[Waiting] | None:
+        """What is to be pushed of a change that was missed; `upto` sees it. None: it cannot be told, start anew."""
         collection = self.catalog.by_relation_id[change.relation_id]
         catching.told = going_on(catching.told, upto, change.seq)
         if change.operation is not Operation.TRUNCATE:
             catching.emptied_by = None
             if catching.orders is not None and not catching.orders.holds(change):
-                return False
+                return None
         elif change.relation_id == collection.relation_id:
             catching.emptied_by = change.xid
         else:
-            return catching.emptied_by == change.xid
+            return [] if catching.emptied_by == change.xid else None
         follower = catching.follower
-        cursor = Cursor(catching.anchor.shape, catching.anchor.era, catching.told)
-        rendering = Rendering(change, self._encoders[collection.relation_id])
-        events = rendering.events(follower.subscription)
-        for event in events:
-            claim = self._claim(follower, cursor) if event is events[-1] else None
-            follower.outlet.push(follower, event, claim)
-        return True
+        claim = self._claim(follower, Cursor(catching.anchor.shape, catching.anchor.era, catching.told))
+        events = Rendering(change, self._encoders[collection.relation_id]).events(follower.subscription)
+        return [(event, claim if event is events[-1] else None) for event in events]
 
     def meet(self, catching: Catching, snapshot: Snapshot) -> bool:
         """All that `snapshot` sees has been told: send what came after it.

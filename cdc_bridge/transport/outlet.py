@@ -22,7 +22,7 @@ class SocketOutlet:
     PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses
     the others that came in the same turn; and it costs little, since what gathers meanwhile leaves in one frame.
 
-    `room_timeout_s`: who has more to push than may wait, does so while the backlog is at most half full. A client that
+    `room_timeout_s`: who has more to push than may wait, leaves the backlog half empty, and waits for that. A client that
     has not made room by then is too slow as well.
     """
 
@@ -68,19 +68,23 @@ class SocketOutlet:
     def has_room(self) -> bool:
         return self._backlog.size_bytes <= self._half_bytes and not self._asked_to_close.is_set()
 
-    async def room(self) -> bool:
-        if self._backlog.size_bytes > self._half_bytes:
+    async def room(self, size_bytes: int) -> bool:
+        if not self._has_room_for(size_bytes):
             try:
                 async with asyncio.timeout(self._room_timeout_s):
-                    await self._half_empty()
+                    await self._less_than(size_bytes)
             except TimeoutError:
                 self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
         return not self._asked_to_close.is_set()
 
-    async def _half_empty(self) -> None:
-        while self._backlog.size_bytes > self._half_bytes and not self._asked_to_close.is_set():
+    async def _less_than(self, size_bytes: int) -> None:
+        """Until so much has room."""
+        while not self._has_room_for(size_bytes) and not self._asked_to_close.is_set():
             self._less_waits.clear()
             await self._less_waits.wait()
+
+    def _has_room_for(self, size_bytes: int) -> bool:
+        return not self._backlog or self._backlog.size_bytes + size_bytes <= self._half_bytes
 
     # --- the connection's own ---
 

@@ -116,7 +116,7 @@ class Recorder:
     def refuse(self, follower: Follower, error: RequestError) -> None:
         self.said.append(("refuse", error.code))
 
-    async def room(self) -> bool:
+    async def room(self, size_bytes: int) -> bool:
         return self.has_room
 
     def take(self) -> list[tuple[Any, ...]]:

@@ -486,7 +486,7 @@ class Slow(Recorder):
 
     made_room: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def room(self) -> bool:
+    async def room(self, size_bytes: int) -> bool:
         return await self.made_room.wait()
 
 

@@ -42,7 +42,7 @@ async def outlet(room_timeout_s: float) -> AsyncIterator[tuple[SocketOutlet, Cli
 
 async def test_there_is_room_once_what_waited_has_been_sent() -> None:
     async with outlet(10) as (one, client, _):
-        waiting = asyncio.create_task(one.room())
+        waiting = asyncio.create_task(one.room(100))
         await asyncio.sleep(0.05)
         assert not waiting.done()
         sending = asyncio.create_task(one.send())
@@ -51,9 +51,21 @@ async def test_there_is_room_once_what_waited_has_been_sent() -> None:
         sending.cancel()
 
 
+async def test_what_may_never_wait_has_room_when_nothing_else_waits() -> None:
+    """So who is told much gets on, however large it is."""
+    async with outlet(10) as (one, client, _):
+        waiting = asyncio.create_task(one.room(5000))
+        await asyncio.sleep(0)
+        sending = asyncio.create_task(one.send())
+        await client.recv()
+        assert await waiting
+        assert await one.room(5000)
+        sending.cancel()
+
+
 async def test_client_that_makes_no_room_in_time_is_closed_as_too_slow() -> None:
     async with outlet(0.05) as (one, client, _):
-        assert not await one.room()
+        assert not await one.room(100)
         with pytest.raises(ConnectionClosedError) as closed:
             await client.recv()
         assert closed.value.rcvd is not None
@@ -62,7 +74,7 @@ async def test_client_that_makes_no_room_in_time_is_closed_as_too_slow() -> None
 
 async def test_subscription_that_ends_makes_room() -> None:
     async with outlet(10) as (one, _, follower):
-        waiting = asyncio.create_task(one.room())
+        waiting = asyncio.create_task(one.room(100))
         await asyncio.sleep(0)
         one.drop(follower)
         assert await waiting

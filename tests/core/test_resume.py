@@ -383,7 +383,7 @@ class Client:
     def has_room(self) -> bool:
         return True
 
-    async def room(self) -> bool:
+    async def room(self, size_bytes: int) -> bool:
         while self.backlog.size_bytes > 1000:
             self.read.clear()
             await self.read.wait()
