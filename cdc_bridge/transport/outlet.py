@@ -22,8 +22,8 @@ class SocketOutlet:
     PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses
     the others that came in the same turn; and it costs little, since what gathers meanwhile leaves in one frame.
 
-    `room_timeout_s`: who has more to push than may wait, leaves the backlog half empty, and waits for that. A client that
-    has not made room by then is too slow as well.
+    `room_timeout_s`: who has more to push than may wait leaves half of the backlog empty, and waits for that. A client
+    that has not made room by then is too slow as well.
     """
 
     def __init__(self, socket: ServerConnection, backlog_bytes_max: int, room_timeout_s: float = 30) -> None:
