@@ -146,6 +146,20 @@ class Change:
     at: int = 0
     position: Position | None = None
 
+    def at_position(self, position: Position) -> Change:
+        """The same change, placed. (`dataclasses.replace` takes ten times as long, and each change is placed.)"""
+        return Change(
+            self.operation,
+            self.seq,
+            self.xid,
+            self.relation_id,
+            self.filenode,
+            self.old,
+            self.new,
+            self.at,
+            position,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:

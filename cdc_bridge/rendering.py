@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from decimal import Decimal
 from typing import Any, assert_never
 
@@ -54,7 +53,7 @@ class Rendering:
         """What the subscription's `event` and `item` let through, in the order in which it is to be sent."""
         events = [event for event in self._events(subscription) if subscription.wants(event.kind)]
         if events and self._mark is not None:
-            events[-1] = replace(events[-1], mark=self._mark)
+            events[-1] = events[-1].marked(self._mark)
         return tuple(events)
 
     def _events(self, subscription: Subscription) -> list[Event]:

@@ -130,6 +130,10 @@ class Event:
     transaction: Transaction | None = None
     mark: Mark | None = field(default=None, compare=False)
 
+    def marked(self, mark: Mark) -> Event:
+        """The same event with its mark."""
+        return Event(self.kind, self.rows, self.reason, self.more, self.resumed, self.old, self.transaction, mark)
+
     @property
     def cost_bytes(self) -> int:
         """What it occupies while it waits, with something for the objects around the data."""

@@ -45,4 +45,4 @@ class Lane:
             return
         for change in page:
             self.told = replace(self.told, upto=self.upto, seq=change.seq)
-            yield replace(change, position=self.told)
+            yield change.at_position(self.told)

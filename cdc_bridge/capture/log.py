@@ -458,7 +458,7 @@ class LogCapture:
         wants_open = self._gate.state is not GateState.SHUT
         parameters = {"lease_s": self._gate.lease_s if wants_open else 0}
         cursor = await life.reader.execute(statement("queries/watch", schema), parameters, prepare=True)
-        gate, counter, mended, notify, now = (await cursor.fetchone()) or (None, 0, 0, "", "")
+        gate, counter, mended, notify, now, is_changed = (await cursor.fetchone()) or (None, 0, 0, "", "", False)
         if (notify == "off") != (life.listener is None):
             raise CaptureLost(f"the operator has decided anew whether writers notify: {notify}")
         if wants_open and self._gate.renew(gate, asked_s):
@@ -466,10 +466,18 @@ class LogCapture:
         elif wants_open:
             life.poll_due_s = 0
         heard = await self._look_for_gaps(life, counter, mended, Snapshot.parse(now))
+        if is_changed:
+            await self._note_segments(life)
         if self._unchecked is not None and await is_forgotten(life.reader, schema, self._unchecked):
-            heard.append(Gap("the log was emptied before it was read"))
+            heard.append(Gap("a part of the change log is gone that may not have been read"))
         self._unchecked = self._told.seen
         return heard
+
+    async def _note_segments(self, life: _Life) -> None:
+        """Somebody has laid hands on the log: let all who read it know that something may be missing."""
+        cursor = await life.reader.execute(statement("queries/note_segments", self._options.schema))
+        if numbers := [number for (number,) in await cursor.fetchall()]:
+            log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=numbers))
 
     async def _look_for_gaps(self, life: _Life, counter: int, mended: int, now: Snapshot) -> list[Heard]:
         schema = self._options.schema

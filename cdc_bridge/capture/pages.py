@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from cdc_bridge.capture.connection import Connection, value
-from cdc_bridge.capture.payload import log_sequence, logged
+from cdc_bridge.capture.payload import log_sequence, logged_rows
 from cdc_bridge.change import Change, Operation, Position, Snapshot
 from cdc_bridge.statements import statement
 
@@ -65,9 +65,9 @@ def changes_of(rows: Iterable[Sequence[Any]]) -> Iterator[Change]:
     for (position, xid), group in groupby(rows, key=lambda row: (row[0], row[1])):
         first, *more = group
         _, _, relation_id, filenode, letter, at, *_ = first
-        texts = [(row[-2], row[-1]) for row in (first, *more)]
-        seq = log_sequence(position, xid)
-        yield logged(Change(Operation(letter), seq, xid, relation_id, filenode or 0, at=at), texts)
+        operation = Operation(letter)
+        old, new = logged_rows(operation, [(row[-2], row[-1]) for row in (first, *more)])
+        yield Change(operation, log_sequence(position, xid), xid, relation_id, filenode, old, new, at)
 
 
 async def pages(
@@ -138,10 +138,12 @@ async def _read(
 async def is_forgotten(connection: Connection, schema: str, seen: Snapshot) -> bool:
     """Whether something may be missing from the log that this snapshot did not see.
 
-    To be asked after the log was read: it is emptied at once for everybody, whatever snapshot they have.
+    To be asked after the log was read: it is emptied at once for everybody, whatever snapshot they have. Who was in
+    progress when a segment was emptied had not written there, so a long transaction elsewhere means nothing.
     """
     cursor = await connection.execute(statement("queries/forgotten", schema), {"xmin": str(seen.xmin)})
     return any(
-        youngest >= seen.xmax or any(oldest <= xid <= youngest for xid in seen.in_progress)
-        for oldest, youngest in await cursor.fetchall()
+        youngest >= seen.xmax
+        or any(oldest <= xid <= youngest and (xid == by or Snapshot.parse(ended).sees(xid)) for xid in seen.in_progress)
+        for oldest, youngest, by, ended in await cursor.fetchall()
     )

@@ -23,7 +23,7 @@ Versions: a new decoder is released before the trigger that writes the new form,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import msgspec
@@ -139,8 +139,8 @@ def wal_position(text: str) -> int:
     return int(high, 16) << 32 | int(low, 16)
 
 
-def logged(bare: Change, texts: Iterable[RowTexts]) -> Change:
-    """A change with its rows from the log: each has old and new rows, one as an object or several as an array.
+def logged_rows(operation: Operation, texts: Iterable[RowTexts]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """The old and the new rows of a change in the log: each text is one as an object, or several as an array.
 
     Raises `PayloadError`.
     """
@@ -152,9 +152,9 @@ def logged(bare: Change, texts: Iterable[RowTexts]) -> Change:
             new += _logged_rows(new_text)
     except (ValueError, msgspec.DecodeError) as error:
         raise PayloadError(f"a row of the log cannot be read: {error}") from error
-    if bare.operation is Operation.UPDATE and len(old) != len(new):
+    if operation is Operation.UPDATE and len(old) != len(new):
         raise PayloadError("an update in the log has an old row without a new one")
-    return replace(bare, old=tuple(old), new=tuple(new))
+    return tuple(old), tuple(new)
 
 
 def _logged_rows(text: str | None) -> list[Row]:

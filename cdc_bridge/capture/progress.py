@@ -12,7 +12,7 @@ Bound: `beyond_max` changes; past it the caller has to read the log, which moves
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cdc_bridge.change import Change, Era, Position, Snapshot
 
@@ -40,7 +40,7 @@ class Progress:
         if self.seen.sees(change.xid) or (change.xid, change.seq) in self._beyond:
             return None
         self._beyond.add((change.xid, change.seq))
-        return replace(change, position=self.position)
+        return change.at_position(self.position)
 
     def read(self, changes: Iterable[Change], snapshot: Snapshot) -> Iterator[Change]:
         """What the log holds that `snapshot` sees and `seen` does not, in the order of `seq`: those not told yet.
@@ -52,8 +52,10 @@ class Progress:
         self.prove(snapshot)
         last = len(fresh) - 1
         for number, change in enumerate(fresh):
-            position = self.position if number == last else replace(before, upto=snapshot, seq=change.seq)
-            yield replace(change, position=position)
+            is_last = number == last
+            yield change.at_position(
+                self.position if is_last else Position(before.era, before.seen, before.beyond, snapshot, change.seq)
+            )
 
     def prove(self, snapshot: Snapshot) -> None:
         """All that `snapshot` sees has been told, or is about to be."""
