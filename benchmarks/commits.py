@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.figures import headline, in_turn, show, show_ratio
-from benchmarks.stage import ATTACHED, Subject, running_bridge, set_up
+from benchmarks.stage import ATTACHED, Subject, running_bridge, sessions_cpu_s, set_up
 from benchmarks.subscriber import Subscriber, subscribed
 from cdc_bridge.demo.postgres import Cluster
 
@@ -25,7 +25,10 @@ VALUES (:account, 'what the customer had to say about it', :amount / 100.0, '{{"
 
 @dataclass(slots=True)
 class Writers:
-    """So many at once. With a subscriber, a run is over when that was told of all: the next one starts in peace."""
+    """So many at once. With a subscriber, a run is over when that was told of all: the next one starts in peace.
+
+    `cpu_us` is what their sessions took of the processors for each INSERT; others at work on the machine do not matter.
+    """
 
     cluster: Cluster
     dsn: str
@@ -33,32 +36,28 @@ class Writers:
     count: int
     subscriber: Subscriber | None = None
     late_s: list[float] = field(default_factory=list)
+    cpu_us: dict[Subject, list[float]] = field(default_factory=lambda: {subject: [] for subject in Subject})
 
     def run(self, subject: Subject) -> float:
         """How many a second."""
-        told = self.subscriber.rows if self.subscriber else 0
+        told, cpu_s = self.subscriber.rows if self.subscriber else 0, sessions_cpu_s(self.cluster)
         commits, per_s = self._run_pgbench(subject)
         if self.subscriber and subject in ATTACHED:
-            began = time.monotonic()
-            self.subscriber.wait_for(told + commits)
-            self.late_s.append(time.monotonic() - began)
+            self.late_s.append(self._until_told(self.subscriber, told + commits))
+        self.cpu_us[subject].append((sessions_cpu_s(self.cluster) - cpu_s) / commits * 1e6)
         return per_s
+
+    def _until_told(self, subscriber: Subscriber, rows: int) -> float:
+        """The seconds that are still needed."""
+        began = time.monotonic()
+        subscriber.wait_for(rows)
+        return time.monotonic() - began
 
     def _run_pgbench(self, subject: Subject) -> tuple[int, float]:
         with tempfile.TemporaryDirectory() as folder:
             script = Path(folder, "insert.sql")
             script.write_text(INSERT.format(subject))
-            how = [
-                "-n",
-                "-M",
-                "prepared",
-                "-c",
-                str(self.count),
-                "-j",
-                str(min(2, self.count)),
-                "-T",
-                str(self.seconds),
-            ]
+            how = f"-n -M prepared -c {self.count} -j {min(2, self.count)} -T {self.seconds}".split()
             command = [str(self.cluster.bin_dir / "pgbench"), *how, "-f", str(script), self.dsn]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
         commits = re.search(r"transactions actually processed: (\d+)", done.stdout)
@@ -90,5 +89,13 @@ def compare(title: str, writers: Writers, rounds: int, *, target: str) -> None:
     base = found[Subject.UNTOUCHED]
     per_s = f"{statistics.median(found[Subject.ATTACHED]):,.0f} of {statistics.median(base):,.0f} a second"
     show_ratio(f"{title}: attached", found[Subject.ATTACHED], base, target=target, note=per_s)
+    cpu = (statistics.median(writers.cpu_us[subject]) for subject in (Subject.ATTACHED, Subject.UNTOUCHED))
+    note = "{:.0f} and {:.0f} us an INSERT".format(*cpu)
+    show_ratio(
+        "  processor time of the sessions",
+        writers.cpu_us[Subject.ATTACHED],
+        writers.cpu_us[Subject.UNTOUCHED],
+        note=note,
+    )
     show_ratio("  with an interval column", found[Subject.LONG], base)
     show_ratio("  a naive trigger instead", found[Subject.NAIVE], base)

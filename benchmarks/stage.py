@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -32,6 +33,7 @@ SETTINGS = {
     "checkpoint_timeout": "1h",
     "autovacuum": "off",
 }
+SESSIONS_END_WITHIN_S = 0.2
 HERE = Path(__file__).parent
 
 
@@ -103,11 +105,8 @@ class BridgeProcess:
         return None
 
     def cpu_s(self) -> float:
-        """The processor time that it has used; 0 where the system does not tell."""
-        with contextlib.suppress(OSError):
-            of_process = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-            return (int(of_process[11]) + int(of_process[12])) / os.sysconf("SC_CLK_TCK")
-        return 0
+        """The processor time that it has used."""
+        return _cpu_s(self._process.pid)[0]
 
     def stop(self) -> None:
         self._process.terminate()
@@ -125,6 +124,22 @@ def running_bridge(dsn: str) -> Iterator[BridgeProcess]:
             raise
         finally:
             bridge.stop()
+
+
+def sessions_cpu_s(cluster: Cluster) -> float:
+    """The processor time that sessions of the server which have ended had used."""
+    time.sleep(SESSIONS_END_WITHIN_S)
+    return _cpu_s(int(Path(cluster.data_dir, "postmaster.pid").read_text().split()[0]))[1]
+
+
+def _cpu_s(pid: int) -> tuple[float, float]:
+    """Of a process, and of those that it has started and that have ended; 0 where the system does not tell."""
+    try:
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0, 0
+    own, others = sum(map(int, words[11:13])), sum(map(int, words[13:15]))
+    return own / os.sysconf("SC_CLK_TCK"), others / os.sysconf("SC_CLK_TCK")
 
 
 def _all_of(log: IO[bytes]) -> str:
