@@ -53,8 +53,10 @@ class Subscriber:
         arguments = (url, collections, with_delays, self._shared)
         self._process = CONTEXT.Process(target=_main, args=arguments, daemon=True)
         self._process.start()
-        if not self._shared.ready.wait(READY_WITHIN_S):
-            raise RuntimeError("no initial data came")
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not self._shared.ready.wait(0.1):
+            if not self._process.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("no initial data came")
 
     @property
     def rows(self) -> int:
