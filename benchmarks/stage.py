@@ -94,7 +94,7 @@ class BridgeProcess:
         assert self._process.stdout is not None
         self.url = self._process.stdout.readline().strip().removeprefix("listening on ")
         if not self.url:
-            raise RuntimeError(f"the bridge does not start:\n{_all_of(log)}")
+            raise RuntimeError(f"the bridge does not start:\n{_end_of(log)}")
 
     def memory_bytes(self) -> int | None:
         """What it has in memory now, where the system tells."""
@@ -120,7 +120,7 @@ def running_bridge(dsn: str) -> Iterator[BridgeProcess]:
         try:
             yield bridge
         except Exception:
-            print(_all_of(log), file=sys.stderr)
+            print(_end_of(log), file=sys.stderr)
             raise
         finally:
             bridge.stop()
@@ -142,6 +142,6 @@ def _cpu_s(pid: int) -> tuple[float, float]:
     return own / os.sysconf("SC_CLK_TCK"), others / os.sysconf("SC_CLK_TCK")
 
 
-def _all_of(log: IO[bytes]) -> str:
+def _end_of(log: IO[bytes]) -> str:
     log.seek(0)
-    return log.read().decode(errors="replace")
+    return "\n".join(log.read().decode(errors="replace").splitlines()[-20:])
