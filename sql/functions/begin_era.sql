@@ -1,9 +1,10 @@
 -- What a bridge asks first: the generation, which a crash, a failover and a restore replace by another one, and the key of
 -- cursors. Where the schema has come by a dump, the log that came along is of another database, whose transaction ids
--- mean nothing here: it is forgotten.
+-- mean nothing here: it is forgotten. Writers wait behind that as long as it waits for one of them, so that is not long.
 CREATE OR REPLACE FUNCTION {cdc}.begin_era(OUT token text, OUT seal_key text)
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '200ms'
 AS $begin_era$
 DECLARE
     here CONSTANT text := {cdc}.home();
@@ -13,6 +14,7 @@ BEGIN
         IF EXISTS (SELECT FROM {cdc}.setting WHERE name = 'home' AND value <> here) THEN
             FOR number IN 0..7 LOOP
                 EXECUTE format('TRUNCATE {cdc}.change_log_%s', number);
+                PERFORM {cdc}.note_storage(number);
             END LOOP;
             DELETE FROM {cdc}.forgotten;
             DELETE FROM {cdc}.generation;

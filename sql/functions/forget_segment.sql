@@ -15,7 +15,10 @@ BEGIN
     EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', segment);
     EXECUTE format('INSERT INTO {cdc}.forgotten (segment, oldest, youngest)
         SELECT %s, min(xid), max(xid) FROM %s HAVING count(*) > 0', number, segment);
+    -- What somebody else has taken out of it before is in no row.
+    INSERT INTO {cdc}.forgotten (segment) SELECT changed FROM {cdc}.changed_segments() AS changed WHERE changed = number;
     EXECUTE format('TRUNCATE %s', segment);
+    PERFORM {cdc}.note_storage(number);
 END
 $forget_segment$;
 

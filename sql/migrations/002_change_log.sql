@@ -60,14 +60,25 @@ END
 $values$;
 
 -- What was forgotten: the ids of the oldest and the youngest transaction in a segment that was emptied. NULL where they
--- were not known: then everything up to the row's own transaction may be missing.
+-- were not known, since it was emptied by hand. Of those between them, only who had ended by then, which `seen` says, can
+-- have written there: the segment's lock waits for the others. But for who emptied it, `by`, should that have been a writer.
 CREATE TABLE {cdc}.forgotten (
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     by xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    seen pg_snapshot NOT NULL DEFAULT pg_current_snapshot(),
     segment int NOT NULL,
     oldest xid8,
     youngest xid8
 );
+
+-- The storage of each segment, the relfilenode, as we have left it: another one was emptied, replaced or rewritten by
+-- somebody else, and what was in it may be gone. 0: there is none, which is known.
+CREATE TABLE {cdc}.segment (
+    number int PRIMARY KEY,
+    storage oid NOT NULL
+);
+INSERT INTO {cdc}.segment
+SELECT number, pg_relation_filenode(format('{cdc}.change_log_%s', number)::regclass) FROM generate_series(0, 7) AS number;
 
 -- What the operator has decided for all bridges of this database.
 CREATE TABLE {cdc}.setting (
