@@ -12,7 +12,9 @@ so to the others. For this bridge it is in one of three states:
 Theory: a transaction has its id before it reads the gate. One that is younger than the id was given its own after the
 gate was open, so it finds it open, unless somebody shuts it; and whoever shuts it makes a new value of the
 sequence. So as long as a heartbeat finds the known value *after* its snapshot was taken, whatever that snapshot sees
-has notified, or was read. Another value, or a lease that may have run out, means SHUT.
+has notified, or was read. Another value, or a lease that may have run out, means SHUT. What comes inline names the
+value that its writer found: a later one says that the gate was shut and opened again, so that there may be changes
+which its transaction could see and which nobody notified.
 
 It never reads the clock or the network. Times are seconds of one monotonic clock.
 """
@@ -96,6 +98,12 @@ class Gate:
         """The log was read up to this snapshot."""
         if self.state is GateState.OPENING and snapshot.none_older_in_progress(self._younger):
             self.state = GateState.OPEN
+
+    def takes(self, value: int, now_s: float) -> bool:
+        """Whether what came inline, from a writer that found this value, can be told before the log is read."""
+        if self._value is not None and value > self._value:
+            self.shut()
+        return self.is_trusted(now_s)
 
     def is_trusted(self, now_s: float) -> bool:
         """Whether what comes inline is all there is. Past the lease it no longer is."""

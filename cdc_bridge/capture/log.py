@@ -16,6 +16,7 @@ import random
 import secrets
 import time
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from cdc_bridge.capture.gate import Gate, GateState
 from cdc_bridge.capture.lane import Lane
 from cdc_bridge.capture.liveness import GapWatch, Proof
 from cdc_bridge.capture.pages import changes_of, current_snapshot, is_forgotten, pages, text, unseen
-from cdc_bridge.capture.payload import Decoder, Inline, Told, Wake, heartbeat
+from cdc_bridge.capture.payload import Decoder, Inline, Wake, heartbeat
 from cdc_bridge.capture.progress import Progress
 from cdc_bridge.change import Change, Era, Gap, Heard, Heartbeat, Listening, Lost, Position, Snapshot, Turn
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN
@@ -122,6 +123,8 @@ class LogCapture:
         self._gate = Gate()
         self._lanes: dict[frozenset[int], Lane] = {}
         self._unchecked: Snapshot | None = None
+        self._unsaid: deque[Heard] = deque()
+        """What counts as told, and has to be: said even when the connections break before its turn has come."""
         self.last_heard_s = float("-inf")
         """When the database last proved that it is heard, by the monotonic clock."""
 
@@ -144,6 +147,8 @@ class LogCapture:
                 reason = str(error)
             except (CaptureLost, DatabaseError, psycopg.Error, OSError, UnicodeDecodeError) as error:
                 reason = _reason(error)
+            while self._unsaid:
+                yield self._unsaid.popleft()
             yield Lost(reason)
             pause_s = delay_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
             log.warning("not listening, trying again", extra=facts(reason=reason, in_s=round(pause_s, 1)))
@@ -214,6 +219,7 @@ class LogCapture:
             self._progress, self._unchecked = before, before.seen
             if not life.resumed:
                 await self._watch(life)
+                self._unsaid.clear()  # all begin with fresh data anyway
         return bytes(str(key), "ascii")
 
     def _listening(self, life: _Life, secret: bytes) -> Listening:
@@ -228,23 +234,25 @@ class LogCapture:
         """Whatever is due next, for ever."""
         while True:
             for item in await self._arrived(life):
-                for heard in await self._take(life, item, secret):
-                    yield heard
-            for heard in await self._due(life):
-                yield heard
+                await self._take(life, item, secret)
+                while self._unsaid:
+                    yield self._unsaid.popleft()
+            await self._do_what_is_due(life)
+            while self._unsaid:
+                yield self._unsaid.popleft()
             if life.proof.proven:
                 await self._steer(life)
 
-    async def _due(self, life: _Life) -> list[Heard]:
+    async def _do_what_is_due(self, life: _Life) -> None:
         """Pages of lanes, the heartbeat, the log: each in its turn, if it is time for it."""
-        heard = [each for lane in list(self._lanes.values()) for each in self._take_lane(life, lane)]
+        for lane in list(self._lanes.values()):
+            self._take_lane(life, lane)
         now = time.monotonic()
         if now >= life.beat_due_s:
             life.beat_due_s = now + min(BEAT_S, self._options.heartbeat_interval_s)
-            heard += await self._beat(life)
+            await self._beat(life)
         if life.proof.proven and now >= life.poll_due_s:
-            heard += await self._poll(life)
-        return heard
+            await self._poll(life)
 
     async def _arrived(self, life: _Life) -> list[Any]:
         """What has come in, waiting for it until something else is due."""
@@ -260,61 +268,64 @@ class LogCapture:
             items.append(life.inbox.get_nowait())
         return items
 
-    async def _take(self, life: _Life, item: Any, secret: bytes) -> list[Heard]:
+    async def _take(self, life: _Life, item: Any, secret: bytes) -> None:
         match item:
             case str():
-                return await self._take_note(life, item, secret)
+                await self._take_note(life, item, secret)
             case Lane():
-                return []  # it has a page, which is taken in its turn
+                pass  # it has a page, which is taken in its turn
             case BaseException():
                 raise item
-        raise AssertionError(item)
+            case _:
+                raise AssertionError(item)
 
-    async def _take_note(self, life: _Life, payload: str, secret: bytes) -> list[Heard]:
+    async def _take_note(self, life: _Life, payload: str, secret: bytes) -> None:
         try:
             told = life.decoder.receive(payload)
         except PayloadError as error:
-            return [Gap(str(error))] if life.proof.proven else []
-        if isinstance(told, Heartbeat) and told.sender == life.proof.sender:
-            return await self._take_heartbeat(life, told, secret)
-        if isinstance(told, Wake) and life.proof.proven:
-            if told.is_shut:
-                self._gate.shut()
-            return await self._poll(life)  # before anything that came after it
-        return self._take_told(life, told) if life.proof.proven else []
+            if life.proof.proven:
+                self._unsaid.append(Gap(str(error)))
+            return
+        if isinstance(told, Heartbeat):
+            if told.sender == life.proof.sender:
+                await self._take_heartbeat(life, told, secret)
+        elif told is not None and life.proof.proven:
+            await self._take_told(life, told)
 
-    async def _take_heartbeat(self, life: _Life, beat: Heartbeat, secret: bytes) -> list[Heard]:
+    async def _take_heartbeat(self, life: _Life, beat: Heartbeat, secret: bytes) -> None:
         """A heartbeat of ours has come back: all that its snapshot sees was notified before, or is in the log."""
         life.heard_s = self.last_heard_s = time.monotonic()
         if not life.proof.proven:
             life.proof.proven = True
-            return [self._listening(life, secret)]
-        heard: list[Heard] = []
+            self._unsaid.append(self._listening(life, secret))
+            return
         if self._gate.is_trusted(life.heard_s) and beat.beat == life.proved_beat and not self._lanes:
             self._told.prove(beat.snapshot)
         else:
-            heard = await self._poll(life)
-        return [*heard, Heartbeat(beat.sender, beat.beat, beat.snapshot, self._lagging())]
+            await self._poll(life)
+        self._unsaid.append(Heartbeat(beat.sender, beat.beat, beat.snapshot, self._lagging()))
 
-    def _take_told(self, life: _Life, told: Told | None) -> list[Heard]:
+    async def _take_told(self, life: _Life, told: Change | Inline | Wake) -> None:
         match told:
             case Change():  # of a table in live mode
-                return [told]
-            case Inline(change):
+                self._unsaid.append(told)
+            case Inline(change, gate):
                 now = time.monotonic()
                 self._gate.count(1, now)
-                if self._lanes or not self._gate.is_trusted(now):
+                if not self._gate.takes(gate, now) or self._lanes:
                     life.poll_due_s = 0
-                    return []
-                fresh = self._told.hear(change)
-                if self._told.is_long:
-                    life.poll_due_s = 0
-                return [fresh] if fresh else []
-        return []
+                elif fresh := self._told.hear(change):
+                    self._unsaid.append(fresh)
+                    if self._told.is_long:
+                        life.poll_due_s = 0
+            case Wake(is_shut):
+                if is_shut:
+                    self._gate.shut()
+                await self._poll(life)  # before anything that came after it
 
     # --- the log ---
 
-    async def _poll(self, life: _Life) -> list[Heard]:
+    async def _poll(self, life: _Life) -> None:
         """Read what the log has beyond what was told."""
         told = self._told
         asked = {
@@ -336,18 +347,19 @@ class LogCapture:
                 changes = list(changes_of(found))
         except PayloadError as error:
             told.prove(snapshot)
-            return [Gap(str(error))]
-        heard: list[Heard] = list(told.read(changes, snapshot))
+            self._unsaid.append(Gap(str(error)))
+            return
+        fresh = list(told.read(changes, snapshot))
+        self._unsaid += fresh
         now = time.monotonic()
-        self._gate.count(len(heard), now)
+        self._gate.count(len(fresh), now)
         self._gate.read(snapshot)
-        life.poll_due_s = now + self._pause_s(life, now, len(heard))
+        life.poll_due_s = now + self._pause_s(life, now, len(fresh))
         for lane in [lane for lane in self._lanes.values() if lane.is_done]:
-            heard += await self._rejoin(life, lane, snapshot)
+            await self._rejoin(life, lane, snapshot)
         if life.listener is None:
             self.last_heard_s = now
-            heard.append(Heartbeat(life.proof.sender, 0, snapshot, self._lagging()))
-        return heard
+            self._unsaid.append(Heartbeat(life.proof.sender, 0, snapshot, self._lagging()))
 
     def _pause_s(self, life: _Life, now: float, found: int) -> float:
         match self._gate.state:
@@ -412,35 +424,34 @@ class LogCapture:
         except (psycopg.Error, OSError, PayloadError) as error:
             await life.inbox.put(error if not isinstance(error, PayloadError) else CaptureLost(str(error)))
 
-    def _take_lane(self, life: _Life, lane: Lane) -> list[Heard]:
+    def _take_lane(self, life: _Life, lane: Lane) -> None:
         """A page, unless all who are to be told it have their hands full; then it waits for the quickest of them."""
         if not lane.has_page:
-            return []
+            return
         now = time.monotonic()
         if self._is_congested(lane.relations):
             lane.waits_since_s = lane.waits_since_s or now
             if now - lane.waits_since_s < CONGESTED_MAX_S:
-                return []
+                return
         lane.waits_since_s = None
-        changes: list[Heard] = list(lane.take())
+        self._unsaid += lane.take()
         if lane.is_done:
             life.poll_due_s = 0
-        return changes
 
-    async def _rejoin(self, life: _Life, lane: Lane, snapshot: Snapshot) -> list[Heard]:
+    async def _rejoin(self, life: _Life, lane: Lane, snapshot: Snapshot) -> None:
         """A lane has come to its end, and the stream to this snapshot: read what lies between, or send it off again."""
         sizes = await self._sizes(life, lane.told, snapshot, ())
         rows, size_bytes = (sum(sizes[each][i] for each in lane.relations if each in sizes) for i in (0, 1))
         if rows > READ_ROWS_MAX or size_bytes > READ_BYTES_MAX:
             self._begin(life, Lane(lane.relations, lane.told, snapshot))
-            return []
+            return
         changes = await self._read_all(life, sorted(lane.relations), lane.told, snapshot)
         del self._lanes[lane.relations]
-        return list(Progress(lane.told.era, lane.told.seen).read(changes, snapshot))
+        self._unsaid += Progress(lane.told.era, lane.told.seen).read(changes, snapshot)
 
     # --- heartbeats, the gate, gaps ---
 
-    async def _beat(self, life: _Life) -> list[Heard]:
+    async def _beat(self, life: _Life) -> None:
         """Send a heartbeat; then look at the gate, at gaps, and at what was forgotten."""
         options = self._options
         if life.listener is not None:
@@ -451,9 +462,9 @@ class LogCapture:
                 await life.reader.execute(statement("queries/beat", options.schema), {"head": head})
             life.beats += 1
         async with asyncio.timeout(options.heartbeat_timeout_s):
-            return await self._watch(life)
+            await self._watch(life)
 
-    async def _watch(self, life: _Life) -> list[Heard]:
+    async def _watch(self, life: _Life) -> None:
         schema, asked_s = self._options.schema, time.monotonic()
         wants_open = self._gate.state is not GateState.SHUT
         parameters = {"lease_s": self._gate.lease_s if wants_open else 0}
@@ -465,13 +476,12 @@ class LogCapture:
             life.proved_beat = life.beats - 1
         elif wants_open:
             life.poll_due_s = 0
-        heard = await self._look_for_gaps(life, counter, mended, Snapshot.parse(now))
+        await self._look_for_gaps(life, counter, mended, Snapshot.parse(now))
         if is_changed:
             await self._note_segments(life)
         if self._unchecked is not None and await is_forgotten(life.reader, schema, self._unchecked):
-            heard.append(Gap("a part of the change log is gone that may not have been read"))
+            self._unsaid.append(Gap("a part of the change log is gone that may not have been read"))
         self._unchecked = self._told.seen
-        return heard
 
     async def _note_segments(self, life: _Life) -> None:
         """Somebody has laid hands on the log: let all who read it know that something may be missing."""
@@ -479,21 +489,20 @@ class LogCapture:
         if numbers := [number for (number,) in await cursor.fetchall()]:
             log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=numbers))
 
-    async def _look_for_gaps(self, life: _Life, counter: int, mended: int, now: Snapshot) -> list[Heard]:
+    async def _look_for_gaps(self, life: _Life, counter: int, mended: int, now: Snapshot) -> None:
         schema = self._options.schema
         self._gaps.mended = max(self._gaps.mended, mended)
         if self._gaps.is_step(counter):
             self._gaps.step(counter, await value(life.reader, statement("queries/new_xid")))
             now = await current_snapshot(life.reader)
-        gap = self._gaps.look(now)
+        if gap := self._gaps.look(now):
+            self._unsaid.append(gap)
         settled = self._gaps.settled
-        if settled > mended:
-            await life.reader.execute(statement("queries/mended", schema), {"counter": settled})
-        heard: list[Heard] = [gap] if gap else []
         if settled != self._told.era.gaps:
             self._told.era = Era(self._told.era.generation, settled)
-            heard.append(Turn(self._told.era))
-        return heard
+            self._unsaid.append(Turn(self._told.era))
+        if settled > mended:
+            await life.reader.execute(statement("queries/mended", schema), {"counter": settled})
 
     async def _steer(self, life: _Life) -> None:
         """Open the gate when it is quiet, shut it when it is busy."""

@@ -7,10 +7,10 @@
 
 and `sql/functions/tell.sql` what has been written to the log, whole or not at all:
 
-    2 U 0/1E148C0 812 16390 16395 1   version, operation, seq, xid, oid, filenode, microseconds since 1970
-    [[{"id":1}],[{"id":1}]]           old and new rows; nothing when they do not fit
+    2 U 0/1E148C0 812 16390 16395 1 3   version, operation, seq, xid, oid, filenode, microseconds since 1970, gate
+    [[{"id":1}],[{"id":1}]]             old and new rows; nothing when they do not fit
 
-    2 S                               nobody notifies from here on
+    2 S                                 nobody notifies from here on
 
 Bridges send heartbeats:
 
@@ -47,9 +47,10 @@ class Wake:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """A change that is in the log, and came with its notification."""
+    """A change that is in the log, and came with its notification. `gate` is the value that its writer found."""
 
     change: Change
+    gate: int
 
 
 Told: TypeAlias = Change | Heartbeat | Inline | Wake
@@ -86,7 +87,7 @@ class Decoder:
                 return self._heartbeat(sender, beat, body)
             case ["2", "S", *_] if newline:
                 return Wake(is_shut=True)
-            case ["2", _, _, _, _, _, _] if newline:
+            case ["2", _, _, _, _, _, _, _] if newline:
                 return _inline(line, body) if body else Wake()
             case ["1", *head, part, "+"] if newline:
                 self._receive_part(head, part, body)
@@ -166,7 +167,7 @@ def _logged_rows(text: str | None) -> list[Row]:
 def _inline(line: str, body: str) -> Inline | Wake:
     """What cannot be read here, as nesting past what msgspec follows, is read from the log."""
     try:
-        _, letter, seq, xid, relation_id, filenode, at = line.split(" ")
+        _, letter, seq, xid, relation_id, filenode, at, gate = line.split(" ")
         old, new = _INLINE.decode(body)
         return Inline(
             Change(
@@ -178,7 +179,8 @@ def _inline(line: str, body: str) -> Inline | Wake:
                 tuple(old),
                 tuple(new),
                 int(at),
-            )
+            ),
+            int(gate),
         )
     except (ValueError, msgspec.DecodeError, RecursionError):
         return Wake()

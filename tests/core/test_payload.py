@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.capture.payload import Decoder, heartbeat
+from cdc_bridge.capture.payload import SHUT, Decoder, Inline, Wake, heartbeat, log_sequence
 from cdc_bridge.change import Change, Heartbeat, Operation, Snapshot
 from cdc_bridge.errors import PayloadError
 
@@ -49,6 +49,26 @@ def test_heartbeat_carries_its_snapshot() -> None:
     assert Decoder().receive(heartbeat("ab12", 3) + "5:9:6") == Heartbeat("ab12", 3, Snapshot.parse("5:9:6"))
 
 
+LOGGED = "2 U 1/1E148C0 812 16390 16395 1795549779072419 3\n"
+
+
+def test_change_that_is_in_the_log_says_where_and_when_and_which_gate_its_writer_found() -> None:
+    told = Decoder().receive(LOGGED + '[[{"id":1}],[{"id":2}]]')
+    assert isinstance(told, Inline)
+    assert told.gate == 3
+    change = told.change
+    assert (change.operation, change.xid, change.at) == (Operation.UPDATE, 812, 1795549779072419)
+    assert (change.relation_id, change.filenode) == (16390, 16395)
+    assert change.seq == log_sequence(0x1_01E1_48C0, 812)
+    assert images(change.old) + images(change.new) == [{"id": b"1"}, {"id": b"2"}]
+
+
+@pytest.mark.parametrize("payload", [LOGGED, LOGGED + "[[", LOGGED + "[" * 5000])
+def test_what_does_not_fit_or_cannot_be_read_is_to_be_read_from_the_log(payload: str) -> None:
+    assert Decoder().receive(payload) == Wake()
+    assert Decoder().receive(SHUT) == Wake(is_shut=True)
+
+
 @given(st.lists(st.text(max_size=20), max_size=5), st.lists(st.integers(0, 200), max_size=6))
 def test_parts_join_to_what_was_cut(texts: list[str], cuts: list[int]) -> None:
     import msgspec
@@ -69,7 +89,7 @@ def test_parts_join_to_what_was_cut(texts: list[str], cuts: list[int]) -> None:
     [
         "",
         "hello",
-        "2 I 7 812 16390 16395 0 .\n[]",
+        "3 I 7 812 16390 16395 0 .\n[]",
         "1 X 7 812 16390 16395 0 .\n[]",
         "1 I 7 812 16390 16395 0 .",
         "1 I 7 812 16390 0 .\n[]",
