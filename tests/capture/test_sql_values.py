@@ -3,6 +3,7 @@
 import psycopg
 import pytest
 
+from cdc_bridge.schema.mode import Mode
 from tests.capture.ear import attach_tables, changes, listening
 from tests.support.server import Database
 
@@ -16,12 +17,12 @@ HOSTILE_SETTINGS = """
 """
 
 
-def test_values_do_not_depend_on_settings_of_the_session(database: Database):
+def test_values_do_not_depend_on_settings_of_the_session(database: Database, mode: Mode):
     database.execute(
         "CREATE TABLE facts (id int, at timestamptz, day date, clock timestamp, span interval, raw bytea, ratio float8,"
         " slots tstzrange, times timestamptz[], cost money)"
     )
-    attach_tables(database, "facts")
+    attach_tables(database, "facts", mode=mode)
     insert = (
         "INSERT INTO facts VALUES (1, '2026-11-24 10:34:56.789+00', '2026-11-24', '2026-11-24 12:34:56',"
         " '1 day 02:03:04', '\\xdeadbeef'::bytea, 0.1::float8 + 0.2::float8,"
@@ -52,9 +53,9 @@ def test_values_do_not_depend_on_settings_of_the_session(database: Database):
     assert changes(database, f"{HOSTILE_SETTINGS} SELECT put()") == calm
 
 
-def test_settings_of_the_session_are_its_own_again_afterwards(database: Database):
+def test_settings_of_the_session_are_its_own_again_afterwards(database: Database, mode: Mode):
     database.execute("CREATE TABLE t (id int)")
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     after = database.execute(
         "SET TimeZone = 'Asia/Kathmandu'; SET search_path = public, pg_catalog; SET client_min_messages = debug1;"
         "INSERT INTO t VALUES (1); SELECT current_setting('TimeZone'), current_setting('search_path'),"
@@ -63,7 +64,7 @@ def test_settings_of_the_session_are_its_own_again_afterwards(database: Database
     assert after == [("Asia/Kathmandu", "public, pg_catalog", "debug1")]
 
 
-def test_shadowing_functions_and_types_are_not_called(database: Database):
+def test_shadowing_functions_and_types_are_not_called(database: Database, mode: Mode):
     """A writer's search path must not make our function, which has the owner's rights, run the writer's code."""
     database.execute(
         "CREATE TABLE t (id int, text text); CREATE SCHEMA evil; CREATE TABLE evil.called (what text);"
@@ -77,7 +78,7 @@ def test_shadowing_functions_and_types_are_not_called(database: Database):
         "CREATE OPERATOR evil.|| (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.concat);"
         "CREATE DOMAIN evil.text AS varchar CHECK (value = 'never'); CREATE SCHEMA cdc_decoy"
     )
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     told = changes(
         database,
         "SET search_path = evil, public, pg_catalog; CREATE TEMP TABLE pg_attribute (x int); CREATE TEMP"
@@ -89,35 +90,35 @@ def test_shadowing_functions_and_types_are_not_called(database: Database):
 
 
 @pytest.mark.parametrize("table", ["select", "Größe", 'with "quotes"', "dot.ted", "r", "new_rows", "100% {braces}"])
-def test_odd_table_names(database: Database, table: str):
+def test_odd_table_names(database: Database, table: str, mode: Mode):
     quoted = '"' + table.replace('"', '""') + '"'
     database.execute(f"CREATE TABLE {quoted} (id int)")
-    attach_tables(database, table)
+    attach_tables(database, table, mode=mode)
     assert changes(database, f"INSERT INTO {quoted} VALUES (1)") == [("I", [{"id": 1}])]
 
 
 ODD_COLUMNS = ["type", "data", "select", "r", "v", "new_rows", "Größe", 'with "quotes"', "100% {b}", "a\\b", "0:", "id"]
 
 
-def test_odd_column_names(database: Database):
+def test_odd_column_names(database: Database, mode: Mode):
     columns = ", ".join('"' + name.replace('"', '""') + '" int DEFAULT 1' for name in ODD_COLUMNS)
     database.execute(f"CREATE TABLE t ({columns}, secret int)")
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     everything = dict.fromkeys(ODD_COLUMNS, 1)
     assert changes(database, "INSERT INTO t DEFAULT VALUES") == [("I", [{**everything, "secret": None}])]
-    attach_tables(database, "t", exclude=("t.secret",))
+    attach_tables(database, "t", exclude=("t.secret",), mode=mode)
     assert changes(database, "UPDATE t SET id = 1") == [("U", [everything, everything])]
 
 
 @pytest.mark.parametrize("column", ODD_COLUMNS)
-def test_odd_excluded_column(database: Database, column: str):
+def test_odd_excluded_column(database: Database, column: str, mode: Mode):
     quoted = '"' + column.replace('"', '""') + '"'
     database.execute(f"CREATE TABLE t ({quoted} int, rest int)")
-    attach_tables(database, "t", exclude=(f"t.{column}",))
+    attach_tables(database, "t", exclude=(f"t.{column}",), mode=mode)
     assert changes(database, "INSERT INTO t VALUES (1, 2)") == [("I", [{"rest": 2}])]
 
 
-def test_types_beyond_the_plain_ones(database: Database):
+def test_types_beyond_the_plain_ones(database: Database, mode: Mode):
     database.execute(
         "CREATE TYPE mood AS ENUM ('sad', 'ok'); CREATE DOMAIN positive AS bigint CHECK (value > 0);"
         "CREATE TYPE place AS (city text, moods mood[]);"
@@ -125,7 +126,7 @@ def test_types_beyond_the_plain_ones(database: Database):
         " json, jb jsonb,"
         " nan float8, big numeric, none text)"
     )
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     with listening(database) as ear:
         database.execute(
             "INSERT INTO t VALUES (1, 'ok', 9223372036854775807, ('Bern', '{sad,ok}'), ARRAY[('Rom', NULL)::place],"
@@ -139,15 +140,15 @@ def test_types_beyond_the_plain_ones(database: Database):
     )
 
 
-def test_stored_generated_column(database: Database):
+def test_stored_generated_column(database: Database, mode: Mode):
     database.execute("CREATE TABLE t (a int, twice int GENERATED ALWAYS AS (a * 2) STORED)")
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     told = changes(database, "INSERT INTO t VALUES (1); UPDATE t SET a = 2")
     assert told == [("I", [{"a": 1, "twice": 2}]), ("U", [{"a": 1, "twice": 2}, {"a": 2, "twice": 4}])]
 
 
 @pytest.mark.parametrize("row_trigger", [False, True])
-def test_virtual_generated_column(database: Database, row_trigger: bool):
+def test_virtual_generated_column(database: Database, row_trigger: bool, mode: Mode):
     """Rows in a trigger do not hold its value."""
     if database.server.version < 180000:
         pytest.skip("virtual generated columns came with PostgreSQL 18")
@@ -157,7 +158,7 @@ def test_virtual_generated_column(database: Database, row_trigger: bool):
     )
     if row_trigger:
         database.execute(APP_TRIGGER)
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     told = changes(database, "INSERT INTO t VALUES (1, 5, 'x'); UPDATE t SET a = 2")
     old, new = ({"a": a, "r": 5, "B c": "x", "twice": a * 2, "U": "X\\"} for a in (1, 2))
     assert told == [("I", [old]), ("U", [old, new])]
@@ -171,12 +172,14 @@ APP_TRIGGER = (
 
 @pytest.mark.parametrize("row_trigger", [False, True])
 @pytest.mark.parametrize("exclude", [(), ("t.secret",)])
-def test_columns_change_in_the_session_of_the_writer(database: Database, row_trigger: bool, exclude: tuple[str, ...]):
+def test_columns_change_in_the_session_of_the_writer(
+    database: Database, row_trigger: bool, exclude: tuple[str, ...], mode: Mode
+):
     """Its plans for our function's queries are cached."""
     database.execute("CREATE TABLE t (id int, a text, secret text)")
     if row_trigger:
         database.execute(APP_TRIGGER)
-    attach_tables(database, "t", exclude=exclude)
+    attach_tables(database, "t", exclude=exclude, mode=mode)
     with listening(database) as ear, psycopg.connect(database.dsn, autocommit=True) as writer:
         steps = [
             ("INSERT INTO t VALUES (1, 'x', 's')", {"id": 1, "a": "x"}),
@@ -201,9 +204,9 @@ def test_columns_change_in_the_session_of_the_writer(database: Database, row_tri
         assert ear.gap() == 0
 
 
-def test_columns_change_inside_a_transaction(database: Database):
+def test_columns_change_inside_a_transaction(database: Database, mode: Mode):
     database.execute("CREATE TABLE t (id int)")
-    attach_tables(database, "t")
+    attach_tables(database, "t", mode=mode)
     told = changes(
         database,
         "BEGIN; INSERT INTO t VALUES (1); ALTER TABLE t ADD a int DEFAULT 5; UPDATE t SET id = 2;"
@@ -216,25 +219,25 @@ def test_columns_change_inside_a_transaction(database: Database):
     ]
 
 
-def test_excluded_columns_never_leave_the_table(database: Database):
+def test_excluded_columns_never_leave_the_table(database: Database, mode: Mode):
     database.execute("CREATE TABLE t (id int, secret text, hidden text)")
-    attach_tables(database, "t", exclude=("t.secret", "t.hidden"))
+    attach_tables(database, "t", exclude=("t.secret", "t.hidden"), mode=mode)
     with listening(database) as ear:
         database.execute(
             "INSERT INTO t VALUES (1, 'hush', 'hush'); UPDATE t SET id = 2, secret = 'hush'; DELETE FROM t"
         )
-        assert "hush" not in "".join(ear.payloads())
+        assert "hush" not in "".join(heard.body for heard in ear.heard())
 
 
-def test_table_of_which_every_column_is_excluded_tells_empty_rows(database: Database):
+def test_table_of_which_every_column_is_excluded_tells_empty_rows(database: Database, mode: Mode):
     database.execute("CREATE TABLE t (secret text)")
-    attach_tables(database, "t", exclude=("t.secret",))
+    attach_tables(database, "t", exclude=("t.secret",), mode=mode)
     assert changes(database, "INSERT INTO t VALUES ('hush')") == [("I", [{}])]
 
 
-def test_excluded_column_that_is_dropped_and_made_anew_stays_excluded(database: Database):
+def test_excluded_column_that_is_dropped_and_made_anew_stays_excluded(database: Database, mode: Mode):
     database.execute("CREATE TABLE t (id int, secret text)")
-    attach_tables(database, "t", exclude=("t.secret",))
+    attach_tables(database, "t", exclude=("t.secret",), mode=mode)
     told = changes(
         database, "ALTER TABLE t DROP secret; ALTER TABLE t ADD secret text DEFAULT 'x'; INSERT INTO t VALUES (1)"
     )
