@@ -4,9 +4,10 @@
 -- shuts the gate when the bridges' lease has run out.
 --
 -- While the gate is open it notifies: the rows themselves where they fit, else that there is something to read. The form:
--- a line of version, operation, seq, xid, relation's oid, its filenode and microseconds since 1970; then old and new rows as
--- one JSON array of two arrays, or nothing. client_min_messages keeps the channel's name from a session that asks for
--- trace_notify.
+-- a line of version, operation, seq, xid, relation's oid, its filenode, microseconds since 1970 and the gate's value; then old
+-- and new rows as one JSON array of two arrays, or nothing. By the value a bridge knows that the gate was shut meanwhile, and
+-- that there may be changes which this one's transaction saw and nobody told. client_min_messages keeps the channel's name from
+-- a session that asks for trace_notify.
 --
 -- What a transaction notifies waits in its memory and then in PostgreSQL's queue, and a full queue fails the COMMIT of
 -- whoever comes next. So a transaction that notifies much, or finds the queue half full, shuts the gate instead: the
@@ -21,13 +22,15 @@ DECLARE
     -- 7,999 bytes is PostgreSQL's limit, in the server's encoding, which can be wider than UTF-8.
     rows_bytes_max CONSTANT int := CASE WHEN getdatabaseencoding() = 'UTF8' THEN 7800 ELSE 3900 END;
     pending bigint;
+    gate bigint;
     is_open boolean;
     body text := '';
     done boolean;
 BEGIN
     -- Not above, where nothing would catch what goes wrong.
     channel := 'cdc_' || pg_sequence_last_value('{cdc}.channel'::regclass)::text;
-    is_open := pg_sequence_last_value('{cdc}.gate'::regclass) & 1 = 1;
+    gate := pg_sequence_last_value('{cdc}.gate'::regclass);
+    is_open := gate & 1 = 1;
     IF random() < 0.3 OR NOT is_open OR octet_length(concat(old_text, new_text)) > 100000 THEN
         PERFORM set_config('cdc_bridge.hold', segment::text, true);
         done := {cdc}.make_room(segment);
@@ -55,8 +58,8 @@ BEGIN
     IF octet_length(body) > rows_bytes_max THEN
         body := '';
     END IF;
-    PERFORM pg_notify(channel, format(E'2 %s %s %s %s %s %s\n', operation, seq, pg_current_xact_id(), relation,
-        coalesce(pg_relation_filenode(relation), 0), (date_part('epoch', clock_timestamp()) * 1000000)::bigint) || body);
+    PERFORM pg_notify(channel, format(E'2 %s %s %s %s %s %s %s\n', operation, seq, pg_current_xact_id(), relation,
+        coalesce(pg_relation_filenode(relation), 0), (date_part('epoch', clock_timestamp()) * 1000000)::bigint, gate) || body);
     RETURN true;
 EXCEPTION WHEN OTHERS THEN
     -- Nothing is lost: whoever finds the gate shut reads the log.
