@@ -6,7 +6,7 @@ instead of a longer queue. Order is kept inside a subscription; subscriptions ta
 are not mixed when clients are told whose they are.
 
 A frame's cursor claims what has left in full with it. So no event is begun in a frame that others are in
-already, unless all of it fits.
+already, unless all of it fits, and no change of several events in a frame that claims another one.
 
 Bound: `bytes_max` of waiting data. The policy is the caller's: `push` says no, and the connection is closed.
 A single larger message still goes when nothing else waits.
@@ -129,11 +129,14 @@ class Backlog:
             stream.sent_rows = end
         else:
             stream.sent_rows = 0
+            before = stream.claim
             self._pop(stream)
             while stream.events and _alike(event, following := stream.events[0][0]):
                 size += _size(following)
                 if len(rows) + len(following.rows or ()) > self._frame_rows_max or size > FRAME_BYTES_MAX:
                     break
+                if stream.claim is not before and stream.events[0][1] is None:
+                    break  # the first part of a change, which this frame's cursor would not claim
                 event = self._pop(stream)
                 rows += event.rows or ()
                 old += event.old or ()

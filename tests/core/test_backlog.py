@@ -197,6 +197,17 @@ def test_event_without_a_claim_of_its_own_leaves_the_cursor_where_it_was() -> No
     assert [f["cursor"] for f in frames(waiting)] == [claim.text, claim.text]
 
 
+def test_change_of_several_events_is_not_begun_in_a_frame_that_claims_another() -> None:
+    """Or who goes on from that frame would be told again what it holds of the change: that a row left its old key."""
+    waiting = backlog()
+    one, two = claimed(1), claimed(2)
+    waiting.push("s", Event(EventKind.DELETE, (b"1",)), one)
+    waiting.push("s", Event(EventKind.DELETE, (b"2",)))
+    waiting.push("s", created(3), two)
+    sent = [(f["data"], f["cursor"]) for f in frames(waiting)]
+    assert sent == [([1], one.text), ([2], one.text), ([3], two.text)]
+
+
 def test_frame_that_is_full_takes_no_part_of_the_next_event() -> None:
     waiting = backlog()
     waiting.push("s", created("a" * (FRAME_BYTES_MAX // 2)))
