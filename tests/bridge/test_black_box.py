@@ -8,6 +8,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.demo.postgres import Cluster
+from cdc_bridge.schema.mode import Mode
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
 from tests.support.proxy import Proxy
@@ -18,19 +19,19 @@ SUBSCRIBE = {"type": "subscribe", "collection": "t", "uid": "u"}
 
 
 @pytest.fixture
-def table(database: Database) -> Database:
-    return _with_table(database)
+def table(database: Database, mode: Mode) -> Database:
+    return _with_table(database, mode)
 
 
 @pytest.fixture
-def own_table(own_server: Cluster) -> Database:
+def own_table(own_server: Cluster, mode: Mode) -> Database:
     """The same on a server of the test's own."""
-    return _with_table(server_of(own_server).create_database())
+    return _with_table(server_of(own_server).create_database(), mode)
 
 
-def _with_table(database: Database) -> Database:
+def _with_table(database: Database, mode: Mode) -> Database:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     return database
 
 

@@ -12,6 +12,8 @@ import pytest
 from psycopg import sql
 
 from cdc_bridge.errors import CannotListen
+from cdc_bridge.schema.mode import Mode
+from tests.bridge.missed import is_told_what_was_missed
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.proxy import Proxy
@@ -52,9 +54,9 @@ class Replica:
 
 
 @pytest.fixture
-def table(database: Database) -> Database:
+def table(database: Database, mode: Mode) -> Database:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     return database
 
 
@@ -145,7 +147,7 @@ async def test_rolled_back_changes_are_not_heard_of(table: Database) -> None:
         await client.expect(event="create", data=[{"id": 3, "v": "next"}])
 
 
-async def test_terminated_listener_ends_in_a_resync(table: Database) -> None:
+async def test_what_is_written_when_the_listener_has_just_been_terminated_is_told(table: Database, mode: Mode) -> None:
     async with running_bridge(table.dsn) as bridge, connected(bridge.url) as client:
         await client.send(SUBSCRIBE)
         await client.expect(event="init")
@@ -155,12 +157,12 @@ async def test_terminated_listener_ends_in_a_resync(table: Database) -> None:
         )
         assert killed == [(True,)]
         table.execute("INSERT INTO t VALUES (1, 'unheard')")
-        await client.expect(event="init", reason="resync", data=[{"id": 1, "v": "unheard"}], uid="u", timeout=30)
+        await is_told_what_was_missed(client, mode, [{"id": 1, "v": "unheard"}])
         table.execute("INSERT INTO t VALUES (2, 'heard')")
         await client.expect(event="create", data=[{"id": 2, "v": "heard"}])
 
 
-async def test_half_open_connection_is_noticed_and_ends_in_a_resync(table: Database) -> None:
+async def test_half_open_connection_is_noticed_and_what_it_missed_is_told(table: Database, mode: Mode) -> None:
     async with Proxy.before(table.dsn) as proxy:
         options: dict[str, Any] = {"heartbeat_interval_s": 0.2, "heartbeat_timeout_s": 1, "reconnect_delay_max_s": 0.5}
         async with running_bridge(proxy.dsn(table.dsn), **options) as bridge, connected(bridge.url) as client:
@@ -169,8 +171,9 @@ async def test_half_open_connection_is_noticed_and_ends_in_a_resync(table: Datab
             proxy.freeze()
             table.execute("INSERT INTO t VALUES (1, 'unheard')")
             await bridge.loses_the_database()
+            proxy.cut()  # what was on its way must not arrive after all
             proxy.thaw()
-            await client.expect(event="init", reason="resync", data=[{"id": 1, "v": "unheard"}], timeout=30)
+            await is_told_what_was_missed(client, mode, [{"id": 1, "v": "unheard"}])
 
 
 async def test_subscription_made_while_the_database_is_away_is_served_when_it_is_back(table: Database) -> None:
@@ -228,9 +231,9 @@ async def _heartbeats(database: Database, count: int) -> None:
 
 
 @pytest.mark.parametrize("megabytes", [5, 20])
-async def test_large_values_arrive_whole(database: Database, megabytes: int) -> None:
+async def test_large_values_arrive_whole(database: Database, mode: Mode, megabytes: int) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, v bytea, w text)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         await client.send(SUBSCRIBE)
         await client.expect(event="init")
@@ -250,7 +253,7 @@ async def test_many_rows_of_one_statement_arrive_in_messages_of_at_most_a_thousa
         table.execute("INSERT INTO t SELECT n, 'x' FROM generate_series(1, 25000) AS n")
         rows = await client.collect(25_000, event="create", timeout=60)
         assert [row["id"] for row in rows] == list(range(1, 25_001))
-        assert max(len(message["data"]) for message in client.seen) == 1000
+        assert 900 < max(len(message["data"]) for message in client.seen) <= 1000
         table.execute("UPDATE t SET v = 'y'")
         assert len(await client.collect(25_000, event="update", timeout=60)) == 25_000
         table.execute("DELETE FROM t")
@@ -258,7 +261,8 @@ async def test_many_rows_of_one_statement_arrive_in_messages_of_at_most_a_thousa
 
 
 async def test_client_that_does_not_read_is_closed_and_nobody_else_notices(table: Database) -> None:
-    async with running_bridge(table.dsn, backlog_bytes_max=1_000_000) as bridge, connected(bridge.url) as reader:
+    """The bound is more than what is read of the log at once."""
+    async with running_bridge(table.dsn, backlog_bytes_max=6_000_000) as bridge, connected(bridge.url) as reader:
         slow = await asyncio.open_connection(*bridge.http.removeprefix("http://").split(":"))
         slow[1].write(
             b"GET /websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -269,12 +273,12 @@ async def test_client_that_does_not_read_is_closed_and_nobody_else_notices(table
         slow[1].write(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
         await reader.send(SUBSCRIBE)
         await reader.expect(event="init")
-        for number in range(20):
+        for number in range(50):
             table.execute(
                 "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(%s::int, %s) AS n",
                 [number * 500, number * 500 + 499],
             )
-        assert len(await reader.collect(10_000, event="create", timeout=60)) == 10_000
+        assert len(await reader.collect(25_000, event="create", timeout=60)) == 25_000
         async with asyncio.timeout(20):
             said = await slow[0].read()  # ends only because the bridge closes
         assert said

@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack
 
 import pytest
 
+from cdc_bridge.schema.mode import Mode
+from tests.bridge.missed import write_untold
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.replica import Replica
@@ -66,10 +68,10 @@ STORIES = {
 
 
 @pytest.mark.parametrize("story", STORIES)
-async def test_client_ends_with_the_rows_of_the_table(database: Database, story: str) -> None:
+async def test_client_ends_with_the_rows_of_the_table(database: Database, story: str, mode: Mode) -> None:
     tables, writes, key = STORIES[story]
     database.execute(tables)
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         replica = Replica(client, "t", *key)
         await replica.subscribe()
@@ -77,9 +79,9 @@ async def test_client_ends_with_the_rows_of_the_table(database: Database, story:
         await replica.becomes(database)
 
 
-async def test_value_nested_deeper_than_any_parser_likes_ends_nothing(database: Database) -> None:
+async def test_value_nested_deeper_than_any_parser_likes_ends_nothing(database: Database, mode: Mode) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, v jsonb)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     deep = "[" * 3000 + "]" * 3000
     async with running_bridge(database.dsn) as bridge:
         for query, message in [({"fields": ["id"]}, "create"), ({"fields": ["id"]}, None)]:
@@ -98,9 +100,9 @@ async def test_value_nested_deeper_than_any_parser_likes_ends_nothing(database: 
             await client.expect(type="items", data={"id": 1})
 
 
-async def test_gap_that_is_open_while_the_bridge_reconnects_is_told(database: Database) -> None:
+async def test_gap_that_is_open_while_the_bridge_reconnects_is_told(database: Database, mode: Mode) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     async with (
         running_bridge(database.dsn, heartbeat_interval_s=0.1) as bridge,
         connected(bridge.url) as client,
@@ -109,8 +111,7 @@ async def test_gap_that_is_open_while_the_bridge_reconnects_is_told(database: Da
         replica = Replica(client, "t")
         await replica.subscribe()
         async with writer.transaction():
-            await writer.execute("SET LOCAL cdc_bridge.pending_bytes = '400000000'")  # as after so many changes
-            await writer.execute("INSERT INTO t VALUES (1)")
+            await write_untold(writer, mode, "INSERT INTO t VALUES (1)")
             database.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'cdc_bridge listen'"
                 " AND datname = current_database()"
@@ -119,9 +120,9 @@ async def test_gap_that_is_open_while_the_bridge_reconnects_is_told(database: Da
         await replica.becomes(database)
 
 
-async def test_gap_is_told_although_somebody_elsewhere_has_a_transaction_open(database: Database) -> None:
+async def test_gap_is_told_although_somebody_elsewhere_has_a_transaction_open(database: Database, mode: Mode) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     async with (
         running_bridge(database.dsn, heartbeat_interval_s=0.1) as bridge,
         connected(bridge.url) as client,
@@ -131,13 +132,14 @@ async def test_gap_is_told_although_somebody_elsewhere_has_a_transaction_open(da
         await idle.execute("INSERT INTO other VALUES (1)")
         replica = Replica(client, "t")
         await replica.subscribe()
-        database.execute("BEGIN; SET LOCAL cdc_bridge.pending_bytes = '400000000'; INSERT INTO t VALUES (1); COMMIT")
+        async with await database.connect() as writer, writer.transaction():
+            await write_untold(writer, mode, "INSERT INTO t VALUES (1)")
         await replica.becomes(database)
 
 
-async def test_locked_table_stops_neither_the_readings_nor_the_stream_of_the_others(database: Database) -> None:
+async def test_locked_table_stops_neither_readings_nor_the_stream_of_the_others(database: Database, mode: Mode) -> None:
     database.execute("CREATE TABLE locked (id int PRIMARY KEY); CREATE TABLE t (id int PRIMARY KEY)")
-    attach(database, "locked", "t")
+    attach(database, "locked", "t", mode=mode)
     async with AsyncExitStack() as stack:
         bridge = await stack.enter_async_context(running_bridge(database.dsn))
         holder = await stack.enter_async_context(await database.connect())

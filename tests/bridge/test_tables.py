@@ -1,4 +1,7 @@
-"""Tables of every shape, and tables that change their shape, followed over a socket."""
+"""Tables of every shape, and tables that change their shape, followed over a socket.
+
+In both modes, but for what is answered without a change: that knows of no mode.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 import pytest
 from psycopg import sql
 
+from cdc_bridge.schema.mode import Mode
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
@@ -76,12 +80,12 @@ HOSTILE = (
 )
 
 
-async def test_value_reads_the_same_in_init_and_in_events_whatever_the_writer_set(database: Database) -> None:
+async def test_value_reads_the_same_in_init_and_events_whatever_the_writer_set(database: Database, mode: Mode) -> None:
     quoted = {name: sql.Identifier(name).as_string() for name in TYPES}
     columns = ", ".join(f"{quoted[name]} {type_}" for name, (type_, _, _) in TYPES.items())
     literals = ", ".join(literal for _, literal, _ in TYPES.values())
     database.execute(f'{SCHEMA} CREATE TABLE "select" (id int PRIMARY KEY, {columns})')
-    attach(database, "select")
+    attach(database, "select", mode=mode)
     expected = {"id": 1} | {name: value for name, (_, _, value) in TYPES.items()}
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         assert (await subscribe(client, "select"))["data"] == []
@@ -94,9 +98,9 @@ async def test_value_reads_the_same_in_init_and_in_events_whatever_the_writer_se
             assert (await subscribe(other, "select"))["data"] == [expected]
 
 
-async def test_table_of_another_schema_keeps_it_in_its_name(database: Database) -> None:
+async def test_table_of_another_schema_keeps_it_in_its_name(database: Database, mode: Mode) -> None:
     database.execute('CREATE SCHEMA "my app"; CREATE TABLE "my app"."Öl" (id int PRIMARY KEY)')
-    attach(database, '"my app"."Öl"')
+    attach(database, '"my app"."Öl"', mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         assert (await subscribe(client, "my app.Öl"))["event"] == "init"
         database.execute('INSERT INTO "my app"."Öl" VALUES (1)')
@@ -112,13 +116,13 @@ async def test_collection_can_be_renamed(database: Database) -> None:
         assert (await subscribe(client, "sales.orders"))["error"]["code"] == "FORBIDDEN"
 
 
-async def test_partitioned_table_is_one_collection(database: Database) -> None:
+async def test_partitioned_table_is_one_collection(database: Database, mode: Mode) -> None:
     database.execute("""
         CREATE TABLE p (id int, k int, PRIMARY KEY (id, k)) PARTITION BY RANGE (k);
         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
         CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20);
     """)
-    attach(database, "p")
+    attach(database, "p", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         await subscribe(client, "p")
         database.execute("INSERT INTO p VALUES (1, 1), (2, 11)")
@@ -133,12 +137,12 @@ async def test_partitioned_table_is_one_collection(database: Database) -> None:
         await client.expect(event="init", data=[{"id": 4, "k": 1}], reason="resync")
 
 
-async def test_new_partition_is_captured_and_its_rows_are_there(database: Database) -> None:
+async def test_new_partition_is_captured_and_its_rows_are_there(database: Database, mode: Mode) -> None:
     database.execute("""
         CREATE TABLE p (id int PRIMARY KEY) PARTITION BY RANGE (id);
         CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (10);
     """)
-    attach(database, "p")
+    attach(database, "p", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         await subscribe(client, "p")
         database.execute("CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (10) TO (20); INSERT INTO p2 VALUES (15)")
@@ -147,9 +151,9 @@ async def test_new_partition_is_captured_and_its_rows_are_there(database: Databa
         await client.until(event="create", data=[{"id": 16}], timeout=20)
 
 
-async def test_added_renamed_and_dropped_columns_are_followed(database: Database) -> None:
+async def test_added_renamed_and_dropped_columns_are_followed(database: Database, mode: Mode) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         await subscribe(client, "t")
         for ddl, insert, row in [
@@ -166,9 +170,9 @@ async def test_added_renamed_and_dropped_columns_are_followed(database: Database
             assert all(set(other) == set(row) for other in message["data"])
 
 
-async def test_dropped_column_ends_the_subscription_that_names_it(database: Database) -> None:
+async def test_dropped_column_ends_the_subscription_that_names_it(database: Database, mode: Mode) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         await subscribe(client, "t", query={"fields": ["id", "v"]})
         database.execute("ALTER TABLE t DROP v")
@@ -182,29 +186,29 @@ async def test_dropped_column_ends_the_subscription_that_names_it(database: Data
 
 
 @pytest.mark.parametrize("end", ["DROP TABLE t", "ALTER TABLE t RENAME TO other", "DROP SCHEMA cdc CASCADE"])
-async def test_subscriptions_of_a_table_that_goes_are_told(database: Database, end: str) -> None:
+async def test_subscriptions_of_a_table_that_goes_are_told(database: Database, end: str, mode: Mode) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         await subscribe(client, "t")
         database.execute(end)
         await client.expect(type="subscribe", status="error", timeout=20)
 
 
-async def test_table_attached_under_a_running_bridge_can_be_followed_at_once(database: Database) -> None:
+async def test_table_attached_under_a_running_bridge_can_be_followed_at_once(database: Database, mode: Mode) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE later (id int PRIMARY KEY)")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         assert (await subscribe(client, "later"))["error"]["code"] == "FORBIDDEN"
-        attach(database, "later")
+        attach(database, "later", mode=mode)
         assert (await subscribe(client, "later"))["event"] == "init"
         database.execute("INSERT INTO later VALUES (1)")
         await client.expect(event="create", data=[{"id": 1}])
 
 
-async def test_excluded_column_does_not_exist_for_clients(database: Database) -> None:
+async def test_excluded_column_does_not_exist_for_clients(database: Database, mode: Mode) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, secret text); INSERT INTO t VALUES (1, 'hush')")
-    attach(database, "t", excluded=("t.secret",))
+    attach(database, "t", excluded=("t.secret",), mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         assert (await subscribe(client, "t"))["data"] == [{"id": 1}]
         assert (await subscribe(client, "t", query={"fields": "secret"}))["error"]["code"] == "FORBIDDEN"
@@ -244,9 +248,9 @@ async def test_items_are_read(database: Database) -> None:
 
 
 @pytest.mark.parametrize("item", [2, "2", 2.0])
-async def test_item_is_followed_by_value(database: Database, item: Any) -> None:
+async def test_item_is_followed_by_value(database: Database, item: Any, mode: Mode) -> None:
     database.execute("CREATE TABLE t (id bigint PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a'), (2, 'b')")
-    attach(database, "t")
+    attach(database, "t", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         assert (await subscribe(client, "t", item=item))["data"] == {"id": "2", "v": "b"}
         database.execute("UPDATE t SET v = 'c'")
@@ -264,12 +268,12 @@ async def test_item_that_is_not_there_is_forbidden(database: Database, item: Any
         assert answer["error"] == {"code": "FORBIDDEN", "message": "You don't have permission to access this."}
 
 
-async def test_composite_and_missing_keys(database: Database) -> None:
+async def test_composite_and_missing_keys(database: Database, mode: Mode) -> None:
     database.execute("""
         CREATE TABLE c (a int, b bigint, v text, PRIMARY KEY (b, a)); INSERT INTO c VALUES (1, 2, 'x');
         CREATE TABLE k (v text, w int);
     """)
-    attach(database, "c", "k")
+    attach(database, "c", "k", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         assert (await subscribe(client, "c", item={"a": 1, "b": "2"}))["data"] == {"a": 1, "b": "2", "v": "x"}
         assert (await subscribe(client, "k", item=1))["error"]["code"] == "INVALID_PAYLOAD"
@@ -289,9 +293,9 @@ async def test_cannot_sort_by_what_has_no_order(database: Database) -> None:
         assert (await subscribe(client, "t", query={"sort": "j"}))["error"]["code"] == "INVALID_QUERY"
 
 
-async def test_identical_rows_and_statements_of_one_transaction_all_arrive(database: Database) -> None:
+async def test_identical_rows_and_statements_of_one_transaction_all_arrive(database: Database, mode: Mode) -> None:
     database.execute("CREATE TABLE k (v text)")
-    attach(database, "k")
+    attach(database, "k", mode=mode)
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         await subscribe(client, "k")
         database.execute(

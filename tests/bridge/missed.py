@@ -1,0 +1,34 @@
+"""What the two modes promise of changes that were committed while nobody listened, and how they come to miss some."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from cdc_bridge.schema.mode import Mode
+from tests.support.wsclient import Client
+
+
+async def is_told_what_was_missed(client: Client, mode: Mode, rows: list[Any], within_s: float = 30) -> None:
+    """Rows that were created meanwhile, and nothing else of the table.
+
+    In live mode they are in the fresh data of a resync. In durable mode the log is read on, and there is no resync.
+    """
+    match mode:
+        case Mode.LIVE:
+            await client.expect(event="init", reason="resync", data=rows, timeout=within_s)
+        case Mode.DURABLE:
+            await client.expect(event="create", data=rows, timeout=within_s)
+
+
+async def write_untold(writer: psycopg.AsyncConnection[Any], mode: Mode, insert: str) -> None:
+    """Run a statement whose trigger cannot tell what it did, and marks a gap: inside of the writer's transaction."""
+    match mode:
+        case Mode.LIVE:  # as after so many changes in one transaction
+            await writer.execute("SET LOCAL cdc_bridge.pending_bytes = '400000000'")
+            await writer.execute(insert.encode())
+        case Mode.DURABLE:  # as when the log has become too large
+            await writer.execute("SELECT setval('cdc.closed', 1)")
+            await writer.execute(insert.encode())
+            await writer.execute("SELECT setval('cdc.closed', 1, false)")
