@@ -177,13 +177,12 @@ class Bridge:
         options = self._options
 
         def not_ready() -> str | None:
+            reasons = list(custodian.problems)
             if not broker.listening:
-                return "not listening to the database"
-            if time.monotonic() - capture.last_heard_s > options.heartbeat_timeout_s:
-                return f"no heartbeat for {options.heartbeat_timeout_s:g} s"
-            if custodian.problems:
-                return "; ".join(custodian.problems)
-            return None
+                reasons.insert(0, "not listening to the database")
+            elif time.monotonic() - capture.last_heard_s > options.heartbeat_timeout_s:
+                reasons.insert(0, f"no heartbeat for {options.heartbeat_timeout_s:g} s")
+            return "; ".join(reasons) or None
 
         return Door(
             connections_max=options.connections_max,

@@ -54,6 +54,8 @@ class LogPruner:
 
     def _note(self, done: Pruned) -> None:
         """Forgetting in time is as it should be; forgetting earlier, and being kept from it, is not."""
+        if done.changed:
+            log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=done.changed))
         early = [each for each in done.forgotten if (each.newest_age_s or 0) < self._retention_age_s]
         if early:
             log.warning(

@@ -99,10 +99,13 @@ Action: TypeAlias = Forget | Advance
 
 @dataclass(slots=True)
 class Pruned:
-    """What was done. `locked`: the numbers of segments that were to be emptied and could not be."""
+    """What was done. `locked`: the numbers of segments that were to be emptied and could not be; `changed`: of those that
+    somebody had emptied or replaced by hand, which is noted now.
+    """
 
     forgotten: list[Segment] = field(default_factory=list)
     locked: list[int] = field(default_factory=list)
+    changed: list[int] = field(default_factory=list)
     advanced: int = 0
     is_somebody_else_pruning: bool = False
 
@@ -191,7 +194,7 @@ def read_log(conn: psycopg.Connection[Any], schema: str) -> Log:
 
 def _prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_bytes: int, done: Pruned) -> None:
     try:
-        conn.execute(statement("queries/note_segments", schema))
+        done.changed += [number for (number,) in conn.execute(statement("queries/note_segments", schema))]
         log = _read_log(conn, schema, done.locked)
         if log.segment_bytes != segment_bytes(keep_bytes):
             conn.execute(statement("steps/segment_bytes", schema, size_bytes=sql.Literal(segment_bytes(keep_bytes))))

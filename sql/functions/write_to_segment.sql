@@ -9,7 +9,8 @@
 --   exclude no column and of which no value reads differently under other settings of the session.
 -- - record(): writes one change to the log, for all others and for what is more than a few rows.
 --
--- What they may never do is fail the application's statement, so whatever goes wrong is caught and marked as a gap. But who
+-- What they may never do is fail the application's statement, so whatever goes wrong is caught and marked as a gap; but not that
+-- the application's transaction cannot be serialised with others, which would only be said later, and nothing is missed. Who
 -- writes inside of a block that catches is a subtransaction with an id of its own, and more than 64 of those in a
 -- transaction slow down everybody. So once a transaction has written to a segment, and so holds a lock that keeps the
 -- segment as it is, a transaction-local setting, `hold`, remembers that, and its next writes are not caught. That is done at
@@ -20,6 +21,8 @@
 --
 -- `seq` is where the WAL stood: who saw somebody's change has a larger one, and it takes no sequence. All rows with one
 -- `seq` and transaction are one change. `old` and `new` are a row, or an array of rows, as JSON; they pair by position.
+--
+-- The gate is read where what fails is caught: a sequence that somebody has dropped or renamed is a gap too.
 --
 -- The transaction has its id before the gate is read. What a bridge concludes when it opens the gate rests on that.
 CREATE OR REPLACE FUNCTION {cdc}.write_to_segment(number int) RETURNS void
@@ -48,6 +51,10 @@ BEGIN
         WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL
         LIMIT 33;
         GET DIAGNOSTICS written = ROW_COUNT;
+        IF NOT (written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
+                OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
+            RETURN NULL;
+        END IF;
     ELSE
         BEGIN
             INSERT INTO {cdc}.change_log_%2$s (seq, xid, at, relation, filenode, operation, %4$s)
@@ -57,47 +64,52 @@ BEGIN
             WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL
             LIMIT 33;
             GET DIAGNOSTICS written = ROW_COUNT;
-        EXCEPTION WHEN OTHERS THEN
+            IF NOT (written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
+                    OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
+                RETURN NULL;
+            END IF;
+        EXCEPTION WHEN serialization_failure THEN
+            RAISE;
+        WHEN OTHERS THEN
             done := {cdc}.mark_gap();
             RETURN NULL;
         END;
     END IF;
-    IF written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
-            OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1 THEN
-        BEGIN
-            IF written OPERATOR(pg_catalog.=) 0 THEN
-                -- The log is full, unless there was nothing to write.
-                IF EXISTS (SELECT FROM %3$s) THEN
-                    done := {cdc}.mark_gap();
-                END IF;
-                RETURN NULL;
+    BEGIN
+        IF written OPERATOR(pg_catalog.=) 0 THEN
+            -- The log is full, unless there was nothing to write.
+            IF EXISTS (SELECT FROM %3$s) THEN
+                done := {cdc}.mark_gap();
             END IF;
-            IF written OPERATOR(pg_catalog.<) 33 THEN
-                SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
-                FROM %3$s r INTO item;
-                done := {cdc}.tell('%5$s', TG_RELID, seq, %6$s, %7$s, %2$s);
-                RETURN NULL;
-            END IF;
-            -- First of these, so that nobody tells the others before them.
-            done := {cdc}.tell('%5$s', TG_RELID, seq, NULL, NULL, %2$s);
-            batch := '{{}}';
-            batch_bytes := 0;
-            FOR item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM %3$s r OFFSET 33 LOOP
-                IF batch_bytes OPERATOR(pg_catalog.>) 1048576 THEN
-                    done := {cdc}.record_batch('%5$s', TG_RELID, %8$s);
-                    batch := '{{}}';
-                    batch_bytes := 0;
-                END IF;
-                batch := pg_catalog.array_append(batch, item);
-                batch_bytes := batch_bytes OPERATOR(pg_catalog.+) 1048 OPERATOR(pg_catalog.+) pg_catalog.octet_length(item);
-            END LOOP;
-            IF batch_bytes OPERATOR(pg_catalog.>) 0 THEN
+            RETURN NULL;
+        END IF;
+        IF written OPERATOR(pg_catalog.<) 33 THEN
+            SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
+            FROM %3$s r INTO item;
+            done := {cdc}.tell('%5$s', TG_RELID, seq, %6$s, %7$s, %2$s);
+            RETURN NULL;
+        END IF;
+        -- First of these, so that nobody tells the others before them.
+        done := {cdc}.tell('%5$s', TG_RELID, seq, NULL, NULL, %2$s);
+        batch := '{{}}';
+        batch_bytes := 0;
+        FOR item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM %3$s r OFFSET 33 LOOP
+            IF batch_bytes OPERATOR(pg_catalog.>) 1048576 THEN
                 done := {cdc}.record_batch('%5$s', TG_RELID, %8$s);
+                batch := '{{}}';
+                batch_bytes := 0;
             END IF;
-        EXCEPTION WHEN OTHERS THEN
-            done := {cdc}.mark_gap();
-        END;
-    END IF;
+            batch := pg_catalog.array_append(batch, item);
+            batch_bytes := batch_bytes OPERATOR(pg_catalog.+) 1048 OPERATOR(pg_catalog.+) pg_catalog.octet_length(item);
+        END LOOP;
+        IF batch_bytes OPERATOR(pg_catalog.>) 0 THEN
+            done := {cdc}.record_batch('%5$s', TG_RELID, %8$s);
+        END IF;
+    EXCEPTION WHEN serialization_failure THEN
+        RAISE;
+    WHEN OTHERS THEN
+        done := {cdc}.mark_gap();
+    END;
     RETURN NULL;
 END
 $capture$
@@ -130,6 +142,10 @@ BEGIN
         WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0
             AND pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
         GET DIAGNOSTICS written = ROW_COUNT;
+        IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
+                OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
+            RETURN NULL;
+        END IF;
     ELSE
         BEGIN
             INSERT INTO {cdc}.change_log_%1$s (seq, xid, at, relation, filenode, operation, old, new)
@@ -142,51 +158,56 @@ BEGIN
             WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0
             AND pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
             GET DIAGNOSTICS written = ROW_COUNT;
-        EXCEPTION WHEN OTHERS THEN
+            IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
+                    OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
+                RETURN NULL;
+            END IF;
+        EXCEPTION WHEN serialization_failure THEN
+            RAISE;
+        WHEN OTHERS THEN
             done := {cdc}.mark_gap();
             RETURN NULL;
         END;
     END IF;
-    IF written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
-            OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1 THEN
-        BEGIN
-            IF written OPERATOR(pg_catalog.=) 1 THEN
-                SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
-                FROM old_rows r INTO old_item;
-                SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
-                FROM new_rows r INTO new_item;
-                done := {cdc}.tell('U', TG_RELID, seq, old_item, new_item, %1$s);
-                RETURN NULL;
-            END IF;
-            old_batch := '{{}}';
-            new_batch := '{{}}';
-            batch_bytes := 0;
-            OPEN olds FOR SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM old_rows r;
-            FOR new_item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM new_rows r LOOP
-                IF batch_bytes OPERATOR(pg_catalog.>) 1048576 THEN
-                    done := {cdc}.record_batch('U', TG_RELID, old_batch, new_batch);
-                    old_batch := '{{}}';
-                    new_batch := '{{}}';
-                    batch_bytes := 0;
-                END IF;
-                FETCH olds INTO old_item;
-                old_batch := pg_catalog.array_append(old_batch, old_item);
-                new_batch := pg_catalog.array_append(new_batch, new_item);
-                batch_bytes := batch_bytes OPERATOR(pg_catalog.+) 1048
-                    OPERATOR(pg_catalog.+) pg_catalog.octet_length(pg_catalog.concat(old_item, new_item));
-            END LOOP;
-            FETCH olds INTO old_item;
-            IF FOUND THEN
-                RAISE EXCEPTION 'cdc_bridge: fewer new rows than old ones';
-            END IF;
-            CLOSE olds;
-            IF batch_bytes OPERATOR(pg_catalog.>) 0 THEN
+    BEGIN
+        IF written OPERATOR(pg_catalog.=) 1 THEN
+            SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
+            FROM old_rows r INTO old_item;
+            SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
+            FROM new_rows r INTO new_item;
+            done := {cdc}.tell('U', TG_RELID, seq, old_item, new_item, %1$s);
+            RETURN NULL;
+        END IF;
+        old_batch := '{{}}';
+        new_batch := '{{}}';
+        batch_bytes := 0;
+        OPEN olds FOR SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM old_rows r;
+        FOR new_item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM new_rows r LOOP
+            IF batch_bytes OPERATOR(pg_catalog.>) 1048576 THEN
                 done := {cdc}.record_batch('U', TG_RELID, old_batch, new_batch);
+                old_batch := '{{}}';
+                new_batch := '{{}}';
+                batch_bytes := 0;
             END IF;
-        EXCEPTION WHEN OTHERS THEN
-            done := {cdc}.mark_gap();
-        END;
-    END IF;
+            FETCH olds INTO old_item;
+            old_batch := pg_catalog.array_append(old_batch, old_item);
+            new_batch := pg_catalog.array_append(new_batch, new_item);
+            batch_bytes := batch_bytes OPERATOR(pg_catalog.+) 1048
+                OPERATOR(pg_catalog.+) pg_catalog.octet_length(pg_catalog.concat(old_item, new_item));
+        END LOOP;
+        FETCH olds INTO old_item;
+        IF FOUND THEN
+            RAISE EXCEPTION 'cdc_bridge: fewer new rows than old ones';
+        END IF;
+        CLOSE olds;
+        IF batch_bytes OPERATOR(pg_catalog.>) 0 THEN
+            done := {cdc}.record_batch('U', TG_RELID, old_batch, new_batch);
+        END IF;
+    EXCEPTION WHEN serialization_failure THEN
+        RAISE;
+    WHEN OTHERS THEN
+        done := {cdc}.mark_gap();
+    END;
     RETURN NULL;
 END
 $capture$
@@ -209,6 +230,10 @@ BEGIN
             COALESCE(pg_catalog.pg_relation_filenode(relation), 0), operation::pg_catalog."char", old_text, new_text
         WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
         GET DIAGNOSTICS written = ROW_COUNT;
+        IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.octet_length(pg_catalog.concat(old_text, new_text)) OPERATOR(pg_catalog.>) 100000
+                OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
+            RETURN true;
+        END IF;
     ELSE
         BEGIN
             INSERT INTO {cdc}.change_log_%1$s
@@ -216,17 +241,26 @@ BEGIN
                 COALESCE(pg_catalog.pg_relation_filenode(relation), 0), operation::pg_catalog."char", old_text, new_text
             WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
             GET DIAGNOSTICS written = ROW_COUNT;
-        EXCEPTION WHEN OTHERS THEN
+            IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.octet_length(pg_catalog.concat(old_text, new_text)) OPERATOR(pg_catalog.>) 100000
+                    OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
+                RETURN true;
+            END IF;
+        EXCEPTION WHEN serialization_failure THEN
+            RAISE;
+        WHEN OTHERS THEN
             RETURN {cdc}.mark_gap();
         END;
     END IF;
     IF written OPERATOR(pg_catalog.=) 0 THEN
         RETURN {cdc}.mark_gap();
     END IF;
-    IF pg_catalog.octet_length(pg_catalog.concat(old_text, new_text)) OPERATOR(pg_catalog.>) 100000
-            OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1 THEN
+    BEGIN
         done := {cdc}.tell(operation, relation, seq, old_text, new_text, %1$s);
-    END IF;
+    EXCEPTION WHEN serialization_failure THEN
+        RAISE;
+    WHEN OTHERS THEN
+        done := {cdc}.mark_gap();
+    END;
     RETURN true;
 END
 $record$
