@@ -99,8 +99,8 @@ Action: TypeAlias = Forget | Advance
 
 @dataclass(slots=True)
 class Pruned:
-    """What was done. `locked`: the numbers of segments that were to be emptied and could not be; `changed`: of those that
-    somebody had emptied or replaced by hand, which is noted now.
+    """What was done. `locked`: the numbers of segments that were to be emptied and could not be. `changed`: of those
+    that somebody had emptied or replaced by hand, which is noted now.
     """
 
     forgotten: list[Segment] = field(default_factory=list)

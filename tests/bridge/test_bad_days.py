@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -20,7 +21,7 @@ from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.follower import beginning, cursor_after, following
 from tests.support.server import Database
 
-QUICK = {"heartbeat_interval_s": 0.1, "reconnect_delay_max_s": 0.3}
+QUICK: dict[str, Any] = {"heartbeat_interval_s": 0.1, "reconnect_delay_max_s": 0.3}
 WITHIN_S = 20.0
 
 
@@ -54,7 +55,7 @@ async def says(bridge: RunningBridge, text: str) -> None:
     said = ""
     try:
         async with asyncio.timeout(WITHIN_S):
-            while text not in (said := await readiness(bridge)):
+            while text not in (said := await readiness(bridge)):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"/readyz says {said!r}, not {text!r}") from None
