@@ -79,7 +79,9 @@ BEGIN
         IF news IS NOT NULL THEN
             CLOSE news;
         END IF;
-    EXCEPTION WHEN OTHERS THEN
+    EXCEPTION WHEN serialization_failure THEN
+        RAISE;
+    WHEN OTHERS THEN
         done := {cdc}.mark_gap();
         RETURN NULL;
     END;

@@ -35,7 +35,9 @@ BEGIN
                 new_text := row_to_json(NEW)::text;
             END IF;
         END IF;
-    EXCEPTION WHEN OTHERS THEN
+    EXCEPTION WHEN serialization_failure THEN
+        RAISE;
+    WHEN OTHERS THEN
         done := {cdc}.mark_gap();
         RETURN NULL;
     END;

@@ -84,6 +84,35 @@ def test_error_of_the_statement_itself_stays_its_own(t: Database):
         t.execute("INSERT INTO t VALUES (1, 'a')")
 
 
+def test_transaction_that_cannot_be_serialised_fails_as_it_would_without_us_and_is_no_gap(t: Database):
+    """What dooms it comes between its write and our trigger, which is the first to notice."""
+    failed = threading.Event()
+
+    def write_and_wait(connection: psycopg.Connection) -> None:
+        try:
+            connection.execute("INSERT INTO t VALUES (1) RETURNING pg_advisory_xact_lock(1)")
+            connection.commit()
+        except psycopg.errors.SerializationFailure:
+            failed.set()
+
+    with listening(t) as ear, psycopg.connect(t.dsn) as one, psycopg.connect(t.dsn) as other:
+        for connection in (one, other):
+            connection.isolation_level = psycopg.IsolationLevel.SERIALIZABLE
+            connection.execute("SELECT count(*) FROM t")
+        ear.conn.execute("SELECT pg_advisory_lock(1)")
+        doomed = threading.Thread(target=write_and_wait, args=(one,))
+        doomed.start()
+        while not ear.conn.execute("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted").fetchall():
+            time.sleep(0.01)
+        other.execute("INSERT INTO t VALUES (2)")
+        other.commit()
+        ear.conn.execute("SELECT pg_advisory_unlock(1)")
+        doomed.join(20)
+        assert ear.gap() == 0
+        assert [row["id"] for _, rows in ear.told() for row in rows] == [2]
+    assert failed.is_set()
+
+
 def test_cancelled_statement_ends(t: Database):
     with pytest.raises(psycopg.errors.QueryCanceled):
         t.execute(
