@@ -1,5 +1,6 @@
--- What the log holds that a snapshot did not see and that is visible now, in the order of seq, and the snapshot of now. One row
--- at least. Rows past some size come without their text; past the limit they do not come.
+-- What the log holds that a snapshot did not see and that is visible now, in the order of seq (and rows of one statement in the order
+-- in which it wrote them, as far as the clock tells them apart), and the snapshot of now. One row at least. Rows past some size
+-- come without their text; past the limit they do not come.
 SELECT now.snapshot, fresh.seq, fresh.xid, fresh.relation, fresh.filenode, fresh.operation, fresh.at, fresh.size, fresh.old, fresh.new
 FROM (SELECT pg_current_snapshot()::text AS snapshot) AS now
 LEFT JOIN LATERAL (
@@ -10,6 +11,6 @@ LEFT JOIN LATERAL (
         CASE WHEN coalesce(octet_length(log.old), 0) + coalesce(octet_length(log.new), 0) <= %(text_bytes_max)s THEN log.new END AS new
     FROM {cdc}.change_log AS log
     WHERE (log.xid >= %(xmax)s::text::xid8 OR log.xid = ANY(%(in_progress)s::text[]::xid8[])) AND log.relation <> ALL(%(apart)s::oid[])
-    ORDER BY log.seq, log.xid
+    ORDER BY log.seq, log.xid, log.at
     LIMIT %(rows_max)s
 ) AS fresh ON true
