@@ -111,7 +111,7 @@ async def test_dump_that_is_restored_while_the_bridge_runs_ends_in_fresh_data(ta
         restore(tmp_path / "dump", table)
         table.execute("INSERT INTO t VALUES (3)")
         message = await follower.client.next(60)
-        while message.get("status") != "error" and not (message.get("event") == "init"):
+        while message.get("status") != "error" and message.get("event") != "init":
             message = await follower.client.next(60)
         async with following(bridge.url, "t", old) as returned:
             assert returned.inits == ["resync"]
@@ -139,13 +139,12 @@ async def test_writers_do_not_wait_for_the_first_bridge_of_a_copy(table: Databas
     async with running_bridge(table.dsn, **QUICK):
         pass
     copy = table.server.create_database(template=table)
-    async with await copy.connect() as writer, await copy.connect() as other:
-        async with writer.transaction():
-            await writer.execute("INSERT INTO t VALUES (1)")
-            async with running_bridge(copy.dsn, wait=False, **QUICK):
-                await other.execute("SET statement_timeout = '2s'")
-                for number in range(2, 30):
-                    await other.execute("INSERT INTO t VALUES (%s)", [number])
+    async with await copy.connect() as writer, await copy.connect() as other, writer.transaction():
+        await writer.execute("INSERT INTO t VALUES (1)")
+        async with running_bridge(copy.dsn, wait=False, **QUICK):
+            await other.execute("SET statement_timeout = '2s'")
+            for number in range(2, 30):
+                await other.execute("INSERT INTO t VALUES (%s)", [number])
 
 
 @pytest.fixture

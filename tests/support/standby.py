@@ -18,7 +18,7 @@ WITHIN_S = 30.0
 def standby_of(primary: Cluster) -> Iterator[Cluster]:
     """Running, and following; removed at the end."""
     standby = Cluster(
-        bin_dir(), settings=SETTINGS | {"primary_conninfo": f"host=127.0.0.1 port={primary.port} user=postgres"}
+        bin_dir(), settings={**SETTINGS, "primary_conninfo": f"host=127.0.0.1 port={primary.port} user=postgres"}
     )
     try:
         origin = ["-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres"]
