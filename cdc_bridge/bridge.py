@@ -121,7 +121,7 @@ class Bridge:
         )
         broker = Broker(
             capture,
-            SnapshotReader(data_pool),
+            SnapshotReader(data_pool, options.schema),
             PooledCatalogReader(catalog_pool, options.dsn, options.schema, options.collections),
             PooledLogReader(log_pool, options.schema),
             resumes_max=RESUMES_MAX,

@@ -37,20 +37,21 @@ Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[tuple[str, ...]]]
 class SnapshotReader:
     """Reads through a pool, one repeatable-read transaction for each reading."""
 
-    def __init__(self, pool: Pool, *, statement_timeout_s: float = 30) -> None:
+    def __init__(self, pool: Pool, schema: str = "cdc", *, statement_timeout_s: float = 30) -> None:
         self._pool = pool
+        self._schema = schema
         self._statement_timeout_s = statement_timeout_s
 
     async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
         """`key`: the one row that is asked for, else all. Raises as `broker.Reader` says."""
-        async with self._transaction(collection) as connection:
-            snapshot = await _fetch_one(connection, statement("queries/snapshot"))
+        async with self._transaction(collection) as (connection, before):
+            snapshot = await self._snapshot(connection, before)
             rows_query, parameters = select(collection, query, key)
             cursor = await _execute_with_key(connection, rows_query, parameters)
             encode = RowEncoder(query.projection.columns).encode
             rows = [encode(split_object(row)) for (row,) in await cursor.fetchall()]
         more = query.limit_is_ours and len(rows) > query.limit
-        return InitialData(Snapshot.parse(snapshot), tuple(rows[: query.limit]), more)
+        return InitialData(snapshot, tuple(rows[: query.limit]), more)
 
     async def renew(self) -> None:
         await self._pool.drain()
@@ -61,23 +62,42 @@ class SnapshotReader:
         statement = sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
             columns, _table(collection), _key_condition(collection)
         )
-        async with self._transaction(collection) as connection:
+        async with self._transaction(collection) as (connection, _):
             found = await _execute_with_key(connection, statement, key)
         row = await found.fetchone()
         if row is None:
             raise forbidden_item()
         return KeyEncoder(collection).encode(split_object(row[0]))
 
+    async def _snapshot(self, connection: AsyncConnection[tuple[str, ...]], before: Snapshot | None) -> Snapshot:
+        """That of this transaction. A standby does not tell who is in progress. Who was not so before had ended, and
+        who has something in the log that can be seen had too; of the others there is nothing here.
+        """
+        now = Snapshot.parse(await _fetch_one(connection, statement("queries/snapshot")))
+        if before is None:
+            return now
+        unsure = {*before.in_progress, *range(before.xmax, now.xmax)}
+        asked = {"xids": [str(xid) for xid in unsure]}
+        cursor = await connection.execute(statement("queries/logged_xids", self._schema), asked)
+        return Snapshot(
+            now.xmin, now.xmax, frozenset(unsure.difference(int(xid) for (xid,) in await cursor.fetchall()))
+        )
+
     @asynccontextmanager
-    async def _transaction(self, collection: Collection) -> AsyncIterator[AsyncConnection[tuple[str, ...]]]:
+    async def _transaction(
+        self, collection: Collection
+    ) -> AsyncIterator[tuple[AsyncConnection[tuple[str, ...]], Snapshot | None]]:
+        """A transaction, and on a standby a snapshot from before it."""
         try:
             # The server's timeout is for slow statements, ours, which is longer, for a server that is gone.
             async with asyncio.timeout(self._statement_timeout_s + 10):
-                async with self._pool.connection() as connection, connection.transaction():
-                    await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                    limit_ms = round(self._statement_timeout_s * 1000)
-                    await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms))
-                    yield connection
+                async with self._pool.connection() as connection:
+                    before = await _settled(connection)
+                    async with connection.transaction():
+                        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                        limit_ms = round(self._statement_timeout_s * 1000)
+                        await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms))
+                        yield connection, before
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise _in_our_words(error, collection) from error
 
@@ -147,6 +167,13 @@ async def _execute_with_key(
         if any(isinstance(parameter, str) for parameter in parameters):
             raise forbidden_item() from error
         raise
+
+
+async def _settled(connection: AsyncConnection[tuple[str, ...]]) -> Snapshot | None:
+    """None on a primary, which knows by itself."""
+    if await _fetch_one(connection, statement("queries/standby")) == "no":
+        return None
+    return Snapshot.parse(await _fetch_one(connection, statement("queries/settled_snapshot")))
 
 
 async def _fetch_one(connection: AsyncConnection[tuple[str, ...]], query: sql.Composed) -> str:

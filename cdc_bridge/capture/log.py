@@ -4,6 +4,9 @@ One connection listens, another one reads the log and sends heartbeats. What has
 both, so that after a reconnect the log is read on from there, and tables in the mode `durable` miss nothing. Those in
 live mode are heard on the same connection and start anew.
 
+On a hot standby there is one connection: nothing notifies there and nothing can be written, so the log is read at
+intervals, whatever was decided for the primary.
+
 Theory: `progress.py` says what has been told, `gate.py` when what comes inline is all there is, `lane.py` how a large
 transaction is told beside the others. Here are only the connections and the clock.
 """
@@ -92,6 +95,7 @@ class _Life:
 
     reader: Connection
     listener: Connection | None
+    is_standby: bool = False
     inbox: asyncio.Queue[Any] = field(default_factory=lambda: asyncio.Queue(INBOX_MAX))
     decoder: Decoder = field(default_factory=Decoder)
     proof: Proof = field(default_factory=lambda: Proof(secrets.token_hex(4)))
@@ -104,6 +108,14 @@ class _Life:
     poll_due_s: float = 0
     opening_since_s: float = 0
     shut_s: float = float("-inf")
+
+
+class _Unreadable(Exception):
+    """Something in the log cannot be read that `snapshot` sees."""
+
+    def __init__(self, reason: str, snapshot: Snapshot) -> None:
+        super().__init__(reason)
+        self.snapshot = snapshot
 
 
 class LogCapture:
@@ -184,10 +196,11 @@ class LogCapture:
                 await reader.execute(statement("queries/listener_session"))
                 await require_ours(reader, options.schema)
                 await reader.execute(statement("queries/log_session"))
+                is_standby = await value(reader, statement("queries/standby")) == "yes"
                 notifies = await value(reader, statement("queries/notify", options.schema)) != "off"
-            life = _Life(reader, None)
+            life = _Life(reader, None, is_standby)
             try:
-                if notifies:
+                if notifies and not is_standby:
                     life.listener = await connect(options.conninfo, LISTEN, options.connect_timeout_s)
                     async with asyncio.timeout(options.connect_timeout_s):
                         await life.listener.execute(statement("queries/listener_session"))
@@ -206,9 +219,7 @@ class LogCapture:
         """Go on where listening ended, or, in another life of the database, begin with now. The key of cursors."""
         schema = self._options.schema
         async with asyncio.timeout(self._options.heartbeat_timeout_s):
-            cursor = await life.reader.execute(statement("queries/begin_era", schema))
-            token, key = (await cursor.fetchone()) or ("", "")
-            generation = uuid.UUID(token).bytes[:8]
+            generation, key = await self._generation(life)
             before = self._progress
             if before is not None and before.era.generation == generation:
                 life.resumed = not await is_forgotten(life.reader, schema, before.seen)
@@ -218,9 +229,16 @@ class LogCapture:
                 before = Progress(Era(generation), await current_snapshot(life.reader))
             self._progress, self._unchecked = before, before.seen
             if not life.resumed:
-                await self._watch(life)
+                await (self._watch_standby(life) if life.is_standby else self._watch(life))
                 self._unsaid.clear()  # all begin with fresh data anyway
-        return bytes(str(key), "ascii")
+        return key
+
+    async def _generation(self, life: _Life) -> tuple[bytes, bytes]:
+        """The life of the database, and the key of cursors."""
+        query = "queries/standby_era" if life.is_standby else "queries/begin_era"
+        cursor = await life.reader.execute(statement(query, self._options.schema))
+        token, key = (await cursor.fetchone()) or ("", "")
+        return uuid.UUID(token).bytes[:8], bytes(str(key), "ascii")
 
     def _listening(self, life: _Life, secret: bytes) -> Listening:
         return Listening(self._told.era, secret, life.resumed)
@@ -328,25 +346,10 @@ class LogCapture:
     async def _poll(self, life: _Life) -> None:
         """Read what the log has beyond what was told."""
         told = self._told
-        asked = {
-            **unseen(told.seen),
-            "apart": sorted(self._lagging()),
-            "rows_max": READ_ROWS_MAX,
-            "text_bytes_max": TEXT_BYTES_MAX,
-        }
-        async with asyncio.timeout(self._options.heartbeat_timeout_s):
-            cursor = await life.reader.execute(statement("queries/log_new", self._options.schema), asked, prepare=True)
-            rows = await cursor.fetchall()
-        snapshot = Snapshot.parse(rows[0][0])
-        found = [row[1:7] + row[8:] for row in rows if row[1] is not None]
-        sizes = [row[7] for row in rows if row[1] is not None]
         try:
-            if len(found) == READ_ROWS_MAX or max(sizes, default=0) > TEXT_BYTES_MAX or sum(sizes) > READ_BYTES_MAX:
-                changes = await self._read_much(life, snapshot)
-            else:
-                changes = list(changes_of(found))
-        except PayloadError as error:
-            told.prove(snapshot)
+            changes, snapshot = await (self._read_settled(life) if life.is_standby else self._read_new(life))
+        except _Unreadable as error:
+            told.prove(error.snapshot)
             self._unsaid.append(Gap(str(error)))
             return
         fresh = list(told.read(changes, snapshot))
@@ -360,6 +363,38 @@ class LogCapture:
         if life.listener is None:
             self.last_heard_s = now
             self._unsaid.append(Heartbeat(life.proof.sender, 0, snapshot, self._lagging()))
+
+    async def _read_settled(self, life: _Life) -> tuple[list[Change], Snapshot]:
+        """On a standby: a snapshot that claims no more than can be read, then what it sees. Raises `_Unreadable`."""
+        async with asyncio.timeout(self._options.heartbeat_timeout_s):
+            snapshot = await current_snapshot(life.reader)
+        if not snapshot.covers(self._told.seen):
+            return [], self._told.seen
+        try:
+            return await self._read_much(life, snapshot), snapshot
+        except PayloadError as error:
+            raise _Unreadable(str(error), snapshot) from error
+
+    async def _read_new(self, life: _Life) -> tuple[list[Change], Snapshot]:
+        """What the log has by now, in one query if it is not much. Raises `_Unreadable`."""
+        asked = {
+            **unseen(self._told.seen),
+            "apart": sorted(self._lagging()),
+            "rows_max": READ_ROWS_MAX,
+            "text_bytes_max": TEXT_BYTES_MAX,
+        }
+        async with asyncio.timeout(self._options.heartbeat_timeout_s):
+            cursor = await life.reader.execute(statement("queries/log_new", self._options.schema), asked, prepare=True)
+            rows = await cursor.fetchall()
+        snapshot = Snapshot.parse(rows[0][0])
+        found = [row[1:7] + row[8:] for row in rows if row[1] is not None]
+        sizes = [row[7] for row in rows if row[1] is not None]
+        try:
+            if len(found) == READ_ROWS_MAX or max(sizes, default=0) > TEXT_BYTES_MAX or sum(sizes) > READ_BYTES_MAX:
+                return await self._read_much(life, snapshot), snapshot
+            return list(changes_of(found)), snapshot
+        except PayloadError as error:
+            raise _Unreadable(str(error), snapshot) from error
 
     def _pause_s(self, life: _Life, now: float, found: int) -> float:
         match self._gate.state:
@@ -462,7 +497,23 @@ class LogCapture:
                 await life.reader.execute(statement("queries/beat", options.schema), {"head": head})
             life.beats += 1
         async with asyncio.timeout(options.heartbeat_timeout_s):
-            await self._watch(life)
+            await (self._watch_standby(life) if life.is_standby else self._watch(life))
+
+    async def _watch_standby(self, life: _Life) -> None:
+        """As `_watch`, where nothing can be written: no gate, and who empties the log by hand is not noted."""
+        cursor = await life.reader.execute(statement("queries/standby_watch", self._options.schema), prepare=True)
+        is_standby, counter, mended = (await cursor.fetchone()) or (False, 0, 0)
+        if not is_standby:
+            raise CaptureLost("the standby has been promoted")
+        if (await self._generation(life))[0] != self._told.era.generation:
+            raise CaptureLost("the standby follows another primary")
+        self._gaps.mended = max(self._gaps.mended, mended)
+        now = await current_snapshot(life.reader)
+        if self._gaps.is_step(counter):
+            self._gaps.step(counter, now.xmax)
+        # Nobody has the id at the snapshot's end yet, which so stands for the one that we cannot take.
+        self._look(Snapshot(now.xmin, now.xmax + 1, now.in_progress))
+        await self._look_for_forgotten(life)
 
     async def _watch(self, life: _Life) -> None:
         schema, asked_s = self._options.schema, time.monotonic()
@@ -479,7 +530,10 @@ class LogCapture:
         await self._look_for_gaps(life, counter, mended, Snapshot.parse(now))
         if is_changed:
             await self._note_segments(life)
-        if self._unchecked is not None and await is_forgotten(life.reader, schema, self._unchecked):
+        await self._look_for_forgotten(life)
+
+    async def _look_for_forgotten(self, life: _Life) -> None:
+        if self._unchecked is not None and await is_forgotten(life.reader, self._options.schema, self._unchecked):
             self._unsaid.append(Gap("a part of the change log is gone that may not have been read"))
         self._unchecked = self._told.seen
 
@@ -495,14 +549,18 @@ class LogCapture:
         if self._gaps.is_step(counter):
             self._gaps.step(counter, await value(life.reader, statement("queries/new_xid")))
             now = await current_snapshot(life.reader)
+        self._look(now)
+        if self._gaps.settled > mended:
+            await life.reader.execute(statement("queries/mended", schema), {"counter": self._gaps.settled})
+
+    def _look(self, now: Snapshot) -> None:
+        """Say what a snapshot of now tells of gaps."""
         if gap := self._gaps.look(now):
             self._unsaid.append(gap)
         settled = self._gaps.settled
         if settled != self._told.era.gaps:
             self._told.era = Era(self._told.era.generation, settled)
             self._unsaid.append(Turn(self._told.era))
-        if settled > mended:
-            await life.reader.execute(statement("queries/mended", schema), {"counter": settled})
 
     async def _steer(self, life: _Life) -> None:
         """Open the gate when it is quiet, shut it when it is busy."""

@@ -57,7 +57,8 @@ def base(told: Iterable[Position]) -> Snapshot:
 
 
 async def current_snapshot(connection: Connection) -> Snapshot:
-    return Snapshot.parse(await value(connection, statement("queries/snapshot")))
+    """All that it sees, a later reading sees. On a standby it sees no more than that."""
+    return Snapshot.parse(await value(connection, statement("queries/settled_snapshot")))
 
 
 def changes_of(rows: Iterable[Sequence[Any]]) -> Iterator[Change]:

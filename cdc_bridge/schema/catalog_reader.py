@@ -20,6 +20,7 @@ from cdc_bridge.errors import BridgeError, NotInstalled, SourceUnavailable
 from cdc_bridge.logs import facts
 from cdc_bridge.schema.catalog import fingerprint, read_catalog
 from cdc_bridge.schema.repair import Outcome, find_incomplete, repair
+from cdc_bridge.statements import statement
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +51,11 @@ class PooledCatalogReader:
         try:
             async with self._connection() as connection:
                 catalog = await read_catalog(connection, self._schema)
+                is_standby = await _is_standby(connection)
         except NotInstalled:
             return Catalog()
-        return Catalog(self._renamed(catalog))
+        collections = self._renamed(catalog)
+        return Catalog(_logged(collections) if is_standby else collections)
 
     async def fingerprint(self) -> str:
         try:
@@ -71,6 +74,8 @@ class PooledCatalogReader:
         """
         try:
             async with self._connection() as connection:
+                if await _is_standby(connection):
+                    return []
                 incomplete = await find_incomplete(connection, self._schema)
         except NotInstalled:
             return []
@@ -123,3 +128,22 @@ class PooledCatalogReader:
                 yield connection
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise SourceUnavailable(str(error).strip() or type(error).__name__) from error
+
+
+async def _is_standby(connection: AsyncConnection[Any]) -> bool:
+    row = await (await connection.execute(statement("queries/standby"))).fetchone()
+    return row is not None and row[0] == "yes"
+
+
+def _logged(collections: Iterable[Collection]) -> list[Collection]:
+    """Those that a hot standby can tell of: nothing notifies there."""
+    logged: list[Collection] = []
+    for collection in collections:
+        if collection.durable:
+            logged.append(collection)
+        else:
+            log.error(
+                "a table in the mode live is not served by a hot standby: attach it with --mode durable",
+                extra=facts(table=str(collection.relation)),
+            )
+    return logged

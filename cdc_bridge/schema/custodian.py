@@ -16,6 +16,7 @@ from cdc_bridge.schema.log_problems import log_problems_async
 from cdc_bridge.schema.mode import Notify
 from cdc_bridge.schema.notification import record_notify_async
 from cdc_bridge.schema.pruner import LogPruner
+from cdc_bridge.statements import statement
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +47,16 @@ class LogCustodian:
 
     async def _look(self) -> None:
         async with asyncio.timeout(ANSWER_LIMIT_S), self._pool.connection() as connection:
-            if self._notify:
+            if self._notify and not await _is_standby(connection):
                 await record_notify_async(connection, self._schema, Notify(self._notify))
                 self._notify = ""
             problems = tuple(await log_problems_async(connection, self._schema))
         for problem in set(problems) - set(self.problems):
             log.error("the change log is not as it should be", extra=facts(reason=problem))
         self.problems = problems
+
+
+async def _is_standby(connection: AsyncConnection[Any]) -> bool:
+    """There nothing can be recorded; the primary's bridges, or `attach --notify`, do it."""
+    row = await (await connection.execute(statement("queries/standby"))).fetchone()
+    return row is not None and row[0] == "yes"

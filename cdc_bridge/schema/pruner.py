@@ -10,7 +10,7 @@ import psycopg
 from cdc_bridge.conninfo import PRUNE
 from cdc_bridge.errors import BridgeError, NotInstalled, SourceUnavailable
 from cdc_bridge.logs import facts
-from cdc_bridge.schema.retention import Pruned, prune
+from cdc_bridge.schema.retention import Pruned, is_standby, prune
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class LogPruner:
         with psycopg.connect(
             self._conninfo, autocommit=True, application_name=PRUNE, connect_timeout=CONNECT_LIMIT_S
         ) as connection:
+            if is_standby(connection):
+                return Pruned()
             return prune(connection, self._schema, self._retention_age_s, self._retention_bytes)
 
     def _note(self, done: Pruned) -> None:

@@ -165,6 +165,8 @@ def prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_
 
     Raises `NotInstalled` and `DatabaseError`.
     """
+    if is_standby(conn):
+        raise DatabaseError("this is a hot standby: the change log is pruned on its primary")
     done = Pruned()
     with catalog_settings(conn), _read_committed(conn):
         version = require_installed(conn, schema).version
@@ -175,6 +177,13 @@ def prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_
                 _prune(conn, schema, older_than_s, keep_bytes, done)
             done.is_somebody_else_pruning = not is_alone
     return done
+
+
+def is_standby(conn: psycopg.Connection[Any]) -> bool:
+    """There nothing can be written."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(statement("queries/standby")).fetchone()
+    return row is not None and row[0] == "yes"
 
 
 def holders(conn: psycopg.Connection[Any], schema: str, numbers: Iterable[int]) -> tuple[LockHolder, ...]:

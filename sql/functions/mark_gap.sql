@@ -4,7 +4,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $mark_gap$
 BEGIN
-    PERFORM nextval('{cdc}.gap'::regclass);
+    PERFORM setval('{cdc}.gap_logged'::regclass, nextval('{cdc}.gap'::regclass));
     RETURN false;
 EXCEPTION WHEN OTHERS THEN
     -- Somebody dropped it. The bridges, which cannot read it either, notice by themselves.

@@ -49,12 +49,15 @@ CREATE SEQUENCE {cdc}.gate MINVALUE 0 START 0;
 -- Until when bridges want to be notified, in microseconds since 1970 by this server's clock, unless they say so again.
 CREATE SEQUENCE {cdc}.lease MINVALUE 0 START 0;
 
+-- The last value of the sequence gap, for standbys: of a sequence's next 32 values they see no more than that they may come.
+CREATE SEQUENCE {cdc}.gap_logged MINVALUE 0 START 0;
+
 -- The value of the sequence gap of which it is known that every transaction which could have stepped it has ended.
 CREATE SEQUENCE {cdc}.mended MINVALUE 0 START 0;
 
 DO $values$
 BEGIN
-    PERFORM setval('{cdc}.mended'::regclass, 0), setval('{cdc}.segment_bytes'::regclass, (1024 * 1024 * 1024) / 6), setval('{cdc}.gate'::regclass, 0),
+    PERFORM setval('{cdc}.mended'::regclass, 0), setval('{cdc}.gap_logged'::regclass, 0), setval('{cdc}.segment_bytes'::regclass, (1024 * 1024 * 1024) / 6), setval('{cdc}.gate'::regclass, 0),
         setval('{cdc}.lease'::regclass, 0);
 END
 $values$;
@@ -112,7 +115,7 @@ BEGIN
         CROSS JOIN LATERAL aclexplode(c.relacl) AS acl
         LEFT JOIN pg_roles r ON r.oid = acl.grantee
         WHERE c.relnamespace = '{cdc}'::regnamespace AND acl.grantee <> c.relowner
-          AND (c.relkind IN ('r', 'v') OR c.relname IN ('segment_bytes', 'closed', 'gate', 'lease', 'mended'))
+          AND (c.relkind IN ('r', 'v') OR c.relname IN ('segment_bytes', 'closed', 'gate', 'lease', 'mended', 'gap_logged'))
     LOOP
         EXECUTE format('REVOKE ALL ON %s FROM %s', given.name, given.grantee);
     END LOOP;

@@ -15,7 +15,7 @@ wanted(name, kind) AS (
     SELECT 'change_log_' || number, 'r'::"char" FROM generate_series(0, 7) AS number
     UNION ALL
     VALUES ('change_log', 'v'::"char"), ('forgotten', 'r'), ('segment', 'r'), ('setting', 'r'), ('secret', 'r'), ('generation', 'r'),
-        ('seq', 'S'), ('gap', 'S'), ('channel', 'S'), ('segment_bytes', 'S'), ('closed', 'S'), ('gate', 'S'), ('lease', 'S'), ('mended', 'S')
+        ('seq', 'S'), ('gap', 'S'), ('channel', 'S'), ('segment_bytes', 'S'), ('closed', 'S'), ('gate', 'S'), ('lease', 'S'), ('mended', 'S'), ('gap_logged', 'S')
 ),
 found AS MATERIALIZED (
     SELECT w.name, w.kind, c.oid, c.relpersistence, c.relrowsecurity
