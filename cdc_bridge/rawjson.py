@@ -1,8 +1,9 @@
 """JSON taken apart one level deep, its values left as the bytes that they are.
 
 msgspec does it, and fast. But it gives up on nesting of about a thousand levels, which PostgreSQL stores without
-a word; a scanner of our own, slow and without recursion, takes over there. What comes here was written by
-PostgreSQL, so it is known to be JSON; anything else raises `ValueError`.
+a word, and on half of a surrogate pair, which PostgreSQL keeps in a `json`; a scanner of our own, slow and without
+recursion, takes over there. What comes here was written by PostgreSQL, so it is known to be JSON; anything else raises
+`ValueError`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ def split_array(text: bytes) -> list[msgspec.Raw]:
     """`[1,[2]]` -> `1`, `[2]`."""
     try:
         return _decode_array(text)
-    except RecursionError:
+    except (RecursionError, msgspec.DecodeError):
         return [msgspec.Raw(item) for item in _items(text)]
 
 
@@ -33,7 +34,7 @@ def split_object(text: str | bytes) -> Row:
     """`{"a":1}` -> `a: 1`."""
     try:
         return _decode_object(text)
-    except RecursionError:
+    except (RecursionError, msgspec.DecodeError):
         return _members(text.encode() if isinstance(text, str) else text)
 
 
@@ -41,7 +42,7 @@ def split_rows(text: str) -> list[Row]:
     """An array of objects, each taken apart."""
     try:
         return list(_decode_rows(text))
-    except RecursionError:
+    except (RecursionError, msgspec.DecodeError):
         return [_members(item) for item in _items(text.encode())]
 
 

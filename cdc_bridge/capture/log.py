@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import psycopg
 
@@ -108,6 +108,13 @@ class _Life:
     poll_due_s: float = 0
     opening_since_s: float = 0
     shut_s: float = float("-inf")
+
+
+class _Broken(NamedTuple):
+    """A lane that cannot be read to its end."""
+
+    lane: Lane
+    reason: str
 
 
 class _Unreadable(Exception):
@@ -290,6 +297,8 @@ class LogCapture:
         match item:
             case str():
                 await self._take_note(life, item, secret)
+            case _Broken():
+                self._give_up(item)
             case Lane():
                 pass  # it has a page, which is taken in its turn
             case BaseException():
@@ -384,7 +393,13 @@ class LogCapture:
             "text_bytes_max": TEXT_BYTES_MAX,
         }
         async with asyncio.timeout(self._options.heartbeat_timeout_s):
-            cursor = await life.reader.execute(statement("queries/log_new", self._options.schema), asked, prepare=True)
+            try:
+                query = statement("queries/log_new", self._options.schema)
+                cursor = await life.reader.execute(query, asked, prepare=True)
+            except (
+                psycopg.DataError
+            ) as error:  # characters that UTF-8 does not have; the next reading would fail as well
+                raise _Unreadable(str(error), await current_snapshot(life.reader)) from error
             rows = await cursor.fetchall()
         snapshot = Snapshot.parse(rows[0][0])
         found = [row[1:7] + row[8:] for row in rows if row[1] is not None]
@@ -393,7 +408,7 @@ class LogCapture:
             if len(found) == READ_ROWS_MAX or max(sizes, default=0) > TEXT_BYTES_MAX or sum(sizes) > READ_BYTES_MAX:
                 return await self._read_much(life, snapshot), snapshot
             return list(changes_of(found)), snapshot
-        except PayloadError as error:
+        except (PayloadError, psycopg.DataError) as error:
             raise _Unreadable(str(error), snapshot) from error
 
     def _pause_s(self, life: _Life, now: float, found: int) -> float:
@@ -452,12 +467,27 @@ class LogCapture:
                 await connection.execute(statement("queries/log_session"))
                 async with aclosing(pages(connection, options.schema, lane.relations, (lane.told,), lane.upto)) as read:
                     async for page in read:
+                        await self._require_whole(connection, lane)
                         await lane.put(page.changes)
                         await life.inbox.put(lane)
+                await self._require_whole(connection, lane)
                 await lane.put(None)
                 await life.inbox.put(lane)
-        except (psycopg.Error, OSError, PayloadError) as error:
-            await life.inbox.put(error if not isinstance(error, PayloadError) else CaptureLost(str(error)))
+        except (PayloadError, psycopg.DataError) as error:  # the same again, however often it is read
+            await life.inbox.put(_Broken(lane, str(error)))
+        except (psycopg.Error, OSError) as error:
+            await life.inbox.put(error)
+
+    async def _require_whole(self, connection: Connection, lane: Lane) -> None:
+        """Raises `PayloadError` when some of what a lane was to read has been forgotten meanwhile."""
+        if await is_forgotten(connection, self._options.schema, lane.told.seen):
+            raise PayloadError("the log was emptied before it was read")
+
+    def _give_up(self, broken: _Broken) -> None:
+        """The collection goes on in the stream, and everybody starts anew."""
+        if self._lanes.get(broken.lane.relations) is broken.lane:
+            del self._lanes[broken.lane.relations]
+        self._unsaid.append(Gap(broken.reason))
 
     def _take_lane(self, life: _Life, lane: Lane) -> None:
         """A page, unless all who are to be told it have their hands full; then it waits for the quickest of them."""
@@ -480,7 +510,12 @@ class LogCapture:
         if rows > READ_ROWS_MAX or size_bytes > READ_BYTES_MAX:
             self._begin(life, Lane(lane.relations, lane.told, snapshot))
             return
-        changes = await self._read_all(life, sorted(lane.relations), lane.told, snapshot)
+        try:
+            changes = await self._read_all(life, sorted(lane.relations), lane.told, snapshot)
+            await self._require_whole(life.reader, lane)
+        except (PayloadError, psycopg.DataError) as error:
+            self._give_up(_Broken(lane, str(error)))
+            return
         del self._lanes[lane.relations]
         self._unsaid += Progress(lane.told.era, lane.told.seen).read(changes, snapshot)
 
@@ -535,6 +570,8 @@ class LogCapture:
     async def _look_for_forgotten(self, life: _Life) -> None:
         if self._unchecked is not None and await is_forgotten(life.reader, self._options.schema, self._unchecked):
             self._unsaid.append(Gap("a part of the change log is gone that may not have been read"))
+            if not life.is_standby:  # so that cursors from before it was found are worth nothing either
+                await life.reader.execute(statement("queries/mark_gap", self._options.schema))
         self._unchecked = self._told.seen
 
     async def _note_segments(self, life: _Life) -> None:

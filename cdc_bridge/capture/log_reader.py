@@ -40,6 +40,8 @@ class PooledLogReader:
         try:
             async with self._pool.connection() as connection:
                 upto = await current_snapshot(connection)
+                if any(position.seen.xmax > upto.xmax for position in told):
+                    raise Forgotten("the database is younger than what was told")  # a cold copy was put back
                 async with aclosing(pages(connection, self._schema, relations, told, upto)) as read:
                     async for page in read:
                         if await is_forgotten(connection, self._schema, base(told)):

@@ -11,7 +11,6 @@ BEGIN
         RETURN false;
     END IF;
     PERFORM {cdc}.write_to_segment((number + 1) % 8);
-    PERFORM setval('{cdc}.closed'::regclass, 1, false);
     RETURN true;
 END
 $advance_segment$;

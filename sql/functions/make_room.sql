@@ -13,6 +13,11 @@ DECLARE
     segment_bytes CONSTANT bigint := pg_sequence_last_value('{cdc}.segment_bytes'::regclass);
     size_bytes CONSTANT bigint := pg_total_relation_size(format('{cdc}.change_log_%s', number)::regclass);
 BEGIN
+    -- First of all, since what is done below is undone when the application rolls back.
+    IF size_bytes > 7 * segment_bytes THEN
+        PERFORM setval('{cdc}.closed'::regclass, 1);
+        RETURN true;
+    END IF;
     IF size_bytes <= 2 * segment_bytes OR ({cdc}.current_segment() = number AND {cdc}.advance_segment(number)) THEN
         RETURN size_bytes > 2 * segment_bytes;
     END IF;
@@ -24,9 +29,6 @@ BEGIN
         EXCEPTION WHEN OTHERS THEN
             NULL;  -- locked, or not to be done in this transaction: see below
         END;
-    END IF;
-    IF size_bytes > 7 * segment_bytes THEN
-        PERFORM setval('{cdc}.closed'::regclass, 1);
     END IF;
     RETURN true;
 END

@@ -48,7 +48,7 @@ BEGIN
         SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
             COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), '%5$s', pg_catalog.row_to_json(r.*)
         FROM %3$s r
-        WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL
+        WHERE (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL
         LIMIT 33;
         GET DIAGNOSTICS written = ROW_COUNT;
         IF NOT (written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
@@ -61,7 +61,7 @@ BEGIN
             SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
                 COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), '%5$s', pg_catalog.row_to_json(r.*)
             FROM %3$s r
-            WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL
+            WHERE (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL
             LIMIT 33;
             GET DIAGNOSTICS written = ROW_COUNT;
             IF NOT (written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
@@ -140,7 +140,7 @@ BEGIN
             (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
             FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM new_rows r LIMIT 33) f) n
         WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0
-            AND pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
+            AND (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL;
         GET DIAGNOSTICS written = ROW_COUNT;
         IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
                 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
@@ -156,7 +156,7 @@ BEGIN
                 (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
                 FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM new_rows r LIMIT 33) f) n
             WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0
-            AND pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
+            AND (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL;
             GET DIAGNOSTICS written = ROW_COUNT;
             IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
                     OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
@@ -228,7 +228,7 @@ BEGIN
         INSERT INTO {cdc}.change_log_%1$s
         SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), relation,
             COALESCE(pg_catalog.pg_relation_filenode(relation), 0), operation::pg_catalog."char", old_text, new_text
-        WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
+        WHERE (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL;
         GET DIAGNOSTICS written = ROW_COUNT;
         IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.octet_length(pg_catalog.concat(old_text, new_text)) OPERATOR(pg_catalog.>) 100000
                 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
@@ -239,7 +239,7 @@ BEGIN
             INSERT INTO {cdc}.change_log_%1$s
             SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), relation,
                 COALESCE(pg_catalog.pg_relation_filenode(relation), 0), operation::pg_catalog."char", old_text, new_text
-            WHERE pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NULL;
+            WHERE (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL;
             GET DIAGNOSTICS written = ROW_COUNT;
             IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.octet_length(pg_catalog.concat(old_text, new_text)) OPERATOR(pg_catalog.>) 100000
                     OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN

@@ -4,6 +4,8 @@ SELECT wanted.name, pg_catalog.set_config(wanted.name, wanted.setting, false)
 FROM (
     VALUES
         ('search_path', 'pg_catalog, pg_temp'),
+        -- Else what we read would make the application's transactions fail where SERIALIZABLE is the default.
+        ('default_transaction_isolation', 'read committed'),
         ('statement_timeout', '0'),
         ('transaction_timeout', '0'),
         ('idle_in_transaction_session_timeout', '0'),

@@ -7,6 +7,8 @@ SELECT wanted.name, pg_catalog.set_config(wanted.name, wanted.setting, false)
 FROM (
     VALUES
         ('search_path', 'pg_catalog, pg_temp'),
+        -- Else what we read would make the application's transactions fail where SERIALIZABLE is the default.
+        ('default_transaction_isolation', 'read committed'),
         ('TimeZone', 'UTC'),
         ('DateStyle', 'ISO, YMD'),
         ('IntervalStyle', 'iso_8601'),

@@ -1,0 +1,2 @@
+-- Let all bridges know that something was not told.
+SELECT {cdc}.mark_gap()
