@@ -8,7 +8,7 @@ ENV = env -u PYTHONPATH -u PYTHONHOME
 # A server older than the embedded one, for the second run of the database's tests: the first of these that is here.
 OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17 16 14,/usr/lib/postgresql/$(v)/bin/postgres))))
 
-.PHONY: demo test lint lock bench docker-test clean
+.PHONY: demo test lint lock bench torture docker-test clean
 
 # Options of the demo: make demo ARGS="--port 0"
 demo: .venv-demo/ready
@@ -47,6 +47,11 @@ lock: .venv-lock/installed
 bench: .venv/ready
 	@[ -n "$(ARGS)" ] || $(ENV) .venv/bin/python -m benchmarks.live
 	@$(ENV) .venv/bin/python -m benchmarks.durable $(ARGS)
+
+# Random stories, judged by an oracle, for as long as you like: make torture SEED=7 MINUTES=30. The first one with that seed, each
+# next one with the next; MINUTES=0 is one story. An even seed is harmless, an odd one a disaster.
+torture: .venv/ready
+	$(ENV) .venv/bin/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
 docker-test: .venv/ready
 	bash docker/test.sh

@@ -15,7 +15,7 @@ from cdc_bridge.bridge import Bridge, BridgeOptions
 from tests.support.attach import attach
 from tests.support.process import PIPE, command, environment
 
-__all__ = ["BridgeProcess", "RunningBridge", "attach", "running_bridge"]
+__all__ = ["BridgeProcess", "RunningBridge", "attach", "is_ready", "running_bridge"]
 
 READY_WITHIN_S = 15.0
 STOPS_WITHIN_S = 10.0
@@ -33,7 +33,7 @@ class RunningBridge:
     async def loses_the_database(self) -> None:
         """Wait until `/readyz` says no. Nothing but asking tells."""
         async with asyncio.timeout(READY_WITHIN_S):
-            while await _is_ready(self.http):  # noqa: ASYNC110
+            while await is_ready(self.http):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def ended(self) -> None:
@@ -164,14 +164,14 @@ def _http(url: str) -> str:
 async def _until_ready(http: str, *watched: asyncio.Task[None]) -> None:
     """Ask until it is ready; give up when time is over or a task that it needs has ended."""
     async with asyncio.timeout(READY_WITHIN_S):
-        while not await _is_ready(http):
+        while not await is_ready(http):
             done, _ = await asyncio.wait(watched, timeout=0.05, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 await task
                 raise AssertionError("the bridge has ended before it was ready")
 
 
-async def _is_ready(http: str) -> bool:
+async def is_ready(http: str) -> bool:
     return await asyncio.to_thread(_status, f"{http}/readyz") == 200
 
 

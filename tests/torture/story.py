@@ -1,0 +1,327 @@
+"""Carries a plan out on a real server, and has the oracle judge what clients were told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+
+from cdc_bridge.demo.postgres import Cluster
+from cdc_bridge.schema.mode import Mode
+from tests.support.attach import attach
+from tests.support.server import Database, server_of
+from tests.torture.client import Book, Client, Start, Told
+from tests.torture.fleet import Fleet
+from tests.torture.history import History, projected
+from tests.torture.mishaps import Mishaps
+from tests.torture.oracle import Verdict, contents, judge
+from tests.torture.plan import Plan
+from tests.torture.tables import APPLICATION, MARKER, Row, Table
+from tests.torture.truth import Clock, State, Truth
+from tests.torture.writer import LEDGER, Weather, Work, Writer, commit
+
+COMPLETE_WITHIN_S = 45.0
+ENDS_WITHIN_S = 20.0
+FIRST_SLOTS = range(1, 13)
+
+ARGUMENTS = {
+    "heartbeat-interval-s": 0.3,
+    "heartbeat-timeout-s": 1.5,
+    "reconnect-delay-max-s": 0.5,
+    "connect-timeout-s": 2,
+    "limit-max": 1_000_000,
+}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of a story. `seconds_to_complete`: after the last write, until every client knew of it."""
+
+    seed: int
+    verdict: Verdict = field(default_factory=Verdict)
+    counts: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0
+    seconds_to_complete: float = 0
+    said: list[str] = field(default_factory=list)
+    """What the bridges logged."""
+
+    def __str__(self) -> str:
+        v, c = self.verdict, self.counts
+        return (
+            f"seed {self.seed}: {c['committed']} transactions, {c['told']} rows told to {c['subscriptions']}"
+            f" subscriptions; lost {v.lost}, invented {v.invented}, duplicates {v.duplicates},"
+            f" disordered {v.disordered}, torn {v.torn}, wrong {v.wrong}; resyncs {c['resyncs']},"
+            f" resumed {c['resumed']}, with an older cursor {c['went back']}, closed as slow {c['slow']};"
+            f" {self.seconds:.1f} s, complete after {self.seconds_to_complete:.2f} s"
+        )
+
+    def complaint(self, plan: Plan) -> str:
+        """What was wrong, and all that is needed to try it again."""
+        problems = "\n".join(f"- {problem}" for problem in self.verdict.problems)
+        said = "\n\n".join(text[-3000:] for text in self.said)
+        return (
+            f"{self}\n\nWhat is wrong:\n{problems}\n\n{plan.text()}\n\n"
+            f"Again: make torture SEED={self.seed} MINUTES=0\n\nThe bridges said:\n{said}"
+        )
+
+
+async def tell(plan: Plan, cluster: Cluster) -> Outcome:
+    """Returns what came of it, good or bad."""
+    with _database(cluster) as database:
+        story = _Story(plan, cluster, database)
+        began = time.monotonic()
+        await story.run()
+        story.outcome.seconds = time.monotonic() - began
+        return story.outcome
+
+
+@contextmanager
+def _database(cluster: Cluster) -> Iterator[Database]:
+    cluster.start()
+    server = server_of(cluster)
+    database = server.create_database()
+    try:
+        yield database
+    finally:
+        cluster.start()
+        server.drop_database(database)
+
+
+class _Story:
+    def __init__(self, plan: Plan, cluster: Cluster, database: Database) -> None:
+        self.outcome = Outcome(plan.seed)
+        self._plan = plan
+        self._database = database
+        self._clock = Clock()
+        self._truth = Truth(self._clock)
+        self._weather = Weather()
+        self._fleet = Fleet(database.dsn, self._arguments())
+        self._mishaps = Mishaps(
+            cluster=cluster,
+            database=database,
+            fleet=self._fleet,
+            truth=self._truth,
+            weather=self._weather,
+            tables=plan.tables,
+        )
+        self._news = asyncio.Event()
+        self._clients = [Client(each, self._fleet, self._clock, self._news.set) for each in plan.clients]
+        self._ends: dict[str, End] = {}
+
+    def _arguments(self) -> list[str]:
+        values = ARGUMENTS | {
+            "backlog-bytes-max": self._plan.backlog_bytes_max,
+            "retention-bytes": self._plan.retention_bytes,
+        }
+        return [text for name, value in values.items() for text in (f"--{name}", str(value))]
+
+    async def run(self) -> None:
+        self._make_tables()
+        self._weather.server_is_up.set()
+        async with AsyncExitStack() as stack:
+            await self._begin()
+            await stack.enter_async_context(self._fleet)
+            await self._fleet.start(0)
+            async with asyncio.TaskGroup() as tasks:
+                clients = [tasks.create_task(client.run()) for client in self._clients]
+                await self._trouble()
+                await self._end(clients)
+        self._judge()
+
+    # --- before ---
+
+    def _make_tables(self) -> None:
+        self._database.execute(LEDGER)
+        self._database.execute(APPLICATION)
+        for table in self._plan.tables:
+            self._database.execute(table.definition())
+            attach(self._database, table.name, mode=table.mode, excluded=table.excluded)
+        self._database.execute(
+            "SELECT setval('cdc.segment_bytes', greatest(65536, %s / 6))", [self._plan.retention_bytes]
+        )
+
+    async def _begin(self) -> None:
+        for table in self._plan.tables:
+            await self._do("insert", table, FIRST_SLOTS)
+
+    async def _do(self, what: str, table: Table, slots: range | list[int]) -> int:
+        """One change in a transaction of its own; the version that it made."""
+        async with await self._database.connect() as connection:
+            transaction = self._truth.begin()
+            await connection.execute("BEGIN")
+            work = Work(connection, self._truth, transaction)
+            match what:
+                case "insert":
+                    await work.insert(table, slots)
+                case "upsert":
+                    await work.insert(table, slots, upsert=True)
+                case "update":
+                    await work.update(table, slots)
+                case "delete":
+                    await work.delete(table, slots)
+            await commit(connection, self._truth, transaction)
+            rows = [change.row for statement in transaction.statements for change in statement.changes]
+            return max((row["ver"] for row in rows if row), default=0)
+
+    # --- in the middle ---
+
+    async def _trouble(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for each in self._plan.writers:
+                tasks.create_task(Writer(self._database, self._plan.tables, each, self._truth, self._weather).run())
+            for step in self._plan.steps:
+                self._weather.pace = step.pace
+                await self._truth.reach(self._truth.count + step.commits)
+                await self._mishaps.befall(step)
+            self._weather.is_over = True
+            self._weather.server_is_up.set()
+
+    # --- at the end ---
+
+    async def _end(self, clients: list[asyncio.Task[None]]) -> None:
+        for client in self._clients:
+            client.is_calm = True
+        await self._fleet.ready(0)
+        for table in self._plan.tables:
+            self._ends[table.name] = await self._mark(table)
+        began = time.monotonic()
+        await self._until_complete()
+        self.outcome.seconds_to_complete = time.monotonic() - began
+        if self.outcome.verdict.problems:
+            for task in clients:
+                task.cancel()
+            return
+        async with asyncio.timeout(ENDS_WITHIN_S):
+            for client in self._clients:
+                await client.say_farewell()
+            await asyncio.wait(clients)
+
+    async def _mark(self, table: Table) -> End:
+        """Last changes of every kind, and one of each row that somebody follows by itself."""
+        began = self._clock.tick()
+        wanted = [each for client in self._plan.clients for each in client.wanted if each.table == table]
+        vers = {item: await self._do("upsert", table, [item]) for item in {each.item for each in wanted} if item}
+        if MARKER not in History(self._truth, table.name).contents():
+            await self._do("insert", table, [MARKER])
+        await self._do("delete", table, [MARKER])
+        created = await self._do("insert", table, [MARKER])
+        vers[MARKER] = await self._do("update", table, [MARKER])
+        return End(began, created, vers)
+
+    async def _until_complete(self) -> None:
+        deadline = time.monotonic() + COMPLETE_WITHIN_S
+        while waiting := [book for book in self._books() if not self._ends[book.wanted.table.name].has_come(book)]:
+            if time.monotonic() > deadline:
+                for book in waiting:
+                    self.outcome.verdict.blame(
+                        f"never told of the end: {book.wanted}, last {str(book.entries[-1:])[:300]}"
+                    )
+                return
+            self._news.clear()
+            for table in {book.wanted.table for book in waiting if _cannot_know(book)}:
+                self._ends[table.name] = await self._mark(table)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await self._news.wait()
+
+    # --- afterwards ---
+
+    def _judge(self) -> None:
+        verdict, counts = self.outcome.verdict, self.outcome.counts
+        committed = {t.number for t in self._truth.transactions if t.state is State.COMMITTED}
+        assert committed == {number for (number,) in self._database.execute("SELECT number FROM ledger")}
+        self._know_what_was_forgotten()
+        for table in self._plan.tables:
+            history = History(self._truth, table.name)
+            rows = {row[0]: table.row(row) for row in self._rows(table)}
+            assert rows == history.contents(), "the story does not know what it has written"
+            for book in self._books():
+                if book.wanted.table == table:
+                    verdict.add(judge(book, history))
+                    self._judge_contents(book, rows)
+                    self._judge_resyncs(book)
+        self._judge_bridges()
+        books = list(self._books())
+        counts["committed"] = len(committed)
+        counts["subscriptions"] = len(books)
+        counts["told"] = sum(book.counted for book in books)
+        counts["resyncs"] = sum(len(book.resyncs) for book in books)
+        counts["resumed"] = sum(book.resumed for book in books)
+        counts["went back"] = sum(book.went_back for book in books)
+        counts["slow"] = sum(client.closed_as_slow for client in self._clients)
+
+    def _rows(self, table: Table) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self._database.dsn) as connection:
+            return connection.execute(table.select()).fetchall()
+
+    def _judge_contents(self, book: Book, rows: dict[int, Row]) -> None:
+        if book.wanted.event is not None:
+            return
+        items = rows if book.wanted.item is None else {slot: rows[slot] for slot in (book.wanted.item,) if slot in rows}
+        if contents(book) != {slot: projected(row, book.wanted) for slot, row in items.items()}:
+            self.outcome.verdict.wrong += 1
+            self.outcome.verdict.blame(f"what the client knows in the end is not what {book.wanted.table.name} holds")
+
+    def _judge_resyncs(self, book: Book) -> None:
+        wanted, causes = book.wanted, self._truth.causes
+        if wanted.table.mode is Mode.LIVE:
+            return
+        inexcusable = sum(not causes.excuse(wanted.table.name, *times) for times in book.resyncs)
+        if inexcusable:
+            self.outcome.verdict.blame(f"{inexcusable} resyncs without a cause: {wanted}")
+
+    def _know_what_was_forgotten(self) -> None:
+        """By the server's clock, which is this machine's."""
+        for (age_s,) in self._database.execute("SELECT date_part('epoch', clock_timestamp() - at) FROM cdc.forgotten"):
+            self._truth.causes.forgotten.append(time.monotonic() - age_s)
+
+    def _judge_bridges(self) -> None:
+        self.outcome.said = self._fleet.said
+        for said in self._fleet.said:
+            if "Traceback" in said:
+                self.outcome.verdict.blame(f"a bridge stumbled: {said[said.index('Traceback') - 500 :][:3000]}")
+        ((gaps,),) = self._database.execute("SELECT coalesce(pg_sequence_last_value('cdc.gap'), 0)")
+        if gaps and self._plan.is_harmless:
+            self.outcome.verdict.blame(f"{gaps} changes were not written to the log")
+
+    def _books(self) -> Iterator[Book]:
+        for client in self._clients:
+            yield from client.books.values()
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The last changes of a table: after the tick `began` the marker was deleted, created and updated.
+
+    `vers` are the last versions of the marker and of the rows that are followed by themselves.
+    """
+
+    began: int
+    created: int
+    vers: dict[int, int]
+
+    def has_come(self, book: Book) -> bool:
+        slot = book.wanted.item or MARKER
+        match book.entries[-1:]:
+            case [Start(rows=rows)]:
+                return rows is not None and slot in rows and rows[slot]["ver"] == self.vers[slot]
+            case [Told(kind="delete") as told] if book.wanted.event == "delete":
+                return told.slot == slot and told.received > self.began
+            case [Told(row=row) as told] if row is not None:
+                ver = self.created if book.wanted.event == "create" else self.vers[slot]
+                return told.slot == slot and row["ver"] == ver
+        return False
+
+
+def _cannot_know(book: Book) -> bool:
+    """Who began, without data, when the end had been written already."""
+    match book.entries[-1:]:
+        case [Start(rows=None)]:
+            return True
+    return False
