@@ -27,7 +27,8 @@ VALUES (:account, 'what the customer had to say about it', :amount / 100.0, '{{"
 class Writers:
     """So many at once. With a subscriber, a run is over when that was told of all: the next one starts in peace.
 
-    `cpu_us` is what their sessions took of the processors for each INSERT; others at work on the machine do not matter.
+    `cpu_us` is what sessions of the server that ended meanwhile took of the processors for each INSERT: the writers', and
+    whatever came and went beside them. Others at work on the machine matter less for that.
     """
 
     cluster: Cluster
@@ -89,13 +90,8 @@ def compare(title: str, writers: Writers, rounds: int, *, target: str) -> None:
     base = found[Subject.UNTOUCHED]
     per_s = f"{statistics.median(found[Subject.ATTACHED]):,.0f} of {statistics.median(base):,.0f} a second"
     show_ratio(f"{title}: attached", found[Subject.ATTACHED], base, target=target, note=per_s)
-    cpu = (statistics.median(writers.cpu_us[subject]) for subject in (Subject.ATTACHED, Subject.UNTOUCHED))
-    note = "{:.0f} and {:.0f} us an INSERT".format(*cpu)
-    show_ratio(
-        "  processor time of the sessions",
-        writers.cpu_us[Subject.ATTACHED],
-        writers.cpu_us[Subject.UNTOUCHED],
-        note=note,
-    )
+    ours, others = writers.cpu_us[Subject.ATTACHED], writers.cpu_us[Subject.UNTOUCHED]
+    each = f"{statistics.median(ours):.0f} and {statistics.median(others):.0f} us an INSERT"
+    show_ratio("  processor time of sessions that ended", ours, others, note=each)
     show_ratio("  with an interval column", found[Subject.LONG], base)
     show_ratio("  a naive trigger instead", found[Subject.NAIVE], base)
