@@ -27,8 +27,8 @@ VALUES (:account, 'what the customer had to say about it', :amount / 100.0, '{{"
 class Writers:
     """So many at once. With a subscriber, a run is over when that was told of all: the next one starts in peace.
 
-    `cpu_us` is what sessions of the server that ended meanwhile took of the processors for each INSERT: the writers', and
-    whatever came and went beside them. Others at work on the machine matter less for that.
+    `cpu_us` is what sessions of the server that ended meanwhile took of the processors for each INSERT: the writers',
+    and whatever came and went beside them. Others at work on the machine matter less for that.
     """
 
     cluster: Cluster
