@@ -570,8 +570,6 @@ class LogCapture:
     async def _look_for_forgotten(self, life: _Life) -> None:
         if self._unchecked is not None and await is_forgotten(life.reader, self._options.schema, self._unchecked):
             self._unsaid.append(Gap("a part of the change log is gone that may not have been read"))
-            if not life.is_standby:  # so that cursors from before it was found are worth nothing either
-                await life.reader.execute(statement("queries/mark_gap", self._options.schema))
         self._unchecked = self._told.seen
 
     async def _note_segments(self, life: _Life) -> None:
