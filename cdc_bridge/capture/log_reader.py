@@ -20,6 +20,7 @@ from cdc_bridge.change import Position
 from cdc_bridge.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
 from cdc_bridge.projection import KeyEncoder
 from cdc_bridge.rawjson import split_object
+from cdc_bridge.statements import statement
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class PooledLogReader:
         relations = sorted(collection.filenodes)
         try:
             async with self._pool.connection() as connection:
+                await connection.execute(statement("queries/log_session"))
                 upto = await current_snapshot(connection)
                 if any(position.seen.xmax > upto.xmax for position in told):
                     raise Forgotten("the database is younger than what was told")  # a cold copy was put back

@@ -125,12 +125,10 @@ def decide(log: Log, older_than_s: float, keep_bytes: int) -> list[Action]:
             forgotten.append(each)
             kept_bytes -= each.size_bytes
     actions: list[Action] = [Forget(each) for each in forgotten]
-    is_due = (
-        log.is_full
-        or kept_bytes > keep_bytes
-        or (current is not None and (current.size_bytes > log.segment_bytes or _is_due(current, older_than_s)))
+    is_due = kept_bytes > keep_bytes or (
+        current is not None and (current.size_bytes > log.segment_bytes or _is_due(current, older_than_s))
     )
-    if is_due and not (current and current.is_empty):
+    if log.is_full or (is_due and not (current and current.is_empty)):
         actions.append(Advance(log.current))
     return actions
 

@@ -1,17 +1,23 @@
 -- Lets writers go on from this segment of the log to the next one. False when that is not empty, or somebody else is at it.
 --
--- The lock is held to the end of the transaction, because others would have to wait that long to replace the same functions.
+-- The lock is held to the end of the transaction, because others would have to wait that long to replace the same functions;
+-- but not where it was of no use. It comes first: who empties the next segment has it, and looking at that would wait for him.
 CREATE OR REPLACE FUNCTION {cdc}.advance_segment(number int) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $advance_segment$
 BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment'))
-            OR pg_relation_size(format('{cdc}.change_log_%s', (number + 1) % 8)::regclass) > 0 THEN
+    IF NOT pg_try_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment')) THEN
         RETURN false;
     END IF;
+    IF pg_relation_size(format('{cdc}.change_log_%s', (number + 1) % 8)::regclass) > 0 THEN
+        RAISE object_not_in_prerequisite_state;
+    END IF;
     PERFORM {cdc}.write_to_segment((number + 1) % 8);
+    PERFORM setval('{cdc}.closed'::regclass, 1, false);
     RETURN true;
+EXCEPTION WHEN object_not_in_prerequisite_state THEN
+    RETURN false;  -- without the lock
 END
 $advance_segment$;
 

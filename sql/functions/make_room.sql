@@ -4,7 +4,7 @@
 -- it takes to write it twice, a writer does. For others that counts once it commits, so they may still be writing here when
 -- there is much more than that. When the next one is not empty the writer forgets it. When that is not possible either
 -- (pg_dump holds its lock on it, or the writer's snapshot does not show what it would forget) the segment goes on growing
--- until the log is about twice as large as it is meant to be. Then it is closed, at once and for everybody, whatever
+-- to seven times its size, and the log, where it was full already, to less than four times of what it is meant to be. Then it is closed, at once and for everybody, whatever
 -- becomes of this transaction, and changes are a gap. No disk fills because of us.
 CREATE OR REPLACE FUNCTION {cdc}.make_room(number int) RETURNS boolean
 LANGUAGE plpgsql
@@ -21,11 +21,16 @@ BEGIN
     IF size_bytes <= 2 * segment_bytes OR ({cdc}.current_segment() = number AND {cdc}.advance_segment(number)) THEN
         RETURN size_bytes > 2 * segment_bytes;
     END IF;
-    IF size_bytes > 3 * segment_bytes AND {cdc}.current_segment() = number THEN
+    IF {cdc}.current_segment() = number THEN
         BEGIN
-            EXECUTE format('LOCK TABLE {cdc}.change_log_%s IN ACCESS EXCLUSIVE MODE NOWAIT', (number + 1) % 8);
-            PERFORM {cdc}.forget_segment((number + 1) % 8);
-            RETURN true;
+            -- Not for nothing: somebody who has advanced already, and has not ended, would keep us from it.
+            IF pg_try_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment')) THEN
+                EXECUTE format('LOCK TABLE {cdc}.change_log_%s IN ACCESS EXCLUSIVE MODE NOWAIT', (number + 1) % 8);
+                PERFORM {cdc}.forget_segment((number + 1) % 8);
+                IF {cdc}.advance_segment(number) THEN
+                    RETURN true;
+                END IF;
+            END IF;
         EXCEPTION WHEN OTHERS THEN
             NULL;  -- locked, or not to be done in this transaction: see below
         END;

@@ -1,0 +1,187 @@
+"""The log has a hard cap that the triggers themselves keep, with nobody there to prune: no disk fills because of us."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import IsolationLevel
+
+from cdc_bridge.schema.retention import prune, read_log
+from tests.support.attach import attach
+from tests.support.bridge import running_bridge
+from tests.support.follower import beginning, cursor_after, following
+from tests.support.server import Database
+
+Connection = psycopg.Connection[Any]
+
+QUICK: dict[str, Any] = {"heartbeat_interval_s": 0.1}
+SEGMENT_BYTES = 256 * 1024
+KEEP_BYTES = 6 * SEGMENT_BYTES
+"""What a setting `retention_bytes` of this size means."""
+
+WRITE_BYTES = 2000
+WRITES = 40 * SEGMENT_BYTES // WRITE_BYTES
+"""More than six times what may be kept, all in all."""
+
+
+@pytest.fixture
+def table(database: Database) -> Database:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (0)")
+    attach(database, "t")
+    return database
+
+
+def log_bytes(connection: Connection) -> int:
+    row = connection.execute(
+        "SELECT sum(pg_total_relation_size(format('cdc.change_log_%s', n)::regclass)) FROM generate_series(0, 7) n"
+    ).fetchone()
+    assert row
+    return int(row[0])
+
+
+def gaps(connection: Connection) -> int:
+    row = connection.execute("SELECT coalesce(pg_sequence_last_value('cdc.gap'), 0)").fetchone()
+    assert row
+    return int(row[0])
+
+
+def write(connection: Connection) -> None:
+    """A value that does not compress; the table itself stays as it is."""
+    connection.execute(
+        "UPDATE t SET v = (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, %s))",
+        [WRITE_BYTES // 2 // 32],
+    )
+
+
+def write_all(connection: Connection, watcher: Connection) -> int:
+    """Each in a transaction of its own. The largest size that the log had."""
+    largest = 0
+    for number in range(WRITES):
+        with connection.transaction():
+            write(connection)
+        if number % 20 == 0:
+            largest = max(largest, log_bytes(watcher))
+    return max(largest, log_bytes(watcher))
+
+
+@contextmanager
+def nothing(database: Database, stack: ExitStack, writer: Connection) -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def repeatable_read(database: Database, stack: ExitStack, writer: Connection) -> Iterator[None]:
+    """A writer whose snapshot does not show what it would forget."""
+    writer.isolation_level = IsolationLevel.REPEATABLE_READ
+    yield
+
+
+@contextmanager
+def serializable(database: Database, stack: ExitStack, writer: Connection) -> Iterator[None]:
+    writer.isolation_level = IsolationLevel.SERIALIZABLE
+    yield
+
+
+@contextmanager
+def dump(database: Database, stack: ExitStack, writer: Connection) -> Iterator[None]:
+    """As pg_dump does it: every segment is locked for reading as long as it takes."""
+    with psycopg.connect(database.dsn) as dumping:
+        dumping.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        for number in range(8):
+            dumping.execute(f"LOCK TABLE cdc.change_log_{number} IN ACCESS SHARE MODE".encode())
+        yield
+
+
+@contextmanager
+def advancing(database: Database, stack: ExitStack, writer: Connection) -> Iterator[None]:
+    """A transaction that has let writers go on to the next segment, and does not commit: nobody else can."""
+    with psycopg.connect(database.dsn) as idle:
+        row = idle.execute("SELECT cdc.advance_segment(cdc.current_segment())").fetchone()
+        assert row == (True,)
+        yield
+        idle.rollback()
+
+
+@contextmanager
+def written(database: Database, stack: ExitStack, writer: Connection) -> Iterator[None]:
+    """A transaction that has written to every segment that there is, and does not commit."""
+    with psycopg.connect(database.dsn) as idle:
+        for number in range(8):
+            idle.execute(
+                f"INSERT INTO cdc.change_log_{number} VALUES ('0/0', pg_current_xact_id(), now(), 0, 0, 'I')".encode()
+            )
+        yield
+        idle.rollback()
+
+
+Circumstance = Callable[[Database, ExitStack, Connection], Any]
+CIRCUMSTANCES: dict[str, tuple[Circumstance, float]] = {
+    "nothing": (nothing, 3.5),
+    "repeatable read": (repeatable_read, 4),
+    "serializable": (serializable, 4),
+    "a dump": (dump, 4),
+    "a transaction that has advanced": (advancing, 4),
+    "a transaction that has written everywhere": (written, 4),
+}
+"""How many times `retention_bytes` the log may take at most."""
+
+
+@pytest.mark.parametrize("circumstance", CIRCUMSTANCES)
+async def test_log_stays_bounded_without_a_bridge_and_works_again_afterwards(
+    table: Database, circumstance: str
+) -> None:
+    begin, times = CIRCUMSTANCES[circumstance]
+    async with running_bridge(table.dsn, retention_bytes=KEEP_BYTES, **QUICK) as bridge:
+        old = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
+    with ExitStack() as stack:
+        writer = stack.enter_context(psycopg.connect(table.dsn, autocommit=True))
+        watcher = stack.enter_context(psycopg.connect(table.dsn, autocommit=True))
+        watcher.execute("SELECT setval('cdc.segment_bytes', %s)", [SEGMENT_BYTES])
+        with begin(table, stack, writer):
+            largest = write_all(writer, watcher)
+        assert circumstance == "nothing" or gaps(watcher) > 0
+        print(circumstance, largest / KEEP_BYTES, gaps(watcher), read_log(watcher, "cdc").is_full)
+        assert largest < times * KEEP_BYTES
+        prune(watcher, "cdc", 86_400, KEEP_BYTES)
+        found = read_log(watcher, "cdc")
+        assert not found.is_full
+        assert found.size_bytes <= 1.5 * KEEP_BYTES
+    async with running_bridge(table.dsn, retention_bytes=KEEP_BYTES, **QUICK) as bridge:
+        async with following(bridge.url, "t", old, {0: {}, 1: {}}) as returned:
+            await returned.is_resynced()
+        new = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (2)", 0, 1, 2)
+        assert await beginning(bridge.url, new) == "resumed"
+
+
+def test_one_transaction_that_writes_more_than_the_log_may_hold(table: Database) -> None:
+    with psycopg.connect(table.dsn, autocommit=True) as watcher, psycopg.connect(table.dsn) as writer:
+        watcher.execute("SELECT setval('cdc.segment_bytes', %s)", [8 * SEGMENT_BYTES])
+        largest = 0
+        for number in range(8):
+            writer.execute(
+                "INSERT INTO t SELECT n, (SELECT string_agg(md5(concat(n, m)), '') FROM generate_series(1, 50) m)"
+                " FROM generate_series(%s::int, %s) n",
+                [number * 5000 + 10, number * 5000 + 5009],
+            )
+            largest = max(largest, log_bytes(writer))  # which sees what it has emptied, and waits for nobody
+        print("one", largest / (8 * KEEP_BYTES), gaps(watcher))
+        writer.commit()
+        assert largest < 3.5 * 8 * KEEP_BYTES
+
+
+def test_closed_log_marks_each_write_as_a_gap_and_opens_with_room(table: Database) -> None:
+    with psycopg.connect(table.dsn, autocommit=True) as writer:
+        writer.execute("SELECT setval('cdc.closed', 1)")
+        before, size = gaps(writer), log_bytes(writer)
+        for number in range(1, 41):
+            writer.execute("INSERT INTO t VALUES (%s)", [number])
+        assert (gaps(writer) - before, log_bytes(writer) - size) == (40, 0)
+        assert read_log(writer, "cdc").is_full
+        prune(writer, "cdc", 86_400, KEEP_BYTES)
+        writer.execute("INSERT INTO t VALUES (41)")
+        assert gaps(writer) == before + 40
+        assert log_bytes(writer) > size
