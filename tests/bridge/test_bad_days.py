@@ -21,6 +21,8 @@ from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.follower import beginning, cursor_after, following
 from tests.support.server import Database
 
+pytestmark = pytest.mark.once  # slow, and nothing in it depends on the server's version
+
 QUICK: dict[str, Any] = {"heartbeat_interval_s": 0.1, "reconnect_delay_max_s": 0.3}
 WITHIN_S = 20.0
 

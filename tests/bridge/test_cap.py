@@ -16,6 +16,8 @@ from tests.support.bridge import running_bridge
 from tests.support.follower import beginning, cursor_after, following
 from tests.support.server import Database
 
+pytestmark = pytest.mark.once  # slow, and nothing in it depends on the server's version
+
 Connection = psycopg.Connection[Any]
 
 QUICK: dict[str, Any] = {"heartbeat_interval_s": 0.1}

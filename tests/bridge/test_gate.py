@@ -23,6 +23,8 @@ from tests.support.bridge import BridgeProcess, running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 
+pytestmark = pytest.mark.once  # slow, and nothing in it depends on the server's version
+
 WITHIN_S = 30.0
 WRITERS = 4
 LARGE = "x" * 20_000

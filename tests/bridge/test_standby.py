@@ -17,6 +17,8 @@ from tests.support.server import Database, server_of
 from tests.support.standby import caught_up, promoted, standby_of
 from tests.support.wsclient import connected
 
+pytestmark = pytest.mark.once  # slow, and nothing in it depends on the server's version
+
 QUICK: dict[str, Any] = {"heartbeat_interval_s": 0.1, "reconnect_delay_max_s": 0.3}
 
 
