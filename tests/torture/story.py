@@ -21,7 +21,7 @@ from tests.torture.fleet import Fleet
 from tests.torture.history import History, projected
 from tests.torture.mishaps import Mishaps
 from tests.torture.oracle import Verdict, contents, judge
-from tests.torture.plan import Plan
+from tests.torture.plan import PLENTY, Plan
 from tests.torture.tables import APPLICATION, MARKER, Row, Table
 from tests.torture.truth import Clock, State, Truth
 from tests.torture.writer import LEDGER, Weather, Work, Writer, commit
@@ -236,7 +236,7 @@ class _Story:
         verdict, counts = self.outcome.verdict, self.outcome.counts
         committed = {t.number for t in self._truth.transactions if t.state is State.COMMITTED}
         assert committed == {number for (number,) in self._database.execute("SELECT number FROM ledger")}
-        self._know_what_was_forgotten()
+        self._learn_causes()
         for table in self._plan.tables:
             history = History(self._truth, table.name)
             rows = {row[0]: table.row(row) for row in self._rows(table)}
@@ -276,8 +276,12 @@ class _Story:
         if inexcusable:
             self.outcome.verdict.blame(f"{inexcusable} resyncs without a cause: {wanted}")
 
-    def _know_what_was_forgotten(self) -> None:
-        """By the server's clock, which is this machine's."""
+    def _learn_causes(self) -> None:
+        """What was forgotten, by the server's clock, which is this machine's; and whether there was no room at all."""
+        ((gaps,),) = self._database.execute("SELECT coalesce(pg_sequence_last_value('cdc.gap'), 0)")
+        if self._plan.retention_bytes >= PLENTY and gaps:
+            self.outcome.verdict.blame(f"{gaps} changes were not written to the log")
+        self._truth.causes.gaps = gaps > 0
         for (age_s,) in self._database.execute("SELECT date_part('epoch', clock_timestamp() - at) FROM cdc.forgotten"):
             self._truth.causes.forgotten.append(time.monotonic() - age_s)
 
@@ -286,9 +290,6 @@ class _Story:
         for said in self._fleet.said:
             if "Traceback" in said:
                 self.outcome.verdict.blame(f"a bridge stumbled: {said[said.index('Traceback') - 500 :][:3000]}")
-        ((gaps,),) = self._database.execute("SELECT coalesce(pg_sequence_last_value('cdc.gap'), 0)")
-        if gaps and self._plan.is_harmless:
-            self.outcome.verdict.blame(f"{gaps} changes were not written to the log")
 
     def _books(self) -> Iterator[Book]:
         for client in self._clients:

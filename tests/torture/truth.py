@@ -82,6 +82,8 @@ SLOW_S = 5.0
 class Causes:
     """What excuses a resync, with the seconds (of the monotonic clock) at which it happened."""
 
+    gaps: bool = False
+    """Whether anything went untold since the log had no room for it."""
     crashes: list[float] = field(default_factory=list)
     forgotten: list[float] = field(default_factory=list)
     stored_anew: dict[str, float] = field(default_factory=dict)
@@ -90,7 +92,11 @@ class Causes:
     def excuse(self, table: str, since_s: float, until_s: float) -> bool:
         """Whether what was known of this table at one time may be worth nothing at another."""
         times = (*self.crashes, *self.forgotten)
-        return any(since_s - SLOW_S <= at <= until_s for at in times) or self.stored_anew.get(table, until_s) < until_s
+        return (
+            self.gaps
+            or any(since_s - SLOW_S <= at <= until_s for at in times)
+            or self.stored_anew.get(table, until_s) < until_s
+        )
 
 
 class Truth:
