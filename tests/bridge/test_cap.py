@@ -146,7 +146,6 @@ async def test_log_stays_bounded_without_a_bridge_and_works_again_afterwards(
         with begin(table, stack, writer):
             largest = write_all(writer, watcher)
         assert circumstance == "nothing" or gaps(watcher) > 0
-        print(circumstance, largest / KEEP_BYTES, gaps(watcher), read_log(watcher, "cdc").is_full)
         assert largest < times * KEEP_BYTES
         prune(watcher, "cdc", 86_400, KEEP_BYTES)
         found = read_log(watcher, "cdc")
@@ -170,7 +169,6 @@ def test_one_transaction_that_writes_more_than_the_log_may_hold(table: Database)
                 [number * 5000 + 10, number * 5000 + 5009],
             )
             largest = max(largest, log_bytes(writer))  # which sees what it has emptied, and waits for nobody
-        print("one", largest / (8 * KEEP_BYTES), gaps(watcher))
         writer.commit()
         assert largest < 3.5 * 8 * KEEP_BYTES
 
