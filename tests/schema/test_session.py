@@ -26,7 +26,7 @@ LASTING = {
     "tcp_keepalives_count",
     "tcp_user_timeout",
 }
-OF_READERS = {"jit", "row_security", "lock_timeout", *LASTING}
+OF_READERS = {"jit", "row_security", "lock_timeout", "default_transaction_isolation", *LASTING}
 
 
 async def test_session_has_the_settings_of_the_trigger_functions(database: Database) -> None:
