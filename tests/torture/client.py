@@ -26,6 +26,7 @@ Message: TypeAlias = dict[str, Any]
 
 FAREWELL = "that is all"
 CURSORS_MAX = 200
+CATCHES_UP_WITHIN_S = 10.0
 
 
 class Misbehaved(AssertionError):
@@ -68,7 +69,7 @@ Entry: TypeAlias = Start | Told
 class Book:
     """What one subscription was told, and which cursors came with it.
 
-    `marks` says of each cursor how much had been told when it first came, and when that was.
+    `marks` says of each cursor how much had been told when it first came, and since when the log is needed to go on.
     """
 
     wanted: Wanted
@@ -81,6 +82,8 @@ class Book:
     """Of each one: since when the client was sure of what it knew, and when it was told to forget it."""
     asked: int = 0
     heard_s: float = 0
+    came_s: float = float("-inf")
+    came_with_s: float = 0
     counted: int = 0
     discarded: list[Told] = field(default_factory=list)
 
@@ -129,11 +132,16 @@ class Book:
         if cursor is None:
             raise Misbehaved(f"no cursor in {_short(message)}")
         if cursor not in self.marks:
-            # The answer to a cursor says no more than that did, in other words.
-            self.marks[cursor] = (len(self.entries), before_s if message.get("resumed") else self.heard_s)
+            self.marks[cursor] = (len(self.entries), self._sure_since_s())
             if len(self.marks) > CURSORS_MAX:
                 del self.marks[next(iter(self.marks))]
         self.cursor = cursor
+
+    def _sure_since_s(self) -> float:
+        """Since when the log may be needed to go on from here. Who catches up is between the cursor that it came with
+        and the moment at which it came, for a while that it cannot know.
+        """
+        return self.came_with_s if self.heard_s - self.came_s < CATCHES_UP_WITHIN_S else self.heard_s
 
     def _begin(self, message: Message, tick: int, before_s: float) -> None:
         reason = message.get("reason")
@@ -141,11 +149,13 @@ class Book:
             if "data" in message or reason or not self.entries:
                 raise Misbehaved(f"resumed, but {_short(message)}")
             self.resumed += 1
+            self.came_s, self.came_with_s = self.heard_s, before_s
             return
         if (reason is None) != (not self.entries):
             raise Misbehaved(f"after {len(self.entries)} entries came {_short(message)}")
         if reason == "resync":
-            self.resyncs.append((before_s, self.heard_s))
+            self.resyncs.append((min(before_s, self._sure_since_s()), self.heard_s))
+            self.came_s = float("-inf")
         if message.get("more"):
             raise Misbehaved("the data are cut")
         self.entries.append(Start(reason, self._rows(message), self.asked, tick, self.heard_s))

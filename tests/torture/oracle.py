@@ -53,15 +53,17 @@ class Verdict:
             self.blame(problem)
 
 
-def judge(book: Book, history: History) -> Verdict:
+def judge(book: Book, history: History, *, has_gaps: bool = False) -> Verdict:
+    """With gaps no run is complete: what went untold is made good with fresh data, be it after the last change."""
     verdict = Verdict()
     runs = _split(book.entries, (None, "resync"))
     if not runs:
         verdict.blame("nothing was told")
         return verdict
-    for run in runs[:-1]:
+    for run in runs if has_gaps else runs[:-1]:
         _judge_given_up(run, history, verdict)
-    _judge_run(runs[-1], book.wanted, history, verdict)
+    if not has_gaps:
+        _judge_run(runs[-1], book.wanted, history, verdict)
     for told in book.discarded:
         if told.row is not None and (told.slot, told.row["ver"]) not in history.versions:
             verdict.invented += 1

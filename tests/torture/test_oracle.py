@@ -188,3 +188,9 @@ def test_run_that_was_given_up_may_lack_something_but_may_not_lie(story: Story) 
     assert story.judge([*story.told[:2], now]).problems == []
     assert story.judge([*story.told[:2], story.told[1], now]).duplicates == 1
     assert story.judge([story.told[0], Told("create", 9, row(9, 9), None, None, 9), now]).invented == 1
+
+
+def test_where_changes_went_untold_nothing_is_known_of_what_is_missing(story: Story) -> None:
+    book = Book(Wanted(TABLE), story.told[:2])
+    assert judge(book, History(story.truth, "t")).lost > 0
+    assert judge(book, History(story.truth, "t"), has_gaps=True).problems == []
