@@ -37,12 +37,47 @@ class PgType:
 
 
 @dataclass(frozen=True, slots=True)
+class Collation:
+    """How the text of a column compares. `schema` and `name` are PostgreSQL's; both are empty where the type has none.
+
+    `is_deterministic`: equal means the same bytes. `is_bytewise`: it orders by code points, as "C" does.
+    `has_plain_ascii`: upper and lower case of ASCII letters are each other's, which is not so in Turkish.
+    """
+
+    schema: str = ""
+    name: str = ""
+    is_deterministic: bool = True
+    is_bytewise: bool = False
+    has_plain_ascii: bool = True
+
+
+NO_COLLATION = Collation()
+
+
+@dataclass(frozen=True, slots=True)
 class Column:
     """`number` is PostgreSQL's `attnum`, which survives a rename."""
 
     name: str
     number: int
     type: PgType
+    collation: Collation = NO_COLLATION
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key of one column, seen from one of its ends.
+
+    From the table that has it (`is_many` is false) it leads to the one row that it names and is called like its
+    column. From the table that it refers to it leads to all rows that name one, and is called like their collection.
+    `column` is of the collection that has this reference, `target_column` of the one with the id `target_id`.
+    """
+
+    name: str
+    column: str
+    target_id: int
+    target_column: str
+    is_many: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +92,8 @@ class Collection:
 
     `durable`: its changes are in the log. `shape` is a digest of all that a position in its changes depends on: while
     it is the same, nothing has happened to the rows that no change tells of.
+
+    `references` lead to other collections, or to this one.
     """
 
     name: str
@@ -68,11 +105,14 @@ class Collection:
     excluded: frozenset[str] = frozenset()
     revision: str = ""
     durable: bool = False
+    references: tuple[Reference, ...] = ()
     by_name: Mapping[str, Column] = field(init=False, repr=False, compare=False)
+    by_reference: Mapping[str, Reference] = field(init=False, repr=False, compare=False)
     shape: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
+        object.__setattr__(self, "by_reference", {reference.name: reference for reference in self.references})
         object.__setattr__(self, "shape", _shape(self))
 
     @property

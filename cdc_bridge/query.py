@@ -11,8 +11,9 @@ from typing import Any
 
 from cdc_bridge.catalog import Collection, Column
 from cdc_bridge.errors import RequestError, forbidden_field, forbidden_item, invalid_query
-from cdc_bridge.projection import Projection
-from cdc_bridge.subscription import Item, Query, SortKey, scalar_text
+from cdc_bridge.filter import Field
+from cdc_bridge.projection import Projection, SortKey
+from cdc_bridge.subscription import Item, Query, scalar_text
 
 KNOWN = ("fields", "sort", "limit", "offset", "page")
 LATER = ("filter", "search", "deep", "alias", "meta", "aggregate", "groupBy")
@@ -38,7 +39,7 @@ def resolve(raw: dict[str, Any], collection: Collection, limits: QueryLimits) ->
             raise invalid_query(f'"{member}" is not a known parameter')
     limit, limit_is_ours = _limit(raw.get("limit"), limits)
     return Query(
-        projection=Projection(_fields(raw.get("fields"), collection)),
+        projection=Projection.of(_fields(raw.get("fields"), collection)),
         sort=_sort(raw.get("sort"), collection),
         limit=limit,
         offset=_offset(raw, limit),
@@ -95,7 +96,7 @@ def _sort(raw: Any, collection: Collection) -> tuple[SortKey, ...]:
     for name in _names(raw, "sort"):
         descending = name.startswith("-") and name not in collection.by_name
         column = _column(name[1:] if descending else name, collection, "sort")
-        keys.setdefault(column.name, SortKey(column.name, descending))
+        keys.setdefault(column.name, SortKey(Field(column), descending))
     return tuple(keys.values())
 
 

@@ -34,7 +34,7 @@ class Encoders:
         if encode is None:
             if len(self._rows) >= ENCODERS_MAX:
                 self._rows.clear()
-            encode = self._rows[projection] = RowEncoder(projection.columns).encode
+            encode = self._rows[projection] = RowEncoder(projection).encode
         return encode
 
 
@@ -161,8 +161,11 @@ def _sorted(positions: Sequence[int], rows: Sequence[Row], subscription: Subscri
         return positions
     result = list(positions)
     for key in reversed(subscription.query.sort):
-        rank = _number_rank if _is_number(subscription.collection.by_name[key.column].type) else _rank
-        ranks = {i: rank(bytes(rows[i].get(key.column, values.NULL))) for i in result}
+        if key.path or key.field.function:
+            continue  # what the image does not have
+        column = key.field.column
+        rank = _number_rank if _is_number(column.type) else _rank
+        ranks = {i: rank(bytes(rows[i].get(column.name, values.NULL))) for i in result}
         result.sort(key=ranks.__getitem__, reverse=key.descending)
     return result
 

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 from cdc_bridge.catalog import Collection
 from cdc_bridge.cursor import Mark
-from cdc_bridge.projection import Projection
+from cdc_bridge.filter import EVERYTHING, Field, Filter
+from cdc_bridge.projection import Projection, SortKey
 
 Uid: TypeAlias = str | int | float | None
 """As the client sent it. Requests are answered with the same JSON type; subscriptions talk in strings."""
@@ -43,17 +44,43 @@ class EventKind(enum.Enum):
     DELETE = "delete"
 
 
+class Meta(enum.Enum):
+    """What can be counted besides: the whole collection, or what the filter lets through."""
+
+    TOTAL_COUNT = "total_count"
+    FILTER_COUNT = "filter_count"
+
+
+class AggregateFunction(enum.Enum):
+    """Directus's words. `countAll` and `count` of `*` count rows."""
+
+    COUNT = "count"
+    COUNT_DISTINCT = "countDistinct"
+    COUNT_ALL = "countAll"
+    SUM = "sum"
+    SUM_DISTINCT = "sumDistinct"
+    AVG = "avg"
+    AVG_DISTINCT = "avgDistinct"
+    MIN = "min"
+    MAX = "max"
+
+
 @dataclass(frozen=True, slots=True)
-class SortKey:
-    column: str
-    descending: bool = False
+class Aggregate:
+    """Figures instead of rows: `functions` with the field they are of (None: `*`), for each group of rows that have
+    the fields of `group_by` in common. An output is called like its function, or, grouped by, like its field.
+    """
+
+    functions: tuple[tuple[AggregateFunction, Field | None], ...]
+    group_by: tuple[Field, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
     """The initial data of a subscription or the answer to a read.
 
-    `limit` counts rows. `limit_is_ours` says that the client did not choose it, so a cut must be told.
+    `limit` counts rows. `limit_is_ours` says that the client did not choose it, so a cut must be told. `filter` holds
+    what `search` asks for as well. With `aggregate` there are no rows, and the projection has no outputs.
     """
 
     projection: Projection
@@ -61,6 +88,9 @@ class Query:
     limit: int = 100
     offset: int = 0
     limit_is_ours: bool = False
+    filter: Filter = EVERYTHING
+    meta: frozenset[Meta] = frozenset()
+    aggregate: Aggregate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +101,7 @@ class Subscription:
     `request` is the raw `query`, kept to be judged anew when the table changes.
 
     `cursor`, `tx` and `old` are what its messages carry besides; `changes_only` leaves out updates that change no field
-    of the projection.
+    of the projection. `related`: also when a row changes that the projection shows through a relation.
     """
 
     collection: Collection
@@ -85,6 +115,7 @@ class Subscription:
     tx: bool = False
     old: bool = False
     changes_only: bool = False
+    related: bool = False
 
     @property
     def stream_uid(self) -> str | None:

@@ -12,7 +12,7 @@ from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.change import Change, Operation, Position, Relation, Row, Snapshot
 from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import RequestError
-from cdc_bridge.hub import Follower
+from cdc_bridge.follower import Follower
 from cdc_bridge.projection import Projection
 from cdc_bridge.subscription import Event, EventKind, Query, Subscription
 
@@ -81,7 +81,7 @@ def truncate(**facts: Any) -> Change:
 
 def subscription(of: Collection = MESSAGES, *fields: str, event: EventKind | None = None, **facts: Any) -> Subscription:
     chosen = tuple(of.by_name[name] for name in fields) or of.columns
-    return Subscription(of, Query(Projection(chosen)), event, **facts)
+    return Subscription(of, Query(Projection.of(chosen)), event, **facts)
 
 
 def snapshot(xmin: int, xmax: int, *in_progress: int) -> Snapshot:

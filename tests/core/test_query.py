@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from cdc_bridge.errors import RequestError
+from cdc_bridge.filter import Field
+from cdc_bridge.projection import SortKey
 from cdc_bridge.query import QueryLimits, item_key, resolve
-from cdc_bridge.subscription import Query, SortKey, scalar_text
+from cdc_bridge.subscription import Query, scalar_text
 from tests.core.facts import COMPOSITE, KEYLESS, MESSAGES
 
 LIMITS = QueryLimits(limit_default=100, limit_max=1000)
@@ -19,7 +21,7 @@ def resolved(**raw: Any) -> Query:
 
 
 def fields(**raw: Any) -> list[str]:
-    return [column.name for column in resolved(**raw).projection.columns]
+    return [output.name for output in resolved(**raw).projection.outputs]
 
 
 @pytest.mark.parametrize(
@@ -45,7 +47,10 @@ def test_sdk_strings_mean_the_same_as_json() -> None:
 
 
 def test_sort_names_columns_and_directions() -> None:
-    assert resolved(sort="-id,text").sort == (SortKey("id", descending=True), SortKey("text"))
+    assert resolved(sort="-id,text").sort == (
+        SortKey(Field(MESSAGES.by_name["id"]), descending=True),
+        SortKey(Field(MESSAGES.by_name["text"])),
+    )
 
 
 def test_limit_minus_one_means_the_maximum_and_a_cut_is_ours() -> None:
