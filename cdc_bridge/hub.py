@@ -6,16 +6,13 @@ three things in step: the catalog, the index of followers, and each follower's f
 Guarantee: a follower gets one `init` first; after it, in their order, every event that concerns it and that
 the `init` did not hold; and after a gap another `init`, never silence. A follower that resumes gets an `init`
 without data and what it has missed (`Catching`), while its feed keeps what is new.
-
-What it can claim to have been told is the union of two positions: that of its data (`start`), and that of the stream at
-the last event that it got. The first is dropped as soon as the second has all of it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
 from cdc_bridge.backlog import Waiting
 from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
@@ -23,6 +20,7 @@ from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
 from cdc_bridge.cursor import Claim, Cursor, Mark, Seal, going_on
 from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.feed import Feed, Phase
+from cdc_bridge.follower import Anchor, Follower, Outlet, Reading
 from cdc_bridge.matching import Index
 from cdc_bridge.order import TransactionOrders
 from cdc_bridge.rendering import Encoders, Rendering
@@ -30,85 +28,6 @@ from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
 
 Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
 """The same request against a changed table. Raises `RequestError` when it can no longer be served."""
-
-
-class Outlet(Protocol):
-    """Where one client's messages go. None of these waits; a client that is too slow is the outlet's business."""
-
-    @property
-    def count(self) -> int:
-        """How many followers it has."""
-        ...
-
-    def open(self, follower: Follower) -> None: ...
-
-    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
-        """`claim` is what the client can claim once the event is sent; None when that is as much as before."""
-        ...
-
-    def drop(self, follower: Follower) -> None: ...
-    def refuse(self, follower: Follower, error: RequestError) -> None: ...
-
-    @property
-    def has_room(self) -> bool:
-        """Whether no more waits than should when much is about to be pushed."""
-        ...
-
-    async def room(self, size_bytes: int) -> bool:
-        """Wait, for those who have more to push than may wait: until there is room for so much, or False if there will
-        be none. However much it is, there is room when nothing waits.
-        """
-        ...
-
-
-@dataclass(slots=True, eq=False)
-class Follower:
-    """One subscription of one client.
-
-    `after` is the cursor that it wants to go on from, until that is decided. `has_data`: the client has data already,
-    of an `init` or of before it came back, so the next `init` with data is a resync. `start`: see the docstring above.
-    """
-
-    outlet: Outlet
-    subscription: Subscription
-    feed: Feed
-    after: str | None = None
-    has_data: bool = False
-    start: Position | None = None
-
-    def claim(self, seal: Seal, mark: Mark | None) -> Claim | None:
-        """What it can claim after an event of this mark."""
-        if mark is None or not self.subscription.cursor:
-            return None
-        if self.start is not None and mark.position.seen.covers(self.start.seen):
-            self.start = None
-        return mark.claim(seal, self.start)
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Initial data to be read for a follower; worthless when the feed's epoch has moved on.
-
-    `subscription` is what was asked for when the reading was ordered. With `after` it is not the data that are wanted
-    but what has come after this cursor.
-    """
-
-    follower: Follower
-    subscription: Subscription
-    epoch: int
-    after: str | None = None
-
-    @property
-    def current(self) -> bool:
-        return self.follower.feed.epoch == self.epoch
-
-
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """The era and the shape of a collection before its data are read: what the data's position belongs to."""
-
-    era: Era
-    shape: bytes
 
 
 @dataclass(slots=True, eq=False)
@@ -153,7 +72,7 @@ class Hub:
         self._followers[follower] = None
         self._index.add(subscription, follower)
         outlet.open(follower)
-        return _reading(follower)
+        return follower.reading()
 
     def leave(self, follower: Follower) -> None:
         """End a subscription. Does nothing when it has ended already."""
@@ -187,7 +106,7 @@ class Hub:
             return None
         released = follower.feed.begin(snapshot)
         if released is None:
-            return _reading(follower)
+            return follower.reading()
         era = anchor.era if anchor.era == self._era else NO_ERA
         follower.start = Position(era, snapshot)
         follower.after = None
@@ -217,7 +136,7 @@ class Hub:
         follower.after = None
         key = self._encoders[follower.subscription.collection.relation_id].key
         follower.outlet.push(follower, Event(EventKind.INIT, resumed=True), self._claim(follower, cursor))
-        return Catching(_reading(follower), anchor, cursor.told, TransactionOrders(key) if key else None)
+        return Catching(follower.reading(), anchor, cursor.told, TransactionOrders(key) if key else None)
 
     def remember(self, catching: Catching, earlier: Iterable[Change]) -> None:
         """Changes that the client knows, of transactions of which more is to come."""
@@ -252,7 +171,7 @@ class Hub:
         catching.told = (start,)
         released = follower.feed.begin(snapshot)
         if released is None:
-            catching.reading = _reading(follower)
+            catching.reading = follower.reading()
             return False
         follower.start = start
         self._go_on(follower, released)
@@ -403,15 +322,11 @@ class Hub:
     def _hold(self, follower: Follower) -> Reading:
         follower.feed.hold()
         self._meeting.pop(follower, None)
-        return _reading(follower)
+        return follower.reading()
 
 
 def _is_captured_otherwise(old: Collection, new: Collection) -> bool:
     return (new.revision, new.durable) != (old.revision, old.durable)
-
-
-def _reading(follower: Follower) -> Reading:
-    return Reading(follower, follower.subscription, follower.feed.epoch, follower.after)
 
 
 def _init(follower: Follower, rows: tuple[bytes, ...], *, more: bool) -> Event:

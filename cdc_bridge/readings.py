@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-from cdc_bridge.hub import Follower, Reading
+from cdc_bridge.follower import Follower, Reading
 
 
 class Readings:

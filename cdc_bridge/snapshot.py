@@ -12,7 +12,6 @@ import psycopg
 from psycopg import AsyncConnection, AsyncCursor, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.broker import InitialData
 from cdc_bridge.catalog import Collection
 from cdc_bridge.change import Snapshot
 from cdc_bridge.errors import (
@@ -24,6 +23,7 @@ from cdc_bridge.errors import (
     invalid_query,
 )
 from cdc_bridge.logs import facts
+from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import KeyEncoder, RowEncoder
 from cdc_bridge.rawjson import split_object
 from cdc_bridge.statements import statement
@@ -43,7 +43,7 @@ class SnapshotReader:
         self._statement_timeout_s = statement_timeout_s
 
     async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
-        """`key`: the one row that is asked for, else all. Raises as `broker.Reader` says."""
+        """`key`: the one row that is asked for, else all. Raises as `ports.Reader` says."""
         async with self._transaction(collection) as (connection, before):
             snapshot = await self._snapshot(connection, before)
             rows_query, parameters = select(collection, query, key)

@@ -12,12 +12,11 @@ import psycopg
 from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge import broker
-from cdc_bridge.broker import CaughtUp, Missed
 from cdc_bridge.capture.pages import base, current_snapshot, is_forgotten, pages
 from cdc_bridge.catalog import Collection
 from cdc_bridge.change import Position
 from cdc_bridge.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
+from cdc_bridge.ports import CaughtUp, Missed, Page
 from cdc_bridge.projection import KeyEncoder
 from cdc_bridge.rawjson import split_object
 from cdc_bridge.statements import statement
@@ -28,14 +27,14 @@ Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
 
 
 class PooledLogReader:
-    """Implements `broker.LogReader`. A reading keeps a connection for as long as it takes, but no transaction."""
+    """Implements `ports.LogReader`. A reading keeps a connection for as long as it takes, but no transaction."""
 
     def __init__(self, pool: Pool, schema: str, *, answer_limit_s: float = 30) -> None:
         self._pool = pool
         self._schema = schema
         self._answer_limit_s = answer_limit_s
 
-    async def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[broker.Page, None]:
+    async def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
         """See the port."""
         relations = sorted(collection.filenodes)
         try:

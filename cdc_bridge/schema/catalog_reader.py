@@ -1,4 +1,4 @@
-"""The catalog as the broker wants it: read through the pool, renamed as configured, repaired when tables change."""
+"""The catalog as the bridge wants it: read through the pool, renamed as configured, repaired when tables change."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REPAIR_LIMIT_S = 0.0
 
 
 class PooledCatalogReader:
-    """Implements `broker.CatalogReader`. `names` renames collections: `{"sales.orders": "orders"}`.
+    """Implements `ports.CatalogReader`. `names` renames collections: `{"sales.orders": "orders"}`.
 
     A database without our schema has an empty catalog: nothing is attached there.
     """

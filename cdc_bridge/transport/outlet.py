@@ -10,13 +10,13 @@ from cdc_bridge import protocol
 from cdc_bridge.backlog import Backlog
 from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import RequestError
-from cdc_bridge.hub import Follower
+from cdc_bridge.follower import Follower
 from cdc_bridge.protocol import CloseCode
 from cdc_bridge.subscription import Event
 
 
 class SocketOutlet:
-    """Implements `hub.Outlet`. Pushing never waits; past the backlog's bound the client is marked as too slow.
+    """Implements `follower.Outlet`. Pushing never waits; past the backlog's bound the client is marked as too slow.
 
     Pacing: after each frame goes a WebSocket PING, and the next frame waits for its PONG. Every client answers
     PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses
@@ -40,7 +40,7 @@ class SocketOutlet:
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._followers: dict[str | Follower, Follower] = {}
 
-    # --- hub.Outlet ---
+    # --- follower.Outlet ---
 
     @property
     def count(self) -> int:

@@ -9,7 +9,8 @@ from cdc_bridge.catalog import Catalog
 from cdc_bridge.change import NO_ERA, Era, Position, Snapshot
 from cdc_bridge.cursor import Cursor
 from cdc_bridge.errors import RequestError
-from cdc_bridge.hub import Anchor, Hub, Reading
+from cdc_bridge.follower import Anchor, Reading
+from cdc_bridge.hub import Hub
 from cdc_bridge.subscription import EventKind, SortKey, Subscription
 from tests.core.facts import (
     CATALOG,

@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosedError
 
 from cdc_bridge.feed import Feed
-from cdc_bridge.hub import Follower
+from cdc_bridge.follower import Follower
 from cdc_bridge.protocol import CloseCode
 from cdc_bridge.subscription import Event, EventKind
 from cdc_bridge.transport.outlet import SocketOutlet

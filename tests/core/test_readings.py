@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc_bridge.feed import Feed
-from cdc_bridge.hub import Follower, Reading
+from cdc_bridge.follower import Follower, Reading
 from cdc_bridge.readings import Readings
 from cdc_bridge.subscription import Subscription
 from tests.core.facts import MESSAGES, Recorder, subscription

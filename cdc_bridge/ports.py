@@ -1,0 +1,92 @@
+"""What the broker's parts want from the database, and the values in which they get it.
+
+Where changes come from is a port too, `capture.Capture`; where messages go is `follower.Outlet`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.change import Change, Position, Relation, Snapshot
+from cdc_bridge.subscription import Query
+
+
+@dataclass(frozen=True, slots=True)
+class InitialData:
+    """`more`: a limit that the client did not choose has cut the rows."""
+
+    snapshot: Snapshot
+    rows: tuple[bytes, ...]
+    more: bool
+
+
+class Reader(Protocol):
+    """Reads rows as they stand. Raises `SourceChanged`, `SourceUnavailable` and `RequestError`."""
+
+    async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData: ...
+
+    async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes: ...
+
+    async def renew(self) -> None:
+        """The database was lost to us: trust no connection from before."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """Changes that `snapshot` sees, in the order of `seq`, also across the pages of one reading.
+
+    `earlier` are changes that had been told, of transactions that go on in `changes`: what is needed to say whether
+    these can have happened after them.
+    """
+
+    snapshot: Snapshot
+    changes: tuple[Change, ...]
+    earlier: tuple[Change, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """All that `snapshot` sees has been read."""
+
+    snapshot: Snapshot
+
+
+Page: TypeAlias = Missed | CaughtUp
+
+
+class LogReader(Protocol):
+    """Reads changes that were committed before now.
+
+    `missed`: pages of about a MiB at most, of one snapshot, which is taken after the call; at the end `CaughtUp`.
+    Every change of the collection's tables that the snapshot sees and that none of `told` has is in one page, once.
+    Raises `Forgotten`, `SourceChanged` and `SourceUnavailable`. No two changes have the same `seq`.
+    """
+
+    def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[Page, None]: ...
+
+    async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
+        """As `Reader.find_key`, of a row that may be gone by now. FORBIDDEN when it cannot be a key."""
+        ...
+
+
+class CatalogReader(Protocol):
+    """The catalog as the database has it now. Raises `SourceUnavailable`.
+
+    `fingerprint` is cheap and changes whenever `read` would return something else.
+    """
+
+    async def read(self) -> Catalog: ...
+
+    async def fingerprint(self) -> str: ...
+
+    async def repair(self) -> list[Relation]:
+        """Begin to capture what should be captured and is not; changes of these tables may have been missed."""
+        ...
+
+    async def renew(self) -> None:
+        """As `Reader.renew`."""
+        ...
