@@ -18,6 +18,7 @@ from typing import TypeVar, assert_never
 from cdc_bridge import values
 from cdc_bridge.capture import Capture
 from cdc_bridge.catalog import Collection
+from cdc_bridge.catching import Catching
 from cdc_bridge.change import (
     NO_ERA,
     Change,
@@ -39,7 +40,7 @@ from cdc_bridge.errors import (
     invalid_payload,
 )
 from cdc_bridge.follower import Follower, Outlet, Reading
-from cdc_bridge.hub import Catching, Hub
+from cdc_bridge.hub import Hub
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import CatalogReader, CaughtUp, InitialData, LogReader, Missed, Reader
 from cdc_bridge.protocol import ReadItems, Subscribe
@@ -369,7 +370,7 @@ class Broker:
     async def _resume(self, reading: Reading) -> None:
         if not reading.current:
             return
-        catching = self.hub.resume(reading)
+        catching = Catching.begin(self.hub, reading)
         is_told = catching is not None and await self._catch_up_with(catching)
         still = reading if catching is None else catching.reading
         if not is_told and still.current:
@@ -377,7 +378,7 @@ class Broker:
 
     async def _catch_up_with(self, catching: Catching) -> bool:
         """Read round after round, until the stream goes on from where the last one ended. False when that cannot be."""
-        while self.hub.is_whole(catching):
+        while catching.is_whole:
             try:
                 if await self._read_missed(catching):
                     return True
@@ -400,24 +401,24 @@ class Broker:
         assert self._log_reader is not None
         async with aclosing(self._log_reader.missed(self.hub.collection(catching.follower), catching.told)) as pages:
             async for page in pages:
-                if not self.hub.is_whole(catching):
+                if not catching.is_whole:
                     raise Forgotten("the log has a gap")
                 if isinstance(page, CaughtUp):
-                    return self.hub.meet(catching, page.snapshot)
+                    return catching.meet(page.snapshot)
                 await self._tell(catching, page)
         raise SourceUnavailable("the log ended early")
 
     async def _tell(self, catching: Catching, page: Missed) -> None:
         """Send a page at the client's pace."""
         follower = catching.follower
-        self.hub.remember(catching, page.earlier)
+        catching.remember(page.earlier)
         for change in page.changes:
-            events = None if self._is_drifted(change) else self.hub.tell(catching, change, page.snapshot)
+            events = None if self._is_drifted(change) else catching.tell(change, page.snapshot)
             if events is None:
                 raise Forgotten("a change says that its table was altered, or cannot have happened when the log says")
             for event, claim in events:
                 if not await follower.outlet.room(event.cost_bytes):
                     self.unsubscribe(follower)
-                if not self.hub.is_whole(catching):
+                if not catching.is_whole:
                     raise Forgotten("the log has a gap, or nobody is there to be told")
                 follower.outlet.push(follower, event, claim)

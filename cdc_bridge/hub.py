@@ -5,19 +5,17 @@ three things in step: the catalog, the index of followers, and each follower's f
 
 Guarantee: a follower gets one `init` first; after it, in their order, every event that concerns it and that
 the `init` did not hold; and after a gap another `init`, never silence. A follower that resumes gets an `init`
-without data and what it has missed (`Catching`), while its feed keeps what is new.
+without data and what it has missed (`catching.py`), while its feed keeps what is new.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Set
-from dataclasses import dataclass
 from typing import TypeAlias
 
-from cdc_bridge.backlog import Waiting
 from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
-from cdc_bridge.cursor import Claim, Cursor, Mark, Seal, going_on
+from cdc_bridge.cursor import Claim, Cursor, Mark, Seal
 from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.feed import Feed, Phase
 from cdc_bridge.follower import Anchor, Follower, Outlet, Reading
@@ -30,26 +28,12 @@ Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
 """The same request against a changed table. Raises `RequestError` when it can no longer be served."""
 
 
-@dataclass(slots=True, eq=False)
-class Catching:
-    """A follower that catches up: `told` grows with what it is told. The rest is what an order of changes needs."""
-
-    reading: Reading
-    anchor: Anchor
-    told: tuple[Position, ...]
-    orders: TransactionOrders | None
-    emptied_by: int | None = None
-
-    @property
-    def follower(self) -> Follower:
-        return self.reading.follower
-
-
 class Hub:
     """See the module's docstring. Methods that make readings necessary return them."""
 
     def __init__(self, held_bytes_max: int) -> None:
         self.catalog = Catalog()
+        self.era = NO_ERA
         self._held_bytes_max = held_bytes_max
         self._index: Index[Follower] = Index()
         self._followers: dict[Follower, None] = {}
@@ -59,7 +43,6 @@ class Hub:
         self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
         self._orders: dict[int, TransactionOrders] = {}
         self._seal = Seal()
-        self._era = NO_ERA
 
     def __len__(self) -> int:
         return len(self._followers)
@@ -95,7 +78,7 @@ class Hub:
         collection = self.catalog.by_relation_id.get(relation_id)
         if collection is None or not collection.durable:
             return Anchor(NO_ERA, bytes(SHAPE_BYTES))
-        return Anchor(self._era, collection.shape)
+        return Anchor(self.era, collection.shape)
 
     def begin(
         self, reading: Reading, anchor: Anchor, snapshot: Snapshot, rows: tuple[bytes, ...], *, more: bool
@@ -107,84 +90,38 @@ class Hub:
         released = follower.feed.begin(snapshot)
         if released is None:
             return follower.reading()
-        era = anchor.era if anchor.era == self._era else NO_ERA
+        era = anchor.era if anchor.era == self.era else NO_ERA
         follower.start = Position(era, snapshot)
         follower.after = None
-        claim = self._claim(follower, Cursor(anchor.shape, era, (follower.start,)))
+        claim = self.claim(follower, Cursor(anchor.shape, era, (follower.start,)))
         follower.outlet.push(follower, _init(follower, rows, more=more), claim)
         follower.has_data = True
-        self._go_on(follower, released)
+        self._release(follower, released)
         return None
 
-    def _go_on(self, follower: Follower, released: list[tuple[Event, ...]]) -> None:
-        self._meeting[follower] = None
-        for events in released:
-            self._push(follower, events)
-
-    def _claim(self, follower: Follower, cursor: Cursor) -> Claim | None:
-        return Claim(self._seal, cursor) if follower.subscription.cursor else None
-
-    # --- followers that resume ---
-
-    def resume(self, reading: Reading) -> Catching | None:
-        """Go on from the follower's cursor. None if nobody can."""
-        follower = reading.follower
-        anchor = self.anchor(follower.subscription.collection.relation_id)
-        cursor = self._seal.open(reading.after or "")
-        if cursor is None or not anchor.era.is_lasting or (cursor.era, cursor.shape) != (anchor.era, anchor.shape):
-            return None
-        follower.after = None
-        key = self._encoders[follower.subscription.collection.relation_id].key
-        follower.outlet.push(follower, Event(EventKind.INIT, resumed=True), self._claim(follower, cursor))
-        return Catching(follower.reading(), anchor, cursor.told, TransactionOrders(key) if key else None)
-
-    def remember(self, catching: Catching, earlier: Iterable[Change]) -> None:
-        """Changes that the client knows, of transactions of which more is to come."""
-        if catching.orders is not None:
-            for change in earlier:
-                catching.orders.holds(change)
-
-    def tell(self, catching: Catching, change: Change, upto: Snapshot) -> list[Waiting] | None:
-        """What is to be pushed of a change that was missed; `upto` sees it. None: it cannot be told, start anew."""
-        collection = self.catalog.by_relation_id[change.relation_id]
-        catching.told = going_on(catching.told, upto, change.seq)
-        if change.operation is not Operation.TRUNCATE:
-            catching.emptied_by = None
-            if catching.orders is not None and not catching.orders.holds(change):
-                return None
-        elif change.relation_id == collection.relation_id:
-            catching.emptied_by = change.xid
-        else:
-            return [] if catching.emptied_by == change.xid else None
-        follower = catching.follower
-        claim = self._claim(follower, Cursor(catching.anchor.shape, catching.anchor.era, catching.told))
-        events = Rendering(change, self._encoders[collection.relation_id]).events(follower.subscription)
-        return [(event, claim if event is events[-1] else None) for event in events]
-
-    def meet(self, catching: Catching, snapshot: Snapshot) -> bool:
-        """All that `snapshot` sees has been told: send what came after it.
-
-        False when too much came after it to be kept: that has to be read too, from the log.
-        """
-        follower = catching.follower
-        start = Position(catching.anchor.era, snapshot)
-        catching.told = (start,)
-        released = follower.feed.begin(snapshot)
+    def go_on(self, follower: Follower, start: Position) -> bool:
+        """The client has all that `start` has: send what came after it. False when too much came to be kept."""
+        released = follower.feed.begin(start.seen)
         if released is None:
-            catching.reading = follower.reading()
             return False
         follower.start = start
-        self._go_on(follower, released)
+        self._release(follower, released)
         return True
-
-    def is_whole(self, catching: Catching) -> bool:
-        """Whether the follower still catches up, and nothing says that the log has a gap."""
-        return catching.reading.current and self._era == catching.anchor.era
 
     def start_anew(self, follower: Follower) -> Reading:
         """The follower cannot go on from where it is: fresh data."""
         follower.after = None
         return self._hold(follower)
+
+    # --- what clients can claim to have been told ---
+
+    def claim(self, follower: Follower, cursor: Cursor) -> Claim | None:
+        """None for those who did not ask for cursors."""
+        return Claim(self._seal, cursor) if follower.subscription.cursor else None
+
+    def open(self, text: str) -> Cursor | None:
+        """None for whatever is not a cursor of ours."""
+        return self._seal.open(text)
 
     # --- the stream ---
 
@@ -244,12 +181,12 @@ class Hub:
 
     def listening(self, era: Era, secret: bytes | None) -> None:
         """Positions are of this era now, and cursors are sealed with this secret; without one, by ours alone."""
-        self._era = era
+        self.era = era
         if secret is not None:
             self._seal = Seal(secret)
 
     def turn(self, era: Era) -> None:
-        self._era = era
+        self.era = era
 
     def hold_not_durable(self) -> list[Reading]:
         """After a gap in listening that the log has filled: those whose changes are not in it need fresh data."""
@@ -261,6 +198,10 @@ class Hub:
         return [self._hold(follower) for follower in followers]
 
     # --- the catalog ---
+
+    def encoders(self, relation_id: int) -> Encoders:
+        """Of a collection that is in the catalog."""
+        return self._encoders[relation_id]
 
     def adopt(self, catalog: Catalog, judge: Judge) -> list[Reading]:
         """Take over a new catalog; followers of what has changed are judged anew, and start anew or are refused."""
@@ -314,6 +255,11 @@ class Hub:
             yield self._hold(follower)
 
     # --- inside ---
+
+    def _release(self, follower: Follower, held: list[tuple[Event, ...]]) -> None:
+        self._meeting[follower] = None
+        for events in held:
+            self._push(follower, events)
 
     def _push(self, follower: Follower, events: Iterable[Event]) -> None:
         for event in events:
