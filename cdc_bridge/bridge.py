@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.broker import ASKING_MAX, Broker
+from cdc_bridge.broker import Broker
 from cdc_bridge.capture.connection import KEEPALIVES
 from cdc_bridge.capture.log import LogCapture, LogOptions
 from cdc_bridge.capture.log_reader import PooledLogReader
 from cdc_bridge.conninfo import READ
+from cdc_bridge.desk import ASKING_MAX
 from cdc_bridge.errors import BridgeError
 from cdc_bridge.query import QueryLimits
 from cdc_bridge.schema.catalog_reader import PooledCatalogReader
