@@ -20,7 +20,7 @@ from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.feed import Feed, Phase
 from cdc_bridge.follower import Anchor, Follower, Outlet, Reading
 from cdc_bridge.matching import Index
-from cdc_bridge.order import TransactionOrders
+from cdc_bridge.register import Register
 from cdc_bridge.rendering import Encoders, Rendering
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
 
@@ -32,16 +32,13 @@ class Hub:
     """See the module's docstring. Methods that make readings necessary return them."""
 
     def __init__(self, held_bytes_max: int) -> None:
-        self.catalog = Catalog()
         self.era = NO_ERA
+        self._register = Register()
         self._held_bytes_max = held_bytes_max
         self._index: Index[Follower] = Index()
         self._followers: dict[Follower, None] = {}
         self._meeting: dict[Follower, None] = {}
-        self._encoders: dict[int, Encoders] = {}
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
-        self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
-        self._orders: dict[int, TransactionOrders] = {}
         self._seal = Seal()
 
     def __len__(self) -> int:
@@ -136,7 +133,7 @@ class Hub:
         return self._fan_out(change, collection)
 
     def _truncate(self, change: Change, collection: Collection) -> list[Reading]:
-        self._truncated[change.relation_id] = change.filenode
+        self._register.truncate(change)
         if change.relation_id == collection.relation_id:
             self._emptied_by[collection.relation_id] = change.xid
             return self._fan_out(change, collection)
@@ -148,11 +145,10 @@ class Hub:
         groups = self._index.find(collection.relation_id)
         if not groups:
             return []
-        order = self._orders.get(collection.relation_id)
-        if order is not None and not order.holds(change):
+        if not self._register.is_in_order(change, collection):
             return self.hold(collection.relation_id)
         mark = Mark(collection.shape, change.position) if change.position else None
-        rendering = Rendering(change, self._encoders[collection.relation_id], mark)
+        rendering = Rendering(change, self.encoders(collection.relation_id), mark)
         for group in groups:
             events = rendering.events(group.subscription)
             if events:
@@ -199,48 +195,24 @@ class Hub:
 
     # --- the catalog ---
 
+    @property
+    def catalog(self) -> Catalog:
+        return self._register.catalog
+
     def encoders(self, relation_id: int) -> Encoders:
         """Of a collection that is in the catalog."""
-        return self._encoders[relation_id]
+        return self._register.encoders(relation_id)
 
     def adopt(self, catalog: Catalog, judge: Judge) -> list[Reading]:
         """Take over a new catalog; followers of what has changed are judged anew, and start anew or are refused."""
-        before, self.catalog = self.catalog, catalog
-        now = {collection.relation_id: collection for collection in catalog.by_name.values()}
-        known = self._encoders
-        self._encoders = {
-            relation_id: known[relation_id]
-            if relation_id in known and known[relation_id].collection.reads_as(collection)
-            else Encoders(collection)
-            for relation_id, collection in now.items()
-        }
-        self._orders = {
-            relation_id: TransactionOrders(encoders.key)
-            for relation_id, encoders in self._encoders.items()
-            if encoders.key is not None
-        }
         readings: list[Reading] = []
-        for old in before.by_name.values():
-            new = now.get(old.relation_id)
-            if new is None or new.name != old.name:
+        for old, new in self._register.adopt(catalog):
+            if new is None:
                 for follower in self._index.members(old.relation_id):
                     self.refuse(follower, forbidden_collection(old.name))
-            elif not new.reads_as(old) or _is_captured_otherwise(old, new) or self._is_rewritten(old, new):
+            else:
                 readings += self._judge_anew(old, new, judge)
-        self._truncated.clear()
         return readings
-
-    def _is_rewritten(self, old: Collection, new: Collection) -> bool:
-        """Whether rows may have changed that no change told of: other partitions, or other storage.
-
-        ALTER COLUMN TYPE ... USING rewrites rows in silence. VACUUM FULL and CLUSTER look the same from here; what
-        they cost is a reading too many. TRUNCATE was told of, if it has been heard already.
-        """
-        return any(
-            old.filenodes.get(relation_id) != (filenode := new.filenodes.get(relation_id))
-            and (filenode is None or self._truncated.get(relation_id) != filenode)
-            for relation_id in old.filenodes.keys() | new.filenodes.keys()
-        )
 
     def _judge_anew(self, old: Collection, new: Collection, judge: Judge) -> Iterator[Reading]:
         for follower in self._index.members(old.relation_id):
@@ -269,10 +241,6 @@ class Hub:
         follower.feed.hold()
         self._meeting.pop(follower, None)
         return follower.reading()
-
-
-def _is_captured_otherwise(old: Collection, new: Collection) -> bool:
-    return (new.revision, new.durable) != (old.revision, old.durable)
 
 
 def _init(follower: Follower, rows: tuple[bytes, ...], *, more: bool) -> Event:
