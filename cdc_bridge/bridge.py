@@ -48,6 +48,7 @@ class BridgeOptions:
     dsn: str = ""
     schema: str = "cdc"
     collections: Mapping[str, str] = field(default_factory=dict)
+    relations: Mapping[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"
     port: int = 8765
     allowed_origins: tuple[str, ...] = ()
@@ -56,6 +57,9 @@ class BridgeOptions:
     subscriptions_max: int = 100
     limit_default: int = 100
     limit_max: int = 10_000
+    filter_depth_max: int = 10
+    filter_nodes_max: int = 100
+    in_values_max: int = 10_000
     backlog_bytes_max: int = 16 * 1024 * 1024
     ping_interval_s: float = 30
     connections_max: int = 10_000
@@ -123,7 +127,7 @@ class Bridge:
         broker = Broker(
             capture,
             SnapshotReader(data_pool, options.schema),
-            PooledCatalogReader(catalog_pool, options.dsn, options.schema, options.collections),
+            PooledCatalogReader(catalog_pool, options.dsn, options.schema, options.collections, options.relations),
             PooledLogReader(log_pool, options.schema),
             resumes_max=RESUMES_MAX,
             limits=QueryLimits(options.limit_default, options.limit_max),

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from cdc_bridge.change import Relation
 
@@ -155,6 +155,36 @@ class Catalog:
         return isinstance(other, Catalog) and self.by_name == other.by_name
 
     __hash__ = None  # type: ignore[assignment]  # it is compared, never a key
+
+
+def with_children(collections: Iterable[Collection], names: Mapping[str, str]) -> list[Collection]:
+    """The same, and each leads to the rows of others that refer to it by a foreign key, too.
+
+    Children are called like their collection, or as `names` says: `{"messages.author": "posts"}`. Where several
+    foreign keys of one collection lead to another, each needs a name of its own there: `messages_by_author`. A name
+    that a column has is not taken.
+    """
+    known = list(collections)
+    children: dict[int, list[Reference]] = {collection.relation_id: [] for collection in known}
+    for child in known:
+        targets = [reference.target_id for reference in child.references if not reference.is_many]
+        for own in child.references:
+            if own.is_many or own.target_id not in children:
+                continue
+            usual = child.name if targets.count(own.target_id) == 1 else f"{child.name}_by_{own.column}"
+            name = names.get(f"{child.name}.{own.column}", usual)
+            many = Reference(name, own.target_column, child.relation_id, own.column, is_many=True)
+            children[own.target_id].append(many)
+    return [_with_references(collection, children[collection.relation_id], set(children)) for collection in known]
+
+
+def _with_references(collection: Collection, children: Iterable[Reference], targets: Container[int]) -> Collection:
+    """With these children besides, each name once, and without what leads to no collection."""
+    references = {own.name: own for own in collection.references if not own.is_many and own.target_id in targets}
+    for many in children:
+        if many.name not in collection.by_name:
+            references.setdefault(many.name, many)
+    return replace(collection, references=tuple(references.values()))
 
 
 def collection_name(relation: Relation) -> str:

@@ -54,6 +54,7 @@ _DSN_FORM = "a connection string such as postgresql://user@host:5432/database or
 _ORIGINS_FORM = "a list of origins such as https://app.example.com, as JSON or separated by commas"
 _NOTIFY_FORM = "auto or off"
 _COLLECTIONS_FORM = 'a table that names collections, {"schema.table": "name"}, each name once'
+_RELATIONS_FORM = 'a table that names relations, {"collection.column": "name"}'
 
 
 def _setting(default: Any, description: str, *, allowed: str = "", **bounds: Any) -> Any:
@@ -89,6 +90,9 @@ class Settings(BaseSettings):
     collections: Annotated[dict[str, str], NoDecode] = _setting(
         {}, "Other names for collections: table to name.", allowed=_COLLECTIONS_FORM
     )
+    relations: Annotated[dict[str, str], NoDecode] = _setting(
+        {}, "Names for the rows that refer to another one: foreign key to name.", allowed=_RELATIONS_FORM
+    )
 
     notify: Literal["", "auto", "off"] = _setting(
         "", "Whether anything notifies; recorded in the database, for all bridges.", allowed=_NOTIFY_FORM
@@ -112,6 +116,9 @@ class Settings(BaseSettings):
     subscriptions_max: int = _setting(100, "Subscriptions of one connection.", ge=1)
     limit_default: int = _setting(100, "Rows of initial data when the client names no limit.", ge=0)
     limit_max: int = _setting(10_000, "The most rows of initial data that a client may ask for.", ge=0)
+    filter_depth_max: int = _setting(10, "How deep a filter may nest.", ge=1, le=100)
+    filter_nodes_max: int = _setting(100, "The most conditions of a filter.", ge=1)
+    in_values_max: int = _setting(10_000, "The most values of one `_in` or `_nin`.", ge=1)
     backlog_bytes_max: int = _setting(16 * _MIB, "What may wait for a slow connection before it is closed.", ge=1024)
     ping_interval_s: float = _setting(30.0, "Seconds between pings to a client.", gt=0)
     connections_max: int = _setting(10_000, "Connections at one time; 0 sets no limit.", ge=0)
@@ -158,9 +165,9 @@ class Settings(BaseSettings):
     def _origins_as_browsers_send_them(cls, origins: list[str]) -> list[str]:
         return [_origin(text) for text in origins]
 
-    @field_validator("collections", mode="before")
+    @field_validator("collections", "relations", mode="before")
     @classmethod
-    def _collections_from_text(cls, value: object) -> object:
+    def _names_from_text(cls, value: object) -> object:
         return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("collections")

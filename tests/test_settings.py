@@ -19,6 +19,7 @@ SAMPLES = {
     "dsn": "postgresql://somebody@db.example/shop",
     "schema": "changes",
     "collections": '{"sales.orders": "orders"}',
+    "relations": '{"messages.author": "posts"}',
     "host": "::1",
     "allowed_origins": "https://a.example, https://b.example",
     "insecure_public": "true",
@@ -28,6 +29,7 @@ SAMPLES = {
     "log_level": "debug",
     "heartbeat_interval_s": "3",
     "limit_default": "7",
+    "filter_depth_max": "7",
     "notify": "off",
     "retention_bytes": "7654321",
 }
@@ -136,6 +138,7 @@ def test_origins_are_json_too() -> None:
         ("limit_max", "-1", "a whole number of 0 or more"),
         ("collections", "{", "a table"),
         ("collections", '{"a": "x", "b": "x"}', "each name once"),
+        ("relations", "[]", "a table that names relations"),
         ("allowed_origins", "[1", "a list of origins"),
         ("schema", "a" * 64, "a name of 1 to 63 characters"),
         ("dsn", "no conninfo", "a connection string"),

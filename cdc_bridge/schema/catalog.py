@@ -6,6 +6,7 @@ The sessions that this reads through have been prepared, see `session`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,17 @@ import msgspec
 from psycopg import AsyncConnection, sql
 from psycopg.rows import tuple_row
 
-from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind, collection_name
+from cdc_bridge.catalog import (
+    NO_COLLATION,
+    Catalog,
+    Collation,
+    Collection,
+    Column,
+    PgType,
+    Reference,
+    TypeKind,
+    collection_name,
+)
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema.tables import PARTITION_PREFIX, ours
@@ -31,28 +42,41 @@ class _TypeRow(msgspec.Struct):
     labels: list[str]
 
 
+class _CollationRow(msgspec.Struct):
+    oid: int
+    schema: str
+    name: str
+    is_deterministic: bool
+    is_bytewise: bool
+    has_plain_ascii: bool
+
+
 class _CollectionRow(msgspec.Struct):
     oid: int
     schema: str
     name: str
     excluded: list[str]
-    columns: list[tuple[str, int, int]]
+    columns: list[tuple[str, int, int, int]]
     key: list[str]
+    references: list[tuple[str, int, str]]
     filenodes: list[tuple[int, int]]
     revision: str
     durable: bool
 
 
 _decode_types = msgspec.json.Decoder(list[_TypeRow]).decode
+_decode_collations = msgspec.json.Decoder(list[_CollationRow]).decode
 _decode_collections = msgspec.json.Decoder(list[_CollectionRow]).decode
 
 
 async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
-    """Every attached table. Raises `NotInstalled`."""
-    collections, types = await _fetch(conn, "queries/catalog", schema)
-    by_oid = {row.oid: row for row in _decode_types(types)}
-    known: dict[int, PgType] = {}
-    return Catalog(_collection(row, by_oid, known) for row in _decode_collections(collections))
+    """Every attached table, with the foreign keys that it has. Raises `NotInstalled`."""
+    collections, types, collations = await _fetch(conn, "queries/catalog", schema)
+    kinds = _Kinds(
+        {row.oid: row for row in _decode_types(types)},
+        {row.oid: _collation(row) for row in _decode_collations(collations)},
+    )
+    return Catalog(_collection(row, kinds) for row in _decode_collections(collections))
 
 
 async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
@@ -76,9 +100,27 @@ def _query(name: str, schema: str) -> sql.Composed:
     return statement(name, schema, reporting=statement("queries/reporting", schema))
 
 
-def _collection(row: _CollectionRow, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> Collection:
+def _collation(row: _CollationRow) -> Collation:
+    return Collation(row.schema, row.name, row.is_deterministic, row.is_bytewise, row.has_plain_ascii)
+
+
+@dataclass(slots=True)
+class _Kinds:
+    """Types and collations by their `oid`. Types are built when they are first asked for."""
+
+    types: Mapping[int, _TypeRow]
+    collations: Mapping[int, Collation]
+    known: dict[int, PgType] = field(default_factory=dict)
+
+    def column(self, name: str, number: int, type_oid: int, collation_oid: int) -> Column:
+        type_ = _type(type_oid, self.types, self.known)
+        return Column(name, number, type_, self.collations.get(collation_oid, NO_COLLATION))
+
+
+def _collection(row: _CollectionRow, kinds: _Kinds) -> Collection:
     relation = Relation(row.schema, row.name)
-    columns = tuple(Column(name, number, _type(oid, types, known)) for name, number, oid in row.columns)
+    columns = tuple(kinds.column(*column) for column in row.columns)
+    references = {own: Reference(own, own, target_id, target) for own, target_id, target in reversed(row.references)}
     is_whole = {column.name for column in columns}.issuperset(row.key)
     return Collection(
         name=collection_name(relation),
@@ -90,6 +132,7 @@ def _collection(row: _CollectionRow, types: Mapping[int, _TypeRow], known: dict[
         excluded=frozenset(row.excluded),
         revision=row.revision,
         durable=row.durable,
+        references=tuple(references.values()),
     )
 
 

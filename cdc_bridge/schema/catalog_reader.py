@@ -7,13 +7,14 @@ import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.catalog import Catalog, Collection, with_children
 from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import REPAIR
 from cdc_bridge.errors import BridgeError, NotInstalled, SourceUnavailable
@@ -34,16 +35,25 @@ REPAIR_LIMIT_S = 0.0
 
 
 class PooledCatalogReader:
-    """Implements `ports.CatalogReader`. `names` renames collections: `{"sales.orders": "orders"}`.
+    """Implements `ports.CatalogReader`. `names` renames collections: `{"sales.orders": "orders"}`. `relations`
+    names the rows that refer to another by a foreign key: `{"messages.author": "posts"}`.
 
     A database without our schema has an empty catalog: nothing is attached there.
     """
 
-    def __init__(self, pool: Pool, conninfo: str, schema: str, names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        conninfo: str,
+        schema: str,
+        names: Mapping[str, str],
+        relations: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._pool = pool
         self._conninfo = conninfo
         self._schema = schema
         self._names = names
+        self._relations = relations
         self._forbidden: set[Relation] = set()
         self._told: set[tuple[Relation, type[Exception]]] = set()
 
@@ -55,7 +65,7 @@ class PooledCatalogReader:
         except NotInstalled:
             return Catalog()
         collections = self._renamed(catalog)
-        return Catalog(_logged(collections) if is_standby else collections)
+        return Catalog(with_children(_logged(collections) if is_standby else collections, self._relations))
 
     async def fingerprint(self) -> str:
         try:

@@ -1,5 +1,5 @@
--- Every attached table with its columns, key, excluded columns, revision and the tables that report under it, and
--- every type that those columns need: one row, two JSON documents; no row without our schema.
+-- Every attached table with its columns, key, foreign keys, excluded columns, revision and the tables that report under
+-- it, and every type and collation that those columns need: one row, three JSON documents; no row without our schema.
 -- A table is attached when it has a trigger of ours and is no partition, and no former one either.
 WITH RECURSIVE {reporting},
 attached AS MATERIALIZED (
@@ -18,13 +18,13 @@ attached AS MATERIALIZED (
     WHERE NOT c.relispartition
 ),
 columns AS MATERIALIZED (
-    SELECT r.oid, a.attname, a.attnum, a.atttypid
+    SELECT r.oid, a.attname, a.attnum, a.atttypid, a.attcollation
     FROM attached r
     JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
     WHERE a.attname <> ALL (r.excluded)
 ),
 columns_of AS MATERIALIZED (
-    SELECT c.oid, json_agg(json_build_array(c.attname, c.attnum, c.atttypid::bigint) ORDER BY c.attnum) AS columns
+    SELECT c.oid, json_agg(json_build_array(c.attname, c.attnum, c.atttypid::bigint, c.attcollation::bigint) ORDER BY c.attnum) AS columns
     FROM columns c
     GROUP BY c.oid
 ),
@@ -32,6 +32,25 @@ revision AS MATERIALIZED (
     SELECT root AS oid, md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) AS digest
     FROM revisions
     GROUP BY root
+),
+-- Where a collation comes from, and what its locale is called: the database's own one is told by pg_database, and the
+-- columns that say it have had several names.
+collations AS (
+    SELECT l.oid, n.nspname, l.collname, l.collisdeterministic,
+        CASE WHEN l.collprovider = 'd' THEN coalesce(of_database.facts ->> 'datlocprovider', 'c') ELSE l.collprovider::text END AS provider,
+        CASE WHEN l.collprovider = 'd'
+            THEN coalesce(of_database.facts ->> 'datlocale', of_database.facts ->> 'daticulocale', of_database.facts ->> 'datcollate')
+            ELSE coalesce(of_collation.facts ->> 'colllocale', of_collation.facts ->> 'colliculocale', of_collation.facts ->> 'collcollate')
+            END AS locale,
+        CASE WHEN l.collprovider = 'd'
+            THEN coalesce(of_database.facts ->> 'datlocale', of_database.facts ->> 'daticulocale', of_database.facts ->> 'datctype')
+            ELSE coalesce(of_collation.facts ->> 'colllocale', of_collation.facts ->> 'colliculocale', of_collation.facts ->> 'collctype')
+            END AS ctype
+    FROM pg_collation l
+    JOIN pg_namespace n ON n.oid = l.collnamespace
+    CROSS JOIN LATERAL to_jsonb(l) AS of_collation(facts)
+    CROSS JOIN (SELECT to_jsonb(d) FROM pg_database d WHERE d.datname = current_database()) AS of_database(facts)
+    WHERE l.oid IN (SELECT attcollation FROM columns)
 ),
 needed AS (
     SELECT DISTINCT atttypid AS oid FROM columns
@@ -57,6 +76,11 @@ SELECT
             FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(number, position)
             JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = k.number
             WHERE i.indrelid = r.oid AND i.indisprimary AND k.position <= i.indnkeyatts),
+        'references', (SELECT coalesce(json_agg(json_build_array(own.attname, k.confrelid::bigint, other.attname) ORDER BY k.oid), '[]')
+            FROM pg_constraint k
+            JOIN columns own ON own.oid = r.oid AND own.attnum = k.conkey[1]
+            JOIN columns other ON other.oid = k.confrelid AND other.attnum = k.confkey[1]
+            WHERE k.conrelid = r.oid AND k.contype = 'f' AND cardinality(k.conkey) = 1),
         'filenodes', (SELECT json_agg(json_build_array(m.oid::bigint,
                 coalesce(pg_relation_filenode(m.oid), 0)::bigint) ORDER BY m.oid)
             FROM tree m WHERE m.root = r.oid),
@@ -73,6 +97,12 @@ SELECT
             WHERE a.attrelid = t.typrelid AND t.typrelid <> 0 AND a.attnum > 0 AND NOT a.attisdropped),
         'labels', (SELECT coalesce(json_agg(e.enumlabel ORDER BY e.enumsortorder), '[]') FROM pg_enum e WHERE e.enumtypid = t.oid)
         ) ORDER BY t.oid), '[]')
-     FROM needed JOIN pg_type t USING (oid))::text AS types
+     FROM needed JOIN pg_type t USING (oid))::text AS types,
+    (SELECT coalesce(json_agg(json_build_object(
+        'oid', l.oid::bigint, 'schema', l.nspname, 'name', l.collname, 'is_deterministic', l.collisdeterministic,
+        'is_bytewise', l.provider = 'b' OR l.provider = 'c' AND l.locale IN ('C', 'POSIX'),
+        -- Whose i has a dot in upper case, too.
+        'has_plain_ascii', l.ctype !~* '^(tr|az|crh|ku|tt|lt)([-_@.]|$)') ORDER BY l.oid), '[]')
+     FROM collations l)::text AS collations
 FROM pg_namespace ours
 WHERE ours.nspname = %(schema)s

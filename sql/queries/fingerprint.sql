@@ -1,9 +1,9 @@
--- A digest of what catalog.sql shows, without the JSON: names, columns, keys, excluded columns, storage, revisions, and
+-- A digest of what catalog.sql shows, without the JSON: names, columns, keys, foreign keys, excluded columns, storage, revisions, and
 -- the makers' types; PostgreSQL's own (below 16384) do not change. No row without our schema.
 -- Facts are added up as numbers of 64 bits, since to sort them takes longer than to find them.
 WITH RECURSIVE {reporting},
 columns AS MATERIALIZED (
-    SELECT a.attrelid, a.attnum, a.atttypid, a.attname
+    SELECT a.attrelid, a.attnum, a.atttypid, a.attcollation, a.attname
     FROM carrying r
     JOIN pg_attribute a ON a.attrelid = r.oid
     WHERE a.attnum > 0 AND NOT a.attisdropped
@@ -33,7 +33,11 @@ facts AS (
     LEFT JOIN pg_index i ON i.indrelid = r.oid AND i.indisprimary
     WHERE NOT c.relispartition
     UNION ALL
-    SELECT concat_ws(' ', 'column', attrelid, attnum, atttypid, attname) FROM columns
+    SELECT concat_ws(' ', 'column', attrelid, attnum, atttypid, attcollation, attname) FROM columns
+    UNION ALL
+    SELECT concat_ws(' ', 'reference', k.oid, k.conrelid, k.conkey, k.confrelid, k.confkey)
+    FROM carrying r
+    JOIN pg_constraint k ON k.conrelid = r.oid AND k.contype = 'f'
     UNION ALL
     SELECT concat_ws(' ', 'storage', root, oid, pg_relation_filenode(oid)) FROM tree
     UNION ALL

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_bridge.catalog import Catalog, Collection, PgType, TypeKind
+from cdc_bridge.catalog import Catalog, Collation, Collection, PgType, Reference, TypeKind, with_children
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema.catalog import fingerprint, read_catalog
@@ -354,3 +354,117 @@ async def test_fingerprint_of_a_hundred_tables_is_quick(database: Database, conn
         await fingerprint(conn, "cdc")
         took_s.append(time.monotonic() - began)
     assert min(took_s) < 0.05
+
+
+BLOG = """
+CREATE TABLE authors (id int PRIMARY KEY, name text, secret int UNIQUE);
+CREATE TABLE messages (
+    id int PRIMARY KEY,
+    author int REFERENCES authors,
+    editor int REFERENCES authors,
+    hidden int REFERENCES authors (secret)
+);
+CREATE TABLE notes (id int PRIMARY KEY, message int REFERENCES messages, a int, b int, UNIQUE (a, b),
+    parent int REFERENCES notes, FOREIGN KEY (a, b) REFERENCES notes (a, b));
+"""
+
+
+async def references(conn: psycopg.AsyncConnection[Any], **names: str) -> dict[str, dict[str, Reference]]:
+    """Those of each collection by name, once the children have theirs."""
+    renamed = {key.replace("_of_", "."): name for key, name in names.items()}
+    collections = with_children((await read_catalog(conn, "cdc")).by_name.values(), renamed)
+    return {collection.name: dict(collection.by_reference) for collection in collections}
+
+
+async def test_foreign_key_is_named_by_its_column_and_its_children_by_their_collection(
+    database: Database, conn: psycopg.AsyncConnection[Any]
+):
+    database.execute(BLOG)
+    attach_tables(database, "authors", "messages", "notes")
+    catalog = await read_catalog(conn, "cdc")
+    authors, messages, notes = (catalog.by_name[name].relation_id for name in ("authors", "messages", "notes"))
+    found = await references(conn)
+    assert found["messages"] == {
+        "author": Reference("author", "author", authors, "id"),
+        "editor": Reference("editor", "editor", authors, "id"),
+        "hidden": Reference("hidden", "hidden", authors, "secret"),
+        "notes": Reference("notes", "id", notes, "message", is_many=True),
+    }
+    assert found["authors"] == {
+        "messages_by_author": Reference("messages_by_author", "id", messages, "author", is_many=True),
+        "messages_by_editor": Reference("messages_by_editor", "id", messages, "editor", is_many=True),
+        "messages_by_hidden": Reference("messages_by_hidden", "secret", messages, "hidden", is_many=True),
+    }
+    assert found["notes"] == {
+        "message": Reference("message", "message", messages, "id"),
+        "parent": Reference("parent", "parent", notes, "id"),
+        "notes": Reference("notes", "id", notes, "parent", is_many=True),
+    }
+
+
+async def test_children_can_be_called_otherwise(database: Database, conn: psycopg.AsyncConnection[Any]):
+    database.execute(BLOG)
+    attach_tables(database, "authors", "messages")
+    found = await references(conn, messages_of_author="posts")
+    assert set(found["authors"]) == {"posts", "messages_by_editor", "messages_by_hidden"}
+
+
+async def test_children_do_not_hide_a_column(database: Database, conn: psycopg.AsyncConnection[Any]):
+    database.execute(
+        "CREATE TABLE a (id int PRIMARY KEY, b int); CREATE TABLE b (id int PRIMARY KEY, a int REFERENCES a)"
+    )
+    attach_tables(database, "a", "b")
+    assert (await references(conn))["a"] == {}
+
+
+async def test_excluded_columns_and_tables_that_are_not_attached_have_no_references(
+    database: Database, conn: psycopg.AsyncConnection[Any]
+):
+    database.execute(BLOG)
+    attach_tables(database, "authors", exclude=("authors.secret",))
+    attach_tables(database, "messages", exclude=("messages.editor",))
+    found = await references(conn)
+    assert set(found["messages"]) == {"author"}
+    assert set(found["authors"]) == {"messages"}
+
+
+async def test_foreign_keys_and_collations_are_in_the_fingerprint(
+    database: Database, conn: psycopg.AsyncConnection[Any]
+):
+    database.execute("CREATE TABLE a (id int PRIMARY KEY); CREATE TABLE b (a int, t text)")
+    attach_tables(database, "a", "b")
+    prints = [await fingerprint(conn, "cdc")]
+    database.execute("ALTER TABLE b ADD FOREIGN KEY (a) REFERENCES a")
+    prints.append(await fingerprint(conn, "cdc"))
+    database.execute('ALTER TABLE b ALTER t TYPE text COLLATE "C"')
+    prints.append(await fingerprint(conn, "cdc"))
+    assert len(set(prints)) == 3
+
+
+async def test_collations_tell_how_text_compares(database: Database, conn: psycopg.AsyncConnection[Any]):
+    database.execute('CREATE TABLE t (a text COLLATE "C", b int, c text[] COLLATE "POSIX", d char(3))')
+    attach_tables(database, "t")
+    t = await one(conn)
+    assert {name: column.collation for name, column in t.by_name.items() if name != "d"} == {
+        "a": Collation("pg_catalog", "C", is_bytewise=True),
+        "b": Collation(),
+        "c": Collation("pg_catalog", "POSIX", is_bytewise=True),
+    }
+    assert (t.by_name["d"].collation.schema, t.by_name["d"].collation.name) == ("pg_catalog", "default")
+
+
+async def test_collations_of_icu_tell_how_text_compares(database: Database, conn: psycopg.AsyncConnection[Any]):
+    try:
+        database.execute("CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false)")
+    except psycopg.errors.FeatureNotSupported:
+        pytest.skip("this server is built without ICU; the older one of `make test` has it")
+    database.execute("""
+        CREATE COLLATION turkish (provider = icu, locale = 'tr');
+        CREATE TABLE t (a text COLLATE blind, b text COLLATE turkish);
+    """)
+    attach_tables(database, "t")
+    t = await one(conn)
+    assert {name: column.collation for name, column in t.by_name.items()} == {
+        "a": Collation("public", "blind", is_deterministic=False),
+        "b": Collation("public", "turkish", has_plain_ascii=False),
+    }
