@@ -58,13 +58,14 @@ BEGIN
             IF olds IS NOT NULL THEN
                 FETCH olds INTO old_item;
             END IF;
-            EXIT WHEN new_item IS NULL AND old_item IS NULL;
+            -- Before the loop ends, so that what is large is recorded where it is caught: it may be too large.
             IF batch_bytes > 1048576 THEN
                 done := {cdc}.record_batch(left(TG_OP, 1), TG_RELID, old_batch, new_batch);
                 old_batch := CASE WHEN olds IS NOT NULL THEN '{{}}' END;
                 new_batch := CASE WHEN news IS NOT NULL THEN '{{}}' END;
                 batch_bytes := 0;
             END IF;
+            EXIT WHEN new_item IS NULL AND old_item IS NULL;
             IF news IS NOT NULL THEN
                 new_batch := array_append(new_batch, new_item);
             END IF;
@@ -86,8 +87,10 @@ BEGIN
         RETURN NULL;
     END;
     IF batch_bytes > 0 THEN
-        IF TG_OP = 'UPDATE' AND (array_position(old_batch, NULL) > 0 OR array_position(new_batch, NULL) > 0) THEN
-            -- A row that was to move to another partition, and that a BEFORE trigger there did not let in.
+        -- Somebody has dropped what is called below, and nothing catches here; or there is a row that was to move to another
+        -- partition, and that a BEFORE trigger there did not let in.
+        IF to_regproc('{cdc}.record_batch') IS NULL OR to_regproc('{cdc}.record') IS NULL
+                OR TG_OP = 'UPDATE' AND (array_position(old_batch, NULL) > 0 OR array_position(new_batch, NULL) > 0) THEN
             done := {cdc}.mark_gap();
         ELSE
             done := {cdc}.record_batch(left(TG_OP, 1), TG_RELID, old_batch, new_batch);

@@ -41,6 +41,11 @@ BEGIN
         done := {cdc}.mark_gap();
         RETURN NULL;
     END;
+    IF to_regproc('{cdc}.record') IS NULL THEN
+        -- Somebody has dropped it, and nothing catches here.
+        done := {cdc}.mark_gap();
+        RETURN NULL;
+    END IF;
     done := {cdc}.record(left(TG_OP, 1), TG_RELID, old_text, new_text);
     RETURN NULL;
 END

@@ -119,7 +119,7 @@ def test_former_partition_can_be_detached_by_name(database: Database, conn: psyc
     "lost",
     [
         "DROP FUNCTION cdc.version()",
-        "DROP SEQUENCE cdc.seq, cdc.gap",
+        "DROP SEQUENCE cdc.seq, cdc.gap CASCADE",
         "DROP FUNCTION cdc.capture() CASCADE",
         "DROP SCHEMA cdc CASCADE",
     ],

@@ -19,7 +19,7 @@ NOP = "CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN N
 HARMS = {
     "ALTER TABLE cdc.change_log_5 RENAME TO mine": "cdc.change_log_5, a part of the change log, is missing: ",
     "ALTER VIEW cdc.change_log RENAME TO mine": "cdc.change_log, a part of the change log, is missing",
-    "DROP SEQUENCE cdc.gate": "cdc.gate, a part of the change log, is missing",
+    "DROP SEQUENCE cdc.gate CASCADE": "cdc.gate, a part of the change log, is missing",
     "DROP TABLE cdc.forgotten": "cdc.forgotten, a part of the change log, is missing",
     "DROP FUNCTION cdc.forget_segment": "cdc.forget_segment, a part of the change log, is missing",
     "ALTER TABLE cdc.change_log_5 RENAME COLUMN old TO older": "cdc.change_log_5 does not have the columns",
