@@ -202,6 +202,7 @@ def read_log(conn: psycopg.Connection[Any], schema: str) -> Log:
 def _prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_bytes: int, done: Pruned) -> None:
     try:
         done.changed += [number for (number,) in conn.execute(statement("queries/note_segments", schema))]
+        conn.execute(statement("steps/merge_forgotten", schema))
         log = _read_log(conn, schema, done.locked)
         if log.segment_bytes != segment_bytes(keep_bytes):
             conn.execute(statement("steps/segment_bytes", schema, size_bytes=sql.Literal(segment_bytes(keep_bytes))))

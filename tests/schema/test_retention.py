@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from typing import Any
 
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
+from cdc_bridge.capture.pages import current_snapshot, is_forgotten
+from cdc_bridge.change import Snapshot
 from cdc_bridge.errors import DatabaseError, NotInstalled, SourceUnavailable
 from cdc_bridge.schema import retention
 from cdc_bridge.schema.pruner import LogPruner
@@ -276,6 +279,111 @@ def test_nothing_is_pruned_where_there_is_no_log(plain: psycopg.Connection[Any])
         prune(plain, "cdc", 0, 0)
     install_version_1(plain)
     assert prune(plain, "cdc", 0, 0) == Pruned()
+
+
+# --- what was forgotten ---
+
+
+class History:
+    """Transactions that begin, write and end at random, and segments that are forgotten. `seen`: every snapshot."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._next = 1000
+        self._running: set[int] = set()
+        self._segments: list[set[int]] = [set()]
+        self.seen: list[Snapshot] = []
+        self.forgotten: list[tuple[int | None, int | None, int, Snapshot]] = []
+
+    def _snapshot(self) -> Snapshot:
+        ended = max(set(range(1000, self._next)) - self._running, default=999)
+        running = frozenset(xid for xid in self._running if xid <= ended)
+        return Snapshot(min(running, default=ended + 1), ended + 1, running)
+
+    def _begin(self) -> int:
+        self._next += 1
+        return self._next - 1
+
+    def step(self) -> None:
+        chance = self._random.random()
+        if len(self._running) > 8:
+            self._running.remove(min(self._running))
+        elif chance < 0.3:
+            self._running.add(self._begin())
+        elif chance < 0.6 and self._running:
+            self._segments[-1].add(max(self._random.choices(sorted(self._running), k=4)))
+        elif chance < 0.9 and self._running:
+            self._running.discard(max(self._random.choices(sorted(self._running), k=2)))  # some stay open for long
+        elif chance < 0.95:
+            self._segments.append(set())
+        elif len(self._segments) > 4 and not self._segments[0] & self._running:
+            gone = self._segments.pop(0)
+            by = self._begin()
+            self._running.add(by)
+            by_hand = self._random.random() < 0.1
+            if gone:
+                ids = (None, None) if by_hand else (min(gone), max(gone))
+                self.forgotten.append((*ids, by, self._snapshot()))
+            self._running.discard(by)
+        self.seen.append(self._snapshot())
+
+
+def told(snapshot: Snapshot) -> str:
+    return f"{snapshot.xmin}:{snapshot.xmax}:{','.join(str(xid) for xid in sorted(snapshot.in_progress))}"
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_what_was_forgotten_is_merged_and_no_position_is_judged_differently(
+    database: Database, conn: psycopg.Connection[Any], seed: int
+) -> None:
+    """Be it older or younger than what is merged."""
+    history = History(seed)
+    for _ in range(1500):
+        history.step()
+    with conn.cursor() as cursor:
+        cursor.executemany(
+            "INSERT INTO cdc.forgotten (segment, oldest, youngest, by, seen) VALUES"
+            " (0, %s::text::xid8, %s::text::xid8, %s::text::xid8, %s::pg_snapshot)",
+            [
+                (oldest and str(oldest), youngest and str(youngest), str(by), told(seen))
+                for oldest, youngest, by, seen in history.forgotten
+            ],
+        )
+    async with await database.connect() as reader:
+        asked = history.seen[::5]
+        before = [await is_forgotten(reader, "cdc", seen) for seen in asked]
+        for _ in range(2):  # merged is merged again
+            prune(conn, "cdc", DAY_S, GIB)
+            assert [await is_forgotten(reader, "cdc", seen) for seen in asked] == before
+    assert before[0]
+    assert not before[-1]
+    (left,) = conn.execute("SELECT count(*) FROM cdc.forgotten").fetchone() or (0,)
+    assert left < len(history.forgotten)
+
+
+async def test_merging_what_was_forgotten_spares_what_a_long_transaction_may_ask_about(
+    database: Database, conn: psycopg.Connection[Any]
+) -> None:
+    """A cursor that waits for it, and that all which was forgotten means nothing to, holds as long as it runs."""
+    with psycopg.connect(database.dsn) as long:
+        long.execute("SELECT pg_current_xact_id()")
+        async with await database.connect() as reader:
+            for _ in range(3 * RING):
+                write(conn)
+                prune(conn, "cdc", 0, GIB)
+            now = await current_snapshot(reader)
+            assert now.in_progress
+            assert not await is_forgotten(reader, "cdc", now)
+            (many,) = conn.execute("SELECT count(*) FROM cdc.forgotten").fetchone() or (0,)
+            assert many >= 3 * RING
+            long.commit()
+            for _ in range(RING):
+                write(conn)
+                prune(conn, "cdc", 0, GIB)
+            assert await is_forgotten(reader, "cdc", now)
+            assert not await is_forgotten(reader, "cdc", await current_snapshot(reader))
+    (few,) = conn.execute("SELECT count(*) FROM cdc.forgotten").fetchone() or (0,)
+    assert few <= 4
 
 
 # --- as the bridge does it ---
