@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from decimal import Decimal
-from typing import Any, assert_never
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, assert_never
 
-import msgspec
-
-from cdc_bridge import values
-from cdc_bridge.catalog import Collection, PgType, TypeKind
+from cdc_bridge.catalog import Collection
 from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.cursor import Mark
 from cdc_bridge.projection import KeyEncoder, Projection, RowEncoder
+from cdc_bridge.sorting import in_order
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription, Transaction
 
 ENCODERS_MAX = 1000
+
+Positions: TypeAlias = Sequence[int]
+"""Which rows of a change, in their order."""
+
+Completions: TypeAlias = Mapping[tuple[Projection, bool], Mapping[int, Row]]
+"""What images lack of a projection (see `projection`), of old images or of new ones, by position."""
+
+NO_COMPLETIONS: Completions = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The rows that a filter lets through: as they were, and as they are now."""
+
+    old: Positions
+    new: Positions
+
+    @classmethod
+    def every_row(cls, change: Change) -> Matches:
+        return cls(range(len(change.old)), range(len(change.new)))
+
+    def __bool__(self) -> bool:
+        return bool(self.old or self.new)
 
 
 class Encoders:
@@ -27,43 +48,70 @@ class Encoders:
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
         self.key = KeyEncoder(collection).encode if collection.key else None
-        self._rows: dict[Projection, Callable[[Row], bytes]] = {}
+        self._rows: dict[Projection, RowEncoder] = {}
 
-    def row(self, projection: Projection) -> Callable[[Row], bytes]:
-        encode = self._rows.get(projection)
-        if encode is None:
+    def row(self, projection: Projection) -> RowEncoder:
+        encoder = self._rows.get(projection)
+        if encoder is None:
             if len(self._rows) >= ENCODERS_MAX:
                 self._rows.clear()
-            encode = self._rows[projection] = RowEncoder(projection).encode
-        return encode
+            encoder = self._rows[projection] = RowEncoder(projection)
+        return encoder
 
 
 class Rendering:
     """One change, encoded on demand: keys once, rows once per projection. `mark` is what it brings the stream to."""
 
-    def __init__(self, change: Change, encoders: Encoders, mark: Mark | None = None) -> None:
+    def __init__(
+        self, change: Change, encoders: Encoders, mark: Mark | None = None, completions: Completions = NO_COMPLETIONS
+    ) -> None:
         self._change = change
         self._encoders = encoders
         self._mark = mark
+        self._completions = completions
+        self._every_row = Matches.every_row(change)
         self._transaction = Transaction(change.xid, change.at)
-        self._rows: dict[tuple[Projection, bool], list[bytes]] = {}
+        self._rows: dict[tuple[Projection, bool], Callable[[int], bytes]] = {}
         self._keys: dict[bool, list[bytes]] = {}
+        self._moved: frozenset[int] | None = None
 
-    def events(self, subscription: Subscription) -> tuple[Event, ...]:
-        """What the subscription's `event` and `item` let through, in the order in which it is to be sent."""
-        events = [event for event in self._events(subscription) if subscription.wants(event.kind)]
+    def keys(self, *, of_old: bool) -> list[bytes]:
+        """Those of all rows, encoded. The collection has a key."""
+        keys = self._keys.get(of_old)
+        if keys is None:
+            assert self._encoders.key is not None
+            keys = [self._encoders.key(row) for row in (self._change.old if of_old else self._change.new)]
+            self._keys[of_old] = keys
+        return keys
+
+    def events(self, subscription: Subscription, matches: Matches | None = None) -> tuple[Event, ...]:
+        """What the subscription's `event` and `item` let through, in the order in which it is to be sent.
+
+        `matches` is what its filter does; None: everything.
+        """
+        found = self._events(subscription, self._of_item(subscription, matches or self._every_row))
+        events = [event for event in found if _wants(subscription, event)]
         if events and self._mark is not None:
             events[-1] = events[-1].marked(self._mark)
         return tuple(events)
 
-    def _events(self, subscription: Subscription) -> list[Event]:
+    def _of_item(self, subscription: Subscription, matches: Matches) -> Matches:
+        """Of these rows those that an `item` subscription is about."""
+        if subscription.item is None or self._change.operation is Operation.TRUNCATE:
+            return matches
+        return Matches(
+            [i for i in matches.old if self.keys(of_old=True)[i] == subscription.item],
+            [i for i in matches.new if self.keys(of_old=False)[i] == subscription.item],
+        )
+
+    def _events(self, subscription: Subscription, matches: Matches) -> Iterable[Event]:
         match self._change.operation:
             case Operation.INSERT:
-                return self._event(EventKind.CREATE, subscription, self._positions(subscription, of_old=False))
+                return self._event(EventKind.CREATE, subscription, matches.new)
             case Operation.UPDATE:
-                return self._update(subscription)
+                return self._update(subscription, matches)
             case Operation.DELETE:
-                return self._event(EventKind.DELETE, subscription, self._positions(subscription, of_old=True))
+                return self._event(EventKind.DELETE, subscription, matches.old)
             case Operation.TRUNCATE:
                 return self._truncate(subscription)
         assert_never(self._change.operation)
@@ -74,115 +122,101 @@ class Rendering:
         rows = None if subscription.event else ()
         return [Event(EventKind.INIT, rows, Reason.TRUNCATE, transaction=self._shown(subscription))]
 
-    def _update(self, subscription: Subscription) -> list[Event]:
+    def _update(self, subscription: Subscription, matches: Matches) -> list[Event]:
         """A row that changed its key has gone under the old one and come under the new one."""
-        if self._encoders.key is None or self._key_list(of_old=True) == self._key_list(of_old=False):
-            return self._event(EventKind.UPDATE, subscription, self._updated(subscription))
-        before = self._positions(subscription, of_old=True)
-        after = self._positions(subscription, of_old=False)
-        keys = zip(self._key_list(of_old=True), self._key_list(of_old=False), strict=True)
-        moved = {i for i, (old, new) in enumerate(keys) if old != new}
+        moved = self._moved_rows()
+        if not moved and matches is self._every_row:
+            return self._event(EventKind.UPDATE, subscription, self._changed(subscription, matches.new, matches.new))
+        before, after = set(matches.old), set(matches.new)
+        one = subscription.item is not None  # its row has another key, or had one: that is not a matter of the filter
+        gone = [i for i in matches.old if i in moved and (one or i in after)]
+        left = [i for i in matches.old if i not in after and not (one and i in moved)]
+        come = [i for i in matches.new if i in moved and (one or i in before)]
+        still = [i for i in matches.new if i not in moved or not (one or i in before)]
         return [
-            *self._event(EventKind.DELETE, subscription, [i for i in before if i in moved]),
-            *self._event(EventKind.CREATE, subscription, [i for i in after if i in moved]),
-            *self._event(EventKind.UPDATE, subscription, [i for i in self._updated(subscription) if i not in moved]),
+            *self._event(EventKind.DELETE, subscription, gone),
+            *self._event(EventKind.DELETE, subscription, left, Reason.LEAVE),
+            *self._event(EventKind.CREATE, subscription, come),
+            *self._event(EventKind.UPDATE, subscription, self._changed(subscription, still, before)),
         ]
 
-    def _updated(self, subscription: Subscription) -> Sequence[int]:
-        """The rows as they are now, without those that look as before to a client that wants changes only."""
-        positions = self._positions(subscription, of_old=False)
+    def _moved_rows(self) -> frozenset[int]:
+        if self._moved is None:
+            self._moved = frozenset()
+            if self._encoders.key is not None and self.keys(of_old=True) != self.keys(of_old=False):
+                keys = zip(self.keys(of_old=True), self.keys(of_old=False), strict=True)
+                self._moved = frozenset(i for i, (old, new) in enumerate(keys) if old != new)
+        return self._moved
+
+    def _changed(self, subscription: Subscription, positions: Positions, before: Iterable[int]) -> Positions:
+        """Without those that look as before to a client that wants changes only, and that it knew before."""
         if not subscription.changes_only:
             return positions
-        old = self._row_list(subscription.query.projection, of_old=True)
-        new = self._row_list(subscription.query.projection, of_old=False)
-        return [i for i in positions if old[i] != new[i]]
+        known = set(before)
+        old = self._row(subscription.query.projection, of_old=True)
+        new = self._row(subscription.query.projection, of_old=False)
+        return [i for i in positions if i not in known or old(i) != new(i)]
 
-    def _positions(self, subscription: Subscription, *, of_old: bool) -> Sequence[int]:
-        """Which of the rows the subscription is about."""
-        images = self._change.old if of_old else self._change.new
-        if subscription.item is None:
-            return range(len(images))
-        return [i for i, key in enumerate(self._key_list(of_old=of_old)) if key == subscription.item]
-
-    def _event(self, kind: EventKind, subscription: Subscription, positions: Sequence[int]) -> list[Event]:
+    def _event(
+        self, kind: EventKind, subscription: Subscription, positions: Positions, reason: Reason | None = None
+    ) -> list[Event]:
         """The event of these rows, or none when there are none."""
         if not positions:
             return []
         if kind is EventKind.DELETE:
-            is_keyed = self._encoders.key is not None
-            data = (
-                self._key_list(of_old=True) if is_keyed else self._row_list(subscription.query.projection, of_old=True)
-            )
+            data = self._gone(subscription, positions)
         else:
-            data = self._row_list(subscription.query.projection, of_old=False)
-            positions = _sorted(positions, self._change.new, subscription)
-        return [
-            Event(
-                kind,
-                tuple([data[i] for i in positions]),
-                old=self._old(kind, subscription, positions),
-                transaction=self._shown(subscription),
-            )
-        ]
+            positions = in_order(positions, self._change.new, subscription.query.sort)
+            data = list(map(self._row(subscription.query.projection, of_old=False), positions))
+        old = self._old(kind, subscription, positions)
+        return [Event(kind, tuple(data), reason, old=old, transaction=self._shown(subscription))]
 
-    def _old(self, kind: EventKind, subscription: Subscription, positions: Sequence[int]) -> tuple[bytes, ...] | None:
+    def _gone(self, subscription: Subscription, positions: Positions) -> list[bytes]:
+        """Keys; the rows as they were where there are none."""
+        if self._encoders.key is None:
+            return list(map(self._row(subscription.query.projection, of_old=True), positions))
+        keys = self.keys(of_old=True)
+        return [keys[i] for i in positions]
+
+    def _old(self, kind: EventKind, subscription: Subscription, positions: Positions) -> tuple[bytes, ...] | None:
         if not subscription.old or kind is EventKind.CREATE:
             return None
-        rows = self._row_list(subscription.query.projection, of_old=True)
-        return tuple([rows[i] for i in positions])
+        return tuple(map(self._row(subscription.query.projection, of_old=True), positions))
 
     def _shown(self, subscription: Subscription) -> Transaction | None:
         return self._transaction if subscription.tx else None
 
-    def _row_list(self, projection: Projection, *, of_old: bool) -> list[bytes]:
-        rows = self._rows.get((projection, of_old))
-        if rows is None:
-            encode = self._encoders.row(projection)
-            rows = [encode(row) for row in (self._change.old if of_old else self._change.new)]
-            self._rows[projection, of_old] = rows
-        return rows
+    def _row(self, projection: Projection, *, of_old: bool) -> Callable[[int], bytes]:
+        """Encodes the row at a position, once."""
+        row = self._rows.get((projection, of_old))
+        if row is None:
+            row = self._rows[projection, of_old] = self._encoding(projection, of_old=of_old)
+        return row
 
-    def _key_list(self, *, of_old: bool) -> list[bytes]:
-        keys = self._keys.get(of_old)
-        if keys is None:
-            assert self._encoders.key is not None
-            keys = [self._encoders.key(row) for row in (self._change.old if of_old else self._change.new)]
-            self._keys[of_old] = keys
-        return keys
+    def _encoding(self, projection: Projection, *, of_old: bool) -> Callable[[int], bytes]:
+        encoder = self._encoders.row(projection)
+        images = self._change.old if of_old else self._change.new
+        encoded: dict[int, bytes] = {}
 
+        def row(position: int) -> bytes:
+            found = encoded.get(position)
+            if found is None:
+                image = images[position]
+                if projection.is_flat:
+                    found = encoder.encode(image)
+                else:
+                    found = encoder.complete(image, self._completions[projection, of_old][position])
+                encoded[position] = found
+            return found
 
-def _sorted(positions: Sequence[int], rows: Sequence[Row], subscription: Subscription) -> Sequence[int]:
-    """The rows of one statement as the subscription's `sort` has them.
-
-    Nulls come as PostgreSQL puts them. Text goes by its code points: its collation is the database's own affair,
-    and one message is too little to ask it.
-    """
-    if not subscription.query.sort:
-        return positions
-    result = list(positions)
-    for key in reversed(subscription.query.sort):
-        if key.path or key.field.function:
-            continue  # what the image does not have
-        column = key.field.column
-        rank = _number_rank if _is_number(column.type) else _rank
-        ranks = {i: rank(bytes(rows[i].get(column.name, values.NULL))) for i in result}
-        result.sort(key=ranks.__getitem__, reverse=key.descending)
-    return result
+        return row
 
 
-def _is_number(type_: PgType) -> bool:
-    return type_.kind is TypeKind.QUOTED or type_.name in ("smallint", "integer", "real", "double precision")
+def needs_old_rows(subscription: Subscription, collection: Collection) -> bool:
+    """Whether the rows as they were are shown, or compared, and not just their keys."""
+    return subscription.old or subscription.changes_only or not collection.key
 
 
-def _number_rank(raw: bytes) -> tuple[int, Decimal]:
-    """NaN is more than any number, null more than everything."""
-    if raw == values.NULL:
-        return 2, Decimal()
-    number = Decimal(raw.decode().strip('"'))
-    return (1, Decimal()) if number.is_nan() else (0, number)
-
-
-def _rank(raw: bytes) -> tuple[bool, Any]:
-    if raw == values.NULL:
-        return True, ""
-    return False, msgspec.json.decode(raw) if raw[:1] == b'"' else raw.decode()
+def _wants(subscription: Subscription, event: Event) -> bool:
+    """Who asked for deletes only did not ask to be told of rows that are still there."""
+    return subscription.wants(event.kind) and not (event.reason is Reason.LEAVE and subscription.event is not None)

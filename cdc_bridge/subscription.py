@@ -127,10 +127,11 @@ class Subscription:
 
 
 class Reason(enum.Enum):
-    """Why an `init` came again."""
+    """Why an `init` came again, or a `delete` although nothing was deleted."""
 
     RESYNC = "resync"  # changes may have been missed
     TRUNCATE = "truncate"  # the table was emptied
+    LEAVE = "leave"  # of a delete: the row is there, but the filter lets it through no more
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,11 @@ from cdc_bridge.catalog import Catalog
 from cdc_bridge.change import NO_ERA, Era, Position, Snapshot
 from cdc_bridge.cursor import Cursor
 from cdc_bridge.errors import RequestError
+from cdc_bridge.filter import Field
 from cdc_bridge.follower import Anchor, Reading
 from cdc_bridge.hub import Hub
-from cdc_bridge.subscription import EventKind, SortKey, Subscription
+from cdc_bridge.projection import SortKey
+from cdc_bridge.subscription import EventKind, Subscription
 from tests.core.facts import (
     CATALOG,
     COMPOSITE,
@@ -436,7 +438,7 @@ def test_changes_only_leaves_out_updates_that_show_nothing_new() -> None:
 
 def test_old_rows_stand_beside_the_new_ones_in_the_same_order() -> None:
     scene = Scene()
-    by_id = SortKey("id", descending=True)
+    by_id = SortKey(Field(MESSAGES.by_name["id"]), descending=True)
     wanted = subscription(old=True)
     scene.follow(replace(wanted, query=replace(wanted.query, sort=(by_id,))))
     scene.client.events.clear()

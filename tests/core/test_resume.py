@@ -171,7 +171,7 @@ class Tables:
     async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
         await self.gate.wait()
         snapshot = self.database.snapshot()
-        names = [column.name for column in query.projection.columns]
+        names = [output.name for output in query.projection.outputs]
         rows = [
             msgspec.json.encode({name: value[name] for name in names})
             for value in self.database.rows.values()
