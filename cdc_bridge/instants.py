@@ -1,0 +1,140 @@
+"""Dates and times as `row_to_json` writes them, as numbers that compare: microseconds since 1970.
+
+PostgreSQL's calendar is the Gregorian one without a beginning. Its years go where Python's do not: before 1 and past
+9999.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, timedelta
+from typing import TypeAlias
+
+Instant: TypeAlias = int | float
+"""Microseconds since 1970 in UTC; a float only where it is infinite."""
+
+SECOND_US = 1_000_000
+HOUR_US = 3600 * SECOND_US
+DAY_US = 24 * HOUR_US
+
+_INFINITE: dict[bytes, float] = {b'"infinity"': float("inf"), b'"-infinity"': float("-inf")}
+_DATE = re.compile(rb'"(\d{4,})-(\d\d)-(\d\d)( BC)?"', re.ASCII)
+_STAMP = re.compile(
+    rb'"(\d{4,})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:([+-])(\d\d):(\d\d)(?::(\d\d))?)?( BC)?"'
+)
+_TIME = re.compile(rb'"(\d\d):(\d\d):(\d\d)(?:\.(\d{1,6}))?(?:([+-])(\d\d)(?::(\d\d))?(?::(\d\d))?)?"')
+_INTERVAL = re.compile(
+    rb'"P(?:(-?\d+)Y)?(?:(-?\d+)M)?(?:(-?\d+)D)?'
+    rb'(?:T(?:(-?\d+)H)?(?:(-?\d+)M)?(?:(-?)(\d+)(?:\.(\d{1,6}))?S)?)?"'
+)
+_EPOCH_ORDINAL = date(1970, 1, 1).toordinal()
+_EPOCH = datetime(1970, 1, 1)
+_EPOCH_UTC = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def day_number(year: int, month: int, day: int) -> int:
+    """Days since 1970-01-01, of any year; the year 0 is the one before 1.
+
+    H. Hinnant, "chrono-Compatible Low-Level Date Algorithms". The year begins in March, so that leap days end it.
+    """
+    year -= month <= 2
+    cycle, year_of_cycle = divmod(year, 400)
+    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
+    return cycle * 146_097 + year_of_cycle * 365 + year_of_cycle // 4 - year_of_cycle // 100 + day_of_year - 719_468
+
+
+def civil(number: int) -> tuple[int, int, int]:
+    """The inverse of `day_number`: year, month and day."""
+    cycle, day = divmod(number + 719_468, 146_097)
+    year_of_cycle = (day - day // 1460 + day // 36_524 - day // 146_096) // 365
+    day_of_year = day - (365 * year_of_cycle + year_of_cycle // 4 - year_of_cycle // 100)
+    part = (5 * day_of_year + 2) // 153
+    month = part + 3 if part < 10 else part - 9
+    return cycle * 400 + year_of_cycle + (month <= 2), month, day_of_year - (153 * part + 2) // 5 + 1
+
+
+def read_date(raw: bytes) -> Instant:
+    """Midnight in UTC. Raises `ValueError`, as they all do."""
+    if len(raw) == 12 and raw[:1] == b'"':
+        return (date.fromisoformat(raw[1:11].decode()).toordinal() - _EPOCH_ORDINAL) * DAY_US
+    found = _DATE.fullmatch(raw)
+    if found is None:
+        return _infinite(raw)
+    return _day(found[1], found[2], found[3], found[4]) * DAY_US
+
+
+def read_timestamp(raw: bytes) -> Instant:
+    """As if it were in UTC."""
+    if 21 <= len(raw) <= 28 and raw[5:6] == b"-" and raw[20:21] in b'".' and raw[-2:-1].isdigit():
+        return (datetime.fromisoformat(raw[1:-1].decode()) - _EPOCH) // _MICROSECOND
+    return _read_stamp(raw, is_zoned=False)
+
+
+def read_timestamptz(raw: bytes) -> Instant:
+    """In whatever zone it is written."""
+    if 27 <= len(raw) <= 34 and raw[5:6] == b"-" and raw[-7:] == b'+00:00"':
+        return (datetime.fromisoformat(raw[1:-1].decode()) - _EPOCH_UTC) // _MICROSECOND
+    return _read_stamp(raw, is_zoned=True)
+
+
+def read_time(raw: bytes) -> int:
+    """Microseconds since midnight; 24:00:00 is one of PostgreSQL's times."""
+    found = _TIME.fullmatch(raw)
+    if found is None or found[5]:
+        raise ValueError("not a time")
+    return _clock(found[1], found[2], found[3], found[4])
+
+
+def read_timetz(raw: bytes) -> tuple[int, int]:
+    """The moment in UTC, then the zone, the westernmost last: that is how PostgreSQL compares them."""
+    found = _TIME.fullmatch(raw)
+    if found is None or not found[5]:
+        raise ValueError("not a time with a zone")
+    east_s = _offset_s(found[5], found[6], found[7], found[8])
+    return _clock(found[1], found[2], found[3], found[4]) - east_s * SECOND_US, -east_s
+
+
+def read_interval(raw: bytes) -> Instant:
+    """As PostgreSQL compares: a month has 30 days, a day 24 hours."""
+    found = _INTERVAL.fullmatch(raw)
+    if found is None:
+        return _infinite(raw)
+    years, months, days, hours, minutes = (int(found[i] or 0) for i in range(1, 6))
+    seconds_us = int(found[7] or 0) * SECOND_US + _fraction_us(found[8])
+    clock_us = (hours * 60 + minutes) * 60 * SECOND_US + (-seconds_us if found[6] else seconds_us)
+    return ((years * 12 + months) * 30 + days) * DAY_US + clock_us
+
+
+def _read_stamp(raw: bytes, *, is_zoned: bool) -> Instant:
+    found = _STAMP.fullmatch(raw)
+    if found is None:
+        return _infinite(raw)
+    if bool(found[8]) != is_zoned:
+        raise ValueError("a time zone too many or too few")
+    local_us = _day(found[1], found[2], found[3], found[12]) * DAY_US + _clock(found[4], found[5], found[6], found[7])
+    return local_us - (_offset_s(found[8], found[9], found[10], found[11]) * SECOND_US if is_zoned else 0)
+
+
+def _infinite(raw: bytes) -> float:
+    found = _INFINITE.get(raw)
+    if found is None:
+        raise ValueError("neither finite nor infinite")
+    return found
+
+
+def _day(year: bytes, month: bytes, day: bytes, era: bytes | None) -> int:
+    return day_number(1 - int(year) if era else int(year), int(month), int(day))
+
+
+def _clock(hour: bytes, minute: bytes, second: bytes, fraction: bytes | None) -> int:
+    return ((int(hour) * 60 + int(minute)) * 60 + int(second)) * SECOND_US + _fraction_us(fraction)
+
+
+def _fraction_us(digits: bytes | None) -> int:
+    return int(digits.ljust(6, b"0")) if digits else 0
+
+
+def _offset_s(sign: bytes, hours: bytes, minutes: bytes | None, seconds: bytes | None) -> int:
+    east_s = (int(hours) * 60 + int(minutes or 0)) * 60 + int(seconds or 0)
+    return -east_s if sign == b"-" else east_s

@@ -1,0 +1,1 @@
+"""A filter as a function that judges one image of a row."""
