@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from cdc_bridge.capture.lane import Lane
 from cdc_bridge.capture.liveness import GapWatch
 from cdc_bridge.capture.progress import Progress
-from cdc_bridge.change import Heard
+from cdc_bridge.change import Era, Heard, Snapshot
 
 
 @dataclass(slots=True)
@@ -24,9 +24,16 @@ class Account:
     """See the module's docstring. `lanes` are by the tables of their collections."""
 
     told: Progress
+    unchecked: Snapshot
+    """Whether anything was forgotten that this did not see is to be looked at next."""
     gaps: GapWatch = field(default_factory=GapWatch)
     lanes: dict[frozenset[int], Lane] = field(default_factory=dict)
     unsaid: deque[Heard] = field(default_factory=deque)
+
+    @classmethod
+    def opened(cls, era: Era, seen: Snapshot) -> Account:
+        """One that begins with what a snapshot sees."""
+        return cls(Progress(era, seen), seen)
 
     @property
     def lagging(self) -> frozenset[int]:

@@ -24,7 +24,6 @@ from cdc_bridge.capture.gate import Gate
 from cdc_bridge.capture.lanes import IsCongested, Lanes
 from cdc_bridge.capture.life import AT_ONCE_MAX, Life, LogOptions, connected
 from cdc_bridge.capture.pages import current_snapshot, is_forgotten
-from cdc_bridge.capture.progress import Progress
 from cdc_bridge.capture.reading import Siblings
 from cdc_bridge.capture.telling import Telling
 from cdc_bridge.capture.watch import Watch
@@ -133,7 +132,7 @@ class LogCapture:
 
 async def _opened(life: Life, generation: bytes) -> Account:
     """An account that begins with now."""
-    return Account(Progress(Era(generation), await current_snapshot(life.reader)))
+    return Account.opened(Era(generation), await current_snapshot(life.reader))
 
 
 def _reason(error: BaseException | None) -> str:

@@ -136,13 +136,14 @@ async def _read(
     return changes_of(row for row in await cursor.fetchall() if (row[0], row[1]) in wanted)
 
 
-async def is_forgotten(connection: Connection, schema: str, seen: Snapshot) -> bool:
-    """Whether something may be missing from the log that this snapshot did not see.
+async def is_forgotten(connection: Connection, schema: str, seen: Snapshot, *, by_hand: bool = True) -> bool:
+    """Whether something may be missing from the log that this snapshot did not see. `by_hand`: noted or not.
 
     To be asked after the log was read: it is emptied at once for everybody, whatever snapshot they have. Who was in
     progress when a segment was emptied had not written there, so a long transaction elsewhere means nothing.
     """
-    cursor = await connection.execute(statement("queries/forgotten", schema), {"xmin": str(seen.xmin)})
+    parameters = {"xmin": str(seen.xmin), "by_hand": by_hand}
+    cursor = await connection.execute(statement("queries/forgotten", schema), parameters)
     return any(
         youngest >= seen.xmax
         or any(oldest <= xid <= youngest and (xid == by or Snapshot.parse(ended).sees(xid)) for xid in seen.in_progress)

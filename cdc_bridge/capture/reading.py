@@ -4,6 +4,9 @@ That is one query, if it is not much. Of what is more than `READ_ROWS_MAX` and `
 looked at by itself: those that have so much alone are `heavy`, to be read beside the stream (`lane.py`), and the
 others are read whole.
 
+Theory: the log is emptied for everybody at once, whatever snapshot they have, so what a reading finds is all there was
+only if nothing was forgotten meanwhile. That is asked after reading, and has to be known before anything is told.
+
 No state: what was told comes in, what was found goes out.
 """
 
@@ -17,7 +20,7 @@ from typing import TypeAlias
 import psycopg
 
 from cdc_bridge.capture.life import Life
-from cdc_bridge.capture.pages import changes_of, current_snapshot, pages, text, unseen
+from cdc_bridge.capture.pages import changes_of, current_snapshot, is_forgotten, pages, text, unseen
 from cdc_bridge.change import Change, Position, Snapshot
 from cdc_bridge.errors import PayloadError
 
@@ -39,6 +42,8 @@ class Found:
     changes: list[Change]
     snapshot: Snapshot
     heavy: tuple[frozenset[int], ...] = ()
+    is_whole: bool = True
+    """Whether nothing was forgotten of it. What somebody took out by hand counts when it is noted."""
 
 
 class Unreadable(Exception):
@@ -54,18 +59,20 @@ async def read_new(life: Life, told: Position, apart: Collection[int], siblings:
     if life.is_standby:
         return await _read_settled(life, told, apart, siblings)
     limits = {"apart": sorted(apart), "rows_max": READ_ROWS_MAX, "text_bytes_max": TEXT_BYTES_MAX}
+    asked = {**unseen(told.seen), "xmin": str(told.seen.xmin), **limits}
     async with life.in_time():
         try:
-            rows = await life.rows("log_new", {**unseen(told.seen), **limits}, prepare=True)
+            rows = await life.rows("log_new", asked, prepare=True)
         except psycopg.DataError as error:  # characters that UTF-8 does not have; the next reading would fail as well
             raise Unreadable(str(error), await current_snapshot(life.reader)) from error
     snapshot = Snapshot.parse(rows[0][0])
-    found = [row[1:7] + row[8:] for row in rows if row[1] is not None]
-    sizes = [row[7] for row in rows if row[1] is not None]
+    is_suspect = rows[0][1]
+    found = [row[2:8] + row[9:] for row in rows if row[2] is not None]
+    sizes = [row[8] for row in rows if row[2] is not None]
     try:
         if len(found) == READ_ROWS_MAX or max(sizes, default=0) > TEXT_BYTES_MAX or sum(sizes) > READ_BYTES_MAX:
             return await _read_much(life, told, snapshot, apart, siblings)
-        return Found(list(changes_of(found)), snapshot)
+        return Found(list(changes_of(found)), snapshot, is_whole=not is_suspect or await _is_whole(life, told))
     except (PayloadError, psycopg.DataError) as error:
         raise Unreadable(str(error), snapshot) from error
 
@@ -87,17 +94,21 @@ async def _read_much(life: Life, told: Position, upto: Snapshot, apart: Collecti
     groups = {siblings(relation_id) for relation_id in sizes}
     heavy = tuple(group for group in groups if _is_much(sizes, group))
     light = [relation_id for group in groups.difference(heavy) for relation_id in group]
-    return Found(await _read_whole(life, light, told, upto), upto, heavy)
+    return Found(await _read_all(life, light, told, upto), upto, heavy, await _is_whole(life, told))
+
+
+async def _is_whole(life: Life, told: Position) -> bool:
+    return not await is_forgotten(life.reader, life.options.schema, told.seen, by_hand=False)
 
 
 async def read_between(life: Life, relations: Collection[int], told: Position, upto: Snapshot) -> list[Change] | None:
     """What some tables have between a position and a snapshot; None when that is much. Raises `PayloadError`."""
     if _is_much(await _sizes(life, told, upto), relations):
         return None
-    return await _read_whole(life, relations, told, upto)
+    return await _read_all(life, relations, told, upto)
 
 
-async def _read_whole(life: Life, relations: Collection[int], told: Position, upto: Snapshot) -> list[Change]:
+async def _read_all(life: Life, relations: Collection[int], told: Position, upto: Snapshot) -> list[Change]:
     if not relations:
         return []
     async with aclosing(pages(life.reader, life.options.schema, relations, (told,), upto)) as read:

@@ -158,6 +158,9 @@ class Telling:
             told.prove(error.snapshot)
             self._account.say(Gap(str(error)))
             return
+        if not found.is_whole:  # said first: no position may claim what was not read
+            self._account.say(Gap("a part of the change log was forgotten before it was read"))
+            self._account.unchecked = found.snapshot
         self._lanes.begin(found.heavy, position, found.snapshot)
         fresh = list(told.read(found.changes, found.snapshot))
         self._account.say(*fresh)

@@ -38,7 +38,7 @@ class Watch:
         self._life = life
         self._account = account
         self._gate = gate
-        self._unchecked = account.told.seen
+        account.unchecked = account.told.seen
         self._beats = 0
         self._beat_with_gate = -1
         self._heard_s = time.monotonic()
@@ -130,9 +130,11 @@ class Watch:
             log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=numbers))
 
     async def _look_for_forgotten(self) -> None:
-        if await is_forgotten(self._life.reader, self._life.options.schema, self._unchecked):
-            self._account.say(Gap("a part of the change log is gone that may not have been read"))
-        self._unchecked = self._account.told.seen
+        """What a reading did not find is said by then; this is for what somebody took out by hand."""
+        account = self._account
+        if await is_forgotten(self._life.reader, self._life.options.schema, account.unchecked):
+            account.say(Gap("a part of the change log is gone that may not have been read"))
+        account.unchecked = account.told.seen
 
     async def _look_for_gaps(self, counter: int, mended: int, now: Snapshot) -> None:
         gaps = self._account.gaps

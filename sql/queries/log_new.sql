@@ -1,8 +1,16 @@
 -- What the log holds that a snapshot did not see and that is visible now, in the order of seq (and rows of one statement in the order
--- in which it wrote them, as far as the clock tells them apart), and the snapshot of now. One row at least. Rows past some size
--- come without their text; past the limit they do not come.
-SELECT now.snapshot, fresh.seq, fresh.xid, fresh.relation, fresh.filenode, fresh.operation, fresh.at, fresh.size, fresh.old, fresh.new
-FROM (SELECT pg_current_snapshot()::text AS snapshot) AS now
+-- in which it wrote them, as far as the clock tells them apart), the snapshot of now, and whether something of it may have been
+-- forgotten. One row at least. Rows past some size come without their text; past the limit they do not come.
+--
+-- The tables of the log are locked before the snapshot is taken. So who empties one has done so before, and this sees the note of
+-- it, or waits until this is through.
+SELECT now.snapshot, now.is_suspect, fresh.seq, fresh.xid, fresh.relation, fresh.filenode, fresh.operation, fresh.at, fresh.size, fresh.old, fresh.new
+FROM (
+    SELECT pg_current_snapshot()::text AS snapshot, EXISTS (
+        SELECT FROM {cdc}.forgotten
+        WHERE coalesce(youngest::text::int8, pg_snapshot_xmax(seen)::text::int8 - 1) >= %(xmin)s::text::int8
+    ) AS is_suspect
+) AS now
 LEFT JOIN LATERAL (
     SELECT (log.seq - '0/0'::pg_lsn)::int8 AS seq, log.xid::text::int8 AS xid, log.relation::int8 AS relation,
         log.filenode::int8 AS filenode, log.operation::text AS operation, (date_part('epoch', log.at) * 1000000)::int8 AS at,

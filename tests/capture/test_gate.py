@@ -72,10 +72,10 @@ class SteppedBridge:
         return int(value(self.reader, "queries/new_xid"))
 
     def poll(self) -> None:
-        asked = {**unseen(self.progress.seen), "apart": [], "rows_max": 1000, "text_bytes_max": 1000}
+        asked = {**unseen(self.progress.seen), "xmin": "0", "apart": [], "rows_max": 1000, "text_bytes_max": 1000}
         rows = self.reader.execute(statement("queries/log_new", "cdc"), asked).fetchall()
         snapshot = Snapshot.parse(rows[0][0])
-        found = changes_of(row[1:7] + row[8:] for row in rows if row[1] is not None)
+        found = changes_of(row[2:8] + row[9:] for row in rows if row[2] is not None)
         self._tell(list(self.progress.read(found, snapshot)))
         self.gate.read(snapshot)
 
