@@ -1,9 +1,13 @@
-"""Looks after the change log while a bridge runs: prunes it, says what is wrong with it, records what was decided."""
+"""Looks after the change log while a bridge runs: prunes it, records what was decided, says what is wrong with it.
+
+And with the triggers: where somebody has disabled or dropped some, changes are missed and nothing else tells of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Iterable
 from typing import Any, TypeAlias
 
 import psycopg
@@ -12,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.errors import DatabaseError, SourceUnavailable
 from cdc_bridge.logs import facts
+from cdc_bridge.schema.capture_problems import missed, read_attached_async
 from cdc_bridge.schema.log_problems import log_problems_async
 from cdc_bridge.schema.mode import Notify
 from cdc_bridge.schema.notification import record_notify_async
@@ -26,7 +31,10 @@ ANSWER_LIMIT_S = 10.0
 
 
 class LogCustodian:
-    """`problems` are sentences about the log as it was found last. `notify` is what is to be recorded, or nothing."""
+    """`problems` are sentences about the log and the triggers as they were found last.
+
+    `notify` is what is to be recorded, or nothing.
+    """
 
     def __init__(self, pool: Pool, schema: str, pruner: LogPruner, *, notify: str = "") -> None:
         self._pool = pool
@@ -50,10 +58,18 @@ class LogCustodian:
             if self._notify and not await _is_standby(connection):
                 await record_notify_async(connection, self._schema, Notify(self._notify))
                 self._notify = ""
-            problems = tuple(await log_problems_async(connection, self._schema))
-        for problem in set(problems) - set(self.problems):
-            log.error("the change log is not as it should be", extra=facts(reason=problem))
-        self.problems = problems
+            of_log = await log_problems_async(connection, self._schema)
+            attached = await read_attached_async(connection, self._schema)
+        of_tables = [problem for tree in attached if (problem := missed(tree))]
+        self._note("the change log is not as it should be", of_log)
+        self._note("a table is not captured as it should be", of_tables)
+        self.problems = (*of_log, *of_tables)
+
+    def _note(self, message: str, problems: Iterable[str]) -> None:
+        """Each is logged once for as long as it lasts."""
+        for problem in problems:
+            if problem not in self.problems:
+                log.error(message, extra=facts(reason=problem))
 
 
 async def _is_standby(connection: AsyncConnection[Any]) -> bool:

@@ -8,15 +8,14 @@ from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.rows import dict_row
 
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import DatabaseError
 from cdc_bridge.schema import installation
 from cdc_bridge.schema.attach import check_table, tasks_of_tree
+from cdc_bridge.schema.capture_problems import read_attached_async
 from cdc_bridge.schema.plan import LOCK_LIMIT_S, LOCK_TIMEOUT_MS, Plan, apply, check_connection
-from cdc_bridge.schema.tables import Tree, catalog_settings, ours, read_captured, read_trees, trees
-from cdc_bridge.statements import statement
+from cdc_bridge.schema.tables import Tree, catalog_settings, read_captured, read_trees
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +53,8 @@ def repair(
 
 async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> dict[Relation, DatabaseError | None]:
     """The attached tables that want repair, each with what forbids it. The session has been prepared, see `session`."""
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement("queries/captured", schema), ours(schema))
-        roots = sorted({row["root"] for row in await cursor.fetchall()})
-        await cursor.execute(statement("queries/tables", schema), {**ours(schema), "oids": roots})
-        found = trees(await cursor.fetchall())
-    return {tree.root.relation: _objection(tree) for tree in found if _is_incomplete(tree)}
+    found = await read_attached_async(conn, schema)
+    return {tree.root.relation: _objection(tree) for tree in found if tree.outdated()}
 
 
 def _is_incomplete(tree: Tree) -> bool:

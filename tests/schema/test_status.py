@@ -11,7 +11,8 @@ from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
 from cdc_bridge.errors import NotInstalled
 from cdc_bridge.schema import status
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.schema.mode import Mode, Notify
+from cdc_bridge.schema.notification import record_notify
 from cdc_bridge.schema.repair import Outcome, find_incomplete, repair
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.schema.tables import Level
@@ -67,6 +68,25 @@ async def test_bridge_is_shown_once_whatever_sessions_it_has(database: Database,
         (listener,) = status.read_status(conn).listeners
         assert (names[listener.pid], listener.application_name) == (LISTEN, LISTEN)
         assert listener.since is not None
+
+
+async def test_bridge_is_shown_also_where_nothing_notifies(database: Database, conn: psycopg.Connection[Any]):
+    database.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    record_notify(conn, "cdc", Notify.OFF)
+    async with running_bridge(database.dsn):
+        (listener,) = status.read_status(conn).listeners
+        assert listener.application_name == HEARTBEAT
+
+
+def test_disabled_trigger_is_shown_whatever_level_is_needed(database: Database, conn: psycopg.Connection[Any]):
+    conn.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    conn.execute(
+        f'ALTER TABLE t DISABLE TRIGGER "00_cdc_bridge_update";'
+        f"{NOP} CREATE TRIGGER app AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION nop()"
+    )
+    assert problems(conn) == ['the trigger "00_cdc_bridge_update" on public.t is disabled: run attach again']
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,102 @@
+"""Triggers that somebody has disabled: it is said for as long as they are, and ends in fresh data."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+
+from cdc_bridge.schema.capture_problems import missed, read_attached_async
+from cdc_bridge.schema.session import prepare
+from tests.support.attach import attach
+from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.follower import following
+from tests.support.server import Database
+
+pytestmark = pytest.mark.once  # slow, and nothing in it depends on the server's version
+
+QUICK: dict[str, Any] = {"heartbeat_interval_s": 0.1, "reconnect_delay_max_s": 0.3}
+WITHIN_S = 20.0
+MESSAGE = "a table is not captured as it should be"
+
+
+@pytest.fixture(autouse=True)
+def _custody_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdc_bridge.bridge.CUSTODY_INTERVAL_S", 0.1)
+    monkeypatch.setattr("cdc_bridge.bridge.CATALOG_INTERVAL_S", 0.1)
+
+
+async def readiness(bridge: RunningBridge) -> str:
+    def ask() -> str:
+        try:
+            with urllib.request.urlopen(f"{bridge.http}/readyz", timeout=10) as response:
+                return str(response.read().decode())
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.read().decode()
+
+    return await asyncio.to_thread(ask)
+
+
+async def says(bridge: RunningBridge, text: str) -> None:
+    """Wait until /readyz says this. Nothing but asking tells."""
+    async with asyncio.timeout(WITHIN_S):
+        while text not in await readiness(bridge):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("harm", "fault", "mend"),
+    [
+        ("ALTER TABLE t DISABLE TRIGGER USER", "disabled", "ALTER TABLE t ENABLE TRIGGER USER"),
+        ('DROP TRIGGER "00_cdc_bridge_insert" ON t', "missing", None),
+    ],
+)
+async def test_triggers_that_do_not_fire_are_said_while_they_do_not(
+    database: Database, caplog: pytest.LogCaptureFixture, harm: str, fault: str, mend: str | None
+) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)")
+    attach(database, "t", "other")
+    problem = f'changes of public.t may be missed: the trigger "00_cdc_bridge_insert" on public.t is {fault}'
+    async with running_bridge(database.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+        await says(bridge, "ready")
+        with caplog.at_level(logging.ERROR):
+            database.execute(harm)
+            await says(bridge, problem)
+            database.execute("INSERT INTO t VALUES (1)")
+            await asyncio.sleep(0.5)
+            assert "other" not in await readiness(bridge)
+        if mend:
+            database.execute(mend)
+        else:
+            attach(database, "t")
+        await says(bridge, "ready")
+        await follower.knows(1)
+        await follower.is_resynced()
+    told = [record for record in caplog.records if record.getMessage() == MESSAGE]
+    assert len(told) == 1
+
+
+async def test_partition_is_said_with_its_table_and_what_bridges_mend_is_not(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);"
+        "CREATE TABLE p2 PARTITION OF p FOR VALUES IN (2)"
+    )
+    attach(database, "p")
+    async with await database.connect() as session:
+        await prepare(session, "cdc")
+        (tree,) = await read_attached_async(session, "cdc")
+        assert missed(tree) is None
+        database.execute("CREATE TABLE p3 PARTITION OF p FOR VALUES IN (3)")
+        (tree,) = await read_attached_async(session, "cdc")
+        assert missed(tree) is None
+        database.execute("ALTER TABLE p2 DISABLE TRIGGER ALL")
+        (tree,) = await read_attached_async(session, "cdc")
+        assert missed(tree) == (
+            'changes of public.p may be missed: the trigger "00_cdc_bridge_partition_insert" on public.p2 is disabled:'
+            " run attach again (3 more: see cdc-bridge status)"
+        )
