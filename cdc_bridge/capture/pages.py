@@ -76,16 +76,18 @@ async def pages(
 ) -> AsyncGenerator[Page, None]:
     """Every change of these tables that `upto` sees and none of `told` has. Raises `PayloadError` and psycopg's."""
     seen = base(told)
-    parameters = {**unseen(seen), "upto": text(upto), "relations": list(relations), "rows_max": KEYS_MAX}
+    parameters = {**unseen(seen), "upto": text(upto), "relations": list(relations)}
     waiting: dict[int, list[_Key]] = {}  # told ones, by the transaction that may go on
-    position, last = 0, -1
+    last = _Key(0, 0, 0)
+    rows_max = KEYS_MAX
     while True:
-        cursor = await connection.execute(statement("queries/log_keys", schema), {**parameters, "seq": position})
-        rows = await cursor.fetchall()
-        keys = [key for row in rows if (key := _Key(*row)).seq > last]
-        is_cut = len(rows) == KEYS_MAX
+        asked = {**parameters, "seq": last.position, "rows_max": rows_max}
+        rows = await (await connection.execute(statement("queries/log_keys", schema), asked)).fetchall()
+        keys = [key for row in rows if (key := _Key(*row)).seq > last.seq]
+        is_cut = len(rows) == rows_max
         if is_cut:  # in the middle of a change, perhaps: that one is for the next time
             keys = [key for key in keys if key.seq < keys[-1].seq]
+            rows_max = KEYS_MAX if keys else 2 * rows_max
         for chunk in _chunks(_fresh(keys, told, waiting)):
             earlier = [key for xid in {key.xid for key in chunk} for key in waiting.pop(xid, ())]
             yield Page(
@@ -94,7 +96,7 @@ async def pages(
             )
         if not is_cut:
             return
-        position, last = keys[-1].position, keys[-1].seq
+        last = keys[-1] if keys else last
 
 
 def _fresh(keys: Iterable[_Key], told: tuple[Position, ...], waiting: dict[int, list[_Key]]) -> Iterator[_Key]:

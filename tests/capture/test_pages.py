@@ -46,7 +46,9 @@ def ids(changes: Iterable[Change]) -> list[int]:
     return [int(bytes(row["id"])) for change in changes for row in change.new]
 
 
-@pytest.mark.parametrize("keys_max", [70, 100, 20_000])  # a change has up to 33 rows, and is read a second time
+@pytest.mark.parametrize(
+    "keys_max", [1, 32, 33, 34, 70, 20_000]
+)  # a change has up to 33 rows, and is read a second time
 @pytest.mark.parametrize("page_bytes_max", [1, 3000, 1_000_000])
 async def test_everything_is_read_once_in_order_whatever_the_bounds(
     t: Database, reader: Connection, monkeypatch: pytest.MonkeyPatch, keys_max: int, page_bytes_max: int
