@@ -1,7 +1,8 @@
 """How lanes run: each on a connection of its own, page by page, at the pace of those who are told.
 
 Rule: a collection has one lane or none. A lane ends in one of three ways: the stream takes its collection up again
-(`rejoin`), another lane goes on where it has ended, or it cannot be read to its end and everybody starts anew.
+(`rejoin`), another lane goes on where it has ended, or it is given up and everybody starts anew: when some of it cannot
+be read, and when its collection gets another partition, which it does not know of and the stream would tell beside it.
 
 Theory: a lane is told up to its own snapshot, the stream up to a later one. What lies between is read at once, if that
 is not much, and then both are at the same snapshot.
@@ -11,6 +12,7 @@ Bound: a page that nobody can take just now waits for `CONGESTED_MAX_S`.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
@@ -24,7 +26,7 @@ from cdc_bridge.capture.lane import Lane
 from cdc_bridge.capture.life import Life
 from cdc_bridge.capture.pages import is_forgotten, pages
 from cdc_bridge.capture.progress import Progress
-from cdc_bridge.capture.reading import read_between
+from cdc_bridge.capture.reading import Siblings, read_between
 from cdc_bridge.change import Gap, Position, Snapshot
 from cdc_bridge.conninfo import HEARTBEAT
 from cdc_bridge.errors import PayloadError
@@ -52,6 +54,7 @@ class Lanes:
         self._life = life
         self._account = account
         self._is_congested = is_congested
+        self._readers: dict[Lane, asyncio.Task[None]] = {}
 
     @property
     def have_pages(self) -> bool:
@@ -86,12 +89,22 @@ class Lanes:
     def give_up(self, broken: Broken) -> None:
         """The collection goes on in the stream, and everybody starts anew."""
         if self._account.lanes.get(broken.lane.relations) is broken.lane:
-            del self._account.lanes[broken.lane.relations]
+            self._end(broken.lane)
         self._account.say(Gap(broken.reason))
+
+    def give_up_grown(self, siblings: Siblings) -> None:
+        """Those of which the collection has got another table since they began."""
+        for lane in list(self._account.lanes.values()):
+            if any(not siblings(relation_id) <= lane.relations for relation_id in lane.relations):
+                self.give_up(Broken(lane, "a table got another partition while much of it was told"))
 
     def _begin(self, lane: Lane) -> None:
         self._account.lanes[lane.relations] = lane
-        self._life.start(self._run(lane))
+        self._readers[lane] = self._life.start(self._run(lane))
+
+    def _end(self, lane: Lane) -> None:
+        del self._account.lanes[lane.relations]
+        self._readers.pop(lane).cancel()
 
     def _waits(self, lane: Lane) -> bool:
         """Whether its page waits for the quickest of those who are to have it."""
@@ -135,8 +148,9 @@ class Lanes:
     async def _rejoin(self, lane: Lane, snapshot: Snapshot) -> None:
         changes = await read_between(self._life, lane.relations, lane.told, snapshot)
         if changes is None:
+            self._end(lane)
             self._begin(Lane(lane.relations, lane.told, snapshot))
             return
         await self._require_whole(self._life.reader, lane)
-        del self._account.lanes[lane.relations]
+        self._end(lane)
         self._account.say(*Progress(lane.told.era, lane.told.seen).read(changes, snapshot))

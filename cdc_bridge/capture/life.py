@@ -89,9 +89,11 @@ class Life:
 
     # --- what runs beside ---
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs until it ends, or this life does."""
-        self._tasks.append(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        self._tasks.append(task)
+        return task
 
     async def listen(self) -> None:
         if self.listener is not None:

@@ -161,6 +161,7 @@ class Telling:
         if not found.is_whole:  # said first: no position may claim what was not read
             self._account.say(Gap("a part of the change log was forgotten before it was read"))
             self._account.unchecked = found.snapshot
+        self._lanes.give_up_grown(self._siblings)
         self._lanes.begin(found.heavy, position, found.snapshot)
         fresh = list(told.read(found.changes, found.snapshot))
         self._account.say(*fresh)

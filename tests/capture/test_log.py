@@ -19,8 +19,8 @@ NEVER_S = 600.0
 
 @pytest.fixture
 def t(database: Database) -> Database:
-    database.execute("CREATE TABLE t (id int, text text)")
-    attach_tables(database, "t", mode=Mode.DURABLE)
+    database.execute("CREATE TABLE t (id int, text text); CREATE TABLE grown (id int, text text)")
+    attach_tables(database, "t", "grown", mode=Mode.DURABLE)
     return database
 
 
@@ -33,8 +33,24 @@ def polled(t: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
 
 
 @pytest.fixture
-async def heard(polled: Database) -> AsyncIterator[AsyncGenerator[Heard, None]]:
-    capture = LogCapture(LogOptions(polled.dsn, heartbeat_interval_s=NEVER_S, heartbeat_timeout_s=WITHIN_S))
+def group() -> set[int]:
+    """The tables of one collection; all others have collections of their own."""
+    return set()
+
+
+@pytest.fixture
+def congested() -> list[bool]:
+    """Anything in it: nobody can take more."""
+    return []
+
+
+@pytest.fixture
+async def heard(polled: Database, group: set[int], congested: list[bool]) -> AsyncIterator[AsyncGenerator[Heard, None]]:
+    capture = LogCapture(
+        LogOptions(polled.dsn, heartbeat_interval_s=NEVER_S, heartbeat_timeout_s=WITHIN_S),
+        lambda relation_id: frozenset(group | {relation_id}) if relation_id in group else frozenset({relation_id}),
+        lambda relation_ids: bool(congested),
+    )
     async with aclosing(capture.heard()) as generator:
         await until(generator, Listening)
         await until(generator, Heartbeat)
@@ -56,6 +72,12 @@ def told(said: list[Heard]) -> list[str | list[int]]:
         for each in said
         if isinstance(each, Gap | Change)
     ]
+
+
+def lagging(said: list[Heard]) -> frozenset[int]:
+    beat = said[-1]
+    assert isinstance(beat, Heartbeat)
+    return beat.lagging
 
 
 def forget(database: Database) -> None:
@@ -91,3 +113,31 @@ async def test_what_was_forgotten_after_it_was_read_is_not_missed(
         while [2] not in [each[:1] for each in said]:
             said = told(await until(heard, Heartbeat))
         assert "gap" not in said
+
+
+async def test_lane_is_given_up_when_its_table_gets_another_partition(
+    polled: Database, heard: AsyncGenerator[Heard, None], group: set[int], congested: list[bool]
+) -> None:
+    """It does not know of that one; no other lane may tell beside it what it tells."""
+    [(t, grown)] = polled.execute("SELECT 't'::regclass::oid::bigint, 'grown'::regclass::oid::bigint")
+    group.add(t)
+    congested.append(True)
+    polled.execute("INSERT INTO t SELECT 1, repeat('x', 5000) FROM generate_series(1, 3000)")
+    said = await until(heard, Heartbeat)
+    assert told(said) == []
+    assert lagging(said) == {t}
+    group.add(grown)
+    polled.execute("INSERT INTO grown SELECT 2, repeat('x', 5000) FROM generate_series(1, 3000)")
+    said = await until(heard, Heartbeat)
+    while lagging(said) == {t}:
+        said = await until(heard, Heartbeat)
+    assert told(said) == ["gap"]
+    assert lagging(said) == {t, grown}
+    congested.clear()
+    ids = []
+    while lagging(said):
+        said = await until(heard, Heartbeat)
+        ids += told(said)
+    assert {number for each in ids for number in each} == {2}
+    polled.execute("INSERT INTO t VALUES (3)")
+    assert told(await until(heard, Heartbeat)) == [[3]]
