@@ -37,8 +37,8 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
     notify: Annotated[
         Notify | None,
         typer.Option(
-            help="For the whole database. auto: writers may notify. off: nothing ever does, for two-phase commit; it"
-            " needs every table durable. Recorded, until it is said otherwise.  [auto]",
+            help="For the whole database, and it needs no tables beside it. auto: writers may notify. off: nothing ever"
+            " does, for two-phase commit; every table has to be durable. Recorded, until it is said otherwise.  [auto]",
             show_default=False,
         ),
     ] = None,
@@ -54,13 +54,15 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
     Examples:
       cdc-bridge attach messages sales.orders
       cdc-bridge attach --all --exclude-column users.password_hash
+      cdc-bridge attach --notify off
       cdc-bridge attach --all --mode durable --notify off
       cdc-bridge attach --all --plan
     """  # noqa: D301 - the \b is meant
     from cdc_bridge.cli.database import connection
     from cdc_bridge.schema import attach as attaching
 
-    refuse_unclear_choice(tables, every)
+    if notify is None or tables or every or mode or exclude_column:
+        refuse_unclear_choice(tables, every)
     if schema and not every:
         raise UsageError("--schema says which tables --all means: add --all, or write the tables as schema.table")
     settings = load(config, {"dsn": dsn, "schema": schema_name})

@@ -128,7 +128,7 @@ def _particulars(table: AttachedTable) -> str:
 def _extent(log: Log) -> str:
     if log.oldest_age_s is None:
         return "empty"
-    return f"{size(log.size_bytes)} in {log.used} segments, the oldest change {age(log.oldest_age_s)} old"
+    return f"{size(log.size_bytes)} in {log.used} of 8 segments, the oldest change {age(log.oldest_age_s)} old"
 
 
 def _gate(log: Log | None) -> str:

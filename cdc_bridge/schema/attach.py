@@ -56,7 +56,8 @@ class Request:
 
     `excluded` holds columns as `T.C`, besides those that a table excludes already: what was private once does not
     become public because an option was forgotten. Only detach gives such a column back. Without a `mode` attached
-    tables keep theirs, and new ones become durable. Without `notify` what is recorded stays.
+    tables keep theirs, and new ones become durable. Without `notify` what is recorded stays; it may be all
+    that is asked for.
     """
 
     tables: tuple[str, ...] = ()
@@ -64,6 +65,10 @@ class Request:
     excluded: tuple[str, ...] = ()
     mode: Mode | None = None
     notify: Notify | None = None
+
+    @property
+    def is_of_notify_alone(self) -> bool:
+        return self.notify is not None and not (self.tables or self.all_of_schemas or self.excluded or self.mode)
 
 
 def plan(
@@ -237,6 +242,8 @@ def _recording(
 
 
 def _requested(conn: psycopg.Connection[Any], request: Request, schema: str) -> tuple[list[Tree], list[str]]:
+    if request.is_of_notify_alone:
+        return [], []
     if bool(request.tables) == bool(request.all_of_schemas):
         raise UsageError("name the tables to attach, or ask for all of them with --all")
     if request.tables:

@@ -194,11 +194,25 @@ def test_notify_off_is_recorded_and_shown(dsn: str, tmp_path: Path) -> None:
     assert members(dsn, tmp_path)["notify"] == "auto"
 
 
+def test_notify_alone_is_recorded_without_a_table(dsn: str, tmp_path: Path) -> None:
+    assert run("attach", "messages", "--dsn", dsn, cwd=tmp_path).returncode == 0
+    assert run("attach", "--notify", "off", "--dsn", dsn, cwd=tmp_path).stdout == "record notify off\n"
+    assert members(dsn, tmp_path)["notify"] == "off"
+    assert run("attach", "--notify", "off", "--dsn", dsn, cwd=tmp_path).stdout == "Nothing to do.\n"
+    assert run("attach", "--notify", "auto", "--dsn", dsn, cwd=tmp_path).returncode == 0
+    assert run("attach", "messages", "--mode", "live", "--dsn", dsn, cwd=tmp_path).returncode == 0
+    said = assert_one_sentence(run("attach", "--notify", "off", "--dsn", dsn, cwd=tmp_path), 2)
+    assert "attach public.messages with --mode durable, or say --notify auto" in said
+    assert_one_sentence(run("attach", "--notify", "off", "--mode", "durable", "--dsn", dsn, cwd=tmp_path), 2)
+
+
 def test_prune_says_what_it_forgot(dsn: str, tmp_path: Path, database: Database) -> None:
     run("attach", "messages", "--dsn", dsn, cwd=tmp_path)
     assert "Change log: empty" in run("status", "--dsn", dsn, cwd=tmp_path).stdout
     database.execute("INSERT INTO messages VALUES (1)")
-    assert re.search(r"in 1 segments, the oldest change \d s old", run("status", "--dsn", dsn, cwd=tmp_path).stdout)
+    assert re.search(
+        r"in 1 of 8 segments, the oldest change \d s old", run("status", "--dsn", dsn, cwd=tmp_path).stdout
+    )
     assert members(dsn, tmp_path)["log"]["segments_used"] == 1
     assert run("prune", "--dsn", dsn, cwd=tmp_path).stdout == "Nothing to do.\n"
     done = run("prune", "--older-than", "0", "--dsn", dsn, cwd=tmp_path)
