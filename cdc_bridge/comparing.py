@@ -10,20 +10,32 @@ An array's image does not tell its lower bounds; they are taken to be what they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from decimal import Decimal
 from functools import lru_cache
 from json import JSONDecoder
-from typing import Any, TypeAlias
+from typing import Any
 
-import msgspec
-
-from cdc_bridge import instants
 from cdc_bridge.catalog import Collation, PgType, TypeKind
 from cdc_bridge.rawjson import split_array
-from cdc_bridge.spelling import NotNative, spell, text_json
+from cdc_bridge.scalars import (
+    NULL,
+    NULL_ELEMENT,
+    ORDERED,
+    Read,
+    Undecided,
+    enum,
+    read_bpchar,
+    read_numeric,
+    read_text,
+    same_bpchar,
+    same_text,
+)
+from cdc_bridge.spelling import NotNative, spell
 
 __all__ = [
+    "NULL",
+    "NULL_ELEMENT",
     "NotNative",
     "Read",
     "Undecided",
@@ -39,44 +51,6 @@ __all__ = [
 READERS_MAX = 4096
 TEXT = frozenset({"text", "character varying", "name"})
 BPCHAR = "character"
-NULL = b"null"
-
-
-class Undecided(Exception):
-    """Memory cannot tell of this value."""
-
-
-Read: TypeAlias = Callable[[bytes], Hashable]
-"""From a raw JSON value, never `null`, to one that compares. It may raise `Undecided`."""
-
-
-class Greatest:
-    """More than anything else but a `Greatest` of a higher rank, and equal to itself."""
-
-    __slots__ = ("_rank",)
-
-    def __init__(self, rank: int) -> None:
-        self._rank = rank
-
-    def __lt__(self, other: object) -> bool:
-        return isinstance(other, Greatest) and self._rank < other._rank
-
-    def __le__(self, other: object) -> bool:
-        return self is other or self < other
-
-    def __gt__(self, other: object) -> bool:
-        return not self <= other
-
-    def __ge__(self, other: object) -> bool:
-        return not self < other
-
-    def __repr__(self) -> str:
-        return f"Greatest({self._rank})"
-
-
-NAN = Greatest(1)
-NULL_ELEMENT = Greatest(2)
-"""A NULL in an array. It equals another one, and comes after all else."""
 
 
 @lru_cache(READERS_MAX)
@@ -85,7 +59,7 @@ def equality(type_: PgType, collation: Collation) -> Read | None:
     if type_.name in TEXT or type_.name == BPCHAR:
         if not collation.is_deterministic:
             return None
-        return _same_bpchar if type_.name == BPCHAR else _same_text
+        return same_bpchar if type_.name == BPCHAR else same_text
     if type_.name == "jsonb" and not type_.labels:
         return _jsonb
     if type_.kind is TypeKind.ARRAY and type_.element is not None:
@@ -97,14 +71,14 @@ def equality(type_: PgType, collation: Collation) -> Read | None:
 def order(type_: PgType, collation: Collation) -> Read | None:
     """As `equality`, and `<` is SQL's too."""
     if type_.labels:
-        return _enum(type_.labels)
+        return enum(type_.labels)
     if type_.kind is TypeKind.ARRAY and type_.element is not None:
         return _array(order(type_.element, collation), type_.element, is_ordered=True)
     if type_.name in TEXT:
         return read_text if collation.is_bytewise else None
     if type_.name == BPCHAR:
-        return _bpchar if collation.is_bytewise else None
-    return _ORDERED.get(type_.name)
+        return read_bpchar if collation.is_bytewise else None
+    return ORDERED.get(type_.name)
 
 
 def characters(type_: PgType) -> Read | None:
@@ -114,7 +88,7 @@ def characters(type_: PgType) -> Read | None:
 
 @lru_cache(READERS_MAX)
 def elements(type_: PgType, collation: Collation) -> Read | None:
-    """An array's elements as a set, NULLs left aside; two arrays contain each other as these do."""
+    """An array's elements as a set. Arrays contain each other as these do; but a NULL is in none of them."""
     if type_.kind is not TypeKind.ARRAY or type_.element is None:
         return None
     read = _array(equality(type_.element, collation), type_.element)
@@ -122,7 +96,7 @@ def elements(type_: PgType, collation: Collation) -> Read | None:
         return None
 
     def read_elements(raw: bytes) -> Hashable:
-        return frozenset(_flat(read(raw))) - {NULL_ELEMENT}
+        return frozenset(_flat(read(raw)))
 
     return read_elements
 
@@ -134,160 +108,6 @@ def _flat(items: Hashable) -> list[Hashable]:
     for item in items:
         flat += _flat(item) if isinstance(item, _Dimension) else [item]
     return flat
-
-
-def read_text(raw: bytes) -> str:
-    """A JSON string as text."""
-    if raw[:1] != b'"':
-        raise Undecided
-    try:
-        if b"\\" not in raw:
-            return raw[1:-1].decode()
-        return msgspec.json.decode(raw, type=str)
-    except ValueError as error:
-        raise Undecided from error
-
-
-def _guarded(read: Callable[[bytes], Hashable]) -> Read:
-    """For functions that raise `ValueError` when they are given something else."""
-
-    def read_guarded(raw: bytes) -> Hashable:
-        try:
-            return read(raw)
-        except (ValueError, OverflowError) as error:
-            raise Undecided from error
-
-    return read_guarded
-
-
-def _same_text(raw: bytes) -> bytes:
-    """PostgreSQL writes equal texts as equal JSON."""
-    if raw[:1] != b'"':
-        raise Undecided
-    return raw
-
-
-def _same_bpchar(raw: bytes) -> bytes:
-    if raw[:1] != b'"':
-        raise Undecided
-    return raw[1:-1].rstrip(b" ")
-
-
-def _bpchar(raw: bytes) -> str:
-    return read_text(raw).rstrip(" ")
-
-
-def _integer(raw: bytes) -> int:
-    try:
-        return int(raw)
-    except ValueError as error:
-        raise Undecided from error
-
-
-def _oid(raw: bytes) -> int:
-    return _integer(raw.strip(b'"'))
-
-
-_NUMERICS: dict[bytes, Hashable] = {
-    b'"NaN"': NAN,
-    b'"Infinity"': Decimal("Infinity"),
-    b'"-Infinity"': Decimal("-Infinity"),
-}
-
-
-def read_numeric(raw: bytes) -> Hashable:
-    """Making a `Decimal` of text, comparing and hashing it are exact whatever the context."""
-    if raw[:1] == b'"':
-        found = _NUMERICS.get(raw)
-        if found is None:
-            raise Undecided
-        return found
-    try:
-        return Decimal(raw.decode())
-    except (ValueError, ArithmeticError) as error:
-        raise Undecided from error
-
-
-_FLOATS: dict[bytes, Hashable] = {
-    b'"NaN"': NAN,
-    b'"Infinity"': float("inf"),
-    b'"-Infinity"': float("-inf"),
-}
-
-
-def _float(raw: bytes) -> Hashable:
-    """That of a `real` too: what prints as different digits is different, and in the same order."""
-    if raw[:1] == b'"':
-        found = _FLOATS.get(raw)
-        if found is None:
-            raise Undecided
-        return found
-    try:
-        return float(raw)
-    except ValueError as error:
-        raise Undecided from error
-
-
-def _boolean(raw: bytes) -> bool:
-    if raw not in (b"true", b"false"):
-        raise Undecided
-    return raw == b"true"
-
-
-def _char(raw: bytes) -> str:
-    """The type with the quotes, one byte; those past ASCII are printed differently by different versions."""
-    text = read_text(raw)
-    if len(text) > 1 or not text.isascii():
-        raise Undecided
-    return text
-
-
-def _uuid(raw: bytes) -> bytes:
-    """Its digits come in the order of their letters."""
-    if len(raw) != 38:
-        raise Undecided
-    return raw
-
-
-def _bytea(raw: bytes) -> bytes:
-    """The closing quote comes before all digits, as the end of the shorter one has to."""
-    if raw[:4] != b'"\\\\x':
-        raise Undecided
-    return raw
-
-
-_ORDERED: dict[str, Read] = {
-    "smallint": _integer,
-    "integer": _integer,
-    "bigint": _integer,
-    "numeric": read_numeric,
-    "real": _float,
-    "double precision": _float,
-    "boolean": _boolean,
-    '"char"': _char,
-    "uuid": _uuid,
-    "date": _guarded(instants.read_date),
-    "timestamp without time zone": _guarded(instants.read_timestamp),
-    "timestamp with time zone": _guarded(instants.read_timestamptz),
-    "time without time zone": _guarded(instants.read_time),
-    "time with time zone": _guarded(instants.read_timetz),
-    "interval": _guarded(instants.read_interval),
-    "bytea": _bytea,
-    "oid": _oid,
-}
-
-
-def _enum(labels: tuple[str, ...]) -> Read:
-    """A label that the catalog does not know has been added or renamed since."""
-    positions = {text_json(label): position for position, label in enumerate(labels)}
-
-    def read_enum(raw: bytes) -> int:
-        try:
-            return positions[raw]
-        except KeyError as error:
-            raise Undecided from error
-
-    return read_enum
 
 
 class _Dimension(tuple[Hashable, ...]):
