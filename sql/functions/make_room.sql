@@ -2,10 +2,11 @@
 --
 -- Usually a bridge, or `prune`, lets writers go on to the next one when a segment is full. Where neither has for as long as
 -- it takes to write it twice, a writer does. For others that counts once it commits, so they may still be writing here when
--- there is much more than that. When the next one is not empty the writer forgets it. When that is not possible either
--- (pg_dump holds its lock on it, or the writer's snapshot does not show what it would forget) the segment goes on growing
--- to seven times its size, and the log, where it was full already, to less than four times of what it is meant to be. Then it is closed, at once and for everybody, whatever
--- becomes of this transaction, and changes are a gap. No disk fills because of us.
+-- there is much more than that. When the next one is not empty the writer forgets it, but not before its transaction ends: the
+-- lock for that keeps readers from the log. When that is not possible either (pg_dump holds its lock on it, or the writer's
+-- snapshot does not show what it would forget), or takes too long to come, the segment goes on growing to seven times its size,
+-- and the log, where it was full already, to less than four times of what it is meant to be. Then it is closed, at once and
+-- for everybody, whatever becomes of this transaction, and changes are a gap. No disk fills because of us.
 CREATE OR REPLACE FUNCTION {cdc}.make_room(number int) RETURNS boolean
 LANGUAGE plpgsql
 AS $make_room$
@@ -21,19 +22,10 @@ BEGIN
     IF size_bytes <= 2 * segment_bytes OR ({cdc}.current_segment() = number AND {cdc}.advance_segment(number)) THEN
         RETURN size_bytes > 2 * segment_bytes;
     END IF;
-    IF {cdc}.current_segment() = number THEN
-        BEGIN
-            -- Not for nothing: somebody who has advanced already, and has not ended, would keep us from it.
-            IF pg_try_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment')) THEN
-                EXECUTE format('LOCK TABLE {cdc}.change_log_%s IN ACCESS EXCLUSIVE MODE NOWAIT', (number + 1) % 8);
-                PERFORM {cdc}.forget_segment((number + 1) % 8);
-                IF {cdc}.advance_segment(number) THEN
-                    RETURN true;
-                END IF;
-            END IF;
-        EXCEPTION WHEN OTHERS THEN
-            NULL;  -- locked, or not to be done in this transaction: see below
-        END;
+    -- In other isolation levels the log is not emptied, see forget_segment().
+    IF {cdc}.current_segment() = number AND current_setting('transaction_isolation') = 'read committed' THEN
+        INSERT INTO {cdc}.errand (is_last) VALUES (false);
+        DELETE FROM {cdc}.errand;  -- what it has started goes on
     END IF;
     RETURN true;
 END

@@ -83,6 +83,11 @@ CREATE TABLE {cdc}.segment (
 INSERT INTO {cdc}.segment
 SELECT number, pg_relation_filenode(format('{cdc}.change_log_%s', number)::regclass) FROM generate_series(0, 7) AS number;
 
+-- Always empty: who inserts a row and deletes it has started what run_errand() does when the transaction ends.
+CREATE TABLE {cdc}.errand (
+    is_last boolean NOT NULL
+);
+
 -- What the operator has decided for all bridges of this database.
 CREATE TABLE {cdc}.setting (
     name text PRIMARY KEY,

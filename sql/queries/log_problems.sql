@@ -14,7 +14,7 @@ runner AS MATERIALIZED (
 wanted(name, kind) AS (
     SELECT 'change_log_' || number, 'r'::"char" FROM generate_series(0, 7) AS number
     UNION ALL
-    VALUES ('change_log', 'v'::"char"), ('forgotten', 'r'), ('segment', 'r'), ('setting', 'r'), ('secret', 'r'), ('generation', 'r'),
+    VALUES ('change_log', 'v'::"char"), ('forgotten', 'r'), ('segment', 'r'), ('errand', 'r'), ('setting', 'r'), ('secret', 'r'), ('generation', 'r'),
         ('seq', 'S'), ('gap', 'S'), ('channel', 'S'), ('segment_bytes', 'S'), ('closed', 'S'), ('gate', 'S'), ('lease', 'S'), ('mended', 'S'), ('gap_logged', 'S')
 ),
 found AS MATERIALIZED (

@@ -5,7 +5,7 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relkind NOT IN ('i', 'I')
   AND (c.relkind, c.relname) NOT IN (
       VALUES ('S'::"char", 'seq'::name), ('S', 'gap'), ('S', 'channel'), ('S', 'segment_bytes'), ('S', 'closed'), ('S', 'gate'), ('S', 'lease'), ('S', 'mended'), ('S', 'gap_logged'),
-          ('v', 'change_log'), ('r', 'forgotten'), ('r', 'segment'), ('r', 'setting'), ('r', 'secret'), ('r', 'generation'),
+          ('v', 'change_log'), ('r', 'forgotten'), ('r', 'segment'), ('r', 'errand'), ('r', 'setting'), ('r', 'secret'), ('r', 'generation'),
           ('r', 'change_log_0'), ('r', 'change_log_1'), ('r', 'change_log_2'), ('r', 'change_log_3'),
           ('r', 'change_log_4'), ('r', 'change_log_5'), ('r', 'change_log_6'), ('r', 'change_log_7'))
 UNION ALL

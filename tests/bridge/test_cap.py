@@ -158,6 +158,49 @@ async def test_log_stays_bounded_without_a_bridge_and_works_again_afterwards(
         assert await beginning(bridge.url, new) == "resumed"
 
 
+def test_writer_that_has_to_forget_keeps_readers_waiting_no_longer_than_its_commit(table: Database) -> None:
+    """Nor its own deferred constraints, which come before. Rolled back, it has forgotten nothing."""
+    table.execute(
+        "CREATE TABLE slow (id int);"
+        "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " ASSERT NOT EXISTS (SELECT FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND pid = pg_backend_pid()"
+        " AND relation::regclass::text LIKE '%change_log%'); RETURN NULL; END $$;"
+        "CREATE CONSTRAINT TRIGGER look AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW EXECUTE FUNCTION look()"
+    )
+    with psycopg.connect(table.dsn, autocommit=True) as watcher, psycopg.connect(table.dsn) as writer:
+        watcher.execute("SELECT setval('cdc.segment_bytes', %s)", [SEGMENT_BYTES])
+        watcher.execute("INSERT INTO cdc.change_log_1 VALUES ('0/0', pg_current_xact_id(), now(), 0, 0, 'I')")
+        watcher.execute("SET lock_timeout = '1s'")
+        forgotten = "SELECT count(*) FROM cdc.forgotten"
+        for end in (writer.rollback, writer.commit):
+            while log_bytes(watcher) < 3 * SEGMENT_BYTES:
+                write(writer)
+                assert watcher.execute("SELECT count(*) FROM cdc.change_log").fetchone() == (1,)
+            for _ in range(200):  # what is done by chance is done
+                write(writer)
+            writer.execute("INSERT INTO slow VALUES (1)")
+            assert watcher.execute("SELECT count(*) FROM cdc.change_log").fetchone() == (1,)
+            assert watcher.execute(forgotten).fetchone() == (0,)
+            end()
+        assert watcher.execute(forgotten).fetchone() == (1,)
+        assert read_log(watcher, "cdc").current == 1
+        assert watcher.execute("SELECT count(*) FROM cdc.errand").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("setting", ["SET CONSTRAINTS ALL IMMEDIATE", "SET session_replication_role = replica"])
+def test_writer_forgets_whatever_it_says_of_constraints(table: Database, setting: str) -> None:
+    with psycopg.connect(table.dsn, autocommit=True) as watcher, psycopg.connect(table.dsn) as writer:
+        watcher.execute("SELECT setval('cdc.segment_bytes', %s)", [SEGMENT_BYTES])
+        watcher.execute("INSERT INTO cdc.change_log_1 VALUES ('0/0', pg_current_xact_id(), now(), 0, 0, 'I')")
+        writer.execute(setting.encode())
+        for _ in range(700):
+            write(writer)
+        writer.commit()
+        assert watcher.execute("SELECT count(*) FROM cdc.forgotten").fetchone() == (1,)
+        assert gaps(watcher) == 0
+
+
 def test_one_transaction_that_writes_more_than_the_log_may_hold(table: Database) -> None:
     with psycopg.connect(table.dsn, autocommit=True) as watcher, psycopg.connect(table.dsn) as writer:
         watcher.execute("SELECT setval('cdc.segment_bytes', %s)", [8 * SEGMENT_BYTES])
@@ -169,8 +212,11 @@ def test_one_transaction_that_writes_more_than_the_log_may_hold(table: Database)
                 [number * 5000 + 10, number * 5000 + 5009],
             )
             largest = max(largest, log_bytes(writer))  # which sees what it has emptied, and waits for nobody
+        assert watcher.execute("SELECT count(*) FROM cdc.change_log").fetchone() == (0,)  # and nobody for it
+        assert read_log(watcher, "cdc").is_full
         writer.commit()
-        assert largest < 3.5 * 8 * KEEP_BYTES
+        assert largest < 4 * 8 * KEEP_BYTES
+        assert not read_log(watcher, "cdc").is_full
 
 
 def test_closed_log_marks_each_write_as_a_gap_and_opens_with_room(table: Database) -> None:

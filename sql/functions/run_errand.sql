@@ -1,0 +1,43 @@
+-- What a writer does for the log at the end of its transaction, see make_room(): forgets the next segment and lets writers go on
+-- to it. The trigger of the table `errand`, deferred; the first time it asks to be called again, when all that the
+-- application has deferred is done, so that readers wait for the commit only. Never fails.
+CREATE OR REPLACE FUNCTION {cdc}.run_errand() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $run_errand$
+DECLARE
+    number int;
+BEGIN
+    IF NOT NEW.is_last THEN
+        INSERT INTO {cdc}.errand (is_last) VALUES (true);
+        DELETE FROM {cdc}.errand;
+        RETURN NULL;
+    END IF;
+    -- Not for nothing: somebody who has advanced already, and has not ended, would keep us from it.
+    IF NOT pg_try_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment')) THEN
+        RETURN NULL;
+    END IF;
+    number := {cdc}.current_segment();
+    IF pg_total_relation_size(format('{cdc}.change_log_%s', number)::regclass)
+            > 2 * pg_sequence_last_value('{cdc}.segment_bytes'::regclass) THEN
+        EXECUTE format('LOCK TABLE {cdc}.change_log_%s IN ACCESS EXCLUSIVE MODE NOWAIT', (number + 1) % 8);
+        PERFORM {cdc}.forget_segment((number + 1) % 8);
+        PERFORM {cdc}.advance_segment(number);
+    END IF;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;  -- locked: see make_room()
+END
+$run_errand$;
+
+REVOKE ALL ON FUNCTION {cdc}.run_errand() FROM PUBLIC;
+
+DO $make$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = '{cdc}.errand'::regclass AND tgname = 'run_errand') THEN
+        CREATE CONSTRAINT TRIGGER run_errand AFTER INSERT ON {cdc}.errand DEFERRABLE INITIALLY DEFERRED
+            FOR EACH ROW EXECUTE FUNCTION {cdc}.run_errand();
+        ALTER TABLE {cdc}.errand ENABLE ALWAYS TRIGGER run_errand;
+    END IF;
+END
+$make$;
