@@ -14,7 +14,9 @@
 -- writes inside of a block that catches is a subtransaction with an id of its own, and more than 64 of those in a
 -- transaction slow down everybody. So once a transaction has written to a segment, and so holds a lock that keeps the
 -- segment as it is, a transaction-local setting, `hold`, remembers that, and its next writes are not caught. That is done at
--- one write of sixteen, by chance: to do it costs more than a few ids do.
+-- one write of sixteen, by chance: to do it costs more than a few ids do. What can fail all the same is a row that is too large as
+-- JSON, more than 1 GB. That can be 1,500 times what is stored (compressed by 255, and each byte written as six), so rows
+-- of more than 8 kB, even 32 of them, are rendered and written where it is caught.
 --
 -- Each expression of plpgsql is set up anew in each transaction, for more than it takes to evaluate it; a function's SET
 -- costs more still. So there are as few as can be, and since search_path is the writer's, every name is qualified.
@@ -41,6 +43,7 @@ DECLARE
     item pg_catalog.text;
     batch pg_catalog.text[];
     batch_bytes pg_catalog.int8;
+    is_large pg_catalog.bool;
     done pg_catalog.bool;
 BEGIN
     IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) '%2$s' THEN
@@ -49,9 +52,12 @@ BEGIN
             COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), '%5$s', pg_catalog.row_to_json(r.*)
         FROM %3$s r
         WHERE (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL
+            AND (pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 8192 OR pg_catalog.set_config('cdc_bridge.hold', '', true) IS NULL)
         LIMIT 33;
         GET DIAGNOSTICS written = ROW_COUNT;
-        IF NOT (written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
+        is_large := pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.<>) '%2$s';
+        IF NOT (is_large OR written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0
+                OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
                 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
             RETURN NULL;
         END IF;
@@ -76,14 +82,14 @@ BEGIN
         END;
     END IF;
     BEGIN
-        IF written OPERATOR(pg_catalog.=) 0 THEN
+        IF written OPERATOR(pg_catalog.=) 0 AND is_large IS NOT TRUE THEN
             -- The log is full, unless there was nothing to write.
             IF EXISTS (SELECT FROM %3$s) THEN
                 done := {cdc}.mark_gap();
             END IF;
             RETURN NULL;
         END IF;
-        IF written OPERATOR(pg_catalog.<) 33 THEN
+        IF written OPERATOR(pg_catalog.<) 33 AND is_large IS NOT TRUE THEN
             SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
             FROM %3$s r INTO item;
             done := {cdc}.tell('%5$s', TG_RELID, seq, %6$s, %7$s, %2$s);
@@ -93,7 +99,13 @@ BEGIN
         done := {cdc}.tell('%5$s', TG_RELID, seq, NULL, NULL, %2$s);
         batch := '{{}}';
         batch_bytes := 0;
-        FOR item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM %3$s r OFFSET 33 LOOP
+        FOR item IN
+            (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM %3$s r
+            WHERE is_large IS NOT TRUE OR pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 8192 OFFSET 33)
+            UNION ALL
+            SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM %3$s r
+            WHERE is_large IS TRUE AND pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.>) 8192
+        LOOP
             IF batch_bytes OPERATOR(pg_catalog.>) 1048576 THEN
                 done := {cdc}.record_batch('%5$s', TG_RELID, %8$s);
                 batch := '{{}}';
@@ -135,10 +147,12 @@ BEGIN
         INSERT INTO {cdc}.change_log_%1$s (seq, xid, at, relation, filenode, operation, old, new)
         SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
             COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), 'U', pg_catalog.concat('[', o.items, ']'), pg_catalog.concat('[', n.items, ']')
-        FROM (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
-            FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM old_rows r LIMIT 33) f) o,
-            (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
-            FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM new_rows r LIMIT 33) f) n
+        FROM (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.sum(CASE WHEN item IS NULL THEN 33 ELSE 1 END) AS count
+            FROM (SELECT CASE WHEN pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 8192
+                THEN pg_catalog.row_to_json(r.*)::pg_catalog.text END AS item FROM old_rows r LIMIT 33) f) o,
+            (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.sum(CASE WHEN item IS NULL THEN 33 ELSE 1 END) AS count
+            FROM (SELECT CASE WHEN pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 8192
+                THEN pg_catalog.row_to_json(r.*)::pg_catalog.text END AS item FROM new_rows r LIMIT 33) f) n
         WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0
             AND (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL;
         GET DIAGNOSTICS written = ROW_COUNT;
@@ -224,7 +238,9 @@ DECLARE
     written pg_catalog.int8;
     done pg_catalog.bool;
 BEGIN
-    IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) '%1$s' THEN
+    -- Two texts can be too large for one row of a table, though neither is.
+    IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) '%1$s'
+            AND COALESCE(pg_catalog.octet_length(old_text), 0) OPERATOR(pg_catalog.+) COALESCE(pg_catalog.octet_length(new_text), 0) OPERATOR(pg_catalog.<) 100000000 THEN
         INSERT INTO {cdc}.change_log_%1$s
         SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), relation,
             COALESCE(pg_catalog.pg_relation_filenode(relation), 0), operation::pg_catalog."char", old_text, new_text

@@ -114,6 +114,67 @@ def test_write_goes_on_when_our_schema_was_dropped(t: Database):
     assert t.execute("SELECT id, text FROM t") == [(1, "b")]
 
 
+def hold(writer: psycopg.Connection) -> None:
+    """Write until the transaction's next write is one that nothing catches."""
+    while writer.execute("SELECT current_setting('cdc_bridge.hold', true)").fetchone() != ("0",):
+        writer.execute("INSERT INTO other VALUES (1)")
+
+
+@pytest.fixture
+def with_other(database: Database) -> Database:
+    """Two durable tables, and the values of one, which are easily too large as JSON, are kept as they are."""
+    database.execute(
+        "CREATE TABLE other (id int); CREATE TABLE t (id int, v numeric[]); ALTER TABLE t ALTER v SET STORAGE EXTERNAL"
+    )
+    attach_tables(database, "t", "other", mode=Mode.DURABLE)
+    return database
+
+
+@pytest.mark.once  # it takes a GB of memory
+@pytest.mark.parametrize("rows", [1, 32])
+def test_row_of_more_than_a_gigabyte_as_json_is_a_gap_whatever_was_written_before(with_other: Database, rows: int):
+    """Late in a transaction too: a number of few bytes can have 131,072 digits."""
+    with psycopg.connect(with_other.dsn) as writer, listening(with_other) as ear:
+        for number, write in enumerate(
+            (
+                f"INSERT INTO t SELECT g, CASE WHEN g = {rows} THEN array_fill(1e131071::numeric, ARRAY[8300]) END"
+                f" FROM generate_series(1, {rows}) g",
+                "UPDATE t SET id = id + 1",
+                "DELETE FROM t",
+            )
+        ):
+            hold(writer)
+            assert writer.execute(write).rowcount == rows
+            assert ear.gap() == number + 1
+        writer.commit()
+        assert {row["id"] for _, all_rows in ear.told() for row in all_rows if len(row) == 2} <= set(range(1, rows + 1))
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["gate shut", "gate open"])
+@pytest.mark.parametrize("count", [1, 2, 32, 33, 40])
+def test_large_rows_late_in_a_transaction_are_told_like_others(with_other: Database, count: int, is_open: bool):
+    """Each once, wherever they stand among small ones."""
+    if is_open:
+        with_other.execute("SELECT cdc.open_gate(60)")
+    for large in ({0}, {count - 1}, set(range(1, count, 2)), set(range(count))):
+        with listening(with_other) as ear, psycopg.connect(with_other.dsn) as writer:
+            rows = [(number, "{" + ",".join(["7"] * (2000 if number in large else 1)) + "}") for number in range(count)]
+            values = ", ".join(f"({number}, '{v}')" for number, v in rows)
+            for write in (f"INSERT INTO t VALUES {values}", "UPDATE t SET id = id + 1000", "DELETE FROM t"):
+                hold(writer)
+                writer.execute(write.encode())
+            writer.commit()
+            told = [
+                (letter, row["id"], len(row["v"])) for letter, all_rows in ear.told() for row in all_rows if "v" in row
+            ]
+            expected = [(number, 2000 if number in large else 1) for number in range(count)]
+            assert sorted(told[:count]) == [("I", *each) for each in expected]
+            pairs = [[("U", number, size), ("U", number + 1000, size)] for number, size in expected]
+            assert told[count : 3 * count] == [each for pair in pairs for each in pair]
+            assert sorted(told[3 * count :]) == [("D", number + 1000, size) for number, size in expected]
+            assert ear.gap() == 0
+
+
 def test_error_of_the_statement_itself_stays_its_own(t: Database):
     t.execute("INSERT INTO t VALUES (1, 'a')")
     with pytest.raises(psycopg.errors.UniqueViolation):
