@@ -57,7 +57,11 @@ def refused(error: psycopg.Error, dsn: str) -> DatabaseError:
         case errors.LockNotAvailable():
             return LockNotAcquired(reason)
         case errors.InsufficientPrivilege():
-            return DatabaseError(f"{reason}; connect as the owner of the tables")
+            return DatabaseError(f"{reason}; connect as the owner of the tables and of our schema")
+        case errors.ReadOnlySqlTransaction():
+            return DatabaseError(
+                f"{reason}: this is a hot standby, or default_transaction_read_only is on; connect to the primary"
+            )
         case errors.AdminShutdown() | errors.CrashShutdown() | errors.CannotConnectNow():
             return DatabaseUnreachable(f"{reason}; try again when the server is up")
         case psycopg.OperationalError() if error.sqlstate is None:

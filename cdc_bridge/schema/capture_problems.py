@@ -8,7 +8,7 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
-from cdc_bridge.schema.tables import Table, Tree, Trigger, Wanted, ours, trees
+from cdc_bridge.schema.tables import Level, Table, Tree, Trigger, Wanted, ours, trees
 from cdc_bridge.statements import statement
 
 
@@ -22,14 +22,20 @@ async def read_attached_async(conn: AsyncConnection[Any], schema: str) -> list[T
 
 
 def missed(tree: Tree) -> str | None:
-    """Why changes of this tree may be missed for as long as no person does something about it."""
-    mended_by_bridges = tree.outdated()
+    """Why changes of this tree may be missed for as long as no person does something about it.
+
+    What this role may repair, a bridge does within some seconds.
+    """
+    is_ours_to_mend = all(table.is_owned for table in tree.tables)
+    mended_by_bridges = tree.outdated() if is_ours_to_mend else []
     found = [
         problem
         for table in tree.tables
         if table not in mended_by_bridges
         for problem in _problems_of_table(table, _wanted(tree, table))
     ]
+    if not is_ours_to_mend and tree.level is Level.STATEMENT and tree.repaired_level is Level.ROW:
+        found.insert(0, _problem_of_level(tree))
     if not found:
         return None
     more = f" ({len(found) - 1} more: see cdc-bridge status)" if len(found) > 1 else ""
@@ -44,7 +50,7 @@ def capture_problems(tree: Tree) -> Iterator[str]:
             " are neither read nor told. Detach it, or undo that"
         )
     if tree.repaired_level is not tree.level:
-        yield f"{_reason_for_level(tree)}: run attach again"
+        yield _problem_of_level(tree)
         return
     for table in tree.tables:
         yield from _problems_of_table(table, _wanted(tree, table))
@@ -53,6 +59,10 @@ def capture_problems(tree: Tree) -> Iterator[str]:
 def _wanted(tree: Tree, table: Table) -> list[Wanted]:
     """As the tree is captured now."""
     return tree.wanted(table, tree.excluded, tree.level, tree.mode)
+
+
+def _problem_of_level(tree: Tree) -> str:
+    return f"{_reason_for_level(tree)}: run attach again"
 
 
 def _reason_for_level(tree: Tree) -> str:

@@ -100,3 +100,31 @@ async def test_partition_is_said_with_its_table_and_what_bridges_mend_is_not(dat
             'changes of public.p may be missed: the trigger "00_cdc_bridge_partition_insert" on public.p2 is disabled:'
             " run attach again (3 more: see cdc-bridge status)"
         )
+
+
+async def test_what_this_role_may_not_mend_is_said(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE t (id int);"
+        "CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    )
+    attach(database, "p", "t")
+    role = f"reader_{database.name}"
+    database.execute(
+        f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA cdc TO {role};"
+        "CREATE TABLE p1 PARTITION OF p DEFAULT;"
+        "CREATE TRIGGER app AFTER INSERT ON t FOR EACH ROW EXECUTE FUNCTION nop()"
+    )
+    try:
+        async with await database.connect() as session:
+            await prepare(session, "cdc")
+            assert [missed(tree) for tree in await read_attached_async(session, "cdc")] == [None, None]
+        async with await database.connect(user=role) as session:
+            await prepare(session, "cdc")
+            of_p, of_t = [missed(tree) for tree in await read_attached_async(session, "cdc")]
+        assert of_p == (
+            "changes of public.p may be missed: the partition public.p1 has no triggers yet: run attach again"
+        )
+        assert of_t
+        assert of_t.startswith('changes of public.t may be missed: public.t has the row trigger "app"')
+    finally:
+        database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

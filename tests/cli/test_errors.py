@@ -185,3 +185,11 @@ def test_table_that_stays_locked_is_not_waited_for_by_others(database: Database,
         done = run("attach", "t", "--plan", "--dsn", database.dsn, cwd=tmp_path)
     assert done.returncode == 0
     assert "LOCK TABLE" in done.stdout
+
+
+def test_database_in_which_nothing_can_be_written(database: Database, tmp_path: Path) -> None:
+    """As a hot standby is."""
+    database.execute("CREATE TABLE messages (id int)")
+    dsn = make_conninfo(database.dsn, options="-c default_transaction_read_only=on")
+    said = assert_one_sentence(run("attach", "messages", "--dsn", dsn, cwd=tmp_path), 3)
+    assert said.rstrip().endswith("connect to the primary")
