@@ -55,12 +55,12 @@ BEGIN
             AND (pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 8192 OR pg_catalog.set_config('cdc_bridge.hold', '', true) IS NULL)
         LIMIT 33;
         GET DIAGNOSTICS written = ROW_COUNT;
-        is_large := pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.<>) '%2$s';
-        IF NOT (is_large OR written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0
-                OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
-                OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
+        IF NOT (written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
+                OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1
+                OR pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.<>) '%2$s') THEN
             RETURN NULL;
         END IF;
+        is_large := pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.<>) '%2$s';
     ELSE
         BEGIN
             INSERT INTO {cdc}.change_log_%2$s (seq, xid, at, relation, filenode, operation, %4$s)
