@@ -95,7 +95,9 @@ class Lanes:
     def give_up_grown(self, siblings: Siblings) -> None:
         """Those of which the collection has got another table since they began."""
         for lane in list(self._account.lanes.values()):
-            if any(not siblings(relation_id) <= lane.relations for relation_id in lane.relations):
+            groups = map(siblings, lane.relations)
+            group = next((group for group in groups if len(group) > 1), lane.relations)  # one that is gone is alone
+            if not group <= lane.relations:
                 self.give_up(Broken(lane, "a table got another partition while much of it was told"))
 
     def _begin(self, lane: Lane) -> None:

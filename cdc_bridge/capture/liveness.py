@@ -1,6 +1,7 @@
-"""What heartbeats prove, and how a gap that a trigger has marked becomes one that a snapshot can mend.
+"""What heartbeats prove, how a gap that a trigger has marked becomes one that a snapshot can mend, and how often gaps
+are told.
 
-No I/O and no clock: values in, values out.
+No I/O and no clock: values in, values out. Times are seconds of one monotonic clock.
 """
 
 from __future__ import annotations
@@ -88,3 +89,31 @@ class GapWatch:
         self._owed = False
         self._looks_since = 0
         return Gap("a trigger could not tell what changed")
+
+
+@dataclass(slots=True)
+class GapLimit:
+    """Gaps of one kind are told `apart_s` from each other at the least, and after the last one there is one for sure.
+
+    Each is answered with a reading by everybody, so what is broken again and again may not ask for them without end.
+    """
+
+    apart_s: float
+    _owed: Gap | None = None
+    _next_s: float = float("-inf")
+
+    @property
+    def due_s(self) -> float:
+        """When `take` has one; never, when none is owed."""
+        return float("inf") if self._owed is None else self._next_s
+
+    def owe(self, gap: Gap) -> None:
+        self._owed = gap
+
+    def take(self, now_s: float) -> Gap | None:
+        """The gap that is to be told now."""
+        if now_s < self.due_s:
+            return None
+        gap, self._owed = self._owed, None
+        self._next_s = now_s + self.apart_s
+        return gap

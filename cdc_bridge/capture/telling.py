@@ -5,6 +5,11 @@ anything that may depend on what only the log has.
 
 Theory: `progress.py` says what has been told, `gate.py` when what comes inline is all there is, `lanes.py` how a large
 transaction is told beside the others, `watch.py` what heartbeats prove. Here they take turns.
+
+What cannot be read is a gap, and gaps are told `GAPS_APART_S` from each other. A notification that cannot be read may
+have been of a table in live mode, which a gap mends later as well as now; where it was of the log, that is read at
+once. What cannot be read in the log holds up everything after it until the gap is told, since no position may go past
+it before.
 """
 
 from __future__ import annotations
@@ -20,11 +25,14 @@ from cdc_bridge.capture.gatekeeper import Gatekeeper
 from cdc_bridge.capture.lane import Lane
 from cdc_bridge.capture.lanes import CONGESTED_S, Broken, Lanes
 from cdc_bridge.capture.life import Life
+from cdc_bridge.capture.liveness import GapLimit
 from cdc_bridge.capture.payload import Decoder, Inline, Told, Wake
 from cdc_bridge.capture.reading import Siblings, Unreadable, read_new
 from cdc_bridge.capture.watch import Watch
 from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening
 from cdc_bridge.errors import PayloadError
+
+GAPS_APART_S = 2.0
 
 
 class Telling:
@@ -50,6 +58,8 @@ class Telling:
         self._listening = listening
         self._keeper = Gatekeeper(life, account, gate)
         self._decoder = Decoder()
+        self._notified_gaps = GapLimit(GAPS_APART_S)
+        self._logged_gaps = GapLimit(GAPS_APART_S)
 
     @property
     def _is_proven(self) -> bool:
@@ -74,13 +84,17 @@ class Telling:
 
     def _due_s(self) -> float:
         """When something is due, whatever arrives until then."""
-        due_s = min(self._watch.due_s, self._life.poll_due_s if self._is_proven else float("inf"))
+        due_s = min(
+            self._watch.due_s, self._notified_gaps.due_s, self._life.poll_due_s if self._is_proven else float("inf")
+        )
         return min(due_s, time.monotonic() + CONGESTED_S) if self._lanes.have_pages else due_s
 
     async def _do_what_is_due(self) -> None:
         """Pages of lanes, the heartbeat, the log: each in its turn, if it is time for it."""
         self._lanes.take()
         now = time.monotonic()
+        if gap := self._notified_gaps.take(now):
+            self._account.say(gap)
         await self._watch.beat()
         if self._is_proven and now >= self._life.poll_due_s:
             await self._poll()
@@ -105,7 +119,8 @@ class Telling:
             told = self._decoder.receive(payload)
         except PayloadError as error:
             if self._is_proven:
-                self._account.say(Gap(str(error)))
+                self._notified_gaps.owe(Gap(str(error)))
+                await self._poll()
             return
         if isinstance(told, Heartbeat):
             if self._watch.is_ours(told):
@@ -123,7 +138,10 @@ class Telling:
             self._account.told.prove(beat.snapshot)
         else:
             await self._poll()
-        self._account.say(Heartbeat(beat.sender, beat.beat, beat.snapshot, self._account.lagging))
+        seen = self._account.told.seen
+        if seen.covers(beat.snapshot):  # unless something holds it up
+            seen = beat.snapshot
+        self._account.say(Heartbeat(beat.sender, beat.beat, seen, self._account.lagging))
 
     async def _take_told(self, told: Told) -> None:
         match told:
@@ -155,8 +173,7 @@ class Telling:
         try:
             found = await read_new(self._life, position, self._account.lagging, self._siblings)
         except Unreadable as error:
-            told.prove(error.snapshot)
-            self._account.say(Gap(str(error)))
+            self._pass_by(error)
             return
         if not found.is_whole:  # said first: no position may claim what was not read
             self._account.say(Gap("a part of the change log was forgotten before it was read"))
@@ -173,3 +190,15 @@ class Telling:
         if self._life.listener is None:
             sender = self._watch.proof.sender
             self._account.say(Heartbeat(sender, 0, found.snapshot, self._account.lagging))
+
+    def _pass_by(self, unreadable: Unreadable) -> None:
+        """Go past what cannot be read, if it is time for another gap. Else wait, and take nothing inline meanwhile."""
+        now = time.monotonic()
+        self._logged_gaps.owe(Gap(str(unreadable)))
+        if gap := self._logged_gaps.take(now):
+            self._account.told.prove(unreadable.snapshot)
+            self._account.say(gap)
+            return
+        self._life.poll_due_s = self._logged_gaps.due_s
+        if self._gate.is_trusted(now):
+            self._gate.shut()

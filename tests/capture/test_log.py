@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
@@ -14,6 +16,7 @@ from tests.capture.ear import attach_tables
 from tests.support.server import Database
 
 WITHIN_S = 20.0
+APART_S = 0.7
 NEVER_S = 600.0
 
 
@@ -22,6 +25,11 @@ def t(database: Database) -> Database:
     database.execute("CREATE TABLE t (id int, text text); CREATE TABLE grown (id int, text text)")
     attach_tables(database, "t", "grown", mode=Mode.DURABLE)
     return database
+
+
+@pytest.fixture(autouse=True)
+def _gaps_are_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdc_bridge.capture.telling.GAPS_APART_S", APART_S)
 
 
 @pytest.fixture
@@ -86,6 +94,17 @@ def forget(database: Database) -> None:
     database.execute("SELECT cdc.forget_segment(0)")
 
 
+def log_nonsense(database: Database) -> None:
+    database.execute(
+        "INSERT INTO cdc.change_log_0 (seq, xid, at, relation, filenode, operation, new)"
+        " VALUES (pg_current_wal_insert_lsn(), pg_current_xact_id(), now(), 't'::regclass, 0, 'I', 'nonsense')"
+    )
+
+
+def notify_nonsense(database: Database) -> None:
+    database.execute("SELECT pg_notify('cdc_' || pg_sequence_last_value('cdc.channel'), 'nonsense')")
+
+
 async def test_what_was_forgotten_unread_is_said_before_anything_that_comes_after_it(
     polled: Database, heard: AsyncGenerator[Heard, None]
 ) -> None:
@@ -141,3 +160,68 @@ async def test_lane_is_given_up_when_its_table_gets_another_partition(
     assert {number for each in ids for number in each} == {2}
     polled.execute("INSERT INTO t VALUES (3)")
     assert told(await until(heard, Heartbeat)) == [[3]]
+
+
+async def test_nonsense_in_the_log_is_a_gap_but_not_too_often(
+    polled: Database, heard: AsyncGenerator[Heard, None]
+) -> None:
+    """What comes after it waits for that gap, so that no position claims what could not be read."""
+    log_nonsense(polled)
+    assert told(await until(heard, Gap)) == ["gap"]
+    told_s = time.monotonic()
+    log_nonsense(polled)
+    polled.execute("INSERT INTO t VALUES (1)")
+    log_nonsense(polled)
+    assert told(await until(heard, Gap)) == ["gap"]
+    assert time.monotonic() - told_s > APART_S * 0.9
+    polled.execute("INSERT INTO t VALUES (2)")
+    assert told(await until(heard, Heartbeat)) == [[2]]
+
+
+async def test_heartbeat_does_not_claim_what_nonsense_in_the_log_holds_up(t: Database) -> None:
+    """Whatever the gate does meanwhile."""
+    capture = LogCapture(LogOptions(t.dsn, heartbeat_interval_s=0.05))
+    async with aclosing(capture.heard()) as heard:
+        await until(heard, Listening)
+        log_nonsense(t)
+        await until(heard, Gap)
+        log_nonsense(t)
+        [(xid,)] = t.execute("INSERT INTO t VALUES (1) RETURNING pg_current_xact_id()::text::bigint")
+        said = await until(heard, Gap)
+        assert told(said) == ["gap"]
+        beats = [each for each in said if isinstance(each, Heartbeat)]
+        assert beats
+        assert not any(beat.snapshot.sees(xid) for beat in beats)
+        t.execute("INSERT INTO t VALUES (2)")
+        assert told(await until(heard, Change)) == [[2]]
+
+
+async def test_notifications_that_are_nonsense_are_a_gap_but_not_too_often_and_one_after_the_last(t: Database) -> None:
+    """What the log has of the same time is told, and no gap waits for it."""
+    capture = LogCapture(LogOptions(t.dsn))
+    gaps_s: list[float] = []
+    changes: list[str | list[int]] = []
+    last_s = 0.0
+
+    async def listen() -> None:
+        async with aclosing(capture.heard()) as heard:
+            await until(heard, Listening)
+            listening.set()
+            async for each in heard:
+                changes.extend(told([each]) if isinstance(each, Change) else [])
+                gaps_s.extend([time.monotonic()] if isinstance(each, Gap) else [])
+
+    listening = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        task = tasks.create_task(listen())
+        await listening.wait()
+        for number in range(10):
+            t.execute("INSERT INTO t VALUES (%s)", [number])
+            notify_nonsense(t)
+            last_s = time.monotonic()
+            await asyncio.sleep(APART_S / 5)
+        await asyncio.sleep(APART_S * 1.5)
+        task.cancel()
+    assert changes == [[number] for number in range(10)]
+    assert len(gaps_s) <= 4
+    assert last_s < gaps_s[-1] < last_s + APART_S * 1.4

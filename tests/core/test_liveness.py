@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdc_bridge.capture.liveness import GapWatch, Proof
+from cdc_bridge.capture.liveness import GapLimit, GapWatch, Proof
 from cdc_bridge.change import Gap, Heard, Heartbeat, Listening, Snapshot
 from tests.core.facts import insert, row, snapshot
 
@@ -83,3 +83,25 @@ def test_step_during_the_wait_gets_its_own_mending() -> None:
         (7, 0, NOBODY),
         (7, 0, NOBODY),
     ) == [False, True, False, True, False, True, False, True]
+
+
+def test_gaps_without_end_are_told_apart_and_the_last_one_for_sure() -> None:
+    limit = GapLimit(2)
+    told_s = []
+    for now_s in range(12):
+        if now_s <= 5:
+            limit.owe(Gap(f"the one of {now_s} s"))
+        if gap := limit.take(now_s):
+            told_s.append((now_s, gap.reason))
+    assert told_s == [(0, "the one of 0 s"), (2, "the one of 2 s"), (4, "the one of 4 s"), (6, "the one of 5 s")]
+
+
+def test_gap_that_is_owed_is_due_and_none_otherwise() -> None:
+    limit = GapLimit(2)
+    assert limit.due_s == float("inf")
+    limit.owe(Gap(""))
+    assert limit.due_s == float("-inf")
+    limit.take(7)
+    assert limit.due_s == float("inf")
+    limit.owe(Gap(""))
+    assert limit.due_s == 9
