@@ -132,7 +132,10 @@ def _array(read: Read | None, element: PgType, *, is_ordered: bool = False) -> R
     def read_array(raw: bytes) -> Hashable:
         if raw[:1] != b"[" or (is_ordered and raw[1:2] == b"["):
             raise Undecided
-        return _Dimension(map(read_item, map(bytes, split_array(raw))))
+        try:
+            return _Dimension(map(read_item, map(bytes, split_array(raw))))
+        except ValueError as error:
+            raise Undecided from error
 
     return read_array
 

@@ -162,10 +162,7 @@ def _text_at(members: tuple[str, ...], is_jsonb: bool) -> Read:
         found = _at(raw, members, is_jsonb)
         if found is None:
             return None
-        text = read_text(found) if found[:1] == b'"' else found.decode()
-        if "\0" in text:
-            raise Undecided
-        return text
+        return read_text(found) if found[:1] == b'"' else found.decode()
 
     return read_text_at
 
@@ -188,8 +185,14 @@ _INDEX = re.compile(r"-?[0-9]{1,9}", re.ASCII)
 _ODD_INDEX = re.compile(r"\s*[+-]?[0-9]+")
 
 
+# A json (not a jsonb) may hold what no text can; whether anything is found beside it is for PostgreSQL to say.
+_UNREADABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+
+
 def _at(raw: bytes, members: tuple[str, ...], is_jsonb: bool) -> bytes | None:
     """As `#>` finds it; None for null too."""
+    if not is_jsonb and _UNREADABLE.search(raw):
+        raise Undecided
     for position, member in enumerate(members):
         if raw[:1] == b"{":
             if not is_jsonb and position < len(members) - 1:

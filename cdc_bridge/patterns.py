@@ -10,7 +10,7 @@ from typing import TypeAlias
 from cdc_bridge import comparing
 from cdc_bridge.catalog import TypeKind
 from cdc_bridge.comparing import Undecided
-from cdc_bridge.filter import Comparison, Operator, Path
+from cdc_bridge.filter import Comparison, Operand, Operator, Path
 from cdc_bridge.image import UNSURE, Image, Judge, Reading
 from cdc_bridge.operands import OF_PATHS
 from cdc_bridge.operands import way as way_of
@@ -56,19 +56,25 @@ def pattern(comparison: Comparison) -> Judge | None:
 
 
 def _text_pattern(comparison: Comparison, question: _Pattern) -> Judge | None:
-    collation = OF_PATHS if isinstance(comparison.operand, Path) else comparison.operand.column.collation
+    """Byte by byte whatever the collation, as in SQL. But the case of letters is the collation's affair."""
     way = way_of(comparison.operand, lambda type_, _: comparing.characters(type_))
-    if way is None or not collation.is_deterministic or (question.is_folded and not collation.has_plain_ascii):
+    if way is None:
         return None
     try:
         (part,) = way.bounds(comparison.values)
     except Undecided:
         return None
-    test = _folded(question.matches, part) if question.is_folded else _exact(question.matches, part)
-    if test is None:
+    if not question.is_folded:
+        return _of_text(_exact(question.matches, part), way.reading, question.is_negated)
+    is_unfilled = comparison.operand.type.name == comparing.BPCHAR and question.matches is operator.eq
+    if not part.isascii() or not _can_fold(comparison.operand, question):
         return None
-    is_padded = comparison.operand.type.name == comparing.BPCHAR
-    return _of_text(_despite_blanks(test) if is_padded else test, way.reading, question.is_negated)
+    return _of_text(_folded(question.matches, part, is_unfilled=is_unfilled), way.reading, question.is_negated)
+
+
+def _can_fold(operand: Operand, question: _Pattern) -> bool:
+    collation = OF_PATHS if isinstance(operand, Path) else operand.column.collation
+    return collation.has_plain_ascii and (collation.is_deterministic or question.matches is not operator.eq)
 
 
 TextTest: TypeAlias = Callable[[str], bool | None]
@@ -78,22 +84,13 @@ def _exact(matches: Callable[[str, str], bool], part: str) -> TextTest:
     return lambda text: matches(text, part)
 
 
-def _folded(matches: Callable[[str, str], bool], part: str) -> TextTest | None:
-    """Past ASCII it is the collation's affair what is the lower case of what, on either side."""
-    if not part.isascii():
-        return None
+def _folded(matches: Callable[[str, str], bool], part: str, *, is_unfilled: bool) -> TextTest:
+    """Past ASCII nobody but PostgreSQL knows. `is_unfilled`: the blanks that fill a char(n) do not count."""
     lower = part.lower()
+    if is_unfilled:
+        unfilled = lower.rstrip(" ")
+        return lambda text: matches(text.rstrip(" ").lower(), unfilled) if text.isascii() else None
     return lambda text: matches(text.lower(), lower) if text.isascii() else None
-
-
-def _despite_blanks(test: TextTest) -> TextTest:
-    """The blanks that fill a char(n) take part, or do not, depending on how exactly PostgreSQL is asked."""
-
-    def test_despite_blanks(text: str) -> bool | None:
-        verdict = test(text)
-        return verdict if verdict is test(text.rstrip(" ")) else None
-
-    return test_despite_blanks
 
 
 def _of_text(test: TextTest, reading: Reading, is_negated: bool) -> Judge:

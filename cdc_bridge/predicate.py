@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, assert_never
 from cdc_bridge import comparing
 from cdc_bridge.catalog import TypeKind
 from cdc_bridge.comparing import Undecided
-from cdc_bridge.filter import And, Comparison, Field, Filter, Now, Operand, Operator, Or, Path, Related
+from cdc_bridge.filter import And, Comparison, Field, Filter, Now, Operand, Operator, Or, Related
 from cdc_bridge.image import UNSURE, Image, Judge, Reading
 from cdc_bridge.operands import way as way_of
 from cdc_bridge.patterns import PATTERNS, pattern
@@ -127,16 +127,17 @@ def _column_nullness(field: Field, is_null: bool) -> Judge:
 
 
 def _emptiness(operand: Operand, *, is_empty: bool) -> Judge:
+    """Blanks alone are empty in a char(n)."""
     name = operand.column.name
-    is_text = isinstance(operand, Path) or (operand.function is None and comparing.characters(operand.column.type))
-    way = way_of(operand, comparing.equality) if is_text and operand.type.name != "numeric" else None
+    way = way_of(operand, lambda type_, _: comparing.characters(type_))
     if way is None:
         return lambda image: is_empty if image.is_null(name) else None
-    reading, empty = way.reading, way.literal(b'""')
+    reading = way.reading
+    blanks = " " if operand.type.name == comparing.BPCHAR else ""
 
     def judge_emptiness(image: Image) -> bool | None:
         value = image.read(reading)
-        return None if value is UNSURE else (value is None or value == empty) is is_empty
+        return None if value is UNSURE else (value is None or not value.strip(blanks)) is is_empty
 
     return judge_emptiness
 

@@ -198,14 +198,16 @@ def _rounded(number: float) -> float:
 
 def _printed(text: str, *, fixed_digits: int) -> bytes:
     """As PostgreSQL prints: with an exponent when it is less than -4 or has too many digits before the point."""
-    sign, digits, _ = Decimal(text).normalize().as_tuple()
-    exponent = Decimal(text).adjusted()
-    plain = "".join(map(str, digits))
+    number = Decimal(text)
+    sign, digits, _ = number.as_tuple()
+    exponent = number.adjusted()
     minus = "-" if sign else ""
-    if plain == "0":
+    plain = "".join(map(str, digits)).rstrip("0")
+    if not plain:
         return f"{minus}0".encode()
     if -4 <= exponent < fixed_digits:
-        return format(Decimal(text).normalize(), "f").encode()
+        fixed = format(number, "f")
+        return (fixed.rstrip("0").removesuffix(".") if "." in fixed else fixed).encode()
     point = "." if len(plain) > 1 else ""
     return f"{minus}{plain[0]}{point}{plain[1:]}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}".encode()
 

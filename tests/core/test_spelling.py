@@ -1,0 +1,189 @@
+"""What a client writes becomes what a row would have. (PostgreSQL is asked itself in tests/schema.)"""
+
+from __future__ import annotations
+
+import time
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdc_bridge import comparing
+from cdc_bridge.catalog import NO_COLLATION, PgType, TypeKind
+from cdc_bridge.comparing import NotNative, spell
+
+
+def type_of(name: str) -> PgType:
+    if name.endswith("[]"):
+        return PgType(name, TypeKind.ARRAY, type_of(name[:-2]))
+    return PgType(name, labels=("sad", "happy") if name == "mood" else ())
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "raw"),
+    [
+        ("integer", 7, "7"),
+        ("integer", "7", "7"),
+        ("integer", 7.0, "7"),
+        ("integer", " -007 ", "-7"),
+        ("bigint", "9223372036854775807", "9223372036854775807"),
+        ("numeric", "1.50", "1.50"),
+        ("numeric", Decimal("1.50"), "1.50"),
+        ("numeric", 1.5, "1.5"),
+        ("numeric", 1e300, "1" + "0" * 300),
+        ("numeric", "1.5e-3", "0.0015"),
+        ("numeric", "-0.00", "0.00"),
+        ("numeric", "nan", '"NaN"'),
+        ("real", 0.1, "0.1"),
+        ("real", 16777217, "1.6777216e+07"),
+        ("real", 1e6, "1e+06"),
+        ("double precision", 1e15, "1e+15"),
+        ("double precision", 1e14, "100000000000000"),
+        ("double precision", -0.0, "-0"),
+        ("double precision", "inf", '"Infinity"'),
+        ("boolean", True, "true"),
+        ("boolean", "off", "false"),
+        ("boolean", 1, "true"),
+        ("text", "a\n\u2028\x7f\x01", '"a\\n\u2028\x7f\\u0001"'),
+        ("text", 7, '"7"'),
+        ("text", True, '"true"'),
+        ("text", "", '""'),
+        ("uuid", "{A0EEBC999C0B4EF8BB6D6BB9BD380A11}", '"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"'),
+        ("date", "2024-02-29", '"2024-02-29"'),
+        ("timestamp without time zone", "2026-11-24 10:00", '"2026-11-24T10:00:00"'),
+        ("timestamp without time zone", "2026-11-24T10:00:00.500Z", '"2026-11-24T10:00:00.5"'),
+        ("timestamp with time zone", "2026-11-24T10:00:00.500Z", '"2026-11-24T10:00:00.5+00:00"'),
+        ("timestamp with time zone", "2026-11-24T00:00:00+05:30", '"2026-11-23T18:30:00+00:00"'),
+        ("timestamp with time zone", "2026-11-24", '"2026-11-24T00:00:00+00:00"'),
+        ("timestamp with time zone", "infinity", '"infinity"'),
+        ("time without time zone", "12:30", '"12:30:00"'),
+        ("bytea", "\\xDEAD", '"\\\\xdead"'),
+        ("oid", 7, '"7"'),
+        ("mood", "sad", '"sad"'),
+        ("jsonb", {"bb": 1, "a": [1.0, None, "x"]}, '{"a": [1.0, null, "x"], "bb": 1}'),
+        ("integer[]", [1, None, "2"], "[1,null,2]"),
+        ("text[]", [], "[]"),
+    ],
+)
+def test_value_is_spelled_as_a_row_has_it(name: str, value: Any, raw: str):
+    assert spell(type_of(name), value).decode() == raw
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("integer", "junk"),
+        ("integer", ""),
+        ("integer", 1.5),
+        ("integer", True),
+        ("integer", 2**31),
+        ("integer", float("nan")),
+        ("integer", []),
+        ("integer", {"a": 1}),
+        ("integer", None),
+        ("integer", "1; DROP TABLE t"),
+        ("integer", "\N{ARABIC-INDIC DIGIT ONE}"),
+        ("numeric", "1,5"),
+        ("numeric", "1e999999"),
+        ("numeric", "1e-20000"),
+        ("numeric", [1]),
+        ("real", "1e39"),
+        ("real", 1e-50),
+        ("double precision", "1e400"),
+        ("double precision", "1e-400"),
+        ("boolean", "maybe"),
+        ("boolean", 2),
+        ("text", "a\0b"),
+        ("text", "\ud800"),
+        ("text", ["a"]),
+        ("text", {}),
+        ("uuid", "junk"),
+        ("uuid", 7),
+        ("date", "2026-02-30"),
+        ("date", 7),
+        ("timestamp with time zone", "2026-13-01T00:00:00Z"),
+        ("bytea", 7),
+        ("oid", -1),
+        ("mood", "angry"),
+        ("mood", []),
+        ("jsonb", "\0"),
+        ("jsonb", {"\ud800": 1}),
+        ("integer[]", [1, "x"]),
+    ],
+)
+def test_value_of_another_type_is_refused(name: str, value: Any):
+    with pytest.raises(ValueError):
+        spell(type_of(name), value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("date", "tomorrow"),
+        ("date", "24.11.2026"),
+        ("timestamp with time zone", "2026-11-24 10:00 Europe/Berlin"),
+        ("timestamp with time zone", "2026-11-24T24:00:00Z"),
+        ("timestamp with time zone", "0001-01-01T00:00:00+14:00"),
+        ("time without time zone", "noon"),
+        ("time with time zone", "12:00+00"),
+        ("interval", "1 day"),
+        ("bytea", "\\000"),
+        ("inet", "::1"),
+        ("integer[]", "{1,2}"),
+        ("integer[]", [[1], [2]]),
+        ("name", "x" * 64),
+        ('"char"', "ab"),
+    ],
+)
+def test_what_only_postgresql_can_read_is_left_to_it(name: str, value: Any):
+    with pytest.raises(NotNative):
+        spell(type_of(name), value)
+
+
+def test_integer_of_any_size_is_a_numeric():
+    assert spell(PgType("numeric"), 10**5000) == b"1" + b"0" * 5000
+
+
+def test_deep_json_is_refused():
+    value: list[Any] = []
+    for _ in range(5000):
+        value = [value]
+    with pytest.raises(ValueError):
+        spell(PgType("jsonb"), value)
+
+
+@pytest.mark.parametrize("name", ["integer", "numeric", "double precision", "uuid", "boolean", "date", "bytea", "real"])
+@pytest.mark.parametrize("made_of", ["1", " ", "-", "f", "1 ", "0."])
+def test_megabytes_are_answered_at_once(name: str, made_of: str):
+    start = time.perf_counter()
+    for value in (made_of * 500_000, made_of * 500_000 + "x", "\\x" + made_of * 500_000 + "x"):
+        with pytest.raises((ValueError, NotNative)):
+            spell(PgType(name), value)
+    assert time.perf_counter() - start < 1
+
+
+@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
+def test_real_reads_back_as_itself(number: float):
+    read: Any = comparing.equality(PgType("real"), NO_COLLATION)
+    raw = spell(PgType("real"), number)
+    assert read(raw) == read(spell(PgType("real"), read(raw)))
+
+
+@given(st.text())
+def test_text_reads_back_as_itself(text: str):
+    read: Any = comparing.characters(PgType("text"))
+    try:
+        raw = spell(PgType("text"), text)
+    except ValueError:
+        assert "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)
+    else:
+        assert read(raw) == text
+
+
+@given(st.decimals(allow_nan=False, allow_infinity=False))
+def test_numeric_reads_back_as_itself(number: Decimal):
+    read: Any = comparing.equality(PgType("numeric"), NO_COLLATION)
+    if -16_000 < number.adjusted() < 130_000 and number.as_tuple().exponent > -16_000:  # type: ignore[operator]
+        assert read(spell(PgType("numeric"), number)) == number
