@@ -1,5 +1,7 @@
 """A lane: a collection of which there is so much to tell that the others must not wait for it.
 
+Many collections that have little each, but are too much at once, are told in one lane as if they were one.
+
 Rule: a lane tells what one snapshot sees and its position has not, page by page, and its position goes along. While
 there is a lane for a collection, nothing of that is told elsewhere. When it is done, the stream takes the collection
 up again from the lane's position.
@@ -18,7 +20,7 @@ from cdc_bridge.change import Change, Position, Snapshot
 
 @dataclass(slots=True, eq=False)
 class Lane:
-    """See the module's docstring. `relations` are all tables of the collection."""
+    """See the module's docstring. `relations` are all tables of the collection, or of those that share the lane."""
 
     relations: frozenset[int]
     told: Position

@@ -1,8 +1,9 @@
 """How lanes run: each on a connection of its own, page by page, at the pace of those who are told.
 
-Rule: a collection has one lane or none. A lane ends in one of three ways: the stream takes its collection up again
-(`rejoin`), another lane goes on where it has ended, or it is given up and everybody starts anew: when some of it cannot
-be read, and when its collection gets another partition, which it does not know of and the stream would tell beside it.
+Rule: a collection has one lane or none; many that have little each share one. A lane ends in one of three ways: the
+stream takes its collection up again (`rejoin`), another lane goes on where it has ended, or it is given up and
+everybody starts anew: when some of it cannot be read, and when its collection gets another partition, which it does not
+know of and the stream would tell beside it.
 
 Theory: a lane is told up to its own snapshot, the stream up to a later one. What lies between is read at once, if that
 is not much, and then both are at the same snapshot.
@@ -61,7 +62,7 @@ class Lanes:
         return any(lane.has_page for lane in self._account.lanes.values())
 
     def begin(self, groups: Iterable[frozenset[int]], told: Position, upto: Snapshot) -> None:
-        """A lane for each of these collections, from what was told to a snapshot."""
+        """A lane for each of these collections, or sets of them, from what was told to a snapshot."""
         for relations in groups:
             self._begin(Lane(relations, told, upto))
 
@@ -95,9 +96,7 @@ class Lanes:
     def give_up_grown(self, siblings: Siblings) -> None:
         """Those of which the collection has got another table since they began."""
         for lane in list(self._account.lanes.values()):
-            groups = map(siblings, lane.relations)
-            group = next((group for group in groups if len(group) > 1), lane.relations)  # one that is gone is alone
-            if not group <= lane.relations:
+            if _has_grown(lane.relations, siblings):
                 self.give_up(Broken(lane, "a table got another partition while much of it was told"))
 
     def _begin(self, lane: Lane) -> None:
@@ -156,3 +155,15 @@ class Lanes:
         await self._require_whole(self._life.reader, lane)
         self._end(lane)
         self._account.say(*Progress(lane.told.era, lane.told.seen).read(changes, snapshot))
+
+
+def _has_grown(relations: frozenset[int], siblings: Siblings) -> bool:
+    """Whether a collection of these tables has others as well."""
+    rest = set(relations)
+    while rest:
+        relation_id = rest.pop()
+        group = siblings(relation_id)
+        if not group <= relations:
+            return True
+        rest -= group
+    return False

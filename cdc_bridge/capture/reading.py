@@ -2,7 +2,8 @@
 
 That is one query, if it is not much. Of what is more than `READ_ROWS_MAX` and `READ_BYTES_MAX`, each collection is
 looked at by itself: those that have so much alone are `heavy`, to be read beside the stream (`lane.py`), and the
-others are read whole.
+others are read whole. Many that have little each can be too much at once for who follows them all: past
+`READ_ALL_BYTES_MAX` they are heavy together.
 
 Theory: the log is emptied for everybody at once, whatever snapshot they have, so what a reading finds is all there was
 only if nothing was forgotten meanwhile. That is asked after reading, and has to be known before anything is told.
@@ -32,12 +33,13 @@ Sizes: TypeAlias = dict[int, tuple[int, int]]
 
 READ_ROWS_MAX = 2_000
 READ_BYTES_MAX = 4 * 1024 * 1024
+READ_ALL_BYTES_MAX = 8 * 1024 * 1024
 TEXT_BYTES_MAX = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What `snapshot` sees and was not told, but for the tables apart. None of it is of `heavy` collections."""
+    """What `snapshot` sees and was not told, but for the tables apart. None of it is of `heavy` ones."""
 
     changes: list[Change]
     snapshot: Snapshot
@@ -93,7 +95,9 @@ async def _read_much(life: Life, told: Position, upto: Snapshot, apart: Collecti
     sizes = await _sizes(life, told, upto, apart)
     groups = {siblings(relation_id) for relation_id in sizes}
     heavy = tuple(group for group in groups if _is_much(sizes, group))
-    light = [relation_id for group in groups.difference(heavy) for relation_id in group]
+    light = frozenset(relation_id for group in groups.difference(heavy) for relation_id in group)
+    if _total(sizes, light)[1] > READ_ALL_BYTES_MAX:
+        heavy, light = (*heavy, light), frozenset()
     return Found(await _read_all(life, light, told, upto), upto, heavy, await _is_whole(life, told))
 
 
@@ -122,5 +126,10 @@ async def _sizes(life: Life, told: Position, upto: Snapshot, apart: Iterable[int
 
 
 def _is_much(sizes: Sizes, relations: Iterable[int]) -> bool:
+    rows, size_bytes = _total(sizes, relations)
+    return rows > READ_ROWS_MAX or size_bytes > READ_BYTES_MAX
+
+
+def _total(sizes: Sizes, relations: Iterable[int]) -> tuple[int, int]:
     found = [sizes[relation_id] for relation_id in relations if relation_id in sizes]
-    return sum(count for count, _ in found) > READ_ROWS_MAX or sum(size for _, size in found) > READ_BYTES_MAX
+    return sum(rows for rows, _ in found), sum(size_bytes for _, size_bytes in found)

@@ -162,6 +162,28 @@ async def test_lane_is_given_up_when_its_table_gets_another_partition(
     assert told(await until(heard, Heartbeat)) == [[3]]
 
 
+async def test_collections_that_are_much_together_wait_for_clients_together(
+    polled: Database, heard: AsyncGenerator[Heard, None], congested: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of them is large. Whoever follows all of them could be told too much at once."""
+    monkeypatch.setattr("cdc_bridge.capture.reading.READ_ALL_BYTES_MAX", 5_000_000)
+    [(t, grown)] = polled.execute("SELECT 't'::regclass::oid::bigint, 'grown'::regclass::oid::bigint")
+    congested.append(True)
+    polled.execute(
+        "BEGIN; INSERT INTO t SELECT 1, repeat('x', 5000) FROM generate_series(1, 600);"
+        "INSERT INTO grown SELECT 2, repeat('x', 5000) FROM generate_series(1, 600); COMMIT"
+    )
+    said = await until(heard, Heartbeat)
+    assert told(said) == []
+    assert lagging(said) == {t, grown}
+    congested.clear()
+    ids = []
+    while lagging(said):
+        said = await until(heard, Heartbeat)
+        ids += told(said)
+    assert [number for each in ids for number in each] == [1] * 600 + [2] * 600
+
+
 async def test_nonsense_in_the_log_is_a_gap_but_not_too_often(
     polled: Database, heard: AsyncGenerator[Heard, None]
 ) -> None:
