@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sized
 from cdc_bridge.follower import Follower, Reading
 from cdc_bridge.hub import Hub
 from cdc_bridge.readings import Readings
+from cdc_bridge.stale import Refresh
 
 
 class Agenda:
@@ -28,8 +29,10 @@ class Agenda:
         self._data_ordered = asyncio.Event()
         self._missed: dict[Follower, Reading] = {}
         self._missed_ordered = asyncio.Event()
+        self._stale_ordered = asyncio.Event()
 
     def order(self, readings: Iterable[Reading]) -> None:
+        """To be called after whatever the hub was told, since it may also have found something stale."""
         for reading in readings:
             if reading.after is None:
                 self._order_data(reading)
@@ -38,6 +41,9 @@ class Agenda:
                 self._missed_ordered.set()
             else:
                 self._order_data(self._hub.start_anew(reading.follower))
+
+        if self._hub.stale:
+            self._stale_ordered.set()
 
     def leave(self, follower: Follower) -> None:
         """End a subscription, and read nothing for it any more."""
@@ -54,6 +60,11 @@ class Agenda:
         """Wait for somebody who comes back with a cursor."""
         await self._until(self._missed_ordered, self._missed)
         return self._missed.pop(next(iter(self._missed)))
+
+    async def next_stale(self) -> list[Refresh]:
+        """Wait for what followers have to be shown again."""
+        await self._until(self._stale_ordered, self._hub.stale)
+        return self._hub.stale.take()
 
     def _order_data(self, reading: Reading) -> None:
         self._missed.pop(reading.follower, None)

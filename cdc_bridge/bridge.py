@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from psycopg_pool import AsyncConnectionPool
 
+from cdc_bridge.arbiter import PooledArbiter
 from cdc_bridge.broker import Broker
 from cdc_bridge.capture.connection import KEEPALIVES
 from cdc_bridge.capture.log import LogCapture, LogOptions
@@ -31,6 +32,9 @@ from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
 log = logging.getLogger(__name__)
 
 CATALOG_CONNECTIONS = 2
+ARBITER_CONNECTIONS = 2
+"""For the changes of the stream, and for who comes back."""
+
 CATALOG_INTERVAL_S = 2.0
 """How long a change of tables can go unnoticed that no row change tells of."""
 
@@ -78,6 +82,16 @@ class BridgeOptions:
     retention_bytes: int = 1024 * 1024 * 1024
 
 
+@dataclass(frozen=True, slots=True)
+class _Pools:
+    """The connections that read, by what for."""
+
+    catalog: Pool
+    data: Pool
+    log: Pool
+    arbiter: Pool
+
+
 class Bridge:
     """One bridge: one database, one port."""
 
@@ -101,15 +115,16 @@ class Bridge:
                 self._pool(CATALOG_CONNECTIONS) as catalog_pool,
                 self._pool(self._options.snapshot_concurrency + ASKING_MAX) as data_pool,
                 self._pool(RESUMES_MAX + ASKING_MAX) as log_pool,
+                self._pool(ARBITER_CONNECTIONS) as arbiter_pool,
             ):
-                await self._serve(catalog_pool, data_pool, log_pool)
+                await self._serve(_Pools(catalog_pool, data_pool, log_pool, arbiter_pool))
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
 
     def stop(self) -> None:
         self._stopping.set()
 
-    async def _serve(self, catalog_pool: Pool, data_pool: Pool, log_pool: Pool) -> None:
+    async def _serve(self, pools: _Pools) -> None:
         options = self._options
         capture = LogCapture(
             LogOptions(
@@ -126,16 +141,17 @@ class Bridge:
         )
         broker = Broker(
             capture,
-            SnapshotReader(data_pool, options.schema),
-            PooledCatalogReader(catalog_pool, options.dsn, options.schema, options.collections, options.relations),
-            PooledLogReader(log_pool, options.schema),
+            SnapshotReader(pools.data, options.schema),
+            PooledCatalogReader(pools.catalog, options.dsn, options.schema, options.collections, options.relations),
+            PooledLogReader(pools.log, options.schema),
+            PooledArbiter(pools.arbiter),
             resumes_max=RESUMES_MAX,
-            limits=QueryLimits(options.limit_default, options.limit_max),
+            limits=self._query_limits(),
             subscriptions_max=options.subscriptions_max,
             held_bytes_max=options.held_bytes_max,
         )
         custodian = LogCustodian(
-            catalog_pool,
+            pools.catalog,
             options.schema,
             LogPruner(
                 options.dsn,
@@ -151,6 +167,7 @@ class Bridge:
                 tasks.create_task(broker.listen()),
                 tasks.create_task(broker.watch_catalog(CATALOG_INTERVAL_S)),
                 tasks.create_task(broker.serve_resumes()),
+                tasks.create_task(broker.serve_stale()),
                 tasks.create_task(custodian.watch(CUSTODY_INTERVAL_S)),
                 *(tasks.create_task(broker.serve_readings()) for _ in range(options.snapshot_concurrency)),
             ]
@@ -165,6 +182,16 @@ class Bridge:
                     async with asyncio.timeout(options.shutdown_timeout_s):
                         await server.say_goodbye()
                 server.abort()
+
+    def _query_limits(self) -> QueryLimits:
+        options = self._options
+        return QueryLimits(
+            options.limit_default,
+            options.limit_max,
+            options.filter_depth_max,
+            options.filter_nodes_max,
+            options.in_values_max,
+        )
 
     def _websocket_options(self) -> WebSocketOptions:
         options = self._options

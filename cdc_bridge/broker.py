@@ -9,16 +9,19 @@ lock: the hub changes between two awaits. What the hub wants to be read for its 
 from __future__ import annotations
 
 from cdc_bridge.agenda import Agenda
+from cdc_bridge.asking import Asking
 from cdc_bridge.capture import Capture
 from cdc_bridge.catalog_watch import CatalogWatch
 from cdc_bridge.desk import Desk
 from cdc_bridge.follower import Follower, Outlet
 from cdc_bridge.hub import Hub
+from cdc_bridge.interpreter import Interpreter
 from cdc_bridge.listener import Listener
 from cdc_bridge.loader import Loader
-from cdc_bridge.ports import CatalogReader, LogReader, Reader
+from cdc_bridge.ports import Arbiter, CatalogReader, InitialData, LogReader, Reader
 from cdc_bridge.protocol import ReadItems, Subscribe
 from cdc_bridge.query import QueryLimits
+from cdc_bridge.refresher import Refresher
 from cdc_bridge.resumer import Resumer
 
 
@@ -31,6 +34,7 @@ class Broker:
         reader: Reader,
         catalog_reader: CatalogReader,
         log_reader: LogReader | None = None,
+        arbiter: Arbiter | None = None,
         *,
         limits: QueryLimits,
         subscriptions_max: int,
@@ -40,11 +44,14 @@ class Broker:
     ) -> None:
         self.hub = hub = Hub(held_bytes_max)
         self._agenda = agenda = Agenda(hub, can_resume=log_reader is not None)
-        self._catalog = catalog = CatalogWatch(catalog_reader, hub, agenda, limits=limits, retry_delay_s=retry_delay_s)
-        self._listener = Listener(capture, reader, hub, agenda, catalog)
+        interpreter = Interpreter(arbiter, limits)
+        self._catalog = catalog = CatalogWatch(catalog_reader, hub, agenda, interpreter, retry_delay_s=retry_delay_s)
+        asking = Asking(arbiter)
+        self._listener = Listener(capture, reader, hub, agenda, catalog=catalog, asking=asking)
+        self._refresher = Refresher(reader, hub, agenda, catalog)
         self._loader = Loader(reader, hub, agenda, catalog, retry_delay_s=retry_delay_s)
         self._resumer = (
-            Resumer(log_reader, hub, agenda, catalog, resumes_max=resumes_max, retry_delay_s=retry_delay_s)
+            Resumer(log_reader, hub, agenda, catalog, asking, resumes_max=resumes_max, retry_delay_s=retry_delay_s)
             if log_reader is not None
             else None
         )
@@ -54,7 +61,7 @@ class Broker:
             hub,
             agenda,
             catalog,
-            limits=limits,
+            interpreter=interpreter,
             subscriptions_max=subscriptions_max,
             retry_delay_s=retry_delay_s,
         )
@@ -82,6 +89,10 @@ class Broker:
         if self._resumer is not None:
             await self._resumer.serve()
 
+    async def serve_stale(self) -> None:
+        """Show again what has changed elsewhere."""
+        await self._refresher.serve()
+
     # --- what the transports call ---
 
     async def subscribe(self, outlet: Outlet, request: Subscribe) -> Follower:
@@ -91,6 +102,6 @@ class Broker:
     def unsubscribe(self, follower: Follower) -> None:
         self._agenda.leave(follower)
 
-    async def read_items(self, request: ReadItems) -> tuple[bytes, bool]:
-        """The data of an `items` reply, and whether a limit of ours cut it. Raises `RequestError`."""
+    async def read_items(self, request: ReadItems) -> InitialData:
+        """What an `items` reply tells. Raises `RequestError`."""
         return await self._desk.read_items(request)

@@ -11,15 +11,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import replace
+from functools import partial
 
 from cdc_bridge.agenda import Agenda
-from cdc_bridge.catalog import Collection
+from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation
 from cdc_bridge.errors import SourceUnavailable, forbidden_collection, invalid_payload
 from cdc_bridge.hub import Hub
+from cdc_bridge.interpreter import Interpreter
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import CatalogReader
-from cdc_bridge.query import QueryLimits, resolve
+from cdc_bridge.speller import Unspelled
 from cdc_bridge.subscription import Subscription
 
 log = logging.getLogger(__name__)
@@ -32,12 +34,12 @@ class CatalogWatch:
     """See the module's docstring."""
 
     def __init__(
-        self, reader: CatalogReader, hub: Hub, agenda: Agenda, *, limits: QueryLimits, retry_delay_s: float
+        self, reader: CatalogReader, hub: Hub, agenda: Agenda, interpreter: Interpreter, *, retry_delay_s: float
     ) -> None:
         self._reader = reader
         self._hub = hub
         self._agenda = agenda
-        self._limits = limits
+        self._interpreter = interpreter
         self._retry_delay_s = retry_delay_s
         self._fingerprint = ""
         self._known_shapes: set[tuple[int | str, ...]] = set()
@@ -63,9 +65,16 @@ class CatalogWatch:
             if fingerprint == self._fingerprint:
                 return
             catalog = await self._reader.read()
-            self._agenda.order(self._hub.adopt(catalog, self._judge))
+            await self._adopt(catalog)
             self._fingerprint = fingerprint
             self._known_shapes.clear()
+
+    async def _adopt(self, catalog: Catalog) -> None:
+        while True:
+            try:
+                return self._agenda.order(self._hub.adopt(catalog, partial(self._judge, catalog)))
+            except Unspelled as unspelled:
+                await self._interpreter.learn(unspelled.needed)
 
     async def refresh_until_done(self) -> None:
         while True:
@@ -108,8 +117,8 @@ class CatalogWatch:
                 self._known_shapes.clear()
             self._known_shapes.add(shape)
 
-    def _judge(self, subscription: Subscription, collection: Collection) -> Subscription:
+    def _judge(self, catalog: Catalog, subscription: Subscription, collection: Collection) -> Subscription:
         if subscription.item is not None and subscription.collection.key_columns != collection.key_columns:
             raise invalid_payload(f'The key of collection "{collection.name}" has changed: subscribe again')
-        query = resolve(subscription.request, collection, self._limits)
+        query = self._interpreter.read_at_once(subscription.request, collection, catalog)
         return replace(subscription, collection=collection, query=query)

@@ -17,9 +17,12 @@ from cdc_bridge.change import Change, Operation, Position, Snapshot
 from cdc_bridge.cursor import Cursor, going_on
 from cdc_bridge.follower import Anchor, Follower, Reading
 from cdc_bridge.hub import Hub
+from cdc_bridge.matching import Group
 from cdc_bridge.order import TransactionOrders
+from cdc_bridge.predicate import compile_filter
 from cdc_bridge.rendering import Rendering
 from cdc_bridge.subscription import Event, EventKind
+from cdc_bridge.weighing import CannotTell, Weighing
 
 
 @dataclass(slots=True, eq=False)
@@ -30,6 +33,7 @@ class Catching:
     reading: Reading
     anchor: Anchor
     told: tuple[Position, ...]
+    _group: Group[Follower]
     _orders: TransactionOrders | None
     _emptied_by: int | None = None
 
@@ -42,10 +46,13 @@ class Catching:
         cursor = hub.open(reading.after or "")
         if cursor is None or not anchor.era.is_lasting or (cursor.era, cursor.shape) != (anchor.era, anchor.shape):
             return None
+        if follower.subscription.related or follower.subscription.query.aggregate is not None:
+            return None  # what it is shown has come from other tables too, or is not told row by row
         follower.after = None
         key = hub.encoders(relation_id).key
         follower.outlet.push(follower, Event(EventKind.INIT, resumed=True), hub.claim(follower, cursor))
-        return cls(hub, follower.reading(), anchor, cursor.told, TransactionOrders(key) if key else None)
+        group: Group[Follower] = Group(follower.subscription, compile_filter(follower.subscription.query.filter))
+        return cls(hub, follower.reading(), anchor, cursor.told, group, TransactionOrders(key) if key else None)
 
     @property
     def follower(self) -> Follower:
@@ -62,7 +69,17 @@ class Catching:
             for change in earlier:
                 self._orders.holds(change)
 
-    def tell(self, change: Change, upto: Snapshot) -> list[Waiting] | None:
+    def weigh(self, change: Change, now_us: int) -> Weighing[Follower] | None:
+        """As `Hub.weigh`, for this follower alone."""
+        collection = self.hub.catalog.by_relation_id[change.relation_id]
+        if change.operation is Operation.TRUNCATE:
+            return None
+        encoders = self.hub.encoders(collection.relation_id)
+        weighing: Weighing[Follower] = Weighing(change, collection, self.hub.catalog, encoders, now_us)
+        weighing.judge_one(self._group)
+        return weighing
+
+    def tell(self, change: Change, weighing: Weighing[Follower] | None, upto: Snapshot) -> list[Waiting] | None:
         """What is to be pushed of a change that was missed; `upto` sees it. None: it cannot be told, start anew."""
         collection = self.hub.catalog.by_relation_id[change.relation_id]
         self.told = going_on(self.told, upto, change.seq)
@@ -75,9 +92,15 @@ class Catching:
         else:
             return [] if self._emptied_by == change.xid else None
         claim = self.hub.claim(self.follower, Cursor(self.anchor.shape, self.anchor.era, self.told))
-        rendering = Rendering(change, self.hub.encoders(collection.relation_id))
-        events = rendering.events(self.follower.subscription)
-        return [(event, claim if event is events[-1] else None) for event in events]
+        events = self._events(change, weighing)
+        return None if events is None else [(event, claim if event is events[-1] else None) for event in events]
+
+    def _events(self, change: Change, weighing: Weighing[Follower] | None) -> tuple[Event, ...] | None:
+        if weighing is None:  # it was emptied
+            collection = self.hub.catalog.by_relation_id[change.relation_id]
+            return Rendering(change, self.hub.encoders(collection.relation_id)).events(self.follower.subscription)
+        _, told = next(weighing.told(None), (None, ()))
+        return None if isinstance(told, CannotTell) else told
 
     def meet(self, snapshot: Snapshot) -> bool:
         """All that `snapshot` sees has been told: send what came after it.

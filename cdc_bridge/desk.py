@@ -12,17 +12,17 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from cdc_bridge import values
 from cdc_bridge.agenda import Agenda
 from cdc_bridge.catalog import Collection
 from cdc_bridge.catalog_watch import CatalogWatch
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, forbidden_item
 from cdc_bridge.follower import Follower, Outlet
 from cdc_bridge.hub import Hub
+from cdc_bridge.interpreter import Interpreter
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import InitialData, LogReader, Reader
 from cdc_bridge.protocol import ReadItems, Subscribe
-from cdc_bridge.query import QueryLimits, frugal, item_key, resolve
+from cdc_bridge.query import frugal, item_key
 from cdc_bridge.subscription import Subscription
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class Desk:
         agenda: Agenda,
         catalog: CatalogWatch,
         *,
-        limits: QueryLimits,
+        interpreter: Interpreter,
         subscriptions_max: int,
         retry_delay_s: float,
     ) -> None:
@@ -53,7 +53,7 @@ class Desk:
         self._hub = hub
         self._agenda = agenda
         self._catalog = catalog
-        self._limits = limits
+        self._interpreter = interpreter
         self._subscriptions_max = subscriptions_max
         self._retry_delay_s = retry_delay_s
         self._asking = asyncio.Semaphore(ASKING_MAX)
@@ -70,18 +70,16 @@ class Desk:
         self._agenda.order([reading])
         return reading.follower
 
-    async def read_items(self, request: ReadItems) -> tuple[bytes, bool]:
-        """The data of an `items` reply, and whether a limit of ours cut it. Raises `RequestError`."""
+    async def read_items(self, request: ReadItems) -> InitialData:
+        """What an `items` reply tells. With an `id` it is one row. Raises `RequestError`."""
         data = await self._retried(lambda: self._read_once(request))
-        if request.item is None:
-            return values.array(data.rows), data.more
-        if not data.rows:
+        if request.item is not None and not data.rows:
             raise forbidden_item()
-        return data.rows[0], False
+        return data
 
     async def _judge_request(self, request: Subscribe) -> Subscription:
         collection = await self._catalog.collection(request.collection)
-        query = resolve(request.query, collection, self._limits)
+        query = await self._interpreter.read(request.query, collection, self._hub.catalog)
         key = item_key(request.item, collection) if request.item is not None else None
         item = await self._find_key(collection, key, request) if key is not None else None
         if self._hub.catalog.by_name.get(request.collection) is not collection:
@@ -98,6 +96,7 @@ class Desk:
             tx=request.tx,
             old=request.old,
             changes_only=request.changes_only,
+            related=request.related,
         )
 
     async def _find_key(self, collection: Collection, key: tuple[str, ...], request: Subscribe) -> bytes:
@@ -112,10 +111,10 @@ class Desk:
 
     async def _read_once(self, request: ReadItems) -> InitialData:
         collection = await self._catalog.collection(request.collection)
-        query = resolve(request.query, collection, self._limits)
+        query = await self._interpreter.read(request.query, collection, self._hub.catalog)
         key = item_key(request.item, collection) if request.item is not None else None
         async with self._asking:
-            return await self._reader.read(collection, query, key)
+            return await self._reader.read(collection, query, key, self._hub.catalog)
 
     async def _retried(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Until the database is there and agrees with the catalog."""

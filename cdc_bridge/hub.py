@@ -18,11 +18,17 @@ from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
 from cdc_bridge.cursor import Claim, Cursor, Mark, Seal
 from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.feed import Feed, Phase
+from cdc_bridge.filter import NOTHING, Filter
 from cdc_bridge.follower import Anchor, Follower, Outlet, Reading
-from cdc_bridge.matching import Index
-from cdc_bridge.register import Register
+from cdc_bridge.matching import Group, Index
+from cdc_bridge.ports import InitialData
+from cdc_bridge.projection import Projection
+from cdc_bridge.register import Differences, Register
+from cdc_bridge.relating import showing, tables_of, targets
 from cdc_bridge.rendering import Encoders, Rendering
+from cdc_bridge.stale import Stale
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
+from cdc_bridge.weighing import CannotTell, Weighing
 
 Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
 """The same request against a changed table. Raises `RequestError` when it can no longer be served."""
@@ -38,6 +44,8 @@ class Hub:
         self._index: Index[Follower] = Index()
         self._followers: dict[Follower, None] = {}
         self._meeting: dict[Follower, None] = {}
+        self.stale = Stale()
+        self._showing: dict[int, dict[Follower, None]] = {}  # table -> who is shown its rows through others
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
         self._seal = Seal()
 
@@ -50,7 +58,7 @@ class Hub:
         feed = Feed(self._held_bytes_max)
         follower = Follower(outlet, subscription, feed, after, has_data=after is not None)
         self._followers[follower] = None
-        self._index.add(subscription, follower)
+        self._enlist(follower)
         outlet.open(follower)
         return follower.reading()
 
@@ -60,7 +68,8 @@ class Hub:
             return
         del self._followers[follower]
         self._meeting.pop(follower, None)
-        self._index.remove(follower.subscription, follower)
+        self._delist(follower)
+        self.stale.discard(follower)
         follower.feed.hold()
         follower.outlet.drop(follower)
 
@@ -77,21 +86,19 @@ class Hub:
             return Anchor(NO_ERA, bytes(SHAPE_BYTES))
         return Anchor(self.era, collection.shape)
 
-    def begin(
-        self, reading: Reading, anchor: Anchor, snapshot: Snapshot, rows: tuple[bytes, ...], *, more: bool
-    ) -> Reading | None:
+    def begin(self, reading: Reading, anchor: Anchor, data: InitialData) -> Reading | None:
         """Send initial data and what came after it. A reading comes back when the data came too late."""
         follower = reading.follower
         if not reading.current:
             return None
-        released = follower.feed.begin(snapshot)
+        released = follower.feed.begin(data.snapshot)
         if released is None:
             return follower.reading()
         era = anchor.era if anchor.era == self.era else NO_ERA
-        follower.start = Position(era, snapshot)
+        follower.start = Position(era, data.snapshot)
         follower.after = None
         claim = self.claim(follower, Cursor(anchor.shape, era, (follower.start,)))
-        follower.outlet.push(follower, _init(follower, rows, more=more), claim)
+        follower.outlet.push(follower, _init(follower, data), claim)
         follower.has_data = True
         self._release(follower, released)
         return None
@@ -122,39 +129,84 @@ class Hub:
 
     # --- the stream ---
 
-    def apply(self, change: Change) -> list[Reading]:
-        """Fan out one change. Its table must be in the catalog, or nobody can follow it."""
+    def weigh(self, change: Change, now_us: int) -> Weighing[Follower] | None:
+        """What a change means, and what has to be asked to know it. None if it is no matter of rows that we know."""
+        collection = self.catalog.by_relation_id.get(change.relation_id)
+        if collection is None or change.operation is Operation.TRUNCATE:
+            return None
+        encoders = self.encoders(collection.relation_id)
+        weighing: Weighing[Follower] = Weighing(change, collection, self.catalog, encoders, now_us)
+        weighing.judge_all(self._index)
+        return weighing
+
+    def apply(self, change: Change, weighing: Weighing[Follower] | None = None) -> list[Reading]:
+        """Fan out one change, as it has been weighed. Its table must be in the catalog, or nobody can follow it.
+
+        What has not been weighed yet, or not been asked, is told as far as memory can.
+        """
         collection = self.catalog.by_relation_id.get(change.relation_id)
         if collection is None:
             return []
         if change.operation is Operation.TRUNCATE:
             return self._truncate(change, collection)
         self._emptied_by.pop(collection.relation_id, None)
-        return self._fan_out(change, collection)
+        readings = self._fan_out(change, collection, weighing)
+        return readings + self._make_stale(change, collection)
 
     def _truncate(self, change: Change, collection: Collection) -> list[Reading]:
         self._register.truncate(change)
         if change.relation_id == collection.relation_id:
             self._emptied_by[collection.relation_id] = change.xid
-            return self._fan_out(change, collection)
+            self._empty(change, collection)
+            return [self._hold(follower) for follower in self._showing.get(collection.relation_id, ())]
         if self._emptied_by.get(collection.relation_id) == change.xid:
             return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
         return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
 
-    def _fan_out(self, change: Change, collection: Collection) -> list[Reading]:
-        groups = self._index.find(collection.relation_id)
-        if not groups:
+    def _empty(self, change: Change, collection: Collection) -> None:
+        rendering = Rendering(change, self.encoders(collection.relation_id), _mark(change, collection))
+        for group in self._index.find(collection.relation_id):
+            self._offer(group, change, rendering.events(group.subscription))
+
+    def _fan_out(self, change: Change, collection: Collection, weighing: Weighing[Follower] | None) -> list[Reading]:
+        if not self._index.find(collection.relation_id):
             return []
         if not self._register.is_in_order(change, collection):
             return self.hold(collection.relation_id)
-        mark = Mark(collection.shape, change.position) if change.position else None
-        rendering = Rendering(change, self.encoders(collection.relation_id), mark)
-        for group in groups:
-            events = rendering.events(group.subscription)
-            if events:
-                for follower in group.members:
-                    self._push(follower, follower.feed.offer(change.xid, events))
-        return []
+        readings: list[Reading] = []
+        weighing = self.weigh(change, change.at) if weighing is None else weighing
+        for group, told in weighing.told(_mark(change, collection)) if weighing else ():
+            if isinstance(told, CannotTell):
+                readings += self.hold_these(group.members)
+            else:
+                self._offer(group, change, told)
+        return readings
+
+    def _offer(self, group: Group[Follower], change: Change, events: tuple[Event, ...]) -> None:
+        for follower in group.members:
+            self._push(follower, follower.feed.offer(change.xid, events))
+
+    def _make_stale(self, change: Change, collection: Collection) -> list[Reading]:
+        """Rows of other tables that show what has changed have to be shown again."""
+        readings: list[Reading] = []
+        filters: dict[tuple[int, Projection], Filter | None] = {}
+        for follower in list(self._showing.get(collection.relation_id, ())):
+            base, projection = follower.subscription.collection, follower.subscription.query.projection
+            key = base.relation_id, projection
+            if key not in filters:
+                filters[key] = showing(base, projection, change, self.catalog)
+            if (filter_ := filters[key]) is None:
+                readings.append(self._hold(follower))
+            elif filter_ != NOTHING:
+                event = Event(EventKind.UPDATE, stale=filter_)
+                self._push(follower, follower.feed.offer(change.xid, (event,)))
+        return readings
+
+    def show(self, followers: Iterable[Follower], rows: tuple[bytes, ...]) -> None:
+        """What was stale has been read. Who is about to get fresh data needs none of it."""
+        for follower in followers:
+            if follower in self._followers and follower.feed.phase is not Phase.HOLDING and rows:
+                follower.outlet.push(follower, Event(EventKind.UPDATE, rows), None)
 
     def heard(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
         """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
@@ -188,6 +240,10 @@ class Hub:
         """After a gap in listening that the log has filled: those whose changes are not in it need fresh data."""
         return [self._hold(f) for f in list(self._followers) if not self.collection(f).durable]
 
+    def hold_these(self, followers: Iterable[Follower]) -> list[Reading]:
+        """After a gap that concerns these, those of them that are still here."""
+        return [self._hold(follower) for follower in followers if follower in self._followers]
+
     def hold(self, relation_id: int | None = None) -> list[Reading]:
         """After a gap: everybody, or the followers of one table, need fresh data."""
         followers = list(self._followers) if relation_id is None else self._index.members(relation_id)
@@ -204,29 +260,63 @@ class Hub:
         return self._register.encoders(relation_id)
 
     def adopt(self, catalog: Catalog, judge: Judge) -> list[Reading]:
-        """Take over a new catalog; followers of what has changed are judged anew, and start anew or are refused."""
-        readings: list[Reading] = []
-        for old, new in self._register.adopt(catalog):
-            if new is None:
-                for follower in self._index.members(old.relation_id):
-                    self.refuse(follower, forbidden_collection(old.name))
-            else:
-                readings += self._judge_anew(old, new, judge)
-        return readings
+        """Take over a new catalog; followers of what has changed are judged anew, and start anew or are refused.
 
-    def _judge_anew(self, old: Collection, new: Collection, judge: Judge) -> Iterator[Reading]:
-        for follower in self._index.members(old.relation_id):
-            try:
-                subscription = judge(follower.subscription, new)
-            except RequestError as error:
-                self.refuse(follower, error)
+        Whatever `judge` raises besides `RequestError` comes before anything has changed.
+        """
+        differences = self._register.compare(catalog)
+        judged = list(self._judge_anew(catalog, differences, judge))
+        self._register.adopt(catalog)
+        for collection in differences.gone:
+            for follower in self._index.members(collection.relation_id):
+                self.refuse(follower, forbidden_collection(collection.name))
+        readings = (self._begin_anew(follower, judgement, differences) for follower, judgement in judged)
+        return [reading for reading in readings if reading is not None]
+
+    def _judge_anew(
+        self, catalog: Catalog, differences: Differences, judge: Judge
+    ) -> Iterator[tuple[Follower, Subscription | RequestError]]:
+        """Who follows what has changed, or leads there."""
+        gone = {collection.relation_id for collection in differences.gone}
+        now = {c.relation_id: c for c in catalog.by_name.values() if c.relation_id not in gone}
+        for follower in self._followers:
+            subscription = follower.subscription
+            collection = now.get(subscription.collection.relation_id)
+            if collection is None or tables_of(subscription).isdisjoint(differences.all):
                 continue
-            self._index.remove(follower.subscription, follower)
-            follower.subscription = subscription
-            self._index.add(subscription, follower)
-            yield self._hold(follower)
+            try:
+                yield follower, judge(subscription, collection)
+            except RequestError as error:
+                yield follower, error
+
+    def _begin_anew(
+        self, follower: Follower, judgement: Subscription | RequestError, differences: Differences
+    ) -> Reading | None:
+        """None when nothing is new to this one."""
+        if isinstance(judgement, RequestError):
+            self.refuse(follower, judgement)
+            return None
+        is_same = judgement.query == follower.subscription.query
+        self._delist(follower)
+        follower.subscription = judgement
+        self._enlist(follower)
+        is_affected = not is_same or not tables_of(judgement).isdisjoint(differences.anew)
+        return self._hold(follower) if is_affected else None
 
     # --- inside ---
+
+    def _enlist(self, follower: Follower) -> None:
+        self._index.add(follower.subscription, follower)
+        for relation_id in _shown_tables(follower.subscription):
+            self._showing.setdefault(relation_id, {})[follower] = None
+
+    def _delist(self, follower: Follower) -> None:
+        self._index.remove(follower.subscription, follower)
+        for relation_id in _shown_tables(follower.subscription):
+            showing = self._showing[relation_id]
+            del showing[follower]
+            if not showing:
+                del self._showing[relation_id]
 
     def _release(self, follower: Follower, held: list[tuple[Event, ...]]) -> None:
         self._meeting[follower] = None
@@ -235,16 +325,29 @@ class Hub:
 
     def _push(self, follower: Follower, events: Iterable[Event]) -> None:
         for event in events:
-            follower.outlet.push(follower, event, follower.claim(self._seal, event.mark))
+            if event.stale is not None:
+                self.stale.add(follower, event.stale)
+            else:
+                follower.outlet.push(follower, event, follower.claim(self._seal, event.mark))
 
     def _hold(self, follower: Follower) -> Reading:
         follower.feed.hold()
         self._meeting.pop(follower, None)
+        self.stale.discard(follower)
         return follower.reading()
 
 
-def _init(follower: Follower, rows: tuple[bytes, ...], *, more: bool) -> Event:
+def _mark(change: Change, collection: Collection) -> Mark | None:
+    return Mark(collection.shape, change.position) if change.position else None
+
+
+def _shown_tables(subscription: Subscription) -> Set[int]:
+    """Those of which changes are to be told although it follows another one."""
+    return targets(subscription.query.projection) if subscription.related else frozenset()
+
+
+def _init(follower: Follower, data: InitialData) -> Event:
     reason = Reason.RESYNC if follower.has_data else None
     if follower.subscription.event is not None:
         return Event(EventKind.INIT, None, reason)
-    return Event(EventKind.INIT, rows, reason, more)
+    return Event(EventKind.INIT, data.rows, reason, data.more, meta=data.meta)

@@ -41,7 +41,9 @@ class Loader:
         subscription = equal[0].subscription
         anchor = self._hub.anchor(subscription.collection.relation_id)
         try:
-            data = await self._reader.read(subscription.collection, subscription.query, subscription.key)
+            data = await self._reader.read(
+                subscription.collection, subscription.query, subscription.key, self._hub.catalog
+            )
         except SourceChanged:
             await self._catalog.refresh_until_done()
             self._order_later(equal)
@@ -54,7 +56,7 @@ class Loader:
             log.exception("initial data cannot be read")
             self._refuse(equal, RequestError("SERVICE_UNAVAILABLE", "The data cannot be read."))
         else:
-            too_late = [self._hub.begin(reading, anchor, data.snapshot, data.rows, more=data.more) for reading in equal]
+            too_late = [self._hub.begin(reading, anchor, data) for reading in equal]
             self._agenda.order(reading for reading in too_late if reading)
 
     def _refuse(self, readings: list[Reading], error: RequestError) -> None:

@@ -5,28 +5,34 @@ Where changes come from is a port too, `capture.Capture`; where messages go is `
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.catalog import Catalog, Collection, PgType
 from cdc_bridge.change import Change, Position, Relation, Snapshot
-from cdc_bridge.subscription import Query
+from cdc_bridge.questions import Case, Completed, Completion, Verdict
+from cdc_bridge.subscription import Meta, Query
 
 
 @dataclass(frozen=True, slots=True)
 class InitialData:
-    """`more`: a limit that the client did not choose has cut the rows."""
+    """`more`: a limit that the client did not choose has cut the rows. `meta`: what was counted besides."""
 
     snapshot: Snapshot
     rows: tuple[bytes, ...]
     more: bool
+    meta: tuple[tuple[Meta, int], ...] = ()
 
 
 class Reader(Protocol):
     """Reads rows as they stand. Raises `SourceChanged`, `SourceUnavailable` and `RequestError`."""
 
-    async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData: ...
+    async def read(
+        self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog
+    ) -> InitialData:
+        """`catalog` has the tables that relations lead to."""
+        ...
 
     async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes: ...
 
@@ -56,6 +62,22 @@ class CaughtUp:
 
 
 Page: TypeAlias = Missed | CaughtUp
+
+
+class Arbiter(Protocol):
+    """Decides what memory cannot. Each answer stands in the place of its question, a `Failure` where there is none.
+
+    Raises `SourceUnavailable`, and then nothing is answered. A question that takes too long, or that makes the database
+    stumble, spoils no other one.
+    """
+
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]: ...
+
+    async def complete(self, completions: Sequence[Completion]) -> list[Completed]: ...
+
+    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
+        """JSON texts as `row_to_json` writes them in columns of these types; None is not of the type."""
+        ...
 
 
 class LogReader(Protocol):

@@ -7,16 +7,18 @@ Texts of validation errors follow a recorded Directus 12.4.1. Where Directus is 
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any, TypeAlias
 
 import msgspec
 
-from cdc_bridge import values
+from cdc_bridge import exactjson, values
 from cdc_bridge.errors import RequestError
-from cdc_bridge.subscription import Event, EventKind, Item, Transaction, Uid
+from cdc_bridge.subscription import Event, EventKind, Item, Meta, Transaction, Uid
 
 UID_CHARACTERS_MAX = 1000
 """A uid is kept with its subscription and comes back in every message."""
@@ -42,6 +44,7 @@ class Subscribe:
     tx: bool = False
     old: bool = False
     changes_only: bool = False
+    related: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,16 +121,39 @@ def parse(text: str | bytes) -> Message:
 
 
 def _decode(text: str | bytes) -> Any:
+    """Numbers with all their digits, but for those that are compared as JavaScript has them."""
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = exactjson.decode(text)
+        if isinstance(body, dict):
+            body.update({member: _as_javascript(body[member]) for member in ("uid", "item", "id") if member in body})
+        return body
+    except ValueError:
         error = RequestError("INVALID_PAYLOAD", "Unable to parse the incoming message.")
         raise InvalidMessage("server", error) from None
 
 
+def _as_javascript(value: Any) -> Any:
+    """Raises `ValueError` for a number that JavaScript does not have."""
+    if isinstance(value, dict):
+        return {name: _as_javascript(each) if isinstance(each, Decimal) else each for name, each in value.items()}
+    if not isinstance(value, Decimal):
+        return value
+    number = float(value)
+    if math.isinf(number):
+        raise ValueError("too large")
+    return number
+
+
 def _subscribe(body: dict[str, Any]) -> Subscribe:
     problems = _object_problems(
-        body, collection="string", query="object", cursor="boolean", after="string", tx="boolean", old="boolean"
+        body,
+        collection="string",
+        query="object",
+        cursor="boolean",
+        after="string",
+        tx="boolean",
+        old="boolean",
+        related="boolean",
     )
     event = body.get("event")
     if "event" in body and event not in ("create", "update", "delete"):
@@ -149,6 +175,7 @@ def _subscribe(body: dict[str, Any]) -> Subscribe:
         body.get("tx", False),
         body.get("old", False),
         body.get("changes") == "only",
+        body.get("related", False),
     )
 
 
@@ -214,7 +241,7 @@ def _type_of(value: Any) -> str:
             return "null"
         case str():
             return "string"
-        case int() | float():
+        case int() | float() | Decimal():
             return "number"
         case list():
             return "array"
@@ -242,6 +269,8 @@ def event_frame(event: Event, uid: str | None, *, one: bool, cursor: str | None 
     parts = [_HEADS[event.kind]]
     if event.rows is not None:
         parts += [b',"data":', _data(event.rows, one=one)]
+    if event.meta:
+        parts += [b',"meta":', _meta(event.meta)]
     if event.old is not None:
         parts += [b',"old":', _data(event.old, one=one)]
     if event.reason is not None:
@@ -262,6 +291,10 @@ def event_frame(event: Event, uid: str | None, *, one: bool, cursor: str | None 
 
 def _data(rows: Sequence[bytes], *, one: bool) -> bytes:
     return next(iter(rows), values.NULL) if one else values.array(rows)
+
+
+def _meta(meta: Iterable[tuple[Meta, int]]) -> bytes:
+    return msgspec.json.encode({each.value: count for each, count in meta})
 
 
 def _transaction(transaction: Transaction) -> bytes:
@@ -291,9 +324,14 @@ def pong(uid: Uid) -> bytes:
     return _frame({"type": "pong"}, uid)
 
 
-def items(data: bytes, uid: Uid, *, more: bool) -> bytes:
-    reply: dict[str, Any] = {"type": "items", "data": msgspec.Raw(data)}
-    if more:
+def items(
+    rows: Sequence[bytes], uid: Uid, *, one: bool, more: bool = False, meta: Sequence[tuple[Meta, int]] = ()
+) -> bytes:
+    """`one`: a row was asked for by its `id`, and its data is the row itself."""
+    reply: dict[str, Any] = {"type": "items", "data": msgspec.Raw(_data(rows, one=one))}
+    if meta:
+        reply["meta"] = msgspec.Raw(_meta(meta))
+    if more and not one:
         reply["more"] = True
     return _frame(reply, uid)
 

@@ -6,12 +6,27 @@ one catalog to the next where rows still read the same; orders begin anew, and s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import dataclass
 
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change
 from cdc_bridge.order import TransactionOrders
 from cdc_bridge.rendering import Encoders
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Between two catalogs: collections that are gone, or that clients know by another name; tables (by `oid`) of which
+    rows may have changed in silence, or read otherwise; and those of which only the foreign keys are others.
+    """
+
+    gone: tuple[Collection, ...]
+    anew: frozenset[int]
+    led: frozenset[int]
+
+    @property
+    def all(self) -> frozenset[int]:
+        return self.anew | self.led | {collection.relation_id for collection in self.gone}
 
 
 class Register:
@@ -36,33 +51,38 @@ class Register:
         """TRUNCATE gives new storage: the catalog that shows it is no news."""
         self._truncated[change.relation_id] = change.filenode
 
-    def adopt(self, catalog: Catalog) -> list[tuple[Collection, Collection | None]]:
-        """Take over a new catalog. What comes back are the collections that changed, before and now; None is gone."""
-        before, self.catalog = self.catalog, catalog
+    def compare(self, catalog: Catalog) -> Differences:
+        """What another catalog would change."""
         now = {collection.relation_id: collection for collection in catalog.by_name.values()}
+        gone: list[Collection] = []
+        anew: set[int] = set()
+        led: set[int] = set()
+        for old in self.catalog.by_name.values():
+            new = now.get(old.relation_id)
+            if new is None or new.name != old.name:
+                gone.append(old)
+            elif not new.reads_as(old) or _is_captured_otherwise(old, new) or self._is_rewritten(old, new):
+                anew.add(old.relation_id)
+            elif new.references != old.references:
+                led.add(old.relation_id)
+        return Differences(tuple(gone), frozenset(anew), frozenset(led))
+
+    def adopt(self, catalog: Catalog) -> None:
+        """Take over a new catalog."""
+        self.catalog = catalog
         known = self._encoders
         self._encoders = {
-            relation_id: known[relation_id]
-            if relation_id in known and known[relation_id].collection.reads_as(collection)
+            collection.relation_id: known[collection.relation_id]
+            if collection.relation_id in known and known[collection.relation_id].collection.reads_as(collection)
             else Encoders(collection)
-            for relation_id, collection in now.items()
+            for collection in catalog.by_name.values()
         }
         self._orders = {
             relation_id: TransactionOrders(encoders.key)
             for relation_id, encoders in self._encoders.items()
             if encoders.key is not None
         }
-        changed = list(self._changed(before, now))
         self._truncated.clear()
-        return changed
-
-    def _changed(self, before: Catalog, now: dict[int, Collection]) -> Iterator[tuple[Collection, Collection | None]]:
-        for old in before.by_name.values():
-            new = now.get(old.relation_id)
-            if new is None or new.name != old.name:
-                yield old, None
-            elif not new.reads_as(old) or _is_captured_otherwise(old, new) or self._is_rewritten(old, new):
-                yield old, new
 
     def _is_rewritten(self, old: Collection, new: Collection) -> bool:
         """Whether rows may have changed that no change told of: other partitions, or other storage.

@@ -9,6 +9,7 @@ from typing import TypeAlias, assert_never
 from cdc_bridge.catalog import Collection
 from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.cursor import Mark
+from cdc_bridge.filter import EVERYTHING
 from cdc_bridge.projection import KeyEncoder, Projection, RowEncoder
 from cdc_bridge.sorting import in_order
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription, Transaction
@@ -30,13 +31,11 @@ class Matches:
 
     old: Positions
     new: Positions
+    is_every_row: bool = False
 
     @classmethod
     def every_row(cls, change: Change) -> Matches:
-        return cls(range(len(change.old)), range(len(change.new)))
-
-    def __bool__(self) -> bool:
-        return bool(self.old or self.new)
+        return cls(range(len(change.old)), range(len(change.new)), is_every_row=True)
 
 
 class Encoders:
@@ -89,6 +88,8 @@ class Rendering:
 
         `matches` is what its filter does; None: everything.
         """
+        if subscription.query.aggregate is not None:
+            return _figures(subscription)
         found = self._events(subscription, self._of_item(subscription, matches or self._every_row))
         events = [event for event in found if _wants(subscription, event)]
         if events and self._mark is not None:
@@ -125,7 +126,7 @@ class Rendering:
     def _update(self, subscription: Subscription, matches: Matches) -> list[Event]:
         """A row that changed its key has gone under the old one and come under the new one."""
         moved = self._moved_rows()
-        if not moved and matches is self._every_row:
+        if not moved and matches.is_every_row:
             return self._event(EventKind.UPDATE, subscription, self._changed(subscription, matches.new, matches.new))
         before, after = set(matches.old), set(matches.new)
         one = subscription.item is not None  # its row has another key, or had one: that is not a matter of the filter
@@ -210,6 +211,11 @@ class Rendering:
             return found
 
         return row
+
+
+def _figures(subscription: Subscription) -> tuple[Event, ...]:
+    """Whatever has changed, they have to be worked out anew."""
+    return (Event(EventKind.UPDATE, stale=EVERYTHING),) if subscription.wants(EventKind.UPDATE) else ()
 
 
 def needs_old_rows(subscription: Subscription, collection: Collection) -> bool:

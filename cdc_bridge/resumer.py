@@ -13,6 +13,7 @@ import logging
 from contextlib import aclosing
 
 from cdc_bridge.agenda import Agenda
+from cdc_bridge.asking import Asking, judged_at
 from cdc_bridge.catalog_watch import CatalogWatch
 from cdc_bridge.catching import Catching
 from cdc_bridge.errors import Forgotten, SourceChanged, SourceUnavailable
@@ -33,6 +34,7 @@ class Resumer:
         hub: Hub,
         agenda: Agenda,
         catalog: CatalogWatch,
+        asking: Asking,
         *,
         resumes_max: int,
         retry_delay_s: float,
@@ -41,6 +43,7 @@ class Resumer:
         self._hub = hub
         self._agenda = agenda
         self._catalog = catalog
+        self._asking = asking
         self._resumes_max = resumes_max
         self._retry_delay_s = retry_delay_s
 
@@ -99,10 +102,14 @@ class Resumer:
         """Send a page at the client's pace."""
         follower = catching.follower
         catching.remember(page.earlier)
-        for change in page.changes:
-            events = None if self._catalog.is_drifted(change) else catching.tell(change, page.snapshot)
+        if any(self._catalog.is_drifted(change) for change in page.changes):
+            raise Forgotten("a change says that its table was altered")
+        weighed = [(change, catching.weigh(change, judged_at(change))) for change in page.changes]
+        await self._asking.settle([weighing for _, weighing in weighed if weighing])
+        for change, weighing in weighed:
+            events = catching.tell(change, weighing, page.snapshot)
             if events is None:
-                raise Forgotten("a change says that its table was altered, or cannot have happened when the log says")
+                raise Forgotten("a change cannot be told, or cannot have happened when the log says")
             for event, claim in events:
                 if not await follower.outlet.room(event.cost_bytes):
                     self._agenda.leave(follower)

@@ -149,6 +149,11 @@ class Event:
     `rows` is None for an `init` without data. `more`: a limit of ours has cut the rows. `resumed`: the client goes on
     from its cursor. `old` are the rows as they were, in the order of `rows`.
 
+    `meta` are the counts that `init` carries when they are asked for.
+
+    `stale` makes it no message: rows that this filter lets through are to be read and shown again. It waits its turn
+    among the events, so that what is read is newer than they are.
+
     `mark` is what its change brings the stream to. Of the events of one change only the last has it, since with the
     others not all of the change has been told.
     """
@@ -160,11 +165,24 @@ class Event:
     resumed: bool = False
     old: tuple[bytes, ...] | None = None
     transaction: Transaction | None = None
+    meta: tuple[tuple[Meta, int], ...] = ()
+    stale: Filter | None = None
     mark: Mark | None = field(default=None, compare=False)
 
     def marked(self, mark: Mark) -> Event:
         """The same event with its mark."""
-        return Event(self.kind, self.rows, self.reason, self.more, self.resumed, self.old, self.transaction, mark)
+        return Event(
+            self.kind,
+            self.rows,
+            self.reason,
+            self.more,
+            self.resumed,
+            self.old,
+            self.transaction,
+            self.meta,
+            self.stale,
+            mark,
+        )
 
     @property
     def cost_bytes(self) -> int:

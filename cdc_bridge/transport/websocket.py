@@ -191,11 +191,12 @@ class _Conversation:
 
     async def _read_items(self, request: ReadItems) -> None:
         try:
-            data, more = await self._broker.read_items(request)
+            data = await self._broker.read_items(request)
         except RequestError as error:
             self._outlet.reply(protocol.error("items", error, request.uid))
         else:
-            self._outlet.reply(protocol.items(data, request.uid, more=more))
+            one = request.item is not None
+            self._outlet.reply(protocol.items(data.rows, request.uid, one=one, more=data.more, meta=data.meta))
 
     async def _pulse(self) -> None:
         """Ping every period; close a client of which nothing was heard since the last ping."""

@@ -67,7 +67,9 @@ class Tables:
     renewals: int = 0
     found: bool = True
 
-    async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
+    async def read(
+        self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog
+    ) -> InitialData:
         await asyncio.sleep(0)
         self.readings += 1
         if self.troubles:

@@ -12,6 +12,7 @@ from cdc_bridge.errors import RequestError
 from cdc_bridge.filter import Field
 from cdc_bridge.follower import Anchor, Reading
 from cdc_bridge.hub import Hub
+from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import SortKey
 from cdc_bridge.subscription import EventKind, Subscription
 from tests.core.facts import (
@@ -52,7 +53,7 @@ class Scene:
     def follow(self, wanted: Subscription, *rows: bytes) -> Reading:
         """Subscribed, and past its `init`."""
         reading = self.hub.follow(self.client, wanted)
-        assert self.hub.begin(reading, NOWHERE, NOW, rows, more=False) is None
+        assert self.hub.begin(reading, NOWHERE, InitialData(NOW, rows, more=False)) is None
         self.client.take()
         return reading
 
@@ -66,14 +67,14 @@ def test_init_comes_first_and_holds_the_data() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription())
     scene.hub.apply(insert(row(id=1, text="held"), xid=12))
-    scene.hub.begin(reading, NOWHERE, NOW, (b'{"id":0}',), more=False)
+    scene.hub.begin(reading, NOWHERE, InitialData(NOW, (b'{"id":0}',), more=False))
     assert scene.client.take() == [("open",), ("init", [{"id": 0}]), ("create", [{"id": 1, "text": "held"}])]
 
 
 def test_init_of_an_event_subscription_has_no_data() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription(event=EventKind.CREATE))
-    scene.hub.begin(reading, NOWHERE, NOW, (b"{}",), more=False)
+    scene.hub.begin(reading, NOWHERE, InitialData(NOW, (b"{}",), more=False))
     assert scene.client.take() == [("open",), ("init", None)]
 
 
@@ -170,7 +171,7 @@ def test_truncate_of_one_partition_calls_for_fresh_data() -> None:
     scene = Scene()
     scene.follow(subscription(PARTED))
     (reading,) = scene.hub.apply(truncate(of=PARTED, relation_id=401, xid=20))
-    scene.hub.begin(reading, NOWHERE, snapshot(30, 30), (b'{"id":9}',), more=False)
+    scene.hub.begin(reading, NOWHERE, InitialData(snapshot(30, 30), (b'{"id":9}',), more=False))
     assert scene.client.take() == [("init", [{"id": 9}], "resync")]
 
 
@@ -189,7 +190,7 @@ def test_after_a_gap_everybody_gets_fresh_data_and_nothing_before_it() -> None:
     scene.hub.apply(insert(row(id=5, text="in the data"), xid=20))
     scene.hub.apply(insert(row(id=6, text="after it"), xid=30))
     assert scene.client.take() == []
-    scene.hub.begin(reading, NOWHERE, snapshot(25, 25), (b'{"id":5}',), more=False)
+    scene.hub.begin(reading, NOWHERE, InitialData(snapshot(25, 25), (b'{"id":5}',), more=False))
     assert scene.client.take() == [("init", [{"id": 5}], "resync"), ("create", [{"id": 6, "text": "after it"}])]
 
 
@@ -197,7 +198,7 @@ def test_data_that_was_read_before_a_gap_is_thrown_away() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription())
     scene.hub.hold()
-    assert scene.hub.begin(reading, NOWHERE, NOW, (b"{}",), more=False) is None
+    assert scene.hub.begin(reading, NOWHERE, InitialData(NOW, (b"{}",), more=False)) is None
     assert scene.client.take() == [("open",)]
 
 
@@ -205,7 +206,7 @@ def test_first_init_after_a_gap_is_no_resync() -> None:
     scene = Scene()
     scene.hub.follow(scene.client, subscription())
     (reading,) = scene.hub.hold()
-    scene.hub.begin(reading, NOWHERE, NOW, (), more=False)
+    scene.hub.begin(reading, NOWHERE, InitialData(NOW, (), more=False))
     assert scene.client.take() == [("open",), ("init", [])]
 
 
@@ -214,10 +215,10 @@ def test_too_much_held_calls_for_another_reading() -> None:
     reading = scene.hub.follow(scene.client, subscription())
     for number in range(10):
         scene.hub.apply(insert(row(id=number, text="x" * 50), xid=20 + number))
-    again = scene.hub.begin(reading, NOWHERE, NOW, (), more=False)
+    again = scene.hub.begin(reading, NOWHERE, InitialData(NOW, (), more=False))
     assert again is not None
     scene.client.take()
-    assert scene.hub.begin(again, NOWHERE, snapshot(30, 30), (), more=False) is None
+    assert scene.hub.begin(again, NOWHERE, InitialData(snapshot(30, 30), (), more=False)) is None
     assert scene.client.take() == [("init", [])]
 
 
@@ -242,7 +243,7 @@ def test_changed_columns_bring_fresh_data() -> None:
     scene.follow(subscription())
     wider = replace(MESSAGES, columns=columns(id=INT8, text=TEXT))
     (reading,) = scene.hub.adopt(Catalog([wider]), lambda known, new: subscription(new))
-    scene.hub.begin(reading, NOWHERE, NOW, (), more=False)
+    scene.hub.begin(reading, NOWHERE, InitialData(NOW, (), more=False))
     assert scene.client.take() == [("init", [], "resync")]
     assert scene.after(insert(row(id=1, text="a"))) == [("create", [{"id": "1", "text": "a"}])]
 
@@ -321,7 +322,7 @@ def durable_scene(era: Era = ERA) -> Scene:
 def begun(scene: Scene, seen: Snapshot = NOW, of: Any = DURABLE) -> Reading:
     """Subscribed with `cursor`, its data read."""
     reading = scene.hub.follow(scene.client, subscription(of, cursor=True))
-    assert scene.hub.begin(reading, scene.hub.anchor(of.relation_id), seen, (), more=False) is None
+    assert scene.hub.begin(reading, scene.hub.anchor(of.relation_id), InitialData(seen, (), more=False)) is None
     return reading
 
 
@@ -365,7 +366,7 @@ def test_era_that_began_while_data_were_read_leaves_a_cursor_that_does_not_last(
     reading = scene.hub.follow(scene.client, subscription(DURABLE, cursor=True))
     anchor = scene.hub.anchor(DURABLE.relation_id)
     scene.hub.turn(Era(b"generation", 1))
-    scene.hub.begin(reading, anchor, NOW, (), more=False)
+    scene.hub.begin(reading, anchor, InitialData(NOW, (), more=False))
     assert not claimed(scene).era.is_lasting
     later = Position(Era(b"generation", 1), snapshot(9, 9))
     scene.hub.apply(insert(row(id=1, text="a"), xid=10, position=later))
@@ -386,7 +387,7 @@ def test_cursor_of_a_table_in_live_mode_does_not_last() -> None:
 def test_who_did_not_ask_for_cursors_claims_nothing() -> None:
     scene = durable_scene()
     reading = scene.hub.follow(scene.client, subscription(DURABLE))
-    scene.hub.begin(reading, scene.hub.anchor(100), NOW, (), more=False)
+    scene.hub.begin(reading, scene.hub.anchor(100), InitialData(NOW, (), more=False))
     scene.hub.apply(insert(row(id=1, text="a"), xid=20, position=Position(ERA, snapshot(20, 20))))
     assert scene.client.claims == [None, None]
 

@@ -168,7 +168,9 @@ class Tables:
     gate: Gate
     page_size: int
 
-    async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
+    async def read(
+        self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog
+    ) -> InitialData:
         await self.gate.wait()
         snapshot = self.database.snapshot()
         names = [output.name for output in query.projection.outputs]

@@ -1,0 +1,209 @@
+"""Queries over a socket: what enters and leaves a filter, nested rows, figures, rows that show others."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from cdc_bridge.schema.mode import Mode
+from tests.support.attach import attach
+from tests.support.bridge import running_bridge
+from tests.support.server import Database
+from tests.support.wsclient import Client, connected
+
+BLOG = """
+CREATE TABLE authors (id int PRIMARY KEY, name text);
+CREATE TABLE messages (
+    id int PRIMARY KEY,
+    author int REFERENCES authors,
+    room int,
+    text text,
+    tags jsonb,
+    created timestamptz,
+    score numeric
+);
+INSERT INTO authors VALUES (1, 'Ann'), (2, 'Bob');
+INSERT INTO messages VALUES
+    (1, 1, 1, 'one', '["a"]', '2026-01-01', 1.5),
+    (2, 2, 1, 'two', '[]', '2026-02-01', 2),
+    (3, 1, 2, 'three', NULL, NULL, 3);
+"""
+
+
+@asynccontextmanager
+async def blog(database: Database, mode: Mode = Mode.DURABLE, **options: Any) -> AsyncIterator[Client]:
+    database.execute(BLOG)
+    attach(database, "authors", "messages", mode=mode)
+    async with running_bridge(database.dsn, **options) as bridge, connected(bridge.url) as client:
+        yield client
+
+
+async def subscribe(client: Client, query: dict[str, Any], collection: str = "messages", **more: Any) -> dict[str, Any]:
+    await client.send({"type": "subscribe", "collection": collection, "query": query, "uid": "s", **more})
+    return await client.next()
+
+
+async def events(client: Client, rows: int) -> list[tuple[str, Any]]:
+    """The next rows with what has become of them, in however many messages they come."""
+    found: list[tuple[str, Any]] = []
+    while len(found) < rows:
+        message = await client.next()
+        kind = message["event"] + (f" {message['reason']}" if "reason" in message else "")
+        found += [(kind, row) for row in message["data"]]
+    return found
+
+
+async def test_rows_enter_stay_and_leave(database: Database, mode: Mode) -> None:
+    async with blog(database, mode) as client:
+        init = await subscribe(client, {"fields": ["id", "text"], "filter": {"room": {"_eq": 1}}})
+        assert init["data"] == [{"id": 1, "text": "one"}, {"id": 2, "text": "two"}]
+        database.execute("INSERT INTO messages (id, room) VALUES (4, 1), (5, 2)")
+        database.execute("UPDATE messages SET room = 1, text = 'in' WHERE id = 5")
+        database.execute("UPDATE messages SET text = 'still' WHERE id IN (3, 5)")
+        database.execute("UPDATE messages SET room = 2 WHERE id = 5")
+        database.execute("UPDATE messages SET id = 6 WHERE id = 4")
+        database.execute("DELETE FROM messages WHERE id IN (3, 6)")
+        assert await events(client, 7) == [
+            ("create", {"id": 4, "text": None}),
+            ("update", {"id": 5, "text": "in"}),
+            ("update", {"id": 5, "text": "still"}),
+            ("delete leave", 5),
+            ("delete", 4),
+            ("create", {"id": 6, "text": None}),
+            ("delete", 6),
+        ]
+
+
+async def test_who_asks_for_one_kind_of_event_is_not_told_of_rows_that_leave(database: Database) -> None:
+    async with blog(database) as client:
+        await subscribe(client, {"filter": {"room": {"_eq": 1}}}, event="delete")
+        database.execute("UPDATE messages SET room = 2 WHERE id = 1")
+        database.execute("DELETE FROM messages WHERE id = 2")
+        assert await events(client, 1) == [("delete", 2)]
+
+
+async def test_what_memory_cannot_decide_is_decided_on_the_rows_of_the_change(database: Database, mode: Mode) -> None:
+    """A regular expression, and text that is gone by the time it is judged."""
+    async with blog(database, mode) as client:
+        init = await subscribe(client, {"fields": ["id"], "filter": {"text": {"_regex": "^(t|x).*[oe]$"}}})
+        assert init["data"] == [{"id": 2}, {"id": 3}]
+        database.execute(
+            "UPDATE messages SET text = 'xo' WHERE id = 1; UPDATE messages SET text = 'nothing'; DELETE FROM messages"
+        )
+        entered, *left = await events(client, 4)
+        assert entered == ("update", {"id": 1})
+        assert sorted(left) == [("delete leave", 1), ("delete leave", 2), ("delete leave", 3)]
+
+
+async def test_filters_look_at_other_tables(database: Database) -> None:
+    async with blog(database) as client:
+        init = await subscribe(client, {"fields": ["id"], "filter": {"author": {"name": {"_eq": "Ann"}}}})
+        assert init["data"] == [{"id": 1}, {"id": 3}]
+        database.execute("INSERT INTO messages (id, author) VALUES (4, 1), (5, 2), (6, NULL)")
+        database.execute("UPDATE messages SET author = 1 WHERE id = 5; UPDATE messages SET author = 2 WHERE id = 1")
+        assert await events(client, 3) == [
+            ("create", {"id": 4}),
+            ("update", {"id": 5}),
+            ("delete leave", 1),
+        ]
+
+
+async def test_nested_rows_are_shown_in_data_and_events(database: Database, mode: Mode) -> None:
+    async with blog(database, mode) as client:
+        query = {"fields": ["id", "author.name", "author.messages.id", "year(created)", "count(tags)"], "sort": ["id"]}
+        init = await subscribe(client, query | {"limit": 1})
+        assert init["data"] == [
+            {
+                "id": 1,
+                "author": {"name": "Ann", "messages": [{"id": 1}, {"id": 3}]},
+                "created_year": 2026,
+                "tags_count": 1,
+            }
+        ]
+        database.execute(
+            "INSERT INTO messages (id, author, created, tags)"
+            " VALUES (4, 2, '2027-01-01', '[1, 2]'), (5, NULL, NULL, NULL)"
+        )
+        assert await events(client, 2) == [
+            (
+                "create",
+                {
+                    "id": 4,
+                    "author": {"name": "Bob", "messages": [{"id": 2}, {"id": 4}]},
+                    "created_year": 2027,
+                    "tags_count": 2,
+                },
+            ),
+            ("create", {"id": 5, "author": None, "created_year": None, "tags_count": None}),
+        ]
+
+
+async def test_children_are_sorted_filtered_and_cut(database: Database) -> None:
+    async with blog(database) as client:
+        deep = {"messages": {"_sort": ["-id"], "_limit": 1, "_filter": {"room": {"_gt": 0}}}}
+        init = await subscribe(client, {"fields": ["name", "messages.id"], "deep": deep}, collection="authors")
+        assert init["data"] == [{"name": "Ann", "messages": [{"id": 3}]}, {"name": "Bob", "messages": [{"id": 2}]}]
+
+
+async def test_related_rows_are_shown_again(database: Database, mode: Mode) -> None:
+    async with blog(database, mode) as client:
+        await subscribe(client, {"fields": ["id", "author.name"], "filter": {"room": {"_eq": 1}}}, related=True)
+        database.execute("UPDATE authors SET name = 'Anna' WHERE id = 1")
+        assert await events(client, 1) == [("update", {"id": 1, "author": {"name": "Anna"}})]
+        await subscribe(client, {"fields": ["id", "messages"]}, collection="authors", related=True)
+        database.execute("INSERT INTO messages (id, author) VALUES (4, 2)")
+        assert await events(client, 1) == [("update", {"id": 2, "messages": [2, 4]})]
+
+
+async def test_figures_come_anew(database: Database, mode: Mode) -> None:
+    async with blog(database, mode) as client:
+        query = {"aggregate": {"count": "*", "sum": ["score"]}, "groupBy": ["room"], "filter": {"room": {"_lt": 3}}}
+        init = await subscribe(client, query)
+        assert sorted(init["data"], key=lambda row: row["room"]) == [
+            {"room": 1, "count": "2", "sum": {"score": "3.5"}},
+            {"room": 2, "count": "1", "sum": {"score": "3"}},
+        ]
+        database.execute("INSERT INTO messages (id, room) VALUES (10, 3)")
+        database.execute("DELETE FROM messages WHERE room = 2")
+        assert await events(client, 1) == [("update", {"room": 1, "count": "2", "sum": {"score": "3.5"}})]
+
+
+async def test_search_and_meta(database: Database) -> None:
+    async with blog(database) as client:
+        init = await subscribe(client, {"fields": ["id"], "search": "T", "meta": "*"})
+        assert init["data"] == [{"id": 2}, {"id": 3}]
+        assert init["meta"] == {"total_count": 3, "filter_count": 2}
+        database.execute("INSERT INTO messages (id, text) VALUES (4, 'x'), (5, 'äT%')")
+        assert await events(client, 1) == [("create", {"id": 5})]
+        await client.send(
+            {
+                "type": "items",
+                "action": "read",
+                "collection": "messages",
+                "query": {"search": "%", "fields": "id", "meta": "filter_count"},
+            }
+        )
+        assert await client.next() == {"type": "items", "data": [{"id": 5}], "meta": {"filter_count": 1}}
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "words"),
+    [
+        ({"filter": {"id": {"_eq": "junk"}}}, "INVALID_QUERY", "id"),
+        ({"filter": {"created": {"_gt": "junk"}}}, "INVALID_QUERY", "created"),
+        ({"filter": {"nope": {"_eq": 1}}}, "FORBIDDEN", "nope"),
+        ({"filter": {"author": {"nope": {"_eq": 1}}}}, "FORBIDDEN", "nope"),
+        ({"filter": {"id": {"_contains": "1"}}}, "INVALID_QUERY", "_contains"),
+        ({"filter": {"text": {"_regex": "("}}}, "INVALID_QUERY", ""),
+        ({"fields": ["author.nope"]}, "FORBIDDEN", "nope"),
+    ],
+)
+async def test_what_is_wrong_is_said(database: Database, query: dict[str, Any], code: str, words: str) -> None:
+    async with blog(database) as client:
+        answer = await subscribe(client, query)
+        assert answer["status"] == "error"
+        assert answer["error"]["code"] == code
+        assert words in answer["error"]["message"]
