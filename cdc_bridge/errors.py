@@ -230,10 +230,11 @@ def forbidden_collection(collection: str) -> RequestError:
     )
 
 
-def forbidden_field(field: str, collection: str) -> RequestError:
-    """A field that is missing and one that is forbidden read the same."""
+def forbidden_field(field: str, collection: str, path: str = "") -> RequestError:
+    """A field that is missing and one that is forbidden read the same. `path` leads to its collection."""
+    place = f'"{path}"' if path else "root"
     return RequestError(
         "FORBIDDEN",
-        f'You don\'t have permission to access field "{field}" in collection "{collection}"'
-        " or it does not exist. Queried in root.",
+        f'You don\'t have permission to access field "{field[:200]}" in collection "{collection}"'
+        f" or it does not exist. Queried in {place}.",
     )

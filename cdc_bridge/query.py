@@ -1,55 +1,81 @@
 """From a client's `query` to a `Query`: everything is checked here, nothing is ignored.
 
-The SDK sends strings (`"fields":"id,text"`, `"limit":"2"`), people send JSON; both mean the same.
+`forms` reads the forms in which the parts come, `filter_parser`, `fields`, `sort_parser`, `search` and
+`aggregate_parser` the parts themselves. None of them asks the database. Where only the database knows how a value is
+spelled, `resolve` raises `Unspelled`; the caller has it spelled, and calls again.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from cdc_bridge.catalog import Collection, Column
-from cdc_bridge.errors import RequestError, forbidden_field, forbidden_item, invalid_query
-from cdc_bridge.filter import Field
+from cdc_bridge import exactjson, forms
+from cdc_bridge.aggregate_parser import check_sort, parse_aggregate
+from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.errors import RequestError, forbidden_item, invalid_query
+from cdc_bridge.fields import FieldsParser
+from cdc_bridge.filter_parser import FilterParser
+from cdc_bridge.forms import QueryLimits
+from cdc_bridge.normal_form import all_of
 from cdc_bridge.projection import Projection, SortKey
-from cdc_bridge.subscription import Item, Query, scalar_text
+from cdc_bridge.search import parse_search
+from cdc_bridge.sort_parser import parse_sort
+from cdc_bridge.speller import Speller, Spelling, Unspelled
+from cdc_bridge.subscription import Aggregate, Item, Meta, Query, scalar_text
 
-KNOWN = ("fields", "sort", "limit", "offset", "page")
-LATER = ("filter", "search", "deep", "alias", "meta", "aggregate", "groupBy")
+__all__ = ["KNOWN", "QueryLimits", "Spelling", "Unspelled", "frugal", "item_key", "resolve"]
+
+_LISTS = ("fields", "sort", "groupBy")
+_OBJECTS = ("filter", "deep", "alias", "aggregate")
+KNOWN = {*_LISTS, *_OBJECTS, "search", "limit", "offset", "page", "meta"}
+
+_ALONE = Catalog()
+"""Where no relation leads anywhere."""
+_METAS = {meta.value: meta for meta in Meta}
 
 
-_DECIMAL = re.compile(r"-?[0-9]{1,19}")
-
-
-@dataclass(frozen=True, slots=True)
-class QueryLimits:
-    """Rows of initial data: what a client gets that does not say, and what it can ask for at most."""
-
-    limit_default: int = 100
-    limit_max: int = 10_000
-
-
-def resolve(raw: dict[str, Any], collection: Collection, limits: QueryLimits) -> Query:
-    """Raises `RequestError` for anything that is not understood, by its name."""
+def resolve(
+    raw: Mapping[str, Any],
+    collection: Collection,
+    limits: QueryLimits,
+    catalog: Catalog = _ALONE,
+    *,
+    spelling: Spelling | None = None,
+    claims: Mapping[str, Any] | None = None,
+) -> Query:
+    """Raises `RequestError` for anything that is not understood, by its name, and `Unspelled`."""
     for member in raw:
-        if member in LATER:
-            raise invalid_query(f'"{member}" is not supported by this version')
         if member not in KNOWN:
-            raise invalid_query(f'"{member}" is not a known parameter')
-    limit, limit_is_ours = _limit(raw.get("limit"), limits)
-    return Query(
-        projection=Projection.of(_fields(raw.get("fields"), collection)),
-        sort=_sort(raw.get("sort"), collection),
-        limit=limit,
-        offset=_offset(raw, limit),
-        limit_is_ours=limit_is_ours,
-    )
+            raise invalid_query(f'"{member[:100]}" is not a known parameter')
+    speller = Speller(spelling)
+    filters = FilterParser(catalog, limits, speller, claims)
+    aggregate = parse_aggregate(raw.get("aggregate"), raw.get("groupBy"), collection)
+    sort = parse_sort(raw.get("sort"), collection, catalog)
+    if aggregate is None:
+        fields = FieldsParser(catalog, limits, filters, speller)
+        projection = fields.parse(raw.get("fields"), raw.get("alias"), raw.get("deep"), collection)
+    else:
+        _check_figures(raw, sort, aggregate)
+        projection = Projection(())
+    limit, limit_is_ours = forms.limit(raw.get("limit"), limits)
+    offset = forms.offset(raw.get("offset"), raw.get("page"), limit)
+    condition = filters.parse(raw.get("filter"), collection)
+    term = parse_search(raw.get("search"), collection, speller)
+    meta = _meta(raw.get("meta"))
+    speller.check()
+    return Query(projection, sort, limit, offset, limit_is_ours, all_of([condition, term]), meta, aggregate)
 
 
-def frugal(raw: dict[str, Any]) -> dict[str, Any]:
-    """A query that was resolved, without what it repeats: it is kept as long as its subscription lives."""
-    return {member: _names(raw[member], member) if member in ("fields", "sort") else raw[member] for member in raw}
+def frugal(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A query that was resolved, in the form that needs the least: it is kept as long as its subscription lives."""
+    return {member: _frugal(member, value) for member, value in raw.items() if value is not None}
+
+
+def _frugal(member: str, value: Any) -> Any:
+    if member in _LISTS:
+        return forms.names(value, member)
+    return exactjson.encode(value) if member in _OBJECTS and not isinstance(value, str) else value
 
 
 def item_key(item: Item, collection: Collection) -> tuple[str, ...]:
@@ -69,74 +95,17 @@ def item_key(item: Item, collection: Collection) -> tuple[str, ...]:
     return tuple(scalar_text(item[name]) for name in collection.key)
 
 
-def _names(raw: Any, parameter: str) -> list[str]:
-    """A list of names, or the SDK's comma-separated string."""
-    if raw is None:
-        return []
-    names = raw.split(",") if isinstance(raw, str) else raw
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise invalid_query(f'"{parameter}" has to be a list of strings or a comma-separated string')
-    return list(dict.fromkeys(name.strip() for name in names if name.strip()))
+def _check_figures(raw: Mapping[str, Any], sort: tuple[SortKey, ...], aggregate: Aggregate) -> None:
+    """Figures have no fields; those of groups are named by `groupBy`."""
+    for member in ("fields", "alias", "deep"):
+        if raw.get(member):
+            raise invalid_query(f'"{member}" cannot be combined with "aggregate" or "groupBy"')
+    check_sort(sort, aggregate)
 
 
-def _fields(raw: Any, collection: Collection) -> tuple[Column, ...]:
-    """Columns in the order asked for, `*` expanded in place, each once."""
-    columns: dict[str, Column] = {}
-    for name in _names(raw, "fields") or ["*"]:
-        if name == "*":
-            for column in collection.columns:
-                columns.setdefault(column.name, column)
-        else:
-            columns.setdefault(name, _column(name, collection, "fields"))
-    return tuple(columns.values())
-
-
-def _sort(raw: Any, collection: Collection) -> tuple[SortKey, ...]:
-    keys: dict[str, SortKey] = {}
-    for name in _names(raw, "sort"):
-        descending = name.startswith("-") and name not in collection.by_name
-        column = _column(name[1:] if descending else name, collection, "sort")
-        keys.setdefault(column.name, SortKey(Field(column), descending))
-    return tuple(keys.values())
-
-
-def _column(name: str, collection: Collection, parameter: str) -> Column:
-    if column := collection.by_name.get(name):
-        return column
-    if "." in name or "(" in name:
-        raise invalid_query(
-            f'"{parameter}" holds "{name}": nested and function fields are not supported by this version'
-        )
-    raise forbidden_field(name, collection.name)
-
-
-def _limit(raw: Any, limits: QueryLimits) -> tuple[int, bool]:
-    if raw is None:
-        return min(limits.limit_default, limits.limit_max), True
-    limit = _integer(raw, "limit", at_least=-1)
-    if limit == -1:
-        return limits.limit_max, True
-    if limit > limits.limit_max:
-        raise invalid_query(f'"limit" has to be {limits.limit_max} or less')
-    return limit, False
-
-
-def _offset(raw: dict[str, Any], limit: int) -> int:
-    """`page` counts from 1 and wins over `offset`; 0 means it was not given, as in Directus."""
-    offset = 0 if raw.get("offset") is None else _integer(raw["offset"], "offset", at_least=0)
-    page = 0 if raw.get("page") is None else _integer(raw["page"], "page", at_least=0)
-    start = (page - 1) * limit if page else offset
-    if start > 2**63 - 1:
-        raise invalid_query('"offset" or "page" is too large')
-    return start
-
-
-def _integer(raw: Any, parameter: str, *, at_least: int) -> int:
-    value = raw
-    if isinstance(raw, str):
-        value = int(raw) if _DECIMAL.fullmatch(raw) else None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not at_least <= value < 2**63:
-        raise invalid_query(f'"{parameter}" has to be an integer of {at_least} or more')
-    return value
+def _meta(raw: Any) -> frozenset[Meta]:
+    asked = forms.names(raw, "meta")
+    for name in asked:
+        if name != "*" and name not in _METAS:
+            raise invalid_query(f'"meta" has "{name[:100]}", which is not one of "*", "total_count", "filter_count"')
+    return frozenset(Meta) if "*" in asked else frozenset(_METAS[name] for name in asked)

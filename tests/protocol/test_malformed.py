@@ -20,7 +20,7 @@ from cdc_bridge.protocol import ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.query import QueryLimits, item_key, resolve
 from cdc_bridge.session import Reply, Session
 from cdc_bridge.subscription import uid_text
-from tests.core.facts import COMPOSITE, KEYLESS, MESSAGES
+from tests.core.facts import CATALOG, COMPOSITE, KEYLESS, MESSAGES
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
@@ -66,6 +66,10 @@ ANSWERS: dict[tuple[str, str | None], list[str | bytes]] = {
         '{"type":"ping","uid":1e400}',
         '{"type":"ping","uid":-1e400}',
         '{"type":"ping","uid":NaN}',
+        '{"type":"ping","uid":1e99999999999999999999}',
+        '{"type":"subscribe","collection":"messages","item":1e400}',
+        '{"type":"subscribe","collection":"messages","item":{"id":1e400}}',
+        '{"type":"subscribe","collection":"messages","query":{"filter":{"id":1e99999999999999999999}}}',
         '{"type":"ping","uid":"\\ud800"}',
         '{"type":"\\ud83d","uid":"\\udc00"}',
         '{"type":"ping"}trailing',
@@ -106,6 +110,8 @@ ANSWERS: dict[tuple[str, str | None], list[str | bytes]] = {
             '"after":7',
             '"tx":1',
             '"old":[]',
+            '"related":null',
+            '"related":1',
             '"changes":null',
             '"changes":"some"',
             '"changes":{}',
@@ -133,6 +139,13 @@ ANSWERS: dict[tuple[str, str | None], list[str | bytes]] = {
             '{"fields":"id;text"}',
             '{"sort":["-nope"]}',
             '{"sort":"--id"}',
+            '{"sort":"nope.id"}',
+            '{"filter":{"nope":1}}',
+            '{"filter":{"id\\u0000":1}}',
+            '{"filter":{"\\"; DROP TABLE messages; --":1}}',
+            '{"alias":{"a":"nope"}}',
+            '{"groupBy":["nope"]}',
+            '{"aggregate":{"count":"nope"}}',
         ),
     ],
     ("subscribe", "INVALID_QUERY"): [
@@ -162,19 +175,47 @@ ANSWERS: dict[tuple[str, str | None], list[str | bytes]] = {
             '{"page":-1}',
             '{"page":9223372036854775807,"limit":10000}',
             '{"page":1e18,"limit":"9999"}',
-            '{"filter":{"id":{"_eq":1}}}',
+            '{"limit":1e400}',
+            '{"limit":1e-400}',
+            '{"filter":{"id":{"_eq":"x"}}}',
+            '{"filter":{"id":{"_eq":1e400}}}',
+            '{"filter":{"id":{"_eq":1e999999999}}}',
+            '{"filter":{"id":{"_eq":' + NINES + "}}}",
+            '{"filter":{"id":{"_in":' + "[" * 400 + "]" * 400 + "}}}",
+            '{"filter":{"id":{"_in":"' + "1," * 400_000 + '"}}}',
+            '{"filter":{"id":{"_in":[]}}}',
+            '{"filter":{"id":{"_eq":"1; DROP TABLE messages"}}}',
+            '{"filter":{"id":{"_contains":"1"}}}',
+            '{"filter":{"tags":{"_eq":1}}}',
+            '{"filter":{"text":{"_eq":"\\u0000"}}}',
+            '{"filter":{"text":{"_bogus":1}}}',
+            '{"filter":[]}',
             '{"filter":"{"}',
+            '{"filter":"' + "[" * 100_000 + '"}',
             '{"filter":' + '{"_and":[' * 400 + "]}" * 400 + "}",
-            '{"search":"x"}',
-            '{"deep":{}}',
-            '{"alias":{"a":"id"}}',
-            '{"meta":"*"}',
-            '{"aggregate":{"count":"*"}}',
-            '{"groupBy":["id"]}',
+            '{"filter":{"_or":[' + ",".join(["{}"] * 100_000) + "]}}",
+            '{"search":{}}',
+            '{"search":"\\u0000"}',
+            '{"deep":{"text":{}}}',
+            '{"alias":{"a":5}}',
+            '{"meta":"some"}',
+            '{"aggregate":{"bogus":"*"}}',
+            '{"aggregate":{"sum":"text"}}',
+            '{"groupBy":["tags"]}',
+            '{"sort":["tags"]}',
+            '{"version":"main"}',
             '{"":1}',
         ),
     ],
-    ("subscription", "init"): _asks('{"limit":"\\u0031"}', '{"limit":2.0}', '{"page":0}', '{"fields":[],"sort":""}'),
+    ("subscription", "init"): _asks(
+        '{"limit":"\\u0031"}',
+        '{"limit":2.0}',
+        '{"page":0}',
+        '{"fields":[],"sort":""}',
+        '{"filter":{},"search":"","alias":{},"deep":{},"meta":[],"aggregate":null,"groupBy":[]}',
+        '{"filter":{"id":{"_eq":1e2}}}',
+        '{"filter":"{\\"text\\":{\\"_contains\\":\\"%\'; DROP TABLE messages; --\\"}}"}',
+    ),
     ("items", "INVALID_PAYLOAD"): [
         '{"type":"items"}',
         '{"type":"items","action":"create","collection":"messages","data":{}}',
@@ -206,6 +247,16 @@ WORDS = (
     "sort",
     "limit",
     "offset",
+    "filter",
+    "search",
+    "alias",
+    "deep",
+    "related",
+    "text",
+    "_eq",
+    "_in",
+    "_and",
+    "_or",
 )
 VALUES = (
     "subscribe",
@@ -293,7 +344,7 @@ def _check_request(request: Subscribe | ReadItems) -> None:
     uid_text(request.uid)
     for collection in (MESSAGES, KEYLESS, COMPOSITE):
         try:
-            query = resolve(request.query, collection, QueryLimits())
+            query = resolve(request.query, collection, QueryLimits(), CATALOG)
             if request.item is not None:
                 assert all(isinstance(part, str) for part in item_key(request.item, collection))
         except RequestError as error:
@@ -301,6 +352,21 @@ def _check_request(request: Subscribe | ReadItems) -> None:
         else:
             assert -1 < query.limit <= 10_000
             assert 0 <= query.offset < 2**63
+
+
+def test_numbers_of_a_query_keep_all_their_digits() -> None:
+    """A uid and an item are what JavaScript makes of them."""
+    text = """{"type":"subscribe","collection":"c","uid":1.50,"item":{"a":1.50,"b":"x"},"related":true,
+        "query":{"filter":{"n":{"_in":[1.50,1e400,12345678901234567890123]}}}}"""
+    received = protocol.parse(text)
+    assert isinstance(received, Subscribe)
+    assert (received.uid, received.item, received.related) == (1.5, {"a": 1.5, "b": "x"}, True)
+    assert isinstance(received.uid, float)
+    values = received.query["filter"]["n"]["_in"]
+    assert [str(value) for value in values] == ["1.50", "1E+400", "12345678901234567890123"]
+    read = protocol.parse('{"type":"items","action":"read","collection":"c","id":2.5}')
+    assert isinstance(read, ReadItems)
+    assert isinstance(read.item, float)
 
 
 def _check_reply(frame: bytes) -> None:
