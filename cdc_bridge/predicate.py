@@ -83,24 +83,23 @@ def _any(judges: tuple[Judge, ...]) -> Judge:
 def _comparison(comparison: Comparison) -> Judge:
     match comparison.operator:
         case Operator.NULL | Operator.NNULL:
-            judge = _nullness(comparison.operand, is_null=comparison.operator is Operator.NULL)
+            return _nullness(comparison.operand, is_null=comparison.operator is Operator.NULL)
         case Operator.EMPTY | Operator.NEMPTY:
-            judge = _emptiness(comparison.operand, is_empty=comparison.operator is Operator.EMPTY)
+            return _emptiness(comparison.operand, is_empty=comparison.operator is Operator.EMPTY)
         case operator_ if operator_ in _COMPARED:
-            judge = _compared(comparison)
+            return _compared(comparison) or _unsure_unless_null(comparison.operand)
         case operator_ if operator_ in PATTERNS:
-            judge = pattern(comparison)
-        case _:
-            judge = None
-    return judge or _unsure_unless_null(comparison.operand.column.name)
+            return pattern(comparison) or _unsure_unless_null(comparison.operand)
+    return _unsure_unless_null(comparison.operand)
 
 
-def _unsure_unless_null(name: str) -> Judge:
+def _unsure_unless_null(operand: Operand) -> Judge:
     """Whatever is asked of NULL, the answer is not true."""
-    return lambda image: False if image.is_null(name) else None
+    is_null = _nullness(operand, is_null=True)
+    return lambda image: False if is_null(image) else None
 
 
-def _nullness(operand: Operand, *, is_null: bool) -> Judge | None:
+def _nullness(operand: Operand, *, is_null: bool) -> Judge:
     if isinstance(operand, Field) and operand.function is None:
         return _column_nullness(operand, is_null)
     way = way_of(operand, comparing.equality)
@@ -117,7 +116,7 @@ def _nullness(operand: Operand, *, is_null: bool) -> Judge | None:
 
 
 def _column_nullness(field: Field, is_null: bool) -> Judge:
-    """A composite of NULLs only is NULL too, and not NULL is one without any."""
+    """A composite of NULLs only IS NULL too, which its image does not tell."""
     name = field.column.name
     if field.column.type.kind is TypeKind.COMPOSITE:
         return lambda image: is_null if image.is_null(name) else None

@@ -184,8 +184,15 @@ def _real(value: Any) -> bytes:
     rounded = _rounded(number)
     if number and not rounded:
         raise ValueError("out of range")
-    shortest = next(text for digits in range(9) if _rounded(float(text := f"{rounded:.{digits}e}")) == rounded)
+    shortest = next(text for digits in range(9) if _reads_as(text := f"{rounded:.{digits}e}", rounded))
     return _printed(shortest, fixed_digits=6)
+
+
+def _reads_as(text: str, rounded: float) -> bool:
+    try:
+        return _rounded(float(text)) == rounded
+    except ValueError:  # the largest ones, with too few digits, are larger than any
+        return False
 
 
 def _rounded(number: float) -> float:
