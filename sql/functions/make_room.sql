@@ -22,8 +22,10 @@ BEGIN
     IF size_bytes <= 2 * segment_bytes OR ({cdc}.current_segment() = number AND {cdc}.advance_segment(number)) THEN
         RETURN size_bytes > 2 * segment_bytes;
     END IF;
-    -- In other isolation levels the log is not emptied, see forget_segment().
-    IF {cdc}.current_segment() = number AND current_setting('transaction_isolation') = 'read committed' THEN
+    -- In other isolation levels the log is not emptied, see forget_segment(). Nor where `notify` is off: a transaction that is
+    -- prepared afterwards would hold the lock until somebody commits it.
+    IF {cdc}.current_segment() = number AND current_setting('transaction_isolation') = 'read committed'
+            AND NOT EXISTS (SELECT FROM {cdc}.setting WHERE name = 'notify' AND value = 'off') THEN
         INSERT INTO {cdc}.errand (is_last) VALUES (false);
         DELETE FROM {cdc}.errand;  -- what it has started goes on
     END IF;

@@ -10,6 +10,8 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel
 
+from cdc_bridge.schema.mode import Notify
+from cdc_bridge.schema.notification import record_notify
 from cdc_bridge.schema.retention import prune, read_log
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
@@ -199,6 +201,23 @@ def test_writer_forgets_whatever_it_says_of_constraints(table: Database, setting
         writer.commit()
         assert watcher.execute("SELECT count(*) FROM cdc.forgotten").fetchone() == (1,)
         assert gaps(watcher) == 0
+
+
+def test_prepared_writer_keeps_nobody_from_the_log(table: Database) -> None:
+    """Where `notify` is off, transactions are prepared; what the log cannot take is a gap."""
+    with psycopg.connect(table.dsn, autocommit=True) as watcher, psycopg.connect(table.dsn) as writer:
+        record_notify(watcher, "cdc", Notify.OFF)
+        watcher.execute("SELECT setval('cdc.segment_bytes', %s)", [SEGMENT_BYTES])
+        watcher.execute("INSERT INTO cdc.change_log_1 VALUES ('0/0', pg_current_xact_id(), now(), 0, 0, 'I')")
+        watcher.execute("SET lock_timeout = '1s'")
+        for _ in range(8 * SEGMENT_BYTES // WRITE_BYTES):
+            write(writer)
+        writer.execute("PREPARE TRANSACTION 'waits'")
+        assert watcher.execute("SELECT count(*) FROM cdc.change_log").fetchone() == (1,)
+        watcher.execute("COMMIT PREPARED 'waits'")
+        assert watcher.execute("SELECT count(*) FROM cdc.forgotten").fetchone() == (0,)
+        assert gaps(watcher) > 0
+        assert read_log(watcher, "cdc").is_full
 
 
 def test_one_transaction_that_writes_more_than_the_log_may_hold(table: Database) -> None:
