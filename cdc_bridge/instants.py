@@ -86,6 +86,14 @@ def read_time(raw: bytes) -> int:
     return _clock(found[1], found[2], found[3], found[4])
 
 
+def read_clock(raw: bytes) -> int:
+    """What the clock shows, whatever zone it is in."""
+    found = _TIME.fullmatch(raw)
+    if found is None:
+        raise ValueError("not a time")
+    return _clock(found[1], found[2], found[3], found[4])
+
+
 def read_timetz(raw: bytes) -> tuple[int, int]:
     """The moment in UTC, then the zone, the westernmost last: that is how PostgreSQL compares them."""
     found = _TIME.fullmatch(raw)

@@ -69,7 +69,7 @@ def function(function_: Function, type_: PgType) -> Read | None:
             return _cardinality
         return _json_length if type_.name in JSON else None
     part = _PARTS[function_]
-    if type_.name == "time without time zone":
+    if type_.name in ("time without time zone", "time with time zone"):
         return _clock_part(part) if function_ in _OF_CLOCK else None
     if type_.name == "date":
         return _part_of(instants.read_date, part) if function_ not in _OF_CLOCK else None
@@ -108,7 +108,7 @@ def _clock_part(part: Part) -> Read:
 
     def read_clock_part(raw: bytes) -> int:
         try:
-            return part(0, instants.read_time(raw))
+            return part(0, instants.read_clock(raw))
         except ValueError as error:
             raise Undecided from error
 
