@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cdc_bridge import field_names, forms, operators
-from cdc_bridge.catalog import Collection
+from cdc_bridge.catalog import Collection, PgType
 from cdc_bridge.errors import invalid_query
 from cdc_bridge.filter import Field
 from cdc_bridge.projection import SortKey
@@ -65,23 +65,23 @@ def _field(name: str, function: AggregateFunction, collection: Collection) -> Fi
         takes = '"*" only' if function is AggregateFunction.COUNT_ALL else "fields, not *"
         raise invalid_query(f'the "{function.value}" function of "aggregate" takes {takes}')
     field = field_names.find(name, collection)
-    if not _can(function, field):
+    if not can(function, field.type):
         raise invalid_query(
             f'"{operators.word(field.type)}" field type does not have the "{function.value}" function (field "{name}")'
         )
     return field
 
 
-def _can(function: AggregateFunction, field: Field) -> bool:
-    """What PostgreSQL has."""
-    word = field.type.name
+def can(function: AggregateFunction, type_: PgType) -> bool:
+    """Whether PostgreSQL works it out, in each of its versions."""
+    word = type_.name
     if function in _SUMS:
         return word in operators.NUMBERS or word in ("money", "interval")
     if function in _MEANS:
         return word in operators.NUMBERS or word == "interval"
     if function in _EXTREMES:
-        return operators.has_extremes(field.type)
-    return function not in _DISTINCT or operators.has_order(field.type)
+        return operators.has_extremes(type_)
+    return function not in _DISTINCT or operators.has_order(type_)
 
 
 def _group_field(name: str, collection: Collection) -> Field:

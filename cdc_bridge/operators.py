@@ -17,9 +17,22 @@ TIMES = {"time without time zone", "time with time zone"}
 JSONS = {"json", "jsonb"}
 GEOMETRIES = {"geometry", "geography"}
 
-_NOT_EQUAL_TO_ANYTHING = {"json", "xml", "point", "polygon", "jsonpath", "pg_snapshot", "txid_snapshot"}
-_WITHOUT_ORDER = {"box", "circle", "lseg", "line", "path", "xid", "cid", "aclitem", "hstore", *GEOMETRIES}
-_WITHOUT_EXTREMES = {"boolean", "uuid", "jsonb", "bit", "bit varying", "bytea", "macaddr", "macaddr8", "name"}
+_WITHOUT_EQUALITY = {
+    "aclitem",  # it has no <>, nor have cid and path
+    "cid",
+    "gtsvector",
+    "json",
+    "jsonpath",
+    "path",
+    "pg_snapshot",
+    "point",
+    "polygon",
+    "refcursor",
+    "txid_snapshot",
+    "xml",
+}
+_WITHOUT_ORDER = {"box", "circle", "hstore", "line", "lseg", "xid", *GEOMETRIES}
+_WITH_EXTREMES = (TEXTS - {"name"}) | NUMBERS | INSTANTS | TIMES | {"inet", "interval", "money", "oid", "pg_lsn"}
 _IN_ANY_SCHEMA = {"citext", "hstore", *GEOMETRIES}
 
 _NULLS = {Operator.NULL, Operator.NNULL}
@@ -50,7 +63,7 @@ def is_text(type_: PgType) -> bool:
 
 
 def has_equality(type_: PgType) -> bool:
-    return all(word(part) not in _NOT_EQUAL_TO_ANYTHING for part in _parts(type_))
+    return all(word(part) not in _WITHOUT_EQUALITY for part in _parts(type_))
 
 
 def has_order(type_: PgType) -> bool:
@@ -58,8 +71,9 @@ def has_order(type_: PgType) -> bool:
 
 
 def has_extremes(type_: PgType) -> bool:
-    """Whether there are `min` and `max`."""
-    return has_order(type_) and type_.kind is not TypeKind.COMPOSITE and word(type_) not in _WITHOUT_EXTREMES
+    """Whether there are `min` and `max`, in every version."""
+    is_generic = bool(type_.labels) or type_.kind is TypeKind.ARRAY
+    return word(type_) in _WITH_EXTREMES or (is_generic and has_order(type_))
 
 
 @lru_cache(1024)
