@@ -40,7 +40,9 @@ class Image:
         return value
 
     def at(self, now: Now) -> int:
-        """What `$NOW` is for this image."""
+        """What `$NOW` is for this image. To move it by months takes a while."""
+        if not now.months:
+            return moment.at(now, self.now_us)
         instant = self._known.get(now)
         if instant is None:
             instant = self._known[now] = moment.at(now, self.now_us)

@@ -57,7 +57,7 @@ def way(operand: Operand, of_column: Callable[[PgType, Collation], Read | None])
     if read is None or literal is None:
         return None
     if isinstance(operand, Path) and operand.type.name == "text":
-        literal = read_text
+        literal = read_text  # as `path` gives it, whatever a column of text would be read as
     return Way((column.name, read), literal)
 
 
