@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
-from cdc_bridge import dynamic, operators
+from cdc_bridge import dynamic, exactjson, operators
 from cdc_bridge.catalog import PgType, TypeKind
 from cdc_bridge.dynamic import ABSENT, Claims
 from cdc_bridge.errors import RequestError, invalid_query
-from cdc_bridge.filter import NOTHING, Comparison, Field, Filter, Operand, Operator, Path, Value
+from cdc_bridge.filter import NOTHING, Comparison, Field, Filter, Literal, Operand, Operator, Path, Value
 from cdc_bridge.forms import shown
 from cdc_bridge.normal_form import member_of, none_of
 from cdc_bridge.speller import Speller
+
+GEOJSON: Final = PgType("json")
+JSONPATH: Final = PgType("jsonpath")
 
 _DIGITS_MAX = 200_000
 """No type of PostgreSQL has as many, and to write them out would cost."""
@@ -122,14 +125,25 @@ class ComparisonParser:
         operand = asked.operand
         if isinstance(operand, Path) and asked.operator not in operators.PATTERNS and all(map(_is_number, given)):
             operand = replace(operand, type=operators.NUMERIC)
-        type_ = operators.TEXT if asked.is_of_text and asked.operator in operators.PATTERNS else operand.type
+        type_ = _type_of_values(asked.operator, operand.type)
         return operand, tuple([self._value(asked, type_, value) for value in given])
 
     def _value(self, asked: Asked, type_: PgType, value: Any) -> Value:
         try:
-            return dynamic.now(type_, value) or self._speller.spell(type_, _coerced(asked, type_, value))
+            if moment := dynamic.now(type_, value):
+                return moment
+            literal = self._speller.spell(type_, _coerced(asked, type_, value))
+            if asked.operator is Operator.REGEX:
+                self._check_pattern(literal)
+            return literal
         except (ValueError, RecursionError):
-            raise asked.refused(f'needs a value of type "{_word(asked)}", not {shown(value)}') from None
+            raise asked.refused(f"needs {_wanted(asked)}, not {shown(value)}") from None
+
+    def _check_pattern(self, literal: Literal) -> None:
+        """PostgreSQL has no type of patterns, but one of which the values hold patterns, checked when they are read.
+        To leave it to the first row would be too late. Raises `ValueError`.
+        """
+        self._speller.spell(JSONPATH, f"$ ? (@ like_regex {literal.raw.decode()})")
 
 
 def _check_allowed(asked: Asked) -> None:
@@ -143,6 +157,19 @@ def _check_allowed(asked: Asked) -> None:
 def _word(asked: Asked) -> str:
     """A place in JSON can have text or a number."""
     return operators.word(asked.operand.type) if isinstance(asked.operand, Field) else "text or number"
+
+
+def _wanted(asked: Asked) -> str:
+    if asked.operator is Operator.REGEX:
+        return "a regular expression"
+    return "GeoJSON" if asked.operator in operators.INTERSECTION else f'a value of type "{_word(asked)}"'
+
+
+def _type_of_values(operator: Operator, type_: PgType) -> PgType:
+    """Patterns are text, and shapes come as GeoJSON; otherwise values are what the field is."""
+    if operator in operators.INTERSECTION:
+        return GEOJSON
+    return operators.TEXT if operators.is_text(type_) and operator in operators.PATTERNS else type_
 
 
 def _flag(raw: Any, asked: Asked) -> bool:
@@ -170,10 +197,20 @@ def _is_number(value: Any) -> bool:
 def _coerced(asked: Asked, type_: PgType, value: Any) -> Any:
     """One element that is asked of an array is an array of it; PostgreSQL's own way of writing one begins with `{`."""
     _check_digits(value)
+    if asked.operator in operators.INTERSECTION:
+        return _shape(value)
     if type_.kind is not TypeKind.ARRAY or asked.operator not in operators.PATTERNS:
         return value
     is_whole = isinstance(value, list) or (isinstance(value, str) and value.startswith("{"))
     return value if is_whole else [value]
+
+
+def _shape(value: Any) -> Any:
+    """GeoJSON, or the JSON text of it. Whether the shape is one is left to PostGIS."""
+    shape = exactjson.decode(value) if isinstance(value, str) else value
+    if not isinstance(shape, dict) or not isinstance(shape.get("type"), str):
+        raise ValueError("no GeoJSON")
+    return shape
 
 
 def _check_digits(value: Any) -> None:

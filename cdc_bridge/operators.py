@@ -39,13 +39,13 @@ _NULLS = {Operator.NULL, Operator.NNULL}
 _EQUALITY = {Operator.EQ, Operator.NEQ, Operator.IN, Operator.NIN}
 _ORDER = {Operator.LT, Operator.LTE, Operator.GT, Operator.GTE, Operator.BETWEEN, Operator.NBETWEEN}
 _CONTAINMENT = {Operator.CONTAINS, Operator.NCONTAINS}
-_INTERSECTION = {
+INTERSECTION = {
     Operator.INTERSECTS,
     Operator.NINTERSECTS,
     Operator.INTERSECTS_BBOX,
     Operator.NINTERSECTS_BBOX,
 }
-PATTERNS = frozenset(Operator) - _NULLS - _EQUALITY - _ORDER - _INTERSECTION - {Operator.EMPTY, Operator.NEMPTY}
+PATTERNS = frozenset(Operator) - _NULLS - _EQUALITY - _ORDER - INTERSECTION - {Operator.EMPTY, Operator.NEMPTY}
 """What compares text with text of any type."""
 
 _DATE_PARTS = {Function.YEAR, Function.MONTH, Function.WEEK, Function.DAY, Function.WEEKDAY}
@@ -89,7 +89,7 @@ def allowed(type_: PgType) -> frozenset[Operator]:
     if word(type_) == "jsonb" or (type_.kind is TypeKind.ARRAY and has_equality(type_)):
         operators |= _CONTAINMENT
     if word(type_) in GEOMETRIES:
-        operators = operators - {Operator.IN, Operator.NIN} | _INTERSECTION
+        operators = operators - {Operator.IN, Operator.NIN} | INTERSECTION
     return frozenset(operators)
 
 

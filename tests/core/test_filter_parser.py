@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from decimal import Decimal
 from typing import Any
 
+import psycopg
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -33,6 +34,7 @@ from cdc_bridge.filter import (
 )
 from cdc_bridge.query import QueryLimits, Spelling, Unspelled, resolve
 from tests.core.shapes import AUTHORS, CATALOG, MESSAGES, THINGS, TYPES
+from tests.support.server import Database
 
 LIMITS = QueryLimits(filter_depth_max=5, filter_nodes_max=12, in_values_max=6)
 ANN: dict[str, Any] = {
@@ -133,7 +135,8 @@ def test_each_type_has_the_operators_that_postgresql_has(name: str) -> None:
         ("t", "_icontains", 5, ['"5"']),
         ("c", "_starts_with", "a ", ['"a "']),
         ("ci", "_nicontains", "X", ['"X"']),
-        ("v", "_regex", "^a+$", ['"^a+$"']),
+        ("g", "_intersects", {"type": "Point", "coordinates": [1]}, ['{"type": "Point", "coordinates": [1]}']),
+        ("g", "_nintersects_bbox", '{"type":"Point"}', ['{"type": "Point"}']),
         ("v", "_ieq", "ABC", ['"ABC"']),
         ("u", "_gt", "8506B1CD-0000-0000-0000-000000000000", ['"8506b1cd-0000-0000-0000-000000000000"']),
         ("d", "_eq", "2026-11-24", ['"2026-11-24"']),
@@ -472,6 +475,33 @@ def test_values_that_only_the_database_spells_are_asked_for_all_at_once() -> Non
     )
 
 
+def test_pattern_is_shown_to_the_database_before_any_row_is() -> None:
+    """A pattern that is none would otherwise be found out when a row changes."""
+    with pytest.raises(Unspelled) as asked:
+        parsed({"v": {"_regex": '^a+"$'}})
+    (probe,) = asked.value.needed
+    assert json.loads(probe[1]) == '$ ? (@ like_regex "^a+\\"$")'
+    assert parsed({"v": {"_regex": '^a+"$'}}, spelling=Spelling({probe: b'"..."'})) == compared(
+        "v", Operator.REGEX, '"^a+\\"$"'
+    )
+    with pytest.raises(RequestError, match='"_regex" filter operator of field "v"'):
+        parsed({"v": {"_regex": '^a+"$'}}, spelling=Spelling({probe: None}))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "is_one"),
+    [("^a+$", True), ('"', True), ("\\d\\mé😀", True), ("\\", False), ("(", False), ("a{2,1}", False), ("[z-a]", False),
+     ("***=(", True), ("(?i)a", True), ("\t\x01/'%s{}", True), ("(a)\\1", True), ("a\nb", True), ("", True)],
+)  # fmt: skip
+def test_probe_of_a_pattern_tells_what_the_operator_would(database: Database, pattern: str, is_one: bool) -> None:
+    with pytest.raises(Unspelled) as asked:
+        parsed({"v": {"_regex": pattern}})
+    ((_, text),) = asked.value.needed
+    for statement, value in (("SELECT %s::jsonpath", json.loads(text)), ("SELECT 'a' ~ %s", pattern)):
+        with nullcontext() if is_one else pytest.raises(psycopg.DataError):
+            database.execute(statement, [value])
+
+
 def test_what_the_database_refuses_is_refused_by_name() -> None:
     with pytest.raises(RequestError, match='the "_gt" filter operator of field "iv" needs a value of type "interval"'):
         parsed({"iv": {"_gt": "1 day"}}, spelling=Spelling({INTERVAL: None}))
@@ -525,6 +555,9 @@ def test_values_are_asked_for_as_the_client_wrote_them() -> None:
         ({"n": {"_in": [[Decimal("1e999999999")]]}}, ["_in", '"n"']),
         ({"texts": {"_eq": [[Decimal("1e999999999")]]}}, ["_eq", '"texts"']),
         ({"i": {"_lt": None}}, ["_lt", '"i"', "null"]),
+        ({"g": {"_intersects": "POINT(1 1)"}}, ["_intersects", '"g"', "GeoJSON"]),
+        ({"g": {"_intersects": []}}, ["_intersects", '"g"', "GeoJSON"]),
+        ({"g": {"_intersects_bbox": {"a": 1}}}, ["_intersects_bbox", '"g"', "GeoJSON"]),
         ({"t": {"_contains": None}}, ["_contains", '"t"', "null"]),
         ({"i": {"_in": []}}, ["_in", '"i"', "empty"]),
         ({"i": {"_in": ""}}, ["_in", '"i"', "empty"]),
