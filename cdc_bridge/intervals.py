@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from cdc_bridge.roster import Roster
+from cdc_bridge.roster import Crew, Roster, joined, left
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -82,7 +82,7 @@ class _Node(Generic[Item]):
         self.low = interval.low
         self.high = self.reach = interval.high
         self.priority = priority
-        self.items: Roster[Item, None] = Roster()
+        self.items: Crew[Item] = ()
         self.left: _Node[Item] | None = None
         self.right: _Node[Item] | None = None
 
@@ -99,7 +99,7 @@ class _Node(Generic[Item]):
 
 
 class Intervals(Generic[Item]):
-    """Items by the interval that each was added with."""
+    """Items by the interval that each was added with, by each interval once."""
 
     def __init__(self) -> None:
         self._nodes: Roster[Interval, _Node[Item]] = Roster()
@@ -120,12 +120,12 @@ class Intervals(Generic[Item]):
             node = _Node(interval, self._random.random())
             self._nodes.put(interval, node)
             self._insert(node)
-        node.items.put(item, None)
+        node.items = joined(node.items, item)
 
     def remove(self, interval: Interval, item: Item) -> None:
         """Raises `KeyError` when it is not there."""
         node = self._nodes[interval]
-        node.items.drop(item)
+        node.items = left(node.items, item)
         if not node.items:
             self._nodes.drop(interval)
             self._delete(node)

@@ -3,7 +3,7 @@
 Equal subscriptions, those that differ only in who asked, form one group: what a change means to them is
 computed once. Groups are found by the table of the change, and among those of a table by the rows: a group stands
 where its item or the cover of its filter (see `cover`) puts it, so that 100,000 of them cost a change what those few
-do that stand where its rows lead.
+do that stand where its rows lead. Groups with the same filter stand there together, and share what judges by it.
 """
 
 from __future__ import annotations
@@ -13,26 +13,27 @@ from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from cdc_bridge.cover import Cover, cover
+from cdc_bridge.filter import Filter
 from cdc_bridge.image import Image
 from cdc_bridge.predicate import compile_filter
-from cdc_bridge.roster import Roster
+from cdc_bridge.roster import Crew, Roster, joined, left
 from cdc_bridge.shelf import Shelves, Values
 from cdc_bridge.subscription import Subscription
 
 Member = TypeVar("Member", bound=Hashable)
+Found = TypeVar("Found", bound=Hashable)
 
 
 @dataclass(slots=True, eq=False)
 class Group(Generic[Member]):
     """`subscription` stands for all members; its `uid` is nobody's. Members keep their order of arrival.
 
-    `predicate` says whether the filter lets a row through, None where the database has to. `cover` is what the group
-    is found by, unless it is by its item; None: it is found by every row.
+    `predicate` says whether the filter lets a row through, None where the database has to. Equal filters of a table
+    have the same one.
     """
 
     subscription: Subscription
     predicate: Callable[[Image], bool | None]
-    cover: Cover | None = None
     members: Roster[Member, None] = field(default_factory=Roster)
 
 
@@ -44,7 +45,7 @@ class Index(Generic[Member]):
 
     def add(self, subscription: Subscription, member: Member) -> None:
         table = self._tables.setdefault(subscription.collection.relation_id, _Table())
-        table.group(subscription).members.put(member, None)
+        table.add(subscription, member)
 
     def remove(self, subscription: Subscription, member: Member) -> None:
         """Raises `KeyError` when it is not there."""
@@ -75,87 +76,133 @@ class Index(Generic[Member]):
         return [member for group in self.find(relation_id) for member in group.members]
 
 
+@dataclass(slots=True, eq=False)
+class _Sieve(Generic[Member]):
+    """The groups that have one filter.
+
+    `cover` is what the sieve is found by; None: it is found by every row.
+    """
+
+    predicate: Callable[[Image], bool | None]
+    cover: Cover | None
+    groups: Crew[Group[Member]] = ()
+
+
 class _Table(Generic[Member]):
     """The groups of one table by what they are, and by what they are found by."""
 
     def __init__(self) -> None:
-        self.groups: Roster[Hashable, Group[Member]] = Roster()
+        self.groups: Roster[tuple[_Sieve[Member], Hashable], Group[Member]] = Roster()
+        self._sieves: Roster[Filter, _Sieve[Member]] = Roster()
+        self._by_cover: Shelves[_Sieve[Member]] = Shelves()
+        self._by_every_row: Roster[_Sieve[Member], None] = Roster()
+        self._of_items: Roster[Filter, _Sieve[Member]] = Roster()
         self._by_item: Values[Group[Member]] = Values()
-        self._by_cover: Shelves[Group[Member]] = Shelves()
-        self._by_every_row: Roster[Group[Member], None] = Roster()
 
-    def group(self, subscription: Subscription) -> Group[Member]:
-        """The one that the subscription belongs to."""
-        kind = _kind(subscription)
+    def add(self, subscription: Subscription, member: Member) -> None:
+        filter_ = subscription.query.filter
+        sieve = self._sieves_like(subscription).get(filter_)
+        if sieve is None:
+            sieve = self._item_sieve(filter_) if subscription.item is not None else self._sieve(filter_)
+        kind = sieve, _kind(subscription)
         group = self.groups.get(kind)
         if group is None:
-            group = self._place(replace(subscription, uid=None, key=None, request=None, cursor=False))
+            group = Group(replace(subscription, uid=None, key=None, request=None, cursor=False), sieve.predicate)
             self.groups.put(kind, group)
-        return group
+            self._put(group, sieve)
+        group.members.put(member, None)
 
     def remove(self, subscription: Subscription, member: Member) -> None:
-        kind = _kind(subscription)
+        sieve = self._sieves_like(subscription)[subscription.query.filter]
+        kind = sieve, _kind(subscription)
         group = self.groups[kind]
         group.members.drop(member)
         if not group.members:
             self.groups.drop(kind)
-            self._displace(group)
+            self._drop(group, sieve)
 
     def candidates(
         self, images: Sequence[Image], keys: Sequence[bytes] | None
     ) -> Mapping[Group[Member], Sequence[int]]:
         every = range(len(images))
-        found: dict[Group[Member], Sequence[int]] = dict.fromkeys(self._by_every_row, every)
-        some: dict[Group[Member], list[int]] = {}
-        if self._by_item and keys is None:
-            found.update(dict.fromkeys(self._by_item, every))
-        elif self._by_item and keys is not None:
-            for position, key in enumerate(keys):
-                _note(some, (self._by_item.at(key),), position)
-        if self._by_cover:
-            for position, image in enumerate(images):
-                _note(some, self._by_cover.find(image), position)
-        found.update(some)
+        found: dict[Group[Member], Sequence[int]] = {}
+        for sieve in self._by_every_row:
+            found.update(dict.fromkeys(sieve.groups, every))
+        for sieve, positions in self._sieves_at(images).items():
+            found.update(dict.fromkeys(sieve.groups, positions))
+        if self._by_item:
+            found.update(dict.fromkeys(self._by_item, every) if keys is None else self._groups_at(keys))
         return found
 
-    def _place(self, subscription: Subscription) -> Group[Member]:
-        group: Group[Member] = Group(subscription, compile_filter(subscription.query.filter))
-        if subscription.item is not None:
-            self._by_item.add((subscription.item,), group)
-            return group
-        group.cover = cover(subscription.query.filter, self._by_cover.cost)
-        if group.cover is None:
-            self._by_every_row.put(group, None)
-        else:
-            self._by_cover.put(group.cover, group)
-        return group
+    def _sieves_at(self, images: Sequence[Image]) -> Mapping[_Sieve[Member], Sequence[int]]:
+        found: dict[_Sieve[Member], list[int]] = {}
+        if self._by_cover:
+            for position, image in enumerate(images):
+                for sieves in self._by_cover.find(image):
+                    _note(found, sieves, position)
+        return found
 
-    def _displace(self, group: Group[Member]) -> None:
+    def _groups_at(self, keys: Sequence[bytes]) -> Mapping[Group[Member], Sequence[int]]:
+        found: dict[Group[Member], list[int]] = {}
+        for position, key in enumerate(keys):
+            _note(found, self._by_item.at(key), position)
+        return found
+
+    def _sieves_like(self, subscription: Subscription) -> Roster[Filter, _Sieve[Member]]:
+        """An item says more than any filter: who follows one does not stand where the filter would put it."""
+        return self._sieves if subscription.item is None else self._of_items
+
+    def _sieve(self, filter_: Filter) -> _Sieve[Member]:
+        sieve: _Sieve[Member] = _Sieve(compile_filter(filter_), cover(filter_, self._by_cover.cost))
+        self._sieves.put(filter_, sieve)
+        if sieve.cover is None:
+            self._by_every_row.put(sieve, None)
+        else:
+            self._by_cover.put(sieve.cover, sieve)
+        return sieve
+
+    def _item_sieve(self, filter_: Filter) -> _Sieve[Member]:
+        sieve: _Sieve[Member] = _Sieve(compile_filter(filter_), None)
+        self._of_items.put(filter_, sieve)
+        return sieve
+
+    def _put(self, group: Group[Member], sieve: _Sieve[Member]) -> None:
+        sieve.groups = joined(sieve.groups, group)
+        if group.subscription.item is not None:
+            self._by_item.add((group.subscription.item,), group)
+
+    def _drop(self, group: Group[Member], sieve: _Sieve[Member]) -> None:
+        sieve.groups = left(sieve.groups, group)
         if group.subscription.item is not None:
             self._by_item.remove((group.subscription.item,), group)
-        elif group.cover is None:
-            self._by_every_row.drop(group)
+        if not sieve.groups:
+            self._sieves_like(group.subscription).drop(group.subscription.query.filter)
+            if group.subscription.item is None:
+                self._displace(sieve)
+
+    def _displace(self, sieve: _Sieve[Member]) -> None:
+        if sieve.cover is None:
+            self._by_every_row.drop(sieve)
         else:
-            self._by_cover.drop(group.cover, group)
+            self._by_cover.drop(sieve.cover, sieve)
 
 
-def _note(found: dict[Group[Member], list[int]], groups: Iterable[Iterable[Group[Member]]], position: int) -> None:
-    """Once, however many times the position leads to the group."""
-    for some in groups:
-        for group in some:
-            positions = found.get(group)
-            if positions is None:
-                found[group] = [position]
-            elif positions[-1] != position:
-                positions.append(position)
+def _note(found: dict[Found, list[int]], things: Iterable[Found], position: int) -> None:
+    """Once, however many times the position leads to the thing."""
+    for thing in things:
+        positions = found.get(thing)
+        if positions is None:
+            found[thing] = [position]
+        elif positions[-1] != position:
+            positions.append(position)
 
 
 def _kind(subscription: Subscription) -> Hashable:
-    """What the events of a subscription depend on. Limit and offset shape its initial data only, unless there is
-    nothing but that: figures, which are read anew.
+    """What the events of a subscription depend on besides the filter. Limit and offset shape its initial data
+    only, unless there is nothing but that: figures, which are read anew.
     """
     query = subscription.query
     cut = query.aggregate and (query.limit, query.offset)
-    read = query.filter, query.projection, query.sort, query.aggregate, query.meta, cut
+    read = query.projection, query.sort, query.aggregate, query.meta, cut
     shown = subscription.tx, subscription.old, subscription.changes_only, subscription.related
     return read, subscription.event, subscription.item, shown

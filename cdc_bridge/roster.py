@@ -6,12 +6,15 @@ that is left still occupies the memory of all, and to walk over it takes as long
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Hashable
+from typing import TypeAlias, TypeVar
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+Item = TypeVar("Item", bound=Hashable)
 
 SHRINKS_FROM = 32
+FEW_MAX = 8
 
 
 class Roster(dict[Key, Value]):
@@ -38,3 +41,30 @@ class Roster(dict[Key, Value]):
         self.clear()
         self.update(left)
         self._most = max(SHRINKS_FROM, len(left))
+
+
+Crew: TypeAlias = tuple[Item, ...] | Roster[Item, None]
+"""Some items, of which there is mostly one: then a dict would take more memory than all the rest."""
+
+
+def joined(crew: Crew[Item], item: Item) -> Crew[Item]:
+    """With this one, which is not there."""
+    if isinstance(crew, Roster):
+        crew.put(item, None)
+        return crew
+    if len(crew) < FEW_MAX:
+        return (*crew, item)
+    many: Roster[Item, None] = Roster()
+    for each in (*crew, item):
+        many.put(each, None)
+    return many
+
+
+def left(crew: Crew[Item], item: Item) -> Crew[Item]:
+    """Without this one. Raises `KeyError` when it is not there."""
+    if isinstance(crew, Roster):
+        crew.drop(item)
+        return crew
+    if item not in crew:
+        raise KeyError(item)
+    return tuple([each for each in crew if each != item])

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar, assert_never
 from cdc_bridge.cover import Atom, Cover, IsNull, OneOf, Within
 from cdc_bridge.image import UNSURE, Image, Reading
 from cdc_bridge.intervals import Intervals
-from cdc_bridge.roster import Roster
+from cdc_bridge.roster import Crew, Roster, joined, left
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -28,7 +28,7 @@ class Values(Generic[Item]):
     """Items by any of some values."""
 
     def __init__(self) -> None:
-        self._items: Roster[Hashable, Roster[Item, None]] = Roster()
+        self._items: Roster[Hashable, Crew[Item]] = Roster()
 
     def __len__(self) -> int:
         """How many different values there are."""
@@ -40,17 +40,14 @@ class Values(Generic[Item]):
 
     def add(self, values: Iterable[Hashable], item: Item) -> None:
         for value in values:
-            items = self._items.get(value)
-            if items is None:
-                items = Roster()
-                self._items.put(value, items)
-            items.put(item, None)
+            self._items.put(value, joined(self._items.get(value, ()), item))
 
     def remove(self, values: Iterable[Hashable], item: Item) -> None:
         for value in values:
-            items = self._items[value]
-            items.drop(item)
-            if not items:
+            items = left(self._items[value], item)
+            if items:
+                self._items[value] = items
+            else:
                 self._items.drop(value)
 
     def at(self, value: Hashable) -> Iterable[Item]:

@@ -312,6 +312,15 @@ def test_equal_subscriptions_are_one_group():
     assert group.subscription.uid is None
 
 
+def test_equal_filters_are_judged_by_the_same_function():
+    """Whatever else is different, so that who judges can tell that it has judged already."""
+    index: Index[str] = Index()
+    index.add(asking(where(ROOM, Operator.EQ, 1)), "all")
+    index.add(asking(where(ROOM, Operator.EQ, 1), event=EventKind.CREATE), "new")
+    first, second = index.candidates(500, [image(row(room=1))])
+    assert first.predicate is second.predicate
+
+
 FIGURES = Aggregate(((AggregateFunction.COUNT_ALL, None),))
 PLAIN = asking(EVERYTHING)
 
@@ -375,7 +384,9 @@ def test_thousands_that_come_and_go_leave_nothing_behind():
     for number, each in enumerate(passing):
         index.remove(each, number)
     table = index._tables[500]
-    assert (len(table._by_cover), len(table._by_item), len(table._by_every_row)) == (0, 0, 1)
-    assert all(each.__sizeof__() < 3_000 for each in (table.groups, table._by_every_row, table._by_item._items))
+    assert (len(table.groups), len(table._sieves), len(table._by_every_row)) == (1, 1, 1)
+    assert (len(table._by_cover), len(table._of_items), len(table._by_item)) == (0, 0, 0)
+    rosters = table.groups, table._sieves, table._by_every_row, table._of_items, table._by_item._items
+    assert all(each.__sizeof__() < 3_000 for each in rosters)
     index.remove(PLAIN, -1)
     assert not index._tables
