@@ -25,8 +25,8 @@
 `str(error)` is one sentence for a person: what is wrong and what to do about it. It never shows a
 secret. The facts of an error are attributes, so that nobody parses the sentence.
 
-Two more never leave their part of the program, and so stand there: `protocol.InvalidMessage` and
-`cli.output.ReaderGone`.
+Others never leave their part of the program, and so stand there: `protocol.InvalidMessage`, `cli.output.ReaderGone`,
+`capture.reading.Unreadable`, `scalars.Undecided`, `spelling.NotNative`, `speller.Unspelled` and `weighing.CannotTell`.
 """
 
 from __future__ import annotations
