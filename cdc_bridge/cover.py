@@ -60,13 +60,25 @@ def cover(filter_: Filter, cost: Cost) -> Cover | None:
         case Comparison():
             return _comparison(filter_)
         case And(parts):
-            covers = [each for part in parts if (each := cover(part, cost)) is not None]
+            ordered = sorted(parts, key=_is_of_a_part)
+            covers = [each for part in ordered if (each := cover(part, cost)) is not None]
             return min((*_narrowed(covers), *covers), key=lambda each: sum(map(cost, each)), default=None)
         case Or(parts):
             return _union(cover(part, cost) for part in parts)
         case Related():
             return None
     assert_never(filter_)
+
+
+def _is_of_a_part(filter_: Filter) -> bool:
+    """Whether it asks for something inside of a value. Of what costs the same it is the last to be taken, since to read
+    it costs more, and of places in documents there are as many as clients can think of.
+    """
+    return isinstance(filter_, Comparison) and not _is_column(filter_.operand)
+
+
+def _is_column(operand: Operand) -> bool:
+    return isinstance(operand, Field) and operand.function is None
 
 
 def _union(covers: Iterable[Cover | None]) -> Cover | None:
@@ -116,8 +128,8 @@ def _comparison(comparison: Comparison) -> Cover | None:
 
 def _one_of(operand: Operand, values: tuple[Value, ...]) -> Cover | None:
     way = operands.way(operand, comparing.equality)
-    bounds = way and _bounds(way, values)
-    return (OneOf(way.reading, tuple(dict.fromkeys(bounds))),) if way and bounds else None
+    bounds = None if way is None else _bounds(way, values)
+    return None if way is None or bounds is None else (OneOf(way.reading, tuple(dict.fromkeys(bounds))),)
 
 
 _INTERVALS: dict[Operator, Callable[[Hashable], Interval]] = {
@@ -144,7 +156,7 @@ def _bounds(way: Way, values: tuple[Value, ...]) -> tuple[Hashable, ...] | None:
 
 def _null(operand: Operand) -> Cover | None:
     """A composite of NULLs only is NULL too, but does not look like it."""
-    if not isinstance(operand, Field) or operand.function is not None:
+    if not _is_column(operand):
         way = operands.way(operand, comparing.equality)
         return (IsNull(way.reading),) if way else None
     return None if operand.type.kind is TypeKind.COMPOSITE else (IsNull((operand.column.name, bytes)),)

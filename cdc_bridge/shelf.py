@@ -19,6 +19,7 @@ Item = TypeVar("Item", bound=Hashable)
 
 # Of equal values it is known how many items share one, so they cost as much as that. What an interval costs depends on
 # the rows to come. These guesses say from when on it is better than a value that too many share.
+COST_OF_SHELF = 8  # one more that every row has to be read for
 COST_OF_BOUNDED = 64
 COST_OF_HALF_OPEN = 1024
 COST_OF_NULL = 4096
@@ -134,14 +135,15 @@ class Shelves(Generic[Item]):
 
     def cost(self, atom: Atom) -> int:
         """What it costs to find what would be put by this atom, in items that are found in vain."""
+        shelf = self._shelves.get(atom.reading)
+        opening = COST_OF_SHELF if shelf is None else 0
         match atom:
-            case OneOf(reading, values):
-                shelf = self._shelves.get(reading)
-                return (0 if shelf is None else shelf.sharing(values)) + len(values).bit_length()
+            case OneOf(_, values):
+                return opening + len(values).bit_length() + (0 if shelf is None else shelf.sharing(values))
             case Within(_, interval):
-                return COST_OF_BOUNDED if interval.is_bounded else COST_OF_HALF_OPEN
+                return opening + (COST_OF_BOUNDED if interval.is_bounded else COST_OF_HALF_OPEN)
             case IsNull():
-                return COST_OF_NULL
+                return opening + COST_OF_NULL
         assert_never(atom)
 
     def find(self, image: Image) -> Iterator[Iterable[Item]]:
