@@ -99,7 +99,7 @@ async def test_client_goes_on_from_its_cursor(messages: Database) -> None:
 
 
 async def test_frames(messages: Database) -> None:
-    (frames,) = snippets("json")
+    frames, _ = snippets("json")
     attach(messages, "messages")
     async with BridgeProcess(messages.dsn) as bridge, connected(bridge.url) as client:
         await client.send({"type": "subscribe", "collection": "messages", "uid": "1"})
@@ -108,6 +108,28 @@ async def test_frames(messages: Database) -> None:
         for _ in range(3):
             await client.next()
         assert client.seen == [json.loads(frame) for frame in frames.splitlines()]
+
+
+async def test_filter_with_nested_fields(database: Database) -> None:
+    """What the section tells of room 1 is done."""
+    _, frames = snippets("json")
+    request, *answers = map(json.loads, frames.splitlines())
+    database.execute(
+        "CREATE TABLE authors (id int PRIMARY KEY, name text);"
+        "CREATE TABLE messages (id int PRIMARY KEY, text text, room int, author int REFERENCES authors);"
+        "INSERT INTO authors VALUES (1, 'Ann'), (2, 'Bob');"
+        "INSERT INTO messages VALUES (1, 'hello', 1, 1), (7, 'elsewhere', 2, 1)"
+    )
+    attach(database, "authors", "messages")
+    async with BridgeProcess(database.dsn) as bridge, connected(bridge.url) as client:
+        await client.send(request)
+        await client.next()
+        database.execute("INSERT INTO messages VALUES (2, 'world', 1, 2)")
+        database.execute("UPDATE messages SET text = 'world!' WHERE id IN (2, 7)")
+        database.execute("UPDATE messages SET room = 2 WHERE id = 2")
+        for _ in range(3):
+            await client.next()
+        assert client.seen == answers
 
 
 async def test_browser_snippet(messages: Database, node: Path) -> None:

@@ -143,6 +143,57 @@ def a_cut_init_says_so(recording: Recording) -> None:
             message["more"] = True
 
 
+@difference(
+    "A row that stops matching leaves with a `delete` that says `reason: leave`; Directus says nothing, and later sends"
+    " the key of a row that the client no longer has."
+)
+def a_row_that_leaves_a_filter_is_told(recording: Recording) -> None:
+    """By whoever the recorder notes to leave."""
+    phase = next(phase for phase in recording.phases for step in phase.steps if step.get("msg") == "leave")
+    key = next(step["response"]["data"]["id"] for step in phase.steps if step["dir"] == "rest")
+    split(recording, f"PATCH /items/messages/{key}", body={"room": 2})
+    phase = next(p for p in recording.phases for s in p.steps if s.get("body") == {"room": 2})
+    left = {"type": "subscription", "event": "delete", "data": [key], "reason": "leave", "uid": "f"}
+    phase.expected.append(left)
+
+
+@difference(
+    "A `delete` heeds the filter: of a row that it did not let through nothing is told; Directus tells everybody of"
+    " every key."
+)
+def deletes_heed_the_filter(recording: Recording) -> None:
+    for phase in recording.phases:
+        if any(step.get("msg") == "delete of non-matching" for step in phase.steps):
+            phase.expected = [message for message in phase.expected if message["event"] != "delete"]
+
+
+@difference("`$NOW` is the time of each change; in Directus it is the time at which the subscription was made.")
+def now_is_the_time_of_the_change(recording: Recording) -> None:
+    """The second row is made so that it is past what `$NOW(+2 seconds)` was when the subscription was made, but not
+    past what it is now.
+    """
+    phase = next(p for p in recording.phases for s in p.steps if s.get("body") == {"text": "late"})
+    step = next(step for step in phase.steps if step.get("body") == {"text": "late"})
+    created = "clock_timestamp() + interval '2 seconds' - interval '1 microsecond'"
+    step["dir"] = "sql"
+    step["action"] = f"INSERT INTO messages (id, text, created) VALUES (49, 'late', {created})"
+    split(recording, step["action"])
+    event = {"type": "subscription", "event": "create", "data": [{"id": 49, "created": ANY}], "uid": "now"}
+    recording.first(step["action"]).expected.append(event)
+
+
+@difference(
+    "`*` is the columns of the table; Directus adds the keys of the rows that refer to it, which here are asked for by"
+    " the relation's name."
+)
+def a_star_is_the_columns(recording: Recording) -> None:
+    for phase in recording.phases:
+        for message in phase.expected:
+            for row in message.get("data") or ():
+                if isinstance(row, dict) and isinstance(row.get("author"), dict):
+                    row["author"].pop("messages", None)
+
+
 # --- replies ---
 
 

@@ -89,6 +89,7 @@ REPLAYED: dict[str, Case] = {
             20: "DELETE FROM bench",
         },
     ),
+    "filter_now_resolved_once": Case((d.now_is_the_time_of_the_change,)),
     "heartbeat_invalid_only": Case((d.closing_has_a_code,), HEARTBEAT),
     "heartbeat_pong": Case((), HEARTBEAT),
     "heartbeat_silent": Case((d.closing_has_a_code,), HEARTBEAT),
@@ -110,26 +111,21 @@ REPLAYED: dict[str, Case] = {
     "rate_limit": Case(options={"messages_per_second_max": 5}),
     "sql_direct_change": Case((KEYS, d.changes_by_sql_are_events)),
     "subscribe_all": Case((KEYS,)),
+    "subscribe_event_and_filter_query": Case(),
     "subscribe_event_create": Case(),
     "subscribe_event_delete": Case((KEYS,)),
     "subscribe_event_update": Case(),
     "subscribe_fields": Case((KEYS,)),
+    "subscribe_fields_string": Case((KEYS,)),
+    "subscribe_filter_enter_leave": Case((KEYS, d.a_row_that_leaves_a_filter_is_told, d.deletes_heed_the_filter)),
     "subscribe_item": Case((KEYS, d.item_is_compared_by_value)),
+    "subscribe_nested_fields": Case((d.a_star_is_the_columns,)),
     "subscribe_limit_sort_page": Case((d.rows_travel_together, d.limit_offset_and_page_do_not_cut_events)),
     "unsubscribe": Case(),
     "uuid_collection": Case(),
 }
 
 LATER = {
-    "filters": [
-        "filter_now_resolved_once",
-        "subscribe_event_and_filter_query",
-        "subscribe_filter_enter_leave",
-    ],
-    "nested fields": [
-        "subscribe_fields_string",
-        "subscribe_nested_fields",
-    ],
     "authentication": [
         "filter_dynamic_user",
         "handshake_auth_bad_email",
