@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor, errors, sql
+from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.catalog import Collection
-from cdc_bridge.change import Snapshot
-from cdc_bridge.errors import (
-    RequestError,
-    SourceChanged,
-    SourceUnavailable,
-    forbidden_collection,
-    forbidden_item,
-    invalid_query,
-)
-from cdc_bridge.logs import facts
+from cdc_bridge.aggregation import FiguresEncoder, figures
+from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.change import Row, Snapshot
+from cdc_bridge.errors import forbidden_item
+from cdc_bridge.filter import EVERYTHING
+from cdc_bridge.fragments import parameters
 from cdc_bridge.ports import InitialData
-from cdc_bridge.projection import KeyEncoder, RowEncoder
+from cdc_bridge.projection import KeyEncoder, ReadEncoder
 from cdc_bridge.rawjson import split_object
+from cdc_bridge.refusals import in_our_words
+from cdc_bridge.select import count, key_of, rows
 from cdc_bridge.statements import statement
-from cdc_bridge.subscription import Query, SortKey
+from cdc_bridge.subscription import Meta, Query
+from cdc_bridge.where import Surroundings
 
-log = logging.getLogger(__name__)
-
-Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[tuple[str, ...]]]
+Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
+Pool: TypeAlias = AsyncConnectionPool[Connection]
 
 
 class SnapshotReader:
@@ -42,34 +38,39 @@ class SnapshotReader:
         self._schema = schema
         self._statement_timeout_s = statement_timeout_s
 
-    async def read(self, collection: Collection, query: Query, key: tuple[str, ...] | None) -> InitialData:
-        """`key`: the one row that is asked for, else all. Raises as `ports.Reader` says."""
+    async def read(
+        self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog | None = None
+    ) -> InitialData:
+        """`key`: the one row that is asked for, else all. `catalog` has what the query's relations lead to. Raises as
+        `ports.Reader` says.
+        """
         async with self._transaction(collection) as (connection, before):
             snapshot = await self._snapshot(connection, before)
-            rows_query, parameters = select(collection, query, key)
-            cursor = await _execute_with_key(connection, rows_query, parameters)
-            encode = RowEncoder(query.projection.columns).encode
-            rows = [encode(split_object(row)) for (row,) in await cursor.fetchall()]
-        more = query.limit_is_ours and len(rows) > query.limit
-        return InitialData(snapshot, tuple(rows[: query.limit]), more)
+            surroundings = Surroundings(catalog or Catalog(), await _now_us(connection))
+            reading = rows if query.aggregate is None else figures
+            texts = await _execute(connection, reading(collection, query, key, surroundings), has_key=key is not None)
+            meta = [
+                (each, await _counted(connection, each, collection, query, surroundings))
+                for each in Meta
+                if each in query.meta
+            ]
+            encode = _encoder(query)
+            encoded = [encode(split_object(text)) for text in texts]
+        more = query.limit_is_ours and len(encoded) > query.limit
+        return InitialData(snapshot, tuple(encoded[: query.limit]), more, tuple(meta))
 
     async def renew(self) -> None:
         await self._pool.drain()
 
     async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
         """The key as `delete` would carry it, however the client spelled it; FORBIDDEN when no row has it."""
-        columns = sql.SQL(", ").join(map(sql.Identifier, collection.key))
-        statement = sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
-            columns, _table(collection), _key_condition(collection)
-        )
         async with self._transaction(collection) as (connection, _):
-            found = await _execute_with_key(connection, statement, key)
-        row = await found.fetchone()
-        if row is None:
+            found = await _execute(connection, key_of(collection, key), has_key=True)
+        if not found:
             raise forbidden_item()
-        return KeyEncoder(collection).encode(split_object(row[0]))
+        return KeyEncoder(collection).encode(split_object(found[0]))
 
-    async def _snapshot(self, connection: AsyncConnection[tuple[str, ...]], before: Snapshot | None) -> Snapshot:
+    async def _snapshot(self, connection: Connection, before: Snapshot | None) -> Snapshot:
         """That of this transaction. A standby does not tell who is in progress. Who was not so before had ended, and
         who has something in the log that can be seen had too; of the others there is nothing here.
         """
@@ -84,9 +85,7 @@ class SnapshotReader:
         )
 
     @asynccontextmanager
-    async def _transaction(
-        self, collection: Collection
-    ) -> AsyncIterator[tuple[AsyncConnection[tuple[str, ...]], Snapshot | None]]:
+    async def _transaction(self, collection: Collection) -> AsyncIterator[tuple[Connection, Snapshot | None]]:
         """A transaction, and on a standby a snapshot from before it."""
         try:
             # The server's timeout is for slow statements, ours, which is longer, for a server that is gone.
@@ -98,85 +97,48 @@ class SnapshotReader:
                         limit_ms = round(self._statement_timeout_s * 1000)
                         await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms))
                         yield connection, before
-        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
-            raise _in_our_words(error, collection) from error
+        except (psycopg.Error, PoolTimeout, TimeoutError, UnicodeEncodeError) as error:
+            raise in_our_words(error, collection) from error
 
 
-def _in_our_words(error: Exception, collection: Collection) -> Exception:
-    """What an error of the database means to whoever asked. None of them ends a worker."""
-    match error:
-        case errors.QueryCanceled():
-            return RequestError("SERVICE_UNAVAILABLE", "Reading the data took too long.")
-        case errors.InsufficientPrivilege():
-            return forbidden_collection(collection.name)
-        case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
-            return SourceChanged(str(error))
-        case errors.UndefinedFunction():  # json and a few other types have no order, and no equality
-            return invalid_query('"sort" or "item" names a column of a type that cannot be compared')
-        case errors.OutOfMemory() | errors.ProgramLimitExceeded() | errors.StatementTooComplex():
-            return RequestError("SERVICE_UNAVAILABLE", "The data is too large to be read at once: ask for less.")
-        case psycopg.OperationalError() | PoolTimeout() | TimeoutError():
-            return SourceUnavailable(str(error) or "no answer in time")
-    log.error("initial data cannot be read", extra=facts(collection=collection.name, reason=str(error)))
-    return RequestError("SERVICE_UNAVAILABLE", "The data cannot be read.")
+def _encoder(query: Query) -> Callable[[Row], bytes]:
+    return ReadEncoder(query.projection).encode if query.aggregate is None else FiguresEncoder(query.aggregate).encode
 
 
-def select(collection: Collection, query: Query, key: tuple[str, ...] | None) -> tuple[sql.Composed, list[str | int]]:
-    """The statement of a reading. It fetches one row too many, which tells that the limit cut."""
-    columns = sql.SQL(", ").join(sql.Identifier(column.name) for column in query.projection.columns)
-    parameters: list[str | int] = []
-    condition: sql.Composable = sql.SQL("")
-    if key is not None:
-        condition = sql.SQL(" WHERE ") + _key_condition(collection)
-        parameters += key
-    statement = sql.SQL("SELECT row_to_json(r.*)::text FROM (SELECT {} FROM {}{}{} LIMIT %s OFFSET %s) AS r").format(
-        columns, _table(collection), condition, _order(collection, query)
-    )
-    return statement, [*parameters, query.limit + 1 if query.limit else 0, query.offset]
+async def _counted(
+    connection: Connection, asked: Meta, collection: Collection, query: Query, surroundings: Surroundings
+) -> int:
+    """Counts are of a collection, also where one row of it is asked for."""
+    filter_ = EVERYTHING if asked is Meta.TOTAL_COUNT else query.filter
+    (found,) = await _execute(connection, count(collection, filter_, surroundings))
+    return int(found)
 
 
-def _order(collection: Collection, query: Query) -> sql.Composable:
-    """What the client asked for, then the key, so that pages do not overlap."""
-    named = {key.column for key in query.sort}
-    keys = [*query.sort, *(SortKey(name) for name in collection.key if name not in named)]
-    if not keys:
-        return sql.SQL("")
-    terms = [sql.SQL("{} DESC" if key.descending else "{}").format(sql.Identifier(key.column)) for key in keys]
-    return sql.SQL(" ORDER BY ") + sql.SQL(", ").join(terms)
-
-
-def _table(collection: Collection) -> sql.Composable:
-    """ONLY, since what inherits from a table without being its partition is not captured either."""
-    name = sql.Identifier(collection.relation.schema, collection.relation.name)
-    is_partitioned = collection.filenodes[collection.relation_id] == 0
-    return name if is_partitioned else sql.SQL("ONLY {}").format(name)
-
-
-def _key_condition(collection: Collection) -> sql.Composable:
-    """Parameters go without a type, so PostgreSQL reads each as the type of its column."""
-    return sql.SQL(" AND ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in collection.key)
-
-
-async def _execute_with_key(
-    connection: AsyncConnection[tuple[str, ...]], statement: sql.Composed, parameters: Sequence[str | int]
-) -> AsyncCursor[tuple[str, ...]]:
-    """A key that its column's type does not accept is the key of no row."""
+async def _execute(connection: Connection, asked: sql.Composed, *, has_key: bool = False) -> list[str]:
+    """The rows, each a text. A key that its column's type does not accept is the key of no row."""
     try:
-        return await connection.execute(statement, parameters)
+        cursor = await connection.execute(asked, parameters(asked))
+        return [text for (text,) in await cursor.fetchall()]
+    except errors.InvalidRegularExpression:
+        raise
     except (errors.DataError, UnicodeEncodeError) as error:
-        if any(isinstance(parameter, str) for parameter in parameters):
+        if has_key:
             raise forbidden_item() from error
         raise
 
 
-async def _settled(connection: AsyncConnection[tuple[str, ...]]) -> Snapshot | None:
+async def _now_us(connection: Connection) -> int:
+    return int(await _fetch_one(connection, statement("queries/now")))
+
+
+async def _settled(connection: Connection) -> Snapshot | None:
     """None on a primary, which knows by itself."""
     if await _fetch_one(connection, statement("queries/standby")) == "no":
         return None
     return Snapshot.parse(await _fetch_one(connection, statement("queries/settled_snapshot")))
 
 
-async def _fetch_one(connection: AsyncConnection[tuple[str, ...]], query: sql.Composed) -> str:
+async def _fetch_one(connection: Connection, query: sql.Composed) -> str:
     row = await (await connection.execute(query)).fetchone()
     assert row is not None
     return row[0]

@@ -1,0 +1,53 @@
+"""What an error of the database means to whoever asked for data. None of them ends a worker."""
+
+from __future__ import annotations
+
+import logging
+
+import psycopg
+from psycopg import errors
+from psycopg_pool import PoolTimeout
+
+from cdc_bridge.catalog import Collection
+from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, forbidden_collection, invalid_query
+from cdc_bridge.logs import facts
+
+log = logging.getLogger(__name__)
+
+_TOO_LARGE = (errors.OutOfMemory, errors.ProgramLimitExceeded, errors.StatementTooComplex)
+
+
+def in_our_words(error: Exception, collection: Collection) -> Exception:
+    """A `RequestError`, a `SourceChanged` or a `SourceUnavailable`."""
+    match error:
+        case errors.QueryCanceled():
+            return RequestError("SERVICE_UNAVAILABLE", "Reading the data took too long.")
+        case errors.InsufficientPrivilege():
+            return forbidden_collection(collection.name)
+        case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
+            return SourceChanged(str(error))
+        case _ if isinstance(error, _TOO_LARGE):
+            return RequestError("SERVICE_UNAVAILABLE", "The data is too large to be read at once: ask for less.")
+        case errors.UndefinedFunction():  # json and a few other types have no order, and no equality
+            return invalid_query("It compares or sorts by a field of a type that PostgreSQL cannot compare")
+        case errors.InvalidRegularExpression():
+            return invalid_query(f"PostgreSQL says: {_words(error)}")
+        case psycopg.DataError() | UnicodeEncodeError():
+            return invalid_query(f"A value is not of its field's type. PostgreSQL says: {_words(error)}")
+        case psycopg.OperationalError() | PoolTimeout() | TimeoutError():
+            return SourceUnavailable(str(error) or "no answer in time")
+    log.error("data cannot be read", extra=facts(collection=collection.name, reason=str(error)))
+    return RequestError("SERVICE_UNAVAILABLE", "The data cannot be read.")
+
+
+def is_of_the_statement(error: psycopg.Error) -> bool:
+    """Whether another statement may fare better, now and on the same connection."""
+    if not isinstance(error, psycopg.OperationalError):
+        return True
+    return isinstance(error, (errors.QueryCanceled, *_TOO_LARGE))
+
+
+def _words(error: Exception) -> str:
+    """The sentence only: details may show rows."""
+    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return (said or str(error)).splitlines()[0].rstrip(".")
