@@ -122,6 +122,8 @@ class Backlog:
     def _merged(self, stream: Stream) -> bytes:
         """What is left of the first event, or as much as a frame holds, and what reads the same and fits behind it."""
         event, _ = stream.events[0]
+        if len(stream.events) == 1 and not stream.sent_rows and self._fits(event):
+            return self._single(stream)  # the same frame for all that get this event
         begun, end = stream.sent_rows, self._end(event, stream.sent_rows)
         rows, old = list(event.rows or ())[begun:end], list(event.old or ())[begun:end]
         size = _size(event, begun, end)
@@ -142,6 +144,11 @@ class Backlog:
                 old += event.old or ()
         whole = replace(event, rows=tuple(rows), old=None if event.old is None else tuple(old))
         return protocol.event_frame(whole, stream.uid, one=False, cursor=stream.cursor)
+
+    def _fits(self, event: Event) -> bool:
+        """Whether one frame holds all of it."""
+        rows = event.rows or ()
+        return len(rows) <= self._frame_rows_max and (len(rows) <= 1 or _size(event) <= FRAME_BYTES_MAX)
 
     def _pop(self, stream: Stream) -> Event:
         event, claim = stream.events.popleft()

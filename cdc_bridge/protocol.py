@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -265,28 +265,49 @@ _HEADS = {kind: b'{"type":"subscription","event":"' + kind.value.encode() + b'"'
 
 
 def event_frame(event: Event, uid: str | None, *, one: bool, cursor: str | None = None) -> bytes:
-    """A frame of a subscription. `one` is for an `item` subscription: its data is the row or key itself."""
-    parts = [_HEADS[event.kind]]
-    if event.rows is not None:
-        parts += [b',"data":', _data(event.rows, one=one)]
-    if event.meta:
-        parts += [b',"meta":', _meta(event.meta)]
-    if event.old is not None:
-        parts += [b',"old":', _data(event.old, one=one)]
-    if event.reason is not None:
-        parts.append(b',"reason":"' + event.reason.value.encode() + b'"')
-    if event.more:
-        parts.append(b',"more":true')
-    if event.resumed:
-        parts.append(b',"resumed":true')
-    if event.transaction is not None:
-        parts += [b',"tx":', _transaction(event.transaction)]
+    """A frame of a subscription. `one` is for an `item` subscription: its data is the row or key itself.
+
+    Who has the same event, `uid` and cursor gets the same bytes; who has the same event only, the same up to these.
+    """
+    key = uid, one, cursor
+    frame = event.frames.get(key)
+    if frame is None:
+        frame = event.frames[key] = b"".join([_body(event, one=one), *_tail(uid, cursor)])
+    return frame
+
+
+def _tail(uid: str | None, cursor: str | None) -> Iterator[bytes]:
     if cursor is not None:
-        parts.append(b',"cursor":"' + cursor.encode() + b'"')
+        yield b',"cursor":"' + cursor.encode() + b'"'
     if uid is not None:
-        parts += [b',"uid":', msgspec.json.encode(uid)]
-    parts.append(b"}")
-    return b"".join(parts)
+        yield b',"uid":' + msgspec.json.encode(uid)
+    yield b"}"
+
+
+def _body(event: Event, *, one: bool) -> bytes:
+    """All but what is the client's own."""
+    body = event.frames.get(one)
+    if body is None:
+        body = event.frames[one] = b"".join(_parts(event, one=one))
+    return body
+
+
+def _parts(event: Event, *, one: bool) -> Iterator[bytes]:
+    yield _HEADS[event.kind]
+    if event.rows is not None:
+        yield b',"data":' + _data(event.rows, one=one)
+    if event.meta:
+        yield b',"meta":' + _meta(event.meta)
+    if event.old is not None:
+        yield b',"old":' + _data(event.old, one=one)
+    if event.reason is not None:
+        yield b',"reason":"' + event.reason.value.encode() + b'"'
+    if event.more:
+        yield b',"more":true'
+    if event.resumed:
+        yield b',"resumed":true'
+    if event.transaction is not None:
+        yield b',"tx":' + _transaction(event.transaction)
 
 
 def _data(rows: Sequence[bytes], *, one: bool) -> bytes:

@@ -68,8 +68,6 @@ class Rendering:
         self._encoders = encoders
         self._mark = mark
         self._completions = completions
-        self._every_row = Matches.every_row(change)
-        self._transaction = Transaction(change.xid, change.at)
         self._rows: dict[tuple[Projection, bool], Callable[[int], bytes]] = {}
         self._keys: dict[bool, list[bytes]] = {}
         self._moved: frozenset[int] | None = None
@@ -90,7 +88,7 @@ class Rendering:
         """
         if subscription.query.aggregate is not None:
             return _figures(subscription)
-        found = self._events(subscription, self._of_item(subscription, matches or self._every_row))
+        found = self._events(subscription, self._of_item(subscription, matches or Matches.every_row(self._change)))
         events = [event for event in found if _wants(subscription, event)]
         if events and self._mark is not None:
             events[-1] = events[-1].marked(self._mark)
@@ -185,7 +183,7 @@ class Rendering:
         return tuple(map(self._row(subscription.query.projection, of_old=True), positions))
 
     def _shown(self, subscription: Subscription) -> Transaction | None:
-        return self._transaction if subscription.tx else None
+        return Transaction(self._change.xid, self._change.at) if subscription.tx else None
 
     def _row(self, projection: Projection, *, of_old: bool) -> Callable[[int], bytes]:
         """Encodes the row at a position, once."""

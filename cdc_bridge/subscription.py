@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
@@ -168,6 +169,8 @@ class Event:
     meta: tuple[tuple[Meta, int], ...] = ()
     stale: Filter | None = None
     mark: Mark | None = field(default=None, compare=False)
+    frames: dict[Hashable, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What has been made of it, for the next one who gets the same."""
 
     def marked(self, mark: Mark) -> Event:
         """The same event with its mark."""

@@ -193,9 +193,10 @@ class Weighing(Generic[Member]):
                 yield group, CannotTell(reason)
 
     def _found(self) -> Iterator[tuple[Group[Member], Matches]]:
-        every_row = Matches.every_row(self.change)
-        for group in self._every_row:
-            yield group, every_row
+        if self._every_row:
+            every_row = Matches.every_row(self.change)
+            for group in self._every_row:
+                yield group, every_row
         for group, found in self._positions.items():
             if not found.why_unsettled() and (found.old or found.new):
                 yield group, Matches(found.old, found.new)
