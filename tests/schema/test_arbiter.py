@@ -1,0 +1,166 @@
+"""What the database decides about rows of changes."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+from psycopg_pool import AsyncConnectionPool
+
+from cdc_bridge.arbiter import PooledArbiter
+from cdc_bridge.catalog import Catalog, PgType, Reference, TypeKind
+from cdc_bridge.errors import SourceUnavailable
+from cdc_bridge.filter import EVERYTHING, Function, Now, Quantifier, Related
+from cdc_bridge.filter import Operator as Op
+from cdc_bridge.projection import Nested, Output, Projection
+from cdc_bridge.questions import Case, Completion, Failure
+from tests.schema.questioning import NOW_US, Questions, comparison, field, questions
+from tests.support.server import Database
+
+BOMB = "(((((a{1,40}){1,40}){1,40}){1,40})*)*b"  # which PostgreSQL thinks about for a long time
+
+
+@pytest.fixture
+async def t(database: Database) -> AsyncIterator[Questions]:
+    database.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, name text, at timestamptz, tags jsonb);"
+        "INSERT INTO t VALUES (1, 'Ann', '2026-01-01', '[1]'), (2, NULL, 'infinity', NULL),"
+        " (3, repeat('a', 60), NULL, '{}')"
+    )
+    async with questions(database, "t", statement_timeout_s=2) as asked:
+        yield asked
+
+
+async def case(asked: Questions, filter_: Any, now_us: int = NOW_US) -> Case:
+    return Case(asked["t"], asked.catalog, filter_, await asked.images(asked["t"]), now_us)
+
+
+async def test_each_case_gets_its_verdict_in_the_order_of_its_images(t: Questions) -> None:
+    ann, null = comparison(field(t["t"], "name"), Op.EQ, "Ann"), comparison(field(t["t"], "name"), Op.NULL)
+    cases = [await case(t, ann), await case(t, null), Case(t["t"], t.catalog, ann, (), NOW_US), await case(t, ann)]
+    cases[3] = Case(t["t"], t.catalog, ann, tuple(reversed(cases[3].images)), NOW_US)
+    assert await t.arbiter.decide(cases) == [
+        (True, False, False),
+        (False, True, False),
+        (),
+        (False, False, True),
+    ]
+    assert await t.arbiter.decide([]) == []
+
+
+async def test_now_is_that_of_each_case(t: Questions) -> None:
+    past = comparison(field(t["t"], "at"), Op.LT, Now())
+    cases = [await case(t, past), await case(t, past, now_us=0)]
+    assert await t.arbiter.decide(cases) == [(True, False, False), (False, False, False)]
+
+
+async def test_case_that_fails_spoils_no_other(t: Questions) -> None:
+    name = field(t["t"], "name")
+    broken, bomb, lost = (
+        comparison(name, Op.REGEX, "("),
+        comparison(name, Op.REGEX, BOMB),
+        Related(Reference("gone", "id", 1, "id"), Quantifier.JOINED, EVERYTHING),
+    )
+    nul = comparison(name, Op.EQ, b'"\\u0000"')
+    good = comparison(name, Op.NNULL)
+    begin = time.monotonic()
+    answers = await t.arbiter.decide([await case(t, each) for each in (bomb, broken, good, lost, nul)])
+    assert [isinstance(answer, Failure) for answer in answers] == [True, True, False, True, True]
+    assert answers[2] == (True, False, True)
+    assert time.monotonic() - begin < 10
+
+
+async def test_image_that_is_older_than_a_column_has_null_there(t: Questions) -> None:
+    filter_ = comparison(field(t["t"], "name"), Op.NULL)
+    images = ({"id": msgspec.Raw(b"1")},)
+    assert await t.arbiter.decide([Case(t["t"], t.catalog, filter_, images, NOW_US)]) == [(True,)]
+
+
+async def test_completions_have_what_images_lack_by_the_positions_of_outputs(t: Questions) -> None:
+    projection = Projection(
+        (
+            Output("id", field(t["t"], "id")),
+            Output("at_year", field(t["t"], "at", Function.YEAR)),
+            Output(
+                "same", Nested(Reference("id", "id", t["t"].relation_id, "id"), Projection.of([t["t"].by_name["name"]]))
+            ),
+            Output("tags_count", field(t["t"], "tags", Function.COUNT)),
+        )
+    )
+    images = await t.images(t["t"])
+    t.database.execute("DELETE FROM t WHERE id = 2; UPDATE t SET name = 'Bob' WHERE id = 1")
+    asked = Completion(t["t"], t.catalog, projection, tuple(reversed(images)), NOW_US)
+    lost = Completion(t["t"], Catalog(), projection, images, NOW_US)
+    completed, failure = await t.arbiter.complete([asked, lost])
+    assert isinstance(failure, Failure)
+    assert not isinstance(completed, Failure)
+    assert [{name: json.loads(bytes(raw)) for name, raw in row.items()} for row in completed] == [
+        {"1": None, "2": {"0": "a" * 60}, "3": None},
+        {"1": None, "2": None, "3": None},
+        {"1": 2026, "2": {"0": "Bob"}, "3": 1},
+    ]
+
+
+async def test_values_are_spelled_as_rows_have_them(t: Questions) -> None:
+    texts = PgType("text[]", TypeKind.ARRAY, PgType("text"))
+    spelled = await t.arbiter.spell(
+        [
+            (PgType("interval"), '"1 day 25 hours"'),
+            (PgType("interval"), '"junk"'),
+            (PgType("inet"), '"10.0.0.1/32"'),
+            (PgType("interval"), '"36 months"'),
+            (PgType("integer"), "1.5"),
+            (PgType("character"), '"ab "'),
+            (texts, '["a", null, "{"]'),
+            (PgType("int4range"), '"[1,5]"'),
+            (PgType("money"), '"5"'),
+            (PgType("jsonb"), '{"b": 1.50, "a": "\\u00e4"}'),
+            (PgType("text"), '"\\u0000"'),
+            (PgType("bit varying"), '"101"'),
+        ]
+    )
+    assert spelled == [
+        b'"P1DT25H"',
+        None,
+        b'"10.0.0.1"',
+        b'"P3Y"',
+        None,
+        b'"ab "',
+        b'["a",null,"{"]',
+        b'"[1,6)"',
+        b'"$5.00"',
+        '{"a": "ä", "b": 1.50}'.encode(),
+        None,
+        b'"101"',
+    ]
+
+
+async def test_thousand_values_of_which_some_are_junk_are_spelled_soon(t: Questions) -> None:
+    values = [(PgType("interval"), f'"{n} days"' if n % 300 else '"junk"') for n in range(1000)]
+    spelled = await t.arbiter.spell(values)
+    assert [n for n, value in enumerate(spelled) if value is None] == [0, 300, 600, 900]
+
+
+async def test_database_that_cannot_be_reached_answers_nothing(t: Questions) -> None:
+    asked = await case(t, EVERYTHING)
+    async with AsyncConnectionPool[Any](
+        "host=127.0.0.1 port=1", min_size=0, max_size=1, open=False, timeout=0.2
+    ) as pool:
+        with pytest.raises(SourceUnavailable):
+            await PooledArbiter(pool).decide([asked])
+
+
+async def test_connection_that_is_cut_answers_nothing(t: Questions) -> None:
+    asked = await case(t, EVERYTHING)
+    t.database.execute(
+        "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+    )
+    with pytest.raises(SourceUnavailable):
+        await t.arbiter.decide([asked])
+    await t.pool.check()
+    assert await t.arbiter.decide([asked]) == [(True, True, True)]
