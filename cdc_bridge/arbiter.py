@@ -40,7 +40,7 @@ FIRST_SHARE = 0.05
 
 
 class PooledArbiter:
-    """See the module's docstring. A statement may take `statement_timeout_s`, and all that are slow twice that."""
+    """See the module's docstring. A statement may take `statement_timeout_s`, and each round of them twice that."""
 
     def __init__(self, pool: Pool, *, statement_timeout_s: float = 5) -> None:
         self._pool = pool
@@ -110,9 +110,10 @@ class PooledArbiter:
 
     async def _one_by_one(self, connection: Connection, asked: Mapping[int, sql.Composed]) -> dict[int, Answer]:
         limit_s = self._statement_timeout_s
+        first_s = min(limit_s * FIRST_SHARE, 2 * limit_s / len(asked))
         answers: dict[int, Answer] = {}
         for position, statement in asked.items():
-            answers[position] = await self._alone(connection, statement, limit_s * FIRST_SHARE)
+            answers[position] = await self._alone(connection, statement, first_s)
         ends_at = asyncio.get_running_loop().time() + 2 * limit_s
         for position, statement in asked.items():
             left_s = min(limit_s, ends_at - asyncio.get_running_loop().time())

@@ -74,6 +74,14 @@ async def test_case_that_fails_spoils_no_other(t: Questions) -> None:
     assert time.monotonic() - begin < 10
 
 
+async def test_many_questions_behind_a_broken_one_are_answered(t: Questions) -> None:
+    broken = comparison(field(t["t"], "name"), Op.REGEX, "(")
+    good = [comparison(field(t["t"], "id"), Op.EQ, number) for number in range(300)]
+    answers = await t.arbiter.decide([await case(t, each) for each in (*good[:150], broken, *good[150:])])
+    assert isinstance(answers.pop(150), Failure)
+    assert answers == [tuple(number == id_ for id_ in (1, 2, 3)) for number in range(300)]
+
+
 async def test_image_that_is_older_than_a_column_has_null_there(t: Questions) -> None:
     filter_ = comparison(field(t["t"], "name"), Op.NULL)
     images = ({"id": msgspec.Raw(b"1")},)

@@ -271,7 +271,8 @@ async def test_names_are_names_and_no_sql(database: Database) -> None:
 
 async def test_citext_is_a_key_without_case(database: Database) -> None:
     database.execute(
-        "CREATE EXTENSION citext; CREATE TABLE c (id citext PRIMARY KEY, up citext REFERENCES c); INSERT INTO c VALUES ('Ann', 'ANN')"
+        "CREATE EXTENSION citext; CREATE TABLE c (id citext PRIMARY KEY, up citext REFERENCES c);"
+        "INSERT INTO c VALUES ('Ann', 'ANN')"
     )
     async with questions(database, "c") as asked:
         assert await asked.reader.find_key(asked["c"], ("aNN",)) == b'"Ann"'
