@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.change import Change, Row
+from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.cursor import Mark
 from cdc_bridge.filter import EVERYTHING, Filter
 from cdc_bridge.image import Image
@@ -151,8 +151,7 @@ class Weighing(Generic[Member]):
             projection = group.subscription.query.projection
             if not projection.is_flat:
                 needed.setdefault((projection, False), set()).update(matches.new)
-                if self._needs_old(group):
-                    needed.setdefault((projection, True), set()).update(matches.old)
+                needed.setdefault((projection, True), set()).update(self._old_rows(group, matches))
         self._completing = {key: sorted(positions) for key, positions in needed.items() if positions}
         return [self._completion(key, positions) for key, positions in self._completing.items()]
 
@@ -208,12 +207,16 @@ class Weighing(Generic[Member]):
             return ""
         if reason := self._incomplete.get(projection):
             return reason
-        needed = [(matches.new, False), (matches.old if self._needs_old(group) else (), True)]
+        needed = [(matches.new, False), (self._old_rows(group, matches), True)]
         is_complete = all((projection, of_old) in self._completions for positions, of_old in needed if positions)
         return "" if is_complete else "nobody has been asked what the rows show"
 
-    def _needs_old(self, group: Group[Member]) -> bool:
-        return needs_old_rows(group.subscription, self.collection)
+    def _old_rows(self, group: Group[Member], matches: Matches) -> set[int]:
+        """Those that are shown as they were, or compared. Who asks for old values gets them of rows that enter too."""
+        if not needs_old_rows(group.subscription, self.collection):
+            return set()
+        has_entered = group.subscription.old and self.change.operation is Operation.UPDATE
+        return {*matches.old, *(matches.new if has_entered else ())}
 
 
 def _let_through(positions: Sequence[int], verdict: Sequence[bool]) -> frozenset[int]:

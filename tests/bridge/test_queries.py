@@ -141,6 +141,16 @@ async def test_nested_rows_are_shown_in_data_and_events(database: Database, mode
         ]
 
 
+async def test_row_that_enters_shows_what_it_was_with_its_parent(database: Database) -> None:
+    async with blog(database) as client:
+        query = {"fields": ["room", "author.name"], "filter": {"room": {"_eq": 2}}}
+        await subscribe(client, query, old=True)
+        database.execute("UPDATE messages SET room = 2, author = 1 WHERE id = 2")
+        message = await client.next()
+        assert message["data"] == [{"room": 2, "author": {"name": "Ann"}}]
+        assert message["old"] == [{"room": 1, "author": {"name": "Bob"}}]
+
+
 async def test_children_are_sorted_filtered_and_cut(database: Database) -> None:
     async with blog(database) as client:
         deep = {"messages": {"_sort": ["-id"], "_limit": 1, "_filter": {"room": {"_gt": 0}}}}
