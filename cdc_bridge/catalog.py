@@ -62,6 +62,14 @@ class Column:
     number: int
     type: PgType
     collation: Collation = NO_COLLATION
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Worked out once: every filter and every projection is looked up by its columns."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.name, self.number, self.type, self.collation)))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)

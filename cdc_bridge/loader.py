@@ -15,7 +15,9 @@ from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.follower import Reading
 from cdc_bridge.hub import Hub
 from cdc_bridge.logs import facts
-from cdc_bridge.ports import Reader
+from cdc_bridge.ports import InitialData, Reader
+from cdc_bridge.projection import Projection
+from cdc_bridge.subscription import Query, Subscription
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +43,7 @@ class Loader:
         subscription = equal[0].subscription
         anchor = self._hub.anchor(subscription.collection.relation_id)
         try:
-            data = await self._reader.read(
-                subscription.collection, subscription.query, subscription.key, self._hub.catalog
-            )
+            data = await self._read(subscription)
         except SourceChanged:
             await self._catalog.refresh_until_done()
             self._order_later(equal)
@@ -58,6 +58,13 @@ class Loader:
         else:
             too_late = [self._hub.begin(reading, anchor, data) for reading in equal]
             self._agenda.order(reading for reading in too_late if reading)
+
+    async def _read(self, subscription: Subscription) -> InitialData:
+        """Without rows for those who get no data, of whom not all have the same query."""
+        query, key = subscription.query, subscription.key
+        if subscription.event is not None:
+            query, key = Query(Projection.of(subscription.collection.columns[:1]), limit=0), None
+        return await self._reader.read(subscription.collection, query, key, self._hub.catalog)
 
     def _refuse(self, readings: list[Reading], error: RequestError) -> None:
         for reading in readings:

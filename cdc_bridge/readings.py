@@ -50,6 +50,8 @@ class Readings:
 
 
 def _subject(reading: Reading) -> Hashable:
-    """What is read: the table, the query, the key of the one row."""
+    """What is read: the table, the query, the key of the one row. Who gets no data needs the table's moment only."""
     subscription = reading.subscription
+    if subscription.event is not None:
+        return subscription.collection.relation_id
     return subscription.collection.relation_id, subscription.query, subscription.key
