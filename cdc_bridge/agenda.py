@@ -51,10 +51,13 @@ class Agenda:
         self._missed.pop(follower, None)
         self._hub.leave(follower)
 
-    async def next_data(self) -> list[Reading]:
-        """Wait for readings of the same initial data."""
+    async def next_data(self, most: int = 1) -> list[list[Reading]]:
+        """Wait for readings, those of the same data together: what has waited longest, and up to so many more."""
         await self._until(self._data_ordered, self._data)
-        return self._data.take()
+        taken: list[list[Reading]] = []
+        while self._data and len(taken) < most:
+            taken.append(self._data.take())
+        return taken
 
     async def next_missed(self) -> Reading:
         """Wait for somebody who comes back with a cursor."""

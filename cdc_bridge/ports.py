@@ -25,8 +25,23 @@ class InitialData:
     meta: tuple[tuple[Meta, int], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """`key`: the one row that is asked for, else all that the query lets through."""
+
+    collection: Collection
+    query: Query
+    key: tuple[str, ...] | None
+
+
 class Reader(Protocol):
     """Reads rows as they stand. Raises `SourceChanged`, `SourceUnavailable` and `RequestError`."""
+
+    async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
+        """Many at once, none of which asks for `meta`. Whatever is raised says that one of them, at least, has to be
+        read alone: what cannot be read at all, or takes longer than others should wait for.
+        """
+        ...
 
     async def read(
         self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import psycopg
-from psycopg import AsyncConnection, errors, sql
+from psycopg import AsyncConnection, AsyncCursor, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.aggregation import FiguresEncoder, figures
@@ -17,7 +17,7 @@ from cdc_bridge.change import Row, Snapshot
 from cdc_bridge.errors import forbidden_item
 from cdc_bridge.filter import EVERYTHING
 from cdc_bridge.fragments import parameters
-from cdc_bridge.ports import InitialData
+from cdc_bridge.ports import Asked, InitialData
 from cdc_bridge.projection import KeyEncoder, ReadEncoder
 from cdc_bridge.rawjson import split_object
 from cdc_bridge.refusals import in_our_words
@@ -25,6 +25,9 @@ from cdc_bridge.select import count, key_of, rows
 from cdc_bridge.statements import statement
 from cdc_bridge.subscription import Meta, Query
 from cdc_bridge.where import Surroundings
+
+TOGETHER_TIMEOUT_S = 1.0
+"""For each statement of a reading of many. Who needs longer reads alone."""
 
 Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
 Pool: TypeAlias = AsyncConnectionPool[Connection]
@@ -47,17 +50,24 @@ class SnapshotReader:
         async with self._transaction(collection) as (connection, before):
             snapshot = await self._snapshot(connection, before)
             surroundings = Surroundings(catalog or Catalog(), await _now_us(connection))
-            reading = rows if query.aggregate is None else figures
-            texts = await _execute(connection, reading(collection, query, key, surroundings), has_key=key is not None)
+            reading = _reading(Asked(collection, query, key), surroundings)
+            texts = await _execute(connection, reading, has_key=key is not None)
             meta = [
                 (each, await _counted(connection, each, collection, query, surroundings))
                 for each in Meta
                 if each in query.meta
             ]
-            encode = _encoder(query)
-            encoded = [encode(split_object(text)) for text in texts]
-        more = query.limit_is_ours and len(encoded) > query.limit
-        return InitialData(snapshot, tuple(encoded[: query.limit]), more, tuple(meta))
+        return _data(snapshot, query, texts, tuple(meta))
+
+    async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
+        """All in one transaction and one round trip, for which there is little time: see `ports.Reader`."""
+        async with self._transaction(asked[0].collection, TOGETHER_TIMEOUT_S) as (connection, before):
+            snapshot = await self._snapshot(connection, before)
+            surroundings = Surroundings(catalog, await _now_us(connection))
+            async with connection.pipeline():
+                cursors = [await _sent(connection, each, surroundings) for each in asked]
+            texts = [[text for (text,) in await cursor.fetchall()] for cursor in cursors]
+        return [_data(snapshot, each.query, found) for each, found in zip(asked, texts, strict=True)]
 
     async def renew(self) -> None:
         await self._pool.drain()
@@ -85,20 +95,42 @@ class SnapshotReader:
         )
 
     @asynccontextmanager
-    async def _transaction(self, collection: Collection) -> AsyncIterator[tuple[Connection, Snapshot | None]]:
+    async def _transaction(
+        self, collection: Collection, timeout_s: float | None = None
+    ) -> AsyncIterator[tuple[Connection, Snapshot | None]]:
         """A transaction, and on a standby a snapshot from before it."""
+        timeout_s = timeout_s or self._statement_timeout_s
         try:
             # The server's timeout is for slow statements, ours, which is longer, for a server that is gone.
-            async with asyncio.timeout(self._statement_timeout_s + 10):
+            async with asyncio.timeout(timeout_s + 10):
                 async with self._pool.connection() as connection:
                     before = await _settled(connection)
                     async with connection.transaction():
                         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                        limit_ms = round(self._statement_timeout_s * 1000)
+                        limit_ms = round(timeout_s * 1000)
                         await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms))
                         yield connection, before
         except (psycopg.Error, PoolTimeout, TimeoutError, UnicodeEncodeError) as error:
             raise in_our_words(error, collection) from error
+
+
+async def _sent(connection: Connection, asked: Asked, surroundings: Surroundings) -> AsyncCursor[tuple[str, ...]]:
+    reading = _reading(asked, surroundings)
+    return await connection.execute(reading, parameters(reading))
+
+
+def _reading(asked: Asked, surroundings: Surroundings) -> sql.Composed:
+    statement_of = rows if asked.query.aggregate is None else figures
+    return statement_of(asked.collection, asked.query, asked.key, surroundings)
+
+
+def _data(
+    snapshot: Snapshot, query: Query, texts: Sequence[str], meta: tuple[tuple[Meta, int], ...] = ()
+) -> InitialData:
+    encode = _encoder(query)
+    encoded = [encode(split_object(text)) for text in texts]
+    more = query.limit_is_ours and len(encoded) > query.limit
+    return InitialData(snapshot, tuple(encoded[: query.limit]), more, meta)
 
 
 def _encoder(query: Query) -> Callable[[Row], bytes]:

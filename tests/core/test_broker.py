@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +15,7 @@ from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import NOTHING_SEEN, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
 from cdc_bridge.cursor import Cursor, Seal
 from cdc_bridge.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
-from cdc_bridge.ports import CaughtUp, InitialData, LogReader, Missed, Page
+from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Page
 from cdc_bridge.protocol import Subscribe
 from cdc_bridge.query import QueryLimits
 from cdc_bridge.subscription import Query
@@ -66,6 +66,9 @@ class Tables:
     away: bool = False
     renewals: int = 0
     found: bool = True
+
+    async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
+        return [await self.read(each.collection, each.query, each.key, catalog) for each in asked]
 
     async def read(
         self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog

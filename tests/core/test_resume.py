@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,7 +37,7 @@ from cdc_bridge.change import (
 from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import Forgotten, RequestError
 from cdc_bridge.follower import Follower
-from cdc_bridge.ports import CaughtUp, InitialData, Missed, Page
+from cdc_bridge.ports import Asked, CaughtUp, InitialData, Missed, Page
 from cdc_bridge.protocol import Subscribe
 from cdc_bridge.query import QueryLimits
 from cdc_bridge.subscription import Event, EventKind, Query
@@ -167,6 +167,9 @@ class Tables:
     database: Database
     gate: Gate
     page_size: int
+
+    async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
+        return [await self.read(each.collection, each.query, each.key, catalog) for each in asked]
 
     async def read(
         self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog
