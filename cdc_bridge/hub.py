@@ -10,8 +10,7 @@ without data and what it has missed (`catching.py`), while its feed keeps what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Set
-from typing import TypeAlias
+from collections.abc import Iterable, Set
 
 from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
@@ -20,18 +19,16 @@ from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.feed import Feed, Phase
 from cdc_bridge.filter import NOTHING, Filter
 from cdc_bridge.follower import Anchor, Follower, Outlet, Reading
-from cdc_bridge.matching import Group, Index
+from cdc_bridge.matching import Group
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Projection
 from cdc_bridge.register import Differences, Register
-from cdc_bridge.relating import showing, tables_of, targets
+from cdc_bridge.relating import showing, tables_of
 from cdc_bridge.rendering import Encoders, Rendering
+from cdc_bridge.roll import Judge, Judgement, Roll
 from cdc_bridge.stale import Stale
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
 from cdc_bridge.weighing import CannotTell, Weighing
-
-Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
-"""The same request against a changed table. Raises `RequestError` when it can no longer be served."""
 
 
 class Hub:
@@ -41,41 +38,37 @@ class Hub:
         self.era = NO_ERA
         self._register = Register()
         self._held_bytes_max = held_bytes_max
-        self._index: Index[Follower] = Index()
-        self._followers: dict[Follower, None] = {}
+        self._roll = Roll()
         self._meeting: dict[Follower, None] = {}
         self.stale = Stale()
-        self._showing: dict[int, dict[Follower, None]] = {}  # table -> who is shown its rows through others
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
         self._seal = Seal()
 
     def __len__(self) -> int:
-        return len(self._followers)
+        return len(self._roll)
 
     # --- followers ---
 
     def follow(self, outlet: Outlet, subscription: Subscription, after: str | None = None) -> Reading:
         feed = Feed(self._held_bytes_max)
         follower = Follower(outlet, subscription, feed, after, has_data=after is not None)
-        self._followers[follower] = None
-        self._enlist(follower)
+        self._roll.add(follower)
         outlet.open(follower)
         return follower.reading()
 
     def leave(self, follower: Follower) -> None:
         """End a subscription. Does nothing when it has ended already."""
-        if follower not in self._followers:
+        if follower not in self._roll:
             return
-        del self._followers[follower]
+        self._roll.remove(follower)
         self._meeting.pop(follower, None)
-        self._delist(follower)
         self.stale.discard(follower)
         follower.feed.hold()
         follower.outlet.drop(follower)
 
     def refuse(self, follower: Follower, error: RequestError) -> None:
         """End a subscription and say why."""
-        if follower in self._followers:
+        if follower in self._roll:
             self.leave(follower)
             follower.outlet.refuse(follower, error)
 
@@ -136,7 +129,7 @@ class Hub:
             return None
         encoders = self.encoders(collection.relation_id)
         weighing: Weighing[Follower] = Weighing(change, collection, self.catalog, encoders, now_us)
-        weighing.judge_all(self._index)
+        weighing.judge_all(self._roll.index)
         return weighing
 
     def apply(self, change: Change, weighing: Weighing[Follower] | None = None) -> list[Reading]:
@@ -158,18 +151,18 @@ class Hub:
         if change.relation_id == collection.relation_id:
             self._emptied_by[collection.relation_id] = change.xid
             self._empty(change, collection)
-            return [self._hold(follower) for follower in self._showing.get(collection.relation_id, ())]
+            return self.hold_these(self._roll.showing(collection.relation_id))
         if self._emptied_by.get(collection.relation_id) == change.xid:
             return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
         return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
 
     def _empty(self, change: Change, collection: Collection) -> None:
         rendering = Rendering(change, self.encoders(collection.relation_id), _mark(change, collection))
-        for group in self._index.find(collection.relation_id):
+        for group in self._roll.groups(collection.relation_id):
             self._offer(group, change, rendering.events(group.subscription))
 
     def _fan_out(self, change: Change, collection: Collection, weighing: Weighing[Follower] | None) -> list[Reading]:
-        if not self._index.find(collection.relation_id):
+        if not self._roll.groups(collection.relation_id):
             return []
         if not self._register.is_in_order(change, collection):
             return self.hold(collection.relation_id)
@@ -190,7 +183,7 @@ class Hub:
         """Rows of other tables that show what has changed have to be shown again."""
         readings: list[Reading] = []
         filters: dict[tuple[int, Projection], Filter | None] = {}
-        for follower in list(self._showing.get(collection.relation_id, ())):
+        for follower in self._roll.showing(collection.relation_id):
             base, projection = follower.subscription.collection, follower.subscription.query.projection
             key = base.relation_id, projection
             if key not in filters:
@@ -204,9 +197,10 @@ class Hub:
 
     def show(self, followers: Iterable[Follower], rows: tuple[bytes, ...]) -> None:
         """What was stale has been read. Who is about to get fresh data needs none of it."""
+        event = Event(EventKind.UPDATE, rows)
         for follower in followers:
-            if follower in self._followers and follower.feed.phase is not Phase.HOLDING and rows:
-                follower.outlet.push(follower, Event(EventKind.UPDATE, rows), None)
+            if follower in self._roll and follower.feed.phase is not Phase.HOLDING:
+                follower.outlet.push(follower, event, None)
 
     def heard(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
         """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
@@ -219,7 +213,7 @@ class Hub:
 
     def is_congested(self, relation_ids: Iterable[int]) -> bool:
         """Whether nobody who follows these tables has room. Who has much to tell may wait for the quickest of them."""
-        followers = [follower for each in relation_ids for follower in self._index.members(each)]
+        followers = [follower for each in relation_ids for follower in self._roll.following(each)]
         return bool(followers) and not any(follower.outlet.has_room for follower in followers)
 
     def collection(self, follower: Follower) -> Collection:
@@ -238,16 +232,24 @@ class Hub:
 
     def hold_not_durable(self) -> list[Reading]:
         """After a gap in listening that the log has filled: those whose changes are not in it need fresh data."""
-        return [self._hold(f) for f in list(self._followers) if not self.collection(f).durable]
+        return [self._hold(follower) for follower in self._roll if not self._is_logged(follower)]
+
+    def _is_logged(self, follower: Follower) -> bool:
+        """Whether the log has all changes that it is told of."""
+        shown = tables_of(follower.subscription) if follower.subscription.related else ()
+        others = [self.catalog.by_relation_id.get(relation_id) for relation_id in shown]
+        return self.collection(follower).durable and all(each is None or each.durable for each in others)
 
     def hold_these(self, followers: Iterable[Follower]) -> list[Reading]:
         """After a gap that concerns these, those of them that are still here."""
-        return [self._hold(follower) for follower in followers if follower in self._followers]
+        return [self._hold(follower) for follower in followers if follower in self._roll]
 
     def hold(self, relation_id: int | None = None) -> list[Reading]:
-        """After a gap: everybody, or the followers of one table, need fresh data."""
-        followers = list(self._followers) if relation_id is None else self._index.members(relation_id)
-        return [self._hold(follower) for follower in followers]
+        """After a gap: everybody, or those who are told of one table, need fresh data."""
+        if relation_id is None:
+            return [self._hold(follower) for follower in self._roll]
+        told = dict.fromkeys([*self._roll.following(relation_id), *self._roll.showing(relation_id)])
+        return [self._hold(follower) for follower in told]
 
     # --- the catalog ---
 
@@ -265,58 +267,25 @@ class Hub:
         Whatever `judge` raises besides `RequestError` comes before anything has changed.
         """
         differences = self._register.compare(catalog)
-        judged = list(self._judge_anew(catalog, differences, judge))
+        judged = self._roll.judged_anew(catalog, differences, judge)
         self._register.adopt(catalog)
         for collection in differences.gone:
-            for follower in self._index.members(collection.relation_id):
+            for follower in self._roll.following(collection.relation_id):
                 self.refuse(follower, forbidden_collection(collection.name))
         readings = (self._begin_anew(follower, judgement, differences) for follower, judgement in judged)
         return [reading for reading in readings if reading is not None]
 
-    def _judge_anew(
-        self, catalog: Catalog, differences: Differences, judge: Judge
-    ) -> Iterator[tuple[Follower, Subscription | RequestError]]:
-        """Who follows what has changed, or leads there."""
-        gone = {collection.relation_id for collection in differences.gone}
-        now = {c.relation_id: c for c in catalog.by_name.values() if c.relation_id not in gone}
-        for follower in self._followers:
-            subscription = follower.subscription
-            collection = now.get(subscription.collection.relation_id)
-            if collection is None or tables_of(subscription).isdisjoint(differences.all):
-                continue
-            try:
-                yield follower, judge(subscription, collection)
-            except RequestError as error:
-                yield follower, error
-
-    def _begin_anew(
-        self, follower: Follower, judgement: Subscription | RequestError, differences: Differences
-    ) -> Reading | None:
+    def _begin_anew(self, follower: Follower, judgement: Judgement, differences: Differences) -> Reading | None:
         """None when nothing is new to this one."""
         if isinstance(judgement, RequestError):
             self.refuse(follower, judgement)
             return None
         is_same = judgement.query == follower.subscription.query
-        self._delist(follower)
-        follower.subscription = judgement
-        self._enlist(follower)
+        self._roll.move(follower, judgement)
         is_affected = not is_same or not tables_of(judgement).isdisjoint(differences.anew)
         return self._hold(follower) if is_affected else None
 
     # --- inside ---
-
-    def _enlist(self, follower: Follower) -> None:
-        self._index.add(follower.subscription, follower)
-        for relation_id in _shown_tables(follower.subscription):
-            self._showing.setdefault(relation_id, {})[follower] = None
-
-    def _delist(self, follower: Follower) -> None:
-        self._index.remove(follower.subscription, follower)
-        for relation_id in _shown_tables(follower.subscription):
-            showing = self._showing[relation_id]
-            del showing[follower]
-            if not showing:
-                del self._showing[relation_id]
 
     def _release(self, follower: Follower, held: list[tuple[Event, ...]]) -> None:
         self._meeting[follower] = None
@@ -339,11 +308,6 @@ class Hub:
 
 def _mark(change: Change, collection: Collection) -> Mark | None:
     return Mark(collection.shape, change.position) if change.position else None
-
-
-def _shown_tables(subscription: Subscription) -> Set[int]:
-    """Those of which changes are to be told although it follows another one."""
-    return targets(subscription.query.projection) if subscription.related else frozenset()
 
 
 def _init(follower: Follower, data: InitialData) -> Event:

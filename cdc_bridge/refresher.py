@@ -65,7 +65,7 @@ class Refresher:
         else:
             if data.more and query.aggregate is None:
                 self._agenda.order(self._hub.hold_these(refresh.followers))
-            else:
+            elif data.rows or query.aggregate is not None:
                 self._hub.show(refresh.followers, data.rows)
 
 
