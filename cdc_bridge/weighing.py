@@ -18,7 +18,7 @@ from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.cursor import Mark
 from cdc_bridge.filter import EVERYTHING, Filter
-from cdc_bridge.image import Image
+from cdc_bridge.image import Image, Judge
 from cdc_bridge.matching import Group, Index
 from cdc_bridge.projection import Projection
 from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdict
@@ -74,6 +74,7 @@ class Weighing(Generic[Member]):
         self._encoders = encoders
         self._now_us = now_us
         self._positions: dict[Group[Member], _Positions] = {}
+        self._verdicts: dict[Judge, _Positions] = {}
         self._every_row: dict[Group[Member], None] = {}
         self._asked: list[tuple[list[int], list[int]]] = []
         self._deciding: dict[Filter, list[_Positions]] = {}
@@ -108,15 +109,24 @@ class Weighing(Generic[Member]):
         if group.subscription.query.filter == EVERYTHING:
             self._every_row[group] = None
             return
+        if group.subscription.item is not None:  # it is found by other rows than its filter lets through
+            found = self._judged(group.predicate, images, positions)
+        elif (known := self._verdicts.get(group.predicate)) is None:
+            found = self._verdicts[group.predicate] = self._judged(group.predicate, images, positions)
+        else:
+            found = known
+        if found:
+            self._positions[group] = found
+
+    def _judged(self, judge: Judge, images: Sequence[Image], positions: Sequence[int]) -> _Positions:
         found = _Positions()
         begin = len(self.change.old)
         for position in positions:
-            verdict = group.predicate(images[position])
+            verdict = judge(images[position])
             if verdict is not False:
                 of_old = position < begin
                 found.note(position if of_old else position - begin, verdict, of_old=of_old)
-        if found:
-            self._positions[group] = found
+        return found
 
     # --- 2: what it could not judge ---
 
@@ -173,7 +183,8 @@ class Weighing(Generic[Member]):
         """Nobody answers: what was asked for cannot be told."""
         for unsure in self._deciding.values():
             for each in unsure:
-                each.failure = each.failure or reason
+                if each.unsure_old or each.unsure_new:
+                    each.failure = reason
         for projection, _ in self._completing:
             self._incomplete.setdefault(projection, reason)
 

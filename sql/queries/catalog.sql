@@ -100,7 +100,8 @@ SELECT
      FROM needed JOIN pg_type t USING (oid))::text AS types,
     (SELECT coalesce(json_agg(json_build_object(
         'oid', l.oid::bigint, 'schema', l.nspname, 'name', l.collname, 'is_deterministic', l.collisdeterministic,
-        'is_bytewise', l.provider = 'b' OR l.provider = 'c' AND l.locale IN ('C', 'POSIX'),
+        -- Where the order of bytes is that of code points.
+        'is_bytewise', (l.provider = 'b' OR l.provider = 'c' AND l.locale IN ('C', 'POSIX')) AND getdatabaseencoding() IN ('UTF8', 'LATIN1'),
         -- Whose i has a dot in upper case, too.
         'has_plain_ascii', l.ctype !~* '^(tr|az|crh|ku|tt|lt)([-_@.]|$)') ORDER BY l.oid), '[]')
      FROM collations l)::text AS collations
