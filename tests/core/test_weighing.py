@@ -1,0 +1,181 @@
+"""What memory cannot decide is asked once, and nothing is told that nobody has answered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from cdc_bridge.asking import Asking
+from cdc_bridge.catalog import PgType, Reference
+from cdc_bridge.change import NO_ERA, Change, Row, Snapshot
+from cdc_bridge.errors import SourceUnavailable
+from cdc_bridge.filter import Comparison, Field, Filter, Literal, Operator
+from cdc_bridge.follower import Anchor, Reading
+from cdc_bridge.hub import Hub
+from cdc_bridge.ports import InitialData
+from cdc_bridge.projection import Nested, Output, Projection
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdict
+from cdc_bridge.subscription import Subscription
+from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, subscription, update
+
+NOW = Snapshot(10, 10, frozenset())
+TEXT = Field(MESSAGES.by_name["text"])
+
+
+def matching(pattern: str) -> Comparison:
+    """Only the database knows regular expressions."""
+    return Comparison(TEXT, Operator.REGEX, (Literal(msgspec.json.encode(pattern)),))
+
+
+def filtered(filter_: Filter, *fields: str, **facts: Any) -> Subscription:
+    plain = subscription(MESSAGES, *fields, **facts)
+    return replace(plain, query=replace(plain.query, filter=filter_))
+
+
+SELF = Reference("parent", "id", MESSAGES.relation_id, "id")
+NESTED = Projection(
+    (
+        Output("id", Field(MESSAGES.by_name["id"])),
+        Output("parent", Nested(SELF, Projection.of(MESSAGES.columns[1:]))),
+    )
+)
+
+
+class Database:
+    """Answers that a text matches when it contains the pattern, and shows of each row its own text."""
+
+    def __init__(self) -> None:
+        self.cases: list[Case] = []
+        self.completions: list[Completion] = []
+        self.calls = 0
+        self.fails: set[str] = set()
+        self.is_gone = False
+
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+        self._called()
+        self.cases += cases
+        return [self._verdict(case) for case in cases]
+
+    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+        self._called()
+        self.completions += completions
+        return [tuple(map(_shown, completion.images)) for completion in completions]
+
+    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
+        raise AssertionError("there is nothing to spell")
+
+    def _called(self) -> None:
+        self.calls += 1
+        if self.is_gone:
+            raise SourceUnavailable("gone")
+
+    def _verdict(self, case: Case) -> Verdict:
+        assert isinstance(case.filter, Comparison)
+        (value,) = case.filter.values
+        assert isinstance(value, Literal)
+        pattern = msgspec.json.decode(value.raw)
+        if pattern in self.fails:
+            return Failure("too slow")
+        return tuple(pattern in msgspec.json.decode(bytes(image["text"])) for image in case.images)
+
+
+def _shown(image: Row) -> Row:
+    return {"1": msgspec.Raw(b'{"0":' + bytes(image["text"]) + b"}")}
+
+
+class Scene:
+    def __init__(self, *wanted: Subscription) -> None:
+        self.hub, self.database = Hub(1_000_000), Database()
+        self.hub.adopt(CATALOG, lambda known, _: known)
+        self.clients = [Recorder() for _ in wanted]
+        for client, each in zip(self.clients, wanted, strict=True):
+            reading = self.hub.follow(client, each)
+            self.hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(NOW, (), more=False))
+            client.take()
+
+    async def hear(self, *changes: Change) -> list[Reading]:
+        weighed = [(change, self.hub.weigh(change, 0)) for change in changes]
+        await Asking(self.database).settle([weighing for _, weighing in weighed if weighing])
+        return [reading for change, weighing in weighed for reading in self.hub.apply(change, weighing)]
+
+    def told(self) -> list[list[tuple[Any, ...]]]:
+        return [client.take() for client in self.clients]
+
+
+async def test_what_memory_decides_is_not_asked() -> None:
+    equal = Comparison(TEXT, Operator.EQ, (Literal(b'"a"'),))
+    scene = Scene(filtered(equal), subscription())
+    await scene.hear(insert(row(id=1, text="a"), xid=10), insert(row(id=2, text="b"), xid=11))
+    assert scene.database.calls == 0
+    assert scene.told() == [
+        [("create", [{"id": 1, "text": "a"}])],
+        [("create", [{"id": 1, "text": "a"}]), ("create", [{"id": 2, "text": "b"}])],
+    ]
+
+
+async def test_many_changes_are_asked_about_at_once_and_equal_filters_once_a_change() -> None:
+    scene = Scene(filtered(matching("a")), filtered(matching("a"), "id"), filtered(matching("b")))
+    changes = [insert(row(id=1, text="a"), xid=10), update((row(id=1, text="a"), row(id=1, text="b")), xid=11)]
+    await scene.hear(*changes)
+    assert scene.database.calls == 1
+    assert [len(case.images) for case in scene.database.cases] == [1, 1, 2, 2]
+    assert scene.told() == [
+        [("create", [{"id": 1, "text": "a"}]), ("delete", [1], "leave")],
+        [("create", [{"id": 1}]), ("delete", [1], "leave")],
+        [("update", [{"id": 1, "text": "b"}])],
+    ]
+
+
+async def test_question_that_fails_sends_those_whom_it_is_about_back_to_the_start() -> None:
+    scene = Scene(filtered(matching("slow")), filtered(matching("a")))
+    scene.database.fails.add("slow")
+    readings = await scene.hear(insert(row(id=1, text="a"), xid=10))
+    assert [reading.subscription.query.filter for reading in readings] == [matching("slow")]
+    assert scene.told() == [[], [("create", [{"id": 1, "text": "a"}])]]
+
+
+async def test_nobody_answers_nobody_is_told_wrongly() -> None:
+    scene = Scene(filtered(matching("a")), subscription())
+    scene.database.is_gone = True
+    readings = await scene.hear(insert(row(id=1, text="a"), xid=10))
+    assert len(readings) == 1
+    assert scene.told() == [[], [("create", [{"id": 1, "text": "a"}])]]
+
+
+async def test_what_has_not_been_asked_is_not_told() -> None:
+    """Neither a filter that the database has to decide, nor rows that show others."""
+    nested = subscription()
+    scene = Scene(filtered(matching("a")), replace(nested, query=replace(nested.query, projection=NESTED)))
+    readings = scene.hub.apply(insert(row(id=1, text="a"), xid=10))
+    assert len(readings) == 2
+    assert scene.told() == [[], []]
+
+
+async def test_outputs_that_images_lack_are_asked_for_the_rows_that_are_told() -> None:
+    plain = filtered(matching("a"))
+    nested = replace(plain, query=replace(plain.query, projection=NESTED), old=True)
+    scene = Scene(nested, nested)
+    change = update((row(id=1, text="a1"), row(id=1, text="a2")), (row(id=2, text="b"), row(id=2, text="b")), xid=10)
+    await scene.hear(change)
+    assert scene.database.calls == 2
+    assert sorted(bytes(image["text"]) for each in scene.database.completions for image in each.images) == [
+        b'"a1"',
+        b'"a2"',
+    ]
+    assert scene.told() == [[("update", [{"id": 1, "parent": {"text": "a2"}}])]] * 2
+
+
+async def test_who_joins_while_it_is_asked_is_not_told_what_its_data_will_hold() -> None:
+    scene = Scene(filtered(matching("a")))
+    change = insert(row(id=1, text="a"), xid=10)
+    weighing = scene.hub.weigh(change, 0)
+    assert weighing
+    late = Recorder()
+    reading = scene.hub.follow(late, filtered(matching("a")))
+    await Asking(scene.database).settle([weighing])
+    scene.hub.apply(change, weighing)
+    scene.hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(Snapshot(11, 11, frozenset()), (), more=False))
+    assert late.take() == [("open",), ("init", [])]
