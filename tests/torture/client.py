@@ -19,10 +19,15 @@ from websockets.exceptions import WebSocketException
 
 from tests.torture.fleet import Fleet
 from tests.torture.plan import ClientPlan, Wanted
-from tests.torture.tables import Row
+from tests.torture.tables import PARENT_KINDS, Row
 from tests.torture.truth import Clock
 
 Message: TypeAlias = dict[str, Any]
+Names: TypeAlias = dict[int, str | None]
+"""Those of the parents that rows show, by slot."""
+
+FIGURES = {"aggregate": {"count": "*", "sum": ["n"], "max": ["ver"]}, "groupBy": ["room"]}
+NESTED = ("parent.id", "parent.name", "parent.kind")
 
 FAREWELL = "that is all"
 CURSORS_MAX = 200
@@ -45,13 +50,14 @@ class Start:
     asked: int
     received: int
     at_s: float
+    names: Names = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
     """One row of an event. `row` is what the event shows of it, `old` what it was; None where that is not shown.
 
-    `received` is a tick.
+    `kind` is that of the event, or "leave". `received` is a tick, `name` that of its parent, where it is shown.
     """
 
     kind: str
@@ -60,9 +66,21 @@ class Told:
     old: Row | None
     xid: int | None
     received: int
+    name: str | None = None
+
+    @property
+    def is_gone(self) -> bool:
+        return self.kind in ("delete", "leave")
 
 
-Entry: TypeAlias = Start | Told
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What there is, by room: how many rows, the sum of their `n`, and the newest version."""
+
+    rows: dict[int | None, tuple[int, int | None, int]]
+
+
+Entry: TypeAlias = Start | Told | Figures
 
 
 @dataclass(slots=True)
@@ -107,8 +125,14 @@ class Book:
         wanted = self.wanted
         query: Message = {"limit": -1}
         message: Message = {"type": "subscribe", "collection": wanted.table.name, "uid": uid, "cursor": True}
-        if wanted.fields:
-            query["fields"] = list(wanted.fields)
+        if wanted.fields or wanted.nested:
+            query["fields"] = [*(wanted.fields or ["*"]), *(NESTED if wanted.nested else ())]
+        if wanted.filter:
+            query["filter"] = wanted.filter.query()
+        if wanted.figures:
+            query |= FIGURES
+        if wanted.related:
+            message["related"] = True
         if wanted.event:
             message["event"] = wanted.event
         if wanted.item is not None:
@@ -122,7 +146,9 @@ class Book:
 
     def take(self, message: Message, tick: int) -> None:
         before_s, self.heard_s = self.heard_s, time.monotonic()
-        if message["event"] == "init":
+        if self.wanted.figures:
+            self._figure(message)
+        elif message["event"] == "init":
             self._begin(message, tick, before_s)
         else:
             told = list(self._told(message, tick))
@@ -143,6 +169,15 @@ class Book:
         """
         return self.came_with_s if self.heard_s - self.came_s < CATCHES_UP_WITHIN_S else self.heard_s
 
+    def _figure(self, message: Message) -> None:
+        if (message["event"], message.get("reason")) not in (("init", None), ("init", "resync"), ("update", None)):
+            raise Misbehaved(f"these are no figures: {_short(message)}")
+        rows = message["data"]
+        self.entries.append(
+            Figures({row["room"]: (int(row["count"]), _int(row["sum"]["n"]), row["max"]["ver"]) for row in rows})
+        )
+        self.counted += message["event"] == "update"
+
     def _begin(self, message: Message, tick: int, before_s: float) -> None:
         reason = message.get("reason")
         if message.get("resumed"):
@@ -158,21 +193,27 @@ class Book:
             self.came_s = float("-inf")
         if message.get("more"):
             raise Misbehaved("the data are cut")
-        self.entries.append(Start(reason, self._rows(message), self.asked, tick, self.heard_s))
+        names: Names = {}
+        self.entries.append(Start(reason, self._rows(message, names), self.asked, tick, self.heard_s, names))
 
-    def _rows(self, message: Message) -> dict[int, Row] | None:
+    def _rows(self, message: Message, names: Names) -> dict[int, Row] | None:
         if self.wanted.event is not None:
             if "data" in message:
                 raise Misbehaved(f"data with an event: {_short(message)}")
             return None
         rows = _list(message["data"]) if message["data"] is not None else []  # null: the one row is not there
         by_slot = {row["slot"]: row for row in rows}
+        names |= {row["slot"]: self._flatten(row) for row in rows}
         if len(by_slot) < len(rows):
             raise Misbehaved(f"a row comes twice in {_short(message)}")
         return by_slot
 
     def _told(self, message: Message, tick: int) -> Iterator[Told]:
         kind, wanted = message["event"], self.wanted
+        if "reason" in message:
+            if (kind, message["reason"]) != ("delete", "leave"):
+                raise Misbehaved(f"a reason for {_short(message)}")
+            kind = "leave"
         data = _list(message["data"]) if wanted.item is None else [message["data"]]
         olds: list[Row | None] = [None] * len(data)
         if "old" in message:
@@ -181,10 +222,24 @@ class Book:
         if len(olds) != len(data) or ("tx" in message) != wanted.tx:
             raise Misbehaved(f"not what was asked for: {_short(message)}")
         for each, old in zip(data, olds, strict=True):
+            if old is not None:
+                self._flatten(old)
             if isinstance(each, dict) and "slot" in each:
-                yield Told(kind, each["slot"], each, old, xid, tick)
+                name = self._flatten(each)
+                yield Told(kind, each["slot"], each, old, xid, tick, name)
             else:
                 yield Told(kind, wanted.table.slot(each), None, old, xid, tick)
+
+    def _flatten(self, row: Row) -> str | None:
+        """Puts the parent's id in its place, as if only that were shown; its name comes back."""
+        parent = row.get("parent")
+        if not self.wanted.nested or parent is None:
+            return None
+        if parent["kind"] != PARENT_KINDS.get(parent["id"]):
+            raise Misbehaved(f"no such parent: {row}")
+        row["parent"] = parent["id"]
+        name: str = parent["name"]
+        return name
 
 
 class Client:
@@ -273,6 +328,10 @@ class Client:
                 await self._subscribe(socket, uid)
             case _:
                 raise Misbehaved(_short(message))
+
+
+def _int(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _list(data: Any) -> list[Any]:

@@ -1,5 +1,7 @@
 """What happened to each row, in order, and what of it a subscription is to be told.
 
+A filter is a window: what it lets through before and after a change decides what the change looks like there.
+
 TRUNCATE parts the history of a table into epochs: all that was there before it is gone at once. To who follows one row
 it is a `delete` like any other.
 """
@@ -18,7 +20,10 @@ from tests.torture.truth import Operation, RowChange, State, Statement, Transact
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
-    """Of one row. `row` is what it is then, `old` what it was; None when there is or was none, or that is not told."""
+    """Of one row. `row` is what it is then, `old` what it was; None when there is or was none, or that is not told.
+
+    A row that moves to another slot ends in one and begins in the other: `other` is what it is, or was, there.
+    """
 
     kind: str
     slot: int
@@ -26,6 +31,7 @@ class Step:
     old: Row | None
     transaction: Transaction
     statement: Statement
+    other: Row | None = None
 
     @property
     def could_see(self) -> int:
@@ -59,13 +65,7 @@ class History:
         """The steps that this subscription is to be told, as it is to be told them."""
         if wanted.item is not None:
             return [{wanted.item: [_shown(step, wanted) for step in self._life(wanted.item)]}]
-        return [
-            {
-                slot: [_shown(step, wanted) for step in steps if wanted.event in (None, step.kind)]
-                for slot, steps in epoch.items()
-            }
-            for epoch in self._epochs
-        ]
+        return [{slot: list(_told(steps, wanted)) for slot, steps in epoch.items()} for epoch in self._epochs]
 
     def _life(self, slot: int) -> Iterator[Step]:
         for number, epoch in enumerate(self._epochs):
@@ -90,15 +90,40 @@ class History:
                 yield Step("update", change.new_slot, change.row, old, transaction, statement)
                 return
         if change.old_slot is not None:
-            yield Step("delete", change.old_slot, None, old, transaction, statement)
+            yield Step("delete", change.old_slot, None, old, transaction, statement, change.row)
         if change.new_slot is not None:
-            yield Step("create", change.new_slot, change.row, None, transaction, statement)
+            yield Step("create", change.new_slot, change.row, None, transaction, statement, old)
 
 
 def _in_order(truth: Truth, table: str) -> list[tuple[Transaction, Statement]]:
     may_be_told = [t for t in truth.transactions if t.state in (State.COMMITTED, State.GONE)]
     pairs = [(t, s) for t in may_be_told for s in t.statements if s.table == table]
     return sorted(pairs, key=lambda pair: pair[1].done)
+
+
+def _told(steps: list[Step], wanted: Wanted) -> Iterator[Step]:
+    for step in steps:
+        seen = _seen(step, wanted)
+        if seen is not None and wanted.event in (None, seen.kind):
+            yield _shown(seen, wanted)
+
+
+def _seen(step: Step, wanted: Wanted) -> Step | None:
+    """What the step is to who sees only what the filter lets through."""
+    match step.kind:
+        case "update" if wanted.lets_through(step.row):
+            return step
+        case "update":
+            return replace(step, kind="leave", row=None) if wanted.lets_through(step.old) else None
+        case "create" if not wanted.lets_through(step.row):
+            return None
+        case "create" if step.other is not None and not wanted.lets_through(step.other):
+            return replace(step, kind="update", old=step.other)
+        case "delete" if not wanted.lets_through(step.old):
+            return None
+        case "delete" if step.other is not None and not wanted.lets_through(step.other):
+            return replace(step, kind="leave")
+    return step
 
 
 def _shown(step: Step, wanted: Wanted) -> Step:
@@ -108,4 +133,4 @@ def _shown(step: Step, wanted: Wanted) -> Step:
 def projected(row: Row | None, wanted: Wanted) -> Row | None:
     if row is None or wanted.fields is None:
         return row
-    return {name: row[name] for name in wanted.fields}
+    return {name: row[name] for name in (*wanted.fields, *(["parent"] if wanted.nested else []))}

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from tests.torture.client import Book, Entry, Start, Told
-from tests.torture.history import Epoch, History, Step
+from tests.torture.client import Book, Entry, Names, Start, Told
+from tests.torture.history import Epoch, History, Step, projected
 from tests.torture.plan import Wanted
 from tests.torture.tables import Row
 from tests.torture.truth import Transaction
@@ -54,14 +54,19 @@ class Verdict:
 
 
 def judge(book: Book, history: History, *, has_gaps: bool = False) -> Verdict:
-    """With gaps no run is complete: what went untold is made good with fresh data, be it after the last change."""
+    """With gaps no run is complete: what went untold is made good with fresh data, be it after the last change.
+
+    Figures are judged by the last ones, elsewhere.
+    """
     verdict = Verdict()
+    if book.wanted.figures:
+        return verdict
     runs = _split(book.entries, (None, "resync"))
     if not runs:
         verdict.blame("nothing was told")
         return verdict
     for run in runs if has_gaps else runs[:-1]:
-        _judge_given_up(run, history, verdict)
+        _judge_given_up(run, book.wanted, history, verdict)
     if not has_gaps:
         _judge_run(runs[-1], book.wanted, history, verdict)
     for told in book.discarded:
@@ -78,11 +83,25 @@ def contents(book: Book) -> dict[int, Row]:
         match entry:
             case Start():
                 rows = dict(entry.rows or {})
-            case Told(kind="delete"):
+            case Told(is_gone=True):
                 rows.pop(entry.slot, None)
             case Told(row=row) if row is not None:
                 rows[entry.slot] = row
     return rows
+
+
+def names(book: Book) -> Names:
+    """What the client knows in the end of the parents that rows show."""
+    found: Names = {}
+    for entry in book.entries:
+        match entry:
+            case Start():
+                found = dict(entry.names)
+            case Told(is_gone=True):
+                found.pop(entry.slot, None)
+            case Told():
+                found[entry.slot] = entry.name
+    return found
 
 
 def _split(entries: Sequence[Entry], reasons: tuple[str | None, ...]) -> list[list[Entry]]:
@@ -94,14 +113,14 @@ def _split(entries: Sequence[Entry], reasons: tuple[str | None, ...]) -> list[li
     return parts
 
 
-def _judge_given_up(run: Sequence[Entry], history: History, verdict: Verdict) -> None:
-    told = [entry for entry in run if isinstance(entry, Told) and entry.row is not None and entry.kind != "delete"]
+def _judge_given_up(run: Sequence[Entry], wanted: Wanted, history: History, verdict: Verdict) -> None:
+    told = [entry for entry in run if isinstance(entry, Told) and entry.row is not None and not entry.is_gone]
     times = Counter((entry.kind, entry.slot, entry.row["ver"]) for entry in told if entry.row)
     for (kind, slot, ver), count in times.items():
         if (slot, ver) not in history.versions:
             verdict.invented += 1
             verdict.blame(f"{kind} of slot {slot}, version {ver}, which never was")
-        elif count > 1:
+        elif count > 1 and not (wanted.related and kind == "update"):
             verdict.duplicates += count - 1
             verdict.blame(f"{kind} of slot {slot}, version {ver}, {count} times before a resync")
 
@@ -142,9 +161,11 @@ class _Segment:
         self._judge_order()
 
     def _judge_row(self, slot: int, steps: list[Step], places: list[int]) -> None:
+        starts = [number for number in range(len(steps) + 1) if self._can_begin(slot, steps, number)]
+        if self.wanted.related:
+            places = self._without_shown_again(steps, starts, places)
         told = [self.told[place] for place in places]
         begun = len(steps) - len(told)
-        starts = [number for number in range(len(steps) + 1) if self._can_begin(slot, steps, number)]
         if begun not in starts or [_token(each) for each in told] != [_token(each) for each in steps[begun:]]:
             self._explain(slot, steps, starts, told)
             return
@@ -154,6 +175,23 @@ class _Segment:
         for place, step in zip(places, steps[begun:], strict=True):
             self._step_of[place] = step
             self._judge_content(self.told[place], step)
+
+    def _without_shown_again(self, steps: list[Step], starts: list[int], places: list[int]) -> list[int]:
+        """Those that tell of a step: the others show a row, as it was at some time, since its parent has changed."""
+        for begun in starts:
+            due, told, shown = steps[begun:], list[int](), list[int]()
+            for place in places:
+                is_due = len(told) < len(due) and _token(self.told[place]) == _token(due[len(told)])
+                (told if is_due else shown).append(place)
+            if len(told) == len(due) and all(self._is_shown_again(self.told[place]) for place in shown):
+                return told
+        return places
+
+    def _is_shown_again(self, told: Told) -> bool:
+        if told.kind != "update" or told.row is None:
+            return False
+        row = self.history.versions.get((told.slot, told.row["ver"]))
+        return self.wanted.lets_through(row) and told.row == projected(row, self.wanted)
 
     def _can_begin(self, slot: int, steps: list[Step], number: int) -> bool:
         """Whether the data, as far as they are known, are those before this step."""
@@ -165,7 +203,7 @@ class _Segment:
 
     def _judge_content(self, told: Told, step: Step) -> None:
         row, old = step.row, step.old if self.wanted.old and step.kind != "create" else None
-        if self.wanted.table.is_keyless and step.kind == "delete":
+        if self.wanted.table.is_keyless and step.kind in ("delete", "leave"):
             row = step.old
         xid = step.transaction.xid if self.wanted.tx else None
         if (told.row, told.old, told.xid) != (row, old, xid):
@@ -208,7 +246,12 @@ class _Segment:
                 self.verdict.blame(f"transaction {transaction.number} was committed before the data, and told")
 
     def _judge_order(self) -> None:
-        """No step comes after one that could see it, and those of a transaction come in their order."""
+        """No step comes after one that could see it, and those of a transaction come in their order.
+
+        A row that is shown again may be shown as it is by then, before the change is told that made it so.
+        """
+        if self.wanted.related:
+            return
         seen = 0
         last: dict[Transaction, int] = {}
         for _, step in sorted(self._step_of.items()):
@@ -216,14 +259,15 @@ class _Segment:
             if transaction.commit_done < seen or step.statement.done < last.get(transaction, 0):
                 self.verdict.disordered += 1
                 self.verdict.blame(
-                    f"transaction {transaction.number} is told after one that could see it: {_token(step)}"
+                    f"transaction {transaction.number} is told after one that could see it: {_token(step)} of slot"
+                    f" {step.slot}, to {self.wanted}"
                 )
             seen = max(seen, step.could_see)
             last[transaction] = step.statement.done
 
 
 def _token(each: Step | Told) -> Token:
-    return each.kind, each.row["ver"] if each.row is not None and each.kind != "delete" else None
+    return each.kind, each.row["ver"] if each.row is not None and each.kind not in ("delete", "leave") else None
 
 
 def _tokens(each: Sequence[Step | Told]) -> list[Token]:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import enum
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cdc_bridge.schema.mode import Mode
-from tests.torture.tables import Key, Kind, Table
+from tests.torture import filters
+from tests.torture.tables import Key, Kind, Row, Table
 
 
 class Mishap(enum.Enum):
@@ -55,7 +56,11 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One subscription. `item` is the slot of the one row that it is about."""
+    """One subscription. `item` is the slot of the one row that it is about.
+
+    `figures`: it is told how many rows there are, and what of, in place of rows. `nested`: it is shown the row that
+    `parent` names; `related`: also whenever that changes.
+    """
 
     table: Table
     event: str | None = None
@@ -63,6 +68,23 @@ class Wanted:
     fields: tuple[str, ...] | None = None
     tx: bool = False
     old: bool = False
+    filter: filters.Filter | None = None
+    figures: bool = False
+    nested: bool = False
+    related: bool = False
+
+    @property
+    def can_resume(self) -> bool:
+        """What comes from other tables too, or is not told row by row, comes anew."""
+        return not (self.figures or self.related)
+
+    @property
+    def asks(self) -> bool:
+        """Whether its changes are told only after the database has been asked: while it is away, nobody can say."""
+        return self.nested or self.figures or (self.filter is not None and self.filter.asks)
+
+    def lets_through(self, row: Row | None) -> bool:
+        return row is not None and (self.filter is None or self.filter.holds(row) is True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +174,7 @@ def _table(chance: random.Random, number: int, *, is_harmless: bool) -> Table:
     kind = chance.choice([Kind.PLAIN, Kind.PLAIN, Kind.PINNED, Kind.EXCLUDED, Kind.BY_ROW])
     partitions = chance.choice([0, 0, 3]) if kind is not Kind.BY_ROW else 0
     mode = Mode.LIVE if not is_harmless and chance.random() < 0.15 else Mode.DURABLE
-    return Table(f"t{number}", key, kind, partitions, mode)
+    return Table(f"t{number}", key, kind, partitions, mode, has_parent=chance.random() < 0.5)
 
 
 def _client(chance: random.Random, tables: tuple[Table, ...], wanted_max: int) -> ClientPlan:
@@ -166,17 +188,31 @@ def _client(chance: random.Random, tables: tuple[Table, ...], wanted_max: int) -
 
 
 def _wanted(chance: random.Random, table: Table) -> Wanted:
-    tx, old = chance.random() < 0.3, chance.random() < 0.3
-    fields = None
-    if chance.random() < 0.3:
-        others = [name for name in table.columns if name not in ("slot", "ver")]
-        fields = ("slot", "ver", *chance.sample(others, chance.randint(0, len(others))))
+    if chance.random() < 0.1:
+        return Wanted(table, filter=_filter(chance, table), figures=True)
+    wanted = Wanted(table, fields=_fields(chance, table), tx=chance.random() < 0.3, old=chance.random() < 0.3)
+    if table.has_parent and chance.random() < 0.4:
+        wanted = replace(wanted, nested=True)
+        if chance.random() < 0.4:
+            return replace(wanted, related=True, tx=False, old=False, filter=_filter(chance, table))
     match chance.random():
         case number if number < 0.25:
-            return Wanted(table, chance.choice(["create", "update", "delete"]), None, fields, tx, old)
-        case number if number < 0.45 and table.key is not Key.NONE:
-            return Wanted(table, None, chance.randint(1, 8), fields, tx, old)
-    return Wanted(table, None, None, fields, tx, old)
+            event = chance.choice(["create", "update", "delete"])
+            return replace(wanted, event=event, filter=_filter(chance, table))
+        case number if number < 0.4 and table.key is not Key.NONE:
+            return replace(wanted, item=chance.randint(1, 8))
+    return replace(wanted, filter=_filter(chance, table))
+
+
+def _fields(chance: random.Random, table: Table) -> tuple[str, ...] | None:
+    if chance.random() < 0.7:
+        return None
+    others = [name for name in table.columns if name not in ("slot", "ver")]
+    return ("slot", "ver", *chance.sample(others, chance.randint(0, len(others))))
+
+
+def _filter(chance: random.Random, table: Table) -> filters.Filter | None:
+    return filters.make(chance, has_parent=table.has_parent) if chance.random() < 0.6 else None
 
 
 def _steps(chance: random.Random, *, is_harmless: bool) -> list[Step]:

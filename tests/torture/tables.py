@@ -1,7 +1,8 @@
 """The tables of a story: how they are keyed and captured, and the statements that change them.
 
 Whatever its key, a row is known by its `slot`, a number from which its key is made. Each row says which statement wrote
-it (`ver`), and of which version it was made (`prev`, in the slot `came_from`; NULL when it was inserted).
+it (`ver`), and of which version it was made (`prev`, in the slot `came_from`; NULL when it was inserted). What filters
+look at is made of slot and version, by PostgreSQL there and by Python here.
 """
 
 from __future__ import annotations
@@ -28,6 +29,25 @@ SHIFT = 1000
 """So far a row moves that gets another key together with others."""
 
 OWN_COLUMNS = ("slot", "ver", "prev", "came_from", "n", "note")
+
+PARENT_KINDS: Mapping[int, str] = {number: "odd" if number % 2 else "even" for number in range(1, 6)}
+"""The rows of the table `parents`, by their ids. Their names change, their kinds do not."""
+
+PARENTS = "CREATE TABLE parents (id int PRIMARY KEY, name text NOT NULL, kind text NOT NULL);" + "".join(
+    f"INSERT INTO parents VALUES ({number}, 'nobody', '{kind}');" for number, kind in PARENT_KINDS.items()
+)
+RENAME = "UPDATE parents SET name = %s WHERE id = %s"
+
+_TAGS = ("M%_x", "max", "", None, "ä_m")
+_MADE: Mapping[str, str] = {
+    "room": "int GENERATED ALWAYS AS (CASE WHEN slot = 0 THEN 0 ELSE nullif((slot * 7 + ver) % 5, 4) END) STORED",
+    "tag": "text GENERATED ALWAYS AS (CASE WHEN slot = 0 THEN 'm%_a'"
+    " ELSE (ARRAY['M%_x','max','',NULL,'ä_m'])[1 + (slot + ver) % 5] END) STORED",
+}
+_PARENT = (
+    "int GENERATED ALWAYS AS (CASE WHEN slot = 0 THEN 1 ELSE nullif((slot + ver * 3) % 6, 0) END) STORED"
+    " REFERENCES parents"
+)
 _RETURNING = sql.SQL("RETURNING ") + sql.SQL(", ").join(map(sql.Identifier, OWN_COLUMNS))
 
 
@@ -75,13 +95,14 @@ _MORE_VALUES: Mapping[Kind, Row] = {
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`partitions`: how many, 0 for a table that is not partitioned."""
+    """`partitions`: how many, 0 for a table that is not partitioned. `has_parent`: its rows refer to `parents`."""
 
     name: str
     key: Key
     kind: Kind = Kind.PLAIN
     partitions: int = 0
     mode: Mode = Mode.DURABLE
+    has_parent: bool = False
 
     # --- what clients see ---
 
@@ -91,11 +112,12 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return (*_KEY_COLUMNS[self.key], *OWN_COLUMNS, *_MORE_VALUES[self.kind])
+        return (*_KEY_COLUMNS[self.key], *OWN_COLUMNS, *self._made, *_MORE_VALUES[self.kind])
 
     def row(self, own: Sequence[Any]) -> Row:
         """From the values of OWN_COLUMNS."""
-        return self._key_values(own[0]) | dict(zip(OWN_COLUMNS, own, strict=True)) | _MORE_VALUES[self.kind]
+        row = self._key_values(own[0]) | dict(zip(OWN_COLUMNS, own, strict=True))
+        return row | self._made_values(row["slot"], row["ver"]) | _MORE_VALUES[self.kind]
 
     def item(self, slot: int) -> Any:
         """The key, as clients write it and are told it."""
@@ -114,6 +136,19 @@ class Table:
             case Key.NONE:
                 raise ValueError("rows without a key are told whole")
 
+    @property
+    def _made(self) -> Mapping[str, str]:
+        return {**_MADE, "parent": _PARENT} if self.has_parent else _MADE
+
+    def _made_values(self, slot: int, ver: int) -> Row:
+        is_marker = slot == MARKER
+        room, parent = (slot * 7 + ver) % 5, (slot + ver * 3) % 6
+        values: Row = {
+            "room": 0 if is_marker else None if room == 4 else room,
+            "tag": "m%_a" if is_marker else _TAGS[(slot + ver) % 5],
+        }
+        return values | ({"parent": 1 if is_marker else parent or None} if self.has_parent else {})
+
     def _key_values(self, slot: int) -> Row:
         match self.key:
             case Key.NUMBER:
@@ -129,11 +164,12 @@ class Table:
 
     def definition(self) -> str:
         columns = "".join(f"{name} {type_}, " for name, type_ in _KEY_COLUMNS[self.key].items())
+        made = "".join(f", {name} {text}" for name, text in self._made.items())
         key = f", PRIMARY KEY ({', '.join(_KEY_COLUMNS[self.key])})" if self.key is not Key.NONE else ""
-        by = next(iter(_KEY_COLUMNS[self.key]), "slot")
+        by = f"PARTITION BY HASH ({next(iter(_KEY_COLUMNS[self.key]), 'slot')})" if self.partitions else ""
         statements = [
             f"CREATE TABLE {self.name} ({columns}slot int NOT NULL, ver int NOT NULL, prev int, came_from int, n int,"
-            f" note text{_MORE_COLUMNS[self.kind]}{key}) {f'PARTITION BY HASH ({by})' if self.partitions else ''}",
+            f" note text{made}{_MORE_COLUMNS[self.kind]}{key}) {by}",
             f"CREATE INDEX ON {self.name} (slot)",
             *(
                 f"CREATE TABLE {self.partition(number)} PARTITION OF {self.name}"

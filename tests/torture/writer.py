@@ -17,7 +17,7 @@ import psycopg
 
 from tests.support.server import Database
 from tests.torture.plan import Pace, WriterPlan
-from tests.torture.tables import HOT, SHIFT, Key, Table
+from tests.torture.tables import HOT, PARENT_KINDS, RENAME, SHIFT, Key, Table
 from tests.torture.truth import Operation, RowChange, State, Statement, Transaction, Truth
 
 Connection: TypeAlias = psycopg.AsyncConnection[tuple[Any, ...]]
@@ -88,6 +88,10 @@ class Work:
         issued = self._truth.clock.tick()
         await self._connection.execute(table.truncate())
         self._done(table, issued, [RowChange(Operation.TRUNCATE)])
+
+    async def rename_parent(self, number: int) -> None:
+        """It is no part of the truth: in the end, its name is what it is."""
+        await self._connection.execute(RENAME, [f"name {self._truth.new_version()}", number])
 
     async def copy(self, table: Table, slots: Iterable[int]) -> None:
         issued, ver = self._truth.clock.tick(), self._truth.new_version()
@@ -218,6 +222,9 @@ class Writer:
         table = self._chance.choice(self._tables)
         if self._plan.truncates and self._chance.random() < 0.01:
             await work.truncate(table)
+            return
+        if self._chance.random() < 0.08:
+            await work.rename_parent(self._chance.choice(list(PARENT_KINDS)))
             return
         weights = _SINGLE if self._weather.pace is Pace.DRIZZLE else _ANY
         what = self._chance.choices(list(weights), list(weights.values()))[0]
