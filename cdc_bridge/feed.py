@@ -7,11 +7,14 @@ A feed is HOLDING, MEETING or LIVE.
   others pass. Notifications of changes that the snapshot saw can still be on their way here.
 - LIVE: a heartbeat has proved that they are not. Everything passes.
 
+Rows that are read in between, since what they show has changed elsewhere, go into the stream where their snapshot is:
+the feed waits for them (`wait`), keeps what comes, and gives it out on either side of them (`part`).
+
 It goes from HOLDING to MEETING when `begin` brings the snapshot, from there to LIVE by `heard`, and back to
 HOLDING by `hold`, when the stream had a gap. It never reads the clock or the network.
 
-Bound: `held_bytes_max` of kept changes. Policy: past it the kept changes are forgotten and `begin` says that
-the data is too old to be met; the caller reads it anew.
+Bound: `held_bytes_max` of kept changes. Policy: past it the kept changes are forgotten, and `begin` and `part` say
+that the data is too old to be met; the caller reads it anew.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ class Feed:
     phase: Phase = Phase.HOLDING
     epoch: int = 0
     overflowed: bool = False
+    is_waiting: bool = False
     _held: list[Held] = field(default_factory=list)
     _held_bytes: int = 0
     _snapshot: Snapshot = NOTHING_SEEN
@@ -51,18 +55,33 @@ class Feed:
         self._snapshot = NOTHING_SEEN
         self._forget_held()
         self.overflowed = False
+        self.is_waiting = False
 
     def offer(self, xid: int, events: tuple[Event, ...]) -> tuple[Event, ...]:
         """What of a transaction's events goes out now."""
         match self.phase:
-            case Phase.LIVE:
+            case Phase.MEETING if self._snapshot.sees(xid):
+                return ()
+            case Phase.MEETING | Phase.LIVE if not self.is_waiting:
                 return events
-            case Phase.MEETING:
-                return () if self._snapshot.sees(xid) else events
-            case Phase.HOLDING:
+            case Phase.MEETING | Phase.LIVE | Phase.HOLDING:
                 self._keep(xid, events)
                 return ()
         assert_never(self.phase)
+
+    def wait(self) -> None:
+        """Rows are about to be read, which go into the stream. Who gets fresh data anyway need not wait."""
+        self.is_waiting = self.phase is not Phase.HOLDING
+
+    def part(self, snapshot: Snapshot) -> tuple[list[tuple[Event, ...]], list[tuple[Event, ...]]] | None:
+        """The rows are read: what goes before them, and what after. None: too much has come meanwhile."""
+        if self.overflowed:
+            return None
+        before = [events for xid, events in self._held if snapshot.sees(xid)]
+        after = [events for xid, events in self._held if not snapshot.sees(xid)]
+        self._forget_held()
+        self.is_waiting = False
+        return before, after
 
     def begin(self, snapshot: Snapshot) -> list[tuple[Event, ...]] | None:
         """The initial data is sent; release what its snapshot did not see. None: it is too old, read again."""

@@ -195,12 +195,28 @@ class Hub:
                 self._push(follower, follower.feed.offer(change.xid, (event,)))
         return readings
 
-    def show(self, followers: Iterable[Follower], rows: tuple[bytes, ...]) -> None:
-        """What was stale has been read. Who is about to get fresh data needs none of it."""
-        event = Event(EventKind.UPDATE, rows)
+    def await_rows(self, followers: Iterable[Follower]) -> None:
+        """What is stale for these is about to be read: until it is shown, they are told nothing else."""
         for follower in followers:
-            if follower in self._roll and follower.feed.phase is not Phase.HOLDING:
+            follower.feed.wait()
+
+    def show(self, followers: Iterable[Follower], rows: tuple[bytes, ...], seen: Snapshot) -> list[Reading]:
+        """What was stale has been read, in a snapshot. Who has been promised fresh data meanwhile needs none of it."""
+        event = Event(EventKind.UPDATE, rows)
+        readings = []
+        for follower in followers:
+            if follower not in self._roll or not follower.feed.is_waiting:
+                continue
+            parted = follower.feed.part(seen)
+            if parted is None:
+                readings.append(self._hold(follower))
+                continue
+            before, after = parted
+            self._push_all(follower, before)
+            if rows or follower.subscription.query.aggregate is not None:
                 follower.outlet.push(follower, event, None)
+            self._push_all(follower, after)
+        return readings
 
     def heard(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
         """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
@@ -290,6 +306,10 @@ class Hub:
     def _release(self, follower: Follower, held: list[tuple[Event, ...]]) -> None:
         self._meeting[follower] = None
         for events in held:
+            self._push(follower, events)
+
+    def _push_all(self, follower: Follower, kept: Iterable[tuple[Event, ...]]) -> None:
+        for events in kept:
             self._push(follower, events)
 
     def _push(self, follower: Follower, events: Iterable[Event]) -> None:

@@ -51,6 +51,7 @@ class Refresher:
         """Whoever cannot be shown what is new starts anew, and waits there until that can be read."""
         subscription = refresh.subscription
         query = _query(subscription.query, refresh)
+        self._hub.await_rows(refresh.followers)
         try:
             data = await self._reader.read(subscription.collection, query, subscription.key, self._hub.catalog)
         except SourceChanged:
@@ -66,7 +67,7 @@ class Refresher:
             if data.more and query.aggregate is None:
                 self._agenda.order(self._hub.hold_these(refresh.followers))
             elif data.rows or query.aggregate is not None:
-                self._hub.show(refresh.followers, data.rows)
+                self._agenda.order(self._hub.show(refresh.followers, data.rows, data.snapshot))
 
 
 def _query(query: Query, refresh: Refresh) -> Query:

@@ -126,8 +126,32 @@ def test_rows_that_show_a_change_are_stale_until_they_are_read() -> None:
     (refresh,) = scene.hub.stale.take()
     assert (refresh.filter, refresh.followers) == (one_of(MESSAGES, "author", b"7"), (scene.reading.follower,))
     assert not scene.hub.stale
-    scene.hub.show(refresh.followers, (b'{"author":{"name":"b"}}',))
+    scene.hub.await_rows(refresh.followers)
+    assert scene.hub.show(refresh.followers, (b'{"author":{"name":"b"}}',), NOW) == []
     assert scene.client.take() == [("update", [{"author": {"name": "b"}}])]
+
+
+def test_rows_that_are_shown_again_come_where_they_were_read() -> None:
+    """What they saw is told before them, what they did not see after; nothing that is older comes last."""
+    scene = Scene(Subscription(MESSAGES, Query(Projection.of(MESSAGES.columns[:1])), related=True)).begin()
+    (follower,) = [scene.reading.follower]
+    scene.hub.await_rows([follower])
+    scene.hub.apply(insert(row(id=1), of=MESSAGES, xid=12))
+    scene.hub.apply(insert(row(id=2), of=MESSAGES, xid=13))
+    assert scene.client.take() == []
+    scene.hub.show([follower], (b'{"id":1}',), Snapshot(13, 13, frozenset()))
+    assert scene.client.take() == [("create", [{"id": 1}]), ("update", [{"id": 1}]), ("create", [{"id": 2}])]
+    scene.hub.apply(insert(row(id=3), of=MESSAGES, xid=14))
+    assert scene.client.take() == [("create", [{"id": 3}])]
+
+
+def test_fresh_data_make_rows_that_were_waited_for_worthless() -> None:
+    scene = Scene(showing_authors()).begin()
+    scene.hub.await_rows([scene.reading.follower])
+    (scene.reading,) = scene.hub.hold()
+    scene.begin()
+    scene.hub.show([scene.reading.follower], (b'{"author":{"name":"old"}}',), NOW)
+    assert scene.client.take() == []
 
 
 def test_who_did_not_ask_for_related_rows_is_not_told() -> None:
@@ -168,7 +192,8 @@ def test_figures_are_stale_whatever_changed_and_shown_when_there_are_none() -> N
     scene = Scene(Subscription(AUTHORS, query)).begin()
     scene.hub.apply(RENAMED)
     (refresh,) = scene.hub.stale.take()
-    scene.hub.show(refresh.followers, ())
+    scene.hub.await_rows(refresh.followers)
+    scene.hub.show(refresh.followers, (), NOW)
     assert scene.client.take() == [("update", [])]
 
 
