@@ -99,14 +99,21 @@ class Listener:
         await self._tell(ready)
 
     async def _tell(self, changes: Sequence[Change]) -> None:
-        weighed = [(change, self._weigh(change)) for change in changes]
-        await self._asking.settle([weighing for _, weighing in weighed if weighing])
-        for change, weighing in weighed:
+        for change, weighing in await self._weighed(changes):
             try:
                 readings = self._hub.apply(change, weighing)
             except Exception:  # a value that we stumble over must not end the stream of all the others
                 readings = self._give_up(change)
             self._agenda.order(readings)
+
+    async def _weighed(self, changes: Sequence[Change]) -> list[tuple[Change, Weighing[Follower] | None]]:
+        """With all that had to be asked. A catalog that comes meanwhile takes followers elsewhere: once more, then."""
+        while True:
+            catalog = self._hub.catalog
+            weighed = [(change, self._weigh(change)) for change in changes]
+            await self._asking.settle([weighing for _, weighing in weighed if weighing])
+            if self._hub.catalog is catalog:
+                return weighed
 
     def _weigh(self, change: Change) -> Weighing[Follower] | None:
         try:

@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 from cdc_bridge.broker import Broker
-from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.catalog import Catalog, Collection, PgType, Reference
 from cdc_bridge.change import NOTHING_SEEN, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
 from cdc_bridge.cursor import Cursor, Seal
 from cdc_bridge.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
-from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Page
+from cdc_bridge.ports import Arbiter, Asked, CaughtUp, InitialData, LogReader, Missed, Page
 from cdc_bridge.protocol import Subscribe
 from cdc_bridge.query import QueryLimits
+from cdc_bridge.questions import Case, Completed, Completion, Verdict
 from cdc_bridge.subscription import Query
 from tests.core.facts import (
     CATALOG,
@@ -123,7 +124,7 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    log: LogReader | None = None, catalog: Catalog = CATALOG, *, resumes_max: int = 4
+    log: LogReader | None = None, catalog: Catalog = CATALOG, *, resumes_max: int = 4, arbiter: Arbiter | None = None
 ) -> AsyncIterator[Scene]:
     stream, tables = Stream(), Tables(catalog)
     broker = Broker(
@@ -131,6 +132,7 @@ async def scene(
         tables,
         Catalogs(tables),
         log,
+        arbiter,
         limits=QueryLimits(),
         subscriptions_max=2,
         held_bytes_max=10_000,
@@ -238,6 +240,47 @@ async def test_change_of_an_altered_table_is_read_by_the_new_catalog() -> None:
         s.stream.say(altered, after)
         await s.quiet()
         assert s.client.take() == [RESYNC, ("create", [{"id": "2", "text": "after"}])]
+
+
+class Thinking:
+    """Lets every row through, after it has been told to `go_on`."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.go_on = asyncio.Event()
+
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+        self.asked += 1
+        await self.go_on.wait()
+        return [(True,) * len(case.images) for case in cases]
+
+    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+        return []
+
+    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
+        return [text.encode() for _, text in values]
+
+
+async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_nothing() -> None:
+    """Those who follow the table go on, under the new catalog, with the change that is being judged."""
+    arbiter = Thinking()
+    async with scene(arbiter=arbiter) as s:
+        s.stream.say(Listening())
+        await s.broker.subscribe(s.client, SUBSCRIBE)
+        asking = Recorder()
+        await s.broker.subscribe(asking, replace(SUBSCRIBE, query={"filter": {"text": {"_regex": "x"}}}))
+        await s.quiet()
+        s.client.take(), asking.take()
+        s.stream.say(insert(row(id=1, text="a"), xid=20))
+        await s.quiet()
+        assert (arbiter.asked, s.client.take()) == (1, [])
+        s.tables.catalog = Catalog([replace(MESSAGES, references=(Reference("text", "kin", 100, "id"),))])
+        with pytest.raises(RequestError, match="FORBIDDEN"):
+            await s.broker.subscribe(Recorder(), replace(SUBSCRIBE, collection="unknown"))
+        arbiter.go_on.set()
+        await s.quiet()
+        assert s.client.take() == [("create", [{"id": 1, "text": "a"}])]
+        assert asking.take() == [("create", [{"id": 1, "text": "a"}])]
 
 
 async def test_changes_older_than_the_catalog_do_not_read_it_again_and_again() -> None:
