@@ -17,9 +17,8 @@ from cdc_bridge.change import Change, Operation, Position, Snapshot
 from cdc_bridge.cursor import Cursor, going_on
 from cdc_bridge.follower import Anchor, Follower, Reading
 from cdc_bridge.hub import Hub
-from cdc_bridge.matching import Group
+from cdc_bridge.matching import Group, judges
 from cdc_bridge.order import TransactionOrders
-from cdc_bridge.predicate import compile_filter
 from cdc_bridge.rendering import Rendering
 from cdc_bridge.subscription import Event, EventKind
 from cdc_bridge.weighing import CannotTell, Weighing
@@ -51,7 +50,7 @@ class Catching:
         follower.after = None
         key = hub.encoders(relation_id).key
         follower.outlet.push(follower, Event(EventKind.INIT, resumed=True), hub.claim(follower, cursor))
-        group: Group[Follower] = Group(follower.subscription, compile_filter(follower.subscription.query.filter))
+        group: Group[Follower] = Group(follower.subscription, *judges(follower.subscription.query.filter))
         return cls(hub, follower.reading(), anchor, cursor.told, group, TransactionOrders(key) if key else None)
 
     @property

@@ -186,6 +186,25 @@ def relations(filter_: Filter) -> Iterator[Related]:
                 yield from relations(part)
 
 
+def of_the_past(filter_: Filter) -> Filter:
+    """What a row that is no more can be judged by: its own columns.
+
+    The rows that it led to may be gone as well, or others, by now, and when it entered it was another time. Where these
+    would decide, it counts as let through: to be told that a row has gone which was never there does no harm, not to
+    be told leaves it there for ever.
+    """
+    match filter_:
+        case And(parts):
+            past = tuple(map(of_the_past, parts))
+            return filter_ if past == parts else conjunction(*past)
+        case Or(parts):
+            past = tuple(map(of_the_past, parts))
+            return filter_ if past == parts else disjunction(*past)
+        case Comparison(values=values) if not any(isinstance(value, Now) for value in values):
+            return filter_
+    return EVERYTHING
+
+
 def conjunction(*filters: Filter) -> Filter:
     """All of these, flat."""
     parts: dict[Filter, None] = {}

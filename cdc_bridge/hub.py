@@ -23,7 +23,7 @@ from cdc_bridge.matching import Group
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Projection
 from cdc_bridge.register import Differences, Register
-from cdc_bridge.relating import showing, tables_of
+from cdc_bridge.relating import deciding, showing, tables_of
 from cdc_bridge.rendering import Encoders, Rendering
 from cdc_bridge.roll import Judge, Judgement, Roll
 from cdc_bridge.stale import Stale
@@ -185,6 +185,9 @@ class Hub:
         filters: dict[tuple[int, Projection], Filter | None] = {}
         for follower in self._roll.showing(collection.relation_id):
             base, projection = follower.subscription.collection, follower.subscription.query.projection
+            if collection.relation_id in deciding(follower.subscription):
+                readings.append(self._hold(follower))  # any row may have entered its filter, or left it
+                continue
             key = base.relation_id, projection
             if key not in filters:
                 filters[key] = showing(base, projection, change, self.catalog)

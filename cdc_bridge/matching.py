@@ -8,13 +8,13 @@ do that stand where its rows lead. Groups with the same filter stand there toget
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from cdc_bridge.cover import Cover, cover
-from cdc_bridge.filter import Filter
-from cdc_bridge.image import Image
+from cdc_bridge.filter import Filter, of_the_past
+from cdc_bridge.image import Image, Judge
 from cdc_bridge.predicate import compile_filter
 from cdc_bridge.roster import Crew, Roster, joined, left
 from cdc_bridge.shelf import Shelves, Values
@@ -28,12 +28,13 @@ Found = TypeVar("Found", bound=Hashable)
 class Group(Generic[Member]):
     """`subscription` stands for all members; its `uid` is nobody's. Members keep their order of arrival.
 
-    `predicate` says whether the filter lets a row through, None where the database has to. Equal filters of a table
-    have the same one.
+    `predicate` says whether the filter lets a row through, None where the database has to; `former` says it of rows as
+    they were (see `filter.of_the_past`). Equal filters of a table have the same ones.
     """
 
     subscription: Subscription
-    predicate: Callable[[Image], bool | None]
+    predicate: Judge
+    former: Judge
     members: Roster[Member, None] = field(default_factory=Roster)
 
 
@@ -83,7 +84,8 @@ class _Sieve(Generic[Member]):
     `cover` is what the sieve is found by; None: it is found by every row.
     """
 
-    predicate: Callable[[Image], bool | None]
+    predicate: Judge
+    former: Judge
     cover: Cover | None
     groups: Crew[Group[Member]] = ()
 
@@ -107,7 +109,9 @@ class _Table(Generic[Member]):
         kind = sieve, _kind(subscription)
         group = self.groups.get(kind)
         if group is None:
-            group = Group(replace(subscription, uid=None, key=None, request=None, cursor=False), sieve.predicate)
+            group = Group(
+                replace(subscription, uid=None, key=None, request=None, cursor=False), sieve.predicate, sieve.former
+            )
             self.groups.put(kind, group)
             self._put(group, sieve)
         group.members.put(member, None)
@@ -153,7 +157,7 @@ class _Table(Generic[Member]):
         return self._sieves if subscription.item is None else self._of_items
 
     def _sieve(self, filter_: Filter) -> _Sieve[Member]:
-        sieve: _Sieve[Member] = _Sieve(compile_filter(filter_), cover(filter_, self._by_cover.cost))
+        sieve: _Sieve[Member] = _Sieve(*judges(filter_), cover(filter_, self._by_cover.cost))
         self._sieves.put(filter_, sieve)
         if sieve.cover is None:
             self._by_every_row.put(sieve, None)
@@ -162,7 +166,7 @@ class _Table(Generic[Member]):
         return sieve
 
     def _item_sieve(self, filter_: Filter) -> _Sieve[Member]:
-        sieve: _Sieve[Member] = _Sieve(compile_filter(filter_), None)
+        sieve: _Sieve[Member] = _Sieve(*judges(filter_), None)
         self._of_items.put(filter_, sieve)
         return sieve
 
@@ -185,6 +189,12 @@ class _Table(Generic[Member]):
             self._by_every_row.drop(sieve)
         else:
             self._by_cover.drop(sieve.cover, sieve)
+
+
+def judges(filter_: Filter) -> tuple[Judge, Judge]:
+    """Of rows as they are, and as they were."""
+    predicate, past = compile_filter(filter_), of_the_past(filter_)
+    return predicate, predicate if past is filter_ else compile_filter(past)
 
 
 def _note(found: dict[Found, list[int]], things: Iterable[Found], position: int) -> None:

@@ -73,6 +73,11 @@ def _of_filter(filter_: Filter) -> set[int]:
     return found
 
 
+def deciding(subscription: Subscription) -> frozenset[int]:
+    """Other tables whose rows say which rows the filter lets through."""
+    return frozenset(_of_filter(subscription.query.filter) - {subscription.collection.relation_id})
+
+
 def showing(base: Collection, projection: Projection, change: Change, catalog: Catalog) -> Filter | None:
     """The rows of `base` that show what has changed, along every path that ends in its table.
 

@@ -11,7 +11,7 @@ from cdc_bridge.errors import RequestError
 from cdc_bridge.follower import Follower
 from cdc_bridge.matching import Group, Index
 from cdc_bridge.register import Differences
-from cdc_bridge.relating import tables_of, targets
+from cdc_bridge.relating import deciding, tables_of, targets
 from cdc_bridge.subscription import Subscription
 
 Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
@@ -59,7 +59,9 @@ class Roll:
         return self.index.members(relation_id)
 
     def showing(self, relation_id: int) -> list[Follower]:
-        """Those who follow another table and asked to be told what happens to the rows of this one that it shows."""
+        """Those who asked to be told what happens here, although they follow another table, since it shows rows of this
+        one, or its filter leads here.
+        """
         return list(self._showing.get(relation_id, ()))
 
     def judged_anew(self, catalog: Catalog, differences: Differences, judge: Judge) -> list[tuple[Follower, Judgement]]:
@@ -87,7 +89,7 @@ class Roll:
 
 
 def _shown(subscription: Subscription) -> Iterable[int]:
-    return targets(subscription.query.projection) if subscription.related else ()
+    return targets(subscription.query.projection) | deciding(subscription) if subscription.related else ()
 
 
 def _judged(subscription: Subscription, collection: Collection, judge: Judge) -> Judgement:

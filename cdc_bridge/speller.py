@@ -6,6 +6,7 @@ asked once for all of them: a query that needs such values is read a second time
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -13,6 +14,10 @@ from typing import Any, TypeAlias
 from cdc_bridge import comparing, exactjson
 from cdc_bridge.catalog import PgType
 from cdc_bridge.filter import Literal
+
+_OF_TIME = re.compile("date|time|^ts")
+_PASSING = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+"""PostgreSQL would read these words, once and for ever."""
 
 Spelled: TypeAlias = tuple[PgType, str]
 """A type, and a client's value for it as JSON text."""
@@ -52,6 +57,8 @@ class Speller:
             raise Unspelled(tuple(self._needed))
 
     def _foreign(self, type_: PgType, text: str) -> Literal:
+        if _OF_TIME.search(type_.name) and _PASSING.search(text):
+            raise ValueError("a word that means another moment each time; $NOW is asked for with each change")
         if (type_, text) not in self._known:
             self._needed[type_, text] = None
             return Literal(b"null")

@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.cursor import Mark
-from cdc_bridge.filter import EVERYTHING, Filter
+from cdc_bridge.filter import EVERYTHING, Filter, of_the_past
 from cdc_bridge.image import Image, Judge
 from cdc_bridge.matching import Group, Index
 from cdc_bridge.projection import Projection
@@ -55,11 +55,14 @@ class _Positions:
         """Empty when it is known which rows are let through."""
         return self.failure or ("nobody has been asked about some rows" if self.unsure_old or self.unsure_new else "")
 
-    def settle(self, old: frozenset[int], new: frozenset[int]) -> None:
+    def settle(self, let_through: frozenset[int], *, of_old: bool) -> None:
         """The database has decided: of the unsure ones, these are let through."""
-        self.old = sorted([*self.old, *(i for i in self.unsure_old if i in old)])
-        self.new = sorted([*self.new, *(i for i in self.unsure_new if i in new)])
-        self.unsure_old, self.unsure_new = [], []
+        if of_old:
+            self.old = sorted([*self.old, *let_through.intersection(self.unsure_old)])
+            self.unsure_old = []
+        else:
+            self.new = sorted([*self.new, *let_through.intersection(self.unsure_new)])
+            self.unsure_new = []
 
 
 class Weighing(Generic[Member]):
@@ -76,8 +79,8 @@ class Weighing(Generic[Member]):
         self._positions: dict[Group[Member], _Positions] = {}
         self._verdicts: dict[Judge, _Positions] = {}
         self._every_row: dict[Group[Member], None] = {}
-        self._asked: list[tuple[list[int], list[int]]] = []
-        self._deciding: dict[Filter, list[_Positions]] = {}
+        self._asked: list[list[int]] = []
+        self._deciding: dict[tuple[Filter, bool], list[_Positions]] = {}
         self._completing: dict[tuple[Projection, bool], list[int]] = {}
         self._completions: dict[tuple[Projection, bool], dict[int, Row]] = {}
         self._incomplete: dict[Projection, str] = {}
@@ -110,21 +113,21 @@ class Weighing(Generic[Member]):
             self._every_row[group] = None
             return
         if group.subscription.item is not None:  # it is found by other rows than its filter lets through
-            found = self._judged(group.predicate, images, positions)
+            found = self._judged(group, images, positions)
         elif (known := self._verdicts.get(group.predicate)) is None:
-            found = self._verdicts[group.predicate] = self._judged(group.predicate, images, positions)
+            found = self._verdicts[group.predicate] = self._judged(group, images, positions)
         else:
             found = known
         if found:
             self._positions[group] = found
 
-    def _judged(self, judge: Judge, images: Sequence[Image], positions: Sequence[int]) -> _Positions:
+    def _judged(self, group: Group[Member], images: Sequence[Image], positions: Sequence[int]) -> _Positions:
         found = _Positions()
         begin = len(self.change.old)
         for position in positions:
-            verdict = judge(images[position])
+            of_old = position < begin
+            verdict = (group.former if of_old else group.predicate)(images[position])
             if verdict is not False:
-                of_old = position < begin
                 found.note(position if of_old else position - begin, verdict, of_old=of_old)
         return found
 
@@ -132,26 +135,28 @@ class Weighing(Generic[Member]):
 
     def cases(self) -> list[Case]:
         for group, found in self._positions.items():
-            if found.unsure_old or found.unsure_new:
-                self._deciding.setdefault(group.subscription.query.filter, []).append(found)
-        return [self._case(filter_, unsure) for filter_, unsure in self._deciding.items()]
+            filter_ = group.subscription.query.filter
+            if found.unsure_old:
+                self._deciding.setdefault((of_the_past(filter_), True), []).append(found)
+            if found.unsure_new:
+                self._deciding.setdefault((filter_, False), []).append(found)
+        return [self._case(filter_, unsure, of_old=of_old) for (filter_, of_old), unsure in self._deciding.items()]
 
-    def _case(self, filter_: Filter, unsure: Sequence[_Positions]) -> Case:
-        old = sorted({i for each in unsure for i in each.unsure_old})
-        new = sorted({i for each in unsure for i in each.unsure_new})
-        self._asked.append((old, new))
-        images = (*(self.change.old[i] for i in old), *(self.change.new[i] for i in new))
-        return Case(self.collection, self._catalog, filter_, images, self._now_us)
+    def _case(self, filter_: Filter, unsure: Sequence[_Positions], *, of_old: bool) -> Case:
+        positions = sorted({i for each in unsure for i in (each.unsure_old if of_old else each.unsure_new)})
+        self._asked.append(positions)
+        rows = self.change.old if of_old else self.change.new
+        return Case(self.collection, self._catalog, filter_, tuple([rows[i] for i in positions]), self._now_us)
 
     def decide(self, verdicts: Sequence[Verdict]) -> None:
         """The answers to `cases`, in their order."""
-        for verdict, unsure, (old, new) in zip(verdicts, self._deciding.values(), self._asked, strict=True):
+        asked = zip(self._deciding.items(), self._asked, strict=True)
+        for verdict, (((_, of_old), unsure), positions) in zip(verdicts, asked, strict=True):
             for each in unsure:
                 if isinstance(verdict, Failure):
                     each.failure = verdict.reason
                 else:
-                    of_old, of_new = verdict[: len(old)], verdict[len(old) :]
-                    each.settle(_let_through(old, of_old), _let_through(new, of_new))
+                    each.settle(_let_through(positions, verdict), of_old=of_old)
 
     # --- 3: what images do not have ---
 

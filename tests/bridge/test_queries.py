@@ -111,6 +111,42 @@ async def test_filters_look_at_other_tables(database: Database) -> None:
         ]
 
 
+@pytest.mark.parametrize(
+    ("action", "told"),
+    [
+        ("CASCADE", [("delete", 1), ("delete", 3)]),
+        ("SET NULL", [("delete leave", 1), ("delete leave", 3)]),
+    ],
+)
+async def test_rows_go_with_what_let_them_through(database: Database, action: str, told: list[Any]) -> None:
+    """By the time it is told, what the row led to is gone."""
+    database.execute(BLOG)
+    database.execute("ALTER TABLE messages DROP CONSTRAINT messages_author_fkey")
+    database.execute(f"ALTER TABLE messages ADD FOREIGN KEY (author) REFERENCES authors ON DELETE {action}")
+    attach(database, "authors", "messages")
+    async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
+        await subscribe(client, {"fields": ["id"], "filter": {"author": {"name": {"_eq": "Ann"}}}})
+        database.execute("DELETE FROM authors WHERE id = 1")
+        assert await events(client, 2) == told
+
+
+async def test_what_a_filter_leads_to_is_followed_by_those_who_ask_for_it(database: Database) -> None:
+    async with blog(database) as client:
+        query = {"fields": ["id"], "filter": {"author": {"name": {"_eq": "Ann"}}}}
+        assert (await subscribe(client, query, related=True))["data"] == [{"id": 1}, {"id": 3}]
+        database.execute("UPDATE authors SET name = CASE name WHEN 'Ann' THEN 'Bob' ELSE 'Ann' END")
+        again = await client.next()
+        assert (again["event"], again["reason"], again["data"]) == ("init", "resync", [{"id": 2}])
+
+
+async def test_row_that_time_has_passed_by_is_told_to_go_when_it_changes(database: Database) -> None:
+    async with blog(database) as client:
+        await subscribe(client, {"fields": ["id"], "filter": {"created": {"_gt": "$NOW(-1 hour)"}}})
+        database.execute("INSERT INTO messages (id, created) VALUES (4, clock_timestamp()), (5, '2020-01-01')")
+        database.execute("UPDATE messages SET text = 'old' WHERE id = 1")
+        assert await events(client, 2) == [("create", {"id": 4}), ("delete leave", 1)]
+
+
 async def test_nested_rows_are_shown_in_data_and_events(database: Database, mode: Mode) -> None:
     async with blog(database, mode) as client:
         query = {"fields": ["id", "author.name", "author.messages.id", "year(created)", "count(tags)"], "sort": ["id"]}

@@ -675,3 +675,12 @@ def test_order_of_a_group_means_nothing(raw: Any) -> None:
     one, other = (resolve({"filter": each}, THINGS, limits).filter for each in (raw, turned(raw)))
     assert one == other
     assert resolve({"filter": json.dumps(raw)}, THINGS, limits).filter == one
+
+
+@pytest.mark.parametrize("word", ["now", "TODAY", "yesterday", "$NOW ", " tomorrow"])
+def test_words_that_mean_another_moment_each_time_are_refused(word: str) -> None:
+    """PostgreSQL would read them once, and for ever."""
+    with pytest.raises(RequestError) as refused:
+        resolve({"filter": {"ts": {"_gt": word}}}, THINGS, QueryLimits())
+    assert refused.value.code == "INVALID_QUERY"
+    assert '"ts"' in refused.value.message

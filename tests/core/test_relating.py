@@ -197,6 +197,13 @@ def test_figures_are_stale_whatever_changed_and_shown_when_there_are_none() -> N
     assert scene.client.take() == [("update", [])]
 
 
+def test_filter_that_leads_to_what_has_changed_brings_fresh_data() -> None:
+    filter_ = Related(MESSAGES.by_reference["author"], Quantifier.JOINED, one_of(AUTHORS, "name", b'"a"'))
+    query = Query(Projection.of(MESSAGES.columns), filter=filter_)
+    assert len(Scene(Subscription(MESSAGES, query, related=True)).begin().hub.apply(RENAMED)) == 1
+    assert len(Scene(Subscription(MESSAGES, query)).begin().hub.apply(RENAMED)) == 0
+
+
 # --- another catalog ---
 
 
