@@ -20,9 +20,9 @@ import msgspec
 from benchmarks.figures import headline, in_turn, show, show_ratio
 from cdc_bridge.catalog import Collection, Column, PgType
 from cdc_bridge.change import Relation, Row
-from cdc_bridge.filter import EVERYTHING, And, Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.image import Image
-from cdc_bridge.matching import Index
+from cdc_bridge.filters.filter import EVERYTHING, And, Comparison, Field, Filter, Literal, Operator
+from cdc_bridge.filters.image import Image
+from cdc_bridge.index.matching import Index
 from cdc_bridge.projection import Output, Projection
 from cdc_bridge.subscription import Query, Subscription
 

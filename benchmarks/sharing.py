@@ -18,15 +18,15 @@ from functools import partial
 import orjson
 
 from benchmarks.figures import headline, in_turn, show, show_ratio
-from cdc_bridge.backlog import Backlog
 from cdc_bridge.capture.payload import Decoder, Inline
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.change import NO_ERA, Change, Relation, Snapshot
 from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import RequestError
-from cdc_bridge.filter import Comparison, Field, Literal, Operator
-from cdc_bridge.follower import Anchor, Follower
-from cdc_bridge.hub import Hub
+from cdc_bridge.filters.filter import Comparison, Field, Literal, Operator
+from cdc_bridge.hub.backlog import Backlog
+from cdc_bridge.hub.follower import Anchor, Follower
+from cdc_bridge.hub.hub import Hub
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Projection
 from cdc_bridge.subscription import Event, Query, Subscription

@@ -12,20 +12,20 @@ from dataclasses import dataclass, field
 
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.arbiter import PooledArbiter
-from cdc_bridge.broker import Broker
+from cdc_bridge.broker.broker import Broker
+from cdc_bridge.broker.desk import ASKING_MAX
 from cdc_bridge.capture.connection import KEEPALIVES
 from cdc_bridge.capture.log import LogCapture, LogOptions
 from cdc_bridge.capture.log_reader import PooledLogReader
 from cdc_bridge.conninfo import READ
-from cdc_bridge.desk import ASKING_MAX
 from cdc_bridge.errors import BridgeError
-from cdc_bridge.query import QueryLimits
+from cdc_bridge.queries.query import QueryLimits
+from cdc_bridge.reading.arbiter import PooledArbiter
+from cdc_bridge.reading.snapshot import Pool, SnapshotReader
 from cdc_bridge.schema.catalog_reader import PooledCatalogReader
 from cdc_bridge.schema.custodian import LogCustodian
 from cdc_bridge.schema.pruner import LogPruner
 from cdc_bridge.schema.session import prepare
-from cdc_bridge.snapshot import Pool, SnapshotReader
 from cdc_bridge.transport.http import Door, is_loopback
 from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
 

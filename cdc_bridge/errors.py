@@ -26,7 +26,8 @@
 secret. The facts of an error are attributes, so that nobody parses the sentence.
 
 Others never leave their part of the program, and so stand there: `protocol.InvalidMessage`, `cli.output.ReaderGone`,
-`capture.reading.Unreadable`, `scalars.Undecided`, `spelling.NotNative`, `speller.Unspelled` and `weighing.CannotTell`.
+`capture.reading.Unreadable`, `filters.scalars.Undecided`, `filters.spelling.NotNative`, `queries.speller.Unspelled` and
+`hub.weighing.CannotTell`.
 """
 
 from __future__ import annotations

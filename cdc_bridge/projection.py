@@ -14,7 +14,7 @@ from typing import TypeAlias
 from cdc_bridge import values
 from cdc_bridge.catalog import Collection, Column, Reference
 from cdc_bridge.change import Row
-from cdc_bridge.filter import EVERYTHING, Field, Filter
+from cdc_bridge.filters.filter import EVERYTHING, Field, Filter
 from cdc_bridge.rawjson import split_array, split_object
 
 

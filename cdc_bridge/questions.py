@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Row
-from cdc_bridge.filter import Filter
+from cdc_bridge.filters.filter import Filter
 from cdc_bridge.projection import Projection
 
 

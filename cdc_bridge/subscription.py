@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from cdc_bridge.catalog import Collection
 from cdc_bridge.cursor import Mark
-from cdc_bridge.filter import EVERYTHING, Field, Filter
+from cdc_bridge.filters.filter import EVERYTHING, Field, Filter
 from cdc_bridge.projection import Projection, SortKey
 
 Uid: TypeAlias = str | int | float | None

@@ -17,6 +17,7 @@ from typing import TypeAlias, assert_never
 import msgspec
 
 from cdc_bridge.catalog import PgType, TypeKind
+from cdc_bridge.instants import civil, day_number
 from cdc_bridge.rawjson import split_array, split_object
 
 Encoder: TypeAlias = Callable[[bytes], bytes]
@@ -72,33 +73,12 @@ def _in_utc(raw: bytes) -> bytes:
     offset_s = (int(found[9]) * 60 + int(found[10])) * 60 + int(found[11] or 0)
     local_s = (hour * 60 + minute) * 60 + second
     days, second_of_day = divmod(local_s + (offset_s if sign == b"-" else -offset_s), 86_400)
-    year, month, day = _civil(_day_number(1 - year if era else year, month, day) + days)
+    year, month, day = civil(day_number(1 - year if era else year, month, day) + days)
     minutes, second = divmod(second_of_day, 60)
     digits = 3 if len(fraction) <= 3 else 6
     date = f"{year if year > 0 else 1 - year:04d}-{month:02d}-{day:02d}"
     time = f"{minutes // 60:02d}:{minutes % 60:02d}:{second:02d}.{fraction.decode().ljust(digits, '0')}Z"
     return f'"{date}T{time}{" BC" if year <= 0 else ""}"'.encode()
-
-
-def _day_number(year: int, month: int, day: int) -> int:
-    """Days since the first of March of the year 0, for any year; Python's dates end where PostgreSQL's do not.
-
-    H. Hinnant, "chrono-Compatible Low-Level Date Algorithms". The year begins in March, so that leap days end it.
-    """
-    year -= month <= 2
-    cycle, year_of_cycle = divmod(year, 400)
-    day_of_year = (153 * ((month + 9) % 12) + 2) // 5 + day - 1
-    return cycle * 146_097 + year_of_cycle * 365 + year_of_cycle // 4 - year_of_cycle // 100 + day_of_year
-
-
-def _civil(number: int) -> tuple[int, int, int]:
-    """The inverse of `_day_number`."""
-    cycle, day = divmod(number, 146_097)
-    year_of_cycle = (day - day // 1460 + day // 36_524 - day // 146_096) // 365
-    day_of_year = day - (365 * year_of_cycle + year_of_cycle // 4 - year_of_cycle // 100)
-    part = (5 * day_of_year + 2) // 153
-    month = part + 3 if part < 10 else part - 9
-    return cycle * 400 + year_of_cycle + (month <= 2), month, day_of_year - (153 * part + 2) // 5 + 1
 
 
 def name(text: str) -> bytes:

@@ -7,10 +7,10 @@ import asyncio
 from websockets.asyncio.server import ServerConnection
 
 from cdc_bridge import protocol
-from cdc_bridge.backlog import Backlog
 from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import RequestError
-from cdc_bridge.follower import Follower
+from cdc_bridge.hub.backlog import Backlog
+from cdc_bridge.hub.follower import Follower
 from cdc_bridge.protocol import CloseCode
 from cdc_bridge.subscription import Event
 

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.typing import Subprotocol
 
 from cdc_bridge import protocol
-from cdc_bridge.broker import Broker
+from cdc_bridge.broker.broker import Broker
 from cdc_bridge.errors import RequestError
 from cdc_bridge.protocol import CloseCode, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.session import Abuse, Reply, Request, Session

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import pytest
 
-from cdc_bridge.follower import Follower
-from cdc_bridge.hub import Hub
+from cdc_bridge.hub.follower import Follower
+from cdc_bridge.hub.hub import Hub
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.server import Database

@@ -12,7 +12,7 @@ from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.change import Change, Operation, Position, Relation, Row, Snapshot
 from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import RequestError
-from cdc_bridge.follower import Follower
+from cdc_bridge.hub.follower import Follower
 from cdc_bridge.projection import Projection
 from cdc_bridge.subscription import Event, EventKind, Query, Subscription
 

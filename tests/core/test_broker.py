@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.broker import Broker
+from cdc_bridge.broker.broker import Broker
 from cdc_bridge.catalog import Catalog, Collection, PgType, Reference
 from cdc_bridge.change import NOTHING_SEEN, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
 from cdc_bridge.cursor import Cursor, Seal
 from cdc_bridge.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.ports import Arbiter, Asked, CaughtUp, InitialData, LogReader, Missed, Page
 from cdc_bridge.protocol import Subscribe
-from cdc_bridge.query import QueryLimits
+from cdc_bridge.queries.query import QueryLimits
 from cdc_bridge.questions import Case, Completed, Completion, Verdict
 from cdc_bridge.subscription import Query
 from tests.core.facts import (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.feed import Feed, Phase
+from cdc_bridge.hub.feed import Feed, Phase
 from cdc_bridge.subscription import Event, EventKind
 from tests.core.facts import snapshot
 

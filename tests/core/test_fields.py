@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from cdc_bridge.catalog import Collection, Column, PgType
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import RequestError
-from cdc_bridge.filter import EVERYTHING, Comparison, Field, Literal, Operator
+from cdc_bridge.filters.filter import EVERYTHING, Comparison, Field, Literal, Operator
 from cdc_bridge.projection import Nested, Output, Projection, SortKey
-from cdc_bridge.query import QueryLimits, Unspelled, resolve
+from cdc_bridge.queries.query import QueryLimits, Unspelled, resolve
 from tests.core.shapes import AUTHORS, CATALOG, LINES, MESSAGES, PAIRS, TEAMS
 
 LIMITS = QueryLimits(limit_default=100, limit_max=1000)

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from cdc_bridge.change import NO_ERA, Snapshot
-from cdc_bridge.filter import EVERYTHING, Comparison, Field, Literal, Operator
-from cdc_bridge.follower import Anchor
-from cdc_bridge.hub import Hub
+from cdc_bridge.filters.filter import EVERYTHING, Comparison, Field, Literal, Operator
+from cdc_bridge.hub.follower import Anchor
+from cdc_bridge.hub.hub import Hub
 from cdc_bridge.ports import InitialData
 from cdc_bridge.subscription import EventKind, Subscription
 from tests.core.facts import CATALOG, MESSAGES, Recorder, delete, insert, row, subscription, update

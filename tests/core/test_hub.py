@@ -9,9 +9,9 @@ from cdc_bridge.catalog import Catalog
 from cdc_bridge.change import NO_ERA, Era, Position, Snapshot
 from cdc_bridge.cursor import Cursor
 from cdc_bridge.errors import RequestError
-from cdc_bridge.filter import Field
-from cdc_bridge.follower import Anchor, Reading
-from cdc_bridge.hub import Hub
+from cdc_bridge.filters.filter import Field
+from cdc_bridge.hub.follower import Anchor, Reading
+from cdc_bridge.hub.hub import Hub
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import SortKey
 from cdc_bridge.subscription import EventKind, Subscription

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cdc_bridge.catalog import Collation, Collection, Column, PgType, TypeKind
 from cdc_bridge.change import Relation, Row
-from cdc_bridge.filter import (
+from cdc_bridge.filters.filter import (
     EVERYTHING,
     NOTHING,
     And,
@@ -29,8 +29,8 @@ from cdc_bridge.filter import (
     conjunction,
     disjunction,
 )
-from cdc_bridge.image import Image
-from cdc_bridge.matching import Group, Index
+from cdc_bridge.filters.image import Image
+from cdc_bridge.index.matching import Group, Index
 from cdc_bridge.subscription import Aggregate, AggregateFunction, EventKind, Meta, Subscription
 from tests.core.facts import INT4, MESSAGES, TEXT, row, subscription
 

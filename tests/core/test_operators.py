@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from cdc_bridge import aggregate_parser, operators
 from cdc_bridge.catalog import PgType, TypeKind
-from cdc_bridge.filter import Function, Operator
+from cdc_bridge.filters.filter import Function, Operator
+from cdc_bridge.queries import aggregate_parser, operators
 from cdc_bridge.subscription import AggregateFunction
 from tests.support.server import Database
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_bridge.change import Change
-from cdc_bridge.order import TransactionOrder, TransactionOrders
+from cdc_bridge.hub.order import TransactionOrder, TransactionOrders
 from cdc_bridge.projection import KeyEncoder
 from tests.core.facts import MESSAGES, delete, insert, row, truncate, update
 

@@ -11,8 +11,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosedError
 
-from cdc_bridge.feed import Feed
-from cdc_bridge.follower import Follower
+from cdc_bridge.hub.feed import Feed
+from cdc_bridge.hub.follower import Follower
 from cdc_bridge.protocol import CloseCode
 from cdc_bridge.subscription import Event, EventKind
 from cdc_bridge.transport.outlet import SocketOutlet

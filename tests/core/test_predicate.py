@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cdc_bridge.catalog import NO_COLLATION, Collation, Column, PgType, Reference, TypeKind
 from cdc_bridge.change import Row
-from cdc_bridge.comparing import spell
-from cdc_bridge.filter import (
+from cdc_bridge.filters.comparing import spell
+from cdc_bridge.filters.filter import (
     EVERYTHING,
     NOTHING,
     And,
@@ -33,7 +33,7 @@ from cdc_bridge.filter import (
     Related,
     Value,
 )
-from cdc_bridge.predicate import Image, compile_filter
+from cdc_bridge.filters.predicate import Image, compile_filter
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)

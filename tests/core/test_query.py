@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from cdc_bridge.catalog import Collection
 from cdc_bridge.errors import RequestError
-from cdc_bridge.filter import EVERYTHING, NOTHING, And, Comparison, Field, Function, Literal, Operator, Or
+from cdc_bridge.filters.filter import EVERYTHING, NOTHING, And, Comparison, Field, Function, Literal, Operator, Or
 from cdc_bridge.projection import Projection, SortKey
-from cdc_bridge.query import KNOWN, QueryLimits, Spelling, Unspelled, frugal, item_key, resolve
+from cdc_bridge.queries.query import KNOWN, QueryLimits, Spelling, Unspelled, frugal, item_key, resolve
 from cdc_bridge.subscription import Aggregate, AggregateFunction, Meta, Query, scalar_text
 from tests.core import shapes
 from tests.core.facts import COMPOSITE, KEYLESS, MESSAGES

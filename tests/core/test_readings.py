@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cdc_bridge.feed import Feed
-from cdc_bridge.follower import Follower, Reading
-from cdc_bridge.readings import Readings
+from cdc_bridge.hub.feed import Feed
+from cdc_bridge.hub.follower import Follower, Reading
+from cdc_bridge.hub.readings import Readings
 from cdc_bridge.subscription import Subscription
 from tests.core.facts import MESSAGES, Recorder, subscription
 

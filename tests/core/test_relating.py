@@ -10,13 +10,13 @@ import pytest
 from cdc_bridge.catalog import Catalog, Collection, Reference, with_children
 from cdc_bridge.change import NO_ERA, Relation, Snapshot
 from cdc_bridge.errors import RequestError, forbidden_field
-from cdc_bridge.filter import EVERYTHING, NOTHING, Comparison, Field, Literal, Operator, Quantifier, Related
-from cdc_bridge.follower import Anchor
-from cdc_bridge.hub import Hub
+from cdc_bridge.filters.filter import EVERYTHING, NOTHING, Comparison, Field, Literal, Operator, Quantifier, Related
+from cdc_bridge.hub.follower import Anchor
+from cdc_bridge.hub.hub import Hub
+from cdc_bridge.hub.relating import showing, tables_of, targets
+from cdc_bridge.hub.stale import FILTERS_MAX
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.relating import showing, tables_of, targets
-from cdc_bridge.stale import FILTERS_MAX
 from cdc_bridge.subscription import Aggregate, AggregateFunction, Query, Subscription
 from tests.core.facts import INT4, TEXT, Recorder, columns, delete, insert, row, truncate, update
 

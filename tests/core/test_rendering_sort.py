@@ -5,8 +5,8 @@ import pytest
 
 from cdc_bridge.catalog import Collection, Column, PgType, TypeKind
 from cdc_bridge.change import Change, Operation, Relation
-from cdc_bridge.query import QueryLimits, resolve
-from cdc_bridge.rendering import Encoders, Rendering
+from cdc_bridge.hub.rendering import Encoders, Rendering
+from cdc_bridge.queries.query import QueryLimits, resolve
 from cdc_bridge.subscription import Subscription
 
 TABLE = Collection(

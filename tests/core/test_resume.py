@@ -16,8 +16,7 @@ import msgspec
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.backlog import Backlog
-from cdc_bridge.broker import Broker
+from cdc_bridge.broker.broker import Broker
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import (
     Change,
@@ -36,10 +35,11 @@ from cdc_bridge.change import (
 )
 from cdc_bridge.cursor import Claim
 from cdc_bridge.errors import Forgotten, RequestError
-from cdc_bridge.follower import Follower
+from cdc_bridge.hub.backlog import Backlog
+from cdc_bridge.hub.follower import Follower
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, Missed, Page
 from cdc_bridge.protocol import Subscribe
-from cdc_bridge.query import QueryLimits
+from cdc_bridge.queries.query import QueryLimits
 from cdc_bridge.subscription import Event, EventKind, Query
 from tests.core.facts import INT4, TEXT, columns, row
 

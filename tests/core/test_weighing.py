@@ -8,13 +8,13 @@ from typing import Any
 
 import msgspec
 
-from cdc_bridge.asking import Asking
+from cdc_bridge.broker.asking import Asking
 from cdc_bridge.catalog import PgType, Reference
 from cdc_bridge.change import NO_ERA, Change, Row, Snapshot
 from cdc_bridge.errors import SourceUnavailable
-from cdc_bridge.filter import Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.follower import Anchor, Reading
-from cdc_bridge.hub import Hub
+from cdc_bridge.filters.filter import Comparison, Field, Filter, Literal, Operator
+from cdc_bridge.hub.follower import Anchor, Reading
+from cdc_bridge.hub.hub import Hub
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
 from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdict

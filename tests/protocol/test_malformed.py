@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cdc_bridge import protocol
 from cdc_bridge.errors import RequestError
 from cdc_bridge.protocol import ReadItems, Subscribe, Unsubscribe
-from cdc_bridge.query import QueryLimits, item_key, resolve
+from cdc_bridge.queries.query import QueryLimits, item_key, resolve
 from cdc_bridge.session import Reply, Session
 from cdc_bridge.subscription import uid_text
 from tests.core.facts import CATALOG, COMPOSITE, KEYLESS, MESSAGES

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.fields import DEEP
-from cdc_bridge.filter import Function, Operator, Quantifier
-from cdc_bridge.query import KNOWN
+from cdc_bridge.filters.filter import Function, Operator, Quantifier
+from cdc_bridge.queries.fields import DEEP
+from cdc_bridge.queries.query import KNOWN
 from cdc_bridge.subscription import AggregateFunction, Meta
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge

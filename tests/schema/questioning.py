@@ -11,18 +11,18 @@ from typing import Any
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.arbiter import PooledArbiter
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Row
-from cdc_bridge.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
-from cdc_bridge.fragments import parameters
-from cdc_bridge.images import table
+from cdc_bridge.filters.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
 from cdc_bridge.questions import Case, Failure
 from cdc_bridge.rawjson import split_object
+from cdc_bridge.reading.arbiter import PooledArbiter
+from cdc_bridge.reading.fragments import parameters
+from cdc_bridge.reading.images import table
+from cdc_bridge.reading.snapshot import SnapshotReader
+from cdc_bridge.reading.where import Surroundings, where
 from cdc_bridge.schema.catalog import read_catalog
 from cdc_bridge.schema.session import prepare
-from cdc_bridge.snapshot import SnapshotReader
-from cdc_bridge.where import Surroundings, where
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 

@@ -11,13 +11,13 @@ import msgspec
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.arbiter import TOOK_TOO_LONG, PooledArbiter
 from cdc_bridge.catalog import Catalog, PgType, Reference, TypeKind
 from cdc_bridge.errors import SourceUnavailable
-from cdc_bridge.filter import EVERYTHING, Function, Now, Quantifier, Related
-from cdc_bridge.filter import Operator as Op
+from cdc_bridge.filters.filter import EVERYTHING, Function, Now, Quantifier, Related
+from cdc_bridge.filters.filter import Operator as Op
 from cdc_bridge.projection import Nested, Output, Projection
 from cdc_bridge.questions import Case, Completion, Failure
+from cdc_bridge.reading.arbiter import TOOK_TOO_LONG, PooledArbiter
 from tests.schema.questioning import NOW_US, Questions, comparison, field, questions
 from tests.support.server import Database
 

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from cdc_bridge import comparing, operands
 from cdc_bridge.catalog import NO_COLLATION, Collation, Column, PgType, TypeKind
-from cdc_bridge.comparing import NotNative, Read, Undecided, spell
-from cdc_bridge.filter import Function, Path
+from cdc_bridge.filters import comparing, operands
+from cdc_bridge.filters.comparing import NotNative, Read, Undecided, spell
+from cdc_bridge.filters.filter import Function, Path
 from cdc_bridge.rawjson import split_array
 from tests.support.server import Database, Server
 

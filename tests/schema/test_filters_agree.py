@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge import operators
 from cdc_bridge.catalog import Collection, Column, PgType, TypeKind
-from cdc_bridge.filter import And, Comparison, Field, Filter, Literal, Now, Or, Path, Value
-from cdc_bridge.filter import Operator as Op
-from cdc_bridge.image import Image
-from cdc_bridge.predicate import compile_filter
+from cdc_bridge.filters.filter import And, Comparison, Field, Filter, Literal, Now, Or, Path, Value
+from cdc_bridge.filters.filter import Operator as Op
+from cdc_bridge.filters.image import Image
+from cdc_bridge.filters.predicate import compile_filter
+from cdc_bridge.queries import operators
 from tests.schema.questioning import NOW_US, Questions, number, questions
 from tests.schema.telling import attach_tables
 from tests.support.server import Database, Server

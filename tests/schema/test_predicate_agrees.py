@@ -11,14 +11,14 @@ import pytest
 from psycopg import sql
 
 from cdc_bridge.catalog import NO_COLLATION, Catalog, Collation, Column, PgType, TypeKind
-from cdc_bridge.comparing import spell
-from cdc_bridge.filter import Comparison, Field, Function, Literal, Now, Operand, Operator, Path, Value
-from cdc_bridge.fragments import joined, parameters
-from cdc_bridge.images import images as images_of
-from cdc_bridge.images import ordinal
-from cdc_bridge.operators import PATTERNS, allowed, functions
-from cdc_bridge.predicate import Image, compile_filter
-from cdc_bridge.where import Surroundings, where
+from cdc_bridge.filters.comparing import spell
+from cdc_bridge.filters.filter import Comparison, Field, Function, Literal, Now, Operand, Operator, Path, Value
+from cdc_bridge.filters.predicate import Image, compile_filter
+from cdc_bridge.queries.operators import PATTERNS, allowed, functions
+from cdc_bridge.reading.fragments import joined, parameters
+from cdc_bridge.reading.images import images as images_of
+from cdc_bridge.reading.images import ordinal
+from cdc_bridge.reading.where import Surroundings, where
 from tests.schema.test_comparing_agrees import DOCUMENTS, EQUAL, PLACES, images, named, shared
 from tests.support.server import Database
 

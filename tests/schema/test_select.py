@@ -10,8 +10,8 @@ import pytest
 
 from cdc_bridge.catalog import Collection, Reference
 from cdc_bridge.errors import RequestError, SourceChanged
-from cdc_bridge.filter import Field, Function
-from cdc_bridge.filter import Operator as Op
+from cdc_bridge.filters.filter import Field, Function
+from cdc_bridge.filters.filter import Operator as Op
 from cdc_bridge.projection import Nested, Output, Projection, SortKey
 from cdc_bridge.subscription import Aggregate, AggregateFunction, Meta, Query
 from tests.schema.questioning import Questions, comparison, field, questions

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from cdc_bridge.catalog import PgType, Reference, TypeKind
-from cdc_bridge.filter import (
+from cdc_bridge.filters.filter import (
     EVERYTHING,
     NOTHING,
     And,
@@ -20,9 +20,9 @@ from cdc_bridge.filter import (
     Quantifier,
     Related,
 )
-from cdc_bridge.filter import Operator as Op
-from cdc_bridge.image import Image
-from cdc_bridge.predicate import compile_filter
+from cdc_bridge.filters.filter import Operator as Op
+from cdc_bridge.filters.image import Image
+from cdc_bridge.filters.predicate import compile_filter
 from cdc_bridge.questions import Case
 from tests.schema.questioning import NOW_US, Questions, comparison, field, number, questions
 from tests.schema.telling import attach_tables

@@ -1,0 +1,51 @@
+"""Reads clients' queries. Where only PostgreSQL knows how a value is spelled, it is asked, and the answer kept.
+
+Bound: `KNOWN_BYTES_MAX` of answers. Policy: past it all are forgotten; to ask again costs one round trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.errors import RequestError
+from cdc_bridge.ports import Arbiter
+from cdc_bridge.queries.query import QueryLimits, resolve
+from cdc_bridge.queries.speller import Spelled, Spelling, Unspelled
+from cdc_bridge.subscription import Query
+
+KNOWN_BYTES_MAX = 8 * 1024 * 1024
+
+
+class Interpreter:
+    """See the module's docstring. Without an arbiter such values are refused."""
+
+    def __init__(self, arbiter: Arbiter | None, limits: QueryLimits) -> None:
+        self._arbiter = arbiter
+        self._limits = limits
+        self._known: dict[Spelled, bytes | None] = {}
+        self._known_bytes = 0
+
+    async def read(self, raw: dict[str, Any], collection: Collection, catalog: Catalog) -> Query:
+        """Raises `RequestError` and `SourceUnavailable`."""
+        while True:
+            try:
+                return self.read_at_once(raw, collection, catalog)
+            except Unspelled as unspelled:
+                await self.learn(unspelled.needed)
+
+    def read_at_once(self, raw: dict[str, Any], collection: Collection, catalog: Catalog) -> Query:
+        """Raises `RequestError`, and `Unspelled` when there is something to `learn` first."""
+        return resolve(raw, collection, self._limits, catalog, spelling=Spelling(self._known))
+
+    async def learn(self, needed: Sequence[Spelled]) -> None:
+        """Raises `SourceUnavailable`."""
+        if self._arbiter is None:
+            raise RequestError("SERVICE_UNAVAILABLE", "Nobody can say how a value of this type is spelled.")
+        if self._known_bytes > KNOWN_BYTES_MAX:
+            self._known.clear()
+            self._known_bytes = 0
+        for spelled, raw in zip(needed, await self._arbiter.spell(needed), strict=True):
+            self._known[spelled] = raw
+            self._known_bytes += len(spelled[1]) + len(raw or b"")

@@ -1,0 +1,109 @@
+"""Reads the initial data that are waited for. Equal readings are read once, and where many wait, many at once.
+
+Policy: what cannot be read now is ordered again after a while, in which others are served; what can never be read ends
+its subscriptions, and no others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from cdc_bridge.broker.agenda import Agenda
+from cdc_bridge.broker.catalog_watch import CatalogWatch
+from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable
+from cdc_bridge.hub.follower import Anchor, Reading
+from cdc_bridge.hub.hub import Hub
+from cdc_bridge.logs import facts
+from cdc_bridge.ports import Asked, InitialData, Reader
+from cdc_bridge.projection import Projection
+from cdc_bridge.subscription import Query
+
+log = logging.getLogger(__name__)
+
+TOGETHER_MAX = 50
+"""Readings of one transaction, where as many wait."""
+
+
+class Loader:
+    """See the module's docstring."""
+
+    def __init__(
+        self, reader: Reader, hub: Hub, agenda: Agenda, catalog: CatalogWatch, *, retry_delay_s: float
+    ) -> None:
+        self._reader = reader
+        self._hub = hub
+        self._agenda = agenda
+        self._catalog = catalog
+        self._retry_delay_s = retry_delay_s
+
+    async def serve(self) -> None:
+        """One worker, for ever. Several can run side by side."""
+        while True:
+            waiting = await self._agenda.next_data(TOGETHER_MAX)
+            together = [equal for equal in waiting if not equal[0].subscription.query.meta]
+            done = len(together) > 1 and await self._load_together(together)
+            for equal in waiting:
+                if not done or equal[0].subscription.query.meta:
+                    await self._load(equal)
+
+    async def _load_together(self, waiting: Sequence[list[Reading]]) -> bool:
+        """False when one of them is in the way of the others: each has to be read alone to know which."""
+        anchors = [self._hub.anchor(equal[0].subscription.collection.relation_id) for equal in waiting]
+        try:
+            found = await self._reader.read_together([_asked(equal[0]) for equal in waiting], self._hub.catalog)
+        except (SourceChanged, SourceUnavailable, RequestError):
+            return False
+        except Exception:  # whatever it is, it is one's and not everybody's
+            log.debug("readings are done one by one", exc_info=True)
+            return False
+        for equal, anchor, data in zip(waiting, anchors, found, strict=True):
+            self._begin(equal, anchor, data)
+        return True
+
+    async def _load(self, equal: list[Reading]) -> None:
+        subscription = equal[0].subscription
+        anchor = self._hub.anchor(subscription.collection.relation_id)
+        asked = _asked(equal[0])
+        try:
+            data = await self._reader.read(asked.collection, asked.query, asked.key, self._hub.catalog)
+        except SourceChanged:
+            await self._catalog.refresh_until_done()
+            self._order_later(equal)
+        except SourceUnavailable as error:
+            log.info("initial data cannot be read, trying again", extra=facts(reason=str(error)))
+            self._order_later(equal)
+        except RequestError as error:
+            self._refuse(equal, error)
+        except Exception:  # nor may it end the readings of all the others
+            log.exception("initial data cannot be read")
+            self._refuse(equal, RequestError("SERVICE_UNAVAILABLE", "The data cannot be read."))
+        else:
+            self._begin(equal, anchor, data)
+
+    def _begin(self, equal: Sequence[Reading], anchor: Anchor, data: InitialData) -> None:
+        too_late = [self._hub.begin(reading, anchor, data) for reading in equal]
+        self._agenda.order(reading for reading in too_late if reading)
+
+    def _refuse(self, readings: list[Reading], error: RequestError) -> None:
+        for reading in readings:
+            if reading.current:
+                self._hub.refuse(reading.follower, error)
+
+    def _order_later(self, readings: list[Reading]) -> None:
+        """Try again after a while, in which this worker serves others."""
+
+        def order() -> None:
+            self._agenda.order(reading for reading in readings if reading.current)
+
+        asyncio.get_running_loop().call_later(self._retry_delay_s, order)
+
+
+def _asked(reading: Reading) -> Asked:
+    """Without rows for those who get no data, of whom not all have the same query."""
+    subscription = reading.subscription
+    if subscription.event is not None:
+        query = Query(Projection.of(subscription.collection.columns[:1]), limit=0)
+        return Asked(subscription.collection, query, None)
+    return Asked(subscription.collection, subscription.query, subscription.key)

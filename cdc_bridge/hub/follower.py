@@ -1,0 +1,98 @@
+"""One subscription of one client, as the hub keeps it: where its events go, and what is to be read for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from cdc_bridge.change import Era, Position
+from cdc_bridge.cursor import Claim, Mark, Seal
+from cdc_bridge.errors import RequestError
+from cdc_bridge.hub.feed import Feed
+from cdc_bridge.subscription import Event, Subscription
+
+
+class Outlet(Protocol):
+    """Where one client's messages go. None of these waits; a client that is too slow is the outlet's business."""
+
+    @property
+    def count(self) -> int:
+        """How many followers it has."""
+        ...
+
+    def open(self, follower: Follower) -> None: ...
+
+    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
+        """`claim` is what the client can claim once the event is sent; None when that is as much as before."""
+        ...
+
+    def drop(self, follower: Follower) -> None: ...
+    def refuse(self, follower: Follower, error: RequestError) -> None: ...
+
+    @property
+    def has_room(self) -> bool:
+        """Whether no more waits than should when much is about to be pushed."""
+        ...
+
+    async def room(self, size_bytes: int) -> bool:
+        """Wait, for those who have more to push than may wait: until there is room for so much, or False if there will
+        be none. However much it is, there is room when nothing waits.
+        """
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Follower:
+    """One subscription of one client.
+
+    `after` is the cursor that it wants to go on from, until that is decided. `has_data`: the client has data already,
+    of an `init` or of before it came back, so the next `init` with data is a resync.
+
+    What it can claim to have been told is the union of two positions: that of its data (`start`), and that of the
+    stream at the last event that it got. The first is dropped as soon as the second has all of it.
+    """
+
+    outlet: Outlet
+    subscription: Subscription
+    feed: Feed
+    after: str | None = None
+    has_data: bool = False
+    start: Position | None = None
+
+    def reading(self) -> Reading:
+        """What has to be read for it now."""
+        return Reading(self, self.subscription, self.feed.epoch, self.after)
+
+    def claim(self, seal: Seal, mark: Mark | None) -> Claim | None:
+        """What it can claim after an event of this mark."""
+        if mark is None or not self.subscription.cursor:
+            return None
+        if self.start is not None and mark.position.seen.covers(self.start.seen):
+            self.start = None
+        return mark.claim(seal, self.start)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Initial data to be read for a follower; worthless when the feed's epoch has moved on.
+
+    `subscription` is what was asked for when the reading was ordered. With `after` it is not the data that are wanted
+    but what has come after this cursor.
+    """
+
+    follower: Follower
+    subscription: Subscription
+    epoch: int
+    after: str | None = None
+
+    @property
+    def current(self) -> bool:
+        return self.follower.feed.epoch == self.epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The era and the shape of a collection before its data are read: what the data's position belongs to."""
+
+    era: Era
+    shape: bytes

@@ -1,0 +1,340 @@
+"""Who follows what on this node, and the way of a change to all of them.
+
+A hub is driven by calls and never waits: a change is fanned out between two awaits of its caller. It keeps
+three things in step: the catalog, the index of followers, and each follower's feed.
+
+Guarantee: a follower gets one `init` first; after it, in their order, every event that concerns it and that
+the `init` did not hold; and after a gap another `init`, never silence. A follower that resumes gets an `init`
+without data and what it has missed (`catching.py`), while its feed keeps what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+
+from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
+from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
+from cdc_bridge.cursor import Claim, Cursor, Mark, Seal
+from cdc_bridge.errors import RequestError, forbidden_collection
+from cdc_bridge.filters.filter import NOTHING, Filter
+from cdc_bridge.hub.feed import Feed, Phase
+from cdc_bridge.hub.follower import Anchor, Follower, Outlet, Reading
+from cdc_bridge.hub.register import Differences, Register
+from cdc_bridge.hub.relating import deciding, showing, tables_of
+from cdc_bridge.hub.rendering import Encoders, Rendering
+from cdc_bridge.hub.roll import Judge, Judgement, Roll
+from cdc_bridge.hub.stale import Stale
+from cdc_bridge.hub.weighing import CannotTell, Weighing
+from cdc_bridge.index.matching import Group
+from cdc_bridge.ports import InitialData
+from cdc_bridge.projection import Projection
+from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
+
+
+class Hub:
+    """See the module's docstring. Methods that make readings necessary return them."""
+
+    def __init__(self, held_bytes_max: int) -> None:
+        self.era = NO_ERA
+        self._register = Register()
+        self._held_bytes_max = held_bytes_max
+        self._roll = Roll()
+        self._meeting: dict[Follower, None] = {}
+        self.stale = Stale()
+        self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
+        self._seal = Seal()
+
+    def __len__(self) -> int:
+        return len(self._roll)
+
+    # --- followers ---
+
+    def follow(self, outlet: Outlet, subscription: Subscription, after: str | None = None) -> Reading:
+        feed = Feed(self._held_bytes_max)
+        follower = Follower(outlet, subscription, feed, after, has_data=after is not None)
+        self._roll.add(follower)
+        outlet.open(follower)
+        return follower.reading()
+
+    def leave(self, follower: Follower) -> None:
+        """End a subscription. Does nothing when it has ended already."""
+        if follower not in self._roll:
+            return
+        self._roll.remove(follower)
+        self._meeting.pop(follower, None)
+        self.stale.discard(follower)
+        follower.feed.hold()
+        follower.outlet.drop(follower)
+
+    def refuse(self, follower: Follower, error: RequestError) -> None:
+        """End a subscription and say why."""
+        if follower in self._roll:
+            self.leave(follower)
+            follower.outlet.refuse(follower, error)
+
+    def anchor(self, relation_id: int) -> Anchor:
+        """To be taken before data of this collection are read."""
+        collection = self.catalog.by_relation_id.get(relation_id)
+        if collection is None or not collection.durable:
+            return Anchor(NO_ERA, bytes(SHAPE_BYTES))
+        return Anchor(self.era, collection.shape)
+
+    def begin(self, reading: Reading, anchor: Anchor, data: InitialData) -> Reading | None:
+        """Send initial data and what came after it. A reading comes back when the data came too late."""
+        follower = reading.follower
+        if not reading.current:
+            return None
+        released = follower.feed.begin(data.snapshot)
+        if released is None:
+            return follower.reading()
+        era = anchor.era if anchor.era == self.era else NO_ERA
+        follower.start = Position(era, data.snapshot)
+        follower.after = None
+        claim = self.claim(follower, Cursor(anchor.shape, era, (follower.start,)))
+        follower.outlet.push(follower, _init(follower, data), claim)
+        follower.has_data = True
+        self._release(follower, released)
+        return None
+
+    def go_on(self, follower: Follower, start: Position) -> bool:
+        """The client has all that `start` has: send what came after it. False when too much came to be kept."""
+        released = follower.feed.begin(start.seen)
+        if released is None:
+            return False
+        follower.start = start
+        self._release(follower, released)
+        return True
+
+    def start_anew(self, follower: Follower) -> Reading:
+        """The follower cannot go on from where it is: fresh data."""
+        follower.after = None
+        return self._hold(follower)
+
+    # --- what clients can claim to have been told ---
+
+    def claim(self, follower: Follower, cursor: Cursor) -> Claim | None:
+        """None for those who did not ask for cursors."""
+        return Claim(self._seal, cursor) if follower.subscription.cursor else None
+
+    def open(self, text: str) -> Cursor | None:
+        """None for whatever is not a cursor of ours."""
+        return self._seal.open(text)
+
+    # --- the stream ---
+
+    def weigh(self, change: Change, now_us: int) -> Weighing[Follower] | None:
+        """What a change means, and what has to be asked to know it. None if it is no matter of rows that we know."""
+        collection = self.catalog.by_relation_id.get(change.relation_id)
+        if collection is None or change.operation is Operation.TRUNCATE:
+            return None
+        encoders = self.encoders(collection.relation_id)
+        weighing: Weighing[Follower] = Weighing(change, collection, self.catalog, encoders, now_us)
+        weighing.judge_all(self._roll.index)
+        return weighing
+
+    def apply(self, change: Change, weighing: Weighing[Follower] | None = None) -> list[Reading]:
+        """Fan out one change, as it has been weighed. Its table must be in the catalog, or nobody can follow it.
+
+        What has not been weighed yet, or not been asked, is told as far as memory can.
+        """
+        collection = self.catalog.by_relation_id.get(change.relation_id)
+        if collection is None:
+            return []
+        if change.operation is Operation.TRUNCATE:
+            return self._truncate(change, collection)
+        self._emptied_by.pop(collection.relation_id, None)
+        readings = self._fan_out(change, collection, weighing)
+        return readings + self._make_stale(change, collection)
+
+    def _truncate(self, change: Change, collection: Collection) -> list[Reading]:
+        self._register.truncate(change)
+        if change.relation_id == collection.relation_id:
+            self._emptied_by[collection.relation_id] = change.xid
+            self._empty(change, collection)
+            return self.hold_these(self._roll.showing(collection.relation_id))
+        if self._emptied_by.get(collection.relation_id) == change.xid:
+            return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
+        return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
+
+    def _empty(self, change: Change, collection: Collection) -> None:
+        rendering = Rendering(change, self.encoders(collection.relation_id), _mark(change, collection))
+        for group in self._roll.groups(collection.relation_id):
+            self._offer(group, change, rendering.events(group.subscription))
+
+    def _fan_out(self, change: Change, collection: Collection, weighing: Weighing[Follower] | None) -> list[Reading]:
+        if not self._roll.groups(collection.relation_id):
+            return []
+        if not self._register.is_in_order(change, collection):
+            return self.hold(collection.relation_id)
+        readings: list[Reading] = []
+        weighing = self.weigh(change, change.at) if weighing is None else weighing
+        for group, told in weighing.told(_mark(change, collection)) if weighing else ():
+            if isinstance(told, CannotTell):
+                readings += self.hold_these(group.members)
+            else:
+                self._offer(group, change, told)
+        return readings
+
+    def _offer(self, group: Group[Follower], change: Change, events: tuple[Event, ...]) -> None:
+        for follower in group.members:
+            self._push(follower, follower.feed.offer(change.xid, events))
+
+    def _make_stale(self, change: Change, collection: Collection) -> list[Reading]:
+        """Rows of other tables that show what has changed have to be shown again."""
+        readings: list[Reading] = []
+        filters: dict[tuple[int, Projection], Filter | None] = {}
+        for follower in self._roll.showing(collection.relation_id):
+            base, projection = follower.subscription.collection, follower.subscription.query.projection
+            if collection.relation_id in deciding(follower.subscription):
+                readings.append(self._hold(follower))  # any row may have entered its filter, or left it
+                continue
+            key = base.relation_id, projection
+            if key not in filters:
+                filters[key] = showing(base, projection, change, self.catalog)
+            if (filter_ := filters[key]) is None:
+                readings.append(self._hold(follower))
+            elif filter_ != NOTHING:
+                event = Event(EventKind.UPDATE, stale=filter_)
+                self._push(follower, follower.feed.offer(change.xid, (event,)))
+        return readings
+
+    def await_rows(self, followers: Iterable[Follower]) -> None:
+        """What is stale for these is about to be read: until it is shown, they are told nothing else."""
+        for follower in followers:
+            follower.feed.wait()
+
+    def show(self, followers: Iterable[Follower], rows: tuple[bytes, ...], seen: Snapshot) -> list[Reading]:
+        """What was stale has been read, in a snapshot. Who has been promised fresh data meanwhile needs none of it."""
+        event = Event(EventKind.UPDATE, rows)
+        readings = []
+        for follower in followers:
+            if follower not in self._roll or not follower.feed.is_waiting:
+                continue
+            parted = follower.feed.part(seen)
+            if parted is None:
+                readings.append(self._hold(follower))
+                continue
+            before, after = parted
+            self._push_all(follower, before)
+            if rows or follower.subscription.query.aggregate is not None:
+                follower.outlet.push(follower, event, None)
+            self._push_all(follower, after)
+        return readings
+
+    def heard(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
+        """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
+        for follower in list(self._meeting):
+            if not lagging.isdisjoint(self.collection(follower).filenodes):
+                continue
+            follower.feed.heard(snapshot)
+            if follower.feed.phase is not Phase.MEETING:
+                del self._meeting[follower]
+
+    def is_congested(self, relation_ids: Iterable[int]) -> bool:
+        """Whether nobody who follows these tables has room. Who has much to tell may wait for the quickest of them."""
+        followers = [follower for each in relation_ids for follower in self._roll.following(each)]
+        return bool(followers) and not any(follower.outlet.has_room for follower in followers)
+
+    def collection(self, follower: Follower) -> Collection:
+        """What it follows, as the newest catalog has it."""
+        known = follower.subscription.collection
+        return self.catalog.by_relation_id.get(known.relation_id, known)
+
+    def listening(self, era: Era, secret: bytes | None) -> None:
+        """Positions are of this era now, and cursors are sealed with this secret; without one, by ours alone."""
+        self.era = era
+        if secret is not None:
+            self._seal = Seal(secret)
+
+    def turn(self, era: Era) -> None:
+        self.era = era
+
+    def hold_not_durable(self) -> list[Reading]:
+        """After a gap in listening that the log has filled: those whose changes are not in it need fresh data."""
+        return [self._hold(follower) for follower in self._roll if not self._is_logged(follower)]
+
+    def _is_logged(self, follower: Follower) -> bool:
+        """Whether the log has all changes that it is told of."""
+        shown = tables_of(follower.subscription) if follower.subscription.related else ()
+        others = [self.catalog.by_relation_id.get(relation_id) for relation_id in shown]
+        return self.collection(follower).durable and all(each is None or each.durable for each in others)
+
+    def hold_these(self, followers: Iterable[Follower]) -> list[Reading]:
+        """After a gap that concerns these, those of them that are still here."""
+        return [self._hold(follower) for follower in followers if follower in self._roll]
+
+    def hold(self, relation_id: int | None = None) -> list[Reading]:
+        """After a gap: everybody, or those who are told of one table, need fresh data."""
+        if relation_id is None:
+            return [self._hold(follower) for follower in self._roll]
+        told = dict.fromkeys([*self._roll.following(relation_id), *self._roll.showing(relation_id)])
+        return [self._hold(follower) for follower in told]
+
+    # --- the catalog ---
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._register.catalog
+
+    def encoders(self, relation_id: int) -> Encoders:
+        """Of a collection that is in the catalog."""
+        return self._register.encoders(relation_id)
+
+    def adopt(self, catalog: Catalog, judge: Judge) -> list[Reading]:
+        """Take over a new catalog; followers of what has changed are judged anew, and start anew or are refused.
+
+        Whatever `judge` raises besides `RequestError` comes before anything has changed.
+        """
+        differences = self._register.compare(catalog)
+        judged = self._roll.judged_anew(catalog, differences, judge)
+        self._register.adopt(catalog)
+        for collection in differences.gone:
+            for follower in self._roll.following(collection.relation_id):
+                self.refuse(follower, forbidden_collection(collection.name))
+        readings = (self._begin_anew(follower, judgement, differences) for follower, judgement in judged)
+        return [reading for reading in readings if reading is not None]
+
+    def _begin_anew(self, follower: Follower, judgement: Judgement, differences: Differences) -> Reading | None:
+        """None when nothing is new to this one."""
+        if isinstance(judgement, RequestError):
+            self.refuse(follower, judgement)
+            return None
+        is_same = judgement.query == follower.subscription.query
+        self._roll.move(follower, judgement)
+        is_affected = not is_same or not tables_of(judgement).isdisjoint(differences.anew)
+        return self._hold(follower) if is_affected else None
+
+    # --- inside ---
+
+    def _release(self, follower: Follower, held: list[tuple[Event, ...]]) -> None:
+        self._meeting[follower] = None
+        for events in held:
+            self._push(follower, events)
+
+    def _push_all(self, follower: Follower, kept: Iterable[tuple[Event, ...]]) -> None:
+        for events in kept:
+            self._push(follower, events)
+
+    def _push(self, follower: Follower, events: Iterable[Event]) -> None:
+        for event in events:
+            if event.stale is not None:
+                self.stale.add(follower, event.stale)
+            else:
+                follower.outlet.push(follower, event, follower.claim(self._seal, event.mark))
+
+    def _hold(self, follower: Follower) -> Reading:
+        follower.feed.hold()
+        self._meeting.pop(follower, None)
+        self.stale.discard(follower)
+        return follower.reading()
+
+
+def _mark(change: Change, collection: Collection) -> Mark | None:
+    return Mark(collection.shape, change.position) if change.position else None
+
+
+def _init(follower: Follower, data: InitialData) -> Event:
+    reason = Reason.RESYNC if follower.has_data else None
+    if follower.subscription.event is not None:
+        return Event(EventKind.INIT, None, reason)
+    return Event(EventKind.INIT, data.rows, reason, data.more, meta=data.meta)

@@ -1,0 +1,61 @@
+"""What followers have to be shown again, since what it was worked out from has changed.
+
+Rule: it collects until somebody takes it, so that a thousand changes cost as many readings as there is time for.
+
+Bound: `FILTERS_MAX` filters of one follower. Policy: past it everything that it follows counts as stale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from cdc_bridge.filters.filter import EVERYTHING, Filter, disjunction
+from cdc_bridge.hub.follower import Follower
+from cdc_bridge.subscription import Subscription
+
+FILTERS_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """The rows that this filter lets through, or all figures, for followers of equal subscriptions."""
+
+    subscription: Subscription
+    filter: Filter
+    followers: tuple[Follower, ...]
+
+
+class Stale:
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        self._filters: dict[Follower, dict[Filter, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._filters)
+
+    def add(self, follower: Follower, filter_: Filter) -> None:
+        filters = self._filters.setdefault(follower, {})
+        if EVERYTHING not in filters:
+            filters[filter_] = None
+        if len(filters) > FILTERS_MAX:
+            self._filters[follower] = {EVERYTHING: None}
+
+    def discard(self, follower: Follower) -> None:
+        """It has gone, or gets fresh data."""
+        self._filters.pop(follower, None)
+
+    def take(self) -> list[Refresh]:
+        """All of it."""
+        equal: dict[Hashable, list[Follower]] = {}
+        for follower, filters in self._filters.items():
+            subscription = follower.subscription
+            subject = subscription.collection.relation_id, subscription.query, subscription.key, frozenset(filters)
+            equal.setdefault(subject, []).append(follower)
+        taken = [
+            Refresh(followers[0].subscription, disjunction(*self._filters[followers[0]]), tuple(followers))
+            for followers in equal.values()
+        ]
+        self._filters = {}
+        return taken

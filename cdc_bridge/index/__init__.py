@@ -1,0 +1,1 @@
+"""The subscriptions that a change may concern, found among very many."""

@@ -1,0 +1,1 @@
+"""From a client's `query` to a `Query`: everything is checked here, nothing is ignored."""

@@ -1,0 +1,47 @@
+"""Values back from the JSON that `row_to_json` wrote of them.
+
+Almost every type is read as it was written. What is not:
+- json: PostgreSQL reads strings inside of it too, and stumbles over what only a json can hold; it has to come as text;
+- hstore and the types of PostGIS, which are cast to a JSON of their own.
+"""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from cdc_bridge.catalog import PgType
+from cdc_bridge.reading.fragments import Name, TypeName, home
+
+JSON = PgType("json")
+TEXT = PgType("text")
+
+_OF_JSON = {
+    "hstore": (
+        "CASE WHEN {value} IS NOT NULL THEN (SELECT coalesce({schema}.hstore(array_agg(e.key), array_agg(e.value)),"
+        " ''::{type}) FROM json_each_text({value}) AS e) END"
+    ),
+    "geometry": "{schema}.ST_GeomFromGeoJSON({value}::text)",
+    "geography": "{schema}.ST_GeomFromGeoJSON({value}::text)::{type}",
+}
+
+
+def has_own_json(type_: PgType) -> bool:
+    place = home(type_)
+    return place is not None and place[1] in _OF_JSON
+
+
+def carrier(type_: PgType) -> PgType:
+    """The type as which a value is to be read from JSON."""
+    if type_ == JSON:
+        return TEXT
+    return JSON if has_own_json(type_) else type_
+
+
+def restored(value: sql.Composable, type_: PgType) -> sql.Composable:
+    """The value, once it has been read as its `carrier`."""
+    if type_ == JSON:
+        return sql.SQL("{}::json").format(value)
+    place = home(type_)
+    if place is None or place[1] not in _OF_JSON:
+        return value
+    return sql.SQL(_OF_JSON[place[1]]).format(value=value, schema=Name(place[0]), type=TypeName(type_))
