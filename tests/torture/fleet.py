@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Self
 
 from tests.support.bridge import BridgeProcess, is_ready
@@ -74,7 +74,8 @@ class Fleet:
     async def kill(self, number: int) -> None:
         if bridge := self._bridges[number]:
             self._bridges[number] = None
-            bridge.kill()
+            with suppress(ProcessLookupError):  # it has ended by itself, and says why
+                bridge.kill()
             await self._ended(bridge)
 
     async def stop(self, number: int) -> None:
