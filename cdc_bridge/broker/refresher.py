@@ -66,7 +66,7 @@ class Refresher:
         else:
             if data.more and query.aggregate is None:
                 self._agenda.order(self._hub.hold_these(refresh.followers))
-            elif data.rows or query.aggregate is not None:
+            else:
                 self._agenda.order(self._hub.show(refresh.followers, data.rows, data.snapshot))
 
 

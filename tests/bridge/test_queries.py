@@ -204,6 +204,17 @@ async def test_related_rows_are_shown_again(database: Database, mode: Mode) -> N
         assert await events(client, 1) == [("update", {"id": 2, "messages": [2, 4]})]
 
 
+async def test_parent_that_no_row_shows_holds_nothing_up(database: Database) -> None:
+    """It is looked for, while the stream waits; nothing is found and nothing told, and the stream goes on."""
+    async with blog(database) as client:
+        query = {"fields": ["id", "author.name"], "filter": {"room": {"_eq": 2}}}
+        await subscribe(client, query, related=True)
+        for number in range(3):
+            database.execute("UPDATE authors SET name = 'Bobby' WHERE id = 2")
+            database.execute("INSERT INTO messages (id, room) VALUES (%s, 2)", [10 + number])
+            assert await events(client, 1) == [("create", {"id": 10 + number, "author": None})]
+
+
 async def test_figures_come_anew(database: Database, mode: Mode) -> None:
     async with blog(database, mode) as client:
         query = {"aggregate": {"count": "*", "sum": ["score"]}, "groupBy": ["room"], "filter": {"room": {"_lt": 3}}}
