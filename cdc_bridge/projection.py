@@ -7,7 +7,7 @@ Where the database reads the rows, it gives all outputs by their positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -176,8 +176,3 @@ def _bare(source: Field | Nested) -> Encode:
 
 def _list(one: Encode) -> Encode:
     return lambda raw: values.array([one(bytes(item)) for item in split_array(raw)])
-
-
-def flat_columns(projection: Projection) -> Sequence[Column]:
-    """The columns that it shows as they are."""
-    return [column for output in projection.outputs if (column := output.column) is not None]
