@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cdc_bridge import protocol
 from cdc_bridge.protocol import CloseCode
+from cdc_bridge.protocol.messages import _PARSERS
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "cdc_bridge").rglob("*.py"))
@@ -25,7 +25,7 @@ def test_every_message_has_its_heading(message: str) -> None:
 
 
 def test_no_message_of_the_parser_is_missing_above() -> None:
-    known = set(protocol._PARSERS)
+    known = set(_PARSERS)
     assert known <= headings("protocol.md")
 
 
