@@ -22,7 +22,7 @@ It never reads the clock or the network. Times are seconds of one monotonic cloc
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cdc_bridge.change import Snapshot
 
@@ -53,7 +53,6 @@ class Gate:
     _window_count: int = 0
     _per_s: float = 0
     _busy_at_s: float = float("-inf")
-    _polled: bool = field(default=False)
 
     # --- how busy it is ---
 

@@ -28,16 +28,6 @@ def read_notify(conn: psycopg.Connection[Any], schema: str) -> Notify:
         return Notify.AUTO
 
 
-async def read_notify_async(conn: AsyncConnection[Any], schema: str) -> Notify:
-    """As `read_notify`."""
-    try:
-        async with conn.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(statement("queries/notify", schema))
-            return _parse(await cursor.fetchone())
-    except psycopg.errors.UndefinedTable:
-        return Notify.AUTO
-
-
 def record_notify(conn: psycopg.Connection[Any], schema: str, notify: Notify) -> None:
     """Raises `UsageError` for `off` while there are live tables."""
     if notify is Notify.OFF:
