@@ -25,9 +25,9 @@
 `str(error)` is one sentence for a person: what is wrong and what to do about it. It never shows a
 secret. The facts of an error are attributes, so that nobody parses the sentence.
 
-Others never leave their part of the program, and so stand there: `protocol.messages.InvalidMessage`, `cli.output.ReaderGone`,
-`capture.reading.Unreadable`, `filters.scalars.Undecided`, `filters.spelling.NotNative`, `queries.speller.Unspelled` and
-`hub.weighing.CannotTell`.
+Others never leave their part of the program, and so stand there: `protocol.messages.InvalidMessage`,
+`cli.output.ReaderGone`, `capture.reading.Unreadable`, `filters.scalars.Undecided`, `filters.spelling.NotNative`,
+`queries.speller.Unspelled` and `hub.weighing.CannotTell`.
 """
 
 from __future__ import annotations

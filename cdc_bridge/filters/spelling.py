@@ -7,7 +7,6 @@ more, for dates above all; those are its own affair.
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -16,10 +15,8 @@ from typing import Any
 import msgspec
 
 from cdc_bridge.catalog import PgType, TypeKind
+from cdc_bridge.filters import digits
 
-NUMERIC_DIGITS_MAX = 131_072
-"""Before the point of a numeric."""
-NUMERIC_SCALE_MAX = 16_383
 JSON_DEPTH_MAX = 500
 NAME_BYTES_MAX = 63
 
@@ -81,142 +78,6 @@ def _char(value: Any) -> bytes:
     if len(text) > 1 or not text.isascii():
         raise NotNative
     return _text(text)
-
-
-_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,40})\s*", re.ASCII)
-
-
-def _integer(low: int, high: int, write: Callable[[int], bytes]) -> Callable[[Any], bytes]:
-    def spell_integer(value: Any) -> bytes:
-        number = _whole(value)
-        if not low <= number <= high:
-            raise ValueError("out of range")
-        return write(number)
-
-    return spell_integer
-
-
-def _whole(value: Any) -> int:
-    match value:
-        case bool():
-            raise ValueError("not a number")
-        case int():
-            return value
-        case float() | Decimal() if -(2**64) < value < 2**64 and value == int(value):
-            return int(value)
-        case str() if found := _INTEGER.fullmatch(value):
-            return int(found[1])
-    raise ValueError("not a whole number")
-
-
-def _digits(number: int) -> bytes:
-    return b"%d" % number
-
-
-def _quoted_digits(number: int) -> bytes:
-    return b'"%d"' % number
-
-
-_DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?")
-_NONFINITE = {
-    "nan": b'"NaN"',
-    "inf": b'"Infinity"',
-    "+inf": b'"Infinity"',
-    "-inf": b'"-Infinity"',
-    "infinity": b'"Infinity"',
-    "+infinity": b'"Infinity"',
-    "-infinity": b'"-Infinity"',
-}
-
-
-def _number_text(value: Any) -> str:
-    match value:
-        case bool():
-            raise ValueError("not a number")
-        case int():
-            return format(Decimal(value), "f")
-        case float() | Decimal():
-            return str(value)
-        case str():
-            return value.strip(" \t\n\r\v\f")
-    raise ValueError("not a number")
-
-
-def _numeric(value: Any) -> bytes:
-    text = _number_text(value)
-    if special := _NONFINITE.get(text.lower()):
-        return special
-    if not _DECIMAL.fullmatch(text):
-        raise ValueError("not a number")
-    number = Decimal(text)
-    if number.adjusted() >= NUMERIC_DIGITS_MAX or _scale(number) > NUMERIC_SCALE_MAX:
-        raise ValueError("too large or too long for a numeric")
-    return format(number or number.copy_abs(), "f").encode()  # a numeric has no -0
-
-
-def _scale(number: Decimal) -> int:
-    exponent = number.as_tuple().exponent
-    return -exponent if isinstance(exponent, int) else 0
-
-
-def _float(value: Any) -> float | bytes:
-    text = _number_text(value)
-    if special := _NONFINITE.get(text.lower()):
-        return special
-    if not _DECIMAL.fullmatch(text):
-        raise ValueError("not a number")
-    number = float(text)
-    if number in (float("inf"), float("-inf")) or (not number and re.search("[1-9]", text.lower().partition("e")[0])):
-        raise ValueError("out of range")
-    return number
-
-
-def _double(value: Any) -> bytes:
-    number = _float(value)
-    return number if isinstance(number, bytes) else _printed(repr(number), fixed_digits=15)
-
-
-def _real(value: Any) -> bytes:
-    """The shortest digits that are still this number among all of four bytes."""
-    number = _float(value)
-    if isinstance(number, bytes):
-        return number
-    rounded = _rounded(number)
-    if number and not rounded:
-        raise ValueError("out of range")
-    shortest = next(text for digits in range(9) if _reads_as(text := f"{rounded:.{digits}e}", rounded))
-    return _printed(shortest, fixed_digits=6)
-
-
-def _reads_as(text: str, rounded: float) -> bool:
-    try:
-        return _rounded(float(text)) == rounded
-    except ValueError:  # the largest ones, with too few digits, are larger than any
-        return False
-
-
-def _rounded(number: float) -> float:
-    try:
-        (rounded,) = struct.unpack("<f", struct.pack("<f", number))
-    except OverflowError as error:
-        raise ValueError("out of range") from error
-    return float(rounded)
-
-
-def _printed(text: str, *, fixed_digits: int) -> bytes:
-    """As PostgreSQL prints: with an exponent when it is less than -4 or has too many digits before the point."""
-    number = Decimal(text)
-    sign, digits, _ = number.as_tuple()
-    exponent = number.adjusted()
-    minus = "-" if sign else ""
-    plain = "".join(map(str, digits)).rstrip("0")
-    if not plain:
-        return f"{minus}0".encode()
-    if -4 <= exponent < fixed_digits:
-        fixed = format(number, "f")
-        return (fixed.rstrip("0").removesuffix(".") if "." in fixed else fixed).encode()
-    point = "." if len(plain) > 1 else ""
-    return f"{minus}{plain[0]}{point}{plain[1:]}e{'-' if exponent < 0 else '+'}{abs(exponent):02d}".encode()
 
 
 _BOOLEANS = {
@@ -359,7 +220,7 @@ def _json_value(value: Any, depth: int) -> bytes:
 
 
 def _json_number(value: float | Decimal) -> bytes:
-    spelled = _numeric(value)
+    spelled = digits.numeric(value)
     if spelled[:1] == b'"':
         raise ValueError("not a JSON number")
     return spelled
@@ -372,13 +233,13 @@ def _json_object(value: dict[str, Any], depth: int) -> bytes:
 
 
 _SPELLINGS: dict[str, Callable[[Any], bytes]] = {
-    "smallint": _integer(-(2**15), 2**15 - 1, _digits),
-    "integer": _integer(-(2**31), 2**31 - 1, _digits),
-    "bigint": _integer(-(2**63), 2**63 - 1, _digits),
-    "oid": _integer(0, 2**32 - 1, _quoted_digits),
-    "numeric": _numeric,
-    "real": _real,
-    "double precision": _double,
+    "smallint": digits.integer(-(2**15), 2**15 - 1),
+    "integer": digits.integer(-(2**31), 2**31 - 1),
+    "bigint": digits.integer(-(2**63), 2**63 - 1),
+    "oid": digits.integer(0, 2**32 - 1, is_quoted=True),
+    "numeric": digits.numeric,
+    "real": digits.real,
+    "double precision": digits.double,
     "boolean": _boolean,
     "text": _text,
     "character varying": _text,
