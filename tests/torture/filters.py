@@ -67,6 +67,10 @@ class Simple:
             condition = {name: condition}
         return condition
 
+    def held(self, row: Row) -> Truth:
+        """Of a row as it was. What it led to counts for nothing: it may be gone, for all that the bridge knows."""
+        return True if self.column == "parent.kind" else self.holds(row)
+
     def holds(self, row: Row) -> Truth:
         if self.column == "parent.kind":
             parent = row["parent"]
@@ -90,8 +94,10 @@ class AllOf:
         return {"_and": [part.query() for part in self.parts]}
 
     def holds(self, row: Row) -> Truth:
-        found = {part.holds(row) for part in self.parts}
-        return False if False in found else None if None in found else True
+        return _all({part.holds(row) for part in self.parts})
+
+    def held(self, row: Row) -> Truth:
+        return _all({part.held(row) for part in self.parts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +112,18 @@ class AnyOf:
         return {"_or": [part.query() for part in self.parts]}
 
     def holds(self, row: Row) -> Truth:
-        found = {part.holds(row) for part in self.parts}
-        return True if True in found else None if None in found else False
+        return _any({part.holds(row) for part in self.parts})
+
+    def held(self, row: Row) -> Truth:
+        return _any({part.held(row) for part in self.parts})
+
+
+def _all(found: set[Truth]) -> Truth:
+    return False if False in found else None if None in found else True
+
+
+def _any(found: set[Truth]) -> Truth:
+    return True if True in found else None if None in found else False
 
 
 Filter: TypeAlias = Simple | AllOf | AnyOf

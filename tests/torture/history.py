@@ -114,12 +114,12 @@ def _seen(step: Step, wanted: Wanted) -> Step | None:
         case "update" if wanted.lets_through(step.row):
             return step
         case "update":
-            return replace(step, kind="leave", row=None) if wanted.lets_through(step.old) else None
+            return replace(step, kind="leave", row=None) if wanted.let_through(step.old) else None
         case "create" if not wanted.lets_through(step.row):
             return None
-        case "create" if step.other is not None and not wanted.lets_through(step.other):
+        case "create" if step.other is not None and not wanted.let_through(step.other):
             return replace(step, kind="update", old=step.other)
-        case "delete" if not wanted.lets_through(step.old):
+        case "delete" if not wanted.let_through(step.old):
             return None
         case "delete" if step.other is not None and not wanted.lets_through(step.other):
             return replace(step, kind="leave")

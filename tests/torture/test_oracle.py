@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.torture.client import Book, Entry, Start, Told
+from tests.torture.filters import Simple
 from tests.torture.history import History
 from tests.torture.oracle import Verdict, contents, judge
 from tests.torture.plan import Wanted
@@ -194,3 +195,43 @@ def test_where_changes_went_untold_nothing_is_known_of_what_is_missing(story: St
     book = Book(Wanted(TABLE), story.told[:2])
     assert judge(book, History(story.truth, "t")).lost > 0
     assert judge(book, History(story.truth, "t"), has_gaps=True).problems == []
+
+
+def test_row_enters_moves_inside_of_and_leaves_a_filter() -> None:
+    """Room 0 has the slots and versions (5, 5), (6, 3) and (10, 10)."""
+    story = Story(
+        [create(5, 1)],  # room 1
+        [update(5, 5, 1)],
+        [update(5, 10, 5, to=10)],
+        [update(10, 11, 10), create(6, 3)],
+        [update(6, 4, 3, to=7)],
+    )
+    start = story.told[0]
+    assert isinstance(start, Start)
+    told: list[Entry] = [
+        replace(start, rows={}),
+        Told("update", 5, row(5, 5, 1, 5), None, None, 90),
+        Told("delete", 5, None, None, None, 91),
+        Told("create", 10, row(10, 10, 5, 5), None, None, 92),
+        Told("leave", 10, None, None, None, 93),
+        Told("create", 6, row(6, 3), None, None, 94),
+        Told("leave", 6, None, None, None, 95),
+    ]
+    wanted = Wanted(TABLE, filter=Simple("room", "_eq", 0))
+    assert story.judge(told, wanted=wanted).problems == []
+    for missing in range(1, len(told)):
+        assert story.judge([*told[:missing], *told[missing + 1 :]], wanted=wanted).lost >= 1
+    assert story.judge([*told[:4], Told("delete", 10, None, None, None, 93), *told[5:]], wanted=wanted).problems
+    assert contents(Book(wanted, told)) == {}
+
+
+def test_row_that_is_shown_again_may_come_at_any_time_but_not_last_when_it_is_old() -> None:
+    story = Story([create(1, 1)], [update(1, 2, 1)], [update(1, 3, 2)])
+    start, second, third = story.told
+    wanted = Wanted(TABLE, nested=True, related=True)
+    assert isinstance(third, Told)
+    assert story.judge([start, third, second, third, third], wanted=wanted).problems == []
+    assert story.judge([start, second, third], wanted=Wanted(TABLE)).problems == []
+    assert story.judge([start, third, third], wanted=wanted).lost == 1
+    late = [start, second, third, second]
+    assert contents(Book(wanted, late)) != History(story.truth, "t").contents()
