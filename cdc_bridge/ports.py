@@ -1,6 +1,6 @@
 """What the broker's parts want from the database, and the values in which they get it.
 
-Where changes come from is a port too, `capture.Capture`; where messages go is `follower.Outlet`.
+Where changes come from is a port too, `capture.Capture`; where messages go is `hub.follower.Outlet`.
 """
 
 from __future__ import annotations

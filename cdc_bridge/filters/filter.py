@@ -5,7 +5,7 @@ A filter is a value. Equal filters are equal values, whatever way they were spel
 There is no NOT, each operator has its own negation; so whoever judges a filter needs no third truth value: a comparison
 with NULL is not true, as in a WHERE clause, and that is all there is to know of it.
 
-Three read it: `predicate` in memory, `where` as SQL, `matching` to find it among many. They have to agree.
+Three read it: `predicate` in memory, `where` as SQL, `cover` to find it among many. They have to agree.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from cdc_bridge.subscription import Event
 
 
 class SocketOutlet:
-    """Implements `follower.Outlet`. Pushing never waits; past the backlog's bound the client is marked as too slow.
+    """Implements `hub.follower.Outlet`. Pushing never waits; past the backlog's bound the client is marked as too slow.
 
     Pacing: after each frame goes a WebSocket PING, and the next frame waits for its PONG. Every client answers
     PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses
@@ -40,7 +40,7 @@ class SocketOutlet:
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._followers: dict[str | Follower, Follower] = {}
 
-    # --- follower.Outlet ---
+    # --- hub.follower.Outlet ---
 
     @property
     def count(self) -> int:
