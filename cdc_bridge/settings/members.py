@@ -1,52 +1,31 @@
-"""What the operator decides, read once at start: flags over the environment over a TOML file over defaults.
-
-A setting has one name in three spellings: `ping_interval_s` in the file, `CDC_BRIDGE_PING_INTERVAL_S` in the
-environment, `--ping-interval-s` as a flag of `serve`. Each source is judged by itself before they are laid
-over one another, so a bad value is refused even where another covers it, under the name that its writer used.
-
-Settings stop at the composition root: no adapter imports this module.
-"""
+"""Which settings there are, of what types, and what is refused of each."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import os
 import re
-import tomllib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cdc_bridge import conninfo
-from cdc_bridge.errors import SettingsError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-PREFIX = "CDC_BRIDGE_"
-DEFAULT_FILE = Path("cdc-bridge.toml")
-
-OUTSIDE_THE_SETTINGS = frozenset({"CDC_BRIDGE_TRACEBACK"})
-"""Variables of ours that are no settings."""
-
 _Options = TypeVar("_Options", bound="DataclassInstance")
+
+PREFIX = "CDC_BRIDGE_"
 
 _MIB = 1024 * 1024
 
-_REFUSAL = "refusal"
+REFUSAL = "refusal"
+"""The type of an error that says all in a sentence of its own."""
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/:?#@\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?")
 _OWN_PORTS = {"http": "80", "https": "443"}
 
@@ -203,7 +182,7 @@ class Settings(BaseSettings):
 
 def _refusal(reason: str) -> PydanticCustomError:
     """For what only a sentence of its own explains."""
-    return PydanticCustomError(_REFUSAL, "{reason}", {"reason": reason})
+    return PydanticCustomError(REFUSAL, "{reason}", {"reason": reason})
 
 
 def _origin(text: str) -> str:
@@ -232,138 +211,8 @@ FIELDS: Mapping[str, FieldInfo] = {_name(attribute, info): info for attribute, i
 """Every setting by its name."""
 
 
-def variable(name: str) -> str:
-    """The setting as the environment spells it."""
-    return PREFIX + name.upper()
-
-
-def flag(name: str) -> str:
-    """The setting as a flag of `serve`. (`attach --schema` already says where the tables are.)"""
-    return "--schema-name" if name == "schema" else "--" + name.replace("_", "-")
-
-
-def load(flags: Mapping[str, object], config: Path | None = None) -> Settings:
-    """Read and judge every source; `flags` holds, by setting name, those that were given.
-
-    `config` must exist; without it `cdc-bridge.toml` of the working directory is read when it is there.
-    Raises `SettingsError`.
-    """
-    file = config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
-    in_file = _read_file(file) if file else {}
-    in_environment = _read_environment()
-    in_flags = {name: value for name, value in flags.items() if value is not None}
-
-    _judge(in_file, lambda name: f"{name} in {file}")
-    _judge(in_environment, variable)
-    _judge(in_flags, flag)
-    settings = Settings.model_validate({**in_file, **in_environment, **in_flags})
-    _judge_together(settings)
-    return settings
-
-
 def as_options(settings: Settings, options: type[_Options]) -> _Options:
     """The settings that the dataclass `options` has a field for, as plain values."""
     values = {_name(attribute, info): getattr(settings, attribute) for attribute, info in _MEMBERS}
     values["dsn"] = settings.conninfo
     return options(**{field.name: values[field.name] for field in fields(options) if field.name in values})
-
-
-def unknown_variables() -> list[str]:
-    """A sentence for each `CDC_BRIDGE_*` variable that is no setting, with the nearest one."""
-    known = [variable(name) for name in FIELDS]
-    return [
-        f"{name} is not a setting and is ignored{_did_you_mean(name, known)}"
-        for name in sorted(os.environ)
-        if name.startswith(PREFIX)
-        and name not in known
-        and name not in OUTSIDE_THE_SETTINGS
-        and not name.startswith(PREFIX + "TEST_")
-    ]
-
-
-def _read_file(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SettingsError(f"there is no file {file}: give --config the path of a TOML file") from None
-    except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"cannot read {file}: it is not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{file} is not valid TOML: {conninfo.mask(str(error))}") from None
-
-
-def _read_environment() -> dict[str, Any]:
-    found = EnvSettingsSource(Settings)()
-    # Kubernetes gives every container the address of a service named "cdc-bridge" under this very name.
-    if str(found.get("port", "")).startswith("tcp://"):
-        del found["port"]
-    return found
-
-
-def _judge(values: Mapping[str, object], spelled: Callable[[str], str]) -> None:
-    """Raise for the first value that is refused, under the name that `spelled` gives it."""
-    for name in values:
-        if name not in FIELDS:
-            raise SettingsError(f"{spelled(name)} is not a setting{_did_you_mean(name.lower(), FIELDS)}")
-    try:
-        Settings.model_validate(values)
-    except ValidationError as error:
-        details = error.errors(include_url=False, include_input=False)[0]
-        name = str(details["loc"][0])
-        own = details["type"] == _REFUSAL
-        reason = details["msg"] if own else f"{_quoted(name, values[name])}expected {allowed(name)}"
-        raise SettingsError(f"{spelled(name)}: {reason}") from None
-
-
-def _judge_together(settings: Settings) -> None:
-    if settings.limit_default > settings.limit_max:
-        raise SettingsError(
-            f"limit_default ({settings.limit_default}) is larger than limit_max ({settings.limit_max}):"
-            " lower the one or raise the other"
-        )
-    if settings.heartbeat_timeout_s <= settings.heartbeat_interval_s:
-        raise SettingsError(
-            f"heartbeat_timeout_s ({settings.heartbeat_timeout_s:g}) must be larger than"
-            f" heartbeat_interval_s ({settings.heartbeat_interval_s:g})"
-        )
-
-
-def _quoted(name: str, value: object) -> str:
-    """The refused value, unless it may hold a secret or fill the screen."""
-    if name == "dsn" or isinstance(value, (dict, list)):
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return f"{conninfo.mask(text)!r} is refused, " if len(text) <= 60 else ""
-
-
-def _did_you_mean(name: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def allowed(name: str) -> str:
-    """Which values a setting accepts, in words."""
-    info = FIELDS[name]
-    extra = info.json_schema_extra
-    if isinstance(extra, dict) and extra["allowed"]:
-        return str(extra["allowed"])
-    if info.annotation is bool:
-        return "true or false"
-    if get_origin(info.annotation) is Literal:
-        words = [str(word) for word in get_args(info.annotation)]
-        return f"{', '.join(words[:-1])} or {words[-1]}"
-    return ("a whole number" if info.annotation is int else "a number") + _bounds(info)
-
-
-def _bounds(info: FieldInfo) -> str:
-    names = ("ge", "gt", "le")
-    match {name: getattr(part, name) for part in info.metadata for name in names if hasattr(part, name)}:
-        case {"ge": low, "le": high}:
-            return f" from {low} to {high}"
-        case {"ge": low}:
-            return f" of {low} or more"
-        case {"gt": low}:
-            return f" above {low}"
-    return ""
