@@ -10,6 +10,9 @@ A feed is HOLDING, MEETING or LIVE.
 Rows that are read in between, since what they show has changed elsewhere, go into the stream where their snapshot is:
 the feed waits for them (`wait`), keeps what comes, and gives it out on either side of them (`part`).
 
+A change that cannot be told (`lack`) calls for fresh data. What is being read already may have it, so it is not thrown
+away for that: however often it happens, data arrive.
+
 It goes from HOLDING to MEETING when `begin` brings the snapshot, from there to LIVE by `heard`, and back to
 HOLDING by `hold`, when the stream had a gap. It never reads the clock or the network.
 
@@ -27,6 +30,9 @@ from cdc_bridge.change import NOTHING_SEEN, Snapshot
 from cdc_bridge.subscription import Event
 
 Held: TypeAlias = tuple[int, tuple[Event, ...]]
+
+LACKING_BYTES = 100
+"""What it costs to know of one transaction."""
 
 
 class Phase(enum.Enum):
@@ -46,6 +52,7 @@ class Feed:
     is_waiting: bool = False
     _held: list[Held] = field(default_factory=list)
     _held_bytes: int = 0
+    _lacking: set[int] = field(default_factory=set)
     _snapshot: Snapshot = NOTHING_SEEN
 
     def hold(self) -> None:
@@ -68,6 +75,24 @@ class Feed:
                 self._keep(xid, events)
                 return ()
         assert_never(self.phase)
+
+    def lack(self, xid: int) -> bool:
+        """A change of this transaction cannot be told. Whether fresh data are needed: not if they are on their way."""
+        match self.phase:
+            case Phase.MEETING if self._snapshot.sees(xid):
+                return False
+            case Phase.MEETING | Phase.LIVE:
+                return True
+            case Phase.HOLDING:
+                if xid not in self._lacking:
+                    self._lacking.add(xid)
+                    self._take_room(LACKING_BYTES)
+                return False
+        assert_never(self.phase)
+
+    def lacks(self, snapshot: Snapshot) -> bool:
+        """Whether something cannot be told that `snapshot` does not see."""
+        return not all(map(snapshot.sees, self._lacking))
 
     def wait(self) -> None:
         """Rows are about to be read, which go into the stream. Who gets fresh data anyway need not wait."""
@@ -103,13 +128,16 @@ class Feed:
     def _keep(self, xid: int, events: tuple[Event, ...]) -> None:
         if self.overflowed:
             return
-        self._held_bytes += sum(event.cost_bytes for event in events)
+        self._held.append((xid, events))
+        self._take_room(sum(event.cost_bytes for event in events))
+
+    def _take_room(self, size_bytes: int) -> None:
+        self._held_bytes += size_bytes
         if self._held_bytes > self.held_bytes_max:
             self.overflowed = True
             self._forget_held()
-            return
-        self._held.append((xid, events))
 
     def _forget_held(self) -> None:
         self._held = []
         self._held_bytes = 0
+        self._lacking = set()

@@ -80,10 +80,13 @@ class Hub:
         return Anchor(self.era, collection.shape)
 
     def begin(self, reading: Reading, anchor: Anchor, data: InitialData) -> Reading | None:
-        """Send initial data and what came after it. A reading comes back when the data came too late."""
+        """Send initial data and what came after it. A reading comes back when the data came too late, or another one
+        has to follow, since something that came after it cannot be told.
+        """
         follower = reading.follower
         if not reading.current:
             return None
+        lacks = follower.feed.lacks(data.snapshot)
         released = follower.feed.begin(data.snapshot)
         if released is None:
             return follower.reading()
@@ -93,11 +96,18 @@ class Hub:
         claim = self.claim(follower, Cursor(anchor.shape, era, (follower.start,)))
         follower.outlet.push(follower, _init(follower, data), claim)
         follower.has_data = True
+        if lacks:
+            return self._hold(follower)
         self._release(follower, released)
         return None
 
     def go_on(self, follower: Follower, start: Position) -> bool:
-        """The client has all that `start` has: send what came after it. False when too much came to be kept."""
+        """The client has all that `start` has: send what came after it. False when too much came to be kept, or
+        something that cannot be told.
+        """
+        if follower.feed.lacks(start.seen):
+            follower.feed.hold()
+            return False
         released = follower.feed.begin(start.seen)
         if released is None:
             return False
@@ -165,12 +175,12 @@ class Hub:
         if not self._roll.groups(collection.relation_id):
             return []
         if not self._register.is_in_order(change, collection):
-            return self.hold(collection.relation_id)
+            return self._lack(self._told_of(collection.relation_id), change)
         readings: list[Reading] = []
         weighing = self.weigh(change, change.at) if weighing is None else weighing
         for group, told in weighing.told(_mark(change, collection)) if weighing else ():
             if isinstance(told, CannotTell):
-                readings += self.hold_these(group.members)
+                readings += self._lack(group.members, change)
             else:
                 self._offer(group, change, told)
         return readings
@@ -186,13 +196,13 @@ class Hub:
         for follower in self._roll.showing(collection.relation_id):
             base, projection = follower.subscription.collection, follower.subscription.query.projection
             if collection.relation_id in deciding(follower.subscription):
-                readings.append(self._hold(follower))  # any row may have entered its filter, or left it
+                readings += self._lack([follower], change)  # any row may have entered its filter, or left it
                 continue
             key = base.relation_id, projection
             if key not in filters:
                 filters[key] = showing(base, projection, change, self.catalog)
             if (filter_ := filters[key]) is None:
-                readings.append(self._hold(follower))
+                readings += self._lack([follower], change)
             elif filter_ != NOTHING:
                 event = Event(EventKind.UPDATE, stale=filter_)
                 self._push(follower, follower.feed.offer(change.xid, (event,)))
@@ -267,8 +277,7 @@ class Hub:
         """After a gap: everybody, or those who are told of one table, need fresh data."""
         if relation_id is None:
             return [self._hold(follower) for follower in self._roll]
-        told = dict.fromkeys([*self._roll.following(relation_id), *self._roll.showing(relation_id)])
-        return [self._hold(follower) for follower in told]
+        return [self._hold(follower) for follower in self._told_of(relation_id)]
 
     # --- the catalog ---
 
@@ -305,6 +314,14 @@ class Hub:
         return self._hold(follower) if is_affected else None
 
     # --- inside ---
+
+    def _told_of(self, relation_id: int) -> Iterable[Follower]:
+        """Those who follow a table, or are told what happens there."""
+        return dict.fromkeys([*self._roll.following(relation_id), *self._roll.showing(relation_id)])
+
+    def _lack(self, followers: Iterable[Follower], change: Change) -> list[Reading]:
+        """A change cannot be told to these: fresh data for whom it is not in the data that they have or wait for."""
+        return [self._hold(follower) for follower in followers if follower.feed.lack(change.xid)]
 
     def _release(self, follower: Follower, held: list[tuple[Event, ...]]) -> None:
         self._meeting[follower] = None

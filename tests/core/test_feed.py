@@ -80,3 +80,25 @@ def test_every_commit_is_in_the_data_or_in_the_stream_and_never_in_both(data: st
     for xid in xids[read_after:]:
         streamed += labels([feed.offer(xid, event(str(xid)))])
     assert streamed == [str(xid) for xid in xids if xid not in seen]
+
+
+def test_change_that_cannot_be_told_is_lacking_unless_the_data_have_it() -> None:
+    feed = Feed(held_bytes_max=10_000)
+    assert not feed.lack(12)
+    assert (feed.lacks(snapshot(12, 12)), feed.lacks(snapshot(13, 13))) == (True, False)
+    feed.begin(snapshot(13, 13))
+    assert (feed.lack(12), feed.lack(13), feed.epoch) == (False, True, 0)
+
+
+def test_what_is_lacking_is_forgotten_with_all_that_was_kept() -> None:
+    feed = Feed(held_bytes_max=10_000)
+    feed.lack(12)
+    feed.hold()
+    assert not feed.lacks(snapshot(12, 12))
+
+
+def test_too_much_that_is_lacking_calls_for_newer_data() -> None:
+    feed = Feed(held_bytes_max=1000)
+    for xid in range(12, 40):
+        feed.lack(xid)
+    assert feed.begin(snapshot(40, 40)) is None

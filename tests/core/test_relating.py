@@ -204,6 +204,21 @@ def test_filter_that_leads_to_what_has_changed_brings_fresh_data() -> None:
     assert len(Scene(Subscription(MESSAGES, query)).begin().hub.apply(RENAMED)) == 0
 
 
+def test_data_arrive_however_often_what_they_are_led_to_changes() -> None:
+    """The reading that is under way is not thrown away: its data are shown, and then it is read again."""
+    filter_ = Related(MESSAGES.by_reference["author"], Quantifier.JOINED, one_of(AUTHORS, "name", b'"a"'))
+    scene = Scene(Subscription(MESSAGES, Query(Projection.of(MESSAGES.columns), filter=filter_), related=True))
+    scene.client.take()
+    assert scene.hub.apply(RENAMED) == []
+    again = scene.hub.begin(scene.reading, Anchor(NO_ERA, bytes(8)), InitialData(NOW, (), more=False))
+    assert scene.client.take() == [("init", [])]
+    assert again is not None
+    assert scene.hub.apply(RENAMED) == []
+    seen = Snapshot(12, 12, frozenset())
+    assert scene.hub.begin(again, Anchor(NO_ERA, bytes(8)), InitialData(seen, (), more=False)) is None
+    assert scene.hub.apply(RENAMED) == []
+
+
 # --- another catalog ---
 
 
