@@ -42,8 +42,15 @@ class Asking:
             )
         except SourceUnavailable as error:
             log.warning("changes cannot be judged, those concerned start anew", extra=facts(reason=str(error)))
-            for weighing in weighings:
-                weighing.fail(str(error))
+            _fail(weighings, str(error))
+        except Exception:  # a question that we stumble over must not end the stream of all the others
+            log.exception("changes cannot be judged, those concerned start anew")
+            _fail(weighings, "what was asked makes no sense")
+
+
+def _fail(weighings: Sequence[Weighing[Any]], reason: str) -> None:
+    for weighing in weighings:
+        weighing.fail(reason)
 
 
 def judged_at(change: Change) -> int:

@@ -19,7 +19,7 @@ from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
 from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdict
 from cdc_bridge.subscription import Subscription
-from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, subscription, update
+from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update
 
 NOW = Snapshot(10, 10, frozenset())
 TEXT = Field(MESSAGES.by_name["text"])
@@ -135,6 +135,32 @@ async def test_question_that_fails_sends_those_whom_it_is_about_back_to_the_star
     readings = await scene.hear(insert(row(id=1, text="a"), xid=10))
     assert [reading.subscription.query.filter for reading in readings] == [matching("slow")]
     assert scene.told() == [[], [("create", [{"id": 1, "text": "a"}])]]
+
+
+async def test_answer_that_makes_no_sense_sends_those_whom_it_is_about_back_to_the_start() -> None:
+    scene = Scene(filtered(matching("a")), subscription())
+
+    async def decide(cases: Sequence[Case]) -> list[Verdict]:
+        raise ValueError
+
+    scene.database.decide = decide  # type: ignore[method-assign]
+    readings = await scene.hear(insert(row(id=1, text="a"), xid=10))
+    assert [reading.subscription.query.filter for reading in readings] == [matching("a")]
+    assert scene.told() == [[], [("create", [{"id": 1, "text": "a"}])]]
+
+
+async def test_question_that_fails_again_and_again_does_not_keep_data_from_coming() -> None:
+    """Nor what would say that it takes too long for data as well: the reading counts."""
+    scene = Scene(filtered(matching("slow")))
+    scene.database.fails.add("slow")
+    (reading,) = await scene.hear(insert(row(id=1, text="a"), xid=10))
+    assert await scene.hear(insert(row(id=2, text="a"), xid=11)) == []
+    assert reading.current
+    seen = snapshot(11, 11)
+    again = scene.hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(seen, (), more=False))
+    assert scene.told() == [[("init", [], "resync")]]
+    assert again is not None
+    assert again.current
 
 
 async def test_nobody_answers_nobody_is_told_wrongly() -> None:

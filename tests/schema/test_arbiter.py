@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.catalog import Catalog, PgType, Reference, TypeKind
@@ -18,6 +19,7 @@ from cdc_bridge.filters.filter import Operator as Op
 from cdc_bridge.projection import Nested, Output, Projection
 from cdc_bridge.questions import Case, Completion, Failure
 from cdc_bridge.reading.arbiter import TOOK_TOO_LONG, PooledArbiter
+from cdc_bridge.reading.select import verdicts
 from tests.schema.questioning import NOW_US, Questions, comparison, field, questions
 from tests.support.server import Database
 
@@ -83,6 +85,24 @@ async def test_many_questions_behind_a_broken_one_are_answered(t: Questions) -> 
     answers = await t.arbiter.decide([await case(t, each) for each in (*good[:150], broken, *good[150:])])
     assert isinstance(answers.pop(150), Failure)
     assert answers == [tuple(number == id_ for id_ in (1, 2, 3)) for number in range(300)]
+
+
+async def test_many_that_take_as_long_as_they_may_spoil_no_other(t: Questions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of them takes too long, but all together do."""
+
+    def slow(collection: Any, filter_: Any, rows: Any, surroundings: Any) -> Any:
+        if filter_.operator is Op.REGEX:
+            return sql.Composed([sql.SQL("SELECT 'ttt' FROM pg_sleep(1.7)")])
+        return verdicts(collection, filter_, rows, surroundings)
+
+    monkeypatch.setattr("cdc_bridge.reading.arbiter.verdicts", slow)
+    name = field(t["t"], "name")
+    good = comparison(name, Op.NNULL)
+    filters = [*(comparison(name, Op.REGEX, str(number)) for number in range(12)), good]
+    begin = time.monotonic()
+    answers = await t.arbiter.decide([await case(t, each) for each in filters])
+    assert answers[-1] == (True, False, True)
+    assert time.monotonic() - begin < 15
 
 
 async def test_image_that_is_older_than_a_column_has_null_there(t: Questions) -> None:
