@@ -1,7 +1,7 @@
 """Heartbeats, and what is looked at with each of them: the gate, gaps, what was forgotten, and who we are talking to.
 
 Rule: nothing is proved until a heartbeat of ours has come back. When one stays out for `heartbeat_timeout_s`, the
-connections are given up.
+connections are given up. Time in which nobody took what we tell, and we heard nothing, does not count.
 
 Theory: a heartbeat carries a snapshot, and the gate is looked at after it. If that has its value still, everything that
 the snapshot sees was notified before the heartbeat; `proves` says of which heartbeats that is so.
@@ -42,6 +42,7 @@ class Watch:
         self._beats = 0
         self._beat_with_gate = -1
         self._heard_s = time.monotonic()
+        self._silent_from_s = self._heard_s
 
     # --- heartbeats ---
 
@@ -50,6 +51,8 @@ class Watch:
         now = time.monotonic()
         if now < self.due_s:
             return
+        if self.due_s:
+            self._silent_from_s += now - self.due_s
         self.due_s = now + min(BEAT_S, self._life.options.heartbeat_interval_s)
         if self._life.listener is not None:
             await self._send()
@@ -60,7 +63,7 @@ class Watch:
         """A heartbeat has come back. Whether it is one of ours, and so proves something."""
         if beat.sender != self.proof.sender:
             return False
-        self._heard_s = time.monotonic()
+        self._heard_s = self._silent_from_s = time.monotonic()
         return True
 
     def proves(self, beat: Heartbeat) -> bool:
@@ -69,7 +72,7 @@ class Watch:
         return is_open and not self._account.lanes
 
     async def _send(self) -> None:
-        if time.monotonic() - self._heard_s > self._life.options.heartbeat_timeout_s:
+        if time.monotonic() - self._silent_from_s > self._life.options.heartbeat_timeout_s:
             raise self._silence()
         async with self._life.in_time():
             await self._life.run("beat", {"head": heartbeat(self.proof.sender, self._beats)})

@@ -10,7 +10,7 @@ from contextlib import aclosing
 import pytest
 
 from cdc_bridge.capture.log import LogCapture, LogOptions
-from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening
+from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost
 from cdc_bridge.schema.mode import Mode
 from tests.capture.ear import attach_tables
 from tests.support.server import Database
@@ -247,3 +247,15 @@ async def test_notifications_that_are_nonsense_are_a_gap_but_not_too_often_and_o
     assert changes == [[number] for number in range(10)]
     assert len(gaps_s) <= 4
     assert last_s < gaps_s[-1] < last_s + APART_S * 1.4
+
+
+async def test_who_takes_what_is_told_late_has_not_lost_the_database(t: Database) -> None:
+    """While nobody takes it no heartbeat is sent or heard, and that proves nothing."""
+    capture = LogCapture(LogOptions(t.dsn, heartbeat_interval_s=0.2, heartbeat_timeout_s=1))
+    async with aclosing(capture.heard()) as heard:
+        await until(heard, Listening)
+        await until(heard, Heartbeat)
+        for _ in range(2):
+            t.execute("INSERT INTO t VALUES (1)")
+            assert not any(isinstance(each, Lost) for each in await until(heard, Change))
+            await asyncio.sleep(2)
