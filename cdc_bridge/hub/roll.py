@@ -12,7 +12,7 @@ from cdc_bridge.hub.follower import Follower
 from cdc_bridge.hub.register import Differences
 from cdc_bridge.hub.relating import deciding, tables_of, targets
 from cdc_bridge.index.matching import Group, Index
-from cdc_bridge.subscription import Subscription
+from cdc_bridge.subscription import EventKind, Subscription
 
 Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
 """The same request against a changed table. Raises `RequestError` when it can no longer be served."""
@@ -89,7 +89,9 @@ class Roll:
 
 
 def _shown(subscription: Subscription) -> Iterable[int]:
-    return targets(subscription.query.projection) | deciding(subscription) if subscription.related else ()
+    if not (subscription.related and subscription.wants(EventKind.UPDATE)):
+        return ()
+    return targets(subscription.query.projection) | deciding(subscription)
 
 
 def _judged(subscription: Subscription, collection: Collection, judge: Judge) -> Judgement:

@@ -17,7 +17,7 @@ from cdc_bridge.hub.relating import showing, tables_of, targets
 from cdc_bridge.hub.stale import FILTERS_MAX
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.subscription import Aggregate, AggregateFunction, Query, Subscription
+from cdc_bridge.subscription import Aggregate, AggregateFunction, EventKind, Query, Subscription
 from tests.core.facts import INT4, TEXT, Recorder, columns, delete, insert, row, truncate, update
 
 NOW = Snapshot(10, 10, frozenset())
@@ -158,6 +158,15 @@ def test_who_did_not_ask_for_related_rows_is_not_told() -> None:
     scene = Scene(showing_authors(related=False)).begin()
     scene.hub.apply(RENAMED)
     assert not scene.hub.stale
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_told"), [(EventKind.CREATE, False), (EventKind.UPDATE, True), (EventKind.DELETE, False)]
+)
+def test_who_asked_for_one_kind_of_event_gets_no_other(kind: EventKind, is_told: bool) -> None:
+    scene = Scene(replace(showing_authors(), event=kind)).begin()
+    scene.hub.apply(RENAMED)
+    assert bool(scene.hub.stale) is is_told
 
 
 @pytest.mark.parametrize(("seen", "is_stale"), [(Snapshot(12, 12, frozenset()), False), (NOW, True)])
