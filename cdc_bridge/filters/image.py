@@ -10,7 +10,7 @@ from cdc_bridge.filters import moment
 from cdc_bridge.filters.comparing import NULL, Read, Undecided
 from cdc_bridge.filters.filter import Now
 
-Reading: TypeAlias = tuple[str, Read]
+Aspect: TypeAlias = tuple[str, Read]
 """A column and how it is read; equal ones are read once."""
 
 UNSURE: Any = object()
@@ -32,11 +32,11 @@ class Image:
     def is_null(self, name: str) -> bool:
         return self._raw(name) is None
 
-    def read(self, reading: Reading) -> Any:
+    def read(self, aspect: Aspect) -> Any:
         """None for NULL, UNSURE, or a value to compare."""
-        value = self._known.get(reading, _UNREAD)
+        value = self._known.get(aspect, _UNREAD)
         if value is _UNREAD:
-            value = self._known[reading] = self._read(*reading)
+            value = self._known[aspect] = self._read(*aspect)
         return value
 
     def at(self, now: Now) -> int:

@@ -16,7 +16,7 @@ from cdc_bridge import instants
 from cdc_bridge.catalog import Collation, PgType, TypeKind
 from cdc_bridge.filters.comparing import NULL, READERS_MAX, Read, Undecided, read_numeric, read_text
 from cdc_bridge.filters.filter import Function, Literal, Operand, Path, Value
-from cdc_bridge.filters.image import Reading
+from cdc_bridge.filters.image import Aspect
 from cdc_bridge.instants import DAY_US, HOUR_US, SECOND_US
 from cdc_bridge.rawjson import split_array, split_object
 
@@ -36,7 +36,7 @@ OF_PATHS = Collation(has_plain_ascii=False)
 class Way:
     """How an operand is read, and how the values that it is compared with are."""
 
-    reading: Reading
+    aspect: Aspect
     literal: Read
 
     def bounds(self, values: tuple[Value, ...]) -> tuple[Any, ...]:

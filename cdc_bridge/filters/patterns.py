@@ -10,7 +10,7 @@ from cdc_bridge.catalog import Collation, PgType, TypeKind
 from cdc_bridge.filters import comparing
 from cdc_bridge.filters.comparing import Read, Undecided
 from cdc_bridge.filters.filter import Comparison, Operand, Operator, Path
-from cdc_bridge.filters.image import UNSURE, Image, Judge, Reading
+from cdc_bridge.filters.image import UNSURE, Aspect, Image, Judge
 from cdc_bridge.filters.operands import way as way_of
 
 
@@ -62,8 +62,8 @@ def _text_pattern(comparison: Comparison, question: _Pattern) -> Judge | None:
     except Undecided:
         return None
     if comparison.operand.type.name == comparing.BPCHAR and question.matches is operator.eq:
-        return _of_text(_equal_but_for_blanks, part, way.reading, question.is_negated)
-    return _of_text(question.matches, part, way.reading, question.is_negated)
+        return _of_text(_equal_but_for_blanks, part, way.aspect, question.is_negated)
+    return _of_text(question.matches, part, way.aspect, question.is_negated)
 
 
 def _can_fold(operand: Operand, question: _Pattern) -> bool:
@@ -95,9 +95,9 @@ def _equal_but_for_blanks(text: str, other: str) -> bool:
     return text.rstrip(" ") == other.rstrip(" ")
 
 
-def _of_text(matches: Callable[[str, str], bool], part: str, reading: Reading, is_negated: bool) -> Judge:
+def _of_text(matches: Callable[[str, str], bool], part: str, aspect: Aspect, is_negated: bool) -> Judge:
     def judge_text(image: Image) -> bool | None:
-        text = image.read(reading)
+        text = image.read(aspect)
         if text is None or text is UNSURE:
             return None if text is UNSURE else False
         return matches(text, part) is not is_negated
@@ -115,11 +115,11 @@ def _contained(comparison: Comparison) -> Judge | None:
         (wanted,) = way.bounds(comparison.values)
     except Undecided:
         return None
-    reading = way.reading
+    aspect = way.aspect
     is_hopeless = comparing.NULL_ELEMENT in wanted
 
     def judge_contained(image: Image) -> bool | None:
-        value = image.read(reading)
+        value = image.read(aspect)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return (not is_hopeless and wanted <= value) is not is_negated

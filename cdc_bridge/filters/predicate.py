@@ -17,7 +17,7 @@ from cdc_bridge.catalog import TypeKind
 from cdc_bridge.filters import comparing
 from cdc_bridge.filters.comparing import Undecided
 from cdc_bridge.filters.filter import And, Comparison, Field, Filter, Now, Operand, Operator, Or, Related
-from cdc_bridge.filters.image import UNSURE, Image, Judge, Reading
+from cdc_bridge.filters.image import UNSURE, Aspect, Image, Judge
 from cdc_bridge.filters.operands import way as way_of
 from cdc_bridge.filters.patterns import PATTERNS, pattern
 
@@ -106,10 +106,10 @@ def _nullness(operand: Operand, *, is_null: bool) -> Judge:
     if way is None:
         name = operand.column.name
         return lambda image: is_null if image.is_null(name) else None
-    reading = way.reading
+    aspect = way.aspect
 
     def judge_nullness(image: Image) -> bool | None:
-        value = image.read(reading)
+        value = image.read(aspect)
         return None if value is UNSURE else (value is None) is is_null
 
     return judge_nullness
@@ -131,11 +131,11 @@ def _emptiness(operand: Operand, *, is_empty: bool) -> Judge:
     way = way_of(operand, lambda type_, _: comparing.characters(type_))
     if way is None:
         return lambda image: is_empty if image.is_null(name) else None
-    reading = way.reading
+    aspect = way.aspect
     blanks = " " if operand.type.name == comparing.BPCHAR else ""
 
     def judge_emptiness(image: Image) -> bool | None:
-        value = image.read(reading)
+        value = image.read(aspect)
         return None if value is UNSURE else (value is None or not value.strip(blanks)) is is_empty
 
     return judge_emptiness
@@ -169,19 +169,19 @@ def _compared(comparison: Comparison) -> Judge | None:
     except Undecided:
         return None
     if not any(isinstance(bound, Now) for bound in bounds):
-        return _with_fixed(comparison.operator, way.reading, bounds)
+        return _with_fixed(comparison.operator, way.aspect, bounds)
     if comparison.operand.type.name not in _INSTANTS:
         return None
-    return _with_moving(_COMPARED[comparison.operator], way.reading, bounds)
+    return _with_moving(_COMPARED[comparison.operator], way.aspect, bounds)
 
 
 _INSTANTS = frozenset({"date", "timestamp without time zone", "timestamp with time zone"})
 """What `$NOW` compares with: all of them are read as microseconds since 1970."""
 
 
-def _with_moving(test: Test, reading: Reading, bounds: tuple[Any, ...]) -> Judge:
+def _with_moving(test: Test, aspect: Aspect, bounds: tuple[Any, ...]) -> Judge:
     def judge_moving(image: Image) -> bool | None:
-        value = image.read(reading)
+        value = image.read(aspect)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return test(value, tuple([image.at(bound) if isinstance(bound, Now) else bound for bound in bounds]))
@@ -189,17 +189,17 @@ def _with_moving(test: Test, reading: Reading, bounds: tuple[Any, ...]) -> Judge
     return judge_moving
 
 
-def _with_fixed(operator_: Operator, reading: Reading, bounds: tuple[Any, ...]) -> Judge:
+def _with_fixed(operator_: Operator, aspect: Aspect, bounds: tuple[Any, ...]) -> Judge:
     match operator_:
         case Operator.EQ:
-            return _equal(reading, bounds[0])
+            return _equal(aspect, bounds[0])
         case Operator.IN:
-            return _among(reading, frozenset(bounds))
+            return _among(aspect, frozenset(bounds))
         case Operator.NIN:
-            return _not_among(reading, frozenset(bounds))
+            return _not_among(aspect, frozenset(bounds))
         case Operator.BETWEEN | Operator.NBETWEEN:
-            return _between(reading, *bounds, is_inside=operator_ is Operator.BETWEEN)
-    return _by(_BY[operator_], reading, bounds[0])
+            return _between(aspect, *bounds, is_inside=operator_ is Operator.BETWEEN)
+    return _by(_BY[operator_], aspect, bounds[0])
 
 
 _BY: dict[Operator, Callable[[Any, Any], bool]] = {
@@ -211,35 +211,35 @@ _BY: dict[Operator, Callable[[Any, Any], bool]] = {
 }
 
 
-def _equal(reading: Reading, bound: Any) -> Judge:
+def _equal(aspect: Aspect, bound: Any) -> Judge:
     """No bound equals None."""
 
     def judge_equal(image: Image) -> bool | None:
-        value = image.read(reading)
+        value = image.read(aspect)
         return None if value is UNSURE else value == bound
 
     return judge_equal
 
 
-def _among(reading: Reading, bounds: frozenset[Any]) -> Judge:
+def _among(aspect: Aspect, bounds: frozenset[Any]) -> Judge:
     def judge_among(image: Image) -> bool | None:
-        value = image.read(reading)
+        value = image.read(aspect)
         return None if value is UNSURE else value in bounds
 
     return judge_among
 
 
-def _not_among(reading: Reading, bounds: frozenset[Any]) -> Judge:
+def _not_among(aspect: Aspect, bounds: frozenset[Any]) -> Judge:
     def judge_not_among(image: Image) -> bool | None:
-        value = image.read(reading)
+        value = image.read(aspect)
         return None if value is UNSURE else value is not None and value not in bounds
 
     return judge_not_among
 
 
-def _between(reading: Reading, low: Any, high: Any, *, is_inside: bool) -> Judge:
+def _between(aspect: Aspect, low: Any, high: Any, *, is_inside: bool) -> Judge:
     def judge_between(image: Image) -> bool | None:
-        value = image.read(reading)
+        value = image.read(aspect)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return (low <= value <= high) is is_inside
@@ -247,9 +247,9 @@ def _between(reading: Reading, low: Any, high: Any, *, is_inside: bool) -> Judge
     return judge_between
 
 
-def _by(compare: Callable[[Any, Any], bool], reading: Reading, bound: Any) -> Judge:
+def _by(compare: Callable[[Any, Any], bool], aspect: Aspect, bound: Any) -> Judge:
     def judge_by(image: Image) -> bool | None:
-        value = image.read(reading)
+        value = image.read(aspect)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return compare(value, bound)

@@ -18,7 +18,7 @@ from cdc_bridge.catalog import TypeKind
 from cdc_bridge.filters import comparing, operands
 from cdc_bridge.filters.comparing import Undecided
 from cdc_bridge.filters.filter import And, Comparison, Field, Filter, Literal, Operand, Operator, Or, Related, Value
-from cdc_bridge.filters.image import Reading
+from cdc_bridge.filters.image import Aspect
 from cdc_bridge.filters.operands import Way
 from cdc_bridge.index.intervals import Interval
 
@@ -27,7 +27,7 @@ from cdc_bridge.index.intervals import Interval
 class OneOf:
     """What is read is one of these values."""
 
-    reading: Reading
+    aspect: Aspect
     values: tuple[Hashable, ...]
 
 
@@ -35,7 +35,7 @@ class OneOf:
 class Within:
     """What is read compares as in SQL, and lies in the interval."""
 
-    reading: Reading
+    aspect: Aspect
     interval: Interval
 
 
@@ -43,7 +43,7 @@ class Within:
 class IsNull:
     """What is read is None."""
 
-    reading: Reading
+    aspect: Aspect
 
 
 Atom: TypeAlias = OneOf | Within | IsNull
@@ -83,28 +83,28 @@ def _is_column(operand: Operand) -> bool:
 
 def _union(covers: Iterable[Cover | None]) -> Cover | None:
     """No value stands in it twice, since what is put somewhere twice would be dropped twice."""
-    values: dict[Reading, dict[Hashable, None]] = {}
+    values: dict[Aspect, dict[Hashable, None]] = {}
     others: dict[Atom, None] = {}
     for each in covers:
         if each is None:
             return None
         for atom in each:
             if isinstance(atom, OneOf):
-                values.setdefault(atom.reading, {}).update(dict.fromkeys(atom.values))
+                values.setdefault(atom.aspect, {}).update(dict.fromkeys(atom.values))
             else:
                 others[atom] = None
-    return *(OneOf(reading, tuple(known)) for reading, known in values.items()), *others
+    return *(OneOf(aspect, tuple(known)) for aspect, known in values.items()), *others
 
 
 def _narrowed(covers: Iterable[Cover | None]) -> Iterator[Cover]:
     """What the intervals of a conjunction have in common: of two half-open ones comes a bounded one."""
-    common: dict[Reading, Interval] = {}
+    common: dict[Aspect, Interval] = {}
     for each in covers:
         match each:
-            case (Within(reading, interval),):
-                common[reading] = common.get(reading, Interval()) & interval
-    for reading, interval in common.items():
-        yield () if interval.is_empty else (Within(reading, interval),)
+            case (Within(aspect, interval),):
+                common[aspect] = common.get(aspect, Interval()) & interval
+    for aspect, interval in common.items():
+        yield () if interval.is_empty else (Within(aspect, interval),)
 
 
 def _comparison(comparison: Comparison) -> Cover | None:
@@ -129,7 +129,7 @@ def _comparison(comparison: Comparison) -> Cover | None:
 def _one_of(operand: Operand, values: tuple[Value, ...]) -> Cover | None:
     way = operands.way(operand, comparing.equality)
     bounds = None if way is None else _bounds(way, values)
-    return None if way is None or bounds is None else (OneOf(way.reading, tuple(dict.fromkeys(bounds))),)
+    return None if way is None or bounds is None else (OneOf(way.aspect, tuple(dict.fromkeys(bounds))),)
 
 
 _INTERVALS: dict[Operator, Callable[[Hashable], Interval]] = {
@@ -143,7 +143,7 @@ _INTERVALS: dict[Operator, Callable[[Hashable], Interval]] = {
 def _beyond(operand: Operand, operator: Operator, value: Value) -> Cover | None:
     way = operands.way(operand, comparing.order)
     bounds = way and _bounds(way, (value,))
-    return (Within(way.reading, _INTERVALS[operator](bounds[0])),) if way and bounds else None
+    return (Within(way.aspect, _INTERVALS[operator](bounds[0])),) if way and bounds else None
 
 
 def _bounds(way: Way, values: tuple[Value, ...]) -> tuple[Hashable, ...] | None:
@@ -158,11 +158,11 @@ def _null(operand: Operand) -> Cover | None:
     """A composite of NULLs only is NULL too, but does not look like it."""
     if not _is_column(operand):
         way = operands.way(operand, comparing.equality)
-        return (IsNull(way.reading),) if way else None
+        return (IsNull(way.aspect),) if way else None
     return None if operand.type.kind is TypeKind.COMPOSITE else (IsNull((operand.column.name, bytes)),)
 
 
 def _empty(operand: Operand) -> Cover | None:
     """NULL or no text. Of what is no text only the database knows what is empty."""
     way = operands.way(operand, comparing.equality) if comparing.characters(operand.type) else None
-    return (IsNull(way.reading), OneOf(way.reading, (way.literal(b'""'),))) if way else None
+    return (IsNull(way.aspect), OneOf(way.aspect, (way.literal(b'""'),))) if way else None

@@ -1,8 +1,8 @@
 """Items by their covers, and found by the images of rows.
 
-There is a shelf for each reading that an atom is about, the value of a column for instance. An image is read once per
-shelf, whatever stands on it. What memory cannot read could be anything: then all that stands there is found. Nothing is
-kept of what has been removed.
+There is a shelf for each aspect of a row that an atom is about, the value of a column for instance. An image is read
+once per shelf, whatever stands on it. What memory cannot read could be anything: then all that stands there is found.
+Nothing is kept of what has been removed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, Generic, TypeVar, assert_never
 
-from cdc_bridge.filters.image import UNSURE, Image, Reading
+from cdc_bridge.filters.image import UNSURE, Aspect, Image
 from cdc_bridge.index.cover import Atom, Cover, IsNull, OneOf, Within
 from cdc_bridge.index.intervals import Intervals
 from cdc_bridge.index.roster import Crew, Roster, joined, left
@@ -60,7 +60,7 @@ class Values(Generic[Item]):
 
 
 class Shelf(Generic[Item]):
-    """Items by atoms about one reading."""
+    """Items by atoms about one aspect."""
 
     def __init__(self) -> None:
         self._equal: Values[Item] = Values()
@@ -113,29 +113,29 @@ class Shelves(Generic[Item]):
     """All shelves of one table."""
 
     def __init__(self) -> None:
-        self._shelves: dict[Reading, Shelf[Item]] = {}
+        self._shelves: dict[Aspect, Shelf[Item]] = {}
 
     def __len__(self) -> int:
         return len(self._shelves)
 
     def put(self, cover: Cover, item: Item) -> None:
         for atom in cover:
-            shelf = self._shelves.get(atom.reading)
+            shelf = self._shelves.get(atom.aspect)
             if shelf is None:
-                shelf = self._shelves[atom.reading] = Shelf()
+                shelf = self._shelves[atom.aspect] = Shelf()
             shelf.put(atom, item)
 
     def drop(self, cover: Cover, item: Item) -> None:
         """`cover` is the one that it was put with."""
         for atom in cover:
-            shelf = self._shelves[atom.reading]
+            shelf = self._shelves[atom.aspect]
             shelf.drop(atom, item)
             if shelf.is_empty:
-                del self._shelves[atom.reading]
+                del self._shelves[atom.aspect]
 
     def cost(self, atom: Atom) -> int:
         """What it costs to find what would be put by this atom, in items that are found in vain."""
-        shelf = self._shelves.get(atom.reading)
+        shelf = self._shelves.get(atom.aspect)
         opening = COST_OF_SHELF if shelf is None else 0
         match atom:
             case OneOf(_, values):
@@ -148,5 +148,5 @@ class Shelves(Generic[Item]):
 
     def find(self, image: Image) -> Iterator[Iterable[Item]]:
         """Whatever has an atom that the image meets, some items each time. May give an item more than once."""
-        for reading, shelf in self._shelves.items():
-            yield from shelf.at(image.read(reading))
+        for aspect, shelf in self._shelves.items():
+            yield from shelf.at(image.read(aspect))
