@@ -15,7 +15,7 @@ A single larger message still goes when nothing else waits.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -126,24 +126,29 @@ class Backlog:
             return self._single(stream)  # the same frame for all that get this event
         begun, end = stream.sent_rows, self._end(event, stream.sent_rows)
         rows, old = list(event.rows or ())[begun:end], list(event.old or ())[begun:end]
-        size = _size(event, begun, end)
-        if end < len(event.rows or ()):
-            stream.sent_rows = end
-        else:
-            stream.sent_rows = 0
-            before = stream.claim
-            self._pop(stream)
-            while stream.events and _alike(event, following := stream.events[0][0]):
-                size += _size(following)
-                if len(rows) + len(following.rows or ()) > self._frame_rows_max or size > FRAME_BYTES_MAX:
-                    break
-                if stream.claim is not before and stream.events[0][1] is None:
-                    break  # the first part of a change, which this frame's cursor would not claim
-                event = self._pop(stream)
-                rows += event.rows or ()
-                old += event.old or ()
-        whole = replace(event, rows=tuple(rows), old=None if event.old is None else tuple(old))
+        stream.sent_rows = 0 if end == len(event.rows or ()) else end
+        last = event
+        if not stream.sent_rows:
+            for last in self._taken_together(stream, len(rows), _size(event, begun, end)):
+                rows += last.rows or ()
+                old += last.old or ()
+        whole = replace(last, rows=tuple(rows), old=None if last.old is None else tuple(old))
         return protocol.event_frame(whole, stream.uid, one=False, cursor=stream.cursor)
+
+    def _taken_together(self, stream: Stream, rows_count: int, size_bytes: int) -> Iterator[Event]:
+        """Takes the first event, of which so much goes into a frame, and then those that read the same and fit behind
+        it, each as it leaves.
+        """
+        before = stream.claim
+        first = self._pop(stream)
+        while stream.events and _alike(first, following := stream.events[0][0]):
+            rows_count += len(following.rows or ())
+            size_bytes += _size(following)
+            if rows_count > self._frame_rows_max or size_bytes > FRAME_BYTES_MAX:
+                break
+            if stream.claim is not before and stream.events[0][1] is None:
+                break  # the first part of a change, which this frame's cursor would not claim
+            yield self._pop(stream)
 
     def _fits(self, event: Event) -> bool:
         """Whether one frame holds all of it."""
