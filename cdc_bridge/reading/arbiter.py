@@ -2,13 +2,13 @@
 
 All questions of a call go out together, in one transaction and one round trip. When one of them fails, the others are
 asked again, one by one: first with little time, so that what is quick need not wait for what is not; then what took
-longer gets the time that it may take.
+longer gets the time that it may take. Who takes too long even then is not asked for a while (`resting`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -26,6 +26,7 @@ from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdict
 from cdc_bridge.rawjson import split_object
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.refusals import is_of_the_statement
+from cdc_bridge.reading.resting import Resting
 from cdc_bridge.reading.select import completions, spellings, verdicts
 from cdc_bridge.reading.where import Surroundings, has_now
 
@@ -45,13 +46,15 @@ class PooledArbiter:
     def __init__(self, pool: Pool, *, statement_timeout_s: float = 5) -> None:
         self._pool = pool
         self._statement_timeout_s = statement_timeout_s
+        self._resting = Resting()
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         """Equal filters of one table are asked for once."""
         batches: dict[_Predicate, _Batch] = {}
         for position, case in enumerate(cases):
             batches.setdefault(_Predicate.of(case), _Batch(case, [], [])).add(position, case)
-        answers = await self._ask([_decision(batch) for batch in batches.values()])
+        subjects = [(predicate.relation_id, predicate.filter) for predicate in batches]
+        answers = await self._ask_unless_resting(subjects, [_decision(batch) for batch in batches.values()])
         verdicts: list[Verdict] = [()] * len(cases)
         for batch, answer in zip(batches.values(), answers, strict=True):
             for position, verdict in batch.divide(answer):
@@ -59,7 +62,8 @@ class PooledArbiter:
         return verdicts
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
-        answers = await self._ask([_completion(each) for each in completions])
+        subjects = [(each.collection.relation_id, each.projection) for each in completions]
+        answers = await self._ask_unless_resting(subjects, [_completion(each) for each in completions])
         return [answer if isinstance(answer, Failure) else tuple(map(split_object, answer)) for answer in answers]
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
@@ -80,6 +84,25 @@ class PooledArbiter:
                         found[position] = text.encode()
             groups = refused
         return found
+
+    async def _ask_unless_resting(
+        self, subjects: Sequence[Hashable], statements: Sequence[Statement]
+    ) -> Sequence[Answer]:
+        now_s = asyncio.get_running_loop().time()
+        answers = await self._ask(
+            [
+                RESTS if self._resting.is_resting(subject, now_s) else statement
+                for subject, statement in zip(subjects, statements, strict=True)
+            ]
+        )
+        now_s = asyncio.get_running_loop().time()
+        slow = {subject for subject, answer in zip(subjects, answers, strict=True) if answer is TOOK_TOO_LONG}
+        for subject, answer in zip(subjects, answers, strict=True):
+            if not isinstance(answer, Failure) and subject not in slow:
+                self._resting.answered(subject)
+        for subject in slow:
+            self._resting.took_too_long(subject, now_s)
+        return answers
 
     async def _ask(self, statements: Sequence[Statement]) -> list[Answer]:
         """Raises `SourceUnavailable`."""
@@ -119,8 +142,8 @@ class PooledArbiter:
         ends_at = asyncio.get_running_loop().time() + 2 * limit_s
         for position, statement in asked.items():
             left_s = min(limit_s, ends_at - asyncio.get_running_loop().time())
-            if answers[position] is TOOK_TOO_LONG and left_s > 0:
-                answers[position] = await self._alone(connection, statement, left_s)
+            if answers[position] is TOOK_TOO_LONG:
+                answers[position] = await self._alone(connection, statement, left_s) if left_s > 0 else NO_TIME_LEFT
         return answers
 
     async def _alone(self, connection: Connection, statement: sql.Composed, limit_s: float) -> Answer:
@@ -146,6 +169,8 @@ class PooledArbiter:
 
 
 TOOK_TOO_LONG = Failure("it took too long")
+NO_TIME_LEFT = Failure("others took too long")
+RESTS = Failure("it took too long before, and is not asked again so soon")
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from cdc_bridge.filters.filter import EVERYTHING, Function, Now, Quantifier, Rel
 from cdc_bridge.filters.filter import Operator as Op
 from cdc_bridge.projection import Nested, Output, Projection
 from cdc_bridge.questions import Case, Completion, Failure
-from cdc_bridge.reading.arbiter import TOOK_TOO_LONG, PooledArbiter
+from cdc_bridge.reading.arbiter import RESTS, TOOK_TOO_LONG, PooledArbiter
 from cdc_bridge.reading.select import verdicts
 from tests.schema.questioning import NOW_US, Questions, comparison, field, questions
 from tests.support.server import Database
@@ -77,6 +77,16 @@ async def test_case_that_fails_spoils_no_other(t: Questions) -> None:
     assert answers[2] == (True, False, True)
     assert answers[0] == TOOK_TOO_LONG
     assert time.monotonic() - begin < 10  # 2 s together, then 2 s alone
+
+
+async def test_what_took_too_long_is_not_waited_for_again_so_soon(t: Questions) -> None:
+    name = field(t["t"], "name")
+    cases = [await case(t, comparison(name, Op.REGEX, BOMB)), await case(t, comparison(name, Op.NNULL))]
+    assert (await t.arbiter.decide(cases))[0] == TOOK_TOO_LONG
+    begin = time.monotonic()
+    for _ in range(3):
+        assert await t.arbiter.decide(cases) == [RESTS, (True, False, True)]
+    assert time.monotonic() - begin < 1
 
 
 async def test_many_questions_behind_a_broken_one_are_answered(t: Questions) -> None:
