@@ -114,6 +114,8 @@ class _Story:
         self._news = asyncio.Event()
         self._clients = [Client(each, self._fleet, self._clock, self._news.set) for each in plan.clients]
         self._ends: dict[str, End] = {}
+        self._known_last: dict[str, dict[int, Row]] = {}
+        self._had_gaps = False
 
     def _arguments(self) -> list[str]:
         values = ARGUMENTS | {
@@ -215,6 +217,8 @@ class _Story:
         await self._do("delete", table, [MARKER])
         created = await self._do("insert", table, [MARKER])
         vers[MARKER] = await self._do("update", table, [MARKER])
+        self._known_last.pop(table.name, None)
+        self._had_gaps = self._has_gaps()
         return End(began, created, vers)
 
     async def _until_complete(self) -> None:
@@ -235,19 +239,23 @@ class _Story:
 
     def _incomplete(self) -> list[Book]:
         """Where something went untold, since the log was full, fresh data may come after the end."""
-        rows = {table: self._rows(table) for table in self._plan.tables}
-        if not self._has_gaps():
-            names = self._names()
-            return [book for book in self._books() if not self._is_complete(book, rows[book.wanted.table], names)]
+        if not self._had_gaps:
+            return [book for book in self._books() if not self._is_complete(book)]
         with_data = [book for book in self._books() if book.wanted.event is None]
-        return [book for book in with_data if not _knows(book, rows[book.wanted.table])]
+        return [book for book in with_data if not _knows(book, self._last_rows(book.wanted.table))]
 
-    def _is_complete(self, book: Book, rows: dict[int, Row], names: dict[int, str]) -> bool:
+    def _is_complete(self, book: Book) -> bool:
         if book.wanted.figures:
-            return _knows(book, rows)
-        if book.wanted.related and not _shows(book, rows, names):
+            return _knows(book, self._last_rows(book.wanted.table))
+        if not self._ends[book.wanted.table.name].has_come(book):
             return False
-        return self._ends[book.wanted.table.name].has_come(book)
+        return not book.wanted.related or _shows(book, self._last_rows(book.wanted.table), self._names())
+
+    def _last_rows(self, table: Table) -> dict[int, Row]:
+        """Once nobody writes any more, but we."""
+        if table.name not in self._known_last:
+            self._known_last[table.name] = self._rows(table)
+        return self._known_last[table.name]
 
     def _names(self) -> dict[int, str]:
         return dict(self._database.execute("SELECT id, name FROM parents"))
