@@ -6,9 +6,10 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
@@ -19,6 +20,7 @@ from cdc_bridge.capture.log import LogCapture, LogOptions
 from cdc_bridge.capture.log_reader import PooledLogReader
 from cdc_bridge.conninfo import READ
 from cdc_bridge.errors import BridgeError
+from cdc_bridge.hub.hub import Hub
 from cdc_bridge.queries.query import QueryLimits
 from cdc_bridge.reading.arbiter import PooledArbiter
 from cdc_bridge.reading.snapshot import Pool, SnapshotReader
@@ -125,8 +127,38 @@ class Bridge:
         self._stopping.set()
 
     async def _serve(self, pools: _Pools) -> None:
+        capture = self._capture(lambda: broker.hub)
+        broker = self._broker(capture, pools)
+        custodian = self._custodian(pools.catalog)
+        server = WebSocketServer(broker, self._door(broker, capture, custodian), self._websocket_options())
+        async with asyncio.TaskGroup() as tasks:
+            running = [tasks.create_task(work) for work in self._side_by_side(broker, custodian)]
+            async with server.run() as url:
+                self._on_listening(url)
+                await self._stopping.wait()
+                log.info("shutting down")
+                self._on_stopping()
+                for task in running:
+                    task.cancel()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._options.shutdown_timeout_s):
+                        await server.say_goodbye()
+                server.abort()
+
+    def _side_by_side(self, broker: Broker, custodian: LogCustodian) -> list[Coroutine[Any, Any, None]]:
+        return [
+            broker.listen(),
+            broker.watch_catalog(CATALOG_INTERVAL_S),
+            broker.serve_resumes(),
+            broker.serve_stale(),
+            custodian.watch(CUSTODY_INTERVAL_S),
+            *(broker.serve_readings() for _ in range(self._options.snapshot_concurrency)),
+        ]
+
+    def _capture(self, hub: Callable[[], Hub]) -> LogCapture:
+        """`hub` comes later: it belongs to the broker, which needs a capture to begin with."""
         options = self._options
-        capture = LogCapture(
+        return LogCapture(
             LogOptions(
                 conninfo=options.dsn,
                 schema=options.schema,
@@ -136,10 +168,13 @@ class Bridge:
                 reconnect_delay_max_s=options.reconnect_delay_max_s,
                 poll_interval_s=options.poll_interval_s,
             ),
-            lambda relation_id: broker.hub.catalog.siblings(relation_id),  # noqa: PLW0108 - made below, and changes
-            lambda relation_ids: broker.hub.is_congested(relation_ids),  # noqa: PLW0108 - as above
+            lambda relation_id: hub().catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
+            lambda relation_ids: hub().is_congested(relation_ids),
         )
-        broker = Broker(
+
+    def _broker(self, capture: LogCapture, pools: _Pools) -> Broker:
+        options = self._options
+        return Broker(
             capture,
             SnapshotReader(pools.data, options.schema),
             PooledCatalogReader(pools.catalog, options.dsn, options.schema, options.collections, options.relations),
@@ -150,38 +185,16 @@ class Bridge:
             subscriptions_max=options.subscriptions_max,
             held_bytes_max=options.held_bytes_max,
         )
-        custodian = LogCustodian(
-            pools.catalog,
+
+    def _custodian(self, pool: Pool) -> LogCustodian:
+        options = self._options
+        pruner = LogPruner(
+            options.dsn,
             options.schema,
-            LogPruner(
-                options.dsn,
-                options.schema,
-                retention_age_s=options.retention_age_s,
-                retention_bytes=options.retention_bytes,
-            ),
-            notify=options.notify,
+            retention_age_s=options.retention_age_s,
+            retention_bytes=options.retention_bytes,
         )
-        server = WebSocketServer(broker, self._door(broker, capture, custodian), self._websocket_options())
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(broker.listen()),
-                tasks.create_task(broker.watch_catalog(CATALOG_INTERVAL_S)),
-                tasks.create_task(broker.serve_resumes()),
-                tasks.create_task(broker.serve_stale()),
-                tasks.create_task(custodian.watch(CUSTODY_INTERVAL_S)),
-                *(tasks.create_task(broker.serve_readings()) for _ in range(options.snapshot_concurrency)),
-            ]
-            async with server.run() as url:
-                self._on_listening(url)
-                await self._stopping.wait()
-                log.info("shutting down")
-                self._on_stopping()
-                for task in running:
-                    task.cancel()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(options.shutdown_timeout_s):
-                        await server.say_goodbye()
-                server.abort()
+        return LogCustodian(pool, options.schema, pruner, notify=options.notify)
 
     def _query_limits(self) -> QueryLimits:
         options = self._options
