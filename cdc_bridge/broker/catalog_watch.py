@@ -12,6 +12,7 @@ import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.interpreter import Interpreter
@@ -73,8 +74,11 @@ class CatalogWatch:
         while True:
             try:
                 return self._agenda.order(self._hub.adopt(catalog, partial(self._judge, catalog)))
-            except Unspelled as unspelled:
-                await self._interpreter.learn(unspelled.needed)
+            except ExceptionGroup as group:
+                if group.split(Unspelled)[1]:
+                    raise
+                asked = [each.needed for each in group.exceptions if isinstance(each, Unspelled)]
+                await self._interpreter.learn_all(tuple(dict.fromkeys(chain.from_iterable(asked))))
 
     async def refresh_until_done(self) -> None:
         while True:

@@ -1,6 +1,7 @@
 """Reads clients' queries. Where only PostgreSQL knows how a value is spelled, it is asked, and the answer kept.
 
-Bound: `KNOWN_BYTES_MAX` of answers. Policy: past it all are forgotten; to ask again costs one round trip.
+Bound: `KNOWN_BYTES_MAX` of answers. Policy: past it all are forgotten; to ask again costs one round trip. What all that
+are here need at once may be more, until somebody asks for something else.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from cdc_bridge.queries.speller import Spelled, Spelling, Unspelled
 from cdc_bridge.subscription import Query
 
 KNOWN_BYTES_MAX = 8 * 1024 * 1024
+KNOWN_BYTES_EACH = 300
+"""What an answer occupies besides its texts."""
+
+AT_ONCE_MAX = 1000
+"""Values that are asked for together."""
 
 
 class Interpreter:
@@ -41,11 +47,19 @@ class Interpreter:
 
     async def learn(self, needed: Sequence[Spelled]) -> None:
         """Raises `SourceUnavailable`."""
-        if self._arbiter is None:
-            raise RequestError("SERVICE_UNAVAILABLE", "Nobody can say how a value of this type is spelled.")
         if self._known_bytes > KNOWN_BYTES_MAX:
             self._known.clear()
             self._known_bytes = 0
+        await self._ask(needed)
+
+    async def learn_all(self, needed: Sequence[Spelled]) -> None:
+        """Nothing is forgotten before all is known, or it never would be. Raises `SourceUnavailable`, and keeps what came."""
+        for begin in range(0, len(needed), AT_ONCE_MAX):
+            await self._ask(needed[begin : begin + AT_ONCE_MAX])
+
+    async def _ask(self, needed: Sequence[Spelled]) -> None:
+        if self._arbiter is None:
+            raise RequestError("SERVICE_UNAVAILABLE", "Nobody can say how a value of this type is spelled.")
         for spelled, raw in zip(needed, await self._arbiter.spell(needed), strict=True):
             self._known[spelled] = raw
-            self._known_bytes += len(spelled[1]) + len(raw or b"")
+            self._known_bytes += len(spelled[1]) + len(raw or b"") + KNOWN_BYTES_EACH

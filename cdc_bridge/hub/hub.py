@@ -292,7 +292,7 @@ class Hub:
     def adopt(self, catalog: Catalog, judge: Judge) -> list[Reading]:
         """Take over a new catalog; followers of what has changed are judged anew, and start anew or are refused.
 
-        Whatever `judge` raises besides `RequestError` comes before anything has changed.
+        Whatever `judge` raises besides `RequestError` comes, in one group, before anything has changed.
         """
         differences = self._register.compare(catalog)
         judged = self._roll.judged_anew(catalog, differences, judge)

@@ -65,14 +65,23 @@ class Roll:
         return list(self._showing.get(relation_id, ()))
 
     def judged_anew(self, catalog: Catalog, differences: Differences, judge: Judge) -> list[tuple[Follower, Judgement]]:
-        """What becomes of those who follow, or are led to, what a new catalog changes. Nothing is changed here."""
+        """What becomes of those who follow, or are led to, what a new catalog changes. Nothing is changed here.
+
+        Whatever `judge` raises besides `RequestError`, for however many, is raised at the end, in one group.
+        """
         gone = {collection.relation_id for collection in differences.gone}
         now = {c.relation_id: c for c in catalog.by_name.values() if c.relation_id not in gone}
         found: list[tuple[Follower, Judgement]] = []
+        failures: list[Exception] = []
         for follower in self._followers:
             collection = now.get(follower.subscription.collection.relation_id)
             if collection is not None and not tables_of(follower.subscription).isdisjoint(differences.all):
-                found.append((follower, _judged(follower.subscription, collection, judge)))
+                try:
+                    found.append((follower, _judged(follower.subscription, collection, judge)))
+                except Exception as failure:  # all are of interest, the frames that they came from once at the most
+                    failures.append(failure.with_traceback(None) if failures else failure)
+        if failures:
+            raise ExceptionGroup("not all can be judged", failures)
         return found
 
     def _place(self, follower: Follower) -> None:

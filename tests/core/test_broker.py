@@ -247,6 +247,7 @@ class Thinking:
 
     def __init__(self) -> None:
         self.asked = 0
+        self.spellings = 0
         self.go_on = asyncio.Event()
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
@@ -258,6 +259,7 @@ class Thinking:
         return []
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
+        self.spellings += 1
         return [text.encode() for _, text in values]
 
 
@@ -281,6 +283,27 @@ async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_no
         await s.quiet()
         assert s.client.take() == [("create", [{"id": 1, "text": "a"}])]
         assert asking.take() == [("create", [{"id": 1, "text": "a"}])]
+
+
+async def test_what_all_followers_of_a_changed_table_need_spelled_is_asked_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And is not forgotten again before all of it is known, although it is more than is kept."""
+    monkeypatch.setattr("cdc_bridge.broker.interpreter.KNOWN_BYTES_MAX", 0)
+    arbiter = Thinking()
+    tags = replace(MESSAGES, columns=columns(id=INT8, tag=PgType("citext")))
+    async with scene(catalog=Catalog([tags]), arbiter=arbiter) as s:
+        s.stream.say(Listening())
+        for number in range(20):
+            await s.broker.subscribe(s.client, replace(SUBSCRIBE, query={"filter": {"tag": {"_eq": f"tag {number}"}}}))
+        await s.quiet()
+        s.client.take()
+        arbiter.spellings = 0
+        s.tables.catalog = Catalog([replace(tags, columns=columns(id=INT8, tag=PgType("citext"), more=TEXT))])
+        s.stream.say(insert(row(id=1, tag="tag 1", more="x"), xid=20))
+        await s.quiet()
+        assert s.client.take() == [RESYNC] * 20
+        assert arbiter.spellings == 1
 
 
 async def test_changes_older_than_the_catalog_do_not_read_it_again_and_again() -> None:
