@@ -41,12 +41,14 @@ class Loader:
     async def serve(self) -> None:
         """One worker, for ever. Several can run side by side."""
         while True:
-            waiting = await self._agenda.next_data(TOGETHER_MAX)
-            together = [equal for equal in waiting if not equal[0].subscription.query.meta]
-            done = len(together) > 1 and await self._load_together(together)
-            for equal in waiting:
-                if not done or equal[0].subscription.query.meta:
-                    await self._load(equal)
+            await self._load_all(await self._agenda.next_data(TOGETHER_MAX))  # and keep none of them while we wait
+
+    async def _load_all(self, waiting: Sequence[list[Reading]]) -> None:
+        together = [equal for equal in waiting if not equal[0].subscription.query.meta]
+        done = len(together) > 1 and await self._load_together(together)
+        for equal in waiting:
+            if not done or equal[0].subscription.query.meta:
+                await self._load(equal)
 
     async def _load_together(self, waiting: Sequence[list[Reading]]) -> bool:
         """False when one of them is in the way of the others: each has to be read alone to know which."""

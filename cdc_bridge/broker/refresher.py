@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import replace
 
 from cdc_bridge.broker.agenda import Agenda
@@ -41,11 +42,15 @@ class Refresher:
     async def serve(self) -> None:
         """One worker, for ever."""
         while True:
-            stale = await self._agenda.next_stale()
-            began_s = time.monotonic()
-            for refresh in stale:
-                await self._refresh(refresh)
-            await asyncio.sleep(max(PAUSE_MIN_S, time.monotonic() - began_s))
+            took_s = await self._refresh_all(await self._agenda.next_stale())
+            await asyncio.sleep(max(PAUSE_MIN_S, took_s))
+
+    async def _refresh_all(self, stale: Iterable[Refresh]) -> float:
+        """The seconds that it took."""
+        began_s = time.monotonic()
+        for refresh in stale:
+            await self._refresh(refresh)
+        return time.monotonic() - began_s
 
     async def _refresh(self, refresh: Refresh) -> None:
         """Whoever cannot be shown what is new starts anew, and waits there until that can be read."""
