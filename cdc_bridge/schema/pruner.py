@@ -10,7 +10,7 @@ import psycopg
 from cdc_bridge.conninfo import PRUNE
 from cdc_bridge.errors import BridgeError, NotInstalled, SourceUnavailable
 from cdc_bridge.logs import facts
-from cdc_bridge.schema.retention import Pruned, is_standby, prune
+from cdc_bridge.schema.pruning import Pruned, is_standby, prune
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from cdc_bridge.schema.installation import require_installed
 from cdc_bridge.schema.log_problems import log_problems
 from cdc_bridge.schema.mode import Mode, Notify
 from cdc_bridge.schema.notification import read_notify
-from cdc_bridge.schema.retention import Log, read_log
+from cdc_bridge.schema.pruning import read_log
+from cdc_bridge.schema.retention import Log
 from cdc_bridge.schema.tables import Level, Tree, catalog_settings, read_captured, read_trees
 from cdc_bridge.statements import statement
 

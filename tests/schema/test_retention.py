@@ -15,9 +15,10 @@ from psycopg.conninfo import make_conninfo
 from cdc_bridge.capture.pages import current_snapshot, is_forgotten
 from cdc_bridge.change import Snapshot
 from cdc_bridge.errors import DatabaseError, NotInstalled, SourceUnavailable
-from cdc_bridge.schema import retention
+from cdc_bridge.schema import pruning, retention
 from cdc_bridge.schema.pruner import LogPruner
-from cdc_bridge.schema.retention import RING, Advance, Forget, Log, Pruned, Segment, decide, prune, read_log
+from cdc_bridge.schema.pruning import Pruned, prune, read_log
+from cdc_bridge.schema.retention import RING, Advance, Forget, Log, Segment, decide
 from tests.schema.telling import attach_tables
 from tests.schema.test_modes import install_version_1
 from tests.support.server import Database
@@ -211,7 +212,7 @@ def test_locked_segment_is_left_and_the_others_are_forgotten(database: Database,
         dump.execute("LOCK TABLE cdc.change_log_1 IN ACCESS SHARE MODE")
         done = prune(conn, "cdc", 0, GIB)
         assert (numbers(done), done.locked) == ([0, 2], [1])
-        (holder,) = retention.holders(conn, "cdc", done.locked)
+        (holder,) = pruning.holders(conn, "cdc", done.locked)
         assert holder.pid == dump.info.backend_pid
         dump.rollback()
         dump.execute("LOCK TABLE cdc.change_log_1 IN ACCESS EXCLUSIVE MODE")
