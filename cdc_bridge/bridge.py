@@ -34,14 +34,17 @@ from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
 log = logging.getLogger(__name__)
 
 CATALOG_CONNECTIONS = 2
-ARBITER_CONNECTIONS = 2
-"""For the changes of the stream, and for who comes back."""
+CLIENTS_CONNECTIONS = 2
+"""For what has to be asked to read a client's query, and to tell who comes back what was missed."""
 
 CATALOG_INTERVAL_S = 2.0
 """How long a change of tables can go unnoticed that no row change tells of."""
 
 CUSTODY_INTERVAL_S = 5.0
 """How often the log is pruned and looked at."""
+
+REFRESHERS = 1
+"""Readings of what has changed elsewhere that are done at the same time."""
 
 RESUMES_MAX = 4
 """Clients that are told at the same time what they have missed."""
@@ -92,6 +95,7 @@ class _Pools:
     data: Pool
     log: Pool
     arbiter: Pool
+    clients: Pool
 
 
 class Bridge:
@@ -111,15 +115,16 @@ class Bridge:
     async def run(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT. Raises `BridgeError` for what waiting cannot mend."""
         try:
-            # The stream waits for the catalog at times, so no client's query may stand in its way.
+            # The stream waits for the catalog at times, and for the arbiter: no client's query may stand in its way.
             async with (
                 self._signals(),
                 self._pool(CATALOG_CONNECTIONS) as catalog_pool,
-                self._pool(self._options.snapshot_concurrency + ASKING_MAX) as data_pool,
+                self._pool(self._options.snapshot_concurrency + ASKING_MAX + REFRESHERS) as data_pool,
                 self._pool(RESUMES_MAX + ASKING_MAX) as log_pool,
-                self._pool(ARBITER_CONNECTIONS) as arbiter_pool,
+                self._pool(1) as arbiter_pool,
+                self._pool(CLIENTS_CONNECTIONS) as clients_pool,
             ):
-                await self._serve(_Pools(catalog_pool, data_pool, log_pool, arbiter_pool))
+                await self._serve(_Pools(catalog_pool, data_pool, log_pool, arbiter_pool, clients_pool))
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
 
@@ -180,6 +185,7 @@ class Bridge:
             PooledCatalogReader(pools.catalog, options.dsn, options.schema, options.collections, options.relations),
             PooledLogReader(pools.log, options.schema),
             PooledArbiter(pools.arbiter),
+            clients_arbiter=PooledArbiter(pools.clients),
             resumes_max=RESUMES_MAX,
             limits=self._query_limits(),
             subscriptions_max=options.subscriptions_max,

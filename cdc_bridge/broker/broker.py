@@ -36,22 +36,32 @@ class Broker:
         log_reader: LogReader | None = None,
         arbiter: Arbiter | None = None,
         *,
+        clients_arbiter: Arbiter | None = None,
         limits: QueryLimits,
         subscriptions_max: int,
         held_bytes_max: int,
         retry_delay_s: float = 0.5,
         resumes_max: int = 4,
     ) -> None:
+        """`clients_arbiter` answers what is asked because of one client, so that the stream need not wait behind it."""
+        clients_arbiter = clients_arbiter or arbiter
         self.hub = hub = Hub(held_bytes_max)
         self._agenda = agenda = Agenda(hub, can_resume=log_reader is not None)
-        interpreter = Interpreter(arbiter, limits)
+        interpreter = Interpreter(clients_arbiter, limits, urgent=arbiter)
         self._catalog = catalog = CatalogWatch(catalog_reader, hub, agenda, interpreter, retry_delay_s=retry_delay_s)
-        asking = Asking(arbiter)
-        self._listener = Listener(capture, reader, hub, agenda, catalog=catalog, asking=asking)
+        self._listener = Listener(capture, reader, hub, agenda, catalog=catalog, asking=Asking(arbiter))
         self._refresher = Refresher(reader, hub, agenda, catalog)
         self._loader = Loader(reader, hub, agenda, catalog, retry_delay_s=retry_delay_s)
         self._resumer = (
-            Resumer(log_reader, hub, agenda, catalog, asking, resumes_max=resumes_max, retry_delay_s=retry_delay_s)
+            Resumer(
+                log_reader,
+                hub,
+                agenda,
+                catalog,
+                Asking(clients_arbiter),
+                resumes_max=resumes_max,
+                retry_delay_s=retry_delay_s,
+            )
             if log_reader is not None
             else None
         )

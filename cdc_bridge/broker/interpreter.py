@@ -25,10 +25,11 @@ AT_ONCE_MAX = 1000
 
 
 class Interpreter:
-    """See the module's docstring. Without an arbiter such values are refused."""
+    """See the module's docstring. Without an arbiter such values are refused. `urgent`: whom the stream has asked."""
 
-    def __init__(self, arbiter: Arbiter | None, limits: QueryLimits) -> None:
+    def __init__(self, arbiter: Arbiter | None, limits: QueryLimits, *, urgent: Arbiter | None = None) -> None:
         self._arbiter = arbiter
+        self._urgent = urgent or arbiter
         self._limits = limits
         self._known: dict[Spelled, bytes | None] = {}
         self._known_bytes = 0
@@ -50,16 +51,16 @@ class Interpreter:
         if self._known_bytes > KNOWN_BYTES_MAX:
             self._known.clear()
             self._known_bytes = 0
-        await self._ask(needed)
+        await self._ask(self._arbiter, needed)
 
     async def learn_all(self, needed: Sequence[Spelled]) -> None:
-        """Nothing is forgotten before all is known, or it never would be. Raises `SourceUnavailable`, and keeps what came."""
+        """Nothing is forgotten before all is known, or it never would be. Raises `SourceUnavailable`."""
         for begin in range(0, len(needed), AT_ONCE_MAX):
-            await self._ask(needed[begin : begin + AT_ONCE_MAX])
+            await self._ask(self._urgent, needed[begin : begin + AT_ONCE_MAX])
 
-    async def _ask(self, needed: Sequence[Spelled]) -> None:
-        if self._arbiter is None:
+    async def _ask(self, arbiter: Arbiter | None, needed: Sequence[Spelled]) -> None:
+        if arbiter is None:
             raise RequestError("SERVICE_UNAVAILABLE", "Nobody can say how a value of this type is spelled.")
-        for spelled, raw in zip(needed, await self._arbiter.spell(needed), strict=True):
+        for spelled, raw in zip(needed, await arbiter.spell(needed), strict=True):
             self._known[spelled] = raw
             self._known_bytes += len(spelled[1]) + len(raw or b"") + KNOWN_BYTES_EACH

@@ -124,7 +124,12 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    log: LogReader | None = None, catalog: Catalog = CATALOG, *, resumes_max: int = 4, arbiter: Arbiter | None = None
+    log: LogReader | None = None,
+    catalog: Catalog = CATALOG,
+    *,
+    resumes_max: int = 4,
+    arbiter: Arbiter | None = None,
+    clients_arbiter: Arbiter | None = None,
 ) -> AsyncIterator[Scene]:
     stream, tables = Stream(), Tables(catalog)
     broker = Broker(
@@ -133,6 +138,7 @@ async def scene(
         Catalogs(tables),
         log,
         arbiter,
+        clients_arbiter=clients_arbiter,
         limits=QueryLimits(),
         subscriptions_max=2,
         held_bytes_max=10_000,
@@ -249,6 +255,8 @@ class Thinking:
         self.asked = 0
         self.spellings = 0
         self.go_on = asyncio.Event()
+        self.can_spell = asyncio.Event()
+        self.can_spell.set()
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         self.asked += 1
@@ -260,6 +268,7 @@ class Thinking:
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
         self.spellings += 1
+        await self.can_spell.wait()
         return [text.encode() for _, text in values]
 
 
@@ -283,6 +292,27 @@ async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_no
         await s.quiet()
         assert s.client.take() == [("create", [{"id": 1, "text": "a"}])]
         assert asking.take() == [("create", [{"id": 1, "text": "a"}])]
+
+
+async def test_stream_does_not_wait_behind_what_one_client_asks() -> None:
+    stream, clients = Thinking(), Thinking()
+    stream.go_on.set()
+    clients.can_spell.clear()
+    tags = replace(MESSAGES, columns=columns(id=INT8, tag=PgType("citext")))
+    async with scene(catalog=Catalog([tags]), arbiter=stream, clients_arbiter=clients) as s:
+        s.stream.say(Listening())
+        await s.broker.subscribe(s.client, replace(SUBSCRIBE, query={"filter": {"tag": {"_contains": "a"}}}))
+        slow = asyncio.create_task(
+            s.broker.subscribe(Recorder(), replace(SUBSCRIBE, query={"filter": {"tag": {"_eq": "a"}}}))
+        )
+        await s.quiet()
+        s.client.take()
+        s.stream.say(insert(row(id=1, tag="a"), xid=20))
+        await s.quiet()
+        assert (stream.asked, slow.done()) == (1, False)
+        assert s.client.take() == [("create", [{"id": "1", "tag": "a"}])]
+        clients.can_spell.set()
+        await slow
 
 
 async def test_what_all_followers_of_a_changed_table_need_spelled_is_asked_at_once(
