@@ -29,15 +29,8 @@ from cdc_bridge.schema.plan import (
     serialised,
     step,
 )
-from cdc_bridge.schema.tables import (
-    ExcludedColumn,
-    Level,
-    Table,
-    Tree,
-    Wanted,
-    catalog_settings,
-    read_trees,
-)
+from cdc_bridge.schema.tables import Table, Tree, catalog_settings, read_trees
+from cdc_bridge.schema.triggers import ExcludedColumn, Level, Wanted
 from cdc_bridge.statements import VERSION, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
@@ -173,7 +166,11 @@ def _change(table: Table, wanted: list[Wanted], copied: set[str], schema: str) -
     missing = [each for each in wanted if not _is_there(each, table)]
     steps = [drop_trigger(table, name, "the table is captured in another way now") for name in sorted(stray)]
     steps += [
-        step(each.create(table, schema), SHARE_ROW_EXCLUSIVE, f"tell of every {each.event} on {table.relation}")
+        step(
+            each.create(table.identifier, schema),
+            SHARE_ROW_EXCLUSIVE,
+            f"tell of every {each.event} on {table.relation}",
+        )
         for each in missing
     ]
     enabled = [each.name for each in missing]

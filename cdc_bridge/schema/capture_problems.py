@@ -8,7 +8,8 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
-from cdc_bridge.schema.tables import Level, Table, Tree, Trigger, Wanted, ours, trees
+from cdc_bridge.schema.tables import Table, Tree, trees
+from cdc_bridge.schema.triggers import Level, Trigger, Wanted, ours
 from cdc_bridge.statements import statement
 
 

@@ -27,7 +27,7 @@ from cdc_bridge.catalog import (
 )
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import NotInstalled
-from cdc_bridge.schema.tables import PARTITION_PREFIX, ours
+from cdc_bridge.schema.triggers import PARTITION_PREFIX, ours
 from cdc_bridge.statements import statement
 
 _QUOTED = {"bigint", "numeric"}

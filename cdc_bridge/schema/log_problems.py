@@ -9,7 +9,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
-from cdc_bridge.schema.tables import DURABLE_FUNCTIONS
+from cdc_bridge.schema.triggers import DURABLE_FUNCTIONS
 from cdc_bridge.statements import statement
 
 _ANEW = "or begin anew: cdc-bridge detach --all --purge, then attach"

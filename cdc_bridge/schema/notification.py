@@ -16,7 +16,7 @@ from psycopg.rows import tuple_row
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import UsageError
 from cdc_bridge.schema.mode import Notify
-from cdc_bridge.schema.tables import ours
+from cdc_bridge.schema.triggers import ours
 from cdc_bridge.statements import statement
 
 

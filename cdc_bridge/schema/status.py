@@ -22,7 +22,8 @@ from cdc_bridge.schema.mode import Mode, Notify
 from cdc_bridge.schema.notification import read_notify
 from cdc_bridge.schema.pruning import read_log
 from cdc_bridge.schema.retention import Log
-from cdc_bridge.schema.tables import Level, Tree, catalog_settings, read_captured, read_trees
+from cdc_bridge.schema.tables import Tree, catalog_settings, read_captured, read_trees
+from cdc_bridge.schema.triggers import Level
 from cdc_bridge.statements import statement
 
 

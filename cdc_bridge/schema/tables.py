@@ -1,22 +1,11 @@
 """Tables as attach, detach and status see them: what they are, which triggers of ours they carry, which they should.
 
-A *tree* is a table that can be attached, with all partitions under it; most have none. The theory of the triggers:
-
-- A statement trigger fires on the table that the statement names. So the root has one set, and each partition,
-  which a statement may name too, has another. The partitions' have names of their own: a partition that is
-  detached from its root must not become a collection by itself.
-- Where the application has an AFTER ROW trigger, ours are row triggers, see `sql/functions/capture_row.sql`; and where
-  logical replication brings the rows, since that fires no others. PostgreSQL copies those of a root to each partition,
-  also to future ones, so their names carry a mark of the root: a table with row triggers of its own could not become
-  a partition if two had one name. TRUNCATE has no row triggers.
-- Nothing else is kept anywhere: a table is attached when its root carries a trigger of ours, and in the mode whose
-  function that calls.
+A *tree* is a table that can be attached, with all partitions under it; most have none. Which triggers each of them
+should carry follows from what all of them are; `triggers.py` has the theory.
 """
 
 from __future__ import annotations
 
-import enum
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,133 +18,20 @@ from psycopg.rows import dict_row
 
 from cdc_bridge.change import Relation
 from cdc_bridge.schema.mode import Mode
+from cdc_bridge.schema.triggers import (
+    COLUMN_BY_COLUMN,
+    MARK,
+    PARTITION_PREFIX,
+    PREFIX,
+    ExcludedColumn,
+    Level,
+    Trigger,
+    Wanted,
+    ours,
+    wanted_by_row,
+    wanted_by_statement,
+)
 from cdc_bridge.statements import statement
-
-PREFIX = "00_cdc_bridge_"
-"""Triggers fire in the order of their names; ours come before the application's."""
-
-PARTITION_PREFIX = f"{PREFIX}partition_"
-
-
-def ours(schema: str) -> dict[str, Any]:
-    """By what queries tell a trigger of ours from the application's: the schema of its function, and its own name."""
-    return {"schema": schema, "prefix": PREFIX}
-
-
-COLUMN_BY_COLUMN = "0:"
-"""The argument of a trigger on a table with virtual generated columns, see `sql/functions/capture.sql`."""
-
-
-DURABLE_PREFIX = "capture_durable"
-"""By what queries and we tell the functions of the mode durable from those of the mode live."""
-
-
-class Level(enum.Enum):
-    """For each of what our triggers fire."""
-
-    STATEMENT = "STATEMENT"
-    ROW = "ROW"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class ExcludedColumn:
-    """A column that never leaves its table, by its number and the name that was given.
-
-    As an argument of a trigger it is `number:name`, see `sql/functions/visible_columns.sql`.
-    """
-
-    number: int
-    name: str
-
-    @classmethod
-    def parse(cls, argument: str) -> ExcludedColumn | None:
-        """None: the argument excludes nothing, it asks for the columns one by one."""
-        number, _, name = argument.partition(":")
-        return None if argument == COLUMN_BY_COLUMN else cls(int(number), name)
-
-    @property
-    def argument(self) -> str:
-        return f"{self.number}:{self.name}"
-
-
-@dataclass(frozen=True, slots=True)
-class Trigger:
-    """A trigger of ours as it is. `is_clone`: PostgreSQL copied it from the partitioned table.
-
-    `definition`: when it fires, with what at hand, in SQL's words. `depends_on_log`: see `sql/triggers/condition.sql`.
-    """
-
-    name: str
-    enabled: str
-    is_clone: bool
-    function: str
-    definition: str
-    depends_on_log: bool
-    arguments: tuple[str, ...]
-
-    @property
-    def is_always(self) -> bool:
-        return self.enabled == "A"
-
-    @property
-    def mode(self) -> Mode:
-        return Mode.DURABLE if self.function.startswith(DURABLE_PREFIX) else Mode.LIVE
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether it is for tables in whose values no session's settings show."""
-        return self.function in _PLAIN.values()
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """A trigger of ours as it should be."""
-
-    name: str
-    event: str
-    level: Level
-    mode: Mode
-    function: str
-    transition_tables: str
-    arguments: tuple[str, ...]
-
-    @property
-    def depends_on_log(self) -> bool:
-        """The one trigger of a table that costs least: a condition takes its time at every statement."""
-        return self.mode is Mode.DURABLE and self.event == "TRUNCATE"
-
-    def create(self, table: Table, schema: str) -> sql.Composed:
-        return statement(
-            "triggers/create",
-            schema,
-            trigger=sql.Identifier(self.name),
-            event=sql.SQL(self.event),
-            table=table.identifier,
-            transition_tables=sql.SQL(self.transition_tables),
-            level=sql.SQL(self.level.value),
-            condition=statement("triggers/condition", schema) if self.depends_on_log else sql.SQL(""),
-            function=sql.Identifier(self.function),
-            arguments=sql.SQL(", ").join(map(sql.Literal, self.arguments)),
-        )
-
-    @property
-    def definition(self) -> str:
-        parts = ["AFTER", self.event, self.transition_tables, "FOR EACH", self.level.value]
-        return " ".join(part for part in parts if part)
-
-    @property
-    def _functions_that_do(self) -> set[str]:
-        """What serves every table also serves one that a quicker function would do for."""
-        return {self.function, _DURABLE[self.level]} if self.mode is Mode.DURABLE else {self.function}
-
-    def is_met_by(self, trigger: Trigger) -> bool:
-        return (
-            trigger.is_always
-            and trigger.arguments == self.arguments
-            and trigger.definition == self.definition
-            and trigger.function in self._functions_that_do
-            and trigger.depends_on_log == self.depends_on_log
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +107,7 @@ class Tree:
     @property
     def _mark(self) -> str:
         """What row triggers of this root have in their names. Kept once given: dump and restore change oids."""
-        given = (match[1] for name in sorted(self.root.triggers) if (match := _MARK.fullmatch(name)))
+        given = (match[1] for name in sorted(self.root.triggers) if (match := MARK.fullmatch(name)))
         return next(given, str(self.root.oid))
 
     @property
@@ -287,52 +163,14 @@ class Tree:
             *([COLUMN_BY_COLUMN] if self.has_virtual_columns else []),
             *(column.argument for column in excluded),
         )
-        functions = _DURABLE if mode is Mode.DURABLE else _LIVE
-        by_statement, by_row = functions[Level.STATEMENT], functions[Level.ROW]
-        quick = _PLAIN if mode is Mode.DURABLE and self.is_plain and not arguments else {}
-        if level is Level.STATEMENT:
-            prefix = PREFIX if table.is_root else PARTITION_PREFIX
-            return [
-                Wanted(
-                    name=prefix + event.lower(),
-                    event=event,
-                    level=level,
-                    mode=mode,
-                    function=quick.get(event, by_statement),
-                    transition_tables=transition_tables,
-                    arguments=arguments,
-                )
-                for event, transition_tables in _EVENTS.items()
-            ]
-        rows = [
-            Wanted(f"{PREFIX}row_{event.lower()}_{self._mark}", event, Level.ROW, mode, by_row, "", arguments)
-            for event in _EVENTS
-            if event != "TRUNCATE"
-        ]
-        prefix = f"{PREFIX}row_" if table.is_root else PARTITION_PREFIX
-        truncate = Wanted(f"{prefix}truncate", "TRUNCATE", Level.STATEMENT, mode, by_statement, "", arguments)
-        return [*rows, truncate] if table.is_root else [truncate]
+        is_plain = self.is_plain and not arguments
+        if level is Level.ROW:
+            return wanted_by_row(mode, arguments, is_root=table.is_root, mark=self._mark)
+        return wanted_by_statement(mode, arguments, is_root=table.is_root, is_plain=is_plain)
 
 
 def _is_disabled(table: Table) -> bool:
     return any(trigger.enabled == "D" for trigger in table.triggers.values())
-
-
-_LIVE = {Level.STATEMENT: "capture", Level.ROW: "capture_row"}
-_DURABLE = {Level.STATEMENT: "capture_durable", Level.ROW: "capture_durable_row"}
-_PLAIN = {event: f"capture_durable_{event.lower()}" for event in ("INSERT", "UPDATE", "DELETE")}
-"""Quicker, for statements on tables without arguments and in whose values no session's settings show."""
-
-DURABLE_FUNCTIONS = (*_DURABLE.values(), *_PLAIN.values())
-
-_MARK = re.compile(PREFIX + r"row_(?:insert|update|delete)_(\w+)")
-
-_EVENTS = {
-    "INSERT": "REFERENCING NEW TABLE AS new_rows",
-    "UPDATE": "REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows",
-    "DELETE": "REFERENCING OLD TABLE AS old_rows",
-    "TRUNCATE": "",
-}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from cdc_bridge.schema.catalog_reader import Pool, PooledCatalogReader
 from cdc_bridge.schema.mode import Mode
 from cdc_bridge.schema.repair import Outcome, repair
 from cdc_bridge.schema.session import prepare
-from cdc_bridge.schema.tables import Level
+from cdc_bridge.schema.triggers import Level
 from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database
 

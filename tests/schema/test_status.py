@@ -15,7 +15,7 @@ from cdc_bridge.schema.mode import Mode, Notify
 from cdc_bridge.schema.notification import record_notify
 from cdc_bridge.schema.repair import Outcome, find_incomplete, repair
 from cdc_bridge.schema.session import prepare
-from cdc_bridge.schema.tables import Level
+from cdc_bridge.schema.triggers import Level
 from tests.schema.telling import attach_tables, changes
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
