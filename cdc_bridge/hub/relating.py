@@ -57,11 +57,15 @@ def tables_of(subscription: Subscription) -> frozenset[int]:
 
 
 def _of_projection(projection: Projection) -> set[int]:
+    return {*targets(projection), *_choosing(projection)}
+
+
+def _choosing(projection: Projection) -> set[int]:
+    """Tables whose rows say which rows are shown along a relation, or in which order."""
     found: set[int] = set()
     for output in projection.outputs:
         if isinstance(nested := output.source, Nested):
-            found.add(nested.reference.target_id)
-            found |= _of_projection(nested.projection) | _of_filter(nested.filter)
+            found |= _choosing(nested.projection) | _of_filter(nested.filter)
             found |= {reference.target_id for key in nested.sort for reference in key.path}
     return found
 
@@ -74,8 +78,9 @@ def _of_filter(filter_: Filter) -> set[int]:
 
 
 def deciding(subscription: Subscription) -> frozenset[int]:
-    """Other tables whose rows say which rows the filter lets through."""
-    return frozenset(_of_filter(subscription.query.filter) - {subscription.collection.relation_id})
+    """Tables whose rows say which other rows, of the same table too, are let through, or shown along a relation."""
+    query = subscription.query
+    return frozenset(_of_filter(query.filter) | _choosing(query.projection))
 
 
 def showing(base: Collection, projection: Projection, change: Change, catalog: Catalog) -> Filter | None:

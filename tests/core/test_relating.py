@@ -213,6 +213,22 @@ def test_filter_that_leads_to_what_has_changed_brings_fresh_data() -> None:
     assert len(Scene(Subscription(MESSAGES, query)).begin().hub.apply(RENAMED)) == 0
 
 
+def test_filter_that_leads_to_its_own_table_is_followed_there_too() -> None:
+    """The rows that a changed row lets through, or no longer does, do not change themselves."""
+    boss = Reference("boss", "id", 3, "id")
+    filter_ = Related(boss, Quantifier.JOINED, one_of(AUTHORS, "name", b'"a"'))
+    query = Query(Projection.of(AUTHORS.columns), filter=filter_)
+    assert len(Scene(Subscription(AUTHORS, query, related=True)).begin().hub.apply(RENAMED)) == 1
+
+
+def test_filter_of_what_is_shown_is_followed_to_where_it_leads() -> None:
+    by_author = Related(MESSAGES.by_reference["author"], Quantifier.JOINED, one_of(AUTHORS, "name", b'"a"'))
+    shown = Nested(ROOMS.by_reference["messages"], Projection.of(MESSAGES.columns), filter=by_author)
+    wanted = Subscription(ROOMS, Query(Projection((Output("messages", shown),))), related=True)
+    assert tables_of(wanted) == {1, 2, 3}
+    assert len(Scene(wanted).begin().hub.apply(RENAMED)) == 1
+
+
 def test_data_arrive_however_often_what_they_are_led_to_changes() -> None:
     """The reading that is under way is not thrown away: its data are shown, and then it is read again."""
     filter_ = Related(MESSAGES.by_reference["author"], Quantifier.JOINED, one_of(AUTHORS, "name", b'"a"'))
