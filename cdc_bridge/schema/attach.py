@@ -14,6 +14,7 @@ from cdc_bridge.schema import installation, names
 from cdc_bridge.schema.log_problems import log_problems
 from cdc_bridge.schema.mode import OF_NEW_TABLES, Mode, Notify
 from cdc_bridge.schema.notification import read_live_tables, read_notify, refuse_live, statement_of_record
+from cdc_bridge.schema.objections import check_tree
 from cdc_bridge.schema.plan import (
     ACCESS_EXCLUSIVE,
     LOCK_TIMEOUT_MS,
@@ -34,13 +35,6 @@ from cdc_bridge.schema.triggers import ExcludedColumn, Level, Wanted
 from cdc_bridge.statements import VERSION, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
-
-_NOT_A_TABLE = {
-    "v": "is a view, and views hold no rows of their own: attach the tables beneath it",
-    "m": "is a materialized view, which changes without row changes: attach the tables beneath it",
-    "f": "is a foreign table, whose rows change elsewhere: attach it in its own database",
-    "S": "is a sequence, not a table",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +241,7 @@ def _requested(conn: psycopg.Connection[Any], request: Request, schema: str) -> 
         oids = [_find(conn, schema, text) for text in request.tables]
         trees = read_trees(conn, schema, oids)
         for tree in trees:
-            _check(tree, schema)
+            check_tree(tree, schema)
         return trees, []
     return _all(conn, request.all_of_schemas, schema)
 
@@ -262,7 +256,7 @@ def _all(conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str) -> 
     trees, notes = [], []
     for tree in read_trees(conn, schema, [oid for (oid,) in found]):
         try:
-            _check(tree, schema)
+            check_tree(tree, schema)
         except (RelationError, NotOwner) as error:
             notes.append(f"left out: {error}")
         else:
@@ -282,41 +276,6 @@ def _find(conn: psycopg.Connection[Any], schema: str, text: str) -> int:
             ' and "Quotes" as in SQL where the name needs them'
         )
     return oid
-
-
-def _check(tree: Tree, schema: str) -> None:
-    """Raises `RelationError` or `NotOwner`: the first reason why this cannot be attached."""
-    if tree.root.relation.schema == schema:
-        raise RelationError(f"{tree.root.relation} belongs to cdc_bridge itself and cannot be attached")
-    for table in tree.tables:
-        check_table(table)
-    if not tree.root.is_root:
-        raise RelationError(
-            f"{tree.root.relation} is a partition of {tree.root.root}: attach that, which takes along all partitions"
-        )
-
-
-def check_table(table: Table) -> None:
-    """Raises `RelationError` or `NotOwner`: why this role cannot give it triggers."""
-    if objection := _objection(table):
-        raise RelationError(f"{table.relation} {objection}")
-    if not table.is_owned:
-        raise NotOwner(str(table.relation), table.owner)
-
-
-def _objection(table: Table) -> str | None:
-    """Why this kind of relation cannot be attached, whoever asks."""
-    if table.relation.schema in {"pg_catalog", "information_schema", "pg_toast"}:
-        return "is a system catalog, on which PostgreSQL allows no triggers"
-    if table.relkind == "f" and table.is_partition:
-        return f"is a foreign partition of {table.root}, and its rows change elsewhere: detach that partition first"
-    if table.relkind in _NOT_A_TABLE:
-        return _NOT_A_TABLE[table.relkind]
-    if table.is_temporary:
-        return "is a temporary table, which only its own session can see"
-    if table.has_inheritance:
-        return "is part of an inheritance hierarchy (INHERITS), which cannot be attached: use partitions instead"
-    return None
 
 
 # --- which columns not ---

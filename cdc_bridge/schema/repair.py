@@ -12,8 +12,9 @@ from psycopg import AsyncConnection
 from cdc_bridge.change import Relation
 from cdc_bridge.errors import DatabaseError
 from cdc_bridge.schema import installation
-from cdc_bridge.schema.attach import check_table, tasks_of_tree
+from cdc_bridge.schema.attach import tasks_of_tree
 from cdc_bridge.schema.capture_problems import read_attached_async
+from cdc_bridge.schema.objections import check_table
 from cdc_bridge.schema.plan import LOCK_LIMIT_S, LOCK_TIMEOUT_MS, Plan, apply, check_connection
 from cdc_bridge.schema.tables import Tree, catalog_settings, read_captured, read_trees
 
