@@ -350,8 +350,11 @@ class End:
 
     def has_come(self, book: Book) -> bool:
         slot = book.wanted.item or MARKER
-        entries = [entry for entry in book.entries[-50:] if not isinstance(entry, Told) or entry.slot == slot]
-        match entries[-1:] if book.wanted.related else book.entries[-1:]:
+        last = book.entries[-1:]
+        if book.wanted.related:  # others may be shown again after it
+            about = (entry for entry in reversed(book.entries) if not isinstance(entry, Told) or entry.slot == slot)
+            last = [entry for entry in [next(about, None)] if entry is not None]
+        match last:
             case [Start(rows=rows)]:
                 return rows is not None and slot in rows and rows[slot]["ver"] == self.vers[slot]
             case [Told(kind="delete") as told] if book.wanted.event == "delete":
