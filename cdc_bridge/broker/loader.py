@@ -47,7 +47,8 @@ class Loader:
         together = [equal for equal in waiting if not equal[0].subscription.query.meta]
         done = len(together) > 1 and await self._load_together(together)
         for equal in waiting:
-            if not done or equal[0].subscription.query.meta:
+            is_read = done and not equal[0].subscription.query.meta
+            if not is_read and any(reading.current for reading in equal):  # some may have gone while others were read
                 await self._load(equal)
 
     async def _load_together(self, waiting: Sequence[list[Reading]]) -> bool:

@@ -294,6 +294,24 @@ async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_no
         assert asking.take() == [("create", [{"id": 1, "text": "a"}])]
 
 
+async def test_nothing_is_read_for_those_who_have_gone_while_others_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with scene() as s:
+        queries = [{"filter": {"id": {"_eq": number}}} for number in range(3)]
+        followers = [await s.broker.subscribe(s.client, replace(SUBSCRIBE, query=query)) for query in queries]
+        s.tables.troubles = [RequestError("INVALID_QUERY", "one of them is in the way of the others")]
+        read = s.tables.read
+
+        async def leave_and_read(*asked: Any) -> InitialData:
+            for follower in followers:
+                s.broker.unsubscribe(follower)
+            return await read(*asked)
+
+        monkeypatch.setattr(s.tables, "read", leave_and_read)
+        s.stream.say(Listening())
+        await s.quiet()
+        assert s.tables.readings == 1
+
+
 async def test_stream_does_not_wait_behind_what_one_client_asks() -> None:
     stream, clients = Thinking(), Thinking()
     stream.go_on.set()
