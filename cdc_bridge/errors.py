@@ -26,8 +26,8 @@
 secret. The facts of an error are attributes, so that nobody parses the sentence.
 
 Others never leave their part of the program, and so stand there: `protocol.messages.InvalidMessage`,
-`cli.output.ReaderGone`, `capture.reading.Unreadable`, `filters.scalars.Undecided`, `filters.spelling.NotNative`,
-`queries.speller.Unspelled` and `hub.weighing.CannotTell`.
+`cli.output.ReaderGone`, `capture.reading.Unreadable`, `filters.scalars.Undecided`, `filters.spelling.NotNative` and
+`queries.speller.Unspelled`.
 """
 
 from __future__ import annotations

@@ -110,14 +110,15 @@ class Listener:
         """With all that had to be asked. A catalog that comes meanwhile takes followers elsewhere: once more, then."""
         while True:
             catalog = self._hub.catalog
-            weighed = [(change, self._weigh(change)) for change in changes]
+            weighed = [each for change in changes if (each := self._weigh(change)) is not None]
             await self._asking.settle([weighing for _, weighing in weighed if weighing])
             if self._hub.catalog is catalog:
                 return weighed
 
-    def _weigh(self, change: Change) -> Weighing[Follower] | None:
+    def _weigh(self, change: Change) -> tuple[Change, Weighing[Follower] | None] | None:
+        """None: it has been given up."""
         try:
-            return self._hub.weigh(change, judged_at(change))
+            return change, self._hub.weigh(change, judged_at(change))
         except Exception:  # as above
             self._agenda.order(self._give_up(change))
             return None

@@ -4,7 +4,7 @@
 2. Where it cannot, the database is asked: `cases` go out, `decide` takes the answers in.
 3. What is shown of rows that their images do not have is asked for as well: `completions`, `complete`.
 
-A step without questions costs nothing. Then each group has its `events`, or `CannotTell` is raised for it alone.
+A step without questions costs nothing. Then each group has its events, or a `CannotTell` in their place.
 Equal questions are asked once, whoever asks. Never reads the clock or the network; the stream may wait between steps.
 """
 
@@ -28,8 +28,11 @@ from cdc_bridge.subscription import Event
 Member = TypeVar("Member")
 
 
-class CannotTell(Exception):
-    """The database could not say what a change means to a group."""
+@dataclass(frozen=True, slots=True)
+class CannotTell:
+    """In the place of a group's events: the database could not say what the change means to it."""
+
+    reason: str
 
 
 @dataclass(slots=True)
