@@ -17,7 +17,7 @@ import msgspec
 from cdc_bridge.catalog import PgType, TypeKind
 from cdc_bridge.filters import digits
 
-JSON_DEPTH_MAX = 500
+JSON_DEPTH_MAX = 100
 NAME_BYTES_MAX = 63
 
 
