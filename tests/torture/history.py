@@ -57,6 +57,9 @@ class History:
                 if transaction.state is State.COMMITTED:
                     self._add(transaction, statement, change)
 
+    def is_emptied_after(self, tick: int) -> bool:
+        return any(transaction.commit_done >= tick for transaction, _ in self._emptied)
+
     def contents(self) -> dict[int, Row]:
         last = {slot: steps[-1].row for slot, steps in self._epochs[-1].items()}
         return {slot: row for slot, row in last.items() if row is not None}

@@ -175,6 +175,19 @@ def test_truncate_begins_anew() -> None:
     assert story.judge(story.told[:-1]).lost == 1
 
 
+def test_data_may_be_empty_already_that_a_truncate_is_about_to_empty() -> None:
+    """PostgreSQL shows them so to whoever had its snapshot before that. Without a TRUNCATE nobody may see that."""
+    story = Story([create(1, 1)], [update(1, 2, 1)], [TRUNCATE], [create(1, 3)])
+    start, *others = story.told
+    assert isinstance(start, Start)
+    empty = replace(start, rows={})
+    assert story.judge([empty, *others]).problems == []
+    assert story.judge([empty, *others[1:]]).problems == []
+    assert story.judge([empty, *others[:2]]).lost == 1
+    still = Story([create(1, 1)], [update(1, 2, 1)])
+    assert still.judge([empty, *still.told[1:]]).problems
+
+
 def test_truncate_is_a_delete_to_who_follows_one_row() -> None:
     story = Story([create(1, 1)], [TRUNCATE], [create(1, 2)])
     start, _, created = story.told
