@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
+from tests.support.budget import examples
 from tests.support.server import Database, Server
 
 pytestmark = [pytest.mark.database, pytest.mark.timeout(300)]
@@ -315,7 +316,7 @@ def _make(database: Database) -> None:
 
 @given(queries, rows, hostile_settings)
 @settings(
-    max_examples=60,
+    max_examples=examples(60),
     deadline=None,
     database=None,
     phases=[Phase.explicit, Phase.generate],

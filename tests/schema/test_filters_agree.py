@@ -17,6 +17,7 @@ from cdc_bridge.filters.predicate import compile_filter
 from cdc_bridge.queries import operators
 from tests.schema.questioning import NOW_US, Questions, number, questions
 from tests.schema.telling import attach_tables
+from tests.support.budget import examples
 from tests.support.server import Database, Server
 
 TEXTS = [
@@ -206,7 +207,7 @@ async def fill(asked: Questions, rows: list[tuple[str | None, ...]]) -> None:
             await connection.execute(statement.encode(), [id_, *row])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 async def test_table_images_and_memory_agree_on_every_row(t: Questions, data: st.DataObject) -> None:
     collection = t["t"]
