@@ -25,7 +25,12 @@ __all__ = ["Image", "Judge", "compile_filter"]
 
 
 def compile_filter(filter_: Filter) -> Judge:
-    """The function that judges by it."""
+    """The function that judges by it. No other filter has the same one, so that it can stand for the filter."""
+    judge = _compiled(filter_)
+    return judge if judge is not _unsure else lambda _: None
+
+
+def _compiled(filter_: Filter) -> Judge:
     match filter_:
         case And(parts):
             return _all(_settling_first(parts))
@@ -39,7 +44,7 @@ def compile_filter(filter_: Filter) -> Judge:
 
 
 def _settling_first(parts: tuple[Filter, ...]) -> tuple[Judge, ...]:
-    return tuple(sorted(map(compile_filter, parts), key=lambda judge: judge is _unsure))
+    return tuple(sorted(map(_compiled, parts), key=lambda judge: judge is _unsure))
 
 
 def _unsure(_: Image) -> None:

@@ -147,6 +147,18 @@ async def test_row_that_time_has_passed_by_is_told_to_go_when_it_changes(databas
         assert await events(client, 2) == [("create", {"id": 4}), ("delete leave", 1)]
 
 
+async def test_filters_that_look_at_other_tables_are_not_taken_for_each_other(database: Database) -> None:
+    async with blog(database) as client:
+        for name, ids in {"Ann": [1, 3], "Bob": [2]}.items():
+            filter_ = {"author": {"name": {"_eq": name}}}
+            query = {"fields": ["id"], "filter": filter_, "sort": ["id"]}
+            await client.send({"type": "subscribe", "collection": "messages", "query": query, "uid": name})
+            assert (await client.next())["data"] == [{"id": id_} for id_ in ids]
+        database.execute("INSERT INTO messages (id, author) VALUES (4, 1), (5, 2)")
+        told = [await client.next(), await client.next()]
+        assert {message["uid"]: message["data"] for message in told} == {"Ann": [{"id": 4}], "Bob": [{"id": 5}]}
+
+
 async def test_nested_rows_are_shown_in_data_and_events(database: Database, mode: Mode) -> None:
     async with blog(database, mode) as client:
         query = {"fields": ["id", "author.name", "author.messages.id", "year(created)", "count(tags)"], "sort": ["id"]}
