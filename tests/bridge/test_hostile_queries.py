@@ -220,6 +220,7 @@ WHERE application_name LIKE 'cdc_bridge%' AND state = 'active' AND query LIKE '%
 """
 
 
+@pytest.mark.once
 async def test_expensive_expression_spoils_none_but_its_own(database: Database) -> None:
     """It ends in an error, in rows, or in an end of that subscription; whoever else follows the table is told on."""
     async with blog(database) as (client, other):
