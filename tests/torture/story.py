@@ -27,6 +27,7 @@ from tests.torture.writer import LEDGER, Weather, Work, Writer, commit
 
 COMPLETE_WITHIN_S = 45.0
 ENDS_WITHIN_S = 20.0
+MARKS_AGAIN_AFTER_S = 1.0
 FIRST_SLOTS = range(1, 13)
 
 ARGUMENTS = {
@@ -115,6 +116,7 @@ class _Story:
         self._clients = [Client(each, self._fleet, self._clock, self._news.set) for each in plan.clients]
         self._ends: dict[str, End] = {}
         self._known_last: dict[str, dict[int, Row]] = {}
+        self._marked_s: dict[str, float] = {}
         self._had_gaps = False
 
     def _arguments(self) -> list[str]:
@@ -219,6 +221,7 @@ class _Story:
         vers[MARKER] = await self._do("update", table, [MARKER])
         self._known_last.pop(table.name, None)
         self._had_gaps = self._has_gaps()
+        self._marked_s[table.name] = time.monotonic()
         return End(began, created, vers)
 
     async def _until_complete(self) -> None:
@@ -231,11 +234,17 @@ class _Story:
                     )
                 return
             self._news.clear()
-            for table in {book.wanted.table for book in waiting if _cannot_know(book)}:
+            for table in self._to_be_marked_again(waiting):
                 self._ends[table.name] = await self._mark(table)
             with suppress(TimeoutError):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(MARKS_AGAIN_AFTER_S):
                     await self._news.wait()
+
+    def _to_be_marked_again(self, waiting: list[Book]) -> list[Table]:
+        """Where some cannot know the end, once it has come to all others: one delete looks like the other."""
+        tables = {book.wanted.table for book in waiting}
+        ignorant = [t for t in tables if all(_cannot_know(book) for book in waiting if book.wanted.table == t)]
+        return [table for table in ignorant if self._marked_s[table.name] < time.monotonic() - MARKS_AGAIN_AFTER_S]
 
     def _incomplete(self) -> list[Book]:
         """Where something went untold, since the log was full, fresh data may come after the end."""
