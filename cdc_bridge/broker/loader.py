@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 TOGETHER_MAX = 50
 """Readings of one transaction, where as many wait."""
 
+ALONE_MAX = 4
+"""Of these at the same time, where one has kept the others from being read: what waits for a lock holds up few."""
+
 
 class Loader:
     """See the module's docstring."""
@@ -46,9 +49,15 @@ class Loader:
     async def _load_all(self, waiting: Sequence[list[Reading]]) -> None:
         together = [equal for equal in waiting if not equal[0].subscription.query.meta]
         done = len(together) > 1 and await self._load_together(together)
-        for equal in waiting:
-            is_read = done and not equal[0].subscription.query.meta
-            if not is_read and any(reading.current for reading in equal):  # some may have gone while others were read
+        turns = asyncio.Semaphore(ALONE_MAX)
+        async with asyncio.TaskGroup() as tasks:
+            for equal in waiting:
+                if not done or equal[0].subscription.query.meta:
+                    tasks.create_task(self._load_alone(turns, equal))
+
+    async def _load_alone(self, turns: asyncio.Semaphore, equal: list[Reading]) -> None:
+        async with turns:
+            if any(reading.current for reading in equal):  # they may have gone while others were read
                 await self._load(equal)
 
     async def _load_together(self, waiting: Sequence[list[Reading]]) -> bool:
