@@ -6,13 +6,14 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
+from cdc_bridge.auth.static_tokens import StaticToken
 from cdc_bridge.broker.broker import Broker
 from cdc_bridge.broker.desk import ASKING_MAX
 from cdc_bridge.capture.connection import KEEPALIVES
@@ -61,6 +62,18 @@ class BridgeOptions:
     host: str = "127.0.0.1"
     port: int = 8765
     allowed_origins: tuple[str, ...] = ()
+    auth_mode: str = ""
+    auth_timeout_s: float = 10
+    jwt_secret: str = field(default="", repr=False)
+    jwt_public_key: str = ""
+    jwt_jwks_url: str = ""
+    jwt_audience: str = ""
+    jwt_issuer: str = ""
+    jwt_leeway_s: float = 5
+    anon_role: str = ""
+    roles: Sequence[str] = ()
+    static_tokens: Sequence[StaticToken] = ()
+    insecure_public: bool = False
     compression: bool = False
     frame_bytes_max: int = 1024 * 1024
     subscriptions_max: int = 100

@@ -15,7 +15,7 @@ from pydantic_settings import EnvSettingsSource
 
 from cdc_bridge import conninfo
 from cdc_bridge.errors import SettingsError
-from cdc_bridge.settings.members import FIELDS, PREFIX, REFUSAL, Settings
+from cdc_bridge.settings.members import FIELDS, PREFIX, REFUSAL, SECRETS, Settings
 from cdc_bridge.settings.words import allowed, flag, variable
 
 DEFAULT_FILE = Path("cdc-bridge.toml")
@@ -107,7 +107,7 @@ def _judge_together(settings: Settings) -> None:
 
 def _quoted(name: str, value: object) -> str:
     """The refused value, unless it may hold a secret or fill the screen."""
-    if name == "dsn" or isinstance(value, (dict, list)):
+    if name in SECRETS or isinstance(value, (dict, list)):
         return ""
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     return f"{conninfo.mask(text)!r} is refused, " if len(text) <= 60 else ""

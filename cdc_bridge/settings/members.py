@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
@@ -14,6 +15,7 @@ from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cdc_bridge import conninfo
+from cdc_bridge.auth.static_tokens import StaticToken
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -24,13 +26,22 @@ PREFIX = "CDC_BRIDGE_"
 
 _MIB = 1024 * 1024
 
+SECRET_BYTES_MIN = 32
+"""A shorter secret of HS256 can be found by trying (RFC 7518, section 3.2)."""
+
+SECRETS = frozenset({"dsn", "jwt_secret", "jwt_public_key", "jwt_jwks_url", "static_tokens"})
+"""Settings of which no message shows a value: what was meant for one may well be a secret where it is refused."""
+
 REFUSAL = "refusal"
 """The type of an error that says all in a sentence of its own."""
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/:?#@\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?")
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OWN_PORTS = {"http": "80", "https": "443"}
 
 _DSN_FORM = "a connection string such as postgresql://user@host:5432/database or 'host=... dbname=...'"
 _ORIGINS_FORM = "a list of origins such as https://app.example.com, as JSON or separated by commas"
+_ROLES_FORM = "a list of roles, as JSON or separated by commas"
+_TOKENS_FORM = 'a list of tables {"sha256": "...", "role": "...", "claims": {...}}, the hash in 64 hex digits'
 _NOTIFY_FORM = "auto or off"
 _COLLECTIONS_FORM = 'a table that names collections, {"schema.table": "name"}, each name once'
 _RELATIONS_FORM = 'a table that names relations, {"collection.column": "name"}'
@@ -89,6 +100,29 @@ class Settings(BaseSettings):
     allowed_origins: Annotated[list[str], NoDecode] = _setting(
         [], "Origins of web pages that may connect, besides the bridge's own.", allowed=_ORIGINS_FORM
     )
+    auth_mode: Literal["", "public", "handshake", "strict"] = _setting(
+        "", "Whether clients have to say who they are, and when.", allowed="public, handshake or strict"
+    )
+    auth_timeout_s: float = _setting(10.0, "Seconds that a client has to say who it is.", gt=0)
+    jwt_secret: SecretStr = _setting(
+        SecretStr(""), "The secret that tokens are signed with (HS256).", allowed=f"{SECRET_BYTES_MIN} bytes or more"
+    )
+    jwt_public_key: str = _setting(
+        "", "The public key that tokens are verified with (RS256, ES256, EdDSA).", allowed="PEM text or a file's path"
+    )
+    jwt_jwks_url: str = _setting(
+        "", "Where the issuer of tokens publishes its public keys.", allowed="an http or https URL"
+    )
+    jwt_audience: str = _setting("", "What the audience of a token has to be, or to contain.", allowed="any text")
+    jwt_issuer: str = _setting("", "What the issuer of a token has to be.", allowed="any text")
+    jwt_leeway_s: float = _setting(5.0, "Seconds by which clocks may differ: for the times in a token.", ge=0)
+    anon_role: str = _setting("", "The role of who has no token, or one that names no role.", allowed="a role's name")
+    roles: Annotated[list[str], NoDecode] = _setting(
+        [], "The roles of the database that a token may name.", allowed=_ROLES_FORM
+    )
+    static_tokens: Annotated[list[StaticToken], NoDecode] = _setting(
+        [], "Tokens that are no JWTs, by their hashes.", allowed=_TOKENS_FORM
+    )
     compression: bool = _setting(False, "Offer permessage-deflate: less traffic for more CPU and memory.")
 
     frame_bytes_max: int = _setting(_MIB, "The largest message that a client may send.", ge=1024)
@@ -130,14 +164,45 @@ class Settings(BaseSettings):
             raise _refusal(f"{fault}; expected {_DSN_FORM}")
         return dsn
 
-    @field_validator("allowed_origins", mode="before")
+    @field_validator("jwt_secret")
     @classmethod
-    def _origins_from_text(cls, value: object) -> object:
+    def _secret_is_long(cls, secret: SecretStr) -> SecretStr:
+        size_bytes = len(secret.get_secret_value().encode())
+        if 0 < size_bytes < SECRET_BYTES_MIN:
+            raise _refusal(
+                f"has {size_bytes} bytes and can be found by trying; expected {SECRET_BYTES_MIN} or more, as"
+                " `openssl rand -hex 32` makes them"
+            )
+        return secret
+
+    @field_validator("jwt_jwks_url")
+    @classmethod
+    def _jwks_by_http(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if url and not (parts.scheme in ("http", "https") and parts.hostname):
+            raise ValueError("no URL of the web")
+        return url
+
+    @field_validator("static_tokens", mode="before")
+    @classmethod
+    def _tokens_from_text(cls, value: object) -> object:
+        return json.loads(value) if isinstance(value, str) else value
+
+    @field_validator("static_tokens")
+    @classmethod
+    def _tokens_can_be_used(cls, tokens: list[StaticToken]) -> list[StaticToken]:
+        for token in tokens:
+            _check_static_token(token)
+        return tokens
+
+    @field_validator("allowed_origins", "roles", mode="before")
+    @classmethod
+    def _list_from_text(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         if value.lstrip().startswith("["):
             return json.loads(value)
-        return [origin.strip() for origin in value.split(",") if origin.strip()]
+        return [each.strip() for each in value.split(",") if each.strip()]
 
     @field_validator("allowed_origins")
     @classmethod
@@ -156,7 +221,7 @@ class Settings(BaseSettings):
             raise ValueError("a name stands twice, or is empty")
         return names
 
-    @field_validator("log_format", "log_level", "notify", mode="before")
+    @field_validator("log_format", "log_level", "notify", "auth_mode", mode="before")
     @classmethod
     def _words_in_any_case(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
@@ -183,6 +248,19 @@ class Settings(BaseSettings):
 def _refusal(reason: str) -> PydanticCustomError:
     """For what only a sentence of its own explains."""
     return PydanticCustomError(REFUSAL, "{reason}", {"reason": reason})
+
+
+def _check_static_token(token: StaticToken) -> None:
+    if not _SHA256.fullmatch(token.sha256):
+        raise _refusal("each sha256 has to be 64 hex digits: the hash of a token, never the token itself")
+    if token.claims.get("role", token.role) != token.role:
+        raise _refusal("claims may not name another role than `role` does")
+    try:
+        json.dumps(token.claims, allow_nan=False)
+    except (TypeError, ValueError):
+        raise _refusal(
+            "claims have to be what JSON can say: texts, finite numbers, true, false, lists and tables"
+        ) from None
 
 
 def _origin(text: str) -> str:
@@ -214,5 +292,5 @@ FIELDS: Mapping[str, FieldInfo] = {_name(attribute, info): info for attribute, i
 def as_options(settings: Settings, options: type[_Options]) -> _Options:
     """The settings that the dataclass `options` has a field for, as plain values."""
     values = {_name(attribute, info): getattr(settings, attribute) for attribute, info in _MEMBERS}
-    values["dsn"] = settings.conninfo
+    values |= {name: value.get_secret_value() for name, value in values.items() if isinstance(value, SecretStr)}
     return options(**{field.name: values[field.name] for field in fields(options) if field.name in values})

@@ -48,7 +48,9 @@ async def running_bridge(dsn: str, *, wait: bool = True, **options: Any) -> Asyn
     Options are fields of `BridgeOptions`. With `wait=False` it may not be ready yet.
     """
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    bridge = Bridge(BridgeOptions(dsn=dsn, **{"port": 0} | options), on_listening=listening.set_result)
+    bridge = Bridge(
+        BridgeOptions(dsn=dsn, **{"port": 0, "insecure_public": True} | options), on_listening=listening.set_result
+    )
     running = asyncio.create_task(bridge.run(), name="bridge")
     try:
         either: list[asyncio.Future[Any]] = [running, listening]

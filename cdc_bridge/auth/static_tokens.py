@@ -1,0 +1,20 @@
+"""Tokens that stand in the configuration, each by its hash: for programs that nobody issues JWTs to.
+
+Whoever reads the configuration learns no token from it. A token has to be long and random, since its hash is a plain
+SHA-256; `openssl rand -hex 32` makes one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StaticToken:
+    """`sha256` is the hash of the token, in hex; `role` and `claims` are what a JWT would say of its bearer."""
+
+    sha256: str
+    role: str = ""
+    claims: Mapping[str, Any] = field(default_factory=dict)
