@@ -1,0 +1,1 @@
+"""Who may see what, as the database says it, and how much of that memory can judge."""
