@@ -30,6 +30,7 @@ from cdc_bridge.schema.custodian import LogCustodian
 from cdc_bridge.schema.pruner import LogPruner
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.transport.http import Door, is_loopback
+from cdc_bridge.transport.tls import Certificate
 from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
 
 log = logging.getLogger(__name__)
@@ -86,6 +87,10 @@ class BridgeOptions:
     ping_interval_s: float = 30
     connections_max: int = 10_000
     connections_per_address_max: int = 0
+    handshakes_max: int = 1000
+    tls_certificate: str = ""
+    tls_key: str = ""
+    behind_proxy: bool = False
     messages_per_second_max: float = 0
     heartbeat_interval_s: float = 2
     heartbeat_timeout_s: float = 6
@@ -124,6 +129,7 @@ class Bridge:
         self._on_listening = on_listening
         self._on_stopping = on_stopping
         self._stopping = asyncio.Event()
+        self._certificate = Certificate(options.tls_certificate, options.tls_key) if options.tls_certificate else None
 
     async def run(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT. Raises `BridgeError` for what waiting cannot mend."""
@@ -148,7 +154,8 @@ class Bridge:
         capture = self._capture(lambda: broker.hub)
         broker = self._broker(capture, pools)
         custodian = self._custodian(pools.catalog)
-        server = WebSocketServer(broker, self._door(broker, capture, custodian), self._websocket_options())
+        door = self._door(broker, capture, custodian)
+        server = WebSocketServer(broker, door, self._websocket_options(), self._certificate)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in self._side_by_side(broker, custodian)]
             async with server.run() as url:
@@ -254,6 +261,8 @@ class Bridge:
             allowed_origins=tuple(options.allowed_origins),
             not_ready=not_ready,
             loopback_only=is_loopback(options.host),
+            handshakes_max=options.handshakes_max,
+            behind_proxy=options.behind_proxy,
         )
 
     @asynccontextmanager

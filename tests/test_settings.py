@@ -24,6 +24,7 @@ SAMPLES = {
     "allowed_origins": "https://a.example, https://b.example",
     "insecure_public": "true",
     "insecure_bind": "true",
+    "behind_proxy": "true",
     "auth_mode": "strict",
     "jwt_secret": "a secret of some thirty-two bytes",
     "jwt_jwks_url": "https://issuer.example/keys",

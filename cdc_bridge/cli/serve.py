@@ -7,11 +7,13 @@ import gc
 import logging
 import os
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cdc_bridge import logs
 from cdc_bridge.cli import leave_at_sigterm
+from cdc_bridge.cli.exposure import Exposure, refusal, warnings
 from cdc_bridge.cli.options import load, with_a_flag_for_each_setting
 from cdc_bridge.cli.output import say
 from cdc_bridge.conninfo import server
@@ -34,15 +36,17 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     """Run the bridge until SIGTERM or Ctrl-C.
 
     The first line on stdout says where it listens. The database may be down; the bridge waits for it.
-    Every flag is also a setting, see docs/settings.md.
+    Every flag is also a setting, see docs/settings.md. Nobody may read anything until settings say who may.
 
     \b
-    Example:
+    Examples:
       cdc-bridge serve --dsn postgresql://user@host/database --insecure-public
+      cdc-bridge serve --host 0.0.0.0 --tls-certificate tls.crt --tls-key tls.key
     """  # noqa: D301 - the \b is meant
     leave_at_sigterm(0)  # until the bridge has its own
     settings = load(config, flags)
     logs.setup(settings.log_format, settings.log_level)
+    _open_as_many_files_as_allowed()
     refuse_unless_meant(settings)
 
     from cdc_bridge.bridge import Bridge, BridgeOptions
@@ -60,19 +64,27 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
 
 def refuse_unless_meant(settings: Settings) -> None:
     """Nothing is public until the operator says so; raises `UsageError`."""
-    if not settings.insecure_public:
-        raise UsageError(
-            "authentication comes with a later release, so whoever can connect could read every attached"
-            " table; if that is what you want, add --insecure-public"
-        )
-    if not is_loopback(settings.host) and not settings.insecure_bind:
-        raise UsageError(
-            f"{settings.host} can be reached from other machines, and everybody there could read every"
-            " attached table; if that is what you want, add --insecure-bind, else use --host 127.0.0.1"
-        )
-    log.warning(
-        "serving without authentication: whoever can connect reads every attached table",
-        extra=facts(host=settings.host, database=server(settings.conninfo)),
+    exposure = exposure_of(settings)
+    if reason := refusal(exposure):
+        raise UsageError(reason)
+    for sentence in warnings(exposure):
+        log.warning(sentence, extra=facts(host=settings.host, database=server(settings.conninfo)))
+
+
+def exposure_of(settings: Settings) -> Exposure:
+    """What the settings say of it."""
+    keys = settings.jwt_secret.get_secret_value() or settings.jwt_public_key or settings.jwt_jwks_url
+    authenticates = bool(keys or settings.static_tokens)
+    return Exposure(
+        host=settings.host,
+        is_loopback=is_loopback(settings.host),
+        insecure_public=settings.insecure_public,
+        insecure_bind=settings.insecure_bind,
+        authenticates=authenticates,
+        lets_roles_in=bool(settings.anon_role or (authenticates and settings.roles)),
+        tls_certificate=bool(settings.tls_certificate),
+        tls_key=bool(settings.tls_key),
+        behind_proxy=settings.behind_proxy,
     )
 
 
@@ -94,6 +106,17 @@ def _run(bridge: Coroutine[Any, Any, None]) -> None:
         asyncio.run(bridge)
     else:
         uvloop.run(bridge)
+
+
+def _open_as_many_files_as_allowed() -> None:
+    """A connection is an open file, and what a shell allows at first, often 1,024, is less than connections_max."""
+    try:
+        import resource
+    except ImportError:  # not on every platform
+        return
+    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):  # "unlimited" is more than some systems take
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
 
 
 def _spare_the_collector() -> None:

@@ -42,6 +42,7 @@ _DSN_FORM = "a connection string such as postgresql://user@host:5432/database or
 _ORIGINS_FORM = "a list of origins such as https://app.example.com, as JSON or separated by commas"
 _ROLES_FORM = "a list of roles, as JSON or separated by commas"
 _TOKENS_FORM = 'a list of tables {"sha256": "...", "role": "...", "claims": {...}}, the hash in 64 hex digits'
+_PEM_FORM = "the path of a PEM file"
 _NOTIFY_FORM = "auto or off"
 _COLLECTIONS_FORM = 'a table that names collections, {"schema.table": "name"}, each name once'
 _RELATIONS_FORM = 'a table that names relations, {"collection.column": "name"}'
@@ -96,9 +97,14 @@ class Settings(BaseSettings):
     host: str = _setting("127.0.0.1", "The address to listen on.", min_length=1, allowed="an address or name")
     port: int = _setting(8765, "The port to listen on; 0 takes any free one.", ge=0, le=65535)
     insecure_public: bool = _setting(False, "Let everybody who can connect read every attached table.")
-    insecure_bind: bool = _setting(False, "Listen on an address that other machines can reach.")
+    insecure_bind: bool = _setting(
+        False, "Listen on an address that other machines can reach, without authentication or without TLS."
+    )
+    tls_certificate: str = _setting("", "The certificate that the bridge shows, with its chain.", allowed=_PEM_FORM)
+    tls_key: str = _setting("", "The key of that certificate.", allowed=_PEM_FORM)
+    behind_proxy: bool = _setting(False, "A proxy in front does TLS, and says where clients come from.")
     allowed_origins: Annotated[list[str], NoDecode] = _setting(
-        [], "Origins of web pages that may connect, besides the bridge's own.", allowed=_ORIGINS_FORM
+        [], "Origins of web pages that may connect; without any, pages of the bridge's own host.", allowed=_ORIGINS_FORM
     )
     auth_mode: Literal["", "public", "handshake", "strict"] = _setting(
         "", "Whether clients have to say who they are, and when.", allowed="public, handshake or strict"
@@ -136,6 +142,9 @@ class Settings(BaseSettings):
     ping_interval_s: float = _setting(30.0, "Seconds between pings to a client.", gt=0)
     connections_max: int = _setting(10_000, "Connections at one time; 0 sets no limit.", ge=0)
     connections_per_address_max: int = _setting(0, "Connections at one time from one address; 0 sets no limit.", ge=0)
+    handshakes_max: int = _setting(
+        1000, "Connections at one time that have not sent a request yet; 0 sets no limit.", ge=0
+    )
     messages_per_second_max: float = _setting(0.0, "Messages a second from one connection; 0 sets no limit.", ge=0)
 
     heartbeat_interval_s: float = _setting(2.0, "Seconds between heartbeats that prove that changes arrive.", gt=0)

@@ -3,22 +3,75 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import Counter
-from collections.abc import Callable, Sequence
+from asyncio import BaseTransport
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from typing import Protocol, cast
+from urllib.parse import SplitResult, urlsplit
 
 from websockets.asyncio.server import ServerConnection
+from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 WEBSOCKET_PATH = "/websocket"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+IPV6_NETWORK_BITS = 64
+"""Whoever has one IPv6 address has as many as fit into this, so they count as one."""
+
+_OWN_PORTS = {"http": 80, "https": 443}
+
+
+class Visitor(Protocol):
+    """A connection, from the moment it is accepted."""
+
+    def turn_away(self) -> None:
+        """Cut it off without a word."""
+
+
+class Crowd:
+    """Visitors by address, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._by_address: dict[str, dict[Visitor, None]] = {}
+        self._addresses: dict[Visitor, str] = {}
+
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def __iter__(self) -> Iterator[Visitor]:
+        return iter(list(self._addresses))
+
+    def add(self, visitor: Visitor, address: str) -> None:
+        self._addresses[visitor] = address
+        self._by_address.setdefault(address, {})[visitor] = None
+
+    def remove(self, visitor: Visitor) -> None:
+        """Does nothing for one that is not here."""
+        address = self._addresses.pop(visitor, None)
+        if address is not None:
+            del self._by_address[address][visitor]
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+    def count(self, address: str) -> int:
+        return len(self._by_address.get(address, ()))
+
+    def first(self, address: str | None = None) -> Visitor:
+        """Who came first from this address, or else from the one from which most are here."""
+        group = self._by_address[address] if address else max(self._by_address.values(), key=len)
+        return next(iter(group))
 
 
 @dataclass(slots=True)
 class Door:
-    """Who may come in. 0 means no limit."""
+    """Who may come in. 0 means no limit.
+
+    A visitor KNOCKS from the moment the connection is accepted, is INSIDE once its request may be upgraded, and is
+    neither once the connection has ended. Those who knock say nothing for as long as they like, so there are
+    `handshakes_max` of them at most: past it the one that has knocked longest gives way, from the address from which
+    most do. An attacker displaces his own, and whoever sends a request at once has been heard long before.
+    """
 
     connections_max: int
     connections_per_address_max: int
@@ -29,11 +82,24 @@ class Door:
     loopback_only: bool = True
     """Whether the port is on a loopback address, where only this machine's names are anybody's host."""
 
+    handshakes_max: int = 1000
+    behind_proxy: bool = False
+    """Whether a proxy says who the client is. Then all connections come from its address."""
+
     open: bool = True
-    _by_address: Counter[str] = field(default_factory=Counter)
+    _knocking: Crowd = field(default_factory=Crowd)
+    _inside: Crowd = field(default_factory=Crowd)
+
+    def knock(self, visitor: Visitor, peer: str) -> None:
+        """A connection was accepted."""
+        address = counted(peer)
+        self._knocking.add(visitor, address)
+        for gives_way in self._too_many(address):
+            self._knocking.remove(gives_way)
+            gives_way.turn_away()
 
     def answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The response to a request that is not to be upgraded, else None."""
+        """The response to a request that is not to be upgraded, else None, and the connection is inside."""
         path = request.path.partition("?")[0]
         if path == "/healthz":
             return connection.respond(HTTPStatus.OK, "alive\n")
@@ -43,47 +109,91 @@ class Door:
             return connection.respond(status, f"{reason or 'ready'}\n")
         if path != WEBSOCKET_PATH:
             return connection.respond(HTTPStatus.NOT_FOUND, "nothing here\n")
-        if not self.open:
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "shutting down\n")
-        if not self._is_allowed_origin(request):
-            return connection.respond(HTTPStatus.FORBIDDEN, "this origin is not allowed\n")
-        if self.connections_max and self._by_address.total() >= self.connections_max:
-            return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n")
-        address = address_of(connection)
-        if self.connections_per_address_max and self._by_address[address] >= self.connections_per_address_max:
-            return connection.respond(HTTPStatus.TOO_MANY_REQUESTS, "too many connections from this address\n")
+        if refusal := self._refusal(connection, request.headers):
+            return connection.respond(*refusal)
         return None
 
-    def enter(self, connection: ServerConnection) -> None:
-        self._by_address[address_of(connection)] += 1
+    def leave(self, visitor: Visitor) -> None:
+        """The connection has ended, wherever it was."""
+        self._knocking.remove(visitor)
+        self._inside.remove(visitor)
 
-    def leave(self, connection: ServerConnection) -> None:
-        address = address_of(connection)
-        self._by_address[address] -= 1
-        if not self._by_address[address]:
-            del self._by_address[address]
+    def turn_everybody_away(self) -> None:
+        """Wait for no request any more."""
+        for visitor in self._knocking:
+            visitor.turn_away()
 
-    def _is_allowed_origin(self, request: Request) -> bool:
-        """No Origin (not a browser), one on the list, or a page from the host that was asked.
+    def _refusal(self, connection: ServerConnection, headers: Headers) -> tuple[HTTPStatus, str] | None:
+        if not self.open:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "shutting down\n"
+        if len(headers.get_all("Host")) > 1:
+            return HTTPStatus.BAD_REQUEST, "more than one Host\n"
+        if not self._is_allowed_origin(headers):
+            return HTTPStatus.FORBIDDEN, "this origin is not allowed\n"
+        if self.connections_max and len(self._inside) >= self.connections_max:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n"
+        address = counted(self._client_of(connection, headers))
+        if self.connections_per_address_max and self._inside.count(address) >= self.connections_per_address_max:
+            return HTTPStatus.TOO_MANY_REQUESTS, "too many connections from this address\n"
+        self._let_in(connection, address)
+        return None
+
+    def _let_in(self, connection: ServerConnection, address: str) -> None:
+        """Counted before the upgrade, or many that are upgraded at the same time would all find room."""
+        visitor = cast("Visitor", connection)
+        self._knocking.remove(visitor)
+        self._inside.add(visitor, address)
+
+    def _too_many(self, address: str) -> Iterator[Visitor]:
+        """Those who have to give way for the one that knocks."""
+        each_max = 0 if self.behind_proxy else self.connections_per_address_max
+        if each_max and self._knocking.count(address) > each_max:
+            yield self._knocking.first(address)
+        if self.handshakes_max and len(self._knocking) > self.handshakes_max:
+            yield self._knocking.first()
+
+    def _client_of(self, connection: ServerConnection, headers: Headers) -> str:
+        """Whose connection this is. What the last proxy has added is true; what stands before it may be a lie."""
+        if self.behind_proxy and (forwarded := headers.get_all("X-Forwarded-For")):
+            client = forwarded[-1].rpartition(",")[2].strip()
+            if _is_address(client):
+                return client
+        return peer_of(connection.transport)
+
+    def _is_allowed_origin(self, headers: Headers) -> bool:
+        """No Origin (not a browser), one on the list, or, where there is no list, a page from the host that was asked.
 
         Any web page can open a socket to a port of the reader's own machine; this is what stops it. A page can also
-        let its own name resolve to 127.0.0.1, so on loopback a name does not count as this host.
+        let its own name resolve to 127.0.0.1, so on loopback a name does not count as this host. Pages of this very
+        machine are let in from any port: one that serves an application is hardly ever ours.
         """
-        origin = request.headers.get("Origin")
-        if origin is None or origin in self.allowed_origins:
+        origins = headers.get_all("Origin")
+        if len(origins) != 1 or self.allowed_origins:
+            return not origins or (len(origins) == 1 and origins[0] in self.allowed_origins)
+        page = _parts(origins[0])
+        asked = _parts(f"{page.scheme}://{headers.get('Host', '')}")
+        if {page.hostname, asked.hostname} <= LOOPBACK:
             return True
-        page = _hostname(origin)
-        asked = _hostname(f"//{request.headers.get('Host', '')}")
-        if self.loopback_only:
-            return page in LOOPBACK and asked in LOOPBACK
-        return page is not None and (page == asked or {page, asked} <= LOOPBACK)
+        return not self.loopback_only and _place(page) is not None and _place(page) == _place(asked)
 
 
-def _hostname(url: str) -> str | None:
+_NOWHERE = SplitResult("", "", "", "", "")
+
+
+def _parts(url: str) -> SplitResult:
     try:
-        return urlsplit(url).hostname
+        return urlsplit(url)
+    except ValueError:
+        return _NOWHERE
+
+
+def _place(url: SplitResult) -> tuple[str, int] | None:
+    """Host and port, the scheme's own one where none is named."""
+    try:
+        port = url.port or _OWN_PORTS.get(url.scheme)
     except ValueError:
         return None
+    return (url.hostname, port) if url.hostname and port else None
 
 
 def is_loopback(host: str) -> bool:
@@ -94,7 +204,28 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def address_of(connection: ServerConnection) -> str:
-    """The peer's address as it is seen here."""
-    peer = connection.remote_address
+def counted(address: str) -> str:
+    """Under what an address counts: itself, or the network of an IPv6 one."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), IPV6_NETWORK_BITS), strict=False))
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def peer_of(transport: BaseTransport) -> str:
+    """The address at the other end, as it is seen here."""
+    peer = transport.get_extra_info("peername")
     return str(peer[0]) if isinstance(peer, tuple) else "local"

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import assert_never
 
 from websockets.asyncio.server import Server, ServerConnection, serve
@@ -19,8 +20,11 @@ from cdc_bridge.errors import RequestError
 from cdc_bridge.protocol import CloseCode, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.session import Abuse, Reply, Request, Session
 from cdc_bridge.subscription import Uid, uid_text
+from cdc_bridge.transport import guarded
+from cdc_bridge.transport.guarded import GuardedConnection
 from cdc_bridge.transport.http import WEBSOCKET_PATH, Door
 from cdc_bridge.transport.outlet import SocketOutlet
+from cdc_bridge.transport.tls import Certificate
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +50,13 @@ class WebSocketOptions:
 class WebSocketServer:
     """Serves `/websocket` to many clients, and answers HTTP beside it."""
 
-    def __init__(self, broker: Broker, door: Door, options: WebSocketOptions) -> None:
+    def __init__(
+        self, broker: Broker, door: Door, options: WebSocketOptions, certificate: Certificate | None = None
+    ) -> None:
         self._broker = broker
         self._door = door
         self._options = options
+        self._certificate = certificate
         self._outlets: dict[SocketOutlet, None] = {}
 
     @asynccontextmanager
@@ -60,15 +67,17 @@ class WebSocketServer:
             self._converse,
             options.host,
             options.port,
+            create_connection=partial(GuardedConnection, self._door, self._certificate),  # type: ignore[arg-type]
             process_request=self._door.answer,
             select_subprotocol=_first_offered,
             compression="deflate" if options.compression else None,
             max_size=options.frame_bytes_max,
             ping_interval=None,  # the protocol has its own heartbeat
-            close_timeout=2,
+            open_timeout=guarded.OPEN_TIMEOUT_S,
+            close_timeout=guarded.CLOSE_TIMEOUT_S,
             server_header=None,
         ) as server:
-            yield _url(server, options.host)
+            yield _url(server, options.host, "wss" if self._certificate else "ws")
 
     async def say_goodbye(self) -> None:
         """Accept nobody any more, send everybody what waits for them, close, and wait until they are gone."""
@@ -80,13 +89,13 @@ class WebSocketServer:
 
     def abort(self) -> None:
         """Cut off whoever is still there."""
+        self._door.turn_everybody_away()
         for outlet in self._outlets:
             outlet.abort()
 
     async def _converse(self, socket: ServerConnection) -> None:
         outlet = SocketOutlet(socket, self._options.backlog_bytes_max, self._options.room_timeout_s)
         conversation = _Conversation(self._broker, socket, outlet, self._options)
-        self._door.enter(socket)
         self._outlets[outlet] = None
         if not self._door.open:
             outlet.drain()
@@ -95,7 +104,6 @@ class WebSocketServer:
         finally:
             del self._outlets[outlet]
             outlet.gone.set_result(None)
-            self._door.leave(socket)
 
 
 class _Conversation:
@@ -212,6 +220,6 @@ def _first_offered(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subpr
     return offered[0] if offered else None
 
 
-def _url(server: Server, host: str) -> str:
+def _url(server: Server, host: str, scheme: str) -> str:
     port = next(iter(server.sockets)).getsockname()[1]
-    return f"ws://{f'[{host}]' if ':' in host else host}:{port}{WEBSOCKET_PATH}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{WEBSOCKET_PATH}"

@@ -67,15 +67,28 @@ async def test_page_of_another_host_is_kept_out(table: Database, origin: str) ->
         assert await refusal(bridge, origin=origin) == 403
 
 
-@pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:8000", "https://app.example"])
-async def test_page_of_this_machine_or_of_the_list_is_let_in(table: Database, origin: str) -> None:
-    allowed = ("https://app.example",)
-    async with (
-        running_bridge(table.dsn, allowed_origins=allowed) as bridge,
-        connected(bridge.url, origin=origin) as client,
-    ):
+@pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:8000", "https://[::1]"])
+async def test_page_of_this_machine_is_let_in(table: Database, origin: str) -> None:
+    async with running_bridge(table.dsn) as bridge, connected(bridge.url, origin=origin) as client:
         await client.send({"type": "ping"})
         await client.expect(type="pong")
+
+
+async def test_where_there_is_a_list_its_origins_are_let_in_and_no_other(table: Database) -> None:
+    async with running_bridge(table.dsn, allowed_origins=("https://app.example",)) as bridge:
+        async with connected(bridge.url, origin="https://app.example") as client, connected(bridge.url) as program:
+            for each in (client, program):
+                await each.send({"type": "ping"})
+                await each.expect(type="pong")
+        for origin in ("http://app.example", "https://app.example:444", "https://x.app.example", "http://127.0.0.1:1"):
+            assert await refusal(bridge, origin=origin) == 403
+
+
+async def test_several_origins_or_hosts_are_refused(table: Database) -> None:
+    async with running_bridge(table.dsn) as bridge:
+        several = [("Origin", "http://localhost"), ("Origin", "http://localhost")]
+        assert await refusal(bridge, additional_headers=several) == 403
+        assert await refusal(bridge, additional_headers=[("Host", "evil.example")]) == 400
 
 
 async def test_name_that_resolves_to_this_machine_does_not_make_a_page_ours(table: Database) -> None:

@@ -96,10 +96,19 @@ def test_command_line_that_makes_no_sense(arguments: tuple[str, ...], tmp_path: 
     assert_one_sentence(run(*arguments, cwd=tmp_path), 2)
 
 
-def test_serve_is_public_only_on_request_and_only_on_loopback(tmp_path: Path) -> None:
-    assert "--insecure-public" in assert_one_sentence(run("serve", cwd=tmp_path), 2)
-    done = run("serve", "--insecure-public", "--host", "0.0.0.0", cwd=tmp_path)
-    assert "--insecure-bind" in assert_one_sentence(done, 2)
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ((), "static_tokens"),
+        (("--insecure-public",), "--insecure-bind"),
+        (("--jwt-secret", "a secret that is long enough for HS256"), "tls_certificate"),
+        (("--insecure-bind", "--tls-certificate", "nosuch.pem"), "tls_key"),
+    ],
+)
+def test_serve_is_reached_from_elsewhere_only_with_authentication_and_tls(
+    arguments: tuple[str, ...], names: str, tmp_path: Path
+) -> None:
+    assert names in assert_one_sentence(run("serve", "--host", "0.0.0.0", *arguments, cwd=tmp_path), 2)
 
 
 def test_serve_on_a_port_that_is_taken(tmp_path: Path) -> None:
@@ -114,10 +123,18 @@ def test_serve_on_a_port_that_is_taken(tmp_path: Path) -> None:
     assert "sekret" not in done.stderr
 
 
-def test_serve_warns_that_it_is_public(tmp_path: Path) -> None:
-    arguments = ("serve", "--insecure-public", "--port", "0", "--log-format", "json", "--dsn", "host=127.0.0.1 port=1")
+@pytest.mark.parametrize(
+    ("arguments", "says"), [(("--insecure-public",), "without authentication"), ((), "every client gets FORBIDDEN")]
+)
+def test_serve_warns_that_it_is_public_or_that_it_is_not(arguments: tuple[str, ...], says: str, tmp_path: Path) -> None:
+    rest = ("--port", "0", "--log-format", "json", "--dsn", "host=127.0.0.1 port=1")
     with subprocess.Popen(
-        command(*arguments), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command("serve", *arguments, *rest),
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -126,7 +143,7 @@ def test_serve_warns_that_it_is_public(tmp_path: Path) -> None:
         lines = [json.loads(line) for line in process.stderr]
     assert process.returncode == 0
     assert lines[0]["level"] == "warning"
-    assert "without authentication" in lines[0]["message"]
+    assert says in lines[0]["message"]
 
 
 def test_unknown_variable_is_a_warning(tmp_path: Path) -> None:
