@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from cdc_bridge.access import UNKNOWN, Access
 from cdc_bridge.change import Relation
 
 SHAPE_BYTES = 8
@@ -146,9 +147,10 @@ def _shape(collection: Collection) -> bytes:
 
 
 class Catalog:
-    """The collections by name, and by the `oid` of every table that reports under them."""
+    """The collections by name, and by the `oid` of every table that reports under them, and who may see what."""
 
-    def __init__(self, collections: Iterable[Collection] = ()) -> None:
+    def __init__(self, collections: Iterable[Collection] = (), access: Access = UNKNOWN) -> None:
+        self.access = access
         self.by_name: dict[str, Collection] = {c.name: c for c in collections}
         self.by_relation_id: dict[int, Collection] = {
             relation_id: c for c in self.by_name.values() for relation_id in c.filenodes
@@ -160,7 +162,7 @@ class Catalog:
         return frozenset({relation_id} if collection is None else collection.filenodes)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Catalog) and self.by_name == other.by_name
+        return isinstance(other, Catalog) and (self.by_name, self.access) == (other.by_name, other.access)
 
     __hash__ = None  # type: ignore[assignment]  # it is compared, never a key
 

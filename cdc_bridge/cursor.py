@@ -46,15 +46,16 @@ class Mark:
 
     shape: bytes
     position: Position
-    _alone: Claim | None = None
+    _alone: dict[int, Claim] = field(default_factory=dict)
 
     def claim(self, seal: Seal, start: Position | None) -> Claim:
         """What has been told to one whose data are those of `start`, or to whom that makes no difference any more."""
         if start is not None:
             return Claim(seal, united(self.shape, (start, self.position)))
-        if self._alone is None:
-            self._alone = Claim(seal, united(self.shape, (self.position,)))
-        return self._alone
+        alone = self._alone.get(id(seal))
+        if alone is None:
+            alone = self._alone[id(seal)] = Claim(seal, united(self.shape, (self.position,)))
+        return alone
 
 
 @dataclass(slots=True, eq=False)
@@ -98,13 +99,19 @@ def _covers(position: Position, other: Position) -> bool:
 
 @dataclass(slots=True)
 class Seal:
-    """Makes texts of cursors, and cursors of texts that were made with the same secret."""
+    """Makes texts of cursors, and cursors of texts that were made with the same secret, for the same rights."""
 
     secret: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
+    rights: bytes = b""
     _key: bytes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._key = hashlib.blake2b(self.secret, digest_size=32, person=b"cursor").digest()
+        secret = hashlib.blake2b(self.secret, digest_size=32).digest()
+        self._key = hashlib.blake2b(self.rights, digest_size=32, key=secret, person=b"cursor").digest()
+
+    def given_under(self, rights: bytes) -> Seal:
+        """The seal of the same secret for other rights."""
+        return Seal(self.secret, rights)
 
     def seal(self, cursor: Cursor) -> str:
         salt = os.urandom(SALT_BYTES)

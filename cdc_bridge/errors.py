@@ -25,7 +25,7 @@
 `str(error)` is one sentence for a person: what is wrong and what to do about it. It never shows a
 secret. The facts of an error are attributes, so that nobody parses the sentence.
 
-Others never leave their part of the program, and so stand there: `protocol.messages.InvalidMessage`,
+Others never leave their part of the program, and so stand there: `protocol.messages.InvalidMessage`, `auth.refusal.Refused`,
 `cli.output.ReaderGone`, `capture.reading.Unreadable`, `filters.scalars.Undecided`, `filters.spelling.NotNative` and
 `queries.speller.Unspelled`.
 """
@@ -78,14 +78,17 @@ class NotOwner(DatabaseError):
 
 @dataclass(eq=False)
 class SchemaClosed(DatabaseError):
-    """Our schema is open to its owner only, unless the owner opens it."""
+    """Our schema is open to its owner and to the runtime role only."""
 
     role: str
     schema: str
     owner: str
 
     def __str__(self) -> str:
-        return f'role "{self.role}" may not use schema "{self.schema}": connect as its owner, "{self.owner}"'
+        return (
+            f'role "{self.role}" may not use schema "{self.schema}": connect as its owner, "{self.owner}", or as the'
+            " runtime role that cdc-bridge sql --roles makes"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +231,12 @@ def forbidden_collection(collection: str) -> RequestError:
     return RequestError(
         "FORBIDDEN",
         f'You don\'t have permission to access collection "{collection}" or it does not exist. Queried in root.',
+    )
+
+
+def forbidden_event(event: str, collection: str) -> RequestError:
+    return RequestError(
+        "FORBIDDEN", f'You don\'t have permission to be told of the event "{event}" of collection "{collection}".'
     )
 
 

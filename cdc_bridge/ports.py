@@ -11,7 +11,8 @@ from typing import Protocol, TypeAlias
 
 from cdc_bridge.catalog import Catalog, Collection, PgType
 from cdc_bridge.change import Change, Position, Relation, Snapshot
-from cdc_bridge.questions import Case, Completed, Completion, Verdict
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdicts, Worth
+from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.subscription import Meta, Query
 
 
@@ -27,11 +28,12 @@ class InitialData:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`key`: the one row that is asked for, else all that the query lets through."""
+    """`key`: the one row that is asked for, else all that the query lets through. `sight`: with whose eyes."""
 
     collection: Collection
     query: Query
     key: tuple[str, ...] | None
+    sight: Sight = BY_ITSELF
 
 
 class Reader(Protocol):
@@ -43,13 +45,17 @@ class Reader(Protocol):
         """
         ...
 
-    async def read(
-        self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog
-    ) -> InitialData:
+    async def read(self, asked: Asked, catalog: Catalog) -> InitialData:
         """`catalog` has the tables that relations lead to."""
         ...
 
-    async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes: ...
+    async def find_key(
+        self, collection: Collection, key: tuple[str, ...], catalog: Catalog, sight: Sight = BY_ITSELF
+    ) -> bytes:
+        """The key as `delete` would carry it, however the client spelled it; FORBIDDEN when no row that may be seen has
+        it.
+        """
+        ...
 
     async def renew(self) -> None:
         """The database was lost to us: trust no connection from before."""
@@ -86,9 +92,11 @@ class Arbiter(Protocol):
     stumble, spoils no other one.
     """
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]: ...
+    async def decide(self, cases: Sequence[Case]) -> list[Verdicts]: ...
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]: ...
+
+    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]: ...
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
         """JSON texts as `row_to_json` writes them in columns of these types; None is not of the type."""

@@ -13,17 +13,22 @@ from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Row
 from cdc_bridge.filters.filter import Filter
 from cdc_bridge.projection import Projection
+from cdc_bridge.sight import BY_ITSELF, Sight
+from cdc_bridge.viewer import Viewer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """Which of these rows does the filter let through? `now_us`: the moment of `$NOW`, in microseconds since 1970."""
+    """Which of these rows does the filter let through, for each of these who ask? `now_us`: the moment of `$NOW`, in
+    microseconds since 1970.
+    """
 
     collection: Collection
     catalog: Catalog
     filter: Filter
     images: tuple[Row, ...]
     now_us: int
+    sights: tuple[Sight, ...] = (BY_ITSELF,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,6 +40,23 @@ class Completion:
     projection: Projection
     images: tuple[Row, ...]
     now_us: int
+    sight: Sight = BY_ITSELF
+
+
+@dataclass(frozen=True, slots=True)
+class Worth:
+    """What is an expression worth, that depends on a viewer's claims alone?"""
+
+    viewer: Viewer
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """`type` is as `format_type` prints it, `raw` as `to_json` writes it; None for NULL."""
+
+    type: str
+    raw: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +68,9 @@ class Failure:
 
 Verdict: TypeAlias = tuple[bool, ...] | Failure
 """For each image of a case, in their order."""
+
+Verdicts: TypeAlias = tuple[Verdict, ...]
+"""For each of those who ask, in their order."""
 
 Completed: TypeAlias = tuple[Row, ...] | Failure
 """For each image of a completion, in their order."""

@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 
 from cdc_bridge.catalog import Collection
 from cdc_bridge.cursor import Mark
-from cdc_bridge.filters.filter import EVERYTHING, Field, Filter
+from cdc_bridge.filters.filter import EVERYTHING, Comparison, Field, Filter, leaves
 from cdc_bridge.projection import Projection, SortKey
+from cdc_bridge.sight import BY_ITSELF, Sight
 
 Uid: TypeAlias = str | int | float | None
 """As the client sent it. Requests are answered with the same JSON type; subscriptions talk in strings."""
@@ -43,6 +44,9 @@ class EventKind(enum.Enum):
     CREATE = "create"
     UPDATE = "update"
     DELETE = "delete"
+
+
+EVERY_EVENT = frozenset({EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE})
 
 
 class Meta(enum.Enum):
@@ -81,7 +85,8 @@ class Query:
     """The initial data of a subscription or the answer to a read.
 
     `limit` counts rows. `limit_is_ours` says that the client did not choose it, so a cut must be told. `filter` holds
-    what `search` asks for as well. With `aggregate` there are no rows, and the projection has no outputs.
+    what `search` asks for as well, and what the client may see. With `aggregate` there are no rows, and the projection
+    has no outputs.
     """
 
     projection: Projection
@@ -103,6 +108,10 @@ class Subscription:
 
     `cursor`, `tx` and `old` are what its messages carry besides; `changes_only` leaves out updates that change no field
     of the projection. `related`: also when a row changes that the projection shows through a relation.
+
+    `sight` is with whose eyes its rows are read, `rights` a digest of what they may see: with others, nothing that was
+    told before is to be relied on. `allowed` are the events that it may be told of. `collection` has only what may be
+    seen of it.
     """
 
     collection: Collection
@@ -117,6 +126,16 @@ class Subscription:
     old: bool = False
     changes_only: bool = False
     related: bool = False
+    sight: Sight = BY_ITSELF
+    rights: bytes = b""
+    allowed: frozenset[EventKind] = EVERY_EVENT
+    asked_by: Sight = field(init=False, repr=False, compare=False)
+    """For whom the database is asked what changes mean: nobody in particular where all would get one answer."""
+
+    def __post_init__(self) -> None:
+        query = self.query
+        is_common = query.projection.is_flat and all(isinstance(leaf, Comparison) for leaf in leaves(query.filter))
+        object.__setattr__(self, "asked_by", BY_ITSELF if is_common else self.sight)
 
     @property
     def stream_uid(self) -> str | None:
@@ -124,7 +143,7 @@ class Subscription:
         return uid_text(self.uid)
 
     def wants(self, kind: EventKind) -> bool:
-        return self.event is None or kind is self.event or kind is EventKind.INIT
+        return kind is EventKind.INIT or (kind in self.allowed and (self.event is None or kind is self.event))
 
 
 class Reason(enum.Enum):

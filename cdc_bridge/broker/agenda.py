@@ -51,6 +51,12 @@ class Agenda:
         self._missed.pop(follower, None)
         self._hub.leave(follower)
 
+    def suspend(self, follower: Follower) -> None:
+        """Tell it nothing, and read nothing for it, until it goes on."""
+        self._data.discard(follower)
+        self._missed.pop(follower, None)
+        self._hub.suspend(follower)
+
     async def next_data(self, most: int = 1) -> list[list[Reading]]:
         """Wait for readings, those of the same data together: what has waited longest, and up to so many more."""
         await self._until(self._data_ordered, self._data)

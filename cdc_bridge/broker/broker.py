@@ -15,6 +15,7 @@ from cdc_bridge.broker.desk import Desk
 from cdc_bridge.broker.interpreter import Interpreter
 from cdc_bridge.broker.listener import Listener
 from cdc_bridge.broker.loader import Loader
+from cdc_bridge.broker.permits import Permits
 from cdc_bridge.broker.refresher import Refresher
 from cdc_bridge.broker.resumer import Resumer
 from cdc_bridge.capture import Capture
@@ -23,6 +24,8 @@ from cdc_bridge.hub.hub import Hub
 from cdc_bridge.ports import Arbiter, CatalogReader, InitialData, LogReader, Reader
 from cdc_bridge.protocol import ReadItems, Subscribe
 from cdc_bridge.queries.query import QueryLimits
+from cdc_bridge.rights.rules import NO_RULES, RuleBook
+from cdc_bridge.viewer import SELF, Viewer
 
 
 class Broker:
@@ -42,12 +45,13 @@ class Broker:
         held_bytes_max: int,
         retry_delay_s: float = 0.5,
         resumes_max: int = 4,
+        rules: RuleBook = NO_RULES,
     ) -> None:
         """`clients_arbiter` answers what is asked because of one client, so that the stream need not wait behind it."""
         clients_arbiter = clients_arbiter or arbiter
         self.hub = hub = Hub(held_bytes_max)
         self._agenda = agenda = Agenda(hub, can_resume=log_reader is not None)
-        interpreter = Interpreter(clients_arbiter, limits, urgent=arbiter)
+        interpreter = Interpreter(clients_arbiter, limits, Permits(rules), urgent=arbiter)
         self._catalog = catalog = CatalogWatch(catalog_reader, hub, agenda, interpreter, retry_delay_s=retry_delay_s)
         self._listener = Listener(capture, reader, hub, agenda, catalog=catalog, asking=Asking(arbiter))
         self._refresher = Refresher(reader, hub, agenda, catalog)
@@ -105,13 +109,28 @@ class Broker:
 
     # --- what the transports call ---
 
-    async def subscribe(self, outlet: Outlet, request: Subscribe) -> Follower:
+    async def subscribe(self, outlet: Outlet, request: Subscribe, viewer: Viewer = SELF) -> Follower:
         """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`."""
-        return await self._desk.subscribe(outlet, request)
+        return await self._desk.subscribe(outlet, request, viewer)
 
     def unsubscribe(self, follower: Follower) -> None:
         self._agenda.leave(follower)
 
-    async def read_items(self, request: ReadItems) -> InitialData:
+    def suspend(self, outlet: Outlet) -> None:
+        """Tell a client nothing of its subscriptions, not even what waits, until it `see_as` somebody."""
+        for follower in outlet.followers():
+            self._agenda.suspend(follower)
+
+    async def see_as(self, outlet: Outlet, viewer: Viewer) -> None:
+        """A client's subscriptions go on with these eyes: with fresh data, or with the error that they would get now.
+        Those that see as before go on as they are.
+        """
+        await self._desk.see_as(outlet, viewer)
+
+    async def read_items(self, request: ReadItems, viewer: Viewer = SELF) -> InitialData:
         """What an `items` reply tells. Raises `RequestError`."""
-        return await self._desk.read_items(request)
+        return await self._desk.read_items(request, viewer)
+
+    async def adopt_rules(self, rules: RuleBook) -> None:
+        """Other rules hold from now on, for those who are here as well."""
+        await self._catalog.adopt_rules(rules)

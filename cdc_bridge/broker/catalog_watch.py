@@ -12,18 +12,20 @@ import asyncio
 import logging
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.interpreter import Interpreter
+from cdc_bridge.broker.permits import Unanswered
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation
-from cdc_bridge.errors import SourceUnavailable, forbidden_collection, invalid_payload
+from cdc_bridge.errors import SourceUnavailable, forbidden_event, invalid_payload
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import CatalogReader
 from cdc_bridge.queries.speller import Unspelled
+from cdc_bridge.rights.rules import RuleBook
 from cdc_bridge.subscription import Subscription
+from cdc_bridge.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
@@ -70,15 +72,27 @@ class CatalogWatch:
             self._fingerprint = fingerprint
             self._known_shapes.clear()
 
-    async def _adopt(self, catalog: Catalog) -> None:
+    async def _adopt(self, catalog: Catalog, *, rights_changed: bool = False) -> None:
+        judge = partial(self._judge, catalog)
         while True:
             try:
-                return self._agenda.order(self._hub.adopt(catalog, partial(self._judge, catalog)))
+                return self._agenda.order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
             except ExceptionGroup as group:
-                if group.split(Unspelled)[1]:
+                unknown = [each for each in group.exceptions if isinstance(each, (Unspelled, Unanswered))]
+                if len(unknown) < len(group.exceptions):
                     raise
-                asked = [each.needed for each in group.exceptions if isinstance(each, Unspelled)]
-                await self._interpreter.learn_all(tuple(dict.fromkeys(chain.from_iterable(asked))))
+                await self._interpreter.learn_all(unknown)
+
+    async def adopt_rules(self, book: RuleBook) -> None:
+        """Other rules hold: everybody is judged anew by them."""
+        async with self._refreshing:
+            self._interpreter.permits.take(book)
+            while True:
+                try:
+                    return await self._adopt(self._hub.catalog, rights_changed=True)
+                except SourceUnavailable as error:
+                    log.warning("rules cannot be applied, trying again", extra=facts(reason=str(error)))
+                    await asyncio.sleep(self._retry_delay_s)
 
     async def refresh_until_done(self) -> None:
         while True:
@@ -92,13 +106,11 @@ class CatalogWatch:
         """The database was lost to us."""
         await self._reader.renew()
 
-    async def collection(self, name: str) -> Collection:
-        """A table that was attached a moment ago is not missed. Raises `RequestError`, `SourceUnavailable`."""
+    async def current(self, name: str) -> Catalog:
+        """The catalog; a table that was attached a moment ago is not missed. Raises `SourceUnavailable`."""
         if name not in self._hub.catalog.by_name:
             await self.refresh()
-        if collection := self._hub.catalog.by_name.get(name):
-            return collection
-        raise forbidden_collection(name)
+        return self._hub.catalog
 
     def is_drifted(self, change: Change) -> bool:
         """Whether a change shows that the catalog is out of date."""
@@ -121,8 +133,28 @@ class CatalogWatch:
                 self._known_shapes.clear()
             self._known_shapes.add(shape)
 
-    def _judge(self, catalog: Catalog, subscription: Subscription, collection: Collection) -> Subscription:
+    def judge(
+        self, subscription: Subscription, name: str, catalog: Catalog, viewer: Viewer | None = None
+    ) -> Subscription:
+        """The same request by this catalog, for the same viewer or another one.
+
+        Raises `RequestError`, `Unspelled` and `Unanswered`.
+        """
+        viewer = viewer or subscription.sight.viewer
+        understood = self._interpreter.read_at_once(subscription.request, name, catalog, viewer, to_follow=True)
+        collection = understood.collection
         if subscription.item is not None and subscription.collection.key_columns != collection.key_columns:
-            raise invalid_payload(f'The key of collection "{collection.name}" has changed: subscribe again')
-        query = self._interpreter.read_at_once(subscription.request, collection, catalog)
-        return replace(subscription, collection=collection, query=query)
+            raise invalid_payload(f'The key of collection "{name}" has changed: subscribe again')
+        if subscription.event is not None and subscription.event not in understood.allowed:
+            raise forbidden_event(subscription.event.value, name)
+        return replace(
+            subscription,
+            collection=collection,
+            query=understood.query,
+            sight=understood.sight,
+            rights=understood.rights,
+            allowed=understood.allowed,
+        )
+
+    def _judge(self, catalog: Catalog, subscription: Subscription, collection: Collection) -> Subscription:
+        return self.judge(subscription, collection.name, catalog)

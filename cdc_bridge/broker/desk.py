@@ -14,16 +14,18 @@ from typing import TypeVar
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.catalog_watch import CatalogWatch
-from cdc_bridge.broker.interpreter import Interpreter
-from cdc_bridge.catalog import Collection
-from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, forbidden_item
+from cdc_bridge.broker.interpreter import Interpreter, Understood
+from cdc_bridge.broker.permits import Unanswered
+from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, forbidden_event, forbidden_item
 from cdc_bridge.hub.follower import Follower, Outlet
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
-from cdc_bridge.ports import InitialData, LogReader, Reader
+from cdc_bridge.ports import Asked, InitialData, LogReader, Reader
 from cdc_bridge.protocol import ReadItems, Subscribe
 from cdc_bridge.queries.query import frugal, item_key
+from cdc_bridge.queries.speller import Unspelled
 from cdc_bridge.subscription import Subscription
+from cdc_bridge.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
@@ -58,35 +60,63 @@ class Desk:
         self._retry_delay_s = retry_delay_s
         self._asking = asyncio.Semaphore(ASKING_MAX)
 
-    async def subscribe(self, outlet: Outlet, request: Subscribe) -> Follower:
+    async def subscribe(self, outlet: Outlet, request: Subscribe, viewer: Viewer) -> Follower:
         """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`."""
         if outlet.count >= self._subscriptions_max:
             raise RequestError(
                 "LIMIT_EXCEEDED",
                 f"A connection can hold {self._subscriptions_max} subscriptions: unsubscribe from one first.",
             )
-        subscription = await self._retried(lambda: self._judge_request(request))
+        subscription = await self._retried(lambda: self._judge_request(request, viewer))
         reading = self._hub.follow(outlet, subscription, request.after)
         self._agenda.order([reading])
         return reading.follower
 
-    async def read_items(self, request: ReadItems) -> InitialData:
+    async def see_as(self, outlet: Outlet, viewer: Viewer) -> None:
+        """All subscriptions of a client go on with these eyes, or end with the error that they would get now."""
+        for follower in outlet.followers():
+            await self._see_as(follower, viewer)
+
+    async def _see_as(self, follower: Follower, viewer: Viewer) -> None:
+        known = follower.subscription
+        try:
+            subscription = await self._retried(lambda: self._judge_anew(known, viewer))
+        except RequestError as error:
+            self._hub.refuse(follower, error)
+        else:
+            reading = self._hub.go_on_as(follower, subscription)
+            self._agenda.order([reading] if reading else [])
+
+    async def _judge_anew(self, subscription: Subscription, viewer: Viewer) -> Subscription:
+        name = subscription.collection.name
+        while True:
+            catalog = await self._catalog.current(name)
+            try:
+                return self._catalog.judge(subscription, name, catalog, viewer)
+            except (Unspelled, Unanswered) as unknown:
+                await self._interpreter.learn(unknown)
+
+    async def read_items(self, request: ReadItems, viewer: Viewer) -> InitialData:
         """What an `items` reply tells. With an `id` it is one row. Raises `RequestError`."""
-        data = await self._retried(lambda: self._read_once(request))
+        data = await self._retried(lambda: self._read_once(request, viewer))
         if request.item is not None and not data.rows:
             raise forbidden_item()
         return data
 
-    async def _judge_request(self, request: Subscribe) -> Subscription:
-        collection = await self._catalog.collection(request.collection)
-        query = await self._interpreter.read(request.query, collection, self._hub.catalog)
+    async def _judge_request(self, request: Subscribe, viewer: Viewer) -> Subscription:
+        name = request.collection
+        catalog = await self._catalog.current(name)
+        understood = await self._interpreter.read(request.query, name, catalog, viewer, to_follow=True)
+        collection, allowed = understood.collection, understood.allowed
+        if request.event is not None and request.event not in allowed:
+            raise forbidden_event(request.event.value, name)
         key = item_key(request.item, collection) if request.item is not None else None
-        item = await self._find_key(collection, key, request) if key is not None else None
-        if self._hub.catalog.by_name.get(request.collection) is not collection:
+        item = await self._find_key(understood, key, request) if key is not None else None
+        if self._hub.catalog is not catalog:
             raise SourceChanged
         return Subscription(
             collection,
-            query,
+            understood.query,
             request.event,
             item,
             key,
@@ -97,24 +127,29 @@ class Desk:
             old=request.old,
             changes_only=request.changes_only,
             related=request.related,
+            sight=understood.sight,
+            rights=understood.rights,
+            allowed=allowed,
         )
 
-    async def _find_key(self, collection: Collection, key: tuple[str, ...], request: Subscribe) -> bytes:
+    async def _find_key(self, understood: Understood, key: tuple[str, ...], request: Subscribe) -> bytes:
         """Who resumes may follow a row that is gone: its `delete` is what was missed."""
+        collection = understood.collection
         async with self._asking:
             try:
-                return await self._reader.find_key(collection, key)
+                return await self._reader.find_key(collection, key, self._hub.catalog, understood.sight)
             except RequestError:
                 if request.after is None or self._log_reader is None:
                     raise
                 return await self._log_reader.spell_key(collection, key)
 
-    async def _read_once(self, request: ReadItems) -> InitialData:
-        collection = await self._catalog.collection(request.collection)
-        query = await self._interpreter.read(request.query, collection, self._hub.catalog)
-        key = item_key(request.item, collection) if request.item is not None else None
+    async def _read_once(self, request: ReadItems, viewer: Viewer) -> InitialData:
+        catalog = await self._catalog.current(request.collection)
+        understood = await self._interpreter.read(request.query, request.collection, catalog, viewer, to_follow=False)
+        key = item_key(request.item, understood.collection) if request.item is not None else None
+        asked = Asked(understood.collection, understood.query, key, understood.sight)
         async with self._asking:
-            return await self._reader.read(collection, query, key, self._hub.catalog)
+            return await self._reader.read(asked, catalog)
 
     async def _retried(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Until the database is there and agrees with the catalog."""

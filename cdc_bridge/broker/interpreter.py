@@ -1,20 +1,29 @@
-"""Reads clients' queries. Where only PostgreSQL knows how a value is spelled, it is asked, and the answer kept.
+"""Reads clients' queries, as far as they may see what they ask for. What only PostgreSQL knows, it is asked: how a
+value is spelled, and what `permits` needs.
 
-Bound: `KNOWN_BYTES_MAX` of answers. Policy: past it all are forgotten; to ask again costs one round trip. What all that
-are here need at once may be more, until somebody asks for something else.
+Bound: `KNOWN_BYTES_MAX` of spelled values. Policy: past it all are forgotten; to ask again costs one round trip. What
+all that are here need at once may be more, until somebody asks for something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
+from cdc_bridge.broker.permits import Permits, Unanswered, lasting
 from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.errors import RequestError
+from cdc_bridge.errors import RequestError, forbidden_collection
+from cdc_bridge.filters.filter import EVERYTHING, Filter
+from cdc_bridge.filters.normal_form import all_of
+from cdc_bridge.hub.relating import tables_read
 from cdc_bridge.ports import Arbiter
-from cdc_bridge.queries.query import QueryLimits, resolve
+from cdc_bridge.queries.query import QueryLimits, resolve, resolve_filter
 from cdc_bridge.queries.speller import Spelled, Spelling, Unspelled
-from cdc_bridge.subscription import Query
+from cdc_bridge.sight import Rules, Sight
+from cdc_bridge.subscription import EVERY_EVENT, EventKind, Query
+from cdc_bridge.viewer import Viewer
 
 KNOWN_BYTES_MAX = 8 * 1024 * 1024
 KNOWN_BYTES_EACH = 300
@@ -23,44 +32,110 @@ KNOWN_BYTES_EACH = 300
 AT_ONCE_MAX = 1000
 """Values that are asked for together."""
 
+Unknown = Unspelled | Unanswered
+"""What `learn` can mend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A query, read for somebody. `rights` is a digest of what may be seen of its tables."""
+
+    collection: Collection
+    query: Query
+    sight: Sight
+    rights: bytes = b""
+    allowed: frozenset[EventKind] = EVERY_EVENT
+
 
 class Interpreter:
     """See the module's docstring. Without an arbiter such values are refused. `urgent`: whom the stream has asked."""
 
-    def __init__(self, arbiter: Arbiter | None, limits: QueryLimits, *, urgent: Arbiter | None = None) -> None:
+    def __init__(
+        self, arbiter: Arbiter | None, limits: QueryLimits, permits: Permits, *, urgent: Arbiter | None = None
+    ) -> None:
+        self.permits = permits
         self._arbiter = arbiter
         self._urgent = urgent or arbiter
         self._limits = limits
-        self._known: dict[Spelled, bytes | None] = {}
-        self._known_bytes = 0
+        self._spelled: dict[Spelled, bytes | None] = {}
+        self._spelled_bytes = 0
 
-    async def read(self, raw: dict[str, Any], collection: Collection, catalog: Catalog) -> Query:
-        """Raises `RequestError` and `SourceUnavailable`."""
+    async def read(
+        self, raw: Mapping[str, Any], name: str, catalog: Catalog, viewer: Viewer, *, to_follow: bool
+    ) -> Understood:
+        """See `read_at_once`. Raises `RequestError` and `SourceUnavailable`."""
         while True:
             try:
-                return self.read_at_once(raw, collection, catalog)
-            except Unspelled as unspelled:
-                await self.learn(unspelled.needed)
+                return self.read_at_once(raw, name, catalog, viewer, to_follow=to_follow)
+            except (Unspelled, Unanswered) as unknown:
+                await self.learn(unknown)
 
-    def read_at_once(self, raw: dict[str, Any], collection: Collection, catalog: Catalog) -> Query:
-        """Raises `RequestError`, and `Unspelled` when there is something to `learn` first."""
-        return resolve(raw, collection, self._limits, catalog, spelling=Spelling(self._known))
+    def read_at_once(
+        self, raw: Mapping[str, Any], name: str, catalog: Catalog, viewer: Viewer, *, to_follow: bool
+    ) -> Understood:
+        """`to_follow`: the policies that rows have to meet become part of the query; where rows are only read,
+        PostgreSQL applies them by itself.
 
-    async def learn(self, needed: Sequence[Spelled]) -> None:
+        Raises `RequestError`, and `Unspelled` or `Unanswered` when there is something to `learn` first.
+        """
+        view = self.permits.view(viewer, catalog)
+        collection = view.by_name.get(name)
+        if collection is None:
+            raise forbidden_collection(name)
+        sight = Sight(viewer, self._rules(viewer, catalog))
+        query = resolve(
+            raw,
+            collection,
+            self._limits,
+            view,
+            spelling=Spelling(self._spelled),
+            claims=viewer.claim_values,
+        )
+        whole = catalog.by_relation_id[collection.relation_id]
+        guard = self.permits.guard(whole, viewer, catalog) if to_follow else EVERYTHING
+        seen = all_of([query.filter, sight.rows_of(collection.relation_id), guard])
+        rights = self.permits.rights(viewer, tables_read(collection, query), catalog) if to_follow else b""
+        rule = self.permits.rule(viewer, collection)
+        query = replace(query, filter=seen)
+        return Understood(collection, query, sight, rights, EVERY_EVENT if rule is None else rule.events)
+
+    async def learn(self, unknown: Unknown) -> None:
         """Raises `SourceUnavailable`."""
-        if self._known_bytes > KNOWN_BYTES_MAX:
-            self._known.clear()
-            self._known_bytes = 0
-        await self._ask(self._arbiter, needed)
+        if self._spelled_bytes > KNOWN_BYTES_MAX:
+            self._spelled.clear()
+            self._spelled_bytes = 0
+        await self._learn([unknown], self._arbiter)
 
-    async def learn_all(self, needed: Sequence[Spelled]) -> None:
+    async def learn_all(self, unknown: Sequence[Unknown]) -> None:
         """Nothing is forgotten before all is known, or it never would be. Raises `SourceUnavailable`."""
-        for begin in range(0, len(needed), AT_ONCE_MAX):
-            await self._ask(self._urgent, needed[begin : begin + AT_ONCE_MAX])
+        for begin in range(0, len(unknown), AT_ONCE_MAX):
+            await self._learn(unknown[begin : begin + AT_ONCE_MAX], self._urgent)
 
-    async def _ask(self, arbiter: Arbiter | None, needed: Sequence[Spelled]) -> None:
+    async def _learn(self, unknown: Sequence[Unknown], arbiter: Arbiter | None) -> None:
         if arbiter is None:
             raise RequestError("SERVICE_UNAVAILABLE", "Nobody can say how a value of this type is spelled.")
-        for spelled, raw in zip(needed, await arbiter.spell(needed), strict=True):
-            self._known[spelled] = raw
-            self._known_bytes += len(spelled[1]) + len(raw or b"") + KNOWN_BYTES_EACH
+        await self._spell((each.needed for each in unknown if isinstance(each, Unspelled)), arbiter)
+        if unanswered := [each for each in unknown if isinstance(each, Unanswered)]:
+            await self.permits.learn(unanswered, arbiter)
+
+    async def _spell(self, needed: Iterable[Iterable[Spelled]], arbiter: Arbiter) -> None:
+        values = list(dict.fromkeys(chain.from_iterable(needed)))
+        for spelled, raw in zip(values, await arbiter.spell(values) if values else (), strict=True):
+            self._spelled[spelled] = raw
+            self._spelled_bytes += len(spelled[1]) + len(raw or b"") + KNOWN_BYTES_EACH
+
+    def _rules(self, viewer: Viewer, catalog: Catalog) -> Rules:
+        """What rules say of the rows of each table."""
+        rules = self.permits.book.of(viewer.name) or {}
+        found = [
+            (collection.relation_id, self._condition(rule.condition, collection, catalog, viewer))
+            for name, rule in sorted(rules.items())
+            if rule.filter and (collection := catalog.by_name.get(name))
+        ]
+        return tuple(found)
+
+    def _condition(self, raw: Mapping[str, Any], collection: Collection, catalog: Catalog, viewer: Viewer) -> Filter:
+        spelling = Spelling(self._spelled)
+        return lasting(
+            resolve_filter(raw, collection, self._limits, catalog, spelling=spelling, claims=viewer.claim_values)
+        )

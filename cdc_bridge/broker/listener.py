@@ -107,12 +107,12 @@ class Listener:
             self._agenda.order(readings)
 
     async def _weighed(self, changes: Sequence[Change]) -> list[tuple[Change, Weighing[Follower] | None]]:
-        """With all that had to be asked. A catalog that comes meanwhile takes followers elsewhere: once more, then."""
+        """With all that had to be asked. What comes meanwhile may take followers elsewhere: once more, then."""
         while True:
-            catalog = self._hub.catalog
+            arrangement = self._hub.arrangement
             weighed = [each for change in changes if (each := self._weigh(change)) is not None]
             await self._asking.settle([weighing for _, weighing in weighed if weighing])
-            if self._hub.catalog is catalog:
+            if self._hub.arrangement is arrangement:
                 return weighed
 
     def _weigh(self, change: Change) -> tuple[Change, Weighing[Follower] | None] | None:

@@ -79,7 +79,7 @@ class Loader:
         anchor = self._hub.anchor(subscription.collection.relation_id)
         asked = _asked(equal[0])
         try:
-            data = await self._reader.read(asked.collection, asked.query, asked.key, self._hub.catalog)
+            data = await self._reader.read(asked, self._hub.catalog)
         except SourceChanged:
             await self._catalog.refresh_until_done()
             self._order_later(equal)
@@ -117,5 +117,5 @@ def _asked(reading: Reading) -> Asked:
     subscription = reading.subscription
     if subscription.event is not None:
         query = Query(Projection.of(subscription.collection.columns[:1]), limit=0)
-        return Asked(subscription.collection, query, None)
-    return Asked(subscription.collection, subscription.query, subscription.key)
+        return Asked(subscription.collection, query, None, subscription.sight)
+    return Asked(subscription.collection, subscription.query, subscription.key, subscription.sight)

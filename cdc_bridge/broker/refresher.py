@@ -19,7 +19,7 @@ from cdc_bridge.filters.filter import conjunction
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.hub.stale import Refresh
 from cdc_bridge.logs import facts
-from cdc_bridge.ports import Reader
+from cdc_bridge.ports import Asked, Reader
 from cdc_bridge.subscription import Query
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,8 @@ class Refresher:
         query = _query(subscription.query, refresh)
         self._hub.await_rows(refresh.followers)
         try:
-            data = await self._reader.read(subscription.collection, query, subscription.key, self._hub.catalog)
+            asked = Asked(subscription.collection, query, subscription.key, subscription.sight)
+            data = await self._reader.read(asked, self._hub.catalog)
         except SourceChanged:
             await self._catalog.refresh_until_done()
             self._agenda.order(self._hub.hold_these(refresh.followers))

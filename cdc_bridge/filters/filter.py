@@ -6,6 +6,9 @@ There is no NOT, each operator has its own negation; so whoever judges a filter 
 with NULL is not true, as in a WHERE clause, and that is all there is to know of it.
 
 Three read it: `predicate` in memory, `where` as SQL, `cover` to find it among many. They have to agree.
+
+What a client asked for and what it may see stand in one filter. Of the latter a `Policy` is PostgreSQL's, and a
+`Required` part is one that holds for rows of the past as well.
 """
 
 from __future__ import annotations
@@ -160,30 +163,46 @@ class Related:
     filter: Filter
 
 
-Filter: TypeAlias = And | Or | Comparison | Related
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy of row-level security that only PostgreSQL can judge, for whoever asks.
+
+    `expression` is its condition as PostgreSQL prints it: it calls the table by `table`, and uses these columns of it.
+    """
+
+    table: str
+    expression: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Required:
+    """What decides who may see a row: it is asked of rows as they were, too, and as other tables are now."""
+
+    filter: Filter
+
+
+Filter: TypeAlias = And | Or | Comparison | Related | Policy | Required
 
 EVERYTHING = And()
 NOTHING = Or(())
 
 
-def comparisons(filter_: Filter) -> Iterator[Comparison]:
-    """All comparisons with columns of the filter's own table."""
+def leaves(filter_: Filter) -> Iterator[Comparison | Related | Policy]:
+    """What stands in it; what is inside of a condition on another table is left aside."""
     match filter_:
-        case Comparison():
-            yield filter_
         case And(parts) | Or(parts):
             for part in parts:
-                yield from comparisons(part)
+                yield from leaves(part)
+        case Required(inner):
+            yield from leaves(inner)
+        case _:
+            yield filter_
 
 
 def relations(filter_: Filter) -> Iterator[Related]:
     """All conditions on other tables that stand in it, those inside of others left aside."""
-    match filter_:
-        case Related():
-            yield filter_
-        case And(parts) | Or(parts):
-            for part in parts:
-                yield from relations(part)
+    return (leaf for leaf in leaves(filter_) if isinstance(leaf, Related))
 
 
 def of_the_past(filter_: Filter) -> Filter:
@@ -201,6 +220,8 @@ def of_the_past(filter_: Filter) -> Filter:
             past = tuple(map(of_the_past, parts))
             return filter_ if past == parts else disjunction(*past)
         case Comparison(values=values) if not any(isinstance(value, Now) for value in values):
+            return filter_
+        case Policy() | Required():
             return filter_
     return EVERYTHING
 

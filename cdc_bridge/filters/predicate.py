@@ -16,7 +16,19 @@ from typing import Any, TypeAlias, assert_never
 from cdc_bridge.catalog import TypeKind
 from cdc_bridge.filters import comparing
 from cdc_bridge.filters.comparing import Undecided
-from cdc_bridge.filters.filter import And, Comparison, Field, Filter, Now, Operand, Operator, Or, Related
+from cdc_bridge.filters.filter import (
+    And,
+    Comparison,
+    Field,
+    Filter,
+    Now,
+    Operand,
+    Operator,
+    Or,
+    Policy,
+    Related,
+    Required,
+)
 from cdc_bridge.filters.image import UNSURE, Aspect, Image, Judge
 from cdc_bridge.filters.operands import way as way_of
 from cdc_bridge.filters.patterns import PATTERNS, pattern
@@ -38,7 +50,9 @@ def _compiled(filter_: Filter) -> Judge:
             return _any(_settling_first(parts))
         case Comparison():
             return _comparison(filter_)
-        case Related():
+        case Required(inner):
+            return _compiled(inner)
+        case Related() | Policy():
             return _unsure
     assert_never(filter_)
 

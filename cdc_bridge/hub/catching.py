@@ -42,7 +42,7 @@ class Catching:
         follower = reading.follower
         relation_id = follower.subscription.collection.relation_id
         anchor = hub.anchor(relation_id)
-        cursor = hub.open(reading.after or "")
+        cursor = hub.open(follower, reading.after or "")
         if cursor is None or not anchor.era.is_lasting or (cursor.era, cursor.shape) != (anchor.era, anchor.shape):
             return None
         if follower.subscription.related or follower.subscription.query.aggregate is not None:

@@ -11,6 +11,7 @@ without data and what it has missed (`catching.py`), while its feed keeps what i
 from __future__ import annotations
 
 from collections.abc import Iterable, Set
+from dataclasses import replace
 
 from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
@@ -30,6 +31,9 @@ from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Projection
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
 
+SEALS_MAX = 10_000
+"""Of different rights, that are kept at hand; past it all are made anew."""
+
 
 class Hub:
     """See the module's docstring. Methods that make readings necessary return them."""
@@ -40,9 +44,13 @@ class Hub:
         self._held_bytes_max = held_bytes_max
         self._roll = Roll()
         self._meeting: dict[Follower, None] = {}
+        self._suspended: dict[Follower, None] = {}
+        self.arrangement = object()
+        """Another one when followers have been taken from where a weighing may have found them."""
         self.stale = Stale()
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
         self._seal = Seal()
+        self._seals: dict[bytes, Seal] = {}
 
     def __len__(self) -> int:
         return len(self._roll)
@@ -58,17 +66,45 @@ class Hub:
 
     def leave(self, follower: Follower) -> None:
         """End a subscription. Does nothing when it has ended already."""
-        if follower not in self._roll:
+        if follower in self._suspended:
+            del self._suspended[follower]
+        elif follower in self._roll:
+            self._detach(follower)
+        else:
             return
+        follower.outlet.drop(follower)
+
+    def suspend(self, follower: Follower) -> None:
+        """Tell it nothing more until it goes on, not even what waits for it."""
+        if follower in self._roll:
+            self._detach(follower)
+            self._suspended[follower] = None
+            follower.outlet.silence(follower)
+
+    def go_on_as(self, follower: Follower, subscription: Subscription) -> Reading | None:
+        """The same request, seen with other eyes: fresh data. None for one that has ended, or sees no different."""
+        if follower in self._suspended:
+            del self._suspended[follower]
+            follower.subscription = subscription
+            self._roll.add(follower)
+            return self.start_anew(follower)
+        known = follower.subscription
+        if follower not in self._roll or known == subscription:
+            return None
+        self._roll.move(follower, subscription)
+        self.arrangement = object()
+        is_same = (known.query, known.rights) == (subscription.query, subscription.rights)
+        return None if is_same else self.start_anew(follower)
+
+    def _detach(self, follower: Follower) -> None:
         self._roll.remove(follower)
         self._meeting.pop(follower, None)
         self.stale.discard(follower)
         follower.feed.hold()
-        follower.outlet.drop(follower)
 
     def refuse(self, follower: Follower, error: RequestError) -> None:
         """End a subscription and say why."""
-        if follower in self._roll:
+        if follower in self._roll or follower in self._suspended:
             self.leave(follower)
             follower.outlet.refuse(follower, error)
 
@@ -124,11 +160,20 @@ class Hub:
 
     def claim(self, follower: Follower, cursor: Cursor) -> Claim | None:
         """None for those who did not ask for cursors."""
-        return Claim(self._seal, cursor) if follower.subscription.cursor else None
+        return Claim(self._seal_of(follower), cursor) if follower.subscription.cursor else None
 
-    def open(self, text: str) -> Cursor | None:
-        """None for whatever is not a cursor of ours."""
-        return self._seal.open(text)
+    def open(self, follower: Follower, text: str) -> Cursor | None:
+        """None for whatever is not a cursor that we gave under the rights that this one has."""
+        return self._seal_of(follower).open(text)
+
+    def _seal_of(self, follower: Follower) -> Seal:
+        rights = follower.subscription.rights
+        seal = self._seals.get(rights)
+        if seal is None:
+            if len(self._seals) >= SEALS_MAX:
+                self._seals.clear()
+            seal = self._seals[rights] = self._seal.given_under(rights)
+        return seal
 
     # --- the stream ---
 
@@ -255,6 +300,7 @@ class Hub:
         self.era = era
         if secret is not None:
             self._seal = Seal(secret)
+            self._seals.clear()
 
     def turn(self, era: Era) -> None:
         self.era = era
@@ -289,14 +335,19 @@ class Hub:
         """Of a collection that is in the catalog."""
         return self._register.encoders(relation_id)
 
-    def adopt(self, catalog: Catalog, judge: Judge) -> list[Reading]:
+    def adopt(self, catalog: Catalog, judge: Judge, *, rights_changed: bool = False) -> list[Reading]:
         """Take over a new catalog; followers of what has changed are judged anew, and start anew or are refused.
 
-        Whatever `judge` raises besides `RequestError` comes, in one group, before anything has changed.
+        `rights_changed`: everybody may see something else. Whatever `judge` raises besides `RequestError` comes, in one
+        group, before anything has changed.
         """
         differences = self._register.compare(catalog)
+        if rights_changed:
+            everything = frozenset(collection.relation_id for collection in catalog.by_name.values())
+            differences = replace(differences, rights=everything)
         judged = self._roll.judged_anew(catalog, differences, judge)
         self._register.adopt(catalog)
+        self.arrangement = object()
         for collection in differences.gone:
             for follower in self._roll.following(collection.relation_id):
                 self.refuse(follower, forbidden_collection(collection.name))
@@ -308,7 +359,8 @@ class Hub:
         if isinstance(judgement, RequestError):
             self.refuse(follower, judgement)
             return None
-        is_same = judgement.query == follower.subscription.query
+        known = follower.subscription
+        is_same = (judgement.query, judgement.rights, judgement.sight) == (known.query, known.rights, known.sight)
         self._roll.move(follower, judgement)
         is_affected = not is_same or not tables_of(judgement).isdisjoint(differences.anew)
         return self._hold(follower) if is_affected else None
@@ -337,7 +389,11 @@ class Hub:
             if event.stale is not None:
                 self.stale.add(follower, event.stale)
             else:
-                follower.outlet.push(follower, event, follower.claim(self._seal, event.mark))
+                follower.outlet.push(follower, event, self._claim_after(follower, event.mark))
+
+    def _claim_after(self, follower: Follower, mark: Mark | None) -> Claim | None:
+        is_asked_for = mark is not None and follower.subscription.cursor
+        return follower.claim(self._seal_of(follower), mark) if is_asked_for else None
 
     def _hold(self, follower: Follower) -> Reading:
         follower.feed.hold()

@@ -50,8 +50,10 @@ class Readings:
 
 
 def _subject(reading: Reading) -> Hashable:
-    """What is read: the table, the query, the key of the one row. Who gets no data needs the table's moment only."""
+    """What is read, and with whose eyes: the table, the query, the key of the one row. Who gets no data needs the
+    table's moment only, and a role that may read it.
+    """
     subscription = reading.subscription
     if subscription.event is not None:
-        return subscription.collection.relation_id
-    return subscription.collection.relation_id, subscription.query, subscription.key
+        return subscription.collection.relation_id, subscription.sight.viewer.role
+    return subscription.collection.relation_id, subscription.query, subscription.key, subscription.sight

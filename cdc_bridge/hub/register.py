@@ -17,16 +17,18 @@ from cdc_bridge.hub.rendering import Encoders
 @dataclass(frozen=True, slots=True)
 class Differences:
     """Between two catalogs: collections that are gone, or that clients know by another name; tables (by `oid`) of which
-    rows may have changed in silence, or read otherwise; and those of which only the foreign keys are others.
+    rows may have changed in silence, or read otherwise; those of which only the foreign keys are others; and those of
+    which somebody may see something else (`rights`).
     """
 
     gone: tuple[Collection, ...]
     anew: frozenset[int]
     led: frozenset[int]
+    rights: frozenset[int] = frozenset()
 
     @property
     def all(self) -> frozenset[int]:
-        return self.anew | self.led | {collection.relation_id for collection in self.gone}
+        return self.anew | self.led | self.rights | {collection.relation_id for collection in self.gone}
 
 
 class Register:
@@ -65,7 +67,22 @@ class Register:
                 anew.add(old.relation_id)
             elif new.references != old.references:
                 led.add(old.relation_id)
-        return Differences(tuple(gone), frozenset(anew), frozenset(led))
+        return Differences(tuple(gone), frozenset(anew), frozenset(led), self._with_other_rights(catalog))
+
+    def _with_other_rights(self, catalog: Catalog) -> frozenset[int]:
+        before, after = self.catalog.access, catalog.access
+        if before == after:
+            return frozenset()
+        roles = before.roles.keys() | after.roles.keys()
+        return frozenset(
+            collection.relation_id
+            for collection in catalog.by_name.values()
+            if before.claim_functions != after.claim_functions
+            or any(
+                before.of(role).get(collection.relation_id) != after.of(role).get(collection.relation_id)
+                for role in roles
+            )
+        )
 
     def adopt(self, catalog: Catalog) -> None:
         """Take over a new catalog."""

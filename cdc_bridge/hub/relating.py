@@ -25,7 +25,7 @@ from cdc_bridge.filters.filter import (
     relations,
 )
 from cdc_bridge.projection import Nested, Projection
-from cdc_bridge.subscription import Subscription
+from cdc_bridge.subscription import Query, Subscription
 
 Path: TypeAlias = tuple[Reference, ...]
 
@@ -50,9 +50,13 @@ def targets(projection: Projection) -> frozenset[int]:
 
 def tables_of(subscription: Subscription) -> frozenset[int]:
     """All tables that are read for it."""
-    query = subscription.query
+    return tables_read(subscription.collection, subscription.query)
+
+
+def tables_read(collection: Collection, query: Query) -> frozenset[int]:
+    """All tables that a query leads to, its own among them."""
     steps = [reference for key in query.sort for reference in key.path]
-    found = {subscription.collection.relation_id, *(reference.target_id for reference in steps)}
+    found = {collection.relation_id, *(reference.target_id for reference in steps)}
     return frozenset(found | _of_filter(query.filter) | _of_projection(query.projection))
 
 

@@ -12,6 +12,7 @@ from cdc_bridge.cursor import Mark
 from cdc_bridge.filters.filter import EVERYTHING
 from cdc_bridge.hub.sorting import in_order
 from cdc_bridge.projection import KeyEncoder, Projection, RowEncoder
+from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription, Transaction
 
 ENCODERS_MAX = 1000
@@ -19,8 +20,11 @@ ENCODERS_MAX = 1000
 Positions: TypeAlias = Sequence[int]
 """Which rows of a change, in their order."""
 
-Completions: TypeAlias = Mapping[tuple[Projection, bool], Mapping[int, Row]]
-"""What images lack of a projection (see `projection`), of old images or of new ones, by position."""
+Shown: TypeAlias = tuple[Projection, Sight, bool]
+"""What is shown, to whom, and whether of rows as they were."""
+
+Completions: TypeAlias = Mapping[Shown, Mapping[int, Row]]
+"""What images lack of a projection (see `projection`), by position."""
 
 NO_COMPLETIONS: Completions = {}
 
@@ -68,7 +72,7 @@ class Rendering:
         self._encoders = encoders
         self._mark = mark
         self._completions = completions
-        self._rows: dict[tuple[Projection, bool], Callable[[int], bytes]] = {}
+        self._rows: dict[Shown, Callable[[int], bytes]] = {}
         self._keys: dict[bool, list[bytes]] = {}
         self._moved: frozenset[int] | None = None
 
@@ -123,7 +127,7 @@ class Rendering:
 
     def _update(self, subscription: Subscription, matches: Matches) -> list[Event]:
         """A row that changed its key has gone under the old one and come under the new one."""
-        moved = self._moved_rows()
+        moved = self._moved_rows() if subscription.collection.key else frozenset()
         if not moved and matches.is_every_row:
             return self._event(EventKind.UPDATE, subscription, self._changed(subscription, matches.new, matches.new))
         before, after = set(matches.old), set(matches.new)
@@ -152,8 +156,8 @@ class Rendering:
         if not subscription.changes_only:
             return positions
         known = set(before)
-        old = self._row(subscription.query.projection, of_old=True)
-        new = self._row(subscription.query.projection, of_old=False)
+        old = self._row(subscription, of_old=True)
+        new = self._row(subscription, of_old=False)
         return [i for i in positions if i not in known or old(i) != new(i)]
 
     def _event(
@@ -166,33 +170,36 @@ class Rendering:
             data = self._gone(subscription, positions)
         else:
             positions = in_order(positions, self._change.new, subscription.query.sort)
-            data = list(map(self._row(subscription.query.projection, of_old=False), positions))
+            data = list(map(self._row(subscription, of_old=False), positions))
         old = self._old(kind, subscription, positions)
         return [Event(kind, tuple(data), reason, old=old, transaction=self._shown(subscription))]
 
     def _gone(self, subscription: Subscription, positions: Positions) -> list[bytes]:
         """Keys; the rows as they were where there are none."""
-        if self._encoders.key is None:
-            return list(map(self._row(subscription.query.projection, of_old=True), positions))
+        if not subscription.collection.key:
+            return list(map(self._row(subscription, of_old=True), positions))
         keys = self.keys(of_old=True)
         return [keys[i] for i in positions]
 
     def _old(self, kind: EventKind, subscription: Subscription, positions: Positions) -> tuple[bytes, ...] | None:
         if not subscription.old or kind is EventKind.CREATE:
             return None
-        return tuple(map(self._row(subscription.query.projection, of_old=True), positions))
+        return tuple(map(self._row(subscription, of_old=True), positions))
 
     def _shown(self, subscription: Subscription) -> Transaction | None:
         return Transaction(self._change.xid, self._change.at) if subscription.tx else None
 
-    def _row(self, projection: Projection, *, of_old: bool) -> Callable[[int], bytes]:
-        """Encodes the row at a position, once."""
-        row = self._rows.get((projection, of_old))
+    def _row(self, subscription: Subscription, *, of_old: bool) -> Callable[[int], bytes]:
+        """Encodes the row at a position, once. What images have of it looks the same to all."""
+        projection = subscription.query.projection
+        shown = projection, BY_ITSELF if projection.is_flat else subscription.asked_by, of_old
+        row = self._rows.get(shown)
         if row is None:
-            row = self._rows[projection, of_old] = self._encoding(projection, of_old=of_old)
+            row = self._rows[shown] = self._encoding(shown)
         return row
 
-    def _encoding(self, projection: Projection, *, of_old: bool) -> Callable[[int], bytes]:
+    def _encoding(self, shown: Shown) -> Callable[[int], bytes]:
+        projection, _, of_old = shown
         encoder = self._encoders.row(projection)
         images = self._change.old if of_old else self._change.new
         encoded: dict[int, bytes] = {}
@@ -204,7 +211,7 @@ class Rendering:
                 if projection.is_flat:
                     found = encoder.encode(image)
                 else:
-                    found = encoder.complete(image, self._completions[projection, of_old][position])
+                    found = encoder.complete(image, self._completions[shown][position])
                 encoded[position] = found
             return found
 
@@ -216,9 +223,9 @@ def _figures(subscription: Subscription) -> tuple[Event, ...]:
     return (Event(EventKind.UPDATE, stale=EVERYTHING),) if subscription.wants(EventKind.UPDATE) else ()
 
 
-def needs_old_rows(subscription: Subscription, collection: Collection) -> bool:
+def needs_old_rows(subscription: Subscription) -> bool:
     """Whether the rows as they were are shown, or compared, and not just their keys."""
-    return subscription.old or subscription.changes_only or not collection.key
+    return subscription.old or subscription.changes_only or not subscription.collection.key
 
 
 def _wants(subscription: Subscription, event: Event) -> bool:

@@ -51,8 +51,8 @@ class Stale:
         equal: dict[Hashable, list[Follower]] = {}
         for follower, filters in self._filters.items():
             subscription = follower.subscription
-            subject = subscription.collection.relation_id, subscription.query, subscription.key, frozenset(filters)
-            equal.setdefault(subject, []).append(follower)
+            asked = subscription.collection.relation_id, subscription.query, subscription.key, subscription.sight
+            equal.setdefault((asked, frozenset(filters)), []).append(follower)
         taken = [
             Refresh(followers[0].subscription, disjunction(*self._filters[followers[0]]), tuple(followers))
             for followers in equal.values()

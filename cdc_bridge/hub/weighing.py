@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Generic, TypeVar
 
 from cdc_bridge.catalog import Catalog, Collection
@@ -19,10 +20,11 @@ from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.cursor import Mark
 from cdc_bridge.filters.filter import EVERYTHING, Filter, of_the_past
 from cdc_bridge.filters.image import Image, Judge
-from cdc_bridge.hub.rendering import Encoders, Matches, Rendering, needs_old_rows
+from cdc_bridge.hub.rendering import Encoders, Matches, Rendering, Shown, needs_old_rows
 from cdc_bridge.index.matching import Group, Index
 from cdc_bridge.projection import Projection
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdict
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdicts
+from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import Event
 
 Member = TypeVar("Member")
@@ -68,6 +70,18 @@ class _Positions:
             self.unsure_new = []
 
 
+@dataclass(slots=True)
+class _Question:
+    """The rows that a filter is asked about, and on whose behalf: those who are unsure about some of them."""
+
+    positions: set[int] = field(default_factory=set)
+    unsure: dict[Sight, list[_Positions]] = field(default_factory=dict)
+
+    @property
+    def in_order(self) -> list[int]:
+        return sorted(self.positions)
+
+
 class Weighing(Generic[Member]):
     """See the module's docstring. `now_us`: the moment of `$NOW`, in microseconds since 1970."""
 
@@ -82,11 +96,10 @@ class Weighing(Generic[Member]):
         self._positions: dict[Group[Member], _Positions] = {}
         self._verdicts: dict[Judge, _Positions] = {}
         self._every_row: dict[Group[Member], None] = {}
-        self._asked: list[list[int]] = []
-        self._deciding: dict[tuple[Filter, bool], list[_Positions]] = {}
-        self._completing: dict[tuple[Projection, bool], list[int]] = {}
-        self._completions: dict[tuple[Projection, bool], dict[int, Row]] = {}
-        self._incomplete: dict[Projection, str] = {}
+        self._deciding: dict[tuple[Filter, bool], _Question] = {}
+        self._completing: dict[Shown, list[int]] = {}
+        self._completions: dict[Shown, dict[int, Row]] = {}
+        self._incomplete: dict[tuple[Projection, Sight], str] = {}
 
     def __bool__(self) -> bool:
         """Whether it concerns anybody."""
@@ -140,61 +153,73 @@ class Weighing(Generic[Member]):
         for group, found in self._positions.items():
             filter_ = group.subscription.query.filter
             if found.unsure_old:
-                self._deciding.setdefault((of_the_past(filter_), True), []).append(found)
+                self._ask(of_the_past(filter_), group, found, of_old=True)
             if found.unsure_new:
-                self._deciding.setdefault((filter_, False), []).append(found)
-        return [self._case(filter_, unsure, of_old=of_old) for (filter_, of_old), unsure in self._deciding.items()]
+                self._ask(filter_, group, found, of_old=False)
+        return [self._case(*asked, question) for asked, question in self._deciding.items()]
 
-    def _case(self, filter_: Filter, unsure: Sequence[_Positions], *, of_old: bool) -> Case:
-        positions = sorted({i for each in unsure for i in (each.unsure_old if of_old else each.unsure_new)})
-        self._asked.append(positions)
+    def _ask(self, filter_: Filter, group: Group[Member], unsure: _Positions, *, of_old: bool) -> None:
+        """The same filter is one question, whoever asks."""
+        question = self._deciding.get((filter_, of_old))
+        if question is None:
+            question = self._deciding[filter_, of_old] = _Question()
+        question.positions.update(unsure.unsure_old if of_old else unsure.unsure_new)
+        question.unsure.setdefault(group.subscription.asked_by, []).append(unsure)
+
+    def _case(self, filter_: Filter, of_old: bool, question: _Question) -> Case:
         rows = self.change.old if of_old else self.change.new
-        return Case(self.collection, self._catalog, filter_, tuple([rows[i] for i in positions]), self._now_us)
+        images = tuple([rows[i] for i in question.in_order])
+        return Case(self.collection, self._catalog, filter_, images, self._now_us, tuple(question.unsure))
 
-    def decide(self, verdicts: Sequence[Verdict]) -> None:
+    def decide(self, verdicts: Sequence[Verdicts]) -> None:
         """The answers to `cases`, in their order."""
-        asked = zip(self._deciding.items(), self._asked, strict=True)
-        for verdict, (((_, of_old), unsure), positions) in zip(verdicts, asked, strict=True):
-            for each in unsure:
+        for of_all, ((_, of_old), question) in zip(verdicts, self._deciding.items(), strict=True):
+            for verdict, unsure in zip(of_all, question.unsure.values(), strict=True):
                 if isinstance(verdict, Failure):
-                    each.failure = verdict.reason
+                    for each in unsure:
+                        each.failure = verdict.reason
                 else:
-                    each.settle(_let_through(positions, verdict), of_old=of_old)
+                    let_through = _let_through(question.in_order, verdict)
+                    for each in unsure:
+                        each.settle(let_through, of_old=of_old)
 
     # --- 3: what images do not have ---
 
     def completions(self) -> list[Completion]:
-        needed: dict[tuple[Projection, bool], set[int]] = {}
+        needed: dict[Shown, set[int]] = {}
         for group, matches in self._found():
             projection = group.subscription.query.projection
             if not projection.is_flat:
-                needed.setdefault((projection, False), set()).update(matches.new)
-                needed.setdefault((projection, True), set()).update(self._old_rows(group, matches))
-        self._completing = {key: sorted(positions) for key, positions in needed.items() if positions}
-        return [self._completion(key, positions) for key, positions in self._completing.items()]
+                needed.setdefault((projection, group.subscription.asked_by, False), set()).update(matches.new)
+                needed.setdefault((projection, group.subscription.asked_by, True), set()).update(
+                    self._old_rows(group, matches)
+                )
+        self._completing = {shown: sorted(positions) for shown, positions in needed.items() if positions}
+        return [self._completion(shown, positions) for shown, positions in self._completing.items()]
 
-    def _completion(self, key: tuple[Projection, bool], positions: Sequence[int]) -> Completion:
-        projection, of_old = key
+    def _completion(self, shown: Shown, positions: Sequence[int]) -> Completion:
+        projection, sight, of_old = shown
         rows = self.change.old if of_old else self.change.new
         images = tuple([rows[i] for i in positions])
-        return Completion(self.collection, self._catalog, projection, images, self._now_us)
+        return Completion(self.collection, self._catalog, projection, images, self._now_us, sight)
 
     def complete(self, completed: Sequence[Completed]) -> None:
         """The answers to `completions`, in their order."""
-        for answer, (key, positions) in zip(completed, self._completing.items(), strict=True):
+        for answer, (shown, positions) in zip(completed, self._completing.items(), strict=True):
             if isinstance(answer, Failure):
-                self._incomplete[key[0]] = answer.reason
+                projection, sight, _ = shown
+                self._incomplete[projection, sight] = answer.reason
             else:
-                self._completions[key] = dict(zip(positions, answer, strict=True))
+                self._completions[shown] = dict(zip(positions, answer, strict=True))
 
     def fail(self, reason: str) -> None:
         """Nobody answers: what was asked for cannot be told."""
-        for unsure in self._deciding.values():
-            for each in unsure:
+        for question in self._deciding.values():
+            for each in chain.from_iterable(question.unsure.values()):
                 if each.unsure_old or each.unsure_new:
                     each.failure = reason
-        for projection, _ in self._completing:
-            self._incomplete.setdefault(projection, reason)
+        for projection, sight, _ in self._completing:
+            self._incomplete.setdefault((projection, sight), reason)
 
     # --- then ---
 
@@ -224,15 +249,16 @@ class Weighing(Generic[Member]):
         projection = group.subscription.query.projection
         if projection.is_flat or group.subscription.query.aggregate:
             return ""
-        if reason := self._incomplete.get(projection):
+        sight = group.subscription.asked_by
+        if reason := self._incomplete.get((projection, sight)):
             return reason
         needed = [(matches.new, False), (self._old_rows(group, matches), True)]
-        is_complete = all((projection, of_old) in self._completions for positions, of_old in needed if positions)
+        is_complete = all((projection, sight, of_old) in self._completions for positions, of_old in needed if positions)
         return "" if is_complete else "nobody has been asked what the rows show"
 
     def _old_rows(self, group: Group[Member], matches: Matches) -> set[int]:
         """Those that are shown as they were, or compared. Who asks for old values gets them of rows that enter too."""
-        if not needs_old_rows(group.subscription, self.collection):
+        if not needs_old_rows(group.subscription):
             return set()
         has_entered = group.subscription.old and self.change.operation is Operation.UPDATE
         return {*matches.old, *(matches.new if has_entered else ())}

@@ -17,7 +17,20 @@ from typing import TypeAlias, assert_never
 from cdc_bridge.catalog import TypeKind
 from cdc_bridge.filters import comparing, operands
 from cdc_bridge.filters.comparing import Undecided
-from cdc_bridge.filters.filter import And, Comparison, Field, Filter, Literal, Operand, Operator, Or, Related, Value
+from cdc_bridge.filters.filter import (
+    And,
+    Comparison,
+    Field,
+    Filter,
+    Literal,
+    Operand,
+    Operator,
+    Or,
+    Policy,
+    Related,
+    Required,
+    Value,
+)
 from cdc_bridge.filters.image import Aspect
 from cdc_bridge.filters.operands import Way
 from cdc_bridge.index.intervals import Interval
@@ -65,7 +78,9 @@ def cover(filter_: Filter, cost: Cost) -> Cover | None:
             return min((*_narrowed(covers), *covers), key=lambda each: sum(map(cost, each)), default=None)
         case Or(parts):
             return _union(cover(part, cost) for part in parts)
-        case Related():
+        case Required(inner):
+            return cover(inner, cost)
+        case Related() | Policy():
             return None
     assert_never(filter_)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from cdc_bridge.filters.filter import Filter, of_the_past
 from cdc_bridge.filters.image import Image, Judge
@@ -18,6 +18,7 @@ from cdc_bridge.filters.predicate import compile_filter
 from cdc_bridge.index.cover import Cover, cover
 from cdc_bridge.index.roster import Crew, Roster, joined, left
 from cdc_bridge.index.shelf import Shelves, Values
+from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import Subscription
 
 Member = TypeVar("Member", bound=Hashable)
@@ -77,9 +78,13 @@ class Index(Generic[Member]):
         return [member for group in self.find(relation_id) for member in group.members]
 
 
+_Question: TypeAlias = tuple[Filter, Sight]
+"""What is asked of a row, and for whom."""
+
+
 @dataclass(slots=True, eq=False)
 class _Sieve(Generic[Member]):
-    """The groups that have one filter.
+    """The groups that have one filter, and for whom it is asked.
 
     `cover` is what the sieve is found by; None: it is found by every row.
     """
@@ -95,29 +100,31 @@ class _Table(Generic[Member]):
 
     def __init__(self) -> None:
         self.groups: Roster[tuple[_Sieve[Member], Hashable], Group[Member]] = Roster()
-        self._sieves: Roster[Filter, _Sieve[Member]] = Roster()
+        self._sieves: Roster[_Question, _Sieve[Member]] = Roster()
         self._by_cover: Shelves[_Sieve[Member]] = Shelves()
         self._by_every_row: Roster[_Sieve[Member], None] = Roster()
-        self._of_items: Roster[Filter, _Sieve[Member]] = Roster()
+        self._of_items: Roster[_Question, _Sieve[Member]] = Roster()
         self._by_item: Values[Group[Member]] = Values()
 
     def add(self, subscription: Subscription, member: Member) -> None:
-        filter_ = subscription.query.filter
-        sieve = self._sieves_like(subscription).get(filter_)
+        question = _question(subscription)
+        sieve = self._sieves_like(subscription).get(question)
         if sieve is None:
-            sieve = self._item_sieve(filter_) if subscription.item is not None else self._sieve(filter_)
+            sieve = self._item_sieve(question) if subscription.item is not None else self._sieve(question)
         kind = sieve, _kind(subscription)
         group = self.groups.get(kind)
         if group is None:
             group = Group(
-                replace(subscription, uid=None, key=None, request=None, cursor=False), sieve.predicate, sieve.former
+                replace(subscription, uid=None, key=None, request=None, cursor=False, rights=b""),
+                sieve.predicate,
+                sieve.former,
             )
             self.groups.put(kind, group)
             self._put(group, sieve)
         group.members.put(member, None)
 
     def remove(self, subscription: Subscription, member: Member) -> None:
-        sieve = self._sieves_like(subscription)[subscription.query.filter]
+        sieve = self._sieves_like(subscription)[_question(subscription)]
         kind = sieve, _kind(subscription)
         group = self.groups[kind]
         group.members.drop(member)
@@ -152,22 +159,24 @@ class _Table(Generic[Member]):
             _note(found, self._by_item.at(key), position)
         return found
 
-    def _sieves_like(self, subscription: Subscription) -> Roster[Filter, _Sieve[Member]]:
+    def _sieves_like(self, subscription: Subscription) -> Roster[_Question, _Sieve[Member]]:
         """An item says more than any filter: who follows one does not stand where the filter would put it."""
         return self._sieves if subscription.item is None else self._of_items
 
-    def _sieve(self, filter_: Filter) -> _Sieve[Member]:
+    def _sieve(self, question: _Question) -> _Sieve[Member]:
+        filter_, _ = question
         sieve: _Sieve[Member] = _Sieve(*judges(filter_), cover(filter_, self._by_cover.cost))
-        self._sieves.put(filter_, sieve)
+        self._sieves.put(question, sieve)
         if sieve.cover is None:
             self._by_every_row.put(sieve, None)
         else:
             self._by_cover.put(sieve.cover, sieve)
         return sieve
 
-    def _item_sieve(self, filter_: Filter) -> _Sieve[Member]:
+    def _item_sieve(self, question: _Question) -> _Sieve[Member]:
+        filter_, _ = question
         sieve: _Sieve[Member] = _Sieve(*judges(filter_), None)
-        self._of_items.put(filter_, sieve)
+        self._of_items.put(question, sieve)
         return sieve
 
     def _put(self, group: Group[Member], sieve: _Sieve[Member]) -> None:
@@ -180,7 +189,7 @@ class _Table(Generic[Member]):
         if group.subscription.item is not None:
             self._by_item.remove((group.subscription.item,), group)
         if not sieve.groups:
-            self._sieves_like(group.subscription).drop(group.subscription.query.filter)
+            self._sieves_like(group.subscription).drop(_question(group.subscription))
             if group.subscription.item is None:
                 self._displace(sieve)
 
@@ -195,6 +204,10 @@ def judges(filter_: Filter) -> tuple[Judge, Judge]:
     """Of rows as they are, and as they were."""
     predicate, past = compile_filter(filter_), of_the_past(filter_)
     return predicate, predicate if past is filter_ else compile_filter(past)
+
+
+def _question(subscription: Subscription) -> _Question:
+    return subscription.query.filter, subscription.asked_by
 
 
 def _note(found: dict[Found, list[int]], things: Iterable[Found], position: int) -> None:
@@ -215,4 +228,5 @@ def _kind(subscription: Subscription) -> Hashable:
     cut = query.aggregate and (query.limit, query.offset)
     read = query.projection, query.sort, query.aggregate, query.meta, cut
     shown = subscription.tx, subscription.old, subscription.changes_only, subscription.related
-    return read, subscription.event, subscription.item, shown
+    seen = subscription.asked_by, subscription.collection.key, subscription.allowed
+    return read, subscription.event, subscription.item, shown, seen

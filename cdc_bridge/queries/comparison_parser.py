@@ -10,10 +10,10 @@ from cdc_bridge import exactjson
 from cdc_bridge.catalog import PgType, TypeKind
 from cdc_bridge.errors import RequestError, invalid_query
 from cdc_bridge.filters.filter import NOTHING, Comparison, Field, Filter, Literal, Operand, Operator, Path, Value
+from cdc_bridge.filters.normal_form import member_of, none_of
 from cdc_bridge.queries import dynamic, operators
 from cdc_bridge.queries.dynamic import ABSENT, Claims
 from cdc_bridge.queries.forms import shown
-from cdc_bridge.queries.normal_form import member_of, none_of
 from cdc_bridge.queries.speller import Speller
 
 GEOJSON: Final = PgType("json")

@@ -14,12 +14,12 @@ from typing import Any, TypeAlias
 from cdc_bridge.catalog import Catalog, Collection, Reference
 from cdc_bridge.errors import RequestError, invalid_query
 from cdc_bridge.filters.filter import Field
+from cdc_bridge.filters.normal_form import all_of
 from cdc_bridge.projection import Nested, Output, Projection
 from cdc_bridge.queries import field_names, forms
 from cdc_bridge.queries.field_names import joined
 from cdc_bridge.queries.filter_parser import FilterParser
 from cdc_bridge.queries.forms import QueryLimits
-from cdc_bridge.queries.normal_form import all_of
 from cdc_bridge.queries.search import parse_search
 from cdc_bridge.queries.sort_parser import parse_sort
 from cdc_bridge.queries.speller import Speller

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 from cdc_bridge.catalog import Catalog, Collection, Column, Reference
 from cdc_bridge.errors import RequestError, invalid_query
 from cdc_bridge.filters.filter import EVERYTHING, Field, Filter, Operand, Operator, Path, Quantifier
+from cdc_bridge.filters.normal_form import all_of, any_of, related
 from cdc_bridge.queries import field_names, forms, operators
 from cdc_bridge.queries.comparison_parser import Asked, ComparisonParser
 from cdc_bridge.queries.dynamic import Claims
 from cdc_bridge.queries.field_names import joined
 from cdc_bridge.queries.forms import QueryLimits
-from cdc_bridge.queries.normal_form import all_of, any_of, related
 from cdc_bridge.queries.speller import Speller
 
 _OPERATORS = {operator.value: operator for operator in Operator}

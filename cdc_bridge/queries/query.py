@@ -13,19 +13,20 @@ from typing import Any
 from cdc_bridge import exactjson
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.errors import RequestError, forbidden_item, invalid_query
+from cdc_bridge.filters.filter import Filter
+from cdc_bridge.filters.normal_form import all_of
 from cdc_bridge.projection import Projection, SortKey
 from cdc_bridge.queries import forms
 from cdc_bridge.queries.aggregate_parser import check_sort, parse_aggregate
 from cdc_bridge.queries.fields import FieldsParser
 from cdc_bridge.queries.filter_parser import FilterParser
 from cdc_bridge.queries.forms import QueryLimits
-from cdc_bridge.queries.normal_form import all_of
 from cdc_bridge.queries.search import parse_search
 from cdc_bridge.queries.sort_parser import parse_sort
 from cdc_bridge.queries.speller import Speller, Spelling, Unspelled
 from cdc_bridge.subscription import Aggregate, Item, Meta, Query, scalar_text
 
-__all__ = ["KNOWN", "QueryLimits", "Spelling", "Unspelled", "frugal", "item_key", "resolve"]
+__all__ = ["KNOWN", "QueryLimits", "Spelling", "Unspelled", "frugal", "item_key", "resolve", "resolve_filter"]
 
 _LISTS = ("fields", "sort", "groupBy")
 _OBJECTS = ("filter", "deep", "alias", "aggregate")
@@ -66,6 +67,22 @@ def resolve(
     meta = _meta(raw.get("meta"))
     speller.check()
     return Query(projection, sort, limit, offset, limit_is_ours, all_of([condition, term]), meta, aggregate)
+
+
+def resolve_filter(
+    raw: Mapping[str, Any],
+    collection: Collection,
+    limits: QueryLimits,
+    catalog: Catalog,
+    *,
+    spelling: Spelling | None = None,
+    claims: Mapping[str, Any] | None = None,
+) -> Filter:
+    """A filter that stands alone, as those of rules do. Raises as `resolve` does."""
+    speller = Speller(spelling)
+    condition = FilterParser(catalog, limits, speller, claims).parse(raw, collection)
+    speller.check()
+    return condition
 
 
 def frugal(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from uuid import UUID
 from cdc_bridge.catalog import Collection, Column
 from cdc_bridge.errors import invalid_query
 from cdc_bridge.filters.filter import EVERYTHING, Comparison, Field, Filter, Operator
+from cdc_bridge.filters.normal_form import any_of
 from cdc_bridge.queries import operators
-from cdc_bridge.queries.normal_form import any_of
 from cdc_bridge.queries.speller import Speller
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")

@@ -1,8 +1,9 @@
 """Has PostgreSQL decide what memory cannot, about rows as they were in a change: implements `ports.Arbiter`.
 
-All questions of a call go out together, in one transaction and one round trip. When one of them fails, the others are
-asked again, one by one: first with little time, so that what is quick need not wait for what is not; then what took
-longer gets the time that it may take. Who takes too long even then is not asked for a while (`resting`).
+All questions of a call go out together, in one transaction and one round trip; those that are asked for somebody in
+particular go in one script, which changes eyes between them (`scripts`). When one of them fails, the others are asked
+again, one by one: first with little time, so that what is quick need not wait for what is not; then what took longer
+gets the time that it may take. Who takes too long even then is not asked for a while (`resting`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
@@ -22,17 +23,21 @@ from cdc_bridge.catalog import Column, PgType
 from cdc_bridge.change import Row
 from cdc_bridge.errors import BridgeError, SourceUnavailable
 from cdc_bridge.filters.filter import Filter
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdict
-from cdc_bridge.rawjson import split_object
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Verdicts, Worth
+from cdc_bridge.rawjson import split_array, split_object
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.refusals import is_of_the_statement
 from cdc_bridge.reading.resting import Resting
-from cdc_bridge.reading.select import completions, spellings, verdicts
+from cdc_bridge.reading.scripts import ask_together, look_through
+from cdc_bridge.reading.select import completions, spellings, verdicts, worth
 from cdc_bridge.reading.where import Surroundings, has_now
+from cdc_bridge.sight import BY_ITSELF, Rules, Sight
+from cdc_bridge.values import NULL
 
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[tuple[str, ...]]]
 Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
-Statement: TypeAlias = sql.Composed | Failure
+Sighted: TypeAlias = tuple[sql.Composed, Sight]
+Statement: TypeAlias = Sighted | Failure
 Answer: TypeAlias = list[str] | Failure
 """The rows of a statement, each a text."""
 
@@ -48,23 +53,31 @@ class PooledArbiter:
         self._statement_timeout_s = statement_timeout_s
         self._resting = Resting()
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Equal filters of one table are asked for once."""
+    async def decide(self, cases: Sequence[Case]) -> list[Verdicts]:
+        """Equal filters of one table are asked for once, of all images at hand, for each of those who ask."""
         batches: dict[_Predicate, _Batch] = {}
         for position, case in enumerate(cases):
-            batches.setdefault(_Predicate.of(case), _Batch(case, [], [])).add(position, case)
-        subjects = [(predicate.relation_id, predicate.filter) for predicate in batches]
-        answers = await self._ask_unless_resting(subjects, [_decision(batch) for batch in batches.values()])
-        verdicts: list[Verdict] = [()] * len(cases)
-        for batch, answer in zip(batches.values(), answers, strict=True):
-            for position, verdict in batch.divide(answer):
-                verdicts[position] = verdict
-        return verdicts
+            for sight in case.sights:
+                predicate = _Predicate.of(case, sight)
+                batches.setdefault(predicate, _Batch(case)).add(position, case, sight)
+        asked = [(predicate, batch, _decision(predicate, batch)) for predicate, batch in batches.items()]
+        subjects = [(each.relation_id, each.filter, sight) for each, batch, _ in asked for sight in batch.sights]
+        statements = [_seen(statement, sight) for _, batch, statement in asked for sight in batch.sights]
+        answers = iter(await self._ask_unless_resting(subjects, statements))
+        verdicts: dict[tuple[int, Sight], Verdict] = {}
+        for batch in batches.values():
+            for sight in batch.sights:
+                verdicts.update(batch.divide(sight, next(answers)))
+        return [tuple([verdicts[i, sight] for sight in case.sights]) for i, case in enumerate(cases)]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
-        subjects = [(each.collection.relation_id, each.projection) for each in completions]
+        subjects = [(each.collection.relation_id, each.projection, each.sight) for each in completions]
         answers = await self._ask_unless_resting(subjects, [_completion(each) for each in completions])
         return [answer if isinstance(answer, Failure) else tuple(map(split_object, answer)) for answer in answers]
+
+    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]:
+        answers = await self._ask([(worth(each.expression), Sight(each.viewer)) for each in worths])
+        return [answer if isinstance(answer, Failure) else _value(answer[0]) for answer in answers]
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
         """All values of a type together; where PostgreSQL stumbles, each half of them, down to the one."""
@@ -74,7 +87,7 @@ class PooledArbiter:
             of_types.setdefault(type_, []).append(position)
         groups = list(of_types.values())
         while groups:
-            answers = await self._ask([_spelling([values[i] for i in group]) for group in groups])
+            answers = await self._ask([(_spelling([values[i] for i in group]), BY_ITSELF) for group in groups])
             refused = []
             for group, answer in zip(groups, answers, strict=True):
                 if isinstance(answer, Failure):
@@ -113,7 +126,7 @@ class PooledArbiter:
                 answers[position] = answer
         return answers
 
-    async def _answers(self, asked: Mapping[int, sql.Composed]) -> dict[int, Answer]:
+    async def _answers(self, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
         try:
             # The server's timeout is for slow statements, ours, which is longer, for a server that is gone.
             async with asyncio.timeout(4 * self._statement_timeout_s + 10), self._pool.connection() as connection:
@@ -126,14 +139,22 @@ class PooledArbiter:
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise SourceUnavailable(str(error).strip() or "no answer in time") from error
 
-    async def _together(self, connection: Connection, asked: Mapping[int, sql.Composed]) -> dict[int, Answer]:
+    async def _together(self, connection: Connection, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
         """Less time for each where there are many: what all take is bounded like what the slow ones take alone."""
         limit_s = min(self._statement_timeout_s, 2 * self._statement_timeout_s / len(asked))
-        async with connection.pipeline(), self._transaction(connection, limit_s):
-            cursors = {i: await connection.execute(each, parameters(each)) for i, each in asked.items()}
-            return {i: [row for (row,) in await cursor.fetchall()] for i, cursor in cursors.items()}
+        common = {i: statement for i, (statement, sight) in asked.items() if sight == BY_ITSELF}
+        seen = {i: sighted for i, sighted in asked.items() if i not in common}
+        answers: dict[int, Answer] = {}
+        if common:
+            async with connection.pipeline(), self._transaction(connection, limit_s):
+                cursors = {i: await connection.execute(each, parameters(each)) for i, each in common.items()}
+                answers.update({i: [row for (row,) in await cursor.fetchall()] for i, cursor in cursors.items()})
+        if seen:
+            found = await ask_together(connection, list(seen.values()), limit_s)
+            answers.update(zip(seen, found, strict=True))
+        return answers
 
-    async def _one_by_one(self, connection: Connection, asked: Mapping[int, sql.Composed]) -> dict[int, Answer]:
+    async def _one_by_one(self, connection: Connection, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
         limit_s = self._statement_timeout_s
         first_s = min(limit_s * FIRST_SHARE, 2 * limit_s / len(asked))
         answers: dict[int, Answer] = {}
@@ -146,9 +167,11 @@ class PooledArbiter:
                 answers[position] = await self._alone(connection, statement, left_s) if left_s > 0 else NO_TIME_LEFT
         return answers
 
-    async def _alone(self, connection: Connection, statement: sql.Composed, limit_s: float) -> Answer:
+    async def _alone(self, connection: Connection, sighted: Sighted, limit_s: float) -> Answer:
+        statement, sight = sighted
         try:
             async with self._transaction(connection, limit_s):
+                await look_through(connection, sight)
                 cursor = await connection.execute(statement, parameters(statement))
                 return [row for (row,) in await cursor.fetchall()]
         except errors.QueryCanceled:
@@ -181,40 +204,49 @@ class _Predicate:
     catalog_id: int
     filter: Filter
     now_us: int
+    rules: Rules
 
     @classmethod
-    def of(cls, case: Case) -> _Predicate:
+    def of(cls, case: Case, sight: Sight) -> _Predicate:
         now_us = case.now_us if has_now(case.filter) else 0
-        return cls(case.collection.relation_id, id(case.catalog), case.filter, now_us)
+        return cls(case.collection.relation_id, id(case.catalog), case.filter, now_us, sight.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Cases of one predicate: a case that stands for all of them, and where the images of each go to."""
+    """Cases of one predicate: a case that stands for all of them, where the images of each are, and who asks."""
 
     case: Case
-    images: list[Row]
-    shares: list[tuple[int, int]]
+    images: list[Row] = field(default_factory=list)
+    shares: dict[int, tuple[int, int]] = field(default_factory=dict)
+    sights: dict[Sight, None] = field(default_factory=dict)
 
-    def add(self, position: int, case: Case) -> None:
-        self.images.extend(case.images)
-        self.shares.append((position, len(case.images)))
+    def add(self, position: int, case: Case, sight: Sight) -> None:
+        if position not in self.shares:
+            self.shares[position] = len(self.images), len(self.images) + len(case.images)
+            self.images.extend(case.images)
+        self.sights[sight] = None
 
-    def divide(self, answer: Answer) -> Iterator[tuple[int, Verdict]]:
+    def divide(self, sight: Sight, answer: Answer) -> Iterator[tuple[tuple[int, Sight], Verdict]]:
         """To each case, by its position, what was decided about its images."""
-        begin = 0
-        for position, count in self.shares:
-            if isinstance(answer, Failure):
-                yield position, answer
-            else:
-                yield position, tuple([letter == "t" for letter in answer[0][begin : begin + count]])
-            begin += count
+        for position, (begin, end) in self.shares.items():
+            yield (position, sight), _verdict(answer, begin, end)
 
 
-def _decision(batch: _Batch) -> Statement:
+def _verdict(answer: Answer, begin: int, end: int) -> Verdict:
+    if isinstance(answer, Failure):
+        return answer
+    return tuple([letter == "t" for letter in answer[0][begin:end]])
+
+
+def _seen(statement: sql.Composed | Failure, sight: Sight) -> Statement:
+    return statement if isinstance(statement, Failure) else (statement, sight)
+
+
+def _decision(predicate: _Predicate, batch: _Batch) -> sql.Composed | Failure:
     case = batch.case
     try:
-        surroundings = Surroundings(case.catalog, case.now_us)
+        surroundings = Surroundings(case.catalog, case.now_us, Sight(rows=predicate.rules), of_images=True)
         return verdicts(case.collection, case.filter, batch.images, surroundings)
     except BridgeError as error:
         return Failure(str(error))
@@ -222,8 +254,8 @@ def _decision(batch: _Batch) -> Statement:
 
 def _completion(asked: Completion) -> Statement:
     try:
-        surroundings = Surroundings(asked.catalog, asked.now_us)
-        return completions(asked.collection, asked.projection, asked.images, surroundings)
+        surroundings = Surroundings(asked.catalog, asked.now_us, asked.sight, of_images=True)
+        return completions(asked.collection, asked.projection, asked.images, surroundings), asked.sight
     except BridgeError as error:
         return Failure(str(error))
 
@@ -231,6 +263,11 @@ def _completion(asked: Completion) -> Statement:
 def _spelling(values: Sequence[tuple[PgType, str]]) -> sql.Composed:
     column = Column("value", 1, values[0][0])
     return spellings(column, [{"value": msgspec.Raw(text.encode())} for _, text in values])
+
+
+def _value(text: str) -> Value:
+    type_, raw = split_array(text.encode())
+    return Value(msgspec.json.decode(type_, type=str), None if raw == NULL else bytes(raw))
 
 
 def _halves(group: list[int]) -> list[list[int]]:

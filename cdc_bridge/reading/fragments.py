@@ -45,6 +45,16 @@ class TypeName(sql.Composable):
         return sql.SQL(self._obj.replace("%", "%%")).as_bytes(context)
 
 
+class Verbatim(sql.Composable):
+    """SQL that PostgreSQL itself has printed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+
+    def as_bytes(self, context: Any = None) -> bytes:
+        return sql.SQL(self._obj.replace("%", "%%")).as_bytes(context)
+
+
 class Parameter(sql.Composable):
     """A value that travels beside the statement."""
 

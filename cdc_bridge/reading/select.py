@@ -12,10 +12,10 @@ from psycopg import sql
 
 from cdc_bridge.catalog import Collection, Column, Reference
 from cdc_bridge.change import Row
-from cdc_bridge.filters.filter import Comparison, Field, Filter, comparisons, relations
+from cdc_bridge.filters.filter import Comparison, Field, Filter, Policy, Related, Required, leaves
 from cdc_bridge.projection import Nested, Output, Projection, SortKey
 from cdc_bridge.reading.expression import operand
-from cdc_bridge.reading.fragments import Name, Parameter, compare, joined
+from cdc_bridge.reading.fragments import Name, Parameter, Verbatim, compare, joined
 from cdc_bridge.reading.images import images, ordinal, table
 from cdc_bridge.reading.where import Surroundings, link, where
 from cdc_bridge.subscription import Query
@@ -36,16 +36,20 @@ def rows(collection: Collection, query: Query, key: tuple[str, ...] | None, surr
     )
 
 
-def key_of(collection: Collection, key: tuple[str, ...]) -> sql.Composed:
-    """The key's columns of the row that has it."""
+def key_of(collection: Collection, key: tuple[str, ...], surroundings: Surroundings) -> sql.Composed:
+    """The key's columns of the row that has it and may be seen."""
+    seen = Required(surroundings.sight.rows_of(collection.relation_id))
     return sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
-        joined(", ", [Name(name) for name in collection.key]), table(collection, ALIAS), _has_key(collection, key)
+        joined(", ", [Name(ALIAS, name) for name in collection.key]),
+        table(collection, ALIAS),
+        condition(collection, seen, key, surroundings),
     )
 
 
 def count(collection: Collection, filter_: Filter, surroundings: Surroundings) -> sql.Composed:
-    return sql.SQL("SELECT count(*)::text FROM {} WHERE {}").format(
-        table(collection, ALIAS), where(filter_, ALIAS, surroundings)
+    seen = Required(surroundings.sight.rows_of(collection.relation_id))
+    return sql.SQL("SELECT count(*)::text FROM {} WHERE {} AND {}").format(
+        table(collection, ALIAS), where(filter_, ALIAS, surroundings), where(seen, ALIAS, surroundings)
     )
 
 
@@ -74,6 +78,14 @@ def spellings(column: Column, rows: Sequence[Row]) -> sql.Composed:
     return sql.SQL("SELECT coalesce(to_json({}), 'null')::text FROM {} ORDER BY {}").format(
         Name(ALIAS, column.name), images([column], rows, ALIAS), Name(ALIAS, ordinal([column]))
     )
+
+
+def worth(expression: str) -> sql.Composed:
+    """The type of what PostgreSQL has printed, and its value, as one JSON text."""
+    return sql.SQL(
+        "SELECT json_build_array(format_type(pg_typeof(w.value)::oid, NULL), to_json(w.value))::text"
+        " FROM (SELECT {}) AS w(value)"
+    ).format(Verbatim(expression))
 
 
 def condition(
@@ -132,7 +144,7 @@ def _belonging(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Co
     return sql.SQL("SELECT {} FROM {} WHERE {} AND {}").format(
         outputs(nested.projection, inner, surroundings),
         table(target, inner),
-        link(nested.reference, alias, inner, target),
+        link(nested.reference, alias, inner, surroundings),
         where(nested.filter, inner, surroundings),
     )
 
@@ -166,7 +178,7 @@ def _sorted_by(key: SortKey, alias: str, surroundings: Surroundings) -> sql.Comp
     return sql.SQL("(SELECT {} FROM {} WHERE {} LIMIT 1)").format(
         _sorted_by(SortKey(key.field, path=tuple(rest)), inner, surroundings),
         table(target, inner),
-        link(reference, alias, inner, target),
+        link(reference, alias, inner, surroundings),
     )
 
 
@@ -183,9 +195,16 @@ def _has_key(collection: Collection, key: tuple[str, ...]) -> sql.Composed:
 
 def _columns_in(filter_: Filter, collection: Collection) -> list[Column]:
     """Those that a filter asks of a row, each once."""
-    asked: list[Comparison] = list(comparisons(filter_))
-    of_relations = [collection.by_name[related.reference.column] for related in relations(filter_)]
-    return _unique([comparison.operand.column for comparison in asked] + of_relations)
+    columns: list[Column] = []
+    for leaf in leaves(filter_):
+        match leaf:
+            case Comparison(operand):
+                columns.append(operand.column)
+            case Related(reference):
+                columns.append(collection.by_name[reference.column])
+            case Policy(columns=of_policy):
+                columns += of_policy
+    return _unique(columns)
 
 
 def _columns_of(projection: Projection, collection: Collection) -> list[Column]:

@@ -21,13 +21,17 @@ from cdc_bridge.rawjson import split_object
 from cdc_bridge.reading.aggregation import FiguresEncoder, figures
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.refusals import in_our_words
+from cdc_bridge.reading.scripts import look_through
 from cdc_bridge.reading.select import count, key_of, rows
 from cdc_bridge.reading.where import Surroundings
+from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.statements import statement
 from cdc_bridge.subscription import Meta, Query
 
 TOGETHER_TIMEOUT_S = 1.0
 """For each statement of a reading of many. Who needs longer reads alone."""
+
+NO_CATALOG = Catalog()
 
 Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
 Pool: TypeAlias = AsyncConnectionPool[Connection]
@@ -41,19 +45,16 @@ class SnapshotReader:
         self._schema = schema
         self._statement_timeout_s = statement_timeout_s
 
-    async def read(
-        self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog | None = None
-    ) -> InitialData:
-        """`key`: the one row that is asked for, else all. `catalog` has what the query's relations lead to. Raises as
-        `ports.Reader` says.
-        """
-        async with self._transaction(collection) as (connection, before):
+    async def read(self, asked: Asked, catalog: Catalog = NO_CATALOG) -> InitialData:
+        """`catalog` has what the query's relations lead to. Raises as `ports.Reader` says."""
+        query = asked.query
+        async with self._transaction(asked.collection) as (connection, before):
             snapshot = await self._snapshot(connection, before)
-            surroundings = Surroundings(catalog or Catalog(), await _now_us(connection))
-            reading = _reading(Asked(collection, query, key), surroundings)
-            texts = await _execute(connection, reading, has_key=key is not None)
+            surroundings = Surroundings(catalog, await _now_us(connection), asked.sight)
+            await look_through(connection, asked.sight)
+            texts = await _execute(connection, _reading(asked, surroundings), has_key=asked.key is not None)
             meta = [
-                (each, await _counted(connection, each, collection, query, surroundings))
+                (each, await _counted(connection, each, asked.collection, query, surroundings))
                 for each in Meta
                 if each in query.meta
             ]
@@ -61,21 +62,32 @@ class SnapshotReader:
 
     async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
         """All in one transaction and one round trip, for which there is little time: see `ports.Reader`."""
-        async with self._transaction(asked[0].collection, TOGETHER_TIMEOUT_S) as (connection, before):
-            snapshot = await self._snapshot(connection, before)
-            surroundings = Surroundings(catalog, await _now_us(connection))
+        async with self._transaction(asked[0].collection, TOGETHER_TIMEOUT_S) as (connection, settled):
+            snapshot = await self._snapshot(connection, settled)
+            now_us = await _now_us(connection)
             async with connection.pipeline():
-                cursors = [await _sent(connection, each, surroundings) for each in asked]
+                cursors = [
+                    await _sent(connection, each, Surroundings(catalog, now_us, each.sight), before)
+                    for before, each in zip([BY_ITSELF, *(each.sight for each in asked)], asked, strict=False)
+                ]
             texts = [[text for (text,) in await cursor.fetchall()] for cursor in cursors]
         return [_data(snapshot, each.query, found) for each, found in zip(asked, texts, strict=True)]
 
     async def renew(self) -> None:
         await self._pool.drain()
 
-    async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
-        """The key as `delete` would carry it, however the client spelled it; FORBIDDEN when no row has it."""
+    async def find_key(
+        self,
+        collection: Collection,
+        key: tuple[str, ...],
+        catalog: Catalog = NO_CATALOG,
+        sight: Sight = BY_ITSELF,
+    ) -> bytes:
+        """See `ports.Reader`."""
         async with self._transaction(collection) as (connection, _):
-            found = await _execute(connection, key_of(collection, key), has_key=True)
+            surroundings = Surroundings(catalog, await _now_us(connection), sight)
+            await look_through(connection, sight)
+            found = await _execute(connection, key_of(collection, key, surroundings), has_key=True)
         if not found:
             raise forbidden_item()
         return KeyEncoder(collection).encode(split_object(found[0]))
@@ -114,7 +126,10 @@ class SnapshotReader:
             raise in_our_words(error, collection) from error
 
 
-async def _sent(connection: Connection, asked: Asked, surroundings: Surroundings) -> AsyncCursor[tuple[str, ...]]:
+async def _sent(
+    connection: Connection, asked: Asked, surroundings: Surroundings, before: Sight
+) -> AsyncCursor[tuple[str, ...]]:
+    await look_through(connection, asked.sight, before)
     reading = _reading(asked, surroundings)
     return await connection.execute(reading, parameters(reading))
 

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 from psycopg import sql
 
 from cdc_bridge.catalog import Catalog, Collection, Reference
 from cdc_bridge.errors import SourceChanged
-from cdc_bridge.filters.filter import And, Comparison, Filter, Now, Operator, Or, Quantifier, Related
+from cdc_bridge.filters.filter import (
+    EVERYTHING,
+    And,
+    Comparison,
+    Filter,
+    Now,
+    Operator,
+    Or,
+    Policy,
+    Quantifier,
+    Related,
+    Required,
+)
 from cdc_bridge.reading.condition import condition
-from cdc_bridge.reading.fragments import Name, compare, joined
+from cdc_bridge.reading.fragments import Name, Verbatim, compare, joined
 from cdc_bridge.reading.images import table
+from cdc_bridge.sight import BY_ITSELF, Sight
 
 TRUE = sql.SQL("TRUE")
 FALSE = sql.SQL("FALSE")
@@ -20,10 +33,19 @@ FALSE = sql.SQL("FALSE")
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a statement is made in: the tables that there are, and what time it is."""
+    """What a statement is made in: the tables that there are, what time it is, and who asks.
+
+    `of_images`: it is about images of rows, to which PostgreSQL applies no policy unless it is told to.
+    """
 
     catalog: Catalog
     now_us: int
+    sight: Sight = BY_ITSELF
+    of_images: bool = False
+
+    def seeing_all(self) -> Surroundings:
+        """For what the rules themselves say: they are not subject to rules."""
+        return replace(self, sight=Sight(self.sight.viewer))
 
     def target(self, reference: Reference) -> Collection:
         """Raises `SourceChanged`."""
@@ -44,11 +66,24 @@ def where(filter_: Filter, alias: str, surroundings: Surroundings) -> sql.Compos
             return condition(filter_, alias, surroundings.now_us)
         case Related():
             return _related(filter_, alias, surroundings)
+        case Required(inner):
+            return where(inner, alias, surroundings.seeing_all())
+        case Policy():
+            return _policy(filter_, alias) if surroundings.of_images else TRUE
     assert_never(filter_)
 
 
-def link(reference: Reference, source: str, alias: str, target: Collection) -> sql.Composed:
-    """That the row `alias` of the other collection belongs to the row `source`."""
+def link(reference: Reference, source: str, alias: str, surroundings: Surroundings) -> sql.Composable:
+    """That the row `alias` of the other collection belongs to the row `source`, and may be seen."""
+    target = surroundings.target(reference)
+    belongs = _belongs(reference, source, alias, target)
+    rows = surroundings.sight.rows_of(target.relation_id)
+    return (
+        belongs if rows == EVERYTHING else _all(" AND ", [belongs, where(rows, alias, surroundings.seeing_all())], TRUE)
+    )
+
+
+def _belongs(reference: Reference, source: str, alias: str, target: Collection) -> sql.Composed:
     column = target.by_name.get(reference.target_column)
     if column is None:
         raise SourceChanged(f'what the relation "{reference.name}" leads to has no such column any more')
@@ -62,9 +97,20 @@ def has_now(filter_: Filter) -> bool:
             return any(isinstance(value, Now) for value in values)
         case And(parts) | Or(parts):
             return any(map(has_now, parts))
-        case Related(filter=of_others):
-            return has_now(of_others)
+        case Related(filter=inner) | Required(inner):
+            return has_now(inner)
+        case Policy():
+            return False
     assert_never(filter_)
+
+
+def _policy(policy: Policy, alias: str) -> sql.Composed:
+    """Its names mean the row, which goes by the name of its table there, before they can mean anything around it."""
+    return sql.SQL("(SELECT {} FROM (SELECT {}) AS {})").format(
+        Verbatim(policy.expression),
+        joined(", ", [sql.SQL("{} AS {}").format(Name(alias, c.name), Name(c.name)) for c in policy.columns]),
+        Name(policy.table),
+    )
 
 
 def _all(separator: str, parts: list[sql.Composable], nothing: sql.Composable) -> sql.Composable:
@@ -80,7 +126,7 @@ def _related(related: Related, alias: str, surroundings: Surroundings) -> sql.Co
         template = _JOINED
     return sql.SQL(template).format(
         table=table(target, inner),
-        link=link(related.reference, alias, inner, target),
+        link=link(related.reference, alias, inner, surroundings),
         condition=where(related.filter, inner, surroundings),
     )
 
@@ -102,4 +148,6 @@ def _is_true_of_nulls(filter_: Filter) -> bool:
             return _is_true_of_nulls(of_others)
         case Related(quantifier=quantifier):
             return quantifier is Quantifier.NONE
+        case Policy() | Required():
+            return False
     assert_never(filter_)

@@ -71,7 +71,7 @@ _decode_collections = msgspec.json.Decoder(list[_CollectionRow]).decode
 
 async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
     """Every attached table, with the foreign keys that it has. Raises `NotInstalled`."""
-    collections, types, collations = await _fetch(conn, "queries/catalog", schema)
+    collections, types, collations = await fetch(conn, "queries/catalog", schema)
     kinds = _Kinds(
         {row.oid: row for row in _decode_types(types)},
         {row.oid: _collation(row) for row in _decode_collations(collations)},
@@ -81,14 +81,15 @@ async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
 
 async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
     """Changes whenever `read_catalog` would return something else. Raises `NotInstalled`."""
-    (found,) = await _fetch(conn, "queries/fingerprint", schema)
+    (found,) = await fetch(conn, "queries/fingerprint", schema)
     return found
 
 
-async def _fetch(conn: AsyncConnection[Any], query: str, schema: str) -> tuple[str, ...]:
-    """The one row of a query; neither query has any where there is no schema of ours."""
+async def fetch(conn: AsyncConnection[Any], query: str, schema: str, **parameters: Any) -> tuple[str, ...]:
+    """The one row of a query about attached tables. Raises `NotInstalled` where there is no schema of ours."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(_query(query, schema), {**ours(schema), "partition_prefix": PARTITION_PREFIX})
+        named = {**ours(schema), "partition_prefix": PARTITION_PREFIX, **parameters}
+        await cursor.execute(_query(query, schema), named)
         row = await cursor.fetchone()
     if row is None:
         raise NotInstalled(schema)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from types import MappingProxyType
@@ -19,6 +19,7 @@ from cdc_bridge.change import Relation
 from cdc_bridge.conninfo import REPAIR
 from cdc_bridge.errors import BridgeError, NotInstalled, SourceUnavailable
 from cdc_bridge.logs import facts
+from cdc_bridge.schema.access import AccessReader
 from cdc_bridge.schema.catalog import fingerprint, read_catalog
 from cdc_bridge.schema.repair import Outcome, find_incomplete, repair
 from cdc_bridge.statements import statement
@@ -38,6 +39,8 @@ class PooledCatalogReader:
     """Implements `ports.CatalogReader`. `names` renames collections: `{"sales.orders": "orders"}`. `relations`
     names the rows that refer to another by a foreign key: `{"messages.author": "posts"}`.
 
+    `roles` are those that clients may be given.
+
     A database without our schema has an empty catalog: nothing is attached there.
     """
 
@@ -48,12 +51,14 @@ class PooledCatalogReader:
         schema: str,
         names: Mapping[str, str],
         relations: Mapping[str, str] = MappingProxyType({}),
+        roles: Sequence[str] = (),
     ) -> None:
         self._pool = pool
         self._conninfo = conninfo
         self._schema = schema
         self._names = names
         self._relations = relations
+        self._access = AccessReader(schema, roles)
         self._forbidden: set[Relation] = set()
         self._told: set[tuple[Relation, type[Exception]]] = set()
 
@@ -61,16 +66,18 @@ class PooledCatalogReader:
         try:
             async with self._connection() as connection:
                 catalog = await read_catalog(connection, self._schema)
+                access = await self._access.read(connection)
                 is_standby = await _is_standby(connection)
         except NotInstalled:
             return Catalog()
         collections = self._renamed(catalog)
-        return Catalog(with_children(_logged(collections) if is_standby else collections, self._relations))
+        return Catalog(with_children(_logged(collections) if is_standby else collections, self._relations), access)
 
     async def fingerprint(self) -> str:
         try:
             async with self._connection() as connection:
-                return await fingerprint(connection, self._schema)
+                shape = await fingerprint(connection, self._schema)
+                return f"{shape} {await self._access.fingerprint(connection)}"
         except NotInstalled:
             return "not installed"
 

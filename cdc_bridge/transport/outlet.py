@@ -36,7 +36,7 @@ class SocketOutlet:
         self._asked_to_close = asyncio.Event()
         self._close_code = CloseCode.GOING_AWAY
         self._close_reason = ""
-        self._draining = False
+        self._farewell: tuple[CloseCode, str] | None = None
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._followers: dict[str | Follower, Follower] = {}
 
@@ -55,6 +55,13 @@ class SocketOutlet:
         if not self._asked_to_close.is_set() and not self._backlog.push(follower, event, claim):
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
         self._wake.set()
+
+    def silence(self, follower: Follower) -> None:
+        self._backlog.drop(follower)
+        self._less_waits.set()
+        self._backlog.open(
+            follower, follower.subscription.stream_uid, one=follower.subscription.item is not None
+        )
 
     def drop(self, follower: Follower) -> None:
         self._backlog.drop(follower)
@@ -107,10 +114,15 @@ class SocketOutlet:
             self._asked_to_close.set()
             self._less_waits.set()
 
-    def drain(self) -> None:
-        """Send what waits, then close: the bridge goes down."""
-        self._draining = True
+    def drain(self, code: CloseCode = CloseCode.GOING_AWAY, reason: str = "shutting down") -> None:
+        """Send what waits, then close. The first one who asks gives the reason."""
+        self._farewell = self._farewell or (code, reason)
         self._wake.set()
+
+    def see_off(self, code: CloseCode, reason: str, within_s: float) -> None:
+        """Send what waits, then close, and close then in any case: a client may read nothing any more."""
+        self.drain(code, reason)
+        asyncio.get_running_loop().call_later(within_s, self.close, code, reason)
 
     def abort(self) -> None:
         """Close without a word."""
@@ -124,8 +136,8 @@ class SocketOutlet:
                 self._less_waits.set()
                 await self._socket.send(frame, text=True)
                 await (await self._socket.ping())
-            if self._draining:
-                self.close(CloseCode.GOING_AWAY, "shutting down")
+            if self._farewell:
+                self.close(*self._farewell)
             self._wake.clear()
             await self._wake.wait()
 

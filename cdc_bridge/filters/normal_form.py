@@ -22,8 +22,10 @@ from cdc_bridge.filters.filter import (
     Operand,
     Operator,
     Or,
+    Policy,
     Quantifier,
     Related,
+    Required,
     Value,
     conjunction,
     disjunction,
@@ -96,6 +98,10 @@ def _rank(filter_: Filter) -> tuple[Any, ...]:
             return 2, tuple(map(_rank, parts))
         case Or(parts):
             return 3, tuple(map(_rank, parts))
+        case Required(inner):
+            return 4, _rank(inner)
+        case Policy(table, expression):
+            return 5, table, expression
 
 
 def _operand_rank(operand: Operand) -> tuple[int, str, tuple[str, ...], str]:

@@ -1,0 +1,89 @@
+"""Who may see what of the attached tables, as the database has it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection
+
+from cdc_bridge.access import Access, RowPolicy, TableAccess
+from cdc_bridge.schema.catalog import fetch
+from cdc_bridge.statements import statement
+
+LOCK_LIMIT = "1s"
+"""To print a policy PostgreSQL locks its table. What cannot be printed now is asked for again."""
+
+
+class _TableRow(msgspec.Struct):
+    reader: str | None
+    table: int
+    columns: list[str] | None
+    policies: list[int] | None
+
+
+class _PolicyRow(msgspec.Struct):
+    oid: int
+    name: str
+    is_permissive: bool
+    says_nothing: bool
+    needs_whole_row: bool
+    columns: list[str]
+    digest: str
+
+
+_decode_tables = msgspec.json.Decoder(list[_TableRow]).decode
+_decode_policies = msgspec.json.Decoder(list[_PolicyRow]).decode
+
+
+class AccessReader:
+    """Reads for these roles, and remembers what policies say: it is printed once, since that locks tables."""
+
+    def __init__(self, schema: str, roles: Sequence[str]) -> None:
+        self._schema = schema
+        self._roles = list(roles)
+        self._printed: dict[tuple[int, str], str] = {}
+
+    async def fingerprint(self, connection: AsyncConnection[Any]) -> str:
+        """Changes whenever `read` would return something else. Raises `NotInstalled`."""
+        return hashlib.blake2b("".join(await self._fetch(connection)).encode(), digest_size=16).hexdigest()
+
+    async def read(self, connection: AsyncConnection[Any]) -> Access:
+        """Raises `NotInstalled`."""
+        tables, policies = await self._fetch(connection)
+        rows = _decode_policies(policies)
+        await self._print(connection, rows)
+        known = {row.oid: _policy(row, self._printed.get((row.oid, row.digest), "")) for row in rows}
+        access: dict[str | None, dict[int, TableAccess]] = {}
+        for row in _decode_tables(tables):
+            access.setdefault(row.reader, {})[row.table] = _table(row, known)
+        return Access(access)
+
+    async def _fetch(self, connection: AsyncConnection[Any]) -> tuple[str, ...]:
+        return await fetch(connection, "queries/access", self._schema, roles=self._roles)
+
+    async def _print(self, connection: AsyncConnection[Any], rows: Sequence[_PolicyRow]) -> None:
+        """What is not known yet; what there is no more is forgotten."""
+        wanted = {row.oid: (row.oid, row.digest) for row in rows}
+        printed = {key: text for key, text in self._printed.items() if wanted.get(key[0]) == key}
+        if missing := [oid for oid, key in wanted.items() if key not in printed]:
+            async with connection.transaction():
+                await connection.execute(statement("queries/limit_lock"), {"limit": LOCK_LIMIT})
+                cursor = await connection.execute(statement("queries/policies"), {"oids": missing})
+                printed.update({wanted[oid]: text for oid, text in await cursor.fetchall()})
+        self._printed = printed
+
+
+def _policy(row: _PolicyRow, expression: str) -> RowPolicy:
+    if row.says_nothing:  # it lets nothing through by itself, and keeps nothing out
+        expression = "false" if row.is_permissive else "true"
+    obstacle = "it uses the whole row, or a system column" if row.needs_whole_row else ""
+    return RowPolicy(row.name, expression, tuple(row.columns), row.is_permissive, row.digest, obstacle)
+
+
+def _table(row: _TableRow, known: Mapping[int, RowPolicy]) -> TableAccess:
+    columns = None if row.columns is None else frozenset(row.columns)
+    policies = None if row.policies is None else tuple([known[oid] for oid in row.policies])
+    return TableAccess(columns, policies)
