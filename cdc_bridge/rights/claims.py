@@ -51,9 +51,9 @@ def claim_functions(functions: Iterable[SqlFunction]) -> frozenset[FunctionName]
         known |= found
 
 
-def is_of_claims(parts: Sequence[Token], functions: frozenset[FunctionName], enums: frozenset[str]) -> bool:
-    """`enums`: the types, as they are printed, of which literals are known too."""
-    return _Reading(parts, functions, enums).is_known()
+def is_of_claims(parts: Sequence[Token], functions: frozenset[FunctionName], literals: frozenset[str]) -> bool:
+    """`literals`: further types, as they are printed, of which nothing but literals is known."""
+    return _Reading(parts, functions, literals).is_known()
 
 
 _SETTING = re.compile(r"'request\.jwt\.(?:claims?|claim\.[A-Za-z0-9_.]+)'", re.ASCII)
@@ -101,7 +101,7 @@ _TYPES = frozenset(
         "varchar",
     }
 )
-_LITERAL_TYPES = frozenset(
+LITERALS = frozenset(
     {
         "bytea",
         "date",
@@ -113,16 +113,17 @@ _LITERAL_TYPES = frozenset(
         "timestamp without time zone",
     }
 )
+"""What PostgreSQL has read already when it prints it; where somebody wrote it, it may be 'today'."""
 _TYPE_WORDS_MAX = 4
 
 
 class _Reading:
     """Goes through the tokens once; each step takes what it knows."""
 
-    def __init__(self, parts: Sequence[Token], functions: frozenset[FunctionName], enums: frozenset[str]) -> None:
+    def __init__(self, parts: Sequence[Token], functions: frozenset[FunctionName], literals: frozenset[str]) -> None:
         self._parts = parts
         self._functions = functions
-        self._enums = enums
+        self._literals = literals
         self._at = 0
 
     def is_known(self) -> bool:
@@ -198,12 +199,11 @@ class _Reading:
 
     def _is_type(self, words: Sequence[Token], is_literal: bool) -> bool:
         """What follows, `(10)` or `[]`, is known anyway."""
-        if is_literal and printed(words) in self._enums:
+        if is_literal and printed(words) in self._literals:
             return True
         if any(word.kind is not Kind.WORD for word in words):
             return False
-        name = " ".join(word.text.lower() for word in words)
-        return name in _TYPES or (is_literal and name in _LITERAL_TYPES)
+        return " ".join(word.text.lower() for word in words) in _TYPES
 
     def _part(self, offset: int, kind: Kind | None = None) -> Token | None:
         position = self._at + offset

@@ -17,7 +17,7 @@ from typing import TypeAlias, assert_never
 
 from cdc_bridge.catalog import Column, TypeKind
 from cdc_bridge.filters.filter import Comparison, Field, Literal, Operator
-from cdc_bridge.rights.claims import FunctionName, is_of_claims, printed
+from cdc_bridge.rights.claims import LITERALS, FunctionName, is_of_claims, printed
 from cdc_bridge.rights.tokens import Group, Kind, NotUnderstood, Token, Unit, grouped, tokens
 
 
@@ -78,8 +78,8 @@ def parse(
         units = grouped(parts)
     except NotUnderstood:
         return Opaque(f"({expression})")
-    enums = frozenset(column.type.name for column in columns.values() if column.type.labels)
-    return _Parser(expression, parts, columns, functions, enums).condition(units)
+    enums = {column.type.name for column in columns.values() if column.type.labels}
+    return _Parser(expression, parts, columns, functions, LITERALS | enums).condition(units)
 
 
 def negated(condition: Condition) -> Condition:
@@ -147,7 +147,7 @@ class _Parser:
     tokens: Sequence[Token]
     columns: Mapping[str, Column]
     functions: frozenset[FunctionName]
-    enums: frozenset[str]
+    literals: frozenset[str]
 
     def condition(self, units: Sequence[Unit]) -> Condition:
         if not units:
@@ -237,7 +237,7 @@ class _Parser:
             return False
         start, end = units[0].start, units[-1].end
         inside = [token for token in self.tokens if start <= token.start < end]
-        return is_of_claims(inside, self.functions, self.enums)
+        return is_of_claims(inside, self.functions, self.literals)
 
     def _opaque(self, units: Sequence[Unit]) -> Opaque:
         return Opaque(f"({self._text(units)})")
