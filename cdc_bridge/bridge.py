@@ -13,7 +13,12 @@ from typing import Any
 
 from psycopg_pool import AsyncConnectionPool
 
+from cdc_bridge.auth import keys
+from cdc_bridge.auth.authenticator import Authenticator
+from cdc_bridge.auth.published_keys import PublishedKeys
+from cdc_bridge.auth.roles import Roles
 from cdc_bridge.auth.static_tokens import StaticToken
+from cdc_bridge.auth.tokens import Verifier
 from cdc_bridge.broker.broker import Broker
 from cdc_bridge.broker.desk import ASKING_MAX
 from cdc_bridge.capture.connection import KEEPALIVES
@@ -25,10 +30,12 @@ from cdc_bridge.hub.hub import Hub
 from cdc_bridge.queries.query import QueryLimits
 from cdc_bridge.reading.arbiter import PooledArbiter
 from cdc_bridge.reading.snapshot import Pool, SnapshotReader
+from cdc_bridge.rights.rules import Rule, RuleBook
 from cdc_bridge.schema.catalog_reader import PooledCatalogReader
 from cdc_bridge.schema.custodian import LogCustodian
 from cdc_bridge.schema.pruner import LogPruner
 from cdc_bridge.schema.session import prepare
+from cdc_bridge.standing import AuthMode
 from cdc_bridge.transport.http import Door, is_loopback
 from cdc_bridge.transport.tls import Certificate
 from cdc_bridge.transport.websocket import WebSocketOptions, WebSocketServer
@@ -99,6 +106,7 @@ class BridgeOptions:
     held_bytes_max: int = 64 * 1024 * 1024
     snapshot_concurrency: int = 4
     shutdown_timeout_s: float = 3
+    rules: tuple[Rule, ...] = ()
     notify: str = ""
     poll_interval_s: float = 0.05
     retention_age_s: float = 86_400
@@ -129,6 +137,7 @@ class Bridge:
         self._on_listening = on_listening
         self._on_stopping = on_stopping
         self._stopping = asyncio.Event()
+        self._keys = _keys(options)
         self._certificate = Certificate(options.tls_certificate, options.tls_key) if options.tls_certificate else None
 
     async def run(self) -> None:
@@ -155,9 +164,11 @@ class Bridge:
         broker = self._broker(capture, pools)
         custodian = self._custodian(pools.catalog)
         door = self._door(broker, capture, custodian)
-        server = WebSocketServer(broker, door, self._websocket_options(), self._certificate)
+        authenticator = self._authenticator()
+        server = WebSocketServer(broker, door, authenticator, self._websocket_options(), self._certificate)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in self._side_by_side(broker, custodian)]
+            running.append(tasks.create_task(authenticator.keep_fresh()))
             async with server.run() as url:
                 self._on_listening(url)
                 await self._stopping.wait()
@@ -202,7 +213,14 @@ class Bridge:
         return Broker(
             capture,
             SnapshotReader(pools.data, options.schema),
-            PooledCatalogReader(pools.catalog, options.dsn, options.schema, options.collections, options.relations),
+            PooledCatalogReader(
+                pools.catalog,
+                options.dsn,
+                options.schema,
+                options.collections,
+                options.relations,
+                roles=tuple({*options.roles, options.anon_role} - {""}),
+            ),
             PooledLogReader(pools.log, options.schema),
             PooledArbiter(pools.arbiter),
             clients_arbiter=PooledArbiter(pools.clients),
@@ -210,6 +228,7 @@ class Bridge:
             limits=self._query_limits(),
             subscriptions_max=options.subscriptions_max,
             held_bytes_max=options.held_bytes_max,
+            rules=RuleBook(options.rules),
         )
 
     def _custodian(self, pool: Pool) -> LogCustodian:
@@ -232,6 +251,17 @@ class Bridge:
             options.in_values_max,
         )
 
+    def _authenticator(self) -> Authenticator:
+        options = self._options
+        roles = Roles(database=frozenset(options.roles), anonymous=options.anon_role, public=options.insecure_public)
+        return Authenticator(
+            roles,
+            Verifier(options.jwt_audience, options.jwt_issuer, options.jwt_leeway_s),
+            self._keys,
+            PublishedKeys(options.jwt_jwks_url) if options.jwt_jwks_url else None,
+            options.static_tokens,
+        )
+
     def _websocket_options(self) -> WebSocketOptions:
         options = self._options
         return WebSocketOptions(
@@ -242,6 +272,8 @@ class Bridge:
             messages_per_second_max=options.messages_per_second_max,
             ping_interval_s=options.ping_interval_s,
             compression=options.compression,
+            auth_mode=auth_mode(options),
+            auth_timeout_s=options.auth_timeout_s,
         )
 
     def _door(self, broker: Broker, capture: LogCapture, custodian: LogCustodian) -> Door:
@@ -303,6 +335,24 @@ class Bridge:
         finally:
             for name in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(name)
+
+
+def auth_mode(options: BridgeOptions) -> AuthMode:
+    """The one that was chosen, or else what there is to prove oneself by decides."""
+    if options.auth_mode:
+        return AuthMode(options.auth_mode)
+    proofs = options.jwt_secret or options.jwt_public_key or options.jwt_jwks_url or options.static_tokens
+    return AuthMode.HANDSHAKE if proofs else AuthMode.PUBLIC
+
+
+def _keys(options: BridgeOptions) -> tuple[keys.Key, ...]:
+    """Those at hand. Raises `SettingsError`."""
+    found = []
+    if options.jwt_secret:
+        found.append(keys.shared(options.jwt_secret))
+    if options.jwt_public_key:
+        found.append(keys.public(options.jwt_public_key))
+    return tuple(found)
 
 
 def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

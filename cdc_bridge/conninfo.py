@@ -20,7 +20,7 @@ PRUNE = "cdc_bridge prune"
 """The `application_name` of each session of a bridge, by which a person and `queries/listeners` tell them apart."""
 
 MASK = "****"
-_SECRET_KEYS = ("password", "sslpassword", "oauth_client_secret")
+_SECRET_KEYS = ("password", "sslpassword", "oauth_client_secret", "access_token")
 
 _IN_URL = re.compile(r"(?P<before>\b[a-z][a-z0-9+.-]*://[^\s:/?#@]*:)(?P<secret>\S+)(?=@)", re.IGNORECASE)
 _AS_KEY = re.compile(

@@ -25,7 +25,8 @@
 `str(error)` is one sentence for a person: what is wrong and what to do about it. It never shows a
 secret. The facts of an error are attributes, so that nobody parses the sentence.
 
-Others never leave their part of the program, and so stand there: `protocol.messages.InvalidMessage`, `auth.refusal.Refused`,
+Others never leave their part of the program, and so stand there: `protocol.messages.InvalidMessage`,
+`auth.refusal.Refused`,
 `cli.output.ReaderGone`, `capture.reading.Unreadable`, `filters.scalars.Undecided`, `filters.spelling.NotNative` and
 `queries.speller.Unspelled`.
 """

@@ -32,7 +32,7 @@ class Abuse:
     reason: str
 
 
-Request: TypeAlias = Subscribe | Unsubscribe | ReadItems
+Request: TypeAlias = Subscribe | Unsubscribe | ReadItems | Authenticate
 Received: TypeAlias = Reply | Abuse | Request | None
 
 
@@ -65,8 +65,6 @@ class Session:
                 return Reply(protocol.pong(uid))
             case Pong():
                 return None
-            case Authenticate(uid):
-                return Reply(protocol.error("auth", RequestError("AUTH_FAILED", "Authentication failed."), uid))
         return message
 
     def tick(self) -> bool:

@@ -16,6 +16,7 @@ from cdc_bridge.cli.prune import prune
 from cdc_bridge.cli.serve import serve
 from cdc_bridge.cli.sql import sql
 from cdc_bridge.cli.status import status
+from cdc_bridge.cli.token import token
 
 HELP = """\
 Row changes of a PostgreSQL database, live, to WebSocket clients.
@@ -74,5 +75,5 @@ def _options(
     del version, traceback  # the one has acted by now, the other `ending.run` has taken; it is here for --help
 
 
-for command in (attach, detach, status, prune, sql, serve, listen, demo):
+for command in (attach, detach, status, prune, sql, serve, token, listen, demo):
     app.command()(command)

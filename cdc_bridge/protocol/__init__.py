@@ -1,6 +1,6 @@
 """The Directus subscription protocol: what clients say (`messages.py`), and what the server says (`frames.py`)."""
 
-from cdc_bridge.protocol.frames import CloseCode, error, event_frame, items, ping, pong, unsubscribed
+from cdc_bridge.protocol.frames import CloseCode, authenticated, error, event_frame, items, ping, pong, unsubscribed
 from cdc_bridge.protocol.messages import (
     Authenticate,
     InvalidMessage,
@@ -23,6 +23,7 @@ __all__ = [
     "ReadItems",
     "Subscribe",
     "Unsubscribe",
+    "authenticated",
     "error",
     "event_frame",
     "items",

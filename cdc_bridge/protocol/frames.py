@@ -20,6 +20,7 @@ class CloseCode(enum.IntEnum):
     GOING_AWAY = 1001  # shutdown
     POLICY_VIOLATION = 1008  # abuse of a limit, or no sign of life
     TRY_AGAIN_LATER = 1013  # too slow
+    UNAUTHENTICATED = 4401  # as HTTP's 401: who the client is was not proved, or is no more
 
 
 _HEADS = {kind: b'{"type":"subscription","event":"' + kind.value.encode() + b'"' for kind in EventKind}
@@ -96,6 +97,10 @@ def _instant(at: int) -> str:
 
 def unsubscribed(uid: Uid) -> bytes:
     return _frame({"type": "subscription", "event": "unsubscribe"}, uid)
+
+
+def authenticated(uid: Uid) -> bytes:
+    return _frame({"type": "auth", "status": "ok"}, uid)
 
 
 def ping() -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, TypeAlias
 
@@ -52,7 +52,10 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    uid: Uid
+    """`access_token` is None for credentials that we do not know: a password, or a token that makes others."""
+
+    access_token: str | None = field(repr=False)
+    uid: Uid = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +172,18 @@ def _subscribe(body: dict[str, Any]) -> Subscribe:
     )
 
 
+def _authenticate(body: dict[str, Any]) -> Authenticate:
+    given = [each for each in _CREDENTIALS if each <= body.keys()]
+    if not given:
+        problem = 'expected "access_token", or "email" and "password", or "refresh_token"'
+        raise InvalidMessage("auth", _validation(problem), body.get("uid"))
+    if problems := [
+        _expected("string", body, member) for member in sorted(given[0]) if _type_of(body[member]) != "string"
+    ]:
+        raise InvalidMessage("auth", _validation_of(problems), body.get("uid"))
+    return Authenticate(body.get("access_token"), body.get("uid"))
+
+
 def _read_items(body: dict[str, Any]) -> ReadItems:
     uid = body.get("uid")
     if (action := body.get("action")) != "read":
@@ -188,12 +203,14 @@ def _read_items(body: dict[str, Any]) -> ReadItems:
     return ReadItems(body["collection"], body.get("id"), body.get("query", {}), uid)
 
 
+_CREDENTIALS = ({"access_token"}, {"email", "password"}, {"refresh_token"})
+
 _PARSERS: dict[str, Callable[[dict[str, Any]], Message]] = {
     "subscribe": _subscribe,
     "unsubscribe": lambda body: Unsubscribe(body.get("uid")),
     "ping": lambda body: Ping(body.get("uid")),
     "pong": lambda body: Pong(),
-    "auth": lambda body: Authenticate(body.get("uid")),
+    "auth": _authenticate,
     "items": _read_items,
 }
 

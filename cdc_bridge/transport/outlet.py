@@ -59,9 +59,7 @@ class SocketOutlet:
     def silence(self, follower: Follower) -> None:
         self._backlog.drop(follower)
         self._less_waits.set()
-        self._backlog.open(
-            follower, follower.subscription.stream_uid, one=follower.subscription.item is not None
-        )
+        self._backlog.open(follower, follower.subscription.stream_uid, one=follower.subscription.item is not None)
 
     def drop(self, follower: Follower) -> None:
         self._backlog.drop(follower)

@@ -1,4 +1,4 @@
-"""Clients over WebSocket: one task group a connection, with a reader, a sender, a server of requests and a pulse."""
+"""Clients over WebSocket: who is let in, and the conversations of those who are."""
 
 from __future__ import annotations
 
@@ -8,29 +8,25 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import assert_never
+from http import HTTPStatus
+from urllib.parse import parse_qs
+from weakref import WeakKeyDictionary
 
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from cdc_bridge import protocol
+from cdc_bridge.auth.authenticator import Authenticator
 from cdc_bridge.broker.broker import Broker
 from cdc_bridge.errors import RequestError
-from cdc_bridge.protocol import CloseCode, ReadItems, Subscribe, Unsubscribe
-from cdc_bridge.session import Abuse, Reply, Request, Session
-from cdc_bridge.subscription import Uid, uid_text
+from cdc_bridge.session import Session
+from cdc_bridge.standing import AuthMode, Identity, Standing
 from cdc_bridge.transport import guarded
+from cdc_bridge.transport.conversation import Conversation, now
 from cdc_bridge.transport.guarded import GuardedConnection
 from cdc_bridge.transport.http import WEBSOCKET_PATH, Door
 from cdc_bridge.transport.outlet import SocketOutlet
 from cdc_bridge.transport.tls import Certificate
-
-log = logging.getLogger(__name__)
-
-REQUESTS_MAX = 100
-WAITING_BYTES_MAX = 4 * 1024 * 1024
-"""Requests of one client that wait for their turn. Past either bound we stop reading from the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +41,28 @@ class WebSocketOptions:
     ping_interval_s: float = 30
     room_timeout_s: float = 30
     compression: bool = False
+    auth_mode: AuthMode = AuthMode.PUBLIC
+    auth_timeout_s: float = 10
 
 
 class WebSocketServer:
     """Serves `/websocket` to many clients, and answers HTTP beside it."""
 
     def __init__(
-        self, broker: Broker, door: Door, options: WebSocketOptions, certificate: Certificate | None = None
+        self,
+        broker: Broker,
+        door: Door,
+        authenticator: Authenticator,
+        options: WebSocketOptions,
+        certificate: Certificate | None = None,
     ) -> None:
         self._broker = broker
         self._door = door
+        self._authenticator = authenticator
         self._options = options
         self._certificate = certificate
         self._outlets: dict[SocketOutlet, None] = {}
+        self._identities: WeakKeyDictionary[ServerConnection, Identity] = WeakKeyDictionary()
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator[str]:
@@ -68,7 +73,8 @@ class WebSocketServer:
             options.host,
             options.port,
             create_connection=partial(GuardedConnection, self._door, self._certificate),  # type: ignore[arg-type]
-            process_request=self._door.answer,
+            process_request=self._answer,
+            logger=_discreet_logger(),
             select_subprotocol=_first_offered,
             compression="deflate" if options.compression else None,
             max_size=options.frame_bytes_max,
@@ -95,7 +101,7 @@ class WebSocketServer:
 
     async def _converse(self, socket: ServerConnection) -> None:
         outlet = SocketOutlet(socket, self._options.backlog_bytes_max, self._options.room_timeout_s)
-        conversation = _Conversation(self._broker, socket, outlet, self._options)
+        conversation = self._conversation(socket, outlet)
         self._outlets[outlet] = None
         if not self._door.open:
             outlet.drain()
@@ -105,114 +111,43 @@ class WebSocketServer:
             del self._outlets[outlet]
             outlet.gone.set_result(None)
 
+    def _conversation(self, socket: ServerConnection, outlet: SocketOutlet) -> Conversation:
+        options, authenticator = self._options, self._authenticator
+        identity = self._identities.pop(socket, None)
+        return Conversation(
+            self._broker,
+            socket,
+            outlet,
+            session=Session(options.messages_per_second_max),
+            standing=Standing(options.auth_mode, options.auth_timeout_s, authenticator.anonymous, now(), identity),
+            identify=authenticator.identify,
+            ping_interval_s=options.ping_interval_s,
+        )
 
-class _Conversation:
-    """One client, from its first frame to its last."""
-
-    def __init__(
-        self, broker: Broker, socket: ServerConnection, outlet: SocketOutlet, options: WebSocketOptions
-    ) -> None:
-        self._broker = broker
-        self._socket = socket
-        self._outlet = outlet
-        self._session = Session(options.messages_per_second_max)
-        self._ping_interval_s = options.ping_interval_s
-        self._requests: asyncio.Queue[tuple[Request, int]] = asyncio.Queue(REQUESTS_MAX)
-        self._line = asyncio.Condition()
-        self._waiting_bytes = 0
-
-    async def run(self) -> None:
-        """Ends when the socket is closed, by whomever."""
+    async def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+        """The response to a request that is not to be upgraded, else None."""
+        if refusal := self._door.answer(connection, request):
+            return refusal
+        tokens = parse_qs(request.path.partition("?")[2], keep_blank_values=True).get("access_token", [])
+        if not tokens:
+            is_strict = self._options.auth_mode is AuthMode.STRICT
+            return (
+                connection.respond(HTTPStatus.UNAUTHORIZED, "a token is needed, as ?access_token=\n")
+                if is_strict
+                else None
+            )
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._receive())
-                tasks.create_task(self._outlet.send())
-                tasks.create_task(self._outlet.close_when_asked())
-                tasks.create_task(self._serve())
-                tasks.create_task(self._pulse())
-        except* ConnectionClosed:
-            log.debug("a client has gone")
-        finally:
-            for follower in self._outlet.followers():
-                self._broker.unsubscribe(follower)
+            self._identities[connection] = await self._authenticator.identify(tokens[-1])
+        except RequestError:
+            return connection.respond(HTTPStatus.UNAUTHORIZED, "this token is not accepted\n")
+        return None
 
-    async def _receive(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            frame = await self._socket.recv(decode=None)
-            received = self._session.receive(frame, loop.time())
-            match received:
-                case Reply(frame):
-                    self._outlet.reply(frame)
-                case Abuse(reason):
-                    self._outlet.close(CloseCode.POLICY_VIOLATION, reason)
-                case None:
-                    pass
-                case _:
-                    await self._wait_in_line(received, len(frame))
 
-    async def _wait_in_line(self, request: Request, size_bytes: int) -> None:
-        async with self._line:
-            await self._line.wait_for(lambda: self._waiting_bytes <= WAITING_BYTES_MAX)
-        self._waiting_bytes += size_bytes
-        await self._requests.put((request, size_bytes))
-
-    async def _serve(self) -> None:
-        """Carry out requests in their order, away from the reader, so that a slow one stops no ping."""
-        while True:
-            request, size_bytes = await self._requests.get()
-            await self._carry_out(request)
-            async with self._line:
-                self._waiting_bytes -= size_bytes
-                self._line.notify()
-
-    async def _carry_out(self, request: Request) -> None:
-        match request:
-            case Subscribe():
-                await self._subscribe(request)
-            case Unsubscribe():
-                self._unsubscribe(request)
-            case ReadItems():
-                await self._read_items(request)
-            case _:
-                assert_never(request)
-
-    async def _subscribe(self, request: Subscribe) -> None:
-        self._end(request.uid)  # even when the new one fails, as in Directus
-        try:
-            await self._broker.subscribe(self._outlet, request)
-        except RequestError as error:
-            self._outlet.reply(protocol.error("subscribe", error, request.uid))
-
-    def _unsubscribe(self, request: Unsubscribe) -> None:
-        if request.uid is None:
-            for follower in self._outlet.followers():
-                self._broker.unsubscribe(follower)
-        self._end(request.uid)
-        self._outlet.reply(protocol.unsubscribed(request.uid))
-
-    def _end(self, uid: Uid) -> None:
-        """End the subscription of that uid, if there is one."""
-        text = uid_text(uid)
-        if text is not None and (follower := self._outlet.follower(text)):
-            self._broker.unsubscribe(follower)
-
-    async def _read_items(self, request: ReadItems) -> None:
-        try:
-            data = await self._broker.read_items(request)
-        except RequestError as error:
-            self._outlet.reply(protocol.error("items", error, request.uid))
-        else:
-            one = request.item is not None
-            self._outlet.reply(protocol.items(data.rows, request.uid, one=one, more=data.more, meta=data.meta))
-
-    async def _pulse(self) -> None:
-        """Ping every period; close a client of which nothing was heard since the last ping."""
-        while True:
-            await asyncio.sleep(self._ping_interval_s)
-            if not self._session.tick():
-                return self._outlet.close(CloseCode.POLICY_VIOLATION, "no answer to a ping")
-            self._outlet.reply(protocol.ping())
+def _discreet_logger() -> logging.Logger:
+    """For websockets, which would tell of each request's address and of each frame, and there the tokens are."""
+    discreet = logging.getLogger(f"{__name__}.library")
+    discreet.setLevel(logging.WARNING)
+    return discreet
 
 
 def _first_offered(_: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.protocol import ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.protocol import Authenticate, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.session import Abuse, Reply, Session
 from cdc_bridge.subscription import EventKind
 
@@ -92,14 +92,38 @@ def test_unknown_type_is_answered() -> None:
     assert (answer["type"], answer["error"]["code"], answer["uid"]) == ("server", "INVALID_PAYLOAD", "z")
 
 
-def test_authentication_is_answered_with_a_refusal() -> None:
-    answer = received({"type": "auth", "access_token": "t", "uid": 12})
-    assert answer == {
-        "type": "auth",
-        "status": "error",
-        "error": {"code": "AUTH_FAILED", "message": "Authentication failed."},
-        "uid": 12,
-    }
+@pytest.mark.parametrize("uid", ["a", 12, 1.5, ""])
+def test_authentication_is_a_request(uid: Any) -> None:
+    assert received({"type": "auth", "access_token": "t", "uid": uid}) == Authenticate("t", uid)
+    assert received({"type": "auth", "access_token": ""}) == Authenticate("", None)
+
+
+@pytest.mark.parametrize("credentials", [{"email": "a@b.example", "password": "x"}, {"refresh_token": "x"}])
+def test_credentials_that_are_no_token_are_a_request_too(credentials: dict[str, str]) -> None:
+    assert received({"type": "auth", **credentials, "uid": 1}) == Authenticate(None, 1)
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        {},
+        {"access_token": 5},
+        {"access_token": None},
+        {"access_token": ["x"]},
+        {"email": "a@b.example"},
+        {"password": "x"},
+        {"email": 1, "password": "x"},
+        {"refresh_token": {}},
+    ],
+)
+def test_malformed_authentication_is_answered_with_its_uid(credentials: dict[str, Any]) -> None:
+    """Directus is silent."""
+    answer = received({"type": "auth", **credentials, "uid": 12})
+    assert (answer["type"], answer["error"]["code"], answer["uid"]) == ("auth", "INVALID_PAYLOAD", 12)
+
+
+def test_token_is_in_no_repr() -> None:
+    assert "sekret" not in repr(received({"type": "auth", "access_token": "sekret"}))
 
 
 def test_client_that_says_nothing_between_two_pings_is_dead() -> None:

@@ -1,0 +1,280 @@
+"""One client over WebSocket: a task group with a reader, a sender, a server of requests, a pulse and a timekeeper.
+
+What a client may see is decided by its `Standing`; here is done what that says. Requests are carried out in their
+order, `auth` among them, so what comes right behind an `auth` is done with the new eyes. The broker does one thing at
+a time for a client. Whatever it is doing is broken off when the client may see no more: it would end in telling.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from typing import Any, TypeVar, assert_never
+
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+
+from cdc_bridge import protocol
+from cdc_bridge.broker.broker import Broker
+from cdc_bridge.errors import RequestError, forbidden_collection
+from cdc_bridge.protocol import Authenticate, CloseCode, ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.session import Abuse, Received, Reply, Request, Session
+from cdc_bridge.standing import GoOn, Identity, Moment, Say, Standing, Step, Suspend, TurnAway, no_users, token_expired
+from cdc_bridge.subscription import Uid, uid_text
+from cdc_bridge.transport.outlet import SocketOutlet
+
+log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+
+REQUESTS_MAX = 100
+WAITING_BYTES_MAX = 4 * 1024 * 1024
+"""Requests of one client that wait for their turn. Past either bound we stop reading from the client."""
+
+UNPROVED_BYTES_MAX = 64 * 1024
+"""The same of a client of which nothing is known yet."""
+
+FAREWELL_S = 5.0
+"""What a client that is turned away has to read why."""
+
+
+def now() -> Moment:
+    return Moment(asyncio.get_running_loop().time(), time.time())
+
+
+class Conversation:
+    """One client, from its first frame to its last. `identify` raises `RequestError`."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        socket: ServerConnection,
+        outlet: SocketOutlet,
+        *,
+        session: Session,
+        standing: Standing,
+        identify: Callable[[str], Awaitable[Identity]],
+        ping_interval_s: float,
+    ) -> None:
+        self._broker = broker
+        self._socket = socket
+        self._outlet = outlet
+        self._session = session
+        self._standing = standing
+        self._identify = identify
+        self._ping_interval_s = ping_interval_s
+        self._requests: asyncio.Queue[tuple[Request | Reply, int]] = asyncio.Queue(REQUESTS_MAX)
+        self._line = asyncio.Condition()
+        self._waiting_bytes = 0
+        self._at_the_broker = asyncio.Lock()
+        self._work: asyncio.Task[Any] | None = None
+        self._other_times = asyncio.Event()
+
+    async def run(self) -> None:
+        """Ends when the socket is closed, by whomever."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._receive())
+                tasks.create_task(self._outlet.send())
+                tasks.create_task(self._outlet.close_when_asked())
+                tasks.create_task(self._serve())
+                tasks.create_task(self._pulse())
+                tasks.create_task(self._keep_time())
+        except* ConnectionClosed:
+            log.debug("a client has gone")
+        finally:
+            self._end_all()
+
+    # --- what comes in ---
+
+    async def _receive(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            frame = await self._socket.recv(decode=None)
+            await asyncio.sleep(0)  # however much has come at once, the others have their turn
+            received = self._session.receive(frame, loop.time())
+            if not self._standing.is_over:
+                await self._sort(received, len(frame))
+
+    async def _sort(self, received: Received, size_bytes: int) -> None:
+        """What is answered at once, and what waits for its turn: everything, while nobody knows who it comes from."""
+        match received:
+            case Abuse(reason):
+                self._outlet.close(CloseCode.POLICY_VIOLATION, reason)
+            case Authenticate():
+                self._standing.announce()
+                await self._wait_in_line(received, size_bytes)
+            case _ if self._standing.is_awaited and not self._standing.is_judged:
+                await self._take(self._standing.turn_away())
+            case None:
+                pass
+            case Reply(frame) if not self._standing.is_judged:
+                self._outlet.reply(frame)
+            case _:
+                await self._wait_in_line(received, size_bytes)
+
+    async def _wait_in_line(self, request: Request | Reply, size_bytes: int) -> None:
+        async with self._line:
+            await self._line.wait_for(lambda: self._waiting_bytes <= self._waiting_bytes_max)
+        self._waiting_bytes += size_bytes
+        await self._requests.put((request, size_bytes))
+
+    @property
+    def _waiting_bytes_max(self) -> int:
+        return UNPROVED_BYTES_MAX if self._standing.is_awaited else WAITING_BYTES_MAX
+
+    # --- what is done ---
+
+    async def _serve(self) -> None:
+        """Carry out requests in their order, away from the reader, so that a slow one stops no ping."""
+        while True:
+            request, size_bytes = await self._requests.get()
+            await asyncio.sleep(0)  # as above
+            await self._take(self._standing.due(now()))
+            if not self._standing.is_over:
+                await self._carry_out(request)
+            async with self._line:
+                self._waiting_bytes -= size_bytes
+                self._line.notify()
+
+    async def _carry_out(self, request: Request | Reply) -> None:
+        match request:
+            case Subscribe():
+                await self._subscribe(request)
+            case Unsubscribe():
+                self._unsubscribe(request)
+            case ReadItems():
+                await self._read_items(request)
+            case Authenticate():
+                await self._authenticate(request)
+            case Reply(frame):
+                self._outlet.reply(frame)
+            case _:
+                assert_never(request)
+
+    async def _authenticate(self, request: Authenticate) -> None:
+        try:
+            if request.access_token is None:
+                raise no_users()
+            identity = await self._identify(request.access_token)
+        except RequestError as error:
+            steps = self._standing.refuse(error, request.uid)
+        else:
+            steps = self._standing.accept(identity, request.uid)
+        self._other_times.set()
+        await self._take(steps)
+
+    async def _subscribe(self, request: Subscribe) -> None:
+        self._end(request.uid)  # even when the new one fails, as in Directus
+        before = self._outlet.followers()
+        try:
+            async with self._at_the_broker:
+                viewer = self._standing.viewer_of(request.collection)
+                await self._unless_broken_off(self._broker.subscribe(self._outlet, request, viewer))
+        except RequestError as error:
+            for follower in self._outlet.followers():
+                if follower not in before:
+                    self._broker.unsubscribe(follower)
+            self._outlet.reply(protocol.error("subscribe", error, request.uid))
+
+    def _unsubscribe(self, request: Unsubscribe) -> None:
+        if request.uid is None:
+            self._end_all()
+        self._end(request.uid)
+        self._outlet.reply(protocol.unsubscribed(request.uid))
+
+    def _end(self, uid: Uid) -> None:
+        """End the subscription of that uid, if there is one."""
+        text = uid_text(uid)
+        if text is not None and (follower := self._outlet.follower(text)):
+            self._broker.unsubscribe(follower)
+
+    def _end_all(self) -> None:
+        for follower in self._outlet.followers():
+            self._broker.unsubscribe(follower)
+
+    async def _read_items(self, request: ReadItems) -> None:
+        try:
+            async with self._at_the_broker:
+                viewer = self._standing.viewer_of(request.collection)
+                data = await self._unless_broken_off(self._broker.read_items(request, viewer))
+        except RequestError as error:
+            self._outlet.reply(protocol.error("items", error, request.uid))
+        else:
+            one = request.item is not None
+            self._outlet.reply(protocol.items(data.rows, request.uid, one=one, more=data.more, meta=data.meta))
+
+    async def _unless_broken_off(self, work: Coroutine[Any, Any, _T]) -> _T:
+        """Raises `RequestError` when the client's token expires before it is done."""
+        task: asyncio.Task[_T] = asyncio.create_task(work)
+        self._work = task
+        try:
+            return await task
+        except asyncio.CancelledError:
+            this = asyncio.current_task()
+            if this is None or this.cancelling():
+                raise
+            raise token_expired() from None
+        finally:
+            self._work = None
+
+    # --- what the standing says ---
+
+    async def _take(self, steps: Sequence[Step]) -> None:
+        for step in steps:
+            match step:
+                case Suspend():
+                    self._break_off()
+                    self._broker.suspend(self._outlet)
+                case Say(frame):
+                    self._outlet.reply(frame)
+                case GoOn():
+                    await self._go_on()
+                case TurnAway(reason):
+                    self._end_all()
+                    self._outlet.see_off(CloseCode.UNAUTHENTICATED, reason, FAREWELL_S)
+                case _:
+                    assert_never(step)
+
+    def _break_off(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
+
+    async def _go_on(self) -> None:
+        async with self._at_the_broker:
+            if not self._standing.is_known:
+                pass  # the token has expired again
+            elif (viewer := self._standing.viewer) is None:
+                self._refuse_all()
+            else:
+                with suppress(RequestError):  # broken off: what broke it off says how it goes on
+                    await self._unless_broken_off(self._broker.see_as(self._outlet, viewer))
+
+    def _refuse_all(self) -> None:
+        for follower in self._outlet.followers():
+            self._broker.unsubscribe(follower)
+            self._outlet.refuse(follower, forbidden_collection(follower.subscription.collection.name))
+
+    # --- what time brings ---
+
+    async def _keep_time(self) -> None:
+        """Tokens expire, and nobody is waited for for ever."""
+        while True:
+            await self._take(self._standing.due(now()))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._standing.wake_s(now())):
+                    await self._other_times.wait()
+            self._other_times.clear()
+
+    async def _pulse(self) -> None:
+        """Ping every period; close a client of which nothing was heard since the last ping."""
+        while True:
+            await asyncio.sleep(self._ping_interval_s)
+            if self._standing.is_awaited or self._standing.is_judged:
+                continue  # the answer to its `auth` has to be the first that it hears
+            if not self._session.tick():
+                return self._outlet.close(CloseCode.POLICY_VIOLATION, "no answer to a ping")
+            self._outlet.reply(protocol.ping())
