@@ -23,6 +23,7 @@ def in_our_words(error: Exception, collection: Collection) -> Exception:
         case errors.QueryCanceled():
             return RequestError("SERVICE_UNAVAILABLE", "Reading the data took too long.")
         case errors.InsufficientPrivilege():
+            log.info("a role may not read a table", extra=facts(collection=collection.name, reason=_words(error)))
             return forbidden_collection(collection.name)
         case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
             return SourceChanged(str(error))

@@ -8,13 +8,18 @@ from typing import Any
 
 import msgspec
 from psycopg import AsyncConnection
+from psycopg.rows import tuple_row
 
 from cdc_bridge.access import Access, RowPolicy, TableAccess
+from cdc_bridge.rights.claims import SqlFunction, claim_functions
 from cdc_bridge.schema.catalog import fetch
 from cdc_bridge.statements import statement
 
 LOCK_LIMIT = "1s"
 """To print a policy PostgreSQL locks its table. What cannot be printed now is asked for again."""
+
+
+NO_POLICIES = "[]"
 
 
 class _TableRow(msgspec.Struct):
@@ -48,7 +53,9 @@ class AccessReader:
 
     async def fingerprint(self, connection: AsyncConnection[Any]) -> str:
         """Changes whenever `read` would return something else. Raises `NotInstalled`."""
-        return hashlib.blake2b("".join(await self._fetch(connection)).encode(), digest_size=16).hexdigest()
+        tables, policies = await self._fetch(connection)
+        functions = await _functions(connection) if policies != NO_POLICIES else ()
+        return hashlib.blake2b(repr((tables, policies, functions)).encode(), digest_size=16).hexdigest()
 
     async def read(self, connection: AsyncConnection[Any]) -> Access:
         """Raises `NotInstalled`."""
@@ -59,10 +66,11 @@ class AccessReader:
         access: dict[str | None, dict[int, TableAccess]] = {}
         for row in _decode_tables(tables):
             access.setdefault(row.reader, {})[row.table] = _table(row, known)
-        return Access(access)
+        return Access(access, claim_functions(await _functions(connection)) if rows else frozenset())
 
-    async def _fetch(self, connection: AsyncConnection[Any]) -> tuple[str, ...]:
-        return await fetch(connection, "queries/access", self._schema, roles=self._roles)
+    async def _fetch(self, connection: AsyncConnection[Any]) -> tuple[str, str]:
+        tables, policies = await fetch(connection, "queries/access", self._schema, roles=self._roles)
+        return tables, policies
 
     async def _print(self, connection: AsyncConnection[Any], rows: Sequence[_PolicyRow]) -> None:
         """What is not known yet; what there is no more is forgotten."""
@@ -74,6 +82,13 @@ class AccessReader:
                 cursor = await connection.execute(statement("queries/policies"), {"oids": missing})
                 printed.update({wanted[oid]: text for oid, text in await cursor.fetchall()})
         self._printed = printed
+
+
+async def _functions(connection: AsyncConnection[Any]) -> tuple[SqlFunction, ...]:
+    """Those that policies may call for claims."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(statement("queries/claim_functions"))
+        return tuple([SqlFunction(*row[:4], tuple(row[4])) for row in await cursor.fetchall()])
 
 
 def _policy(row: _PolicyRow, expression: str) -> RowPolicy:

@@ -1,6 +1,6 @@
 -- The settings of a session that reads for a bridge. Values as capture() renders them, money by the locale that capture()
--- was installed under (where it is), names that mean PostgreSQL's own, and no jit, see catalog_settings. Where row-level
--- security would hide rows, which the stream shows, reading fails. No lock is waited for longer than somebody who asks
+-- was installed under (where it is), names that mean PostgreSQL's own, and no jit, see catalog_settings. Row-level security
+-- applies, as it does to the stream, see access.sql. No lock is waited for longer than somebody who asks
 -- for data, and those behind him, should wait; nothing is left open that keeps old rows alive; and when we are gone
 -- without a word, the server notices, whatever it says of its own sessions (see listener_session). Once a session.
 SELECT wanted.name, pg_catalog.set_config(wanted.name, wanted.setting, false)
@@ -16,7 +16,7 @@ FROM (
         ('extra_float_digits', '1'),
         ('quote_all_identifiers', 'off'),
         ('jit', 'off'),
-        ('row_security', 'off'),
+        ('row_security', 'on'),
         ('lock_timeout', '1s'),
         ('transaction_timeout', '60s'),
         ('idle_in_transaction_session_timeout', '60s'),

@@ -1,0 +1,150 @@
+"""Roles, grants and policies of row-level security, over a socket: nobody sees what they could not SELECT."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import jwt
+import pytest
+
+from tests.support.attach import attach
+from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.server import Database
+from tests.support.wsclient import Client, connected
+
+SECRET = "a secret of the tests that is long enough"
+ANN, BOB = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+
+AUTH = """
+CREATE SCHEMA auth;
+CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS $$
+    select coalesce(
+        nullif(current_setting('request.jwt.claim.sub', true), ''),
+        (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')
+    )::uuid $$;
+"""
+SETUP = (
+    AUTH
+    + """
+CREATE TABLE notes (id int PRIMARY KEY, owner uuid, text text, secret text);
+CREATE TABLE members (room int, person uuid, PRIMARY KEY (room, person));
+CREATE TABLE messages (id int PRIMARY KEY, room int, text text);
+INSERT INTO members VALUES (1, '%(ann)s'), (1, '%(bob)s'), (2, '%(bob)s');
+INSERT INTO messages VALUES (1, 1, 'hello'), (2, 2, 'for Bob');
+ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
+ALTER TABLE messages ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON notes FOR SELECT USING (owner = auth.uid());
+CREATE POLICY of_members ON messages FOR SELECT USING (
+    EXISTS (SELECT 1 FROM members m WHERE m.room = messages.room AND m.person = auth.uid()));
+"""
+    % {"ann": ANN, "bob": BOB}
+)
+
+
+@pytest.fixture
+def roles(database: Database) -> tuple[str, str]:
+    """A role for those with a token and one for those without, of this database alone."""
+    user, anyone = f"user_{database.name}", f"anyone_{database.name}"
+    database.execute(f"CREATE ROLE {user} NOLOGIN; CREATE ROLE {anyone} NOLOGIN;" + SETUP)
+    database.execute(
+        f"GRANT USAGE ON SCHEMA public, auth TO {user}, {anyone};"
+        f"GRANT SELECT (id, owner, text) ON notes TO {user};"
+        f"GRANT SELECT ON members, messages TO {user}"
+    )
+    attach(database, "notes", "messages", "members")
+    yield user, anyone
+    database.execute(f"DROP OWNED BY {user}, {anyone}; DROP ROLE {user}, {anyone}")
+
+
+def token(role: str, **claims: Any) -> str:
+    return jwt.encode({"role": role, **claims}, SECRET, algorithm="HS256")
+
+
+@asynccontextmanager
+async def bridge(database: Database, roles: tuple[str, str], **options: Any) -> AsyncIterator[RunningBridge]:
+    async with running_bridge(
+        database.dsn, jwt_secret=SECRET, roles=(roles[0],), anon_role=roles[1], auth_mode="public", **options
+    ) as running:
+        yield running
+
+
+@asynccontextmanager
+async def person(running: RunningBridge, role: str, sub: str) -> AsyncIterator[Client]:
+    async with connected(f"{running.url}?access_token={token(role, sub=sub)}") as client:
+        yield client
+
+
+async def test_policy_on_a_column_is_judged_for_each_viewer(database: Database, roles: tuple[str, str]) -> None:
+    user, _ = roles
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann, person(running, user, BOB) as bob:
+        for client in (ann, bob):
+            await client.send({"type": "subscribe", "collection": "notes", "uid": "n"})
+            assert (await client.expect(event="init"))["data"] == []
+        database.execute(f"INSERT INTO notes VALUES (1, '{ANN}', 'hers', 'x'), (2, '{BOB}', 'his', 'y')")
+        assert (await ann.expect(event="create"))["data"] == [{"id": 1, "owner": ANN, "text": "hers"}]
+        assert (await bob.expect(event="create"))["data"] == [{"id": 2, "owner": BOB, "text": "his"}]
+        database.execute(f"UPDATE notes SET owner = '{BOB}' WHERE id = 1")
+        left = await ann.expect(event="delete")
+        assert (left["data"], left["reason"]) == ([1], "leave")
+        assert (await bob.expect(event="update"))["data"] == [{"id": 1, "owner": BOB, "text": "hers"}]
+        database.execute("DELETE FROM notes")
+        assert sorted((await bob.expect(event="delete"))["data"]) == [1, 2]
+        database.execute(f"INSERT INTO notes VALUES (3, '{ANN}', 'last', 'z')")
+        assert (await ann.expect(event="create"))["data"] == [{"id": 3, "owner": ANN, "text": "last"}]
+
+
+async def test_policy_with_a_subquery_is_judged_by_the_database(database: Database, roles: tuple[str, str]) -> None:
+    user, _ = roles
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann, person(running, user, BOB) as bob:
+        for client, ids in ((ann, [1]), (bob, [1, 2])):
+            await client.send({"type": "subscribe", "collection": "messages", "uid": "m"})
+            assert [row["id"] for row in (await client.expect(event="init"))["data"]] == ids
+        database.execute("INSERT INTO messages VALUES (3, 2, 'secret'), (4, 1, 'open')")
+        assert [row["id"] for row in (await ann.expect(event="create"))["data"]] == [4]
+        assert [row["id"] for row in (await bob.expect(event="create"))["data"]] == [3, 4]
+        database.execute("DELETE FROM messages WHERE id = 3; UPDATE messages SET room = 2 WHERE id = 4")
+        left = await ann.expect(event="delete")
+        assert (left["data"], left["reason"]) == ([4], "leave")
+
+
+async def test_column_that_is_not_granted_is_not_there(database: Database, roles: tuple[str, str]) -> None:
+    user, _ = roles
+    queries = [
+        {"fields": ["secret"]},
+        {"filter": {"secret": {"_eq": "x"}}},
+        {"sort": ["secret"]},
+        {"aggregate": {"max": ["secret"]}},
+        {"fields": ["nonsense"]},
+    ]
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann:
+        refusals = []
+        for query in queries:
+            await ann.send({"type": "subscribe", "collection": "notes", "query": query, "uid": "q"})
+            refusals.append((await ann.expect(type="subscribe", status="error"))["error"])
+        assert {refusal["code"] for refusal in refusals} == {"FORBIDDEN"}
+        assert refusals[0]["message"] == refusals[-1]["message"].replace("nonsense", "secret")
+
+
+async def test_role_without_grants_sees_no_collection(database: Database, roles: tuple[str, str]) -> None:
+    async with bridge(database, roles) as running, connected(running.url) as nobody:
+        for name in ("notes", "nonsense"):
+            await nobody.send({"type": "subscribe", "collection": name, "uid": "n"})
+            error = (await nobody.expect(type="subscribe", status="error"))["error"]
+            assert error["code"] == "FORBIDDEN"
+            assert f'"{name}"' in error["message"]
+
+
+async def test_grant_and_revoke_reach_live_subscriptions(database: Database, roles: tuple[str, str]) -> None:
+    user, _ = roles
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann:
+        await ann.send({"type": "subscribe", "collection": "notes", "uid": "n"})
+        await ann.expect(event="init", data=[])
+        database.execute(f"GRANT SELECT ON notes TO {user}; INSERT INTO notes VALUES (1, '{ANN}', 'a', 'b')")
+        fresh = await ann.until(event="init", reason="resync")
+        assert fresh["data"] == [{"id": 1, "owner": ANN, "text": "a", "secret": "b"}], json.dumps(fresh)
+        database.execute(f"REVOKE SELECT ON notes FROM {user}; REVOKE SELECT (id, owner, text) ON notes FROM {user}")
+        error = await ann.until(type="subscribe", status="error")
+        assert error["error"]["code"] == "FORBIDDEN"
