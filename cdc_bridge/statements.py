@@ -14,7 +14,7 @@ from psycopg import sql
 
 from cdc_bridge.errors import UsageError
 
-VERSION = 2
+VERSION = 3
 """The version that these files install: what `cdc.version()` answers afterwards."""
 
 _OPENING_COMMENT = re.compile(r"\A(?:--.*\n)+")
@@ -49,11 +49,21 @@ def functions() -> list[str]:
     return _names("functions")
 
 
+def granting(schema: str) -> sql.Composed:
+    """What gives the recorded runtime role its rights on our schema, see `schema.roles`."""
+    return statement("roles/grant", schema, **rights(schema))
+
+
+def rights(schema: str) -> dict[str, sql.Composable]:
+    """The parts that statements about the runtime role have in common."""
+    return {"recorded": statement("roles/recorded", schema), "rights": statement("roles/rights", schema)}
+
+
 def script(schema: str) -> str:
     """All of it, as `psql` runs it on a database that has none of it yet."""
     names = [*migrations(after=0), *functions()]
     head = _fill(read("steps/script_head"), None, {"version": sql.Literal(VERSION)})
-    parts = [head, *(_fill(read(name), schema, {}) for name in names)]
+    parts = [head, *(_fill(read(name), schema, {}) for name in names), granting(schema)]
     return "\n\n".join([*(part.as_string().strip() for part in parts), "COMMIT;\n"])
 
 

@@ -57,7 +57,8 @@ def test_docstring_tells_the_exit_codes() -> None:
         ),
         (
             SchemaClosed("ro", "cdc", "app"),
-            'role "ro" may not use schema "cdc": connect as its owner, "app"',
+            'role "ro" may not use schema "cdc": connect as its owner, "app", or as the runtime role that cdc-bridge'
+            " sql --roles makes",
         ),
         (
             CannotServe("127.0.0.1", 80, "Permission denied"),

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from psycopg import AsyncConnection, errors, sql
 
-from cdc_bridge.errors import NotInstalled, SchemaClosed
+from cdc_bridge.errors import DatabaseError, NotInstalled, SchemaClosed
 from cdc_bridge.statements import statement
 
 Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
@@ -33,7 +33,7 @@ async def connect(conninfo: str, purpose: str, timeout_s: float) -> Connection:
 
 
 async def require_ours(connection: Connection, schema: str) -> None:
-    """Raises `NotInstalled` and `SchemaClosed`."""
+    """Raises `NotInstalled`, `SchemaClosed`, and `DatabaseError` where a part of it is closed without a word."""
     try:
         number = await value(connection, statement("queries/channel", schema))
     except (errors.UndefinedTable, errors.InvalidSchemaName):
@@ -42,6 +42,12 @@ async def require_ours(connection: Connection, schema: str) -> None:
         query = statement("queries/version", schema)
         row = await (await connection.execute(query, {"schema": schema})).fetchone()
         raise SchemaClosed(connection.info.user, schema, row[-1] if row else "?") from None
+    unreadable = await value(connection, statement("queries/unreadable"), {"schema": schema})
+    if unreadable is not None:
+        raise DatabaseError(
+            f'role "{connection.info.user}" may not read the sequence {schema}.{unreadable}: cdc-bridge sql --roles'
+            " prints what a bridge needs, and attach gives it to the runtime role"
+        )
     if number is None:
         raise NotInstalled(schema)
 

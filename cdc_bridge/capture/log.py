@@ -138,4 +138,6 @@ async def _opened(life: Life, generation: bytes) -> Account:
 def _reason(error: BaseException | None) -> str:
     if isinstance(error, TimeoutError):
         return "the database does not answer in time"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return f"{str(error).strip()}: connect as the owner or the runtime role, see cdc-bridge sql --roles"
     return str(error).strip() or type(error).__name__

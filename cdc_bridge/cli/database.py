@@ -57,7 +57,9 @@ def refused(error: psycopg.Error, dsn: str) -> DatabaseError:
         case errors.LockNotAvailable():
             return LockNotAcquired(reason)
         case errors.InsufficientPrivilege():
-            return DatabaseError(f"{reason}; connect as the owner of the tables and of our schema")
+            return DatabaseError(
+                f"{reason}; connect as the owner of the tables and of our schema; see cdc-bridge sql --roles"
+            )
         case errors.ReadOnlySqlTransaction():
             return DatabaseError(
                 f"{reason}: this is a hot standby, or default_transaction_read_only is on; connect to the primary"

@@ -30,9 +30,10 @@ from cdc_bridge.schema.plan import (
     serialised,
     step,
 )
+from cdc_bridge.schema.roles import lacks
 from cdc_bridge.schema.tables import Table, Tree, catalog_settings, read_trees
 from cdc_bridge.schema.triggers import ExcludedColumn, Level, Wanted
-from cdc_bridge.statements import VERSION, statement
+from cdc_bridge.statements import VERSION, granting, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
 
@@ -76,7 +77,7 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
     there = installation.require_ours(conn, schema)
     trees, notes = _requested(conn, request, schema)
     excluded = _excluded(conn, request, schema, trees)
-    tasks = _installation(conn, schema, lock_timeout_ms)
+    tasks = _installation(conn, schema, lock_timeout_ms) or _rights(conn, there, schema, lock_timeout_ms)
     modes = {tree.root.oid: mode_of(tree, request.mode) for tree in trees}
     recording = [
         Task(f"record notify {request.notify}", (limited(lock_timeout_ms),), (each,))
@@ -201,6 +202,18 @@ def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: i
             is_installation=True,
         )
     ]
+
+
+def _rights(
+    conn: psycopg.Connection[Any], there: installation.Installation, schema: str, lock_timeout_ms: int
+) -> list[Task]:
+    """What the runtime role lacks, if there is one. Installing gives it all that anyway."""
+    lacking = lacks(conn, schema) if there.is_owned else []
+    if not lacking:
+        return []
+    giving = step(granting(schema), NO_LOCK, "exactly what serving needs")
+    name = f'give the role "{lacking[0].role}" its rights on the schema "{schema}"'
+    return [Task(name, (limited(lock_timeout_ms), serialised(schema)), (giving,))]
 
 
 def _check_log(conn: psycopg.Connection[Any], schema: str) -> None:

@@ -9,20 +9,22 @@ import psycopg
 from psycopg import sql
 
 from cdc_bridge.errors import DatabaseError, NotInstalled, NotOwner
-from cdc_bridge.statements import VERSION, functions, migrations, statement
+from cdc_bridge.statements import VERSION, functions, granting, migrations, statement
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
     """`version` is 0 without a schema, and None in a schema without the function that tells it.
 
-    A schema that is not ours has another purpose and only the name in common, as `public` would.
+    A schema that is not ours has another purpose and only the name in common, as `public` would. `is_owned`: by this
+    role, or by one that it is a member of; `is_own`: by this role itself.
     """
 
     version: int | None
     is_ours: bool = True
     is_usable: bool = True
     is_owned: bool = True
+    is_own: bool = True
     owner: str = ""
 
 
@@ -30,9 +32,9 @@ def read_installation(conn: psycopg.Connection[Any], schema: str) -> Installatio
     found = conn.execute(statement("queries/version", schema), {"schema": schema}).fetchone()
     if found is None:
         return Installation(version=0)
-    is_ours, tells_version, is_usable, is_owned, owner = found
+    is_ours, tells_version, is_usable, is_owned, is_own, owner = found
     version = _version(conn, schema) if is_ours and tells_version and is_usable else None
-    return Installation(version, is_ours, is_usable, is_owned, owner)
+    return Installation(version, is_ours, is_usable, is_owned, is_own, owner)
 
 
 def require_ours(conn: psycopg.Connection[Any], schema: str) -> Installation:
@@ -55,13 +57,17 @@ def require_installed(conn: psycopg.Connection[Any], schema: str) -> Installatio
 
 
 def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
-    """The statements that bring the database to this version; none when it is there. Raises `DatabaseError`."""
+    """The statements that bring the database to this version; none when it is there. Raises `DatabaseError`.
+
+    All of it belongs to one role, whoever brings the newer version: what our triggers call runs with its rights.
+    """
     there = require_ours(conn, schema)
     if there.version == VERSION:
         return []
     _refuse(there, schema)
     names = [*migrations(after=there.version or 0), *functions()]
-    return [statement(name, schema) for name in names]
+    become = [] if there.is_own else [statement("steps/become", owner=sql.Identifier(there.owner))]
+    return [*become, *(statement(name, schema) for name in names), granting(schema)]
 
 
 def _refuse(there: Installation, schema: str) -> None:

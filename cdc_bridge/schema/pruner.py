@@ -39,7 +39,10 @@ class LogPruner:
             return Pruned()
         except psycopg.errors.InsufficientPrivilege as error:
             self._is_forbidden = True
-            log.warning("this role cannot prune the change log: prune as its owner", extra=facts(reason=str(error)))
+            log.warning(
+                "this role cannot prune the change log: prune as its owner, or see cdc-bridge sql --roles",
+                extra=facts(reason=str(error)),
+            )
             return Pruned()
         except (psycopg.Error, BridgeError) as error:
             raise SourceUnavailable(str(error).strip() or type(error).__name__) from error

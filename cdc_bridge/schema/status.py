@@ -22,6 +22,7 @@ from cdc_bridge.schema.mode import Mode, Notify
 from cdc_bridge.schema.notification import read_notify
 from cdc_bridge.schema.pruning import read_log
 from cdc_bridge.schema.retention import Log
+from cdc_bridge.schema.roles import lacks
 from cdc_bridge.schema.tables import Tree, catalog_settings, read_captured, read_trees
 from cdc_bridge.schema.triggers import Level
 from cdc_bridge.statements import statement
@@ -82,7 +83,11 @@ def read_status(
         # Where nothing notifies (notify off, a hot standby) no bridge listens.
         listeners = _read_listeners(conn, LISTEN) or _read_listeners(conn, HEARTBEAT)
         log, notify = _read_log(conn, schema), _read_notify(conn, schema)
-        problems = [*_problems_outside(found, there.version), *log_problems(conn, schema)]
+        problems = [
+            *_problems_outside(found, there.version),
+            *log_problems(conn, schema),
+            *map(str, lacks(conn, schema)),
+        ]
     attached = tuple(_attached_table(tree, collections) for tree in found if tree.is_attached)
     problems += _problems_of_log(log, notify, attached)
     return Status(there.version, attached, listeners, tuple(problems), log, notify)

@@ -1,14 +1,18 @@
--- Lets writers go on from this segment of the log to the next one. False when that is not empty, or somebody else is at it.
+-- Lets writers go on from this segment of the log to the next one, also where it was closed. False when that is not empty,
+-- or somebody else is at it, or has been.
 --
 -- The lock is held to the end of the transaction, because others would have to wait that long to replace the same functions;
 -- but not where it was of no use. It comes first: who empties the next segment has it, and looking at that would wait for him.
 CREATE OR REPLACE FUNCTION {cdc}.advance_segment(number int) RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $advance_segment$
 BEGIN
     IF NOT pg_try_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment')) THEN
         RETURN false;
+    END IF;
+    IF number IS DISTINCT FROM {cdc}.current_segment() THEN
+        RAISE object_not_in_prerequisite_state;
     END IF;
     IF pg_relation_size(format('{cdc}.change_log_%s', (number + 1) % 8)::regclass) > 0 THEN
         RAISE object_not_in_prerequisite_state;

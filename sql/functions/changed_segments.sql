@@ -1,7 +1,7 @@
 -- The segments of the log whose storage is not the one that we have left: somebody has emptied, replaced, renamed or rewritten
 -- them by hand, and what was in them may be missing. All by one snapshot, so that our own emptying never looks like it.
 CREATE OR REPLACE FUNCTION {cdc}.changed_segments() RETURNS SETOF int
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $changed_segments$
     SELECT s.number

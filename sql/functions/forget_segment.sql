@@ -4,7 +4,8 @@
 -- For a transaction of its own in READ COMMITTED: what it notes has to be what the last writer left. The caller may
 -- not empty the segment that is current while anybody could write to it; it would be noted rightly, but for nothing.
 CREATE OR REPLACE FUNCTION {cdc}.forget_segment(number int) RETURNS void
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
 AS $forget_segment$
 DECLARE
     segment CONSTANT text := format('{cdc}.change_log_%s', number);

@@ -2,7 +2,7 @@
 -- Returns the value of the gate; the same value as before means that it has been open all the time. NULL where the
 -- operator has decided that nobody notifies.
 CREATE OR REPLACE FUNCTION {cdc}.open_gate(lease_s float8) RETURNS bigint
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $open_gate$
 BEGIN

@@ -2,7 +2,7 @@
 --
 -- Each step of the gate is a new value, so that a bridge which finds the value that it knows has missed nothing.
 CREATE OR REPLACE FUNCTION {cdc}.shut_gate() RETURNS boolean
-LANGUAGE plpgsql
+LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $shut_gate$
 DECLARE
