@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,9 @@ from cdc_bridge.auth.refusal import Refused
 TOKEN_CHARACTERS_MAX = 16 * 1024
 
 ALGORITHMS = frozenset({"HS256", "RS256", "ES256", "EdDSA"})
+
+_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+"""Three parts, signed and not encrypted, without the padding that some readers tolerate."""
 
 _REASONS: dict[type[Exception], str] = {
     jwt.ExpiredSignatureError: "it has expired",
@@ -38,6 +42,8 @@ def header_of(token: str) -> Header:
     """Raises `Refused`. `jku`, `jwk`, `x5u` and `x5c`, by which a token would bring its own key, are not looked at."""
     if len(token) > TOKEN_CHARACTERS_MAX:
         raise Refused("it is too long")
+    if not _FORM.fullmatch(token):
+        raise Refused("it is no token")
     try:
         header = jwt.get_unverified_header(token)
     except (jwt.PyJWTError, ValueError):

@@ -7,7 +7,7 @@ import base64
 import contextlib
 import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.algorithms import RSAAlgorithm
 
 from cdc_bridge.auth import keys
 from cdc_bridge.auth.fetching import fetch
 from cdc_bridge.auth.published_keys import PublishedKeys
 from cdc_bridge.errors import SettingsError
+from tests.support.issuer import Issuer, jwk, jwks, pem, running_issuer
 
 RSA = rsa.generate_private_key(65537, 2048)
 P256 = ec.generate_private_key(ec.SECP256R1())
@@ -28,29 +29,9 @@ ED25519 = ed25519.Ed25519PrivateKey.generate()
 ED448 = ed448.Ed448PrivateKey.generate()
 
 
-def pem(private: Any) -> str:
-    public = private.public_key()
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return public.public_bytes(serialization.Encoding.PEM, form).decode()
-
-
 def private_pem(private: Any) -> str:
     form, cipher = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     return private.private_bytes(serialization.Encoding.PEM, form, cipher).decode()
-
-
-def jwk(private: Any, kid: str | None = None, **members: Any) -> dict[str, Any]:
-    family: Any = {rsa.RSAPrivateKey: RSAAlgorithm, ec.EllipticCurvePrivateKey: ECAlgorithm}.get(
-        next((kind for kind in (rsa.RSAPrivateKey, ec.EllipticCurvePrivateKey) if isinstance(private, kind)), object),
-        OKPAlgorithm,
-    )
-    found = json.loads(family.to_jwk(private.public_key()))
-    found.pop("key_ops", None)
-    return found | ({"kid": kid} if kid else {}) | members
-
-
-def jwks(*members: Any) -> bytes:
-    return json.dumps({"keys": members}).encode()
 
 
 # --- PEM ---
@@ -158,48 +139,10 @@ def test_what_is_no_set_is_refused(text: bytes) -> None:
 # --- an issuer ---
 
 
-class Issuer:
-    """Publishes what it is told to, on loopback. `answer` sees the request handler; what it returns is sent."""
-
-    def __init__(self) -> None:
-        self.answer: Callable[[BaseHTTPRequestHandler], bytes | None] = lambda _: jwks(jwk(P256, "first"))
-        self.asked = 0
-        self.let_go = threading.Event()
-        issuer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                issuer.asked += 1
-                body = issuer.answer(self)
-                if body is not None:
-                    self.send_response(200)
-                    self.send_header("Content-Length", str(len(body)))
-                    self.end_headers()
-                    self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/keys"
-
-    def hangs(self, _: BaseHTTPRequestHandler) -> None:
-        self.let_go.wait(10)
-
-    def fails(self, handler: BaseHTTPRequestHandler) -> None:
-        handler.send_error(500)
-
-
 @pytest.fixture
 def issuer() -> Iterator[Issuer]:
-    one = Issuer()
-    serving = threading.Thread(target=one.server.serve_forever, args=(0.01,), daemon=True)
-    serving.start()
-    yield one
-    one.let_go.set()
-    one.server.shutdown()
-    one.server.server_close()
+    with running_issuer(jwk(P256, "first")) as one:
+        yield one
 
 
 @contextlib.asynccontextmanager
