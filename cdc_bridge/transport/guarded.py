@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from websockets.asyncio.server import ServerConnection
 from websockets.frames import CloseCode
+from websockets.protocol import OPEN
 
 from cdc_bridge.logs import facts
 from cdc_bridge.transport.http import Door, peer_of
@@ -30,6 +31,7 @@ LONG_S = 0.0005
 REST = 4
 """After a read that took us long its client is not read from for this many times as long."""
 
+BLANK_LINE = b"\r\n\r\n"
 REQUEST_BYTES_MAX = 32 * 1024
 UNREAD_BYTES_MAX = 64 * 1024
 """Answers to pings that wait for a client to read them."""
@@ -47,6 +49,7 @@ class GuardedConnection(ServerConnection):
         super().__init__(*rest, **options)
         self._door = door
         self._certificate = certificate
+        self._reader: _Reader
         self._securing: asyncio.Task[None] | None = None
         self._ending: asyncio.TimerHandle | None = None
 
@@ -54,15 +57,21 @@ class GuardedConnection(ServerConnection):
         accepted = cast("asyncio.Transport", transport)
         self._door.knock(self, peer_of(accepted))
         if self._certificate is None:
-            self.begin(accepted, _Reader(self, accepted))
+            self.begin(accepted)
         else:
             securing = self._secure(_socket_of(accepted), self._certificate)
             self._securing = self.loop.create_task(securing)
 
-    def begin(self, transport: asyncio.Transport, reader: _Reader) -> None:
+    def begin(self, transport: asyncio.Transport) -> None:
         """What comes now is a request."""
+        self._reader = _Reader(self, transport)
         super().connection_made(transport)
-        transport.set_protocol(reader)
+        transport.set_protocol(self._reader)
+
+    async def handshake(self, *rest: Any, **options: Any) -> None:
+        await super().handshake(*rest, **options)
+        if self.protocol.state is OPEN:
+            self._reader.upgraded()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -129,20 +138,24 @@ class _Securing(asyncio.BufferedProtocol):
         self._connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        secured = cast("asyncio.Transport", transport)
-        self._connection.begin(secured, _Reader(self._connection, secured))
+        self._connection.begin(cast("asyncio.Transport", transport))
 
 
 class _Reader(asyncio.BufferedProtocol):
     """Stands before a connection and hands on what is read, piece by piece.
 
     It is READING or resting: after a piece that was whole, or took us long, until the others have had their turn.
+    What comes behind a request waits until that is answered. websockets would take it for frames at once, and stumble
+    where the answer is no upgrade.
     """
 
     def __init__(self, connection: GuardedConnection, transport: asyncio.Transport) -> None:
         self._connection = connection
         self._transport = transport
         self._buffer = bytearray()
+        self._end_of_request = b""
+        self._behind: bytes | None = None
+        self._is_upgraded = False
         self._request_bytes = 0
         self._unread_bytes = 0
 
@@ -154,11 +167,19 @@ class _Reader(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         data, self._buffer = bytes(self._buffer[:nbytes]), bytearray()
         began_s = time.perf_counter()
-        self._hand_on(data)
+        self._hand_on(data if self._is_upgraded else self._of_the_request(data))
         took_s = time.perf_counter() - began_s
         if nbytes == READ_BYTES or took_s > LONG_S:
             self._transport.pause_reading()
             self._connection.loop.call_later(REST * took_s, self._go_on)
+
+    def upgraded(self) -> None:
+        """The request is answered, and frames may come."""
+        self._is_upgraded = True
+        if self._behind:
+            self._hand_on(self._behind)
+            self._behind = None
+            self._go_on()
 
     def eof_received(self) -> None:
         self._connection.eof_received()
@@ -172,11 +193,28 @@ class _Reader(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.connection_lost(exc)
 
+    def _of_the_request(self, data: bytes) -> bytes:
+        if self._behind is not None:
+            self._behind += data
+            return b""
+        joined = self._end_of_request + data
+        end = joined.find(BLANK_LINE)
+        if end < 0:
+            self._end_of_request = joined[1 - len(BLANK_LINE) :]
+            return data
+        rest = len(joined) - end - len(BLANK_LINE)
+        self._behind = data[len(data) - rest :]
+        return data[: len(data) - rest]
+
     def _go_on(self) -> None:
+        if self._behind is not None and len(self._behind) > REQUEST_BYTES_MAX:
+            return
         if not self._transport.is_closing() and not self._connection.has_enough:
             self._transport.resume_reading()
 
     def _hand_on(self, data: bytes) -> None:
+        if not data:
+            return
         waiting_bytes = self._transport.get_write_buffer_size()
         self._count_request(len(data))
         self._connection.data_received(data)
