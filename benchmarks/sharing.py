@@ -83,6 +83,11 @@ class Client:
         self._backlog.push(follower, event, claim)
         self.frame_bytes += len(self._backlog.next_frame())
 
+    def followers(self) -> list[Follower]:
+        return []
+
+    def silence(self, follower: Follower) -> None: ...
+
     def drop(self, follower: Follower) -> None: ...
 
     def refuse(self, follower: Follower, error: RequestError) -> None: ...

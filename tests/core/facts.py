@@ -97,9 +97,17 @@ class Recorder:
     events: list[Event] = field(default_factory=list)
     claims: list[Claim | None] = field(default_factory=list)
     has_room: bool = True
+    opened: list[Follower] = field(default_factory=list)
 
     def open(self, follower: Follower) -> None:
+        self.opened.append(follower)
         self.said.append(("open",))
+
+    def followers(self) -> list[Follower]:
+        return list(self.opened)
+
+    def silence(self, follower: Follower) -> None:
+        self.said.append(("silence",))
 
     def push(self, follower: Follower, event: Event, claim: Claim | None = None) -> None:
         self.events.append(event)
@@ -111,6 +119,7 @@ class Recorder:
         return self.said.append(said if event.reason is None else (*said, event.reason.value))
 
     def drop(self, follower: Follower) -> None:
+        self.opened.remove(follower)
         self.said.append(("drop",))
 
     def refuse(self, follower: Follower, error: RequestError) -> None:

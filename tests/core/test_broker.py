@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cdc_bridge.broker.broker import Broker
+from cdc_bridge.broker.permits import Permits
 from cdc_bridge.catalog import Catalog, Collection, PgType, Reference
 from cdc_bridge.change import NOTHING_SEEN, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
 from cdc_bridge.cursor import Cursor, Seal
@@ -18,8 +19,9 @@ from cdc_bridge.errors import Forgotten, RequestError, SourceChanged, SourceUnav
 from cdc_bridge.ports import Arbiter, Asked, CaughtUp, InitialData, LogReader, Missed, Page
 from cdc_bridge.protocol import Subscribe
 from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.questions import Case, Completed, Completion, Verdict
-from cdc_bridge.subscription import Query
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdicts, Worth
+from cdc_bridge.sight import BY_ITSELF, Sight
+from cdc_bridge.viewer import SELF
 from tests.core.facts import (
     CATALOG,
     INT8,
@@ -69,18 +71,18 @@ class Tables:
     found: bool = True
 
     async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
-        return [await self.read(each.collection, each.query, each.key, catalog) for each in asked]
+        return [await self.read(each, catalog) for each in asked]
 
-    async def read(
-        self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog
-    ) -> InitialData:
+    async def read(self, asked: Asked, catalog: Catalog) -> InitialData:
         await asyncio.sleep(0)
         self.readings += 1
         if self.troubles:
             raise self.troubles.pop(0)
         return InitialData(snapshot(self.xmax, self.xmax), (b'{"id":0}',), more=False)
 
-    async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
+    async def find_key(
+        self, collection: Collection, key: tuple[str, ...], catalog: Catalog, sight: Sight = BY_ITSELF
+    ) -> bytes:
         if not self.found:
             raise RequestError("FORBIDDEN", "no such row")
         return key[0].encode()
@@ -258,12 +260,15 @@ class Thinking:
         self.can_spell = asyncio.Event()
         self.can_spell.set()
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+    async def decide(self, cases: Sequence[Case]) -> list[Verdicts]:
         self.asked += 1
         await self.go_on.wait()
-        return [(True,) * len(case.images) for case in cases]
+        return [((True,) * len(case.images),) * len(case.sights) for case in cases]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+        return []
+
+    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]:
         return []
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
@@ -394,8 +399,9 @@ SECRET = b"secret"
 HEARD = Listening(ERA, SECRET)
 
 
-def back(cursor: Cursor = TOLD, secret: bytes = SECRET) -> Subscribe:
-    return replace(SUBSCRIBE, cursor=True, after=Seal(secret).seal(cursor))
+def back(cursor: Cursor = TOLD, secret: bytes = SECRET, of: Collection = MESSAGES) -> Subscribe:
+    seal = Seal(secret, Permits().rights(SELF, [of.relation_id], CATALOG))
+    return replace(SUBSCRIBE, collection=of.name, cursor=True, after=seal.seal(cursor))
 
 
 @dataclass
@@ -637,7 +643,7 @@ async def test_delete_of_the_followed_row_is_among_what_was_missed() -> None:
 
 async def test_truncate_that_was_missed_empties_the_table_and_a_partition_alone_does_not() -> None:
     parted = replace(PARTED, durable=True)
-    request = replace(back(Cursor(parted.shape, ERA, TOLD.told)), collection="parted")
+    request = back(Cursor(parted.shape, ERA, TOLD.told), of=parted)
     whole = tuple(truncate(of=PARTED, relation_id=n, xid=20, seq=n) for n in (400, 401, 402))
     alone = truncate(of=PARTED, relation_id=401, xid=21, seq=500)
     log = Log([[Missed(UPTO, whole), DONE], [Missed(UPTO, (alone,)), DONE]])

@@ -40,7 +40,8 @@ from cdc_bridge.hub.follower import Follower
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, Missed, Page
 from cdc_bridge.protocol import Subscribe
 from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.subscription import Event, EventKind, Query
+from cdc_bridge.sight import BY_ITSELF, Sight
+from cdc_bridge.subscription import Event, EventKind
 from tests.core.facts import INT4, TEXT, columns, row
 
 TABLE = Collection(
@@ -169,23 +170,23 @@ class Tables:
     page_size: int
 
     async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
-        return [await self.read(each.collection, each.query, each.key, catalog) for each in asked]
+        return [await self.read(each, catalog) for each in asked]
 
-    async def read(
-        self, collection: Collection, query: Query, key: tuple[str, ...] | None, catalog: Catalog
-    ) -> InitialData:
+    async def read(self, asked: Asked, catalog: Catalog) -> InitialData:
         await self.gate.wait()
         snapshot = self.database.snapshot()
-        names = [output.name for output in query.projection.outputs]
+        names = [output.name for output in asked.query.projection.outputs]
         rows = [
             msgspec.json.encode({name: value[name] for name in names})
             for value in self.database.rows.values()
-            if key is None or str(value["id"]) == key[0]
+            if asked.key is None or str(value["id"]) == asked.key[0]
         ]
         await self.gate.wait()
         return InitialData(snapshot, tuple(rows), more=False)
 
-    async def find_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
+    async def find_key(
+        self, collection: Collection, key: tuple[str, ...], catalog: Catalog, sight: Sight = BY_ITSELF
+    ) -> bytes:
         return key[0].encode()  # the row of the subscription to one comes to be in many stories
 
     async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
@@ -377,6 +378,12 @@ class Client:
             assert follower.start is not None
             self.snapshots.append(follower.start.seen)
         assert self.backlog.push(self, event, claim)
+
+    def followers(self) -> list[Follower]:
+        return [] if self.follower is None else [self.follower]
+
+    def silence(self, follower: Follower) -> None:
+        raise AssertionError("nobody's rights end here")
 
     def drop(self, follower: Follower) -> None:
         self.backlog.drop(self)

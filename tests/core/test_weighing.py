@@ -17,7 +17,7 @@ from cdc_bridge.hub.follower import Anchor, Reading
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdict
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Verdicts, Worth
 from cdc_bridge.subscription import Subscription
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update
 
@@ -54,15 +54,18 @@ class Database:
         self.fails: set[str] = set()
         self.is_gone = False
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+    async def decide(self, cases: Sequence[Case]) -> list[Verdicts]:
         self._called()
         self.cases += cases
-        return [self._verdict(case) for case in cases]
+        return [(self._verdict(case),) * len(case.sights) for case in cases]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         self._called()
         self.completions += completions
         return [tuple(map(_shown, completion.images)) for completion in completions]
+
+    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]:
+        raise AssertionError("there are no claims")
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
         raise AssertionError("there is nothing to spell")
@@ -140,7 +143,7 @@ async def test_question_that_fails_sends_those_whom_it_is_about_back_to_the_star
 async def test_answer_that_makes_no_sense_sends_those_whom_it_is_about_back_to_the_start() -> None:
     scene = Scene(filtered(matching("a")), subscription())
 
-    async def decide(cases: Sequence[Case]) -> list[Verdict]:
+    async def decide(cases: Sequence[Case]) -> list[Verdicts]:
         raise ValueError
 
     scene.database.decide = decide  # type: ignore[method-assign]

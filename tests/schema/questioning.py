@@ -54,7 +54,7 @@ class Questions:
     async def by_images(self, collection: Collection, filter_: Filter, now_us: int = NOW_US) -> list[int]:
         """The same of the rows' images, as the arbiter decides."""
         images = await self.images(collection)
-        (verdict,) = await self.arbiter.decide([Case(collection, self.catalog, filter_, images, now_us)])
+        ((verdict,),) = await self.arbiter.decide([Case(collection, self.catalog, filter_, images, now_us)])
         assert not isinstance(verdict, Failure), verdict
         return [number(image) for image, is_let_through in zip(images, verdict, strict=True) if is_let_through]
 

@@ -12,6 +12,7 @@ from cdc_bridge.catalog import Collection, Reference
 from cdc_bridge.errors import RequestError, SourceChanged
 from cdc_bridge.filters.filter import Field, Function
 from cdc_bridge.filters.filter import Operator as Op
+from cdc_bridge.ports import Asked
 from cdc_bridge.projection import Nested, Output, Projection, SortKey
 from cdc_bridge.subscription import Aggregate, AggregateFunction, Meta, Query
 from tests.schema.questioning import Questions, comparison, field, questions
@@ -40,7 +41,7 @@ async def blog(database: Database) -> AsyncIterator[Questions]:
 
 
 async def read(asked: Questions, name: str, query: Query, key: tuple[str, ...] | None = None) -> list[Any]:
-    data = await asked.reader.read(asked[name], query, key, asked.catalog)
+    data = await asked.reader.read(Asked(asked[name], query, key), asked.catalog)
     return [json.loads(row) for row in data.rows]
 
 
@@ -151,16 +152,16 @@ async def test_rows_are_sorted_along_relations_by_functions_and_then_by_the_key(
 
 async def test_one_row_more_than_the_limit_tells_of_a_cut(blog: Questions) -> None:
     query = Query(of(blog["post"], "id"), limit=2, offset=1, limit_is_ours=True)
-    data = await blog.reader.read(blog["post"], query, None)
+    data = await blog.reader.read(Asked(blog["post"], query, None))
     assert (len(data.rows), data.more) == (2, True)
-    data = await blog.reader.read(blog["post"], Query(of(blog["post"], "id"), limit=5, limit_is_ours=True), None)
+    data = await blog.reader.read(Asked(blog["post"], Query(of(blog["post"], "id"), limit=5, limit_is_ours=True), None))
     assert (len(data.rows), data.more) == (5, False)
 
 
 async def test_counts_come_beside(blog: Questions) -> None:
     filter_ = comparison(field(blog["post"], "author"), Op.EQ, 1)
     query = Query(of(blog["post"], "id"), limit=1, filter=filter_, meta=frozenset(Meta))
-    data = await blog.reader.read(blog["post"], query, None)
+    data = await blog.reader.read(Asked(blog["post"], query, None))
     assert data.meta == ((Meta.TOTAL_COUNT, 5), (Meta.FILTER_COUNT, 2))
 
 
@@ -249,7 +250,7 @@ async def test_what_postgresql_refuses_is_said_in_words(blog: Questions) -> None
 async def test_relation_to_a_table_that_is_captured_no_more_is_a_change_of_the_source(blog: Questions) -> None:
     author = Nested(reference(blog, "post", "author"), of(blog["author"], "name"))
     with pytest.raises(SourceChanged):
-        await blog.reader.read(blog["post"], Query(Projection((Output("author", author),))), None)
+        await blog.reader.read(Asked(blog["post"], Query(Projection((Output("author", author),))), None))
 
 
 async def test_names_are_names_and_no_sql(database: Database) -> None:
@@ -264,7 +265,7 @@ async def test_names_are_names_and_no_sql(database: Database) -> None:
             sort=(SortKey(Field(collection.columns[1]), path=(collection.references[0],)),),
             meta=frozenset(Meta),
         )
-        data = await asked.reader.read(collection, query, ("1",), asked.catalog)
+        data = await asked.reader.read(Asked(collection, query, ("1",)), asked.catalog)
         assert [json.loads(row) for row in data.rows] == [{"'; --": 1, "%s": {'k"%(x)s': 1, "{}": 1}}]
         assert await asked.reader.find_key(collection, ("1",)) == b"1"
 

@@ -479,5 +479,5 @@ async def test_row_that_is_gone_is_judged_by_its_image(blog: Questions) -> None:
     images = await blog.images(blog["post"])
     blog.database.execute("DELETE FROM post")
     filter_ = joined(blog, "post", "author", comparison(field(blog["author"], "name"), Op.EQ, "Ann"))
-    (verdict,) = await blog.arbiter.decide([Case(blog["post"], blog.catalog, filter_, images, NOW_US)])
+    ((verdict,),) = await blog.arbiter.decide([Case(blog["post"], blog.catalog, filter_, images, NOW_US)])
     assert verdict == (True, False, False, True)
