@@ -159,6 +159,11 @@ class Bridge:
     def stop(self) -> None:
         self._stopping.set()
 
+    def reload(self) -> None:
+        """Read again what may change while clients are connected."""
+        if self._certificate:
+            self._certificate.reload()
+
     async def _serve(self, pools: _Pools) -> None:
         capture = self._capture(lambda: broker.hub)
         broker = self._broker(capture, pools)
@@ -328,12 +333,13 @@ class Bridge:
     @asynccontextmanager
     async def _signals(self) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, self.stop)
+        answers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.reload}
+        for name, answer in answers.items():
+            loop.add_signal_handler(name, answer)
         try:
             yield
         finally:
-            for name in (signal.SIGTERM, signal.SIGINT):
+            for name in answers:
                 loop.remove_signal_handler(name)
 
 
