@@ -105,7 +105,7 @@ class Catalogs:
     async def fingerprint(self) -> str:
         if self.tables.away:
             raise SourceUnavailable("away")
-        return repr(self.tables.catalog.by_name)
+        return repr((self.tables.catalog.by_name, self.tables.catalog.access))
 
     async def repair(self) -> list[Relation]:
         return []
