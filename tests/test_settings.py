@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cdc_bridge import settings as s
-from cdc_bridge.bridge import BridgeOptions
+from cdc_bridge.auth.static_tokens import StaticToken
+from cdc_bridge.bridge import BridgeOptions, auth_mode
 from cdc_bridge.conninfo import mask, server
 from cdc_bridge.errors import SettingsError
 
@@ -136,6 +137,16 @@ def test_origins_are_json_too() -> None:
         ("log_format", "xml", "human or json"),
         ("log_level", "loud", "debug, info, warning or error"),
         ("notify", "on", "auto or off"),
+        ("auth_mode", "open", "public, handshake or strict"),
+        ("auth_timeout_s", "0", "a number above 0"),
+        ("jwt_secret", "sekret", "expected 32 or more"),
+        ("jwt_leeway_s", "-1", "a number of 0 or more"),
+        ("jwt_jwks_url", "file:///etc/passwd", "an http or https URL"),
+        ("roles", "[1]", "a list of roles"),
+        ("static_tokens", "[{}]", "a list of tables"),
+        ("static_tokens", '[{"sha256": "sekret"}]', "64 hex digits"),
+        ("static_tokens", '[{"sha256": "%s", "token": "sekret"}]' % ("0" * 64), "a list of tables"),
+        ("static_tokens", '[{"sha256": "%s", "claims": {"role": "x"}}]' % ("0" * 64), "another role"),
         ("poll_interval_s", "0", "a number above 0"),
         ("retention_bytes", "1000", "a whole number of 1048576 or more"),
         ("ping_interval_s", "0", "a number above 0"),
@@ -223,6 +234,58 @@ def test_every_option_of_the_bridge_is_a_setting_with_the_same_default() -> None
         assert (got or None) == (own or None), name
 
 
+def test_static_tokens_are_tables_in_the_file() -> None:
+    write(f"""
+        [[static_tokens]]
+        sha256 = "{"0f" * 32}"
+        role = "reporting"
+        claims = {{ sub = "nightly", groups = ["a"] }}
+        [[static_tokens]]
+        sha256 = "{"1e" * 32}"
+    """)
+    assert s.load({}).static_tokens == [
+        StaticToken("0f" * 32, "reporting", {"sub": "nightly", "groups": ["a"]}),
+        StaticToken("1e" * 32),
+    ]
+
+
+def test_claims_of_a_static_token_are_what_json_can_say() -> None:
+    write(f'[[static_tokens]]\nsha256 = "{"0f" * 32}"\nclaims = {{ since = 2026-01-01 }}')
+    with pytest.raises(SettingsError, match="what JSON can say"):
+        s.load({})
+
+
+def test_roles_are_a_list_in_the_file_and_json_too() -> None:
+    write('roles = ["a, b", "c"]')
+    assert s.load({}).roles == ["a, b", "c"]
+    assert s.load({"roles": '["a, b"]'}).roles == ["a, b"]
+
+
+@pytest.mark.parametrize("name", ["jwt_secret", "jwt_jwks_url", "static_tokens"])
+def test_what_is_refused_of_a_secret_is_not_shown(name: str) -> None:
+    for bad in ("sekret", '["sekret"]', "sekret://x"):
+        with pytest.raises(SettingsError) as refused:
+            s.load({name: bad})
+        assert "sekret" not in str(refused.value)
+
+
+def test_settings_and_options_do_not_show_the_secret() -> None:
+    settings = s.load({"jwt_secret": "sekret" * 8})
+    options = s.as_options(settings, BridgeOptions)
+    assert options.jwt_secret == "sekret" * 8
+    assert "sekret" not in f"{settings!r} {settings} {options!r}"
+
+
+@pytest.mark.parametrize("proof", ["jwt_secret", "jwt_public_key", "jwt_jwks_url", "static_tokens"])
+def test_mode_is_handshake_once_somebody_can_prove_who_they_are(proof: str) -> None:
+    def mode(**given: str) -> str:
+        return auth_mode(s.as_options(s.load(given), BridgeOptions))
+
+    assert mode() == mode(anon_role="anon", roles="a") == "public"
+    assert mode(**{proof: sample(proof)}) == "handshake"
+    assert mode(**{proof: sample(proof), "auth_mode": "Strict"}) == "strict"
+
+
 def test_settings_do_not_show_the_password() -> None:
     settings = s.load({"dsn": "postgresql://u:sekret@db.example/shop"})
     assert "sekret" not in f"{settings!r} {settings}"
@@ -240,6 +303,7 @@ def test_settings_do_not_show_the_password() -> None:
         "postgresql://db/shop?user=u&password=sekret&x=1",
         "sslpassword=sekret",
         "PASSWORD=sekret",
+        "GET /websocket?x=1&access_token=sekret&y=2 HTTP/1.1",
     ],
 )
 def test_password_is_masked_in_any_text(text: str) -> None:
