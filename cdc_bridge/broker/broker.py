@@ -51,7 +51,8 @@ class Broker:
         clients_arbiter = clients_arbiter or arbiter
         self.hub = hub = Hub(held_bytes_max)
         self._agenda = agenda = Agenda(hub, can_resume=log_reader is not None)
-        interpreter = Interpreter(clients_arbiter, limits, Permits(rules), urgent=arbiter)
+        self._permits = permits = Permits(rules)
+        interpreter = Interpreter(clients_arbiter, limits, permits, urgent=arbiter)
         self._catalog = catalog = CatalogWatch(catalog_reader, hub, agenda, interpreter, retry_delay_s=retry_delay_s)
         self._listener = Listener(capture, reader, hub, agenda, catalog=catalog, asking=Asking(arbiter))
         self._refresher = Refresher(reader, hub, agenda, catalog)
@@ -133,4 +134,9 @@ class Broker:
 
     async def adopt_rules(self, rules: RuleBook) -> None:
         """Other rules hold from now on, for those who are here as well."""
-        await self._catalog.adopt_rules(rules)
+        if rules != self._permits.book:
+            await self._catalog.adopt_rules(rules)
+
+    def is_ruled(self, role: str) -> bool:
+        """Whether a rule names it."""
+        return self._permits.book.names(role)

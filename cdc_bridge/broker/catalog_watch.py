@@ -69,6 +69,7 @@ class CatalogWatch:
                 return
             catalog = await self._reader.read()
             await self._adopt(catalog)
+            self._interpreter.proofread(catalog)
             self._fingerprint = fingerprint
             self._known_shapes.clear()
 
@@ -87,12 +88,17 @@ class CatalogWatch:
         """Other rules hold: everybody is judged anew by them."""
         async with self._refreshing:
             self._interpreter.permits.take(book)
-            while True:
-                try:
-                    return await self._adopt(self._hub.catalog, rights_changed=True)
-                except SourceUnavailable as error:
-                    log.warning("rules cannot be applied, trying again", extra=facts(reason=str(error)))
-                    await asyncio.sleep(self._retry_delay_s)
+            await self._apply_rules()
+            if self._fingerprint:  # else there is no catalog yet
+                self._interpreter.proofread(self._hub.catalog)
+
+    async def _apply_rules(self) -> None:
+        while True:
+            try:
+                return await self._adopt(self._hub.catalog, rights_changed=True)
+            except SourceUnavailable as error:
+                log.warning("rules cannot be applied, trying again", extra=facts(reason=str(error)))
+                await asyncio.sleep(self._retry_delay_s)
 
     async def refresh_until_done(self) -> None:
         while True:

@@ -106,13 +106,14 @@ class Desk:
     async def _judge_request(self, request: Subscribe, viewer: Viewer) -> Subscription:
         name = request.collection
         catalog = await self._catalog.current(name)
+        book = self._interpreter.permits.book
         understood = await self._interpreter.read(request.query, name, catalog, viewer, to_follow=True)
         collection, allowed = understood.collection, understood.allowed
         if request.event is not None and request.event not in allowed:
             raise forbidden_event(request.event.value, name)
         key = item_key(request.item, collection) if request.item is not None else None
         item = await self._find_key(understood, key, request) if key is not None else None
-        if self._hub.catalog is not catalog:
+        if self._hub.catalog is not catalog or self._interpreter.permits.book is not book:
             raise SourceChanged
         return Subscription(
             collection,

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from cdc_bridge.broker.permits import Permits, Unanswered, lasting
+from cdc_bridge.broker.permits import Permits, Unanswered
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.errors import RequestError, forbidden_collection
-from cdc_bridge.filters.filter import EVERYTHING, Filter
+from cdc_bridge.filters.filter import EVERYTHING
 from cdc_bridge.filters.normal_form import all_of
 from cdc_bridge.hub.relating import tables_read
 from cdc_bridge.ports import Arbiter
-from cdc_bridge.queries.query import QueryLimits, resolve, resolve_filter
+from cdc_bridge.queries.query import QueryLimits, resolve
 from cdc_bridge.queries.speller import Spelled, Spelling, Unspelled
-from cdc_bridge.sight import Rules, Sight
+from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import EVERY_EVENT, EventKind, Query
 from cdc_bridge.viewer import Viewer
 
@@ -78,26 +78,31 @@ class Interpreter:
 
         Raises `RequestError`, and `Unspelled` or `Unanswered` when there is something to `learn` first.
         """
-        view = self.permits.view(viewer, catalog)
+        spelling = Spelling(self._spelled)
+        ruling = self.permits.ruling(viewer, catalog, spelling)
+        view = self.permits.view(viewer, catalog, ruling.unseen)
         collection = view.by_name.get(name)
         if collection is None:
             raise forbidden_collection(name)
-        sight = Sight(viewer, self._rules(viewer, catalog))
         query = resolve(
             raw,
             collection,
             self._limits,
             view,
-            spelling=Spelling(self._spelled),
+            spelling=spelling,
             claims=viewer.claim_values,
         )
         whole = catalog.by_relation_id[collection.relation_id]
         guard = self.permits.guard(whole, viewer, catalog) if to_follow else EVERYTHING
-        seen = all_of([query.filter, sight.rows_of(collection.relation_id), guard])
+        seen = all_of([query.filter, ruling.sight.rows_of(collection.relation_id), guard])
         rights = self.permits.rights(viewer, tables_read(collection, query), catalog) if to_follow else b""
         rule = self.permits.rule(viewer, collection)
         query = replace(query, filter=seen)
-        return Understood(collection, query, sight, rights, EVERY_EVENT if rule is None else rule.events)
+        return Understood(collection, query, ruling.sight, rights, EVERY_EVENT if rule is None else rule.events)
+
+    def proofread(self, catalog: Catalog) -> None:
+        """A catalog has come, or other rules: tell the operator what does not fit."""
+        self.permits.proofread(catalog, Spelling(self._spelled))
 
     async def learn(self, unknown: Unknown) -> None:
         """Raises `SourceUnavailable`."""
@@ -123,19 +128,3 @@ class Interpreter:
         for spelled, raw in zip(values, await arbiter.spell(values) if values else (), strict=True):
             self._spelled[spelled] = raw
             self._spelled_bytes += len(spelled[1]) + len(raw or b"") + KNOWN_BYTES_EACH
-
-    def _rules(self, viewer: Viewer, catalog: Catalog) -> Rules:
-        """What rules say of the rows of each table."""
-        rules = self.permits.book.of(viewer.name) or {}
-        found = [
-            (collection.relation_id, self._condition(rule.condition, collection, catalog, viewer))
-            for name, rule in sorted(rules.items())
-            if rule.filter and (collection := catalog.by_name.get(name))
-        ]
-        return tuple(found)
-
-    def _condition(self, raw: Mapping[str, Any], collection: Collection, catalog: Catalog, viewer: Viewer) -> Filter:
-        spelling = Spelling(self._spelled)
-        return lasting(
-            resolve_filter(raw, collection, self._limits, catalog, spelling=spelling, claims=viewer.claim_values)
-        )

@@ -14,11 +14,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from cdc_bridge.access import TableAccess
+from cdc_bridge.broker.ruling import Proofreader, Ruling, ruling
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import EVERYTHING, Comparison, Filter, Now, Policy, Required, leaves
+from cdc_bridge.filters.filter import EVERYTHING, Filter, Policy, leaves
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import Arbiter
+from cdc_bridge.queries.speller import Spelling
 from cdc_bridge.questions import Case, Failure, Worth
 from cdc_bridge.rights.deciding import ClaimValue
 from cdc_bridge.rights.guard import Guard, Unjudgeable
@@ -60,7 +62,8 @@ class _Known:
     """What PostgreSQL has answered, for one catalog."""
 
     catalog: Catalog
-    views: dict[tuple[str, str | None], Catalog] = field(default_factory=dict)
+    views: dict[tuple[str, str | None, frozenset[int]], Catalog] = field(default_factory=dict)
+    rulings: dict[Viewer, Ruling] = field(default_factory=dict)
     values: dict[Worth, ClaimValue | Failure] = field(default_factory=dict)
     obstacles: dict[tuple[str | None, int, Policy], str] = field(default_factory=dict)
 
@@ -71,19 +74,38 @@ class Permits:
     def __init__(self, book: RuleBook = NO_RULES) -> None:
         self.book = book
         self._known: list[_Known] = []
+        self._proofreader = Proofreader()
 
     def take(self, book: RuleBook) -> None:
         """Other rules hold from now on."""
         self.book = book
         for known in self._known:
             known.views.clear()
+            known.rulings.clear()
 
-    def view(self, viewer: Viewer, catalog: Catalog) -> Catalog:
-        """What a viewer may see of a catalog."""
+    def proofread(self, catalog: Catalog, spelling: Spelling) -> None:
+        """A catalog has come, or other rules: tell the operator what does not fit."""
+        self._proofreader.read(self.book, catalog, spelling)
+
+    def ruling(self, viewer: Viewer, catalog: Catalog, spelling: Spelling) -> Ruling:
+        """What the rules say of rows. Raises `Unspelled`."""
+        rules = self.book.of(viewer.name)
+        if not rules:
+            return Ruling(Sight(viewer))
+        known = self._of(catalog).rulings
+        if viewer not in known:
+            if len(known) >= KNOWN_MAX:
+                known.clear()
+            known[viewer] = ruling(rules, viewer, catalog, spelling)
+            self._proofreader.hear_of(known[viewer].faults)
+        return known[viewer]
+
+    def view(self, viewer: Viewer, catalog: Catalog, unseen: frozenset[int] = frozenset()) -> Catalog:
+        """What a viewer may see of a catalog, without the tables that are `unseen`."""
         known = self._of(catalog)
-        key = viewer.name, viewer.role
+        key = viewer.name, viewer.role, unseen
         if key not in known.views:
-            known.views[key] = view(catalog, viewer, self.book)
+            known.views[key] = view(catalog, viewer, self.book, unseen)
         return known.views[key]
 
     def rule(self, viewer: Viewer, collection: Collection) -> Rule | None:
@@ -163,15 +185,6 @@ async def _learn_obstacles(known: _Known, probes: Sequence[Probe], arbiter: Arbi
     cases = [Case(each.collection, each.catalog, each.policy, (), 0, (Sight(each.viewer),)) for each in probes]
     for probe, (verdict,) in zip(probes, await arbiter.decide(cases), strict=True):
         known.obstacles[probe.subject] = verdict.reason if isinstance(verdict, Failure) else ""
-
-
-def lasting(filter_: Filter) -> Filter:
-    """What a rule says of rows: of rows as they were, too."""
-    is_plain = all(
-        isinstance(leaf, Comparison) and not any(isinstance(value, Now) for value in leaf.values)
-        for leaf in leaves(filter_)
-    )
-    return filter_ if is_plain else Required(filter_)
 
 
 def _refused(collection: Collection, viewer: Viewer, policy: str, reason: str) -> RequestError:

@@ -49,8 +49,9 @@ def targets(projection: Projection) -> frozenset[int]:
 
 
 def tables_of(subscription: Subscription) -> frozenset[int]:
-    """All tables that are read for it."""
-    return tables_read(subscription.collection, subscription.query)
+    """All tables that are read for it, those among them to which rules lead."""
+    found = tables_read(subscription.collection, subscription.query)
+    return found.union(*[_of_filter(rows) for relation_id, rows in subscription.sight.rows if relation_id in found])
 
 
 def tables_read(collection: Collection, query: Query) -> frozenset[int]:

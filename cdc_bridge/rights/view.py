@@ -22,15 +22,16 @@ def access_to(collection: Collection, catalog: Catalog, role: str | None) -> Tab
     return catalog.access.of(role).get(collection.relation_id, NO_ACCESS)
 
 
-def view(catalog: Catalog, viewer: Viewer, book: RuleBook) -> Catalog:
-    """What a viewer may see of a catalog."""
+def view(catalog: Catalog, viewer: Viewer, book: RuleBook, unseen: frozenset[int] = frozenset()) -> Catalog:
+    """What a viewer may see of a catalog; nothing of the tables (by `oid`) that are `unseen`."""
     rules = rules_of(viewer, book)
     columns = {
         collection.relation_id: _columns(collection, access_to(collection, catalog, viewer.role), rules)
         for collection in catalog.by_name.values()
+        if collection.relation_id not in unseen
     }
     seen = [
-        _narrowed(collection, columns) for collection in catalog.by_name.values() if columns[collection.relation_id]
+        _narrowed(collection, columns) for collection in catalog.by_name.values() if columns.get(collection.relation_id)
     ]
     return Catalog(seen, catalog.access)
 

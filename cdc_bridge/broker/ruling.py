@@ -1,0 +1,126 @@
+"""What the rules of the configuration say to somebody of the rows of each table, and what is wrong with them.
+
+A rule whose filter makes no sense (no such field, or a claim that is not of the field's type) hides its collection from
+those whom it is about, wherever they come from, and does nothing else. The operator is told, once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.errors import RequestError
+from cdc_bridge.filters.filter import NOTHING, Comparison, Filter, Now, Required, leaves
+from cdc_bridge.logs import facts
+from cdc_bridge.queries.query import QueryLimits, resolve_filter
+from cdc_bridge.queries.speller import Spelling, Unspelled
+from cdc_bridge.rights.rules import Rule, RuleBook
+from cdc_bridge.sight import Sight
+from cdc_bridge.viewer import Viewer
+
+log = logging.getLogger(__name__)
+
+LIMITS = QueryLimits(filter_depth_max=100, filter_nodes_max=10_000, in_values_max=1_000_000)
+"""Those of clients are not for the operator, nor for claims, which can be long lists."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """`unseen` are tables (by `oid`) of which a rule makes no sense; `faults` say why."""
+
+    sight: Sight
+    unseen: frozenset[int] = frozenset()
+    faults: tuple[tuple[Rule, str], ...] = ()
+
+
+def ruling(rules: Mapping[str, Rule], viewer: Viewer, catalog: Catalog, spelling: Spelling) -> Ruling:
+    """By collection: what the rules of the viewer's role say. Raises `Unspelled`, for all of them together."""
+    needed: list[Unspelled] = []
+    rows: list[tuple[int, Filter]] = []
+    faults: dict[int, tuple[Rule, str]] = {}
+    for collection, rule in _with_a_filter(rules, catalog):
+        try:
+            rows.append((collection.relation_id, _condition(rule, collection, catalog, viewer, spelling)))
+        except Unspelled as unspelled:
+            needed.append(unspelled)
+        except RequestError as error:
+            rows.append((collection.relation_id, NOTHING))
+            faults[collection.relation_id] = rule, error.message
+    if needed:
+        raise Unspelled(tuple(dict.fromkeys(each for unspelled in needed for each in unspelled.needed)))
+    return Ruling(Sight(viewer, tuple(rows)), frozenset(faults), tuple(faults.values()))
+
+
+def _with_a_filter(rules: Mapping[str, Rule], catalog: Catalog) -> Iterable[tuple[Collection, Rule]]:
+    found = ((catalog.by_name.get(name), rule) for name, rule in sorted(rules.items()) if rule.filter)
+    return ((collection, rule) for collection, rule in found if collection is not None)
+
+
+def _condition(rule: Rule, collection: Collection, catalog: Catalog, viewer: Viewer, spelling: Spelling) -> Filter:
+    claims = viewer.claim_values
+    return lasting(resolve_filter(rule.condition, collection, LIMITS, catalog, spelling=spelling, claims=claims))
+
+
+def lasting(filter_: Filter) -> Filter:
+    """What a rule says of rows: of rows as they were, too."""
+    is_plain = all(
+        isinstance(leaf, Comparison) and not any(isinstance(value, Now) for value in leaf.values)
+        for leaf in leaves(filter_)
+    )
+    return filter_ if is_plain else Required(filter_)
+
+
+class Proofreader:
+    """Tells the operator what is wrong with the rules, once, until it is put right or other rules come.
+
+    Bound: a sentence for each fault of each rule.
+    """
+
+    def __init__(self) -> None:
+        self._told: frozenset[tuple[Rule, str]] = frozenset()
+        self._refused: set[Rule] = set()
+
+    def read(self, book: RuleBook, catalog: Catalog, spelling: Spelling) -> None:
+        """All rules, by a catalog that has come. What claims will be worth nobody knows yet."""
+        missing = {(rule, what) for rule in book.rules for what in _missing(rule, catalog)}
+        faults = {(rule, reason) for rule in book.rules for reason in _faults(rule, catalog, spelling)}
+        for rule, what in sorted(missing - self._told, key=str):
+            log.warning("a rule names what is not in the database", extra=_facts(rule, missing=what))
+        for rule, reason in sorted(faults - self._told, key=str):
+            self._complain(rule, reason)
+        self._told = frozenset(missing | faults)
+        self._refused = {rule for rule, _ in faults}
+
+    def hear_of(self, faults: Iterable[tuple[Rule, str]]) -> None:
+        """What a viewer's claims have brought about."""
+        for rule, reason in faults:
+            if rule not in self._refused:
+                self._refused.add(rule)
+                self._complain(rule, reason)
+
+    def _complain(self, rule: Rule, reason: str) -> None:
+        log.error(
+            "the filter of a rule makes no sense, so nobody whom it is about sees the collection",
+            extra=_facts(rule, reason=reason),
+        )
+
+
+def _missing(rule: Rule, catalog: Catalog) -> list[str]:
+    collection = catalog.by_name.get(rule.collection)
+    if collection is None:
+        return ["the collection"]
+    return [f'the field "{name}"' for name in sorted((rule.fields or frozenset()) - collection.by_name.keys())]
+
+
+def _faults(rule: Rule, catalog: Catalog, spelling: Spelling) -> list[str]:
+    """Values that PostgreSQL has not spelled yet are found out when somebody asks."""
+    try:
+        return [reason for _, reason in ruling({rule.collection: rule}, Viewer(rule.role), catalog, spelling).faults]
+    except Unspelled:
+        return []
+
+
+def _facts(rule: Rule, **more: object) -> dict[str, Mapping[str, object]]:
+    return facts(role=rule.role, collection=rule.collection, **more)
