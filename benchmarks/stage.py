@@ -35,6 +35,7 @@ SETTINGS = {
 }
 SESSIONS_END_WITHIN_S = 0.2
 HERE = Path(__file__).parent
+PUBLIC = "--insecure-public"
 
 
 class Subject(enum.StrEnum):
@@ -81,10 +82,10 @@ def _read(name: str) -> str:
 class BridgeProcess:
     """`cdc-bridge serve`, as an operator runs it. What it logs goes to `log`."""
 
-    def __init__(self, dsn: str, log: IO[bytes]) -> None:
+    def __init__(self, dsn: str, log: IO[bytes], *arguments: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("CDC_BRIDGE_", "PG"))}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "cdc_bridge", "serve", "--insecure-public", "--port", "0", "--dsn", dsn],
+            [sys.executable, "-m", "cdc_bridge", "serve", "--port", "0", "--dsn", dsn, *(arguments or (PUBLIC,))],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -114,9 +115,10 @@ class BridgeProcess:
 
 
 @contextlib.contextmanager
-def running_bridge(dsn: str) -> Iterator[BridgeProcess]:
+def running_bridge(dsn: str, *arguments: str) -> Iterator[BridgeProcess]:
+    """`arguments` of serve; without any, everybody may read everything."""
     with tempfile.TemporaryFile() as log:
-        bridge = BridgeProcess(dsn, log)
+        bridge = BridgeProcess(dsn, log, *arguments)
         try:
             yield bridge
         except Exception:

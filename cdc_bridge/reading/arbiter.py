@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
@@ -20,18 +19,17 @@ from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.catalog import Column, PgType
-from cdc_bridge.change import Row
 from cdc_bridge.errors import BridgeError, SourceUnavailable
-from cdc_bridge.filters.filter import Filter
 from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Verdicts, Worth
 from cdc_bridge.rawjson import split_array, split_object
+from cdc_bridge.reading.batches import Batch, in_batches
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.refusals import is_of_the_statement
 from cdc_bridge.reading.resting import Resting
 from cdc_bridge.reading.scripts import ask_together, look_through
 from cdc_bridge.reading.select import completions, spellings, verdicts, worth
-from cdc_bridge.reading.where import Surroundings, has_now
-from cdc_bridge.sight import BY_ITSELF, Rules, Sight
+from cdc_bridge.reading.where import Surroundings
+from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.values import NULL
 
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[tuple[str, ...]]]
@@ -55,19 +53,17 @@ class PooledArbiter:
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdicts]:
         """Equal filters of one table are asked for once, of all images at hand, for each of those who ask."""
-        batches: dict[_Predicate, _Batch] = {}
-        for position, case in enumerate(cases):
-            for sight in case.sights:
-                predicate = _Predicate.of(case, sight)
-                batches.setdefault(predicate, _Batch(case)).add(position, case, sight)
-        asked = [(predicate, batch, _decision(predicate, batch)) for predicate, batch in batches.items()]
-        subjects = [(each.relation_id, each.filter, sight) for each, batch, _ in asked for sight in batch.sights]
-        statements = [_seen(statement, sight) for _, batch, statement in asked for sight in batch.sights]
+        batches = in_batches(cases)
+        asked = [(batch, _decision(batch)) for batch in batches]
+        subjects = [
+            (batch.predicate.relation_id, batch.predicate.filter, sight) for batch, _ in asked for sight in batch.sights
+        ]
+        statements = [_seen(statement, sight) for batch, statement in asked for sight in batch.sights]
         answers = iter(await self._ask_unless_resting(subjects, statements))
         verdicts: dict[tuple[int, Sight], Verdict] = {}
-        for batch in batches.values():
+        for batch in batches:
             for sight in batch.sights:
-                verdicts.update(batch.divide(sight, next(answers)))
+                verdicts.update(_divided(batch, sight, next(answers)))
         return [tuple([verdicts[i, sight] for sight in case.sights]) for i, case in enumerate(cases)]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
@@ -196,57 +192,24 @@ NO_TIME_LEFT = Failure("others took too long")
 RESTS = Failure("it took too long before, and is not asked again so soon")
 
 
-@dataclass(frozen=True, slots=True)
-class _Predicate:
-    """What makes two cases one question: what is asked, of which table, and when, if it says something else later."""
-
-    relation_id: int
-    catalog_id: int
-    filter: Filter
-    now_us: int
-    rules: Rules
-
-    @classmethod
-    def of(cls, case: Case, sight: Sight) -> _Predicate:
-        now_us = case.now_us if has_now(case.filter) else 0
-        return cls(case.collection.relation_id, id(case.catalog), case.filter, now_us, sight.rows)
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Cases of one predicate: a case that stands for all of them, where the images of each are, and who asks."""
-
-    case: Case
-    images: list[Row] = field(default_factory=list)
-    shares: dict[int, tuple[int, int]] = field(default_factory=dict)
-    sights: dict[Sight, None] = field(default_factory=dict)
-
-    def add(self, position: int, case: Case, sight: Sight) -> None:
-        if position not in self.shares:
-            self.shares[position] = len(self.images), len(self.images) + len(case.images)
-            self.images.extend(case.images)
-        self.sights[sight] = None
-
-    def divide(self, sight: Sight, answer: Answer) -> Iterator[tuple[tuple[int, Sight], Verdict]]:
-        """To each case, by its position, what was decided about its images."""
-        for position, (begin, end) in self.shares.items():
-            yield (position, sight), _verdict(answer, begin, end)
-
-
-def _verdict(answer: Answer, begin: int, end: int) -> Verdict:
-    if isinstance(answer, Failure):
-        return answer
-    return tuple([letter == "t" for letter in answer[0][begin:end]])
-
-
 def _seen(statement: sql.Composed | Failure, sight: Sight) -> Statement:
     return statement if isinstance(statement, Failure) else (statement, sight)
 
 
-def _decision(predicate: _Predicate, batch: _Batch) -> sql.Composed | Failure:
+def _divided(batch: Batch, sight: Sight, answer: Answer) -> Iterator[tuple[tuple[int, Sight], Verdict]]:
+    """To each case, by its position, what was decided about its images."""
+    if isinstance(answer, Failure):
+        yield from (((position, sight), answer) for position in batch.shares)
+        return
+    let_through = [letter == "t" for letter in answer[0]]
+    for position, share in batch.shares.items():
+        yield (position, sight), tuple([let_through[i] for i in share])
+
+
+def _decision(batch: Batch) -> sql.Composed | Failure:
     case = batch.case
     try:
-        surroundings = Surroundings(case.catalog, case.now_us, Sight(rows=predicate.rules), of_images=True)
+        surroundings = Surroundings(case.catalog, case.now_us, Sight(rows=batch.predicate.rules), of_images=True)
         return verdicts(case.collection, case.filter, batch.images, surroundings)
     except BridgeError as error:
         return Failure(str(error))

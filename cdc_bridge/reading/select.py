@@ -67,7 +67,7 @@ def completions(
 
 def verdicts(collection: Collection, filter_: Filter, rows: Sequence[Row], surroundings: Surroundings) -> sql.Composed:
     """For images of rows, `t` or `f` each, in one text: whether they belong to a filter."""
-    columns = _columns_in(filter_, collection)
+    columns = columns_in(filter_, collection)
     return sql.SQL(
         "SELECT coalesce(string_agg(CASE WHEN {} THEN 't' ELSE 'f' END, '' ORDER BY {}), '') FROM {}"
     ).format(where(filter_, ALIAS, surroundings), Name(ALIAS, ordinal(columns)), images(columns, rows, ALIAS))
@@ -193,7 +193,7 @@ def _has_key(collection: Collection, key: tuple[str, ...]) -> sql.Composed:
     )
 
 
-def _columns_in(filter_: Filter, collection: Collection) -> list[Column]:
+def columns_in(filter_: Filter, collection: Collection) -> list[Column]:
     """Those that a filter asks of a row, each once."""
     columns: list[Column] = []
     for leaf in leaves(filter_):

@@ -88,7 +88,10 @@ async def _functions(connection: AsyncConnection[Any]) -> tuple[SqlFunction, ...
     """Those that policies may call for claims."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statement("queries/claim_functions"))
-        return tuple([SqlFunction(*row[:4], tuple(row[4])) for row in await cursor.fetchall()])
+        rows = await cursor.fetchall()
+    return tuple(
+        [SqlFunction(schema, name, result, body, tuple(settings)) for schema, name, result, body, settings in rows]
+    )
 
 
 def _policy(row: _PolicyRow, expression: str) -> RowPolicy:
