@@ -1,0 +1,83 @@
+"""Cases put together: what is asked of the same table by the same filter is one question, whoever asks it.
+
+Rows that have the same in all columns that a filter reads are decided alike, so they are asked about once: of a
+thousand messages to ten rooms a policy on rooms is asked ten times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from cdc_bridge.change import Row
+from cdc_bridge.filters.filter import Filter
+from cdc_bridge.questions import Case
+from cdc_bridge.reading.select import columns_in
+from cdc_bridge.reading.where import has_now
+from cdc_bridge.sight import Rules, Sight
+
+
+@dataclass(frozen=True, slots=True)
+class Predicate:
+    """What makes two cases one question: what is asked, of which table, by which rules, and when, if it says something
+    else later.
+    """
+
+    relation_id: int
+    catalog_id: int
+    filter: Filter
+    now_us: int
+    rules: Rules
+
+    @classmethod
+    def of(cls, case: Case, rules: Rules) -> Predicate:
+        now_us = case.now_us if has_now(case.filter) else 0
+        return cls(case.collection.relation_id, id(case.catalog), case.filter, now_us, rules)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Cases of one predicate, of which one stands for all; who asks; and the images, each once.
+
+    `shares` has for each case, by its position, where its images are among them.
+    """
+
+    predicate: Predicate
+    case: Case
+    columns: tuple[str, ...]
+    images: list[Row] = field(default_factory=list)
+    shares: dict[int, list[int]] = field(default_factory=dict)
+    sights: dict[Sight, None] = field(default_factory=dict)
+    _known: dict[tuple[bytes | None, ...], int] = field(default_factory=dict)
+
+    def add(self, position: int, case: Case, sights: Iterable[Sight]) -> None:
+        self.shares[position] = [self._place(image) for image in case.images]
+        self.sights.update(dict.fromkeys(sights))
+
+    def _place(self, image: Row) -> int:
+        read = tuple([None if (raw := image.get(name)) is None else bytes(raw) for name in self.columns])
+        place = self._known.get(read)
+        if place is None:
+            place = self._known[read] = len(self.images)
+            self.images.append(image)
+        return place
+
+
+def in_batches(cases: Sequence[Case]) -> list[Batch]:
+    """In the order in which they first come."""
+    batches: dict[Predicate, Batch] = {}
+    for position, case in enumerate(cases):
+        for rules, sights in _by_rules(case.sights):
+            predicate = Predicate.of(case, rules)
+            if predicate not in batches:
+                columns = tuple([column.name for column in columns_in(case.filter, case.collection)])
+                batches[predicate] = Batch(predicate, case, columns)
+            batches[predicate].add(position, case, sights)
+    return list(batches.values())
+
+
+def _by_rules(sights: Iterable[Sight]) -> Iterator[tuple[Rules, list[Sight]]]:
+    """Those who follow each other with the same rules: mostly all of them."""
+    for rules, same in groupby(sights, key=lambda sight: sight.rows):
+        yield rules, list(same)
