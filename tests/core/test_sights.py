@@ -5,14 +5,14 @@ what was told to other rights.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
-from cdc_bridge.access import Access, RowPolicy, TableAccess
+from cdc_bridge.access import Access, RoleAccess, RowPolicy, TableAccess
 from cdc_bridge.broker.asking import Asking
 from cdc_bridge.broker.permits import Permits
 from cdc_bridge.catalog import Catalog, PgType, Reference
@@ -302,7 +302,7 @@ async def test_equal_rights_of_another_token_go_on_as_they_are() -> None:
 # --- the broker, by what the database grants ---
 
 POLICY = RowPolicy("own", OWN.expression, ("text",))
-GRANTED = {
+GRANTED: Mapping[str | None, RoleAccess] = {
     "reader": {MESSAGES.relation_id: TableAccess(policies=(POLICY,))},
     "writer": {MESSAGES.relation_id: TableAccess()},
 }
