@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cdc_bridge.catalog import Column, PgType, TypeKind
 from cdc_bridge.filters.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Or
@@ -235,6 +237,67 @@ def test_literal_of_an_enum_is_known_but_no_cast_to_it():
 )
 def test_what_is_not_certain_is_opaque(policy: str):
     assert isinstance(parse(policy, COLUMNS, FUNCTIONS), Opaque)
+
+
+PIECES = [
+    "t",
+    "i",
+    "flag",
+    "c",
+    '"true"',
+    "CURRENT_USER",
+    "auth",
+    ".",
+    "uid",
+    "(",
+    ")",
+    "(",
+    ")",
+    "[",
+    "]",
+    ",",
+    "::",
+    "text",
+    'public."Odd',
+    'Mood"',
+    "'",
+    "'a'",
+    "5",
+    "=",
+    "<",
+    "<>",
+    "->>",
+    "AND",
+    "OR",
+    "NOT",
+    "IS",
+    "NULL",
+    "TRUE",
+    "true",
+    "ANY",
+    "ALL",
+    "ARRAY",
+    "SELECT",
+    "AS",
+    "CASE",
+    "END",
+    "current_setting",
+    "'request.jwt.claims'",
+    "now",
+    "COLLATE",
+    ";",
+    "\\",
+    "$1",
+    "--",
+]
+
+
+@given(pieces=st.lists(st.sampled_from(PIECES), max_size=14))
+def test_nonsense_is_opaque_or_understood_but_never_fails(pieces: list[str]) -> None:
+    condition = parse(" ".join(pieces), COLUMNS, FUNCTIONS)
+    values = dict.fromkeys(needed(condition), ClaimValue("text", b'"a"'))
+    to_filter(condition, values, unseen)
+    claim_functions([function("select " + " ".join(pieces))])
 
 
 def names(*functions: SqlFunction) -> set[str]:
