@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from cdc_bridge.catalog import Catalog, Collection, PgType
 from cdc_bridge.change import Change, Position, Relation, Snapshot
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdicts, Worth
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
 from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.subscription import Meta, Query
 
@@ -92,7 +92,7 @@ class Arbiter(Protocol):
     stumble, spoils no other one.
     """
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdicts]: ...
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]: ...
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]: ...
 

@@ -6,7 +6,8 @@ rows is answered as those are now.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from cdc_bridge.catalog import Catalog, Collection
@@ -66,11 +67,19 @@ class Failure:
     reason: str
 
 
-Verdict: TypeAlias = tuple[bool, ...] | Failure
-"""For each image of a case, in their order."""
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """For each image of a case, in their order, those who ask and for whom it is let through; why some have no answer."""
 
-Verdicts: TypeAlias = tuple[Verdict, ...]
-"""For each of those who ask, in their order."""
+    seen_by: tuple[frozenset[Sight], ...]
+    failures: Mapping[Sight, str] = field(default_factory=dict)
+
+    @classmethod
+    def for_all(cls, sights: Iterable[Sight], let_through: Iterable[bool]) -> Verdict:
+        """The same for everybody."""
+        everybody = frozenset(sights)
+        return cls(tuple([everybody if is_let_through else frozenset() for is_let_through in let_through]))
+
 
 Completed: TypeAlias = tuple[Row, ...] | Failure
 """For each image of a completion, in their order."""

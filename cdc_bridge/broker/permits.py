@@ -183,8 +183,8 @@ async def _learn_obstacles(known: _Known, probes: Sequence[Probe], arbiter: Arbi
     if not probes:
         return
     cases = [Case(each.collection, each.catalog, each.policy, (), 0, (Sight(each.viewer),)) for each in probes]
-    for probe, (verdict,) in zip(probes, await arbiter.decide(cases), strict=True):
-        known.obstacles[probe.subject] = verdict.reason if isinstance(verdict, Failure) else ""
+    for probe, verdict in zip(probes, await arbiter.decide(cases), strict=True):
+        known.obstacles[probe.subject] = next(iter(verdict.failures.values()), "")
 
 
 def _refused(collection: Collection, viewer: Viewer, policy: str, reason: str) -> RequestError:

@@ -20,7 +20,7 @@ from cdc_bridge.hub.hub import Hub
 from cdc_bridge.hub.order import TransactionOrders
 from cdc_bridge.hub.rendering import Rendering
 from cdc_bridge.hub.weighing import CannotTell, Weighing
-from cdc_bridge.index.matching import Group, judges
+from cdc_bridge.index.matching import Group, Sieve
 from cdc_bridge.subscription import Event, EventKind
 
 
@@ -32,7 +32,7 @@ class Catching:
     reading: Reading
     anchor: Anchor
     told: tuple[Position, ...]
-    _group: Group[Follower]
+    _sieve: Sieve[Follower]
     _orders: TransactionOrders | None
     _emptied_by: int | None = None
 
@@ -50,8 +50,9 @@ class Catching:
         follower.after = None
         key = hub.encoders(relation_id).key
         follower.outlet.push(follower, Event(EventKind.INIT, resumed=True), hub.claim(follower, cursor))
-        group: Group[Follower] = Group(follower.subscription, *judges(follower.subscription.query.filter))
-        return cls(hub, follower.reading(), anchor, cursor.told, group, TransactionOrders(key) if key else None)
+        sieve: Sieve[Follower] = Sieve(follower.subscription.query.filter)
+        sieve.put(Group(follower.subscription))
+        return cls(hub, follower.reading(), anchor, cursor.told, sieve, TransactionOrders(key) if key else None)
 
     @property
     def follower(self) -> Follower:
@@ -75,7 +76,7 @@ class Catching:
             return None
         encoders = self.hub.encoders(collection.relation_id)
         weighing: Weighing[Follower] = Weighing(change, collection, self.hub.catalog, encoders, now_us)
-        weighing.judge_one(self._group)
+        weighing.judge_one(self._sieve)
         return weighing
 
     def tell(self, change: Change, weighing: Weighing[Follower] | None, upto: Snapshot) -> list[Waiting] | None:

@@ -1,29 +1,29 @@
 """What one change means to the groups of subscriptions that it may concern, found out in three steps.
 
-1. Memory judges which rows each group's filter lets through, as they were and as they are (`judge_all`).
+1. Memory judges which rows each filter lets through, as they were and as they are (`judge_all`).
 2. Where it cannot, the database is asked: `cases` go out, `decide` takes the answers in.
 3. What is shown of rows that their images do not have is asked for as well: `completions`, `complete`.
 
 A step without questions costs nothing. Then each group has its events, or a `CannotTell` in their place.
-Equal questions are asked once, whoever asks. Never reads the clock or the network; the stream may wait between steps.
+Equal questions are asked once, on behalf of all who ask; and who is let see none of the rows costs nothing any more.
+Never reads the clock or the network; the stream may wait between steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.cursor import Mark
 from cdc_bridge.filters.filter import EVERYTHING, Filter, of_the_past
-from cdc_bridge.filters.image import Image, Judge
+from cdc_bridge.filters.image import Image
 from cdc_bridge.hub.rendering import Encoders, Matches, Rendering, Shown, needs_old_rows
-from cdc_bridge.index.matching import Group, Index
+from cdc_bridge.index.matching import Group, Index, Sieve
 from cdc_bridge.projection import Projection
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdicts
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Verdict
 from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import Event
 
@@ -37,49 +37,91 @@ class CannotTell:
     reason: str
 
 
-@dataclass(slots=True)
-class _Positions:
-    """Of one group: the rows that are let through, and those of which memory cannot say it."""
+RowsSeen: TypeAlias = Mapping[Sight, Sequence[int]]
+"""The rows that are let through, for those who ask and to whom any is."""
 
-    old: list[int] = field(default_factory=list)
-    new: list[int] = field(default_factory=list)
-    unsure_old: list[int] = field(default_factory=list)
-    unsure_new: list[int] = field(default_factory=list)
-    failure: str = ""
+
+@dataclass(slots=True)
+class _Side:
+    """The rows of a change, as they were or as they are, before one filter: those that it lets through for sure, those
+    of which memory cannot say it, and what the database says of these.
+    """
+
+    certain: list[int] = field(default_factory=list)
+    unsure: list[int] = field(default_factory=list)
+    seen: RowsSeen | None = None
+    failures: Mapping[Sight, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Whether any row may be let through."""
-        return bool(self.old or self.new or self.unsure_old or self.unsure_new)
+        return bool(self.certain or self.unsure)
 
-    def note(self, position: int, verdict: bool | None, *, of_old: bool) -> None:
-        if verdict is not False:
-            certain, unsure = (self.old, self.unsure_old) if of_old else (self.new, self.unsure_new)
-            (unsure if verdict is None else certain).append(position)
-
-    def why_unsettled(self) -> str:
+    def why_unsettled(self, sight: Sight) -> str:
         """Empty when it is known which rows are let through."""
-        return self.failure or ("nobody has been asked about some rows" if self.unsure_old or self.unsure_new else "")
+        if not self.unsure:
+            return ""
+        return self.failures.get(sight, "") or ("nobody has been asked about some rows" if self.seen is None else "")
 
-    def settle(self, let_through: frozenset[int], *, of_old: bool) -> None:
-        """The database has decided: of the unsure ones, these are let through."""
-        if of_old:
-            self.old = sorted([*self.old, *let_through.intersection(self.unsure_old)])
-            self.unsure_old = []
-        else:
-            self.new = sorted([*self.new, *let_through.intersection(self.unsure_new)])
-            self.unsure_new = []
+    def let_through(self, sight: Sight) -> Sequence[int]:
+        if not self.unsure or self.seen is None:
+            return self.certain
+        seen = set(self.seen.get(sight, ())).intersection(self.unsure)
+        return sorted([*self.certain, *seen]) if seen else self.certain
+
+    def concerns_all(self) -> bool:
+        """Whether more are concerned than those who are let see a row that memory was unsure of."""
+        return bool(self.certain or (self.unsure and self.seen is None))
+
+    def concerned(self) -> Iterator[Sight]:
+        if self.unsure:
+            yield from self.seen or ()
+            yield from self.failures
+
+
+@dataclass(slots=True)
+class _Judged:
+    """What a filter does with the rows of a change."""
+
+    old: _Side = field(default_factory=_Side)
+    new: _Side = field(default_factory=_Side)
+
+    def __bool__(self) -> bool:
+        return bool(self.old or self.new)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether the database is."""
+        return bool(self.old.unsure or self.new.unsure)
+
+    def why_unsettled(self, sight: Sight) -> str:
+        return self.old.why_unsettled(sight) or self.new.why_unsettled(sight)
+
+    def matches(self, sight: Sight) -> Matches:
+        return Matches(self.old.let_through(sight), self.new.let_through(sight))
+
+    def concerned(self, asking: Mapping[Sight, object]) -> Iterable[Sight]:
+        """Of these who ask, those to whom any row may be let through."""
+        if self.old.concerns_all() or self.new.concerns_all():
+            return asking
+        found = dict.fromkeys([*self.old.concerned(), *self.new.concerned()])
+        return [sight for sight in found if sight in asking]
 
 
 @dataclass(slots=True)
 class _Question:
-    """The rows that a filter is asked about, and on whose behalf: those who are unsure about some of them."""
+    """The rows that a filter is asked about, on behalf of whom, and where the answer goes to."""
 
     positions: set[int] = field(default_factory=set)
-    unsure: dict[Sight, list[_Positions]] = field(default_factory=dict)
+    sights: dict[Sight, None] = field(default_factory=dict)
+    sides: list[_Side] = field(default_factory=list)
 
     @property
     def in_order(self) -> list[int]:
         return sorted(self.positions)
+
+    def answer(self, seen: RowsSeen | None, failures: Mapping[Sight, str]) -> None:
+        for side in self.sides:
+            side.seen, side.failures = seen, failures
 
 
 class Weighing(Generic[Member]):
@@ -93,17 +135,16 @@ class Weighing(Generic[Member]):
         self._catalog = catalog
         self._encoders = encoders
         self._now_us = now_us
-        self._positions: dict[Group[Member], _Positions] = {}
-        self._verdicts: dict[Judge, _Positions] = {}
-        self._every_row: dict[Group[Member], None] = {}
-        self._deciding: dict[tuple[Filter, bool], _Question] = {}
+        self._judged: dict[Sieve[Member], _Judged] = {}
+        self._every_row: list[Sieve[Member]] = []
+        self._questions: dict[tuple[Filter, bool], _Question] = {}
         self._completing: dict[Shown, list[int]] = {}
         self._completions: dict[Shown, dict[int, Row]] = {}
         self._incomplete: dict[tuple[Projection, Sight], str] = {}
 
     def __bool__(self) -> bool:
         """Whether it concerns anybody."""
-        return bool(self._positions or self._every_row)
+        return bool(self._judged or self._every_row)
 
     # --- 1: memory ---
 
@@ -112,88 +153,75 @@ class Weighing(Generic[Member]):
         images = self._images()
         key = self._encoders.key
         keys = None if key is None else [key(row) for row in (*self.change.old, *self.change.new)]
-        for group, positions in index.candidates(self.collection.relation_id, images, keys).items():
-            self._judge(group, images, positions)
+        for sieve, positions in index.candidates(self.collection.relation_id, images, keys).items():
+            self._judge(sieve, images, positions)
 
-    def judge_one(self, group: Group[Member]) -> None:
-        """For one group, which no index holds."""
+    def judge_one(self, sieve: Sieve[Member]) -> None:
+        """For one sieve, which no index holds."""
         images = self._images()
-        self._judge(group, images, range(len(images)))
+        self._judge(sieve, images, range(len(images)))
 
     def _images(self) -> list[Image]:
         """All rows as they were, then all as they are."""
         return [Image(row, self._now_us) for row in (*self.change.old, *self.change.new)]
 
-    def _judge(self, group: Group[Member], images: Sequence[Image], positions: Sequence[int]) -> None:
-        if group.subscription.query.filter == EVERYTHING:
-            self._every_row[group] = None
+    def _judge(self, sieve: Sieve[Member], images: Sequence[Image], positions: Sequence[int]) -> None:
+        if sieve.filter == EVERYTHING:
+            self._every_row.append(sieve)
             return
-        if group.subscription.item is not None:  # it is found by other rows than its filter lets through
-            found = self._judged(group, images, positions)
-        elif (known := self._verdicts.get(group.predicate)) is None:
-            found = self._verdicts[group.predicate] = self._judged(group, images, positions)
-        else:
-            found = known
-        if found:
-            self._positions[group] = found
-
-    def _judged(self, group: Group[Member], images: Sequence[Image], positions: Sequence[int]) -> _Positions:
-        found = _Positions()
+        judged = _Judged()
         begin = len(self.change.old)
         for position in positions:
             of_old = position < begin
-            verdict = (group.former if of_old else group.predicate)(images[position])
+            verdict = (sieve.former if of_old else sieve.predicate)(images[position])
             if verdict is not False:
-                found.note(position if of_old else position - begin, verdict, of_old=of_old)
-        return found
+                side = judged.old if of_old else judged.new
+                (side.unsure if verdict is None else side.certain).append(position if of_old else position - begin)
+        if judged:
+            self._judged[sieve] = judged
 
     # --- 2: what it could not judge ---
 
     def cases(self) -> list[Case]:
-        for group, found in self._positions.items():
-            filter_ = group.subscription.query.filter
-            if found.unsure_old:
-                self._ask(of_the_past(filter_), group, found, of_old=True)
-            if found.unsure_new:
-                self._ask(filter_, group, found, of_old=False)
-        return [self._case(*asked, question) for asked, question in self._deciding.items()]
+        for sieve, judged in self._judged.items():
+            if judged.old.unsure:
+                self._ask(of_the_past(sieve.filter), sieve, judged.old, of_old=True)
+            if judged.new.unsure:
+                self._ask(sieve.filter, sieve, judged.new, of_old=False)
+        return [self._case(*asked, question) for asked, question in self._questions.items()]
 
-    def _ask(self, filter_: Filter, group: Group[Member], unsure: _Positions, *, of_old: bool) -> None:
+    def _ask(self, filter_: Filter, sieve: Sieve[Member], side: _Side, *, of_old: bool) -> None:
         """The same filter is one question, whoever asks."""
-        question = self._deciding.get((filter_, of_old))
+        question = self._questions.get((filter_, of_old))
         if question is None:
-            question = self._deciding[filter_, of_old] = _Question()
-        question.positions.update(unsure.unsure_old if of_old else unsure.unsure_new)
-        question.unsure.setdefault(group.subscription.asked_by, []).append(unsure)
+            question = self._questions[filter_, of_old] = _Question()
+        question.positions.update(side.unsure)
+        question.sights.update(dict.fromkeys(sieve.by_sight))
+        question.sides.append(side)
 
     def _case(self, filter_: Filter, of_old: bool, question: _Question) -> Case:
         rows = self.change.old if of_old else self.change.new
         images = tuple([rows[i] for i in question.in_order])
-        return Case(self.collection, self._catalog, filter_, images, self._now_us, tuple(question.unsure))
+        return Case(self.collection, self._catalog, filter_, images, self._now_us, tuple(question.sights))
 
-    def decide(self, verdicts: Sequence[Verdicts]) -> None:
+    def decide(self, verdicts: Sequence[Verdict]) -> None:
         """The answers to `cases`, in their order."""
-        for of_all, ((_, of_old), question) in zip(verdicts, self._deciding.items(), strict=True):
-            for verdict, unsure in zip(of_all, question.unsure.values(), strict=True):
-                if isinstance(verdict, Failure):
-                    for each in unsure:
-                        each.failure = verdict.reason
-                else:
-                    let_through = _let_through(question.in_order, verdict)
-                    for each in unsure:
-                        each.settle(let_through, of_old=of_old)
+        for verdict, question in zip(verdicts, self._questions.values(), strict=True):
+            seen: dict[Sight, list[int]] = {}
+            for position, sights in zip(question.in_order, verdict.seen_by, strict=True):
+                for sight in sights:
+                    seen.setdefault(sight, []).append(position)
+            question.answer(seen, verdict.failures)
 
     # --- 3: what images do not have ---
 
     def completions(self) -> list[Completion]:
         needed: dict[Shown, set[int]] = {}
         for group, matches in self._found():
-            projection = group.subscription.query.projection
+            projection, sight = group.subscription.query.projection, group.subscription.asked_by
             if not projection.is_flat:
-                needed.setdefault((projection, group.subscription.asked_by, False), set()).update(matches.new)
-                needed.setdefault((projection, group.subscription.asked_by, True), set()).update(
-                    self._old_rows(group, matches)
-                )
+                needed.setdefault((projection, sight, False), set()).update(matches.new)
+                needed.setdefault((projection, sight, True), set()).update(self._old_rows(group, matches))
         self._completing = {shown: sorted(positions) for shown, positions in needed.items() if positions}
         return [self._completion(shown, positions) for shown, positions in self._completing.items()]
 
@@ -214,10 +242,9 @@ class Weighing(Generic[Member]):
 
     def fail(self, reason: str) -> None:
         """Nobody answers: what was asked for cannot be told."""
-        for question in self._deciding.values():
-            for each in chain.from_iterable(question.unsure.values()):
-                if each.unsure_old or each.unsure_new:
-                    each.failure = reason
+        for question in self._questions.values():
+            if any(side.seen is None for side in question.sides):
+                question.answer(None, dict.fromkeys(question.sights, reason))
         for projection, sight, _ in self._completing:
             self._incomplete.setdefault((projection, sight), reason)
 
@@ -231,18 +258,28 @@ class Weighing(Generic[Member]):
                 yield group, CannotTell(reason)
             elif events := rendering.events(group.subscription, matches):
                 yield group, events
-        for group, found in self._positions.items():
-            if reason := found.why_unsettled():
-                yield group, CannotTell(reason)
+        for sieve, judged in self._judged.items():
+            for sight in judged.concerned(sieve.by_sight) if judged.is_asked else ():
+                if reason := judged.why_unsettled(sight):
+                    yield from ((group, CannotTell(reason)) for group in sieve.by_sight[sight])
 
     def _found(self) -> Iterator[tuple[Group[Member], Matches]]:
         if self._every_row:
             every_row = Matches.every_row(self.change)
-            for group in self._every_row:
-                yield group, every_row
-        for group, found in self._positions.items():
-            if not found.why_unsettled() and (found.old or found.new):
-                yield group, Matches(found.old, found.new)
+            for sieve in self._every_row:
+                yield from ((group, every_row) for group in sieve.groups)
+        for sieve, judged in self._judged.items():
+            if judged.is_asked:
+                yield from self._found_by_asking(sieve, judged)
+            else:
+                matches = Matches(judged.old.certain, judged.new.certain)
+                yield from ((group, matches) for group in sieve.groups)
+
+    def _found_by_asking(self, sieve: Sieve[Member], judged: _Judged) -> Iterator[tuple[Group[Member], Matches]]:
+        for sight in judged.concerned(sieve.by_sight):
+            matches = judged.matches(sight)
+            if (matches.old or matches.new) and not judged.why_unsettled(sight):
+                yield from ((group, matches) for group in sieve.by_sight[sight])
 
     def _why_incomplete(self, group: Group[Member], matches: Matches) -> str:
         """Empty when what its rows show is at hand."""
@@ -262,7 +299,3 @@ class Weighing(Generic[Member]):
             return set()
         has_entered = group.subscription.old and self.change.operation is Operation.UPDATE
         return {*matches.old, *(matches.new if has_entered else ())}
-
-
-def _let_through(positions: Sequence[int], verdict: Sequence[bool]) -> frozenset[int]:
-    return frozenset(i for i, is_let_through in zip(positions, verdict, strict=True) if is_let_through)

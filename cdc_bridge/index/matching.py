@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Generic, TypeAlias, TypeVar
 
 from cdc_bridge.filters.filter import Filter, of_the_past
@@ -21,22 +22,57 @@ from cdc_bridge.index.shelf import Shelves, Values
 from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import Subscription
 
+JUDGES_MAX = 64
+"""Of different filters, that are kept at hand for the next one who has the same."""
+
 Member = TypeVar("Member", bound=Hashable)
 Found = TypeVar("Found", bound=Hashable)
+_Place: TypeAlias = tuple[Filter, bytes | None]
+"""A filter, and the item that is followed."""
 
 
 @dataclass(slots=True, eq=False)
 class Group(Generic[Member]):
-    """`subscription` stands for all members; its `uid` is nobody's. Members keep their order of arrival.
-
-    `predicate` says whether the filter lets a row through, None where the database has to; `former` says it of rows as
-    they were (see `filter.of_the_past`). Equal filters of a table have the same ones.
-    """
+    """`subscription` stands for all members; its `uid` is nobody's. Members keep their order of arrival."""
 
     subscription: Subscription
-    predicate: Judge
-    former: Judge
     members: Roster[Member, None] = field(default_factory=Roster)
+
+
+class Sieve(Generic[Member]):
+    """The groups that have one filter, and follow the same item where they follow one.
+
+    `predicate` says whether the filter lets a row through, None where the database has to; `former` says it of rows as
+    they were (see `filter.of_the_past`). `cover` is what the sieve is found by; None: by every row.
+    """
+
+    __slots__ = ("_by_sight", "cover", "filter", "former", "groups", "item", "predicate")
+
+    def __init__(self, filter_: Filter, item: bytes | None = None, cover: Cover | None = None) -> None:
+        self.filter = filter_
+        self.item = item
+        self.cover = cover
+        self.predicate, self.former = judges(filter_)
+        self.groups: Crew[Group[Member]] = ()
+        self._by_sight: Mapping[Sight, Sequence[Group[Member]]] | None = None
+
+    @property
+    def by_sight(self) -> Mapping[Sight, Sequence[Group[Member]]]:
+        """The groups by whom the database is asked for."""
+        if self._by_sight is None:
+            found: dict[Sight, list[Group[Member]]] = {}
+            for group in self.groups:
+                found.setdefault(group.subscription.asked_by, []).append(group)
+            self._by_sight = found
+        return self._by_sight
+
+    def put(self, group: Group[Member]) -> None:
+        self.groups = joined(self.groups, group)
+        self._by_sight = None
+
+    def drop(self, group: Group[Member]) -> None:
+        self.groups = left(self.groups, group)
+        self._by_sight = None
 
 
 class Index(Generic[Member]):
@@ -64,11 +100,11 @@ class Index(Generic[Member]):
 
     def candidates(
         self, relation_id: int, images: Sequence[Image], keys: Sequence[bytes] | None = None
-    ) -> Mapping[Group[Member], Sequence[int]]:
-        """The groups that these rows may concern, each with the positions of the rows in question, in their order.
+    ) -> Mapping[Sieve[Member], Sequence[int]]:
+        """The sieves that these rows may concern, each with the positions of the rows in question, in their order.
 
-        The filter of a group lets no other row through, and does not have to be asked about any. Of an UPDATE, `images`
-        are the old ones and the new ones. `keys` are the rows' encoded keys; without them every group that follows one
+        The filter of a sieve lets no other row through, and does not have to be asked about any. Of an UPDATE, `images`
+        are the old ones and the new ones. `keys` are the rows' encoded keys; without them everybody who follows one
         item is found.
         """
         table = self._tables.get(relation_id)
@@ -78,136 +114,96 @@ class Index(Generic[Member]):
         return [member for group in self.find(relation_id) for member in group.members]
 
 
-_Question: TypeAlias = tuple[Filter, Sight]
-"""What is asked of a row, and for whom."""
-
-
-@dataclass(slots=True, eq=False)
-class _Sieve(Generic[Member]):
-    """The groups that have one filter, and for whom it is asked.
-
-    `cover` is what the sieve is found by; None: it is found by every row.
-    """
-
-    predicate: Judge
-    former: Judge
-    cover: Cover | None
-    groups: Crew[Group[Member]] = ()
-
-
 class _Table(Generic[Member]):
     """The groups of one table by what they are, and by what they are found by."""
 
     def __init__(self) -> None:
-        self.groups: Roster[tuple[_Sieve[Member], Hashable], Group[Member]] = Roster()
-        self._sieves: Roster[_Question, _Sieve[Member]] = Roster()
-        self._by_cover: Shelves[_Sieve[Member]] = Shelves()
-        self._by_every_row: Roster[_Sieve[Member], None] = Roster()
-        self._of_items: Roster[_Question, _Sieve[Member]] = Roster()
-        self._by_item: Values[Group[Member]] = Values()
+        self.groups: Roster[tuple[Sieve[Member], Hashable], Group[Member]] = Roster()
+        self._sieves: Roster[_Place, Sieve[Member]] = Roster()
+        self._by_cover: Shelves[Sieve[Member]] = Shelves()
+        self._by_every_row: Roster[Sieve[Member], None] = Roster()
+        self._by_item: Values[Sieve[Member]] = Values()
 
     def add(self, subscription: Subscription, member: Member) -> None:
-        question = _question(subscription)
-        sieve = self._sieves_like(subscription).get(question)
+        place = _place(subscription)
+        sieve = self._sieves.get(place)
         if sieve is None:
-            sieve = self._item_sieve(question) if subscription.item is not None else self._sieve(question)
+            sieve = self._sieve(*place)
         kind = sieve, _kind(subscription)
         group = self.groups.get(kind)
         if group is None:
-            group = Group(
-                replace(subscription, uid=None, key=None, request=None, cursor=False, rights=b""),
-                sieve.predicate,
-                sieve.former,
-            )
+            group = Group(replace(subscription, uid=None, key=None, request=None, cursor=False, rights=b""))
             self.groups.put(kind, group)
-            self._put(group, sieve)
+            sieve.put(group)
         group.members.put(member, None)
 
     def remove(self, subscription: Subscription, member: Member) -> None:
-        sieve = self._sieves_like(subscription)[_question(subscription)]
+        place = _place(subscription)
+        sieve = self._sieves[place]
         kind = sieve, _kind(subscription)
         group = self.groups[kind]
         group.members.drop(member)
         if not group.members:
             self.groups.drop(kind)
-            self._drop(group, sieve)
+            sieve.drop(group)
+            if not sieve.groups:
+                self._sieves.drop(place)
+                self._displace(sieve)
 
     def candidates(
         self, images: Sequence[Image], keys: Sequence[bytes] | None
-    ) -> Mapping[Group[Member], Sequence[int]]:
+    ) -> Mapping[Sieve[Member], Sequence[int]]:
         every = range(len(images))
-        found: dict[Group[Member], Sequence[int]] = {}
-        for sieve in self._by_every_row:
-            found.update(dict.fromkeys(sieve.groups, every))
-        for sieve, positions in self._sieves_at(images).items():
-            found.update(dict.fromkeys(sieve.groups, positions))
+        found: dict[Sieve[Member], Sequence[int]] = dict.fromkeys(self._by_every_row, every)
+        found.update(self._by_rows(images))
         if self._by_item:
-            found.update(dict.fromkeys(self._by_item, every) if keys is None else self._groups_at(keys))
+            found.update(dict.fromkeys(self._by_item, every) if keys is None else self._by_keys(keys))
         return found
 
-    def _sieves_at(self, images: Sequence[Image]) -> Mapping[_Sieve[Member], Sequence[int]]:
-        found: dict[_Sieve[Member], list[int]] = {}
+    def _by_rows(self, images: Sequence[Image]) -> Mapping[Sieve[Member], Sequence[int]]:
+        found: dict[Sieve[Member], list[int]] = {}
         if self._by_cover:
             for position, image in enumerate(images):
                 for sieves in self._by_cover.find(image):
                     _note(found, sieves, position)
         return found
 
-    def _groups_at(self, keys: Sequence[bytes]) -> Mapping[Group[Member], Sequence[int]]:
-        found: dict[Group[Member], list[int]] = {}
+    def _by_keys(self, keys: Sequence[bytes]) -> Mapping[Sieve[Member], Sequence[int]]:
+        found: dict[Sieve[Member], list[int]] = {}
         for position, key in enumerate(keys):
             _note(found, self._by_item.at(key), position)
         return found
 
-    def _sieves_like(self, subscription: Subscription) -> Roster[_Question, _Sieve[Member]]:
+    def _sieve(self, filter_: Filter, item: bytes | None) -> Sieve[Member]:
         """An item says more than any filter: who follows one does not stand where the filter would put it."""
-        return self._sieves if subscription.item is None else self._of_items
-
-    def _sieve(self, question: _Question) -> _Sieve[Member]:
-        filter_, _ = question
-        sieve: _Sieve[Member] = _Sieve(*judges(filter_), cover(filter_, self._by_cover.cost))
-        self._sieves.put(question, sieve)
-        if sieve.cover is None:
+        sieve: Sieve[Member] = Sieve(filter_, item, cover(filter_, self._by_cover.cost) if item is None else None)
+        self._sieves.put((filter_, item), sieve)
+        if item is not None:
+            self._by_item.add((item,), sieve)
+        elif sieve.cover is None:
             self._by_every_row.put(sieve, None)
         else:
             self._by_cover.put(sieve.cover, sieve)
         return sieve
 
-    def _item_sieve(self, question: _Question) -> _Sieve[Member]:
-        filter_, _ = question
-        sieve: _Sieve[Member] = _Sieve(*judges(filter_), None)
-        self._of_items.put(question, sieve)
-        return sieve
-
-    def _put(self, group: Group[Member], sieve: _Sieve[Member]) -> None:
-        sieve.groups = joined(sieve.groups, group)
-        if group.subscription.item is not None:
-            self._by_item.add((group.subscription.item,), group)
-
-    def _drop(self, group: Group[Member], sieve: _Sieve[Member]) -> None:
-        sieve.groups = left(sieve.groups, group)
-        if group.subscription.item is not None:
-            self._by_item.remove((group.subscription.item,), group)
-        if not sieve.groups:
-            self._sieves_like(group.subscription).drop(_question(group.subscription))
-            if group.subscription.item is None:
-                self._displace(sieve)
-
-    def _displace(self, sieve: _Sieve[Member]) -> None:
-        if sieve.cover is None:
+    def _displace(self, sieve: Sieve[Member]) -> None:
+        if sieve.item is not None:
+            self._by_item.remove((sieve.item,), sieve)
+        elif sieve.cover is None:
             self._by_every_row.drop(sieve)
         else:
             self._by_cover.drop(sieve.cover, sieve)
 
 
+@lru_cache(JUDGES_MAX)
 def judges(filter_: Filter) -> tuple[Judge, Judge]:
     """Of rows as they are, and as they were."""
     predicate, past = compile_filter(filter_), of_the_past(filter_)
     return predicate, predicate if past is filter_ else compile_filter(past)
 
 
-def _question(subscription: Subscription) -> _Question:
-    return subscription.query.filter, subscription.asked_by
+def _place(subscription: Subscription) -> _Place:
+    return subscription.query.filter, subscription.item
 
 
 def _note(found: dict[Found, list[int]], things: Iterable[Found], position: int) -> None:

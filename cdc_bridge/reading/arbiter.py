@@ -9,7 +9,7 @@ gets the time that it may take. Who takes too long even then is not asked for a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
@@ -20,9 +20,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.catalog import Column, PgType
 from cdc_bridge.errors import BridgeError, SourceUnavailable
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Verdicts, Worth
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
 from cdc_bridge.rawjson import split_array, split_object
-from cdc_bridge.reading.batches import Batch, in_batches
+from cdc_bridge.reading.batches import Answer, Batch, in_batches, verdicts_of
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.refusals import is_of_the_statement
 from cdc_bridge.reading.resting import Resting
@@ -36,8 +36,6 @@ Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[tuple[str, ...]]]
 Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
 Sighted: TypeAlias = tuple[sql.Composed, Sight]
 Statement: TypeAlias = Sighted | Failure
-Answer: TypeAlias = list[str] | Failure
-"""The rows of a statement, each a text."""
 
 FIRST_SHARE = 0.05
 """Of the time that a statement may take: what each gets when they are asked one by one."""
@@ -51,7 +49,7 @@ class PooledArbiter:
         self._statement_timeout_s = statement_timeout_s
         self._resting = Resting()
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdicts]:
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         """Equal filters of one table are asked for once, of all images at hand, for each of those who ask."""
         batches = in_batches(cases)
         asked = [(batch, _decision(batch)) for batch in batches]
@@ -60,11 +58,8 @@ class PooledArbiter:
         ]
         statements = [_seen(statement, sight) for batch, statement in asked for sight in batch.sights]
         answers = iter(await self._ask_unless_resting(subjects, statements))
-        verdicts: dict[tuple[int, Sight], Verdict] = {}
-        for batch in batches:
-            for sight in batch.sights:
-                verdicts.update(_divided(batch, sight, next(answers)))
-        return [tuple([verdicts[i, sight] for sight in case.sights]) for i, case in enumerate(cases)]
+        of_batches = [(batch, {sight: next(answers) for sight in batch.sights}) for batch in batches]
+        return verdicts_of(len(cases), of_batches)
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         subjects = [(each.collection.relation_id, each.projection, each.sight) for each in completions]
@@ -194,16 +189,6 @@ RESTS = Failure("it took too long before, and is not asked again so soon")
 
 def _seen(statement: sql.Composed | Failure, sight: Sight) -> Statement:
     return statement if isinstance(statement, Failure) else (statement, sight)
-
-
-def _divided(batch: Batch, sight: Sight, answer: Answer) -> Iterator[tuple[tuple[int, Sight], Verdict]]:
-    """To each case, by its position, what was decided about its images."""
-    if isinstance(answer, Failure):
-        yield from (((position, sight), answer) for position in batch.shares)
-        return
-    let_through = [letter == "t" for letter in answer[0]]
-    for position, share in batch.shares.items():
-        yield (position, sight), tuple([let_through[i] for i in share])
 
 
 def _decision(batch: Batch) -> sql.Composed | Failure:

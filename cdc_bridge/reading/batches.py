@@ -6,13 +6,14 @@ thousand messages to ten rooms a policy on rooms is asked ten times.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TypeAlias
 
 from cdc_bridge.change import Row
 from cdc_bridge.filters.filter import Filter
-from cdc_bridge.questions import Case
+from cdc_bridge.questions import Case, Failure, Verdict
 from cdc_bridge.reading.select import columns_in
 from cdc_bridge.reading.where import has_now
 from cdc_bridge.sight import Rules, Sight
@@ -64,6 +65,10 @@ class Batch:
         return place
 
 
+Answer: TypeAlias = list[str] | Failure
+"""The rows of a statement, each a text. That of a batch is one, with a letter for each of its images."""
+
+
 def in_batches(cases: Sequence[Case]) -> list[Batch]:
     """In the order in which they first come."""
     batches: dict[Predicate, Batch] = {}
@@ -75,6 +80,35 @@ def in_batches(cases: Sequence[Case]) -> list[Batch]:
                 batches[predicate] = Batch(predicate, case, columns)
             batches[predicate].add(position, case, sights)
     return list(batches.values())
+
+
+def verdicts_of(count: int, answered: Iterable[tuple[Batch, Mapping[Sight, Answer]]]) -> list[Verdict]:
+    """What was decided about the images of so many cases."""
+    verdicts: dict[int, Verdict] = {}
+    for batch, answers in answered:
+        failures = {sight: answer.reason for sight, answer in answers.items() if isinstance(answer, Failure)}
+        seen_by = _seen_by(batch, answers)
+        for position, share in batch.shares.items():
+            found = Verdict(tuple([seen_by[i] for i in share]), failures)
+            verdicts[position] = _joined(verdicts[position], found) if position in verdicts else found
+    return [verdicts[position] for position in range(count)]
+
+
+def _seen_by(batch: Batch, answers: Mapping[Sight, Answer]) -> list[frozenset[Sight]]:
+    """For each image of a batch."""
+    seen: list[list[Sight]] = [[] for _ in batch.images]
+    for sight, answer in answers.items():
+        if not isinstance(answer, Failure):
+            for of_image, letter in zip(seen, answer[0], strict=True):
+                if letter == "t":
+                    of_image.append(sight)
+    return list(map(frozenset, seen))
+
+
+def _joined(one: Verdict, other: Verdict) -> Verdict:
+    """Of the same case, for others who ask."""
+    seen_by = [mine | theirs for mine, theirs in zip(one.seen_by, other.seen_by, strict=True)]
+    return Verdict(tuple(seen_by), {**one.failures, **other.failures})
 
 
 def _by_rules(sights: Iterable[Sight]) -> Iterator[tuple[Rules, list[Sight]]]:
