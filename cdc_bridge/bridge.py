@@ -25,8 +25,9 @@ from cdc_bridge.capture.connection import KEEPALIVES
 from cdc_bridge.capture.log import LogCapture, LogOptions
 from cdc_bridge.capture.log_reader import PooledLogReader
 from cdc_bridge.conninfo import READ
-from cdc_bridge.errors import BridgeError
+from cdc_bridge.errors import BridgeError, UsageError
 from cdc_bridge.hub.hub import Hub
+from cdc_bridge.logs import facts
 from cdc_bridge.queries.query import QueryLimits
 from cdc_bridge.reading.arbiter import PooledArbiter
 from cdc_bridge.reading.snapshot import Pool, SnapshotReader
@@ -106,11 +107,19 @@ class BridgeOptions:
     held_bytes_max: int = 64 * 1024 * 1024
     snapshot_concurrency: int = 4
     shutdown_timeout_s: float = 3
-    rules: tuple[Rule, ...] = ()
+    rules: Sequence[Rule] = ()
     notify: str = ""
     poll_interval_s: float = 0.05
     retention_age_s: float = 86_400
     retention_bytes: int = 1024 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """What can be chosen anew while the bridge runs, under the names of the settings."""
+
+    rules: Sequence[Rule] = ()
+    static_tokens: Sequence[StaticToken] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +141,12 @@ class Bridge:
         options: BridgeOptions,
         on_listening: Callable[[str], None] = lambda url: None,
         on_stopping: Callable[[], None] = lambda: None,
+        revise: Callable[[], Revision] | None = None,
     ) -> None:
+        """`revise` says what holds from now on, when it is asked; it raises `UsageError` to leave all as it is."""
         self._options = options
+        self._revise = revise
+        self._revising = asyncio.Event()
         self._on_listening = on_listening
         self._on_stopping = on_stopping
         self._stopping = asyncio.Event()
@@ -163,17 +176,19 @@ class Bridge:
         """Read again what may change while clients are connected."""
         if self._certificate:
             self._certificate.reload()
+        self._revising.set()
 
     async def _serve(self, pools: _Pools) -> None:
         capture = self._capture(lambda: broker.hub)
         broker = self._broker(capture, pools)
         custodian = self._custodian(pools.catalog)
         door = self._door(broker, capture, custodian)
-        authenticator = self._authenticator()
+        authenticator = self._authenticator(broker)
         server = WebSocketServer(broker, door, authenticator, self._websocket_options(), self._certificate)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in self._side_by_side(broker, custodian)]
             running.append(tasks.create_task(authenticator.keep_fresh()))
+            running.append(tasks.create_task(self._keep_revised(broker, authenticator)))
             async with server.run() as url:
                 self._on_listening(url)
                 await self._stopping.wait()
@@ -185,6 +200,25 @@ class Bridge:
                     async with asyncio.timeout(self._options.shutdown_timeout_s):
                         await server.say_goodbye()
                 server.abort()
+
+    async def _keep_revised(self, broker: Broker, authenticator: Authenticator) -> None:
+        """Whenever something may have changed, one time after the other."""
+        while True:
+            await self._revising.wait()
+            self._revising.clear()
+            if revision := self._revision():
+                authenticator.take(revision.static_tokens)
+                await broker.adopt_rules(RuleBook(tuple(revision.rules)))
+                log.info("the rules and tokens of the configuration hold as it says now", extra=_counts(revision))
+
+    def _revision(self) -> Revision | None:
+        if self._revise is None:
+            return None
+        try:
+            return self._revise()
+        except UsageError as error:
+            log.error("the configuration stays as it was", extra=facts(reason=str(error)))
+            return None
 
     def _side_by_side(self, broker: Broker, custodian: LogCustodian) -> list[Coroutine[Any, Any, None]]:
         return [
@@ -233,7 +267,7 @@ class Bridge:
             limits=self._query_limits(),
             subscriptions_max=options.subscriptions_max,
             held_bytes_max=options.held_bytes_max,
-            rules=RuleBook(options.rules),
+            rules=RuleBook(tuple(options.rules)),
         )
 
     def _custodian(self, pool: Pool) -> LogCustodian:
@@ -256,9 +290,14 @@ class Bridge:
             options.in_values_max,
         )
 
-    def _authenticator(self) -> Authenticator:
+    def _authenticator(self, broker: Broker) -> Authenticator:
         options = self._options
-        roles = Roles(database=frozenset(options.roles), anonymous=options.anon_role, public=options.insecure_public)
+        roles = Roles(
+            database=frozenset(options.roles),
+            anonymous=options.anon_role,
+            is_ruled=broker.is_ruled,
+            public=options.insecure_public,
+        )
         return Authenticator(
             roles,
             Verifier(options.jwt_audience, options.jwt_issuer, options.jwt_leeway_s),
@@ -359,6 +398,10 @@ def _keys(options: BridgeOptions) -> tuple[keys.Key, ...]:
     if options.jwt_public_key:
         found.append(keys.public(options.jwt_public_key))
     return tuple(found)
+
+
+def _counts(revision: Revision) -> dict[str, Mapping[str, object]]:
+    return facts(rules=len(revision.rules), static_tokens=len(revision.static_tokens))
 
 
 def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

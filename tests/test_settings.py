@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from cdc_bridge.auth.static_tokens import StaticToken
 from cdc_bridge.bridge import BridgeOptions, auth_mode
 from cdc_bridge.conninfo import mask, server
 from cdc_bridge.errors import SettingsError
+from cdc_bridge.rights.rules import Rule
+from cdc_bridge.subscription import EventKind
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 
@@ -31,6 +34,7 @@ SAMPLES = {
     "jwt_jwks_url": "https://issuer.example/keys",
     "roles": "reader, writer",
     "static_tokens": '[{"sha256": "' + "0f" * 32 + '", "role": "reader", "claims": {"sub": "x"}}]',
+    "rules": '[{"role": "reader", "collection": "notes", "fields": ["id"], "filter": {"id": {"_gt": 1.50}}}]',
     "compression": "true",
     "log_format": "json",
     "log_level": "debug",
@@ -388,3 +392,99 @@ def test_origins_are_kept_as_browsers_send_them() -> None:
 def test_text_without_a_password_stays_as_it_is() -> None:
     for text in ("ws://127.0.0.1:8765/websocket", "postgresql://u@db:5432/shop", "listening, all is well"):
         assert mask(text) == text
+
+
+RULE = {"role": "reader", "collection": "notes"}
+
+
+def rules(*tables: object) -> list[Rule]:
+    return s.load({"rules": json.dumps(tables)}).rules
+
+
+def test_rules_are_tables_in_the_file() -> None:
+    write("""
+        [[rules]]
+        role = "reader"
+        collection = "notes"
+        fields = ["id", "text"]
+        filter = { owner = { _eq = "$CURRENT_USER" } }
+        events = ["update", "delete"]
+
+        [[rules]]
+        role = "reader"
+        collection = "rooms"
+        """)
+    owned = '{"owner":{"_eq":"$CURRENT_USER"}}'
+    events = frozenset({EventKind.UPDATE, EventKind.DELETE})
+    assert s.load({}).rules == [
+        Rule("reader", "notes", frozenset({"id", "text"}), owned, events),
+        Rule("reader", "rooms"),
+    ]
+
+
+def test_filter_of_a_rule_is_json_text_too_and_keeps_its_digits() -> None:
+    assert rules(RULE | {"filter": ' {"price": {"_gt": 1.50}} '}) == [
+        Rule("reader", "notes", filter='{"price":{"_gt":1.50}}')
+    ]
+
+
+@pytest.mark.parametrize("fields", ["*", ["*"], ["id", "*"]])
+def test_fields_of_a_rule_are_all_with_a_star(fields: object) -> None:
+    assert rules(RULE | {"fields": fields}) == [Rule("reader", "notes")]
+
+
+@pytest.mark.parametrize("filter_", [{}, "", "{}"])
+def test_empty_filter_of_a_rule_lets_every_row_through(filter_: object) -> None:
+    assert rules(RULE | {"filter": filter_}) == [Rule("reader", "notes")]
+
+
+def test_rule_without_events_is_for_reading() -> None:
+    assert rules(RULE | {"events": []}) == [Rule("reader", "notes", events=frozenset())]
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        ({"filtre": {}}, "rule 1 (reader, notes) has 'filtre', which rules do not have; did you mean filter?"),
+        ({"role": ""}, "rule 1 (notes): role has to be a name"),
+        ({"role": None}, "role has to be a name"),
+        ({"collection": " "}, "collection has to be a name"),
+        ({"collection": 5}, "collection has to be a name"),
+        ({"fields": []}, "fields have to be"),
+        ({"fields": "id"}, "fields have to be"),
+        ({"fields": ["id", ""]}, "each of the fields has to be a name"),
+        ({"filter": "{"}, "its filter is no JSON"),
+        ({"filter": []}, "a filter is a table"),
+        ({"filter": "[]"}, "a filter is a table"),
+        ({"filter": 7}, "a filter is a table"),
+        ({"events": "create"}, "events have to be a list of create, update, delete"),
+        ({"events": ["init"]}, "events have to be a list of create, update, delete"),
+    ],
+)
+def test_rule_that_makes_no_sense_is_refused(rule: dict[str, object], reason: str) -> None:
+    with pytest.raises(SettingsError, match=f"^--rules: .*{re.escape(reason)}"):
+        rules(RULE | rule)
+
+
+def test_date_in_the_filter_of_a_rule_has_to_be_a_text() -> None:
+    write('[[rules]]\nrole = "reader"\ncollection = "notes"\nfilter = { day = { _eq = 2026-11-24 } }\n')
+    with pytest.raises(SettingsError, match=r"^rules in cdc-bridge\.toml: .*write dates as texts"):
+        s.load({})
+
+
+def test_role_has_one_rule_for_a_collection() -> None:
+    with pytest.raises(SettingsError, match='--rules: the role "reader" has two rules for "notes"'):
+        rules(RULE, RULE | {"fields": ["id"]})
+    assert len(rules(RULE, {"role": "writer", "collection": "notes"})) == 2
+
+
+@pytest.mark.parametrize("bad", ["{}", "7", '"x"', "[7]", '[{"role": "reader"}]'])
+def test_rules_that_are_no_list_of_tables_are_refused(bad: str) -> None:
+    with pytest.raises(SettingsError, match=r"^--rules: "):
+        s.load({"rules": bad})
+
+
+def test_settings_that_differ_are_named() -> None:
+    before, now = s.load({"dsn": "host=a"}), s.load({"dsn": "host=b", "rules": json.dumps([RULE])})
+    assert s.differing(before, now) == {"dsn", "rules"}
+    assert s.differing(now, now) == set()

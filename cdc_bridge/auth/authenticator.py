@@ -39,6 +39,10 @@ class Authenticator:
         self._published = published
         self._static_tokens = StaticTokens(static_tokens)
 
+    def take(self, static_tokens: Sequence[StaticToken]) -> None:
+        """These are good from now on, and no others. Who is in already stays."""
+        self._static_tokens = StaticTokens(static_tokens)
+
     def anonymous(self) -> Viewer | None:
         """Who has shown no token; None when nobody may see anything without one."""
         return self._roles.nobody()

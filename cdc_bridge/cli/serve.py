@@ -6,12 +6,14 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cdc_bridge import logs
+from cdc_bridge import settings as s
 from cdc_bridge.cli import leave_at_sigterm
 from cdc_bridge.cli.exposure import Exposure, refusal, warnings
 from cdc_bridge.cli.options import load, with_a_flag_for_each_setting
@@ -21,6 +23,9 @@ from cdc_bridge.errors import CannotServe, UsageError
 from cdc_bridge.logs import facts
 from cdc_bridge.settings import Settings, as_options
 from cdc_bridge.transport.http import is_loopback
+
+if TYPE_CHECKING:
+    from cdc_bridge.bridge import Revision
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +49,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
       cdc-bridge serve --host 0.0.0.0 --tls-certificate tls.crt --tls-key tls.key
     """  # noqa: D301 - the \b is meant
     leave_at_sigterm(0)  # until the bridge has its own
+    config = s.chosen(config)
     settings = load(config, flags)
     logs.setup(settings.log_format, settings.log_level)
     _open_as_many_files_as_allowed()
@@ -55,6 +61,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
         as_options(settings, BridgeOptions),
         on_listening=lambda url: say(f"listening on {url}"),
         on_stopping=lambda: _end_in_any_case(settings.shutdown_timeout_s + GRACE_S),
+        revise=reviser(config, flags, settings),
     )
     try:
         _run(bridge.run())
@@ -71,6 +78,23 @@ def refuse_unless_meant(settings: Settings) -> None:
         log.warning(sentence, extra=facts(host=settings.host, database=server(settings.conninfo)))
 
 
+def reviser(config: Path | None, flags: Mapping[str, object], before: Settings) -> Callable[[], Revision]:
+    """Reads the settings again, from where they were read `before`, and says which have changed in vain."""
+    from cdc_bridge.bridge import Revision
+
+    revised = {field.name for field in fields(Revision)}
+
+    def revise() -> Revision:
+        settings = s.load(flags, config)
+        if reason := refusal(exposure_of(settings)):
+            raise UsageError(reason)
+        if ignored := sorted(s.differing(before, settings) - revised):
+            log.warning("settings have changed that need a restart", extra=facts(settings=", ".join(ignored)))
+        return as_options(settings, Revision)
+
+    return revise
+
+
 def exposure_of(settings: Settings) -> Exposure:
     """What the settings say of it."""
     keys = settings.jwt_secret.get_secret_value() or settings.jwt_public_key or settings.jwt_jwks_url
@@ -81,7 +105,7 @@ def exposure_of(settings: Settings) -> Exposure:
         insecure_public=settings.insecure_public,
         insecure_bind=settings.insecure_bind,
         authenticates=authenticates,
-        lets_roles_in=bool(settings.anon_role or (authenticates and settings.roles)),
+        lets_roles_in=bool(settings.anon_role or (authenticates and (settings.roles or settings.rules))),
         tls_certificate=bool(settings.tls_certificate),
         tls_key=bool(settings.tls_key),
         behind_proxy=settings.behind_proxy,

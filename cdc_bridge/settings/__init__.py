@@ -1,4 +1,4 @@
-"""What the operator decides, read once at start: flags over the environment over a TOML file over defaults.
+"""What the operator decides, read at start and at SIGHUP: flags over the environment over a TOML file over defaults.
 
 A setting has one name in three spellings: `ping_interval_s` in the file, `CDC_BRIDGE_PING_INTERVAL_S` in the
 environment, `--ping-interval-s` as a flag of `serve`. Each source is judged by itself before they are laid
@@ -7,8 +7,19 @@ over one another, so a bad value is refused even where another covers it, under 
 Settings stop at the composition root: no adapter imports this module.
 """
 
-from cdc_bridge.settings.loading import load, unknown_variables
-from cdc_bridge.settings.members import FIELDS, Settings, as_options
+from cdc_bridge.settings.loading import chosen, load, unknown_variables
+from cdc_bridge.settings.members import FIELDS, Settings, as_options, differing
 from cdc_bridge.settings.words import allowed, flag, variable
 
-__all__ = ["FIELDS", "Settings", "allowed", "as_options", "flag", "load", "unknown_variables", "variable"]
+__all__ = [
+    "FIELDS",
+    "Settings",
+    "allowed",
+    "as_options",
+    "chosen",
+    "differing",
+    "flag",
+    "load",
+    "unknown_variables",
+    "variable",
+]

@@ -15,7 +15,8 @@ from pydantic_settings import EnvSettingsSource
 
 from cdc_bridge import conninfo
 from cdc_bridge.errors import SettingsError
-from cdc_bridge.settings.members import FIELDS, PREFIX, REFUSAL, SECRETS, Settings
+from cdc_bridge.settings.members import FIELDS, PREFIX, SECRETS, Settings
+from cdc_bridge.settings.refusal import REFUSAL
 from cdc_bridge.settings.words import allowed, flag, variable
 
 DEFAULT_FILE = Path("cdc-bridge.toml")
@@ -27,10 +28,9 @@ OUTSIDE_THE_SETTINGS = frozenset({"CDC_BRIDGE_TRACEBACK"})
 def load(flags: Mapping[str, object], config: Path | None = None) -> Settings:
     """Read and judge every source; `flags` holds, by setting name, those that were given.
 
-    `config` must exist; without it `cdc-bridge.toml` of the working directory is read when it is there.
-    Raises `SettingsError`.
+    `config` must exist; without it the file is read that is `chosen`. Raises `SettingsError`.
     """
-    file = config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    file = chosen(config)
     in_file = _read_file(file) if file else {}
     in_environment = _read_environment()
     in_flags = {name: value for name, value in flags.items() if value is not None}
@@ -41,6 +41,11 @@ def load(flags: Mapping[str, object], config: Path | None = None) -> Settings:
     settings = Settings.model_validate({**in_file, **in_environment, **in_flags})
     _judge_together(settings)
     return settings
+
+
+def chosen(config: Path | None) -> Path | None:
+    """The file with settings: the named one, else `cdc-bridge.toml` of the working directory when it is there."""
+    return config or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
 
 
 def unknown_variables() -> list[str]:

@@ -11,11 +11,13 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cdc_bridge import conninfo
 from cdc_bridge.auth.static_tokens import StaticToken
+from cdc_bridge.rights.rules import Rule
+from cdc_bridge.settings import rule_tables
+from cdc_bridge.settings.refusal import refusal as _refusal
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,8 +34,6 @@ SECRET_BYTES_MIN = 32
 SECRETS = frozenset({"dsn", "jwt_secret", "jwt_public_key", "jwt_jwks_url", "static_tokens"})
 """Settings of which no message shows a value: what was meant for one may well be a secret where it is refused."""
 
-REFUSAL = "refusal"
-"""The type of an error that says all in a sentence of its own."""
 _ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/:?#@\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?")
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OWN_PORTS = {"http": "80", "https": "443"}
@@ -42,6 +42,7 @@ _DSN_FORM = "a connection string such as postgresql://user@host:5432/database or
 _ORIGINS_FORM = "a list of origins such as https://app.example.com, as JSON or separated by commas"
 _ROLES_FORM = "a list of roles, as JSON or separated by commas"
 _TOKENS_FORM = 'a list of tables {"sha256": "...", "role": "...", "claims": {...}}, the hash in 64 hex digits'
+_RULES_FORM = 'a list of tables {"role": "...", "collection": "...", "fields": [...], "filter": {...}, "events": [...]}'
 _PEM_FORM = "the path of a PEM file"
 _NOTIFY_FORM = "auto or off"
 _COLLECTIONS_FORM = 'a table that names collections, {"schema.table": "name"}, each name once'
@@ -129,6 +130,9 @@ class Settings(BaseSettings):
     static_tokens: Annotated[list[StaticToken], NoDecode] = _setting(
         [], "Tokens that are no JWTs, by their hashes.", allowed=_TOKENS_FORM
     )
+    rules: Annotated[list[Rule], NoDecode] = _setting(
+        [], "What a role may see of a collection: besides its grants, or instead of them.", allowed=_RULES_FORM
+    )
     compression: bool = _setting(False, "Offer permessage-deflate: less traffic for more CPU and memory.")
 
     frame_bytes_max: int = _setting(_MIB, "The largest message that a client may send.", ge=1024)
@@ -204,6 +208,12 @@ class Settings(BaseSettings):
             _check_static_token(token)
         return tokens
 
+    @field_validator("rules", mode="before")
+    @classmethod
+    def _rules_from_tables(cls, value: object) -> object:
+        value = json.loads(value) if isinstance(value, str) else value
+        return rule_tables.read(value) if isinstance(value, list) else value
+
     @field_validator("allowed_origins", "roles", mode="before")
     @classmethod
     def _list_from_text(cls, value: object) -> object:
@@ -254,11 +264,6 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-def _refusal(reason: str) -> PydanticCustomError:
-    """For what only a sentence of its own explains."""
-    return PydanticCustomError(REFUSAL, "{reason}", {"reason": reason})
-
-
 def _check_static_token(token: StaticToken) -> None:
     if not _SHA256.fullmatch(token.sha256):
         raise _refusal("each sha256 has to be 64 hex digits: the hash of a token, never the token itself")
@@ -296,6 +301,11 @@ _MEMBERS = tuple(Settings.model_fields.items())
 
 FIELDS: Mapping[str, FieldInfo] = {_name(attribute, info): info for attribute, info in _MEMBERS}
 """Every setting by its name."""
+
+
+def differing(before: Settings, now: Settings) -> set[str]:
+    """The names of those that have another value."""
+    return {_name(member, info) for member, info in _MEMBERS if getattr(before, member) != getattr(now, member)}
 
 
 def as_options(settings: Settings, options: type[_Options]) -> _Options:
