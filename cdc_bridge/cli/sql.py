@@ -26,6 +26,9 @@ def sql(  # noqa: PLR0917 - Typer calls it, by keyword
         list[str] | None,
         typer.Option(metavar="NAME", help="With --roles: a role that clients can have; may be repeated."),
     ] = None,
+    guard: Annotated[
+        bool, typer.Option(help="With --roles: forbid casts to json of which others than superusers are the makers.")
+    ] = True,
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
@@ -46,7 +49,7 @@ def sql(  # noqa: PLR0917 - Typer calls it, by keyword
     if roles:
         named = {"owner": owner_role, "runtime": runtime_role}
         wanted = Roles(**{part: name for part, name in named.items() if name}, reads_as=tuple(reads_as or ()))
-        say(script(wanted, schema).rstrip())
+        say(script(wanted, schema, guard=guard).rstrip())
         return
     if owner_role or runtime_role or reads_as:
         raise UsageError("--owner-role, --runtime-role and --reads-as name roles: add --roles")

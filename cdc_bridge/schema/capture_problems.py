@@ -8,6 +8,7 @@ from typing import Any
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
+from cdc_bridge.schema.objections import danger
 from cdc_bridge.schema.tables import Table, Tree, trees
 from cdc_bridge.schema.triggers import Level, Trigger, Wanted, ours
 from cdc_bridge.statements import statement
@@ -50,11 +51,19 @@ def capture_problems(tree: Tree) -> Iterator[str]:
             f"{tree.root.relation} has become part of an inheritance hierarchy (INHERITS): rows of the tables under it"
             " are neither read nor told. Detach it, or undo that"
         )
+    yield from dangers(tree)
     if tree.repaired_level is not tree.level:
         yield _problem_of_level(tree)
         return
     for table in tree.tables:
         yield from _problems_of_table(table, _wanted(tree, table))
+
+
+def dangers(tree: Tree) -> Iterator[str]:
+    """What has come into its tables that could misuse the rights of our triggers."""
+    for table in tree.tables:
+        if table.foreign_cast:
+            yield f"{table.relation} {danger(table.foreign_cast)}, or detach the table"
 
 
 def _wanted(tree: Tree, table: Table) -> list[Wanted]:

@@ -16,7 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.errors import DatabaseError, SourceUnavailable
 from cdc_bridge.logs import facts
-from cdc_bridge.schema.capture_problems import missed, read_attached_async
+from cdc_bridge.schema.capture_problems import dangers, missed, read_attached_async
 from cdc_bridge.schema.log_problems import log_problems_async
 from cdc_bridge.schema.mode import Notify
 from cdc_bridge.schema.notification import record_notify_async
@@ -61,6 +61,7 @@ class LogCustodian:
             of_log = await log_problems_async(connection, self._schema)
             attached = await read_attached_async(connection, self._schema)
         of_tables = [problem for tree in attached if (problem := missed(tree))]
+        of_tables += [problem for tree in attached for problem in dangers(tree)]
         self._note("the change log is not as it should be", of_log)
         self._note("a table is not captured as it should be", of_tables)
         self.problems = (*of_log, *of_tables)

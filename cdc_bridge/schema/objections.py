@@ -33,6 +33,14 @@ def check_table(table: Table) -> None:
         raise NotOwner(str(table.relation), table.owner)
 
 
+def danger(foreign_cast: str) -> str:
+    """Why a table is refused in whose columns somebody else's code is."""
+    return (
+        f"has a column that is cast to json by {foreign_cast}, which would run with the rights of the owner of our"
+        " schema: drop that cast, or let a superuser own the function"
+    )
+
+
 def _objection(table: Table) -> str | None:
     """Why this kind of relation cannot be attached, whoever asks."""
     if table.relation.schema in {"pg_catalog", "information_schema", "pg_toast"}:
@@ -45,4 +53,6 @@ def _objection(table: Table) -> str | None:
         return "is a temporary table, which only its own session can see"
     if table.has_inheritance:
         return "is part of an inheritance hierarchy (INHERITS), which cannot be attached: use partitions instead"
+    if table.foreign_cast:
+        return danger(table.foreign_cast)
     return None

@@ -49,13 +49,17 @@ class Lack:
         return f'the runtime role "{self.role}" lacks {self.privilege} on {self.what}: run attach again as the owner'
 
 
-def script(roles: Roles, schema: str) -> str:
-    """What makes the roles, as `psql` runs it. Names stand in it as literals only."""
+def script(roles: Roles, schema: str, *, guard: bool = True) -> str:
+    """What makes the roles, as `psql` runs it. Names stand in it as literals only.
+
+    `guard`: with what `sql/roles/guard.sql` makes.
+    """
     parts = {
         "owner": sql.Literal(roles.owner),
         "runtime": sql.Literal(roles.runtime),
         "reads_as": sql.Literal(_array(roles.reads_as)),
         "granting": granting(schema),
+        "guarding": _guarding(schema) if guard else sql.SQL(""),
     }
     opening = "".join(f"{line}\n" for line in read("roles/create").splitlines()[:4])
     return opening + statement("roles/create", schema, **parts).as_string()
@@ -78,6 +82,12 @@ def _check(name: str) -> None:
         raise UsageError(f"{name!r} cannot be the name of a role: PostgreSQL takes 1 to {NAME_BYTES_MAX} bytes")
     if name.lower() in _RESERVED or name.startswith("pg_"):
         raise UsageError(f"{name!r} cannot be the name of a role here: PostgreSQL gives it a meaning of its own")
+
+
+def _guarding(schema: str) -> sql.Composable:
+    """With the words of the file, which are for who reads the script."""
+    template = sql.SQL(read("roles/guard"))
+    return template.format(guard=sql.Identifier(f"{schema[: NAME_BYTES_MAX - 6]}_guard"))
 
 
 def _array(names: tuple[str, ...]) -> str:

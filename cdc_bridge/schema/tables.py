@@ -36,7 +36,11 @@ from cdc_bridge.statements import statement
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """One table, or something else that can stand in FROM. `columns` maps names to numbers."""
+    """One table, or something else that can stand in FROM. `columns` maps names to numbers.
+
+    `foreign_cast`: what turns a column of it into JSON, is not PostgreSQL's, and belongs to a role that our triggers'
+    rights are too good for.
+    """
 
     oid: int
     relation: Relation
@@ -52,6 +56,7 @@ class Table:
     row_trigger: str | None
     is_subscribing: bool
     is_plain: bool
+    foreign_cast: str | None
     key: frozenset[str]
     columns: Mapping[str, int]
     triggers: Mapping[str, Trigger]
@@ -233,6 +238,7 @@ def _table(row: Mapping[str, Any]) -> Table:
         row_trigger=row["row_trigger"],
         is_subscribing=row["is_subscribing"],
         is_plain=row["is_plain"],
+        foreign_cast=row["foreign_cast"],
         key=frozenset(row["key"]),
         columns=row["columns"],
         triggers={trigger.name: trigger for trigger in triggers},

@@ -21,6 +21,7 @@ DECLARE
     channel text;
     -- 7,999 bytes is PostgreSQL's limit, in the server's encoding, which can be wider than UTF-8.
     rows_bytes_max CONSTANT int := CASE WHEN getdatabaseencoding() = 'UTF8' THEN 7800 ELSE 3900 END;
+    said text;
     pending bigint;
     gate bigint;
     is_open boolean;
@@ -43,7 +44,8 @@ BEGIN
     IF NOT is_open THEN
         RETURN false;
     END IF;
-    pending := greatest(0, coalesce(nullif(current_setting('cdc_bridge.pending_bytes', true), ''), '0')::bigint) + 8000;
+    said := current_setting('cdc_bridge.pending_bytes', true);
+    pending := (CASE WHEN said <> '' AND length(said) < 18 AND rtrim(said, '0123456789') = '' THEN said::bigint ELSE 0 END) + 8000;
     IF pending > 8000000 OR pg_notification_queue_usage() > 0.5 THEN
         PERFORM pg_notify(channel, format(E'2 S %s\n', seq));
         done := {cdc}.shut_gate();

@@ -8,6 +8,17 @@ WITH RECURSIVE tree AS (
     JOIN pg_inherits i ON i.inhparent = tree.oid
     JOIN pg_class c ON c.oid = i.inhrelid
     WHERE c.relispartition AND NOT i.inhdetachpending
+),
+-- Casts to json by functions of a role that has not the rights of the one that our triggers run as, and would get them there. Of
+-- rows and arrays row_to_json() does not ask for a cast, only of what is in them.
+foreign_cast AS MATERIALIZED (
+    SELECT x.castsource AS source, f.oid::regprocedure::text AS function, pg_get_userbyid(f.proowner) AS owner
+    FROM pg_cast x
+    JOIN pg_proc f ON f.oid = x.castfunc
+    JOIN pg_type s ON s.oid = x.castsource AND s.typtype <> 'c' AND s.typsubscript <> 'array_subscript_handler'::regproc
+    WHERE x.casttarget = 'json'::regtype AND x.castmethod = 'f' AND NOT pg_has_role(f.proowner, coalesce(
+        (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = %(schema)s),
+        (SELECT r.oid FROM pg_roles r WHERE r.rolname = CURRENT_USER)), 'MEMBER')
 )
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS relkind,
     c.relpersistence = 't' AS is_temporary, c.relispartition AS is_partition, member.root::bigint AS root,
@@ -43,6 +54,25 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
           AND t.oid <> ALL ('{{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,"\"char\"",uuid,json,jsonb,date,time,timestamp,timestamptz,'
               'inet,cidr,macaddr,macaddr8,oid,bit,varbit}}'::regtype[])
     ) AS is_plain,
+    (WITH RECURSIVE part AS (
+            SELECT a.atttypid AS oid FROM pg_attribute a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+            UNION
+            SELECT inside.oid
+            FROM part
+            JOIN pg_type t ON t.oid = part.oid
+            CROSS JOIN LATERAL (
+                SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
+                UNION ALL
+                SELECT t.typelem WHERE t.typsubscript = 'array_subscript_handler'::regproc
+                UNION ALL
+                SELECT a.atttypid FROM pg_attribute a
+                WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+            ) AS inside
+        )
+        SELECT min(concat(k.function, ' of the role "', k.owner, '"'))
+        FROM foreign_cast k WHERE EXISTS (SELECT FROM foreign_cast) AND k.source IN (SELECT oid FROM part)
+    ) AS foreign_cast,
     -- tgtype: 1 is FOR EACH ROW, 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE, 64 INSTEAD OF.
     (SELECT min(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & (1 | 2 | 64) = 1

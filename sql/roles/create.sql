@@ -91,4 +91,5 @@ $whose$;
 -- The rights of the runtime role on our schema, if that is there. When attach makes it, it gives them too.
 {granting}
 
+{guarding}
 COMMIT;

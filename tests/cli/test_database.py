@@ -10,12 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.cli.command import ROOT, assert_one_sentence, run
-from tests.support.bridge import attach, running_bridge
+from tests.cli.command import assert_one_sentence, run
+from tests.support.bridge import running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
-GRANTS = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8").partition("```sql\n")[2].partition("```")[0]
 TABLES = """
 CREATE TABLE messages (id int PRIMARY KEY, text text, secret text);
 CREATE SCHEMA sales;
@@ -133,24 +132,36 @@ def test_table_that_is_not_there(dsn: str, tmp_path: Path) -> None:
     assert "nosuch" in said
 
 
-async def test_role_with_the_rights_that_the_docs_name_can_serve(dsn: str, database: Database) -> None:
-    role = f"{database.name}_ro"
-    attach(database, "messages")
+async def test_role_that_sql_makes_can_serve(dsn: str, tmp_path: Path, database: Database) -> None:
+    owner, runtime = f"{database.name}_o", f"{database.name} 'r"
+    names = ("--owner-role", owner, "--runtime-role", runtime, "--no-guard")
+    database.execute(run("sql", "--roles", *names, cwd=tmp_path).stdout)
+    ((former,),) = database.execute("SELECT current_user::text")
     database.execute(
-        f"CREATE ROLE {role} LOGIN PASSWORD 'x';"
-        + re.sub(r"TO bridge", f"TO {role}", GRANTS.replace("messages, authors", "messages"))
+        f"ALTER ROLE {owner} PASSWORD 'x'; ALTER ROLE \"{runtime}\" PASSWORD 'x';"
+        f'ALTER TABLE messages OWNER TO {owner}; GRANT SELECT ON messages TO "{runtime}"'
     )
     try:
-        async with (
-            running_bridge(psycopg.conninfo.make_conninfo(dsn, user=role, password="x")) as bridge,
-            connected(bridge.url) as client,
-        ):
+        attaching = psycopg.conninfo.make_conninfo(dsn, user=owner, password="x")
+        assert run("attach", "messages", "--dsn", attaching, cwd=tmp_path).returncode == 0
+        serving = psycopg.conninfo.make_conninfo(dsn, user=runtime, password="x")
+        assert "Problems: none" in run("status", "--dsn", serving, cwd=tmp_path).stdout
+        assert run("prune", "--older-than", "0", "--dsn", serving, cwd=tmp_path).stdout == "Nothing to do.\n"
+        async with running_bridge(serving) as bridge, connected(bridge.url) as client:
             await client.send({"type": "subscribe", "collection": "messages", "uid": "1"})
             assert (await client.next())["event"] == "init"
             database.execute("INSERT INTO messages VALUES (1)")
             assert (await client.next())["event"] == "create"
     finally:
-        database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+        database.execute(f"ALTER TABLE messages OWNER TO {former}")
+        database.execute(f'DROP OWNED BY {owner}, "{runtime}" CASCADE; DROP ROLE {owner}, "{runtime}"')
+
+
+def test_names_of_roles_go_with_roles(tmp_path: Path) -> None:
+    said = assert_one_sentence(run("sql", "--reads-as", "anon", cwd=tmp_path), 2)
+    assert "add --roles" in said
+    said = assert_one_sentence(run("sql", "--roles", "--owner-role", "a", "--runtime-role", "a", cwd=tmp_path), 2)
+    assert "two roles are what this is about" in said
 
 
 def test_role_without_rights_is_told_what_to_do(dsn: str, tmp_path: Path, database: Database) -> None:

@@ -13,7 +13,7 @@ from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.cli.status import as_members
-from cdc_bridge.errors import UsageError
+from cdc_bridge.errors import RelationError, UsageError
 from cdc_bridge.schema import attach, detach, installation
 from cdc_bridge.schema.mode import Mode, Notify
 from cdc_bridge.schema.notification import read_notify, record_notify
@@ -551,3 +551,65 @@ def test_purge_leaves_nothing_of_the_rights(place: Place) -> None:
     with place.connect(place.roles.owner) as owner:
         detach.apply(owner, detach.plan(owner, detach.Request(all_tables=True, purge=True)))
     assert dump(place.database) == before
+
+
+# --- who owns a table ---
+
+CAST = """
+CREATE TYPE sales.mood AS ENUM ('calm');
+CREATE FUNCTION sales.mood_json(sales.mood) RETURNS json LANGUAGE plpgsql
+    AS 'BEGIN INSERT INTO sales.salaries VALUES (1); RETURN ''1''; END';
+CREATE CAST (sales.mood AS json) WITH FUNCTION sales.mood_json(sales.mood);
+"""
+
+
+def test_owner_of_a_table_cannot_make_a_cast_that_runs_inside_of_our_triggers(served: Place) -> None:
+    """Since the script has been run by a superuser. Superusers can, and other casts are nobody's business."""
+    with served.connect(served.app) as conn:
+        with pytest.raises(errors.InsufficientPrivilege, match="rights of the role that captures changes"):
+            conn.execute(CAST.encode())
+        conn.execute(CAST.replace("AS json)", "AS jsonb)").replace("RETURNS json", "RETURNS jsonb").encode())
+    served.database.execute(CAST.replace("mood", "temper"))
+    assert "cdc_guard" in script(served.roles, "cdc")
+    assert "cdc_guard" not in script(served.roles, "cdc", guard=False)
+
+
+@pytest.fixture
+def unguarded(served: Place) -> Place:
+    served.database.execute("DROP SCHEMA cdc_guard CASCADE")
+    return served
+
+
+@pytest.mark.parametrize(
+    "column", ["sales.mood", "sales.mood[]", "sales.two", "sales.feeling", "sales.feeling[]", "sales.span"]
+)
+def test_table_with_such_a_cast_is_refused(unguarded: Place, column: str) -> None:
+    """Wherever in a column its type is."""
+    unguarded.database.execute(
+        f"SET ROLE {unguarded.app}; {CAST} CREATE TYPE sales.two AS (id int, mood sales.mood);"
+        "CREATE DOMAIN sales.feeling AS sales.mood; CREATE TYPE sales.span AS RANGE (subtype = sales.mood);"
+        "CREATE FUNCTION sales.span_json(sales.span) RETURNS json LANGUAGE sql AS 'SELECT NULL::json';"
+        "CREATE CAST (sales.span AS json) WITH FUNCTION sales.span_json(sales.span);"
+        f"CREATE TABLE sales.moody (id int, mood {column})"
+    )
+    with pytest.raises(RelationError, match=r"has a column that is cast to json by sales\.(mood|span)_json"):
+        unguarded.attach("sales.moody")
+    unguarded.database.execute(
+        "ALTER FUNCTION sales.mood_json OWNER TO postgres; ALTER FUNCTION sales.span_json OWNER TO postgres"
+    )
+    unguarded.attach("sales.moody")
+
+
+async def test_such_a_cast_that_is_made_later_is_reported(unguarded: Place) -> None:
+    """Until somebody has done something about it the owner of the table has the rights of the owner role."""
+    unguarded.database.execute(f"SET ROLE {unguarded.app}; {CAST} ALTER TABLE sales.t ADD COLUMN mood sales.mood")
+    with unguarded.connect(unguarded.roles.runtime) as conn:
+        found = {str(table.relation): table.problems for table in read_status(conn).tables}
+    assert found["sales.salaries"] == ()
+    assert found["sales.t"][0].startswith(
+        "sales.t has a column that is cast to json by sales.mood_json(sales.mood) of the role"
+    )
+    with pytest.raises(RelationError, match="cast to json"):
+        unguarded.attach("sales.t")
+    with unguarded.connect(unguarded.roles.owner) as owner, pytest.raises(errors.InsufficientPrivilege):
+        owner.execute("INSERT INTO sales.salaries VALUES (1)")  # all that it could misuse is the log
