@@ -74,14 +74,14 @@ def tables(database: Database) -> Database:
 
 
 def serving(tables: Database, **options: Any) -> contextlib.AbstractAsyncContextManager[RunningBridge]:
-    options = {
+    given: dict[str, Any] = {
         "insecure_public": False,
         "jwt_secret": SECRET,
         "roles": ("cdc_test_reader",),
         "anon_role": "cdc_test_anon",
         "static_tokens": (StaticToken(hashlib.sha256(MACHINE.encode()).hexdigest(), "cdc_test_reader"),),
-    } | options
-    return running_bridge(tables.dsn, **options)
+    }
+    return running_bridge(tables.dsn, **given | options)
 
 
 def token(sub: str = "ann", **more: Any) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from cdc_bridge.standing import no_users
 from tests.protocol.recording import Message, Phase, Recording
 
 ANY = type("Any", (), {"__eq__": lambda self, other: True, "__hash__": None, "__repr__": lambda self: "ANY"})()
@@ -226,8 +227,10 @@ def protocol_pings_are_answered(recording: Recording) -> None:
 @difference("When the bridge closes it says why by a code; Directus closes without one.")
 def closing_has_a_code(recording: Recording) -> None:
     """Directus closes without one. No sign of life is a limit: `ping_interval_s`."""
-    recording.phases[-1].steps[-1]["dir"] = "closed_by_server"
-    recording.phases[-1].steps[-1]["code"] = 1008
+    told = [message for phase in recording.phases for message in phase.expected]
+    step = next(step for phase in recording.phases for step in phase.steps if step["dir"] == "close")
+    step["dir"] = "closed_by_server"
+    step["code"] = 4401 if told and told[-1].get("status") == "error" and told[-1]["type"] == "auth" else 1008
 
 
 @difference("Too many connections are refused with HTTP 503; Directus says 403.")
@@ -236,10 +239,88 @@ def too_many_connections_is_503(recording: Recording) -> None:
         step["outcome"] = 503 if step["outcome"] == 403 else step["outcome"]
 
 
+@difference(
+    "Where `allowed_origins` names some, no others are let in, pages of the bridge's own host among them; Directus"
+    " always lets in its own."
+)
+def a_list_of_origins_is_exact(recording: Recording) -> None:
+    for step in _connects(recording):
+        step["outcome"] = 403 if step["sock"] == "same" else step["outcome"]
+
+
 @difference("Any other path is answered with 404 at once; Directus lets the client wait.")
 def other_paths_are_404(recording: Recording) -> None:
     for step in _connects(recording):
         step["outcome"] = 404 if step["outcome"] == "error" else step["outcome"]
+
+
+# --- authentication ---
+
+
+@difference("A malformed `auth` is answered; Directus is silent.")
+def malformed_authentication_is_answered(recording: Recording) -> None:
+    answer: Message = {"type": "auth", "status": "error"}
+    codes = {"m1": "INVALID_PAYLOAD", "m2": "INVALID_PAYLOAD", "m3": "AUTH_FAILED"}
+    recording.phases[0].expected = [
+        *(answer | {"error": {"code": code, "message": ANY}, "uid": uid} for uid, code in codes.items()),
+        *recording.phases[0].expected,
+    ]
+
+
+@difference("There are no users: `email` and `password`, or a `refresh_token`, are refused, with words of our own.")
+def there_are_no_users(recording: Recording) -> None:
+    for phase in recording.phases:
+        for message in phase.expected:
+            if message["type"] == "auth":
+                message["error"]["message"] = no_users().message
+
+
+@difference(
+    "After `TOKEN_EXPIRED` nothing of a subscription is told until there is another token; Directus goes on to send"
+    " keys of deleted rows, and an error for each other change."
+)
+def nothing_is_told_after_expiry(recording: Recording) -> None:
+    has_expired = False
+    for phase in recording.phases:
+        if has_expired:
+            phase.expected = [message for message in phase.expected if message["type"] == "auth"]
+        has_expired |= _tells(phase, "TOKEN_EXPIRED")
+
+
+@difference(
+    "When a client becomes somebody else, each subscription goes on with fresh data (`reason: resync`), or ends with"
+    " the error that `subscribe` would get now; Directus tells of that with the next change."
+)
+def subscriptions_follow_the_client_s_role(recording: Recording) -> None:
+    """When a token was bad or did not come in time, `secrets` are out of sight; another token shows them again."""
+    forbidden = _forbidden("secrets", "s")
+    for phase in recording.phases:
+        phase.expected = [message for message in phase.expected if message != forbidden]
+    lost = next((p for p in recording.phases if _tells(p, "AUTH_FAILED") or _tells(p, "AUTH_TIMEOUT")), None)
+    if lost is not None:
+        for phase in recording.phases[recording.phases.index(lost) + 1 :]:
+            phase.expected = [message for message in phase.expected if message["type"] != "subscription"]
+        lost.expected.append(forbidden)
+    resync: Message = {"type": "subscription", "event": "init", "reason": "resync"}
+    if lost is not None and any(message["uid"] == "m" for message in recording.subscribes()):
+        lost.expected.append(resync | {"data": [{"id": 1}], "uid": "m"})
+    for phase in recording.phases:
+        if any(message.get("uid") == "again" for message in phase.expected):
+            phase.expected.append(resync | {"data": [], "uid": "s"})
+
+
+def _tells(phase: Phase, code: str) -> bool:
+    return any(message.get("error", {}).get("code") == code for message in phase.expected)
+
+
+def _forbidden(collection: str, uid: str) -> Message:
+    message = f'You don\'t have permission to access collection "{collection}" or it does not exist. Queried in root.'
+    return {
+        "type": "subscribe",
+        "status": "error",
+        "error": {"code": "FORBIDDEN", "message": message},
+        "uid": uid,
+    }
 
 
 # --- means ---
