@@ -27,6 +27,12 @@ class SortKey:
     path: tuple[Reference, ...] = ()
 
 
+def total_order(sort: tuple[SortKey, ...], collection: Collection) -> tuple[SortKey, ...]:
+    """What was asked for, then the key, so that pages do not overlap."""
+    named = {key.field.column.name for key in sort if not key.path and key.field.function is None}
+    return *sort, *(SortKey(Field(column)) for column in collection.key_columns if column.name not in named)
+
+
 @dataclass(frozen=True, slots=True)
 class Nested:
     """Rows of another collection that belong to a row: one object or null, or with `reference.is_many` a list.

@@ -15,7 +15,7 @@ from cdc_bridge.catalog import Catalog, Collection, Reference
 from cdc_bridge.errors import RequestError, invalid_query
 from cdc_bridge.filters.filter import Field
 from cdc_bridge.filters.normal_form import all_of
-from cdc_bridge.projection import Nested, Output, Projection
+from cdc_bridge.projection import Nested, Output, Projection, total_order
 from cdc_bridge.queries import field_names, forms
 from cdc_bridge.queries.field_names import joined
 from cdc_bridge.queries.filter_parser import FilterParser
@@ -174,7 +174,10 @@ class FieldsParser:
                     parse_search(deep.get("_search"), level.collection, self._speller, f"{prefix}_search"),
                 ]
             ),
-            parse_sort(deep.get("_sort"), level.collection, self._catalog, level.path, f"{prefix}_sort"),
+            total_order(
+                parse_sort(deep.get("_sort"), level.collection, self._catalog, level.path, f"{prefix}_sort"),
+                level.collection,
+            ),
             limit,
             forms.offset(deep.get("_offset"), deep.get("_page"), limit, f"{prefix}_"),
         )

@@ -13,7 +13,7 @@ from psycopg import sql
 from cdc_bridge.catalog import Collection, Column, Reference
 from cdc_bridge.change import Row
 from cdc_bridge.filters.filter import Comparison, Field, Filter, Policy, Related, Required, leaves
-from cdc_bridge.projection import Nested, Output, Projection, SortKey
+from cdc_bridge.projection import Nested, Output, Projection, SortKey, total_order
 from cdc_bridge.reading.expression import operand
 from cdc_bridge.reading.fragments import Name, Parameter, Verbatim, compare, joined
 from cdc_bridge.reading.images import images, ordinal, table
@@ -31,7 +31,7 @@ def rows(collection: Collection, query: Query, key: tuple[str, ...] | None, surr
         outputs=outputs(query.projection, ALIAS, surroundings),
         table=table(collection, ALIAS),
         condition=condition(collection, query.filter, key, surroundings),
-        order=_order(query.sort, collection, ALIAS, surroundings),
+        order=_order(total_order(query.sort, collection), ALIAS, surroundings),
         cut=cut(query.limit + 1 if query.limit else 0, query.offset),
     )
 
@@ -129,12 +129,11 @@ def _one(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Composed
 
 
 def _many(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Composed:
-    target = surroundings.target(nested.reference)
     limit: sql.Composable = sql.SQL("")
     if nested.limit is not None or nested.offset:
         limit = cut(2**63 - 1 if nested.limit is None else nested.limit, nested.offset)
     return sql.SQL("(SELECT coalesce(json_agg(row_to_json(x.*)), '[]') FROM ({}{}{}) AS x)").format(
-        _belonging(nested, alias, surroundings), _order(nested.sort, target, _inner(alias), surroundings), limit
+        _belonging(nested, alias, surroundings), _order(nested.sort, _inner(alias), surroundings), limit
     )
 
 
@@ -154,11 +153,8 @@ def _inner(alias: str) -> str:
     return alias + "n"
 
 
-def _order(sort: Sequence[SortKey], collection: Collection, alias: str, surroundings: Surroundings) -> sql.Composable:
-    """What the client asked for, then the key, so that pages do not overlap."""
-    named = {key.field.column.name for key in sort if not key.path and key.field.function is None}
-    keys = [SortKey(Field(collection.by_name[name])) for name in collection.key if name not in named]
-    return order([(_sorted_by(key, alias, surroundings), key.descending) for key in (*sort, *keys)])
+def _order(sort: Sequence[SortKey], alias: str, surroundings: Surroundings) -> sql.Composable:
+    return order([(_sorted_by(key, alias, surroundings), key.descending) for key in sort])
 
 
 def order(terms: Iterable[tuple[sql.Composable, bool]]) -> sql.Composable:

@@ -87,6 +87,7 @@ def test_relation_to_many_rows_is_a_list_with_the_limit_of_any_list() -> None:
     assert nested("messages.text") == Nested(
         AUTHORS.by_reference["messages"],
         Projection((Output("text", Field(MESSAGES.by_name["text"])),)),
+        sort=(SortKey(Field(MESSAGES.by_name["id"])),),
         limit=100,
     )
 
