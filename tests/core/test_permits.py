@@ -1,0 +1,331 @@
+"""What viewers may see: PostgreSQL is asked once for what only it knows, and what cannot be judged is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from cdc_bridge.access import Access, RoleAccess, RowPolicy, TableAccess
+from cdc_bridge.broker.interpreter import Interpreter
+from cdc_bridge.broker.permits import Permits, Unanswered
+from cdc_bridge.catalog import Catalog, PgType
+from cdc_bridge.errors import RequestError, SourceUnavailable
+from cdc_bridge.filters.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Policy
+from cdc_bridge.queries.query import QueryLimits
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
+from cdc_bridge.rights.rules import Rule, RuleBook
+from cdc_bridge.subscription import EventKind
+from cdc_bridge.viewer import SELF, Viewer
+from tests.core.facts import KEYLESS, MESSAGES
+
+TEXT = MESSAGES.by_name["text"]
+CLAIM = "current_setting('request.jwt.claims'::text, true)"
+SECRET = "lower(text) = secret()"
+OWN = RowPolicy("own", f"(text = {CLAIM})", ("text",), digest="1")
+OPAQUE = RowPolicy("odd", f"({SECRET})", ("text",), digest="2")
+TO_JUDGE = Policy("messages", f"({SECRET})", (TEXT,))
+
+
+def person(name: str, role: str | None = "reader", **claims: Any) -> Viewer:
+    return Viewer(role or "guest", role, msgspec.json.encode({"sub": name, **claims}).decode())
+
+
+ANN, BOB = person("ann"), person("bob")
+
+
+def guarded(*policies: RowPolicy, columns: frozenset[str] | None = None) -> Catalog:
+    """`reader` has these policies on the messages, `writer` none."""
+    access: dict[str | None, RoleAccess] = {
+        "reader": {MESSAGES.relation_id: TableAccess(columns, policies), KEYLESS.relation_id: TableAccess()},
+        "writer": {MESSAGES.relation_id: TableAccess()},
+    }
+    return Catalog([MESSAGES, KEYLESS], Access(access))
+
+
+class Database:
+    """What an expression is worth to somebody is the claim `sub`. It may say why it cannot judge a policy."""
+
+    def __init__(self) -> None:
+        self.worths: list[Worth] = []
+        self.probes: list[Case] = []
+        self.obstacle = ""
+        self.has_no_value: set[Viewer] = set()
+
+    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]:
+        self.worths += worths
+        return [self._value(worth.viewer) for worth in worths]
+
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+        self.probes += cases
+        return [Verdict((), dict.fromkeys(each.sights, self.obstacle) if self.obstacle else {}) for each in cases]
+
+    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+        raise AssertionError("nothing is shown")
+
+    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
+        raise AssertionError("there is nothing to spell")
+
+    def _value(self, viewer: Viewer) -> Value | Failure:
+        if viewer in self.has_no_value:
+            return Failure("no such setting")
+        return Value("text", msgspec.json.encode(viewer.claim_values["sub"]))
+
+
+async def guard(permits: Permits, database: Database, viewer: Viewer, catalog: Catalog) -> Filter:
+    """What comes out once PostgreSQL has been asked for all that is missing."""
+    while True:
+        try:
+            return permits.guard(MESSAGES, viewer, catalog)
+        except Unanswered as unanswered:
+            await permits.learn([unanswered], database)
+
+
+def is_text(value: str) -> Comparison:
+    return Comparison(Field(TEXT), Operator.EQ, (Literal(msgspec.json.encode(value)),))
+
+
+# --- what PostgreSQL is asked ---
+
+
+async def test_what_claims_are_worth_is_asked_once_for_each_viewer() -> None:
+    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    for _ in range(2):
+        for viewer in (ANN, BOB):
+            filter_ = await guard(permits, database, viewer, catalog)
+            assert filter_ == is_text(viewer.claim_values["sub"])
+    assert database.worths == [Worth(ANN, CLAIM), Worth(BOB, CLAIM)]
+    assert database.probes == []
+
+
+async def test_another_catalog_has_answers_of_its_own() -> None:
+    """While it takes the place of the old one, both are asked for."""
+    permits, database, old, new = Permits(), Database(), guarded(OWN), guarded(OWN)
+    for catalog in (old, new, old, new):
+        await guard(permits, database, ANN, catalog)
+    assert database.worths == [Worth(ANN, CLAIM)] * 2
+
+
+async def test_policy_that_only_postgresql_can_judge_is_tried_once_for_a_role() -> None:
+    """Of no row at all; which of the role's viewers asks makes no difference."""
+    permits, database, catalog = Permits(), Database(), guarded(OPAQUE)
+    for viewer in (ANN, BOB):
+        filter_ = await guard(permits, database, viewer, catalog)
+        assert filter_ == TO_JUDGE
+    (probe,) = database.probes
+    assert (probe.filter, probe.images, [sight.viewer for sight in probe.sights]) == (TO_JUDGE, (), [ANN])
+
+
+async def test_policies_are_asked_for_step_by_step_until_all_is_known() -> None:
+    """What is left to be judged is known only when values are."""
+    permits, database = Permits(), Database()
+    catalog = guarded(OWN, replace(OPAQUE, is_permissive=False))
+    asked: list[tuple[int, int]] = []
+    while True:
+        try:
+            filter_ = permits.guard(MESSAGES, ANN, catalog)
+            break
+        except Unanswered as unanswered:
+            asked.append((len(unanswered.worths), len(unanswered.probes)))
+            await permits.learn([unanswered], database)
+    assert asked == [(1, 0), (0, 1)]
+    assert isinstance(filter_, And)
+    assert set(filter_.parts) == {is_text("ann"), TO_JUDGE}
+
+
+async def test_what_many_need_is_asked_together_and_each_once() -> None:
+    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    unknown = []
+    for viewer in (ANN, BOB, ANN):
+        with pytest.raises(Unanswered) as unanswered:
+            permits.guard(MESSAGES, viewer, catalog)
+        unknown.append(unanswered.value)
+    await permits.learn(unknown, database)
+    assert database.worths == [Worth(ANN, CLAIM), Worth(BOB, CLAIM)]
+    assert permits.guard(MESSAGES, BOB, catalog) == is_text("bob")
+
+
+async def test_more_than_is_kept_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdc_bridge.broker.permits.KNOWN_MAX", 1)
+    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    for viewer in (ANN, BOB, person("eve"), ANN):
+        await guard(permits, database, viewer, catalog)
+    assert [worth.viewer for worth in database.worths] == [ANN, BOB, person("eve"), ANN]
+
+
+async def test_expression_without_a_value_is_left_to_postgresql() -> None:
+    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    database.has_no_value.add(ANN)
+    filter_ = await guard(permits, database, ANN, catalog)
+    assert filter_ == Policy("messages", OWN.expression, (TEXT,))
+    assert len(database.probes) == 1
+
+
+@pytest.mark.parametrize(
+    ("viewer", "policies", "filter_"),
+    [
+        (person("eve", "writer"), (OWN,), EVERYTHING),
+        (ANN, (), NOTHING),
+        (SELF, (OWN,), EVERYTHING),
+    ],
+    ids=["without row-level security", "no policy applies", "the bridge itself"],
+)
+def test_nothing_is_asked_where_nothing_has_to_be_judged(
+    viewer: Viewer, policies: tuple[RowPolicy, ...], filter_: Filter
+) -> None:
+    assert Permits().guard(MESSAGES, viewer, guarded(*policies)) == filter_
+
+
+async def test_requests_are_read_once_all_is_known() -> None:
+    """The interpreter asks, and asks for a read that PostgreSQL guards by itself nothing."""
+    database, catalog = Database(), guarded(OWN, replace(OPAQUE, is_permissive=False))
+    interpreter = Interpreter(database, QueryLimits(), Permits())
+    read = await interpreter.read({}, "messages", catalog, ANN, to_follow=False)
+    assert (read.query.filter, database.worths, database.probes) == (EVERYTHING, [], [])
+    followed = await interpreter.read({"filter": {"id": 1}}, "messages", catalog, ANN, to_follow=True)
+    assert isinstance(followed.query.filter, And)
+    assert {is_text("ann"), TO_JUDGE} < set(followed.query.filter.parts)
+    assert (len(database.worths), len(database.probes)) == (1, 1)
+
+
+async def test_database_that_is_gone_answers_nothing_and_is_asked_again() -> None:
+    permits, database, catalog = Permits(), Database(), guarded(OWN)
+
+    async def gone(worths: Sequence[Worth]) -> list[Value | Failure]:
+        raise SourceUnavailable("gone")
+
+    answers = database.value
+    database.value = gone  # type: ignore[method-assign]
+    with pytest.raises(SourceUnavailable):
+        await guard(permits, database, ANN, catalog)
+    database.value = answers  # type: ignore[method-assign]
+    assert await guard(permits, database, ANN, catalog) == is_text("ann")
+
+
+# --- what cannot be judged ---
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[Any]:
+    return [vars(record)["facts"] for record in caplog.records if record.levelno == logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        (replace(OPAQUE, obstacle="it uses the column tableoid"), "it uses the column tableoid"),
+        (replace(OPAQUE, columns=("text", "pin")), 'it uses the column "pin", which is excluded'),
+    ],
+    ids=["obstacle", "excluded column"],
+)
+def test_policy_that_cannot_be_judged_is_refused_and_told_to_the_operator_only(
+    policy: RowPolicy, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(RequestError) as refused:
+        Permits().guard(MESSAGES, ANN, guarded(OWN, policy))
+    assert refused.value.code == "FORBIDDEN"
+    assert told(caplog) == [{"table": "public.messages", "role": "reader", "policy": "odd", "reason": reason}]
+    assert not any(word in str(refused.value) for word in ("pin", "odd", "secret", "tableoid", "reader"))
+
+
+async def test_policy_that_postgresql_cannot_evaluate_is_refused_with_its_reason_and_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What it depends on may be mended."""
+    permits, database, catalog = Permits(), Database(), guarded(OPAQUE)
+    database.obstacle = "permission denied for function secret"
+    with pytest.raises(RequestError, match="FORBIDDEN") as refused:
+        await guard(permits, database, ANN, catalog)
+    (facts,) = told(caplog)
+    assert (facts["policy"], facts["reason"], facts["role"]) == (OPAQUE.expression, database.obstacle, "reader")
+    assert "secret" not in str(refused.value)
+    database.obstacle = ""
+    assert await guard(permits, database, ANN, catalog) == TO_JUDGE
+    assert len(database.probes) == 2
+
+
+# --- the digest of rights ---
+
+
+def rights(
+    viewer: Viewer = ANN, catalog: Catalog | None = None, *rules: Rule, of: Sequence[int] = (MESSAGES.relation_id,)
+) -> bytes:
+    return Permits(RuleBook(rules)).rights(viewer, of, catalog or guarded(OWN))
+
+
+def test_rights_are_the_same_on_each_bridge_and_with_each_token_of_a_person() -> None:
+    passing: list[dict[str, Any]] = [{}, {"exp": 1}, {"exp": 2, "iat": 1, "nbf": 1, "jti": "x"}]
+    assert len({rights(person("ann", **claims)) for claims in passing}) == 1
+    unordered = Viewer("reader", "reader", '{"b":1, "a":[2], "exp":7}')
+    assert rights(unordered) == rights(Viewer("reader", "reader", '{"a":[2],"b":1}'))
+    assert rights(of=[100, 200]) == rights(of=[200, 100])
+
+
+RULE = Rule("reader", "messages", frozenset({"id"}), '{"id":1}', frozenset({EventKind.CREATE}))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        rights(BOB),
+        rights(person("ann", team=1)),
+        rights(person("ann", role="writer")),
+        rights(person("ann", role=None)),
+        rights(ANN, guarded(replace(OWN, digest="another"))),
+        rights(ANN, guarded(replace(OWN, is_permissive=False))),
+        rights(ANN, guarded(OWN, OPAQUE)),
+        rights(ANN, guarded()),
+        rights(ANN, guarded(OWN, columns=frozenset({"text"}))),
+        rights(ANN, guarded(OWN), Rule("reader", "messages")),
+        rights(of=[100, 200]),
+    ],
+    ids=[
+        "viewer",
+        "claim",
+        "role",
+        "no role",
+        "policy's digest",
+        "restrictive",
+        "one more policy",
+        "no policy",
+        "columns",
+        "rule",
+        "tables",
+    ],
+)
+def test_whatever_somebody_may_see_otherwise_makes_other_rights(other: bytes) -> None:
+    assert other != rights()
+
+
+@pytest.mark.parametrize(
+    "changed", [{"fields": None}, {"filter": '{"id":2}'}, {"events": frozenset({EventKind.DELETE})}], ids=str
+)
+def test_another_rule_makes_other_rights(changed: dict[str, Any]) -> None:
+    assert rights(ANN, guarded(OWN), RULE) != rights(ANN, guarded(OWN), replace(RULE, **changed))
+    assert rights(ANN, guarded(OWN), RULE) == rights(ANN, guarded(OWN), RULE, Rule("writer", "messages"))
+
+
+def test_rights_are_not_touched_by_what_happens_to_others() -> None:
+    grown = Catalog(
+        [MESSAGES, KEYLESS], Access({**guarded(OWN).access.roles, "other": {100: TableAccess(frozenset())}})
+    )
+    assert rights(ANN, grown) == rights()
+
+
+# --- views ---
+
+
+def test_view_is_kept_until_other_rules_hold() -> None:
+    permits, catalog = Permits(), guarded(OWN)
+    first = permits.view(ANN, catalog)
+    assert permits.view(BOB, catalog) is first, "columns are a matter of roles"
+    assert set(first.by_name) == {"messages", "log"}
+    permits.take(RuleBook((Rule("reader", "messages", frozenset({"id"})),)))
+    narrow = permits.view(ANN, catalog)
+    assert {name: [column.name for column in each.columns] for name, each in narrow.by_name.items()} == {
+        "messages": ["id"]
+    }
+    assert permits.view(person("eve", "writer"), catalog).by_name["messages"] is MESSAGES
