@@ -1,11 +1,12 @@
 """Is the bridge in this container alive? Ends with 0 if `/healthz` says so, else with 1 and the reason.
 
-From the standard library alone, so that a slim image needs no curl. It knows the port from the environment, as
-the bridge does; a port that is set by flag or file it does not see.
+From the standard library alone, so that a slim image needs no curl. It knows the port and whether there is TLS from
+the environment, as the bridge does; what is set by flag or file it does not see.
 """
 
 import http.client
 import os
+import ssl
 import sys
 
 DEFAULT_PORT = 8765
@@ -18,10 +19,19 @@ def port() -> int:
     return int(text) if text.isdecimal() else DEFAULT_PORT
 
 
+def connect() -> http.client.HTTPConnection:
+    """To the bridge. "localhost" is both 127.0.0.1 and ::1: it may listen on either."""
+    if not os.environ.get("CDC_BRIDGE_TLS_CERTIFICATE"):
+        return http.client.HTTPConnection("localhost", port(), timeout=TIMEOUT_S)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # its certificate is for another name, and nothing is said here that is secret
+    context.verify_mode = ssl.CERT_NONE
+    return http.client.HTTPSConnection("localhost", port(), timeout=TIMEOUT_S, context=context)
+
+
 def answer() -> str:
     """What is wrong, or nothing."""
-    # "localhost" is both 127.0.0.1 and ::1: the bridge may listen on either.
-    connection = http.client.HTTPConnection("localhost", port(), timeout=TIMEOUT_S)
+    connection = connect()
     try:
         connection.request("GET", "/healthz")
         status = connection.getresponse().status

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 import ssl
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from cdc_bridge.errors import SettingsError
 from cdc_bridge.transport.tls import Certificate
 from tests.support.bridge import BridgeProcess
 from tests.support.certificate import Pair, make_pair
+from tests.support.process import ROOT, running
 from tests.support.wsclient import connected
 
 NOWHERE = "host=127.0.0.1 port=1"
@@ -62,6 +64,15 @@ async def test_bridge_with_a_certificate_is_found_at_wss_and_nowhere_else(tmp_pa
 def test_old_versions_of_tls_are_refused(tmp_path: Path) -> None:
     pair = make_pair(tmp_path)
     assert Certificate(str(pair.certificate), str(pair.key)).context.minimum_version == ssl.TLSVersion.TLSv1_2
+
+
+async def test_healthcheck_of_the_image_speaks_tls_too(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path)
+    async with serving(pair) as bridge:
+        where = {"CDC_BRIDGE_PORT": str(port_of(bridge)), "CDC_BRIDGE_TLS_CERTIFICATE": str(pair.certificate)}
+        for variables, code in ((where, 0), ({"CDC_BRIDGE_PORT": where["CDC_BRIDGE_PORT"]}, 1)):
+            async with running(sys.executable, str(ROOT / "docker" / "healthcheck.py"), env=variables) as check:
+                assert await check.wait() == code
 
 
 async def test_connections_that_never_speak_tls_give_way(tmp_path: Path) -> None:

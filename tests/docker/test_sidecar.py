@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from cdc_bridge.auth.minting import mint
 from tests.docker.engine import ROOT, CommandFailed, Engine
 from tests.support.wsclient import connected
 
 pytestmark = pytest.mark.timeout(900)  # the first test also waits for the images
 
-SERVE = ("serve", "--host", "0.0.0.0", "--insecure-public", "--insecure-bind")
+SERVE = ("serve", "--host", "0.0.0.0", "--insecure-bind")
+SECRET = secrets.token_hex(32)
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 PASSWORD = "p@ss/word%"
 OWN_MEGABYTES_MAX = 80
@@ -46,8 +48,14 @@ class Container:
         return published["HostIp"], int(published["HostPort"])
 
     @property
-    def url(self) -> str:
+    def bare_url(self) -> str:
         return "ws://{}:{}/websocket".format(*self.address)
+
+    @property
+    def url(self) -> str:
+        """For whoever has the role `web`."""
+        token = mint(SECRET, {"role": "web", "exp": int(time.time()) + 600})
+        return f"{self.bare_url}?access_token={token}"
 
     def execute(self, *command: str) -> str:
         return self.engine("exec", self.name, *command)
@@ -102,11 +110,13 @@ def postgres(engine: Engine, network: str, postgres_name: str) -> Iterator[Conta
     with container(engine, network, postgres_name, options=options) as postgres:
         postgres.until(postgres.takes_statements, STARTS_WITHIN_S)
         postgres.psql("CREATE TABLE messages (id int PRIMARY KEY, text text)")
+        postgres.psql("CREATE ROLE web NOLOGIN; GRANT SELECT ON messages TO web")
         yield postgres
 
 
 def variables(host: str = "postgres") -> tuple[str, ...]:
     values = {"PGHOST": host, "PGUSER": "postgres", "PGPASSWORD": PASSWORD, "PGDATABASE": "postgres"}
+    values |= {"CDC_BRIDGE_JWT_SECRET": SECRET, "CDC_BRIDGE_ROLES": "web"}
     return tuple(part for name, value in values.items() for part in ("--env", f"{name}={value}"))
 
 
@@ -225,14 +235,26 @@ def compose(engine: Engine, sidecar_name: str, postgres_name: str) -> Iterator[C
         pytest.skip("ATTENTION: docker/compose.yaml was NOT tested: there is no `docker compose` here")
     project = f"cdc-bridge-test-{secrets.token_hex(4)}"
     file = str(ROOT / "docker" / "compose.yaml")
-    images = {"CDC_BRIDGE_IMAGE": sidecar_name, "POSTGRES_IMAGE": postgres_name, "PUBLISHED_PORT": ""}
+    values = {"CDC_BRIDGE_IMAGE": sidecar_name, "POSTGRES_IMAGE": postgres_name, "PUBLISHED_PORT": ""}
 
-    def compose(*arguments: str) -> str:
-        command = ("compose", "--project-name", project, "--file", file, *arguments)
-        return engine(*command, timeout=180, **images)
+    def compose(*arguments: str, secret: str = SECRET) -> str:
+        command = ("compose", "--project-name", project, "--file", file, "--env-file", "/dev/null", *arguments)
+        return engine(*command, timeout=180, CDC_BRIDGE_JWT_SECRET=secret, **values)
 
     yield compose
     compose("down", "--volumes", "--timeout", "5")
+
+
+def test_compose_file_has_no_secret_of_its_own(compose: Callable[..., str]) -> None:
+    with pytest.raises(CommandFailed, match="CDC_BRIDGE_JWT_SECRET"):
+        compose("config", secret="")
+
+
+async def test_client_without_a_token_is_turned_away(bridge: Container) -> None:
+    async with connected(bridge.bare_url) as client:
+        await client.send({"type": "subscribe", "collection": "messages"})
+        await client.expect(type="auth", status="error")
+        assert await client.closed() == 4401
 
 
 async def test_compose_file_brings_up_the_whole_on_loopback(engine: Engine, compose: Callable[..., str]) -> None:
