@@ -99,9 +99,9 @@ class Crowd:
         """How many are concerned by this row having been inserted."""
         image = Image(row, 0)
         count = 0
-        for group in self.index.candidates(ROOMS.relation_id, [image], [bytes(row["room"])]):
-            if group.predicate(image):
-                count += sum(1 for _ in group.members)
+        for sieve in self.index.candidates(ROOMS.relation_id, [image], [bytes(row["room"])]):
+            if sieve.predicate(image):
+                count += sum(1 for group in sieve.groups for _ in group.members)
         return count
 
     def cost_us(self) -> float:

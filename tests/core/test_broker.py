@@ -19,7 +19,7 @@ from cdc_bridge.errors import Forgotten, RequestError, SourceChanged, SourceUnav
 from cdc_bridge.ports import Arbiter, Asked, CaughtUp, InitialData, LogReader, Missed, Page
 from cdc_bridge.protocol import Subscribe
 from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdicts, Worth
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
 from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.viewer import SELF
 from tests.core.facts import (
@@ -260,10 +260,10 @@ class Thinking:
         self.can_spell = asyncio.Event()
         self.can_spell.set()
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdicts]:
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         self.asked += 1
         await self.go_on.wait()
-        return [((True,) * len(case.images),) * len(case.sights) for case in cases]
+        return [Verdict.for_all(case.sights, (True,) * len(case.images)) for case in cases]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         return []

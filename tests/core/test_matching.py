@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
@@ -30,7 +31,8 @@ from cdc_bridge.filters.filter import (
     disjunction,
 )
 from cdc_bridge.filters.image import Image
-from cdc_bridge.index.matching import Group, Index
+from cdc_bridge.filters.predicate import compile_filter
+from cdc_bridge.index.matching import Group, Index, Sieve
 from cdc_bridge.subscription import Aggregate, AggregateFunction, EventKind, Meta, Subscription
 from tests.core.facts import INT4, MESSAGES, TEXT, row, subscription
 
@@ -88,7 +90,12 @@ def image(values: Row) -> Image:
 
 
 def found(index: Index[Any], *rows: Row, **facts: Any) -> set[Any]:
-    return {member for group in index.candidates(500, [*map(image, rows)], **facts) for member in group.members}
+    return {
+        member
+        for sieve in index.candidates(500, [*map(image, rows)], **facts)
+        for group in sieve.groups
+        for member in group.members
+    }
 
 
 VALUES = {
@@ -133,8 +140,13 @@ def rows(draw) -> Row:
 
 def _scan(index: Index[Any], images: list[Image]) -> dict[Group[Any], list[int]]:
     """What the index has to find: every row that a filter lets through, or that the database has to judge."""
-    verdicts = {g: [i for i, each in enumerate(images) if g.predicate(each) is not False] for g in index.find(500)}
+    judged = {group: compile_filter(group.subscription.query.filter) for group in index.find(500)}
+    verdicts = {g: [i for i, each in enumerate(images) if judge(each) is not False] for g, judge in judged.items()}
     return {group: positions for group, positions in verdicts.items() if positions}
+
+
+def _groups(found: Mapping[Sieve[Any], Sequence[int]]) -> dict[Group[Any], list[int]]:
+    return {group: list(positions) for sieve, positions in found.items() for group in sieve.groups}
 
 
 @settings(max_examples=200, deadline=None)
@@ -150,7 +162,7 @@ def test_finds_whatever_a_scan_finds(steps, images, random):
             gone = random.choice(list(present))
             index.remove(present.pop(gone), gone)
     ready = [image(each) for each in images]
-    candidates = index.candidates(500, ready)
+    candidates = _groups(index.candidates(500, ready))
     for group, positions in _scan(index, ready).items():
         assert set(positions) <= set(candidates.get(group, ()))
     assert sorted(index.members(500)) == sorted(present)
@@ -170,7 +182,7 @@ def test_finds_nothing_in_vain_by_one_comparison(alone, images):
     for number, comparison in enumerate(alone):
         index.add(asking(comparison), number)
     ready = [image(each) for each in images]
-    assert {group: list(at) for group, at in index.candidates(500, ready).items()} == _scan(index, ready)
+    assert _groups(index.candidates(500, ready)) == _scan(index, ready)
 
 
 def test_each_group_is_found_once_with_its_rows():
@@ -181,8 +193,8 @@ def test_each_group_is_found_once_with_its_rows():
     index.add(asking(EVERYTHING), "all")
     index.add(asking(where(ROOM, Operator.EQ, 3)), "none")
     index.add(asking(disjunction(where(ROOM, Operator.EQ, 1), where(ROOM, Operator.LT, 2))), "twice")
-    candidates = index.candidates(500, [image(row(room=1)), image(row(room=2))])
-    positions = {next(iter(group.members)): list(at) for group, at in candidates.items()}
+    candidates = _groups(index.candidates(500, [image(row(room=1)), image(row(room=2))]))
+    positions = {next(iter(group.members)): at for group, at in candidates.items()}
     assert positions == {"both": [0, 1], "new": [1], "all": [0, 1], "twice": [0]}
 
 
@@ -328,7 +340,12 @@ def test_equal_filters_are_judged_by_the_same_function():
     index: Index[str] = Index()
     index.add(asking(where(ROOM, Operator.EQ, 1)), "all")
     index.add(asking(where(ROOM, Operator.EQ, 1), event=EventKind.CREATE), "new")
-    first, second = index.candidates(500, [image(row(room=1))])
+    index.add(asking(where(ROOM, Operator.EQ, 1), item=b"1"), "one")
+    first, second = index.candidates(500, [image(row(room=1))], [b"1"])
+    assert [[list(group.members) for group in sieve.groups] for sieve in (first, second)] == [
+        [["all"], ["new"]],
+        [["one"]],
+    ]
     assert first.predicate is second.predicate
 
 
@@ -346,6 +363,8 @@ PLAIN = asking(EVERYTHING)
         replace(PLAIN, old=True),
         replace(PLAIN, changes_only=True),
         replace(PLAIN, related=True),
+        replace(PLAIN, allowed=frozenset({EventKind.CREATE})),
+        replace(PLAIN, collection=replace(ROOMS, key=())),
         replace(PLAIN, query=replace(PLAIN.query, meta=frozenset({Meta.TOTAL_COUNT}))),
         replace(PLAIN, query=replace(PLAIN.query, aggregate=FIGURES)),
     ],
@@ -396,8 +415,8 @@ def test_thousands_that_come_and_go_leave_nothing_behind():
         index.remove(each, number)
     table = index._tables[500]
     assert (len(table.groups), len(table._sieves), len(table._by_every_row)) == (1, 1, 1)
-    assert (len(table._by_cover), len(table._of_items), len(table._by_item)) == (0, 0, 0)
-    rosters = table.groups, table._sieves, table._by_every_row, table._of_items, table._by_item._items
+    assert (len(table._by_cover), len(table._by_item)) == (0, 0)
+    rosters = table.groups, table._sieves, table._by_every_row, table._by_item._items
     assert all(each.__sizeof__() < 3_000 for each in rosters)
     index.remove(PLAIN, -1)
     assert not index._tables

@@ -25,7 +25,7 @@ from cdc_bridge.hub.hub import Hub
 from cdc_bridge.index.matching import Index
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Verdicts, Worth
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
 from cdc_bridge.rights.rules import Rule, RuleBook
 from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import EventKind, Subscription
@@ -67,11 +67,11 @@ class Owners:
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdicts]:
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         self.calls += 1
         self.cases += cases
         await self.go_on.wait()
-        return [tuple(self._verdict(case, sight) for sight in case.sights) for case in cases]
+        return [self._verdict(case) for case in cases]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         self.completions += completions
@@ -83,10 +83,11 @@ class Owners:
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
         raise AssertionError("there is nothing to spell")
 
-    def _verdict(self, case: Case, sight: Sight) -> Verdict:
-        if sight in self.failing:
-            return Failure("too slow")
-        return tuple(msgspec.json.decode(bytes(image["text"])) == _name(sight) for image in case.images)
+    def _verdict(self, case: Case) -> Verdict:
+        failing = self.failing.intersection(case.sights)
+        owners = [msgspec.json.decode(bytes(image["text"])) for image in case.images]
+        seen_by = [frozenset(each for each in case.sights if _name(each) == owner) - failing for owner in owners]
+        return Verdict(tuple(seen_by), dict.fromkeys(failing, "too slow"))
 
 
 def _name(sight: Sight) -> Any:

@@ -17,7 +17,7 @@ from cdc_bridge.hub.follower import Anchor, Reading
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Verdicts, Worth
+from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
 from cdc_bridge.subscription import Subscription
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update
 
@@ -54,10 +54,10 @@ class Database:
         self.fails: set[str] = set()
         self.is_gone = False
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdicts]:
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         self._called()
         self.cases += cases
-        return [(self._verdict(case),) * len(case.sights) for case in cases]
+        return [self._verdict(case) for case in cases]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         self._called()
@@ -81,8 +81,9 @@ class Database:
         assert isinstance(value, Literal)
         pattern = msgspec.json.decode(value.raw)
         if pattern in self.fails:
-            return Failure("too slow")
-        return tuple(pattern in msgspec.json.decode(bytes(image["text"])) for image in case.images)
+            return Verdict((frozenset(),) * len(case.images), dict.fromkeys(case.sights, "too slow"))
+        matching = [pattern in msgspec.json.decode(bytes(image["text"])) for image in case.images]
+        return Verdict.for_all(case.sights, matching)
 
 
 def _shown(image: Row) -> Row:
@@ -143,7 +144,7 @@ async def test_question_that_fails_sends_those_whom_it_is_about_back_to_the_star
 async def test_answer_that_makes_no_sense_sends_those_whom_it_is_about_back_to_the_start() -> None:
     scene = Scene(filtered(matching("a")), subscription())
 
-    async def decide(cases: Sequence[Case]) -> list[Verdicts]:
+    async def decide(cases: Sequence[Case]) -> list[Verdict]:
         raise ValueError
 
     scene.database.decide = decide  # type: ignore[method-assign]

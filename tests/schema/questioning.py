@@ -14,7 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Row
 from cdc_bridge.filters.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
-from cdc_bridge.questions import Case, Failure
+from cdc_bridge.questions import Case, Failure, Verdict
 from cdc_bridge.rawjson import split_object
 from cdc_bridge.reading.arbiter import PooledArbiter
 from cdc_bridge.reading.fragments import parameters
@@ -23,6 +23,7 @@ from cdc_bridge.reading.snapshot import SnapshotReader
 from cdc_bridge.reading.where import Surroundings, where
 from cdc_bridge.schema.catalog import read_catalog
 from cdc_bridge.schema.session import prepare
+from cdc_bridge.sight import BY_ITSELF
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 
@@ -54,9 +55,9 @@ class Questions:
     async def by_images(self, collection: Collection, filter_: Filter, now_us: int = NOW_US) -> list[int]:
         """The same of the rows' images, as the arbiter decides."""
         images = await self.images(collection)
-        ((verdict,),) = await self.arbiter.decide([Case(collection, self.catalog, filter_, images, now_us)])
-        assert not isinstance(verdict, Failure), verdict
-        return [number(image) for image, is_let_through in zip(images, verdict, strict=True) if is_let_through]
+        (verdict,) = await self.arbiter.decide([Case(collection, self.catalog, filter_, images, now_us)])
+        assert not verdict.failures, verdict
+        return [number(image) for image, seen_by in zip(images, verdict.seen_by, strict=True) if seen_by]
 
     async def images(self, collection: Collection) -> tuple[Row, ...]:
         """All rows of the table, as a change would carry them."""
@@ -64,6 +65,15 @@ class Questions:
         async with self.pool.connection() as connection:
             found = await connection.execute(statement, [])
             return tuple([split_object(row) for (row,) in await found.fetchall()])
+
+
+def let_through(*images: bool) -> Verdict:
+    """Of a case that is asked for nobody in particular."""
+    return Verdict.for_all([BY_ITSELF], images)
+
+
+def failed(failure: Failure, images_count: int = 3) -> Verdict:
+    return Verdict((frozenset(),) * images_count, {BY_ITSELF: failure.reason})
 
 
 def number(image: Row) -> int:
