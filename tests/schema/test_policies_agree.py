@@ -24,6 +24,8 @@ from cdc_bridge.filters.filter import NOTHING, Comparison, Field, Filter, Litera
 from cdc_bridge.filters.image import Image
 from cdc_bridge.filters.predicate import compile_filter
 from cdc_bridge.rawjson import split_object
+from cdc_bridge.reading.fragments import parameters
+from cdc_bridge.reading.where import Surroundings, where
 from cdc_bridge.rights.claims import FunctionName, SqlFunction, claim_functions
 from cdc_bridge.rights.conditions import AllOf, AnyOf, Condition, Opaque, parse
 from cdc_bridge.rights.deciding import ClaimValue, needed, to_filter
@@ -172,7 +174,7 @@ def string(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Policed:
     """A connection of the superuser, the columns of `public.t`, and a role that policies are for."""
 
     conn: psycopg.Connection[Any]
@@ -216,7 +218,7 @@ async def _catalog(database: Database) -> Catalog:
 
 
 @pytest.fixture(scope="module")
-def around(shared: Database, role: str) -> Iterator[Surroundings]:
+def around(shared: Database, role: str) -> Iterator[Policed]:
     collection = asyncio.run(_catalog(shared)).by_name["t"]
     with psycopg.connect(shared.dsn) as conn:
         conn.execute(
@@ -226,7 +228,7 @@ def around(shared: Database, role: str) -> Iterator[Surroundings]:
         known = claim_functions(functions(conn))
         fill(conn)
         conn.commit()
-        yield Surroundings(conn, collection.by_name, known, role)
+        yield Policed(conn, collection.by_name, known, role)
 
 
 UNREADABLE = (psycopg.errors.DataError, psycopg.errors.FeatureNotSupported, psycopg.errors.IndeterminateCollation)
@@ -237,7 +239,7 @@ class Meaningless(Exception):
     """There is no such operator, or 5.50 is no uuid."""
 
 
-def understood(around: Surroundings, policy: str) -> Condition:
+def understood(around: Policed, policy: str) -> Condition:
     """What is made of a policy on `public.t` that somebody creates. It is there until the transaction ends."""
     conn = around.conn
     conn.execute(PEOPLE)
@@ -255,12 +257,12 @@ def functions(conn: psycopg.Connection[Any]) -> list[SqlFunction]:
     return [SqlFunction(schema, name, result, body, tuple(settings)) for schema, name, result, body, settings in rows]
 
 
-def become(around: Surroundings, claims: str) -> None:
+def become(around: Policed, claims: str) -> None:
     around.conn.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(around.role)))
     around.conn.execute("SELECT set_config('request.jwt.claims', %s, true)", [claims])
 
 
-def worth(around: Surroundings, expression: str) -> ClaimValue | None:
+def worth(around: Policed, expression: str) -> ClaimValue | None:
     """Of a claim that is no uuid there is no uuid."""
     try:
         with around.conn.transaction():
@@ -273,7 +275,7 @@ def worth(around: Surroundings, expression: str) -> ClaimValue | None:
     return ClaimValue(type_, None if raw is None else raw.encode())
 
 
-def images(around: Surroundings) -> list[dict[str, msgspec.Raw]]:
+def images(around: Policed) -> list[dict[str, msgspec.Raw]]:
     found = around.conn.execute("SELECT row_to_json(t.*)::text FROM public.t ORDER BY id").fetchall()
     return [dict(split_object(row)) for (row,) in found]
 
@@ -304,7 +306,7 @@ def is_opaque(condition: Condition) -> bool:
     return isinstance(condition, Opaque)
 
 
-def check(around: Surroundings, policy: str, claims: str) -> int:
+def check(around: Policed, policy: str, claims: str) -> int:
     """How many rows memory could not judge, where PostgreSQL judges them and what is opaque to memory."""
     conn = around.conn
     rows = images(around)
@@ -318,6 +320,8 @@ def check(around: Surroundings, policy: str, claims: str) -> int:
                 put_beside(around, text, rows)
     except UNREADABLE:
         return 0
+    if not opaque_texts(condition, values):
+        assert by_where(conn, to_filter(condition, values, by_postgres)) == shown, (policy, claims)
     judge = compile_filter(to_filter(condition, values, by_postgres))
     verdicts = [judge(Image(row, 0)) for row in rows]
     for row, verdict in zip(rows, verdicts, strict=True):
@@ -325,7 +329,14 @@ def check(around: Surroundings, policy: str, claims: str) -> int:
     return verdicts.count(None)
 
 
-def put_beside(around: Surroundings, text: str, rows: list[dict[str, msgspec.Raw]]) -> None:
+def by_where(conn: psycopg.Connection[Any], filter_: Filter) -> set[int]:
+    """What is asked where memory is not sure."""
+    condition = where(filter_, "t", Surroundings(Catalog(), 0))
+    asked = sql.SQL("SELECT id FROM public.everything AS t WHERE {}").format(condition)
+    return {id_ for (id_,) in conn.execute(asked, parameters(asked)).fetchall()}
+
+
+def put_beside(around: Policed, text: str, rows: list[dict[str, msgspec.Raw]]) -> None:
     """What PostgreSQL says of each row."""
     asked = f"SELECT to_json({text})::text FROM public.everything AS t ORDER BY id"
     for row, (raw,) in zip(rows, around.conn.execute(asked.encode()).fetchall(), strict=True):
@@ -542,7 +553,7 @@ CLAIMS = st.sampled_from(["", "{}"]) | st.fixed_dictionaries(
 
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(policies=st.lists(POLICIES, min_size=8, max_size=16, unique=True), claims=CLAIMS)
-def test_memory_says_what_row_level_security_shows(around: Surroundings, policies: list[str], claims: str) -> None:
+def test_memory_says_what_row_level_security_shows(around: Policed, policies: list[str], claims: str) -> None:
     with around.conn.transaction(force_rollback=True):
         for policy in policies:
             with suppress(Meaningless), around.conn.transaction(force_rollback=True):
@@ -623,7 +634,7 @@ NOT_UNDERSTOOD = [
 
 
 @pytest.mark.parametrize("policy", UNDERSTOOD)
-def test_policies_are_decided_in_memory(around: Surroundings, policy: str) -> None:
+def test_policies_are_decided_in_memory(around: Policed, policy: str) -> None:
     with around.conn.transaction(force_rollback=True):
         with around.conn.transaction(force_rollback=True):
             condition = understood(around, policy)
@@ -640,14 +651,14 @@ CLAIMED = json.dumps(
 )
 
 
-def known(around: Surroundings, expression: str) -> ClaimValue:
+def known(around: Policed, expression: str) -> ClaimValue:
     value = worth(around, expression)
     assert value is not None
     return value
 
 
 @pytest.mark.parametrize("policy", NOT_UNDERSTOOD)
-def test_what_is_not_certain_is_left_to_postgres(around: Surroundings, policy: str) -> None:
+def test_what_is_not_certain_is_left_to_postgres(around: Policed, policy: str) -> None:
     with around.conn.transaction(force_rollback=True):
         assert isinstance(understood(around, policy), Opaque)
     with around.conn.transaction(force_rollback=True):
