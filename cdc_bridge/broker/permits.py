@@ -18,6 +18,7 @@ from cdc_bridge.broker.ruling import Proofreader, Ruling, ruling
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.errors import RequestError
 from cdc_bridge.filters.filter import EVERYTHING, Filter, Policy, leaves
+from cdc_bridge.filters.normal_form import all_of
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import Arbiter
 from cdc_bridge.queries.speller import Spelling
@@ -36,16 +37,18 @@ KNOWN_MAX = 100_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """Whether a role can have a policy evaluated of an image of a row."""
+    """Whether a role can have policies evaluated of an image of a row: all together, since each may keep the others
+    from being evaluated (see `reading.scripts`).
+    """
 
     collection: Collection
     catalog: Catalog
-    policy: Policy
+    policies: Filter
     viewer: Viewer
 
     @property
-    def subject(self) -> tuple[str | None, int, Policy]:
-        return self.viewer.role, self.collection.relation_id, self.policy
+    def subject(self) -> tuple[str | None, int, Filter]:
+        return self.viewer.role, self.collection.relation_id, self.policies
 
 
 @dataclass(eq=False)
@@ -65,7 +68,7 @@ class _Known:
     views: dict[tuple[str, str | None, frozenset[int]], Catalog] = field(default_factory=dict)
     rulings: dict[Viewer, Ruling] = field(default_factory=dict)
     values: dict[Worth, ClaimValue | Failure] = field(default_factory=dict)
-    obstacles: dict[tuple[str | None, int, Policy], str] = field(default_factory=dict)
+    obstacles: dict[tuple[str | None, int, Filter], str] = field(default_factory=dict)
 
 
 class Permits:
@@ -154,13 +157,14 @@ class Permits:
     def _check(self, filter_: Filter, collection: Collection, viewer: Viewer, catalog: Catalog) -> None:
         known = self._of(catalog).obstacles
         opaque = [leaf for leaf in leaves(filter_) if isinstance(leaf, Policy)]
-        probes = [Probe(collection, catalog, policy, viewer) for policy in opaque]
-        if missing := tuple(probe for probe in probes if probe.subject not in known):
-            raise Unanswered(catalog, probes=missing)
-        for probe in probes:
-            if reason := known[probe.subject]:
-                del known[probe.subject]  # it may be another time
-                raise _refused(collection, viewer, probe.policy.expression, reason)
+        if not opaque:
+            return
+        probe = Probe(collection, catalog, all_of(opaque), viewer)
+        if probe.subject not in known:
+            raise Unanswered(catalog, probes=(probe,))
+        if reason := known[probe.subject]:
+            del known[probe.subject]  # it may be another time
+            raise _refused(collection, viewer, " and ".join(policy.expression for policy in opaque), reason)
 
     def _of(self, catalog: Catalog) -> _Known:
         """Two catalogs are in use while one takes the other's place."""
@@ -182,7 +186,7 @@ async def _learn_obstacles(known: _Known, probes: Sequence[Probe], arbiter: Arbi
     """It is evaluated of no row at all, which takes all rights that evaluating it takes."""
     if not probes:
         return
-    cases = [Case(each.collection, each.catalog, each.policy, (), 0, (Sight(each.viewer),)) for each in probes]
+    cases = [Case(each.collection, each.catalog, each.policies, (), 0, (Sight(each.viewer),)) for each in probes]
     for probe, verdict in zip(probes, await arbiter.decide(cases), strict=True):
         known.obstacles[probe.subject] = next(iter(verdict.failures.values()), "")
 

@@ -26,7 +26,7 @@ from cdc_bridge.reading.batches import Answer, Batch, in_batches, verdicts_of
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.refusals import is_of_the_statement
 from cdc_bridge.reading.resting import Resting
-from cdc_bridge.reading.scripts import ask_together, look_through
+from cdc_bridge.reading.scripts import ask_together
 from cdc_bridge.reading.select import completions, spellings, verdicts, worth
 from cdc_bridge.reading.where import Surroundings
 from cdc_bridge.sight import BY_ITSELF, Sight
@@ -161,8 +161,9 @@ class PooledArbiter:
     async def _alone(self, connection: Connection, sighted: Sighted, limit_s: float) -> Answer:
         statement, sight = sighted
         try:
+            if sight != BY_ITSELF:
+                return (await ask_together(connection, [sighted], limit_s))[0]
             async with self._transaction(connection, limit_s):
-                await look_through(connection, sight)
                 cursor = await connection.execute(statement, parameters(statement))
                 return [row for (row,) in await cursor.fetchall()]
         except errors.QueryCanceled:
@@ -176,7 +177,7 @@ class PooledArbiter:
 
     @asynccontextmanager
     async def _transaction(self, connection: Connection, limit_s: float) -> AsyncIterator[None]:
-        async with connection.transaction():
+        async with connection.transaction(force_rollback=True):
             await connection.execute("SET TRANSACTION READ ONLY")
             await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(max(1, round(limit_s * 1000))))
             yield

@@ -1,17 +1,18 @@
 """Statements that are run with other eyes: as a role, with somebody's claims (as PostgREST does).
 
 Many of them go to the server as one script. A statement that several want to be asked is prepared there once, by the
-bridge itself, and then run for each: it is parsed and planned once, and whoever asks needs no right to use the schemas
-in which its functions are, as with policies that PostgreSQL applies by itself.
+bridge itself where it may, and then run for each: it is parsed and planned once, and whoever asks needs no right to use
+the schemas in which its functions are, as with policies that PostgreSQL applies by itself.
 
-The eyes are changed before each statement and closed with the transaction: what a function of a policy does to its
-session lasts no longer.
+Policies call functions that others have written, and those can change their session: its role, its claims, where names
+are looked for, what is prepared. So the eyes are changed before each statement, no two statements share a transaction,
+each transaction is rolled back, which undoes whatever was set, and what is prepared is thrown away with it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, groupby
 from typing import Any, TypeAlias
 
 import psycopg
@@ -28,14 +29,25 @@ NO_ROLE = "none"
 """That of the session."""
 
 
-async def look_through(connection: Connection, sight: Sight, before: Sight = BY_ITSELF) -> None:
-    """Until the transaction ends, or other eyes are taken. `before`: those that are open now."""
-    if sight.viewer != before.viewer:
+async def look_through(connection: Connection, sight: Sight) -> None:
+    """Until the transaction is rolled back. The eyes that are open now are the bridge's own."""
+    if sight.viewer != BY_ITSELF.viewer:
         await connection.execute(statement("queries/look_through"), _who(sight))
 
 
+async def begin_looking(connection: Connection, sight: Sight) -> None:
+    """Inside of a transaction, until `end_looking`."""
+    await connection.execute("SAVEPOINT looking")
+    await look_through(connection, sight)
+
+
+async def end_looking(connection: Connection) -> None:
+    """The session is as before, whatever a function has done to it."""
+    await connection.execute("ROLLBACK TO looking")
+
+
 async def ask_together(connection: Connection, asked: Sequence[Sighted], limit_s: float) -> list[list[str]]:
-    """The rows of each, each a text. One transaction, one round trip, `limit_s` for each statement.
+    """The rows of each, each a text. One round trip, a transaction and `limit_s` for each statement.
 
     Raises `psycopg.Error` when one of them fails; the connection can be used on.
     """
@@ -62,22 +74,29 @@ class _Script:
 
     def written(self, asked: Sequence[Sighted], limit_s: float) -> str:
         """For the answers to be in the order of the questions, equal statements have to stand side by side."""
+        for _, group in groupby(asked, key=lambda each: id(each[0])):
+            self._write(list(group), max(1, round(limit_s * 1000)))
+        return ";\n".join(self._lines)
+
+    def _write(self, asked: Sequence[Sighted], limit_ms: int) -> None:
+        """One statement, for all who ask it."""
+        (text, first), *_ = asked
+        self._say("DEALLOCATE ALL")
         self._say("BEGIN READ ONLY")
-        self._say(f"SET LOCAL statement_timeout = {max(1, round(limit_s * 1000))}")
-        prepared: dict[int, str] = {}
-        names = (f"cdc_bridge_{number}" for number in count())
-        for each, _ in asked:  # by the bridge itself, before anybody else's eyes are open
-            if id(each) not in prepared:
-                name = prepared[id(each)] = next(names)
-                self._say(f"PREPARE {name} AS {self._quoting.mogrify(each, parameters(each))}")
-        for each, sight in asked:
+        self._say(f"SET LOCAL statement_timeout = {limit_ms}")
+        self._say(self._prepare(text, first))
+        for _, sight in asked:
             self._say(self._quoting.mogrify(statement("queries/look_through"), _who(sight)))
             self.answers_at.append(len(self._lines))
-            self._say(f"EXECUTE {prepared[id(each)]}")
-        for name in prepared.values():
-            self._say(f"DEALLOCATE {name}")
-        self._say("COMMIT")
-        return ";\n".join(self._lines)
+            self._say("EXECUTE cdc_bridge_asked")
+        self._say("ROLLBACK")
+        self._say("DEALLOCATE ALL")
+
+    def _prepare(self, text: sql.Composed, first: Sight) -> str:
+        """By the bridge itself; where it may not use a schema, by the first who asks."""
+        prepare = f"PREPARE cdc_bridge_asked AS {self._quoting.mogrify(text, parameters(text))}"
+        block = statement("steps/prepare_asked", text=sql.Literal(prepare), role=sql.Literal(_who(first)["role"]))
+        return self._quoting.mogrify(sql.SQL("DO {}").format(sql.Literal(block.as_string(self._quoting.connection))))
 
     def _say(self, line: str) -> None:
         self._lines.append(line)

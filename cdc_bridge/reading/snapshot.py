@@ -21,7 +21,7 @@ from cdc_bridge.rawjson import split_object
 from cdc_bridge.reading.aggregation import FiguresEncoder, figures
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.refusals import in_our_words
-from cdc_bridge.reading.scripts import look_through
+from cdc_bridge.reading.scripts import begin_looking, end_looking
 from cdc_bridge.reading.select import count, key_of, rows
 from cdc_bridge.reading.where import Surroundings
 from cdc_bridge.sight import BY_ITSELF, Sight
@@ -51,8 +51,9 @@ class SnapshotReader:
         async with self._transaction(asked.collection) as (connection, before):
             snapshot = await self._snapshot(connection, before)
             surroundings = Surroundings(catalog, await _now_us(connection), asked.sight)
-            await look_through(connection, asked.sight)
-            texts = await _execute(connection, _reading(asked, surroundings), has_key=asked.key is not None)
+            texts = await _execute(
+                connection, _reading(asked, surroundings), asked.sight, has_key=asked.key is not None
+            )
             meta = [
                 (each, await _counted(connection, each, asked.collection, query, surroundings))
                 for each in Meta
@@ -66,10 +67,7 @@ class SnapshotReader:
             snapshot = await self._snapshot(connection, settled)
             now_us = await _now_us(connection)
             async with connection.pipeline():
-                cursors = [
-                    await _sent(connection, each, Surroundings(catalog, now_us, each.sight), before)
-                    for before, each in zip([BY_ITSELF, *(each.sight for each in asked)], asked, strict=False)
-                ]
+                cursors = [await _sent(connection, each, Surroundings(catalog, now_us, each.sight)) for each in asked]
             texts = [[text for (text,) in await cursor.fetchall()] for cursor in cursors]
         return [_data(snapshot, each.query, found) for each, found in zip(asked, texts, strict=True)]
 
@@ -86,8 +84,7 @@ class SnapshotReader:
         """See `ports.Reader`."""
         async with self._transaction(collection) as (connection, _):
             surroundings = Surroundings(catalog, await _now_us(connection), sight)
-            await look_through(connection, sight)
-            found = await _execute(connection, key_of(collection, key, surroundings), has_key=True)
+            found = await _execute(connection, key_of(collection, key, surroundings), sight, has_key=True)
         if not found:
             raise forbidden_item()
         return KeyEncoder(collection).encode(split_object(found[0]))
@@ -117,7 +114,7 @@ class SnapshotReader:
             async with asyncio.timeout(timeout_s + 10):
                 async with self._pool.connection() as connection:
                     before = await _settled(connection)
-                    async with connection.transaction():
+                    async with connection.transaction(force_rollback=True):
                         await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
                         limit_ms = round(timeout_s * 1000)
                         await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms))
@@ -126,12 +123,13 @@ class SnapshotReader:
             raise in_our_words(error, collection) from error
 
 
-async def _sent(
-    connection: Connection, asked: Asked, surroundings: Surroundings, before: Sight
-) -> AsyncCursor[tuple[str, ...]]:
-    await look_through(connection, asked.sight, before)
+async def _sent(connection: Connection, asked: Asked, surroundings: Surroundings) -> AsyncCursor[tuple[str, ...]]:
+    """What one reading does to the session is undone before the next one. When one fails all do, and are undone."""
     reading = _reading(asked, surroundings)
-    return await connection.execute(reading, parameters(reading))
+    await begin_looking(connection, asked.sight)
+    cursor = await connection.execute(reading, parameters(reading))
+    await end_looking(connection)
+    return cursor
 
 
 def _reading(asked: Asked, surroundings: Surroundings) -> sql.Composed:
@@ -157,15 +155,18 @@ async def _counted(
 ) -> int:
     """Counts are of a collection, also where one row of it is asked for."""
     filter_ = EVERYTHING if asked is Meta.TOTAL_COUNT else query.filter
-    (found,) = await _execute(connection, count(collection, filter_, surroundings))
+    (found,) = await _execute(connection, count(collection, filter_, surroundings), surroundings.sight)
     return int(found)
 
 
-async def _execute(connection: Connection, asked: sql.Composed, *, has_key: bool = False) -> list[str]:
+async def _execute(connection: Connection, asked: sql.Composed, sight: Sight, *, has_key: bool = False) -> list[str]:
     """The rows, each a text. A key that its column's type does not accept is the key of no row."""
     try:
+        await begin_looking(connection, sight)
         cursor = await connection.execute(asked, parameters(asked))
-        return [text for (text,) in await cursor.fetchall()]
+        found = [text for (text,) in await cursor.fetchall()]
+        await end_looking(connection)
+        return found
     except errors.InvalidRegularExpression:
         raise
     except (errors.DataError, UnicodeEncodeError) as error:
