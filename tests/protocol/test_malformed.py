@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cdc_bridge import protocol
 from cdc_bridge.errors import RequestError
-from cdc_bridge.protocol import ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.protocol import Authenticate, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.queries.query import QueryLimits, item_key, resolve
 from cdc_bridge.session import Reply, Session
 from cdc_bridge.subscription import uid_text
@@ -229,7 +229,20 @@ ANSWERS: dict[tuple[str, str | None], list[str | bytes]] = {
         '{"type":"items","action":"read","collection":"messages","id":{}}',
     ],
     ("items", "INVALID_QUERY"): ['{"type":"items","action":"read","collection":"messages","query":{"sort":["tags"]}}'],
-    ("auth", "AUTH_FAILED"): ['{"type":"auth"}', '{"type":"auth","access_token":5,"uid":"m2"}'],
+    ("auth", "INVALID_PAYLOAD"): [
+        '{"type":"auth"}',
+        '{"type":"auth","access_token":5,"uid":"m2"}',
+        '{"type":"auth","email":"a@b.example"}',
+        '{"type":"auth","email":"a@b.example","password":null}',
+        '{"type":"auth","access_token":{"toString":1}}',
+    ],
+    ("auth", "AUTH_FAILED"): [
+        '{"type":"auth","access_token":""}',
+        '{"type":"auth","access_token":"..","uid":1.5}',
+        '{"type":"auth","access_token":"\\u0000"}',
+        '{"type":"auth","refresh_token":"x"}',
+        '{"type":"auth","email":"","password":""}',
+    ],
 }
 FRAMES = [frame for answered_alike in ANSWERS.values() for frame in answered_alike]
 
@@ -264,6 +277,7 @@ VALUES = (
     "ping",
     "items",
     "auth",
+    "access_token",
     "messages",
     "create",
     "read",
@@ -335,6 +349,9 @@ def test_session_answers_whatever_it_receives(frame: str | bytes) -> None:
         case Unsubscribe(uid):
             json.loads(protocol.unsubscribed(uid))
             uid_text(uid)
+        case Authenticate(token, uid):
+            json.loads(protocol.authenticated(uid))
+            assert isinstance(token, str | None)
         case _:
             assert received is None, "a single message is no abuse"
 

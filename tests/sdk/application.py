@@ -100,16 +100,21 @@ async def application(
     client: str = "ws",
     deflate: bool = True,
     busy_ms: int = 0,
+    auth_mode: str = "public",
+    token: str = "",
 ) -> AsyncIterator[Application]:
     """`application(url, {"a": ("messages", {"query": {"limit": 1}})})`: connected and subscribed.
 
-    `deflate`: it offers compression. `busy_ms`: CPU time that its loop spends on each message.
+    `deflate`: it offers compression. `busy_ms`: CPU time that its loop spends on each message. `auth_mode` and `token`
+    are what the SDK is told.
     """
     plan = {
         "url": url,
         "client": client,
         "deflate": deflate,
         "busyMs": busy_ms,
+        "authMode": auth_mode,
+        "token": token,
         "subscriptions": {
             name: {"collection": collection, "options": options}
             for name, (collection, options) in subscriptions.items()

@@ -1,10 +1,10 @@
 // Drives the unmodified Directus SDK as an application would, and tells on stdout what the application sees.
 //
-// The one argument is JSON: {url, client: "ws" | "builtin", deflate, busyMs, subscriptions: {name: {collection, options}}}.
+// The one argument is JSON: {url, client: "ws" | "builtin", deflate, busyMs, authMode, token, subscriptions: {name: {collection, options}}}.
 // On stdin, a line each: "unsubscribe NAME", "end". On stdout, a JSON line each: {name, message} for what a
 // `for await` loop was given, {listener} for what onWebSocket("message") was given, {state} for the rest.
 import { createInterface } from "node:readline";
-import { createDirectus, realtime } from "@directus/sdk";
+import { createDirectus, realtime, staticToken } from "@directus/sdk";
 import WebSocket from "ws";
 
 const plan = JSON.parse(process.argv[2]);
@@ -18,7 +18,9 @@ class Ws extends WebSocket {
 }
 
 const globals = { ...globalThis, URL, fetch, WebSocket: plan.client === "ws" ? Ws : globalThis.WebSocket };
-const client = createDirectus(plan.url, { globals }).with(realtime({ authMode: "public" }));
+const anonymous = createDirectus(plan.url, { globals });
+const bearer = plan.token ? anonymous.with(staticToken(plan.token)) : anonymous;
+const client = bearer.with(realtime({ authMode: plan.authMode }));
 
 function work(ms) {
   const end = performance.now() + ms;

@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from cdc_bridge.auth.minting import mint
 from tests.sdk.application import Application, Subscription, application
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
@@ -20,6 +22,7 @@ from tests.support.server import Database
 
 pytestmark = pytest.mark.once  # what is tested does not depend on the version of PostgreSQL
 
+SECRET = "a secret that has thirty-two bytes"
 LAST = {"id": 0, "text": "last"}
 ONE: dict[str, Subscription] = {"m": ("messages", {})}
 
@@ -64,6 +67,36 @@ async def test_sdk_sees_create_update_delete_and_unsubscribe(messages: Database,
         {"type": "subscription", "event": "update", "data": [{"id": 2, "text": "edited", "room": 1}], "uid": "1"},
         {"type": "subscription", "event": "delete", "data": [2], "uid": "1"},
         {"type": "subscription", "event": "unsubscribe", "uid": "1"},
+    ]
+
+
+@pytest.mark.parametrize("auth_mode", ["handshake", "strict"])
+async def test_sdk_says_who_it_is(messages: Database, client: str, auth_mode: str) -> None:
+    """It gives up when the answer to its `auth` is not the first that it hears, here among pings."""
+    messages.execute(
+        """
+        DO $$ BEGIN CREATE ROLE cdc_test_sdk; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+        GRANT SELECT (id, text) ON messages TO cdc_test_sdk;
+        INSERT INTO messages(text, room) VALUES ('before', 1);
+        """
+    )
+    token = mint(SECRET, {"role": "cdc_test_sdk"})
+    options: dict[str, Any] = {
+        "insecure_public": False,
+        "auth_mode": auth_mode,
+        "jwt_secret": SECRET,
+        "roles": ("cdc_test_sdk",),
+    }
+    async with (
+        running_bridge(messages.dsn, ping_interval_s=0.05, **options) as bridge,
+        application(bridge.url, ONE, client=client, auth_mode=auth_mode, token=token) as app,
+    ):
+        await app.until_messages("m", 1)
+        messages.execute("INSERT INTO messages(text, room) VALUES ('new', 1)")
+        await app.until_messages("m", 2)
+    assert [message["data"] for message in app.messages["m"]] == [
+        [{"id": 1, "text": "before"}],
+        [{"id": 2, "text": "new"}],
     ]
 
 
