@@ -551,7 +551,7 @@ CLAIMS = st.sampled_from(["", "{}"]) | st.fixed_dictionaries(
 ).map(json.dumps)
 
 
-@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(40), deadline=None, suppress_health_check=list(HealthCheck))
 @given(policies=st.lists(POLICIES, min_size=8, max_size=16, unique=True), claims=CLAIMS)
 def test_memory_says_what_row_level_security_shows(around: Policed, policies: list[str], claims: str) -> None:
     with around.conn.transaction(force_rollback=True):
