@@ -10,7 +10,7 @@ TURNED_AWAY is for ever.
 | AWAITED | a bad one, anything but `auth`, or silence | TURNED_AWAY |
 | KNOWN, EXPIRED | a good token | KNOWN |
 | KNOWN, EXPIRED | a bad one | KNOWN as nobody in the mode PUBLIC, else TURNED_AWAY |
-| KNOWN | its token expires | EXPIRED |
+| KNOWN | its token expires or is revoked | EXPIRED |
 | EXPIRED | silence | KNOWN as nobody in the mode PUBLIC, else TURNED_AWAY |
 
 Theory: whoever changes what a client may see first stops what is on its way to it, then says so, and then lets its
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from cdc_bridge import protocol
@@ -35,6 +35,10 @@ from cdc_bridge.viewer import Viewer
 
 CLOCK_CHECK_S = 30.0
 """How long it can go unnoticed, at most, that somebody has set the clock by which tokens expire."""
+
+
+REVOKED_CHECK_S = 2.0
+"""How long a token that was revoked can still be used."""
 
 
 class AuthMode(enum.StrEnum):
@@ -47,10 +51,14 @@ class AuthMode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a token has proved its bearer to be. `expires_at` is in seconds since 1970; None: never."""
+    """Whom a token has proved its bearer to be. `expires_at` is in seconds since 1970; None: never.
+
+    `is_revoked`, where that can be, says whether the token is good no more though it has not expired.
+    """
 
     viewer: Viewer
     expires_at: float | None = None
+    is_revoked: Callable[[], bool] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +118,8 @@ class Standing:
         self._timeout_s = timeout_s
         self._nobody = nobody
         self._judged_later = 0
+        self._identity = identity
         self._viewer = identity.viewer if identity else nobody() if mode is AuthMode.PUBLIC else None
-        self._expires_at = identity.expires_at if identity else None
         self._limit_s = now.steady_s + timeout_s
         self._state = State.KNOWN if identity or mode is AuthMode.PUBLIC else State.AWAITED
 
@@ -149,15 +157,18 @@ class Standing:
         """In how many seconds something may be due; None: nothing will be."""
         if self._state in (State.AWAITED, State.EXPIRED):
             return max(self._limit_s - now.steady_s, 0)
-        if self._state is State.KNOWN and self._expires_at is not None:
-            return min(max(self._expires_at - now.unix_s, 0), CLOCK_CHECK_S)
-        return None
+        if self._state is not State.KNOWN or self._identity is None:
+            return None
+        if self._identity.is_revoked is not None:
+            return REVOKED_CHECK_S
+        expires_at = self._identity.expires_at
+        return None if expires_at is None else min(max(expires_at - now.unix_s, 0), CLOCK_CHECK_S)
 
     # --- what happens ---
 
     def due(self, now: Moment) -> Sequence[Step]:
         """What time alone has brought about."""
-        if self._state is State.KNOWN and self._expires_at is not None and self._expires_at <= now.unix_s:
+        if self._state is State.KNOWN and self._identity is not None and _is_spent(self._identity, now):
             return self._expire(now)
         if self.is_judged or now.steady_s < self._limit_s:
             return ()
@@ -173,9 +184,8 @@ class Standing:
         self._judged_later -= 1
         if self.is_over:
             return ()
-        said = Say(protocol.authenticated(uid))
-        self._expires_at = identity.expires_at
-        return self._become(identity.viewer, said)
+        self._identity = identity
+        return self._become(identity.viewer, Say(protocol.authenticated(uid)))
 
     def refuse(self, error: RequestError, uid: Uid) -> Sequence[Step]:
         self._judged_later -= 1
@@ -204,7 +214,7 @@ class Standing:
         """The client is somebody no more."""
         if self._mode is not AuthMode.PUBLIC:
             return self._end(frame)
-        self._expires_at = None
+        self._identity = None
         return self._become(self._nobody(), Say(frame))
 
     def _become(self, viewer: Viewer | None, said: Say) -> Sequence[Step]:
@@ -215,6 +225,12 @@ class Standing:
     def _end(self, frame: bytes) -> Sequence[Step]:
         self._state, self._viewer = State.TURNED_AWAY, None
         return Suspend(), Say(frame), TurnAway("authentication failed")
+
+
+def _is_spent(identity: Identity, now: Moment) -> bool:
+    if identity.expires_at is not None and identity.expires_at <= now.unix_s:
+        return True
+    return identity.is_revoked is not None and identity.is_revoked()
 
 
 def authentication_failed() -> RequestError:

@@ -40,7 +40,7 @@ class Authenticator:
         self._static_tokens = StaticTokens(static_tokens)
 
     def take(self, static_tokens: Sequence[StaticToken]) -> None:
-        """These are good from now on, and no others. Who is in already stays."""
+        """These are good from now on, and no others, also for those who are in already."""
         self._static_tokens = StaticTokens(static_tokens)
 
     def anonymous(self) -> Viewer | None:
@@ -62,7 +62,7 @@ class Authenticator:
 
     async def _identify(self, token: str) -> Identity:
         if static := self._static_tokens.find(token):
-            return Identity(self._viewer(_claims_of(static)), None)
+            return Identity(self._viewer(_claims_of(static)), is_revoked=lambda: static not in self._static_tokens)
         found = await self._verified(token)
         return Identity(self._viewer(found), self._verifier.expiry(found))
 

@@ -28,6 +28,9 @@ class StaticTokens:
     def __init__(self, tokens: Iterable[StaticToken]) -> None:
         self._tokens = [(bytes.fromhex(token.sha256), token) for token in tokens]
 
+    def __contains__(self, token: StaticToken) -> bool:
+        return any(token == known for _, known in self._tokens)
+
     def find(self, token: str) -> StaticToken | None:
         digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
         found = None

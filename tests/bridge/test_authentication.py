@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidStatus
 from cdc_bridge import logs
 from cdc_bridge.auth.minting import mint
 from cdc_bridge.auth.static_tokens import StaticToken
+from cdc_bridge.bridge import Revision
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.issuer import jwk, running_issuer
@@ -383,6 +384,18 @@ async def test_request_that_is_being_carried_out_when_the_token_expires_is_answe
             assert heard == [EXPIRED, EXPIRED | {"type": "items", "uid": "i"}]
         await authenticate(client, token())
         assert await subscribe(client, "notes", "s") == [{"id": 1}]
+
+
+async def test_static_token_that_is_taken_away_is_good_no_more(tables: Database) -> None:
+    async with serving(tables, revise=Revision) as bridge, connected(bridge.url) as client:
+        await authenticate(client, MACHINE)
+        await subscribe(client, "news", "n")
+        bridge.reload()
+        assert await client.next() == EXPIRED
+        tables.execute("DELETE FROM news")
+        await client.send({"type": "auth", "access_token": MACHINE, "uid": "again"})
+        assert await client.next() == failed("again")
+        assert await client.closed() == 4401
 
 
 # --- keys ---

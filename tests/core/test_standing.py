@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cdc_bridge.errors import RequestError
 from cdc_bridge.standing import (
     CLOCK_CHECK_S,
+    REVOKED_CHECK_S,
     AuthMode,
     GoOn,
     Identity,
@@ -278,6 +279,17 @@ def test_next_token_has_its_own_expiry() -> None:
     assert told(standing.due(at(40))) == [Suspend(), EXPIRED]
     authenticated(standing, ANN)
     assert standing.wake_s(at(41)) is None
+
+
+def test_token_that_is_revoked_is_like_one_that_has_expired() -> None:
+    revoked: list[str] = []
+    standing = client("strict", Identity(ANN, is_revoked=lambda: bool(revoked)))
+    assert standing.wake_s(at(1)) == REVOKED_CHECK_S
+    assert told(standing.due(at(1))) == []
+    revoked.append("by the operator")
+    assert told(standing.due(at(3))) == [Suspend(), EXPIRED]
+    assert authenticated(standing)[-1] == GoOn()
+    assert told(standing.due(at(60))) == []
 
 
 def test_token_expires_while_the_next_one_is_judged() -> None:

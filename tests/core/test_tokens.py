@@ -537,6 +537,19 @@ async def test_static_token() -> None:
     assert await identity(token(), one)
 
 
+async def test_static_token_that_is_taken_away_is_revoked_for_those_who_are_here() -> None:
+    """As it is when it says something else from now on."""
+    for others in ([], [static("first", "anon")], [static("second")]):
+        one = authenticator(static_tokens=[static("first"), static("second")])
+        first = (await identity("first", one)).is_revoked
+        assert first is not None
+        assert not first()
+        one.take([static("second"), static("first")])
+        assert not first()
+        one.take(others)
+        assert first()
+
+
 async def test_static_token_has_to_be_exact() -> None:
     one = authenticator(static_tokens=[static("first")])
     for text in ("firs", "first ", "First", "", hashlib.sha256(b"first").hexdigest(), "\ud800"):
