@@ -111,7 +111,7 @@ class Subscription:
 
     `sight` is with whose eyes its rows are read, `rights` a digest of what they may see: with others, nothing that was
     told before is to be relied on. `allowed` are the events that it may be told of. `collection` has only what may be
-    seen of it.
+    seen of it. `is_guarded`: not all of its rows may be seen, whatever the client asks for.
     """
 
     collection: Collection
@@ -129,6 +129,7 @@ class Subscription:
     sight: Sight = BY_ITSELF
     rights: bytes = b""
     allowed: frozenset[EventKind] = EVERY_EVENT
+    is_guarded: bool = False
     asked_by: Sight = field(init=False, repr=False, compare=False)
     """For whom the database is asked what changes mean: nobody in particular where all would get one answer."""
 

@@ -160,6 +160,7 @@ class CatalogWatch:
             sight=understood.sight,
             rights=understood.rights,
             allowed=understood.allowed,
+            is_guarded=understood.is_guarded,
         )
 
     def _judge(self, catalog: Catalog, subscription: Subscription, collection: Collection) -> Subscription:

@@ -131,6 +131,7 @@ class Desk:
             sight=understood.sight,
             rights=understood.rights,
             allowed=allowed,
+            is_guarded=understood.is_guarded,
         )
 
     async def _find_key(self, understood: Understood, key: tuple[str, ...], request: Subscribe) -> bytes:

@@ -38,13 +38,17 @@ Unknown = Unspelled | Unanswered
 
 @dataclass(frozen=True, slots=True)
 class Understood:
-    """A query, read for somebody. `rights` is a digest of what may be seen of its tables."""
+    """A query, read for somebody. `rights` is a digest of what may be seen of its tables.
+
+    `allowed` and `is_guarded` are as in `Subscription`.
+    """
 
     collection: Collection
     query: Query
     sight: Sight
     rights: bytes = b""
     allowed: frozenset[EventKind] = EVERY_EVENT
+    is_guarded: bool = False
 
 
 class Interpreter:
@@ -94,11 +98,12 @@ class Interpreter:
         )
         whole = catalog.by_relation_id[collection.relation_id]
         guard = self.permits.guard(whole, viewer, catalog) if to_follow else EVERYTHING
-        seen = all_of([query.filter, ruling.sight.rows_of(collection.relation_id), guard])
+        shown = all_of([ruling.sight.rows_of(collection.relation_id), guard])
         rights = self.permits.rights(viewer, tables_read(collection, query), catalog) if to_follow else b""
         rule = self.permits.rule(viewer, collection)
-        query = replace(query, filter=seen)
-        return Understood(collection, query, ruling.sight, rights, EVERY_EVENT if rule is None else rule.events)
+        query = replace(query, filter=all_of([query.filter, shown]))
+        allowed = EVERY_EVENT if rule is None else rule.events
+        return Understood(collection, query, ruling.sight, rights, allowed, shown != EVERYTHING)
 
     def proofread(self, catalog: Catalog) -> None:
         """A catalog has come, or other rules: tell the operator what does not fit."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
+from cdc_bridge import values
 from cdc_bridge.catalog import Collection
 from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.cursor import Mark
@@ -140,7 +141,7 @@ class Rendering:
             *self._event(EventKind.DELETE, subscription, gone),
             *self._event(EventKind.DELETE, subscription, left, Reason.LEAVE),
             *self._event(EventKind.CREATE, subscription, come),
-            *self._event(EventKind.UPDATE, subscription, self._changed(subscription, still, before)),
+            *self._event(EventKind.UPDATE, subscription, self._changed(subscription, still, before), before=before),
         ]
 
     def _moved_rows(self) -> frozenset[int]:
@@ -161,9 +162,14 @@ class Rendering:
         return [i for i in positions if i not in known or old(i) != new(i)]
 
     def _event(
-        self, kind: EventKind, subscription: Subscription, positions: Positions, reason: Reason | None = None
+        self,
+        kind: EventKind,
+        subscription: Subscription,
+        positions: Positions,
+        reason: Reason | None = None,
+        before: Set[int] | None = None,
     ) -> list[Event]:
-        """The event of these rows, or none when there are none."""
+        """The event of these rows, or none when there are none. `before`: those that were let through, if not all."""
         if not positions:
             return []
         if kind is EventKind.DELETE:
@@ -171,7 +177,7 @@ class Rendering:
         else:
             positions = in_order(positions, self._change.new, subscription.query.sort)
             data = list(map(self._row(subscription, of_old=False), positions))
-        old = self._old(kind, subscription, positions)
+        old = self._old(kind, subscription, positions, before)
         return [Event(kind, tuple(data), reason, old=old, transaction=self._shown(subscription))]
 
     def _gone(self, subscription: Subscription, positions: Positions) -> list[bytes]:
@@ -181,10 +187,16 @@ class Rendering:
         keys = self.keys(of_old=True)
         return [keys[i] for i in positions]
 
-    def _old(self, kind: EventKind, subscription: Subscription, positions: Positions) -> tuple[bytes, ...] | None:
+    def _old(
+        self, kind: EventKind, subscription: Subscription, positions: Positions, before: Set[int] | None
+    ) -> tuple[bytes, ...] | None:
+        """Of rows that have entered nothing, where it may be that they could not be seen before."""
         if not subscription.old or kind is EventKind.CREATE:
             return None
-        return tuple(map(self._row(subscription, of_old=True), positions))
+        row = self._row(subscription, of_old=True)
+        if before is None or not subscription.is_guarded:
+            return tuple(map(row, positions))
+        return tuple([row(i) if i in before else values.NULL for i in positions])
 
     def _shown(self, subscription: Subscription) -> Transaction | None:
         return Transaction(self._change.xid, self._change.at) if subscription.tx else None

@@ -7,11 +7,11 @@ import contextlib
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cdc_bridge.bridge import Bridge, BridgeOptions
+from cdc_bridge.bridge import Bridge, BridgeOptions, Revision
 from tests.support.attach import attach
 from tests.support.process import PIPE, command, environment
 
@@ -29,6 +29,8 @@ class RunningBridge:
     url: str
     http: str
     _running: asyncio.Task[None]
+    reload: Callable[[], None]
+    """As SIGHUP does."""
 
     async def loses_the_database(self) -> None:
         """Wait until `/readyz` says no. Nothing but asking tells."""
@@ -42,14 +44,19 @@ class RunningBridge:
 
 
 @contextlib.asynccontextmanager
-async def running_bridge(dsn: str, *, wait: bool = True, **options: Any) -> AsyncIterator[RunningBridge]:
+async def running_bridge(
+    dsn: str, *, wait: bool = True, revise: Callable[[], Revision] | None = None, **options: Any
+) -> AsyncIterator[RunningBridge]:
     """Run a bridge beside the test, on a free port, and stop it at the end; what it raises is raised here.
 
-    Options are fields of `BridgeOptions`. With `wait=False` it may not be ready yet.
+    Options are fields of `BridgeOptions`; `revise` is asked when it has to `reload`. With `wait=False` it may not be
+    ready yet.
     """
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     bridge = Bridge(
-        BridgeOptions(dsn=dsn, **{"port": 0, "insecure_public": True} | options), on_listening=listening.set_result
+        BridgeOptions(dsn=dsn, **{"port": 0, "insecure_public": True} | options),
+        on_listening=listening.set_result,
+        revise=revise,
     )
     running = asyncio.create_task(bridge.run(), name="bridge")
     try:
@@ -60,7 +67,7 @@ async def running_bridge(dsn: str, *, wait: bool = True, **options: Any) -> Asyn
         url = await listening
         if wait:
             await _until_ready(_http(url), running)
-        yield RunningBridge(url, _http(url), running)
+        yield RunningBridge(url, _http(url), running, bridge.reload)
     finally:
         bridge.stop()
         async with asyncio.timeout(STOPS_WITHIN_S):
