@@ -22,7 +22,7 @@ attached AS MATERIALIZED (
 policies AS MATERIALIZED (
     SELECT p.oid, p.polrelid, p.polname, p.polpermissive, p.polroles, p.polqual IS NULL AS says_nothing,
         -- Whole rows and system columns are not in images, and a record is not a row of the table.
-        p.polqual::text ~ ':varattno (0|-)' AS needs_whole_row,
+        coalesce(p.polqual::text ~ ':varattno (0|-)', false) AS needs_whole_row,
         (SELECT coalesce(json_agg(DISTINCT a.attname), '[]')
          FROM pg_depend d
          JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
@@ -31,20 +31,35 @@ policies AS MATERIALIZED (
         md5(concat_ws(' ', p.polqual::text, t.relname, (
             SELECT string_agg(fact, ',' ORDER BY fact COLLATE "C")
             FROM (
-                SELECT concat_ws(' ', d.refobjid, d.refobjsubid, quote_ident(c.relname), c.relnamespace, c.relacl::text, c.relowner,
+                SELECT concat_ws(' ', d.refobjid, d.refobjsubid, quote_ident(c.relname), quote_ident(n.nspname), c.relacl::text, c.relowner,
                     c.relrowsecurity, c.relforcerowsecurity, quote_ident(a.attname), a.attacl::text, (
                         SELECT string_agg(concat_ws(' ', other.oid, other.xmin), ' ' ORDER BY other.oid)
                         FROM pg_policy other
                         WHERE other.polrelid = c.oid AND c.oid <> p.polrelid)) AS fact
                 FROM pg_depend d
                 JOIN pg_class c ON c.oid = d.refobjid
+                JOIN pg_namespace n ON n.oid = c.relnamespace
                 LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
                 WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
                 UNION ALL
-                SELECT concat_ws(' ', 'function', f.oid, f.xmin)
+                -- Names too: policies are printed once, and what is printed calls things by names.
+                SELECT concat_ws(' ', 'function', f.oid, f.xmin, quote_ident(n.nspname), quote_ident(f.proname))
                 FROM pg_depend d
                 JOIN pg_proc f ON f.oid = d.refobjid
+                JOIN pg_namespace n ON n.oid = f.pronamespace
                 WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
+                UNION ALL
+                SELECT concat_ws(' ', 'type', y.oid, quote_ident(n.nspname), quote_ident(y.typname))
+                FROM pg_depend d
+                JOIN pg_type y ON y.oid = d.refobjid
+                JOIN pg_namespace n ON n.oid = y.typnamespace
+                WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_type'::regclass
+                UNION ALL
+                SELECT concat_ws(' ', 'operator', o.oid, quote_ident(n.nspname), o.oprname)
+                FROM pg_depend d
+                JOIN pg_operator o ON o.oid = d.refobjid
+                JOIN pg_namespace n ON n.oid = o.oprnamespace
+                WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_operator'::regclass
             ) AS facts))) AS digest
     FROM attached t
     JOIN pg_policy p ON p.polrelid = t.oid

@@ -1,0 +1,181 @@
+"""What the bridge knows of grants and policies is what PostgreSQL goes by, and it notices whatever changes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from cdc_bridge.access import Access, TableAccess
+from cdc_bridge.schema.access import AccessReader
+from cdc_bridge.schema.session import prepare
+from tests.support.attach import attach
+from tests.support.server import Database
+
+SETUP = """
+CREATE SCHEMA auth;
+CREATE FUNCTION auth.uid() RETURNS int LANGUAGE sql STABLE AS
+    $$ SELECT (current_setting('request.jwt.claims', true)::json ->> 'sub')::int $$;
+CREATE TABLE members (room int, person int);
+CREATE TABLE messages (id int PRIMARY KEY, room int, text text);
+ALTER TABLE messages ENABLE ROW LEVEL SECURITY;
+CREATE POLICY of_members ON messages FOR SELECT USING (
+    EXISTS (SELECT FROM members m WHERE m.room = messages.room AND m.person = auth.uid()));
+"""
+
+
+@pytest.fixture
+def roles(database: Database) -> Iterator[tuple[str, str]]:
+    """A role that owns nothing, and a group that it is in."""
+    one, group = f"one_{database.name}", f"group_{database.name}"
+    database.execute(f"CREATE ROLE {one}; CREATE ROLE {group}; GRANT {group} TO {one};" + SETUP)
+    database.execute(f"GRANT USAGE ON SCHEMA public TO {one}")
+    attach(database, "messages", "members")
+    yield one, group
+    database.execute(f"DROP OWNED BY {one}, {group}; DROP ROLE {one}, {group}")
+
+
+@asynccontextmanager
+async def reader(database: Database, *roles: str) -> AsyncIterator[tuple[AccessReader, AsyncConnection[Any]]]:
+    async with await AsyncConnection.connect(database.dsn, autocommit=True) as connection:
+        await prepare(connection, "cdc")
+        yield AccessReader("cdc", roles), connection
+
+
+async def access(database: Database, *roles: str) -> Access:
+    async with reader(database, *roles) as (reads, connection):
+        return await reads.read(connection)
+
+
+def oid(database: Database, table: str) -> int:
+    ((found,),) = database.execute(f"SELECT '{table}'::regclass::oid::bigint")
+    return int(found)
+
+
+async def to(database: Database, role: str, table: str = "messages") -> TableAccess:
+    return (await access(database, role)).of(role)[oid(database, table)]
+
+
+async def test_columns_are_those_that_are_granted_to_the_role_its_groups_or_everybody(
+    database: Database, roles: tuple[str, str]
+) -> None:
+    one, group = roles
+    assert (await to(database, one)).columns == frozenset()
+    database.execute(f"GRANT SELECT (id) ON messages TO {one}; GRANT SELECT (room) ON messages TO {group}")
+    assert (await to(database, one)).columns == {"id", "room"}
+    database.execute("GRANT SELECT ON messages TO PUBLIC")
+    assert (await to(database, one)).columns is None
+    database.execute(f"REVOKE USAGE ON SCHEMA public FROM PUBLIC, {one}")
+    assert (await to(database, one)).columns == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("change", "applies"),
+    [
+        ("", True),
+        ("ALTER TABLE messages DISABLE ROW LEVEL SECURITY", False),
+        ("ALTER ROLE {one} BYPASSRLS", False),
+        ("ALTER ROLE {group} BYPASSRLS", True),  # an attribute is not inherited
+        ("ALTER TABLE messages OWNER TO {group}", False),
+        ("ALTER TABLE messages OWNER TO {group}; ALTER TABLE messages FORCE ROW LEVEL SECURITY", True),
+    ],
+)
+async def test_policies_apply_as_in_postgresql(
+    database: Database, roles: tuple[str, str], change: str, applies: bool
+) -> None:
+    one, group = roles
+    database.execute(f"GRANT SELECT ON messages, members TO {one}")
+    if change:
+        database.execute(change.format(one=one, group=group))
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute(f"SET ROLE {one}")
+        (truth,) = connection.execute("SELECT row_security_active('public.messages')").fetchone() or ()
+    assert truth is applies
+    assert ((await to(database, one)).policies is not None) is applies
+
+
+async def test_policies_are_those_for_reading_and_for_the_role(database: Database, roles: tuple[str, str]) -> None:
+    one, group = roles
+    database.execute(
+        f"""
+        DROP POLICY of_members ON messages;
+        CREATE POLICY a_for_all ON messages USING (room = 1);
+        CREATE POLICY b_insert ON messages FOR INSERT WITH CHECK (true);
+        CREATE POLICY c_group ON messages AS RESTRICTIVE FOR SELECT TO {group} USING (id > 0);
+        CREATE POLICY d_other ON messages FOR SELECT TO pg_monitor USING (true);
+        CREATE POLICY e_update ON messages FOR UPDATE USING (true);
+        """
+    )
+    policies = (await to(database, one)).policies or ()
+    assert sorted((each.name, each.is_permissive, each.expression, each.columns) for each in policies) == [
+        ("a_for_all", True, "(room = 1)", ("room",)),
+        ("c_group", False, "(id > 0)", ("id",)),
+    ]
+
+
+@pytest.mark.parametrize("expression", ["messages IS NOT NULL", "tableoid > 0", "xmin IS NOT NULL"])
+async def test_policy_that_images_cannot_answer_is_told(
+    database: Database, roles: tuple[str, str], expression: str
+) -> None:
+    one, _ = roles
+    database.execute(f"CREATE POLICY odd ON messages USING ({expression})")
+    odd, *_ = [each for each in (await to(database, one)).policies or () if each.name == "odd"]
+    assert "whole row" in odd.obstacle
+
+
+async def test_role_that_the_bridge_may_not_take_is_not_there(database: Database, roles: tuple[str, str]) -> None:
+    one, group = roles
+    database.execute(f"GRANT USAGE ON SCHEMA cdc, public TO {one}; ALTER ROLE {one} LOGIN")
+    async with reader(database, group, "no_such_role") as (reads, connection):
+        await connection.execute(f"SET SESSION AUTHORIZATION {one}")
+        assert (await reads.read(connection)).roles.keys() == {None, group}
+    async with reader(database, one) as (reads, connection):
+        await connection.execute(f"SET SESSION AUTHORIZATION {group}")
+        assert (await reads.read(connection)).roles.keys() == {None}
+
+
+CHANGES = [
+    "GRANT SELECT (id) ON messages TO {one}",
+    "REVOKE {group} FROM {one}",
+    "ALTER ROLE {one} BYPASSRLS",
+    "CREATE POLICY more ON messages USING (true)",
+    "ALTER POLICY of_members ON messages USING (room = 1)",
+    "ALTER POLICY of_members ON messages TO pg_monitor",
+    "DROP POLICY of_members ON messages",
+    "ALTER TABLE messages DISABLE ROW LEVEL SECURITY",
+    "ALTER TABLE members ENABLE ROW LEVEL SECURITY",
+    "CREATE POLICY there ON members USING (true)",
+    "GRANT SELECT ON members TO {one}",
+    "ALTER TABLE members RENAME COLUMN person TO who",
+    "ALTER TABLE members SET SCHEMA auth",
+    "CREATE OR REPLACE FUNCTION auth.uid() RETURNS int LANGUAGE sql STABLE AS 'SELECT 1'",
+    "REVOKE EXECUTE ON FUNCTION auth.uid() FROM PUBLIC",
+    "ALTER SCHEMA auth RENAME TO authentication",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_whatever_changes_of_rights_shows(database: Database, roles: tuple[str, str], change: str) -> None:
+    one, group = roles
+    database.execute(f"GRANT SELECT (room) ON messages TO {group}")
+    async with reader(database, one) as (reads, connection):
+        before, printed = await reads.fingerprint(connection), await reads.read(connection)
+        assert await reads.fingerprint(connection) == before
+        await asyncio.to_thread(database.execute, change.format(one=one, group=group))
+        assert await reads.fingerprint(connection) != before
+        assert await reads.read(connection) != printed
+
+
+async def test_facts_are_read_while_a_table_is_locked(database: Database, roles: tuple[str, str]) -> None:
+    """One ALTER TABLE that takes its time does not make every collection stand still."""
+    one, _ = roles
+    async with reader(database, one) as (reads, connection):
+        known = await reads.read(connection)
+        with psycopg.connect(database.dsn) as other:
+            other.execute("LOCK TABLE messages, members IN ACCESS EXCLUSIVE MODE")
+            assert await reads.read(connection) == known
