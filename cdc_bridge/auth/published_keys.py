@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 SET_BYTES_MAX = 256 * 1024
 
+LATE_S = 1.0
+"""How much longer than the reading may take somebody waits for it."""
+
 
 class PublishedKeys:
     """See the module's docstring. `keep_fresh` has to run beside whoever asks."""
@@ -67,7 +70,7 @@ class PublishedKeys:
             return
         self._wanted.set()
         with suppress(TimeoutError):
-            async with asyncio.timeout(2 * self._within_s):
+            async with asyncio.timeout(self._within_s + LATE_S):
                 await self._read.wait()
 
     async def _read_once(self) -> None:

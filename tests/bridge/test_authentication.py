@@ -21,6 +21,8 @@ from cdc_bridge import logs
 from cdc_bridge.auth.minting import mint
 from cdc_bridge.auth.static_tokens import StaticToken
 from cdc_bridge.bridge import Revision
+from cdc_bridge.client import Wanted, messages
+from cdc_bridge.errors import SubscriptionRefused
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.issuer import jwk, running_issuer
@@ -208,6 +210,27 @@ async def test_token_in_the_url(tables: Database, mode: str) -> None:
             assert await status(f"{bridge.url}?access_token={bad}") == 401
         if mode == "strict":
             assert await status(bridge.url) == 401
+
+
+@pytest.mark.once
+async def test_subscriber_in_the_terminal_is_told_that_it_needs_a_token(tables: Database) -> None:
+    async with serving(tables, jwt_leeway_s=1.5) as bridge:
+
+        async def refusal(query: str) -> str:
+            with pytest.raises(SubscriptionRefused) as refused:
+                async for _ in messages(bridge.url + query, Wanted("notes"), pytest.fail):
+                    pass
+            return str(refused.value)
+
+        assert (await refusal("?access_token=wrong")).startswith(
+            f"{bridge.url} does not accept a subscriber: HTTP 401; it wants a token that is good: "
+        )
+        assert (await refusal("")).startswith(
+            "the bridge refuses: Authentication handshake failed; it wants a token that is good: "
+        )
+        assert (await refusal(f"?access_token={short_lived()}")).startswith(
+            "the bridge refuses: Token expired; it wants a token that is good: "
+        )
 
 
 # --- the mode public ---
