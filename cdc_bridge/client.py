@@ -48,7 +48,7 @@ _COLLECTIONS = (
     "`cdc-bridge status` lists the collections: a table of public by its plain name, others as schema.table,"
     " without quotes"
 )
-_TOKEN = "it wants a token that is good: --url 'ws://HOST/websocket?access_token=TOKEN'"
+_WHO_ARE_YOU = "it wants a token that is good: --url 'ws://HOST/websocket?access_token=TOKEN'"
 _NO_TLS = "it seems that no TLS is spoken there: a bridge speaks ws://, wss:// only behind a proxy that ends TLS"
 
 _NOT_TLS = (ssl.SSLError, ConnectionResetError, InvalidMessage)
@@ -171,7 +171,7 @@ async def _subscription(connection: ClientConnection, request: str) -> AsyncIter
 def _refusal(error: dict[str, Any]) -> str:
     sentence = f"the bridge refuses: {printable(error['message'])}"
     if error["code"] in ("AUTH_FAILED", "TOKEN_EXPIRED"):
-        return f"{sentence.rstrip('.')}; {_TOKEN}"
+        return f"{sentence.rstrip('.')}; {_WHO_ARE_YOU}"
     is_collection = error["code"] == "FORBIDDEN" and " access collection " in sentence
     return f"{sentence.rstrip('.')}; {_COLLECTIONS}" if is_collection else sentence
 
@@ -193,7 +193,7 @@ def _why_not_upgraded(status: int, url: str) -> str:
         return f"the bridge is full (HTTP {status})"
     if status in (502, 504):
         return f"no bridge answers behind {url} (HTTP {status})"
-    hints = {404: "; the path is /websocket", 401: f"; {_TOKEN}"}
+    hints = {404: "; the path is /websocket", 401: f"; {_WHO_ARE_YOU}"}
     raise SubscriptionRefused(f"{url} does not accept a subscriber: HTTP {status}{hints.get(status, '')}")
 
 
