@@ -50,12 +50,18 @@ class AccessReader:
         self._schema = schema
         self._roles = list(roles)
         self._printed: dict[tuple[int, str], str] = {}
+        self._hint = ""
+        self._digest = ""
 
     async def fingerprint(self, connection: AsyncConnection[Any]) -> str:
         """Changes whenever `read` would return something else. Raises `NotInstalled`."""
-        tables, policies = await self._fetch(connection)
-        functions = await _functions(connection) if policies != NO_POLICIES else ()
-        return hashlib.blake2b(repr((tables, policies, functions)).encode(), digest_size=16).hexdigest()
+        hint = await _hint(connection)
+        if hint != self._hint:
+            tables, policies = await self._fetch(connection)
+            functions = await _functions(connection) if policies != NO_POLICIES else ()
+            self._digest = hashlib.blake2b(repr((tables, policies, functions)).encode(), digest_size=16).hexdigest()
+            self._hint = hint
+        return self._digest
 
     async def read(self, connection: AsyncConnection[Any]) -> Access:
         """Raises `NotInstalled`."""
@@ -82,6 +88,13 @@ class AccessReader:
                 cursor = await connection.execute(statement("queries/policies"), {"oids": missing})
                 printed.update({wanted[oid]: text for oid, text in await cursor.fetchall()})
         self._printed = printed
+
+
+async def _hint(connection: AsyncConnection[Any]) -> str:
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(statement("queries/access_hint"))
+        ((found,),) = await cursor.fetchall()
+        return str(found)
 
 
 async def _functions(connection: AsyncConnection[Any]) -> tuple[SqlFunction, ...]:
