@@ -236,6 +236,14 @@ def test_nothing_that_the_owner_of_a_table_made_runs_with_our_rights(
     assert seen[0][1] > 5, "the traps work"
 
 
+def test_expression_of_a_virtual_column_has_no_functions_of_its_owner(database: Database, mallory: str) -> None:
+    """Our triggers spell it out, with our owner's rights. PostgreSQL sees to it; before 18 there are none."""
+    with pytest.raises((errors.FeatureNotSupported, errors.SyntaxError)):
+        database.execute(
+            "CREATE TABLE m.v (id int, seen boolean GENERATED ALWAYS AS (m.saw('virtual')) VIRTUAL)", user=mallory
+        )
+
+
 def test_owner_of_a_table_cannot_use_our_functions_for_what_it_says(database: Database, mallory: str) -> None:
     """Neither on this table nor on another one, with whatever arguments, nor change the triggers that are there."""
     attach_tables(database, "m.t", mode=Mode.DURABLE)

@@ -160,6 +160,32 @@ def test_roles_that_could_do_more_are_refused(place: Place, statement_: str, sai
         place.make_roles()
 
 
+def test_owner_of_the_database_can_run_the_script_without_being_a_superuser(database: Database) -> None:
+    """Then there is no guard, which is said, and attach gives the rights."""
+    suffix = database.name[-12:]
+    admin, anon = f"admin_{suffix}", f"anon_{suffix}"
+    roles = Roles(f"own{suffix}", f"run{suffix}", (anon,))
+    database.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE; ALTER DATABASE {database.name} OWNER TO {admin}")
+    said: list[str | None] = []
+    try:
+        with psycopg.connect(database.dsn, user=admin, autocommit=True) as conn:
+            conn.add_notice_handler(lambda notice: said.append(notice.message_primary))
+            conn.execute(f"CREATE ROLE {anon}".encode())
+            conn.execute(script(roles, "cdc").encode())
+            database.execute(f"CREATE TABLE t (id int); ALTER TABLE t OWNER TO {roles.owner}")
+            with psycopg.connect(database.dsn, user=roles.owner, autocommit=True) as owner:
+                attach.apply(owner, attach.plan(owner, attach.Request(("t",))))
+                assert lacks(owner, "cdc") == []
+            conn.execute(script(roles, "cdc").encode())
+        assert any("only a superuser can forbid casts to json" in (each or "") for each in said)
+        with psycopg.connect(database.dsn, user=roles.runtime, autocommit=True) as conn:
+            assert read_status(conn).problems == ()
+    finally:
+        database.execute(f"ALTER DATABASE {database.name} OWNER TO CURRENT_USER")
+        everybody = f"{roles.owner}, {roles.runtime}, {anon}, {admin}"
+        database.execute(f"DROP OWNED BY {everybody} CASCADE; DROP ROLE {everybody}")
+
+
 def test_runtime_role_turns_into_the_roles_of_clients_and_inherits_nothing_of_them(served: Place) -> None:
     (anon,) = served.roles.reads_as
     served.database.execute(f"GRANT USAGE ON SCHEMA sales TO {anon}; GRANT SELECT ON sales.salaries TO {anon}")
