@@ -44,9 +44,9 @@ lock: .venv-lock/installed
 	$(LOCK) --output-file requirements/test.txt --extra test
 
 # Everything, or a part of durable mode: make bench ARGS="commits --rounds 3"; its other parts are bulk, latency, large. What
-# queries cost is shown by benchmarks.matching, sharing and crowd.
+# queries and rights cost is shown by benchmarks.matching, sharing, crowd, rights and hardening.
 bench: .venv/ready
-	@[ -n "$(ARGS)" ] || for part in live matching sharing crowd; do $(ENV) .venv/bin/python -m benchmarks.$$part || exit; done
+	@[ -n "$(ARGS)" ] || for part in live matching sharing rights crowd; do $(ENV) .venv/bin/python -m benchmarks.$$part || exit; done
 	@$(ENV) .venv/bin/python -m benchmarks.durable $(ARGS)
 
 # Random stories, judged by an oracle, for as long as you like: make torture SEED=7 MINUTES=30. The first one with that seed, each
