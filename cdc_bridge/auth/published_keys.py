@@ -94,6 +94,7 @@ class PublishedKeys:
         loop = asyncio.get_running_loop()
         if self._call is None or self._call.done():
             self._call = loop.run_in_executor(None, fetch, self._url, self._within_s, SET_BYTES_MAX)
+            self._call.add_done_callback(_heard)
         done, _ = await asyncio.wait([self._call], timeout=self._within_s)
         if not done:
             raise TimeoutError(f"no answer within {self._within_s:g} s")
@@ -116,6 +117,12 @@ class PublishedKeys:
                 extra=facts(usable=len(found)),
             )
         self._is_failing = False
+
+
+def _heard(call: asyncio.Future[bytes]) -> None:
+    """However it ends: asyncio would complain of an error that nobody has waited for, and repeat the address."""
+    if not call.cancelled():
+        call.exception()
 
 
 def _reason(error: Exception) -> str:

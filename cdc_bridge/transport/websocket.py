@@ -129,18 +129,19 @@ class WebSocketServer:
         if refusal := self._door.answer(connection, request):
             return refusal
         tokens = parse_qs(request.path.partition("?")[2], keep_blank_values=True).get("access_token", [])
-        if not tokens:
-            is_strict = self._options.auth_mode is AuthMode.STRICT
-            return (
-                connection.respond(HTTPStatus.UNAUTHORIZED, "a token is needed, as ?access_token=\n")
-                if is_strict
-                else None
-            )
+        if not tokens and self._options.auth_mode is not AuthMode.STRICT:
+            return None
         try:
-            self._identities[connection] = await self._authenticator.identify(tokens[-1])
+            self._identities[connection] = await self._authenticator.identify(tokens[-1] if tokens else "")
         except RequestError:
-            return connection.respond(HTTPStatus.UNAUTHORIZED, "this token is not accepted\n")
+            return _unauthorized(connection)
         return None
+
+
+def _unauthorized(connection: ServerConnection) -> Response:
+    response = connection.respond(HTTPStatus.UNAUTHORIZED, "a good token is needed, as ?access_token=\n")
+    response.headers["WWW-Authenticate"] = "Bearer"  # HTTP wants some
+    return response
 
 
 def _discreet_logger() -> logging.Logger:

@@ -95,3 +95,12 @@ def test_command_prints_the_token_and_nothing_else(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS256"])["role"] == "reader"
     assert_one_sentence(run("token", "--role", "reader", cwd=tmp_path), 2)
+
+
+@pytest.mark.parametrize("key", ["sekret", "-----BEGIN PRIVATE KEY-----sekret", "nosuch.pem"])
+def test_bridge_refuses_a_key_that_is_none(key: str, tmp_path: Path) -> None:
+    done = run("serve", "--port", "0", "--jwt-public-key", key, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines()[-1].startswith("cdc-bridge: jwt_public_key is ")
+    assert "sekret" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from hypothesis import given
+from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
 from cdc_bridge.auth import keys
@@ -132,6 +134,52 @@ def test_private_key_in_a_set_is_not_used() -> None:
 
 @pytest.mark.parametrize("text", [b"", b"nonsense", b"[]", b"{}", b'{"keys":{}}', b'"keys"', b"\xff", b"[" * 100_000])
 def test_what_is_no_set_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError):
+        keys.published(text)
+
+
+MEMBERS = (
+    "kty",
+    "crv",
+    "kid",
+    "use",
+    "alg",
+    "key_ops",
+    "n",
+    "e",
+    "x",
+    "y",
+    "d",
+    "k",
+    "p",
+    "q",
+    "dp",
+    "dq",
+    "qi",
+    "oth",
+)
+VALUES = st.sampled_from(
+    ["RSA", "EC", "OKP", "oct", "P-256", "P-384", "Ed25519", "Ed448", "X25519", "sig", "verify", "RS256", "AQAB", "AA"]
+) | st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=50),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.sampled_from([jwk(RSA, "a"), jwk(P256, "a"), jwk(ED25519, "a"), jwk(ED448, "a"), {}]),
+    st.dictionaries(st.sampled_from(MEMBERS), VALUES, max_size=4),
+)
+def test_whatever_an_issuer_publishes_is_a_key_or_none(given_key: dict[str, Any], others: dict[str, Any]) -> None:
+    """What follows it runs as long as the bridge does: nothing may end it."""
+    for key in keys.published(jwks(given_key | others)):
+        assert key.algorithm in ("RS256", "ES256", "EdDSA")
+        assert isinstance(key.kid, str | None)
+
+
+@given(st.binary(max_size=50) | st.text(max_size=50).map(str.encode))
+def test_whatever_is_no_set_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError):
         keys.published(text)
 
