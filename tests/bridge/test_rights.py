@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,7 +45,7 @@ CREATE POLICY of_members ON messages FOR SELECT USING (
 
 
 @pytest.fixture
-def roles(database: Database) -> tuple[str, str]:
+def roles(database: Database) -> Iterator[tuple[str, str]]:
     """A role for those with a token and one for those without, of this database alone."""
     user, anyone = f"user_{database.name}", f"anyone_{database.name}"
     database.execute(f"CREATE ROLE {user} NOLOGIN; CREATE ROLE {anyone} NOLOGIN;" + SETUP)

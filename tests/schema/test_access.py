@@ -67,7 +67,7 @@ async def test_columns_are_those_that_are_granted_to_the_role_its_groups_or_ever
     one, group = roles
     assert (await to(database, one)).columns == frozenset()
     database.execute(f"GRANT SELECT (id) ON messages TO {one}; GRANT SELECT (room) ON messages TO {group}")
-    assert (await to(database, one)).columns == {"id", "room"}
+    assert (await to(database, one)).columns == frozenset({"id", "room"})
     database.execute("GRANT SELECT ON messages TO PUBLIC")
     assert (await to(database, one)).columns is None
     database.execute(f"REVOKE USAGE ON SCHEMA public FROM PUBLIC, {one}")
