@@ -224,5 +224,6 @@ def _kind(subscription: Subscription) -> Hashable:
     cut = query.aggregate and (query.limit, query.offset)
     read = query.projection, query.sort, query.aggregate, query.meta, cut
     shown = subscription.tx, subscription.old, subscription.changes_only, subscription.related
-    seen = subscription.asked_by, subscription.collection.key, subscription.allowed
+    hides_old = subscription.old and subscription.is_guarded
+    seen = subscription.asked_by, subscription.collection.key, subscription.allowed, hides_old
     return read, subscription.event, subscription.item, shown, seen

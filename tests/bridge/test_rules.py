@@ -76,7 +76,10 @@ class Ruled:
 async def bridge(database: Database, *rules: Rule, **options: Any) -> AsyncIterator[Ruled]:
     changing = list(rules)
     given: dict[str, Any] = {"insecure_public": False, "jwt_secret": SECRET, "auth_mode": "public"} | options
-    revise = lambda: Revision(rules=tuple(changing))  # noqa: E731
+
+    def revise() -> Revision:
+        return Revision(rules=tuple(changing))
+
     async with running_bridge(database.dsn, rules=tuple(rules), revise=revise, **given) as running:
         yield Ruled(running, changing)
 
@@ -203,6 +206,25 @@ async def test_row_that_may_not_be_seen_is_as_if_missing_along_relations(tables:
         assert await ids(ann, filter={"person": {"_eq": 1}}) == [1]
         assert await ids(ann, "rooms", filter={"notes": {"person": {"name": {"_eq": "Eve"}}}}) == []
         assert await ids(ann, "rooms", filter={"notes": {"_none": {"person": {"name": {"_eq": "Eve"}}}}}) == [1, 2]
+
+
+async def test_changes_are_judged_by_the_rows_that_each_one_sees_elsewhere(tables: Database) -> None:
+    """Equal queries of two roles, of which one does not see Eve."""
+    rules = [rule("notes"), rule("people", filter=NOT_HIDDEN), rule("notes", "all"), rule("people", "all")]
+    about_eve = {"fields": ["id", "person.name"], "filter": {"person": {"name": {"_eq": "Eve"}}}}
+    shown = {"fields": ["id", "person.name"]}
+    async with bridge(tables, *rules) as ruled, ruled.someone("ann") as ann, ruled.someone("ann", "all") as all_seeing:
+        assert await follow(ann, query=about_eve) == []
+        assert await follow(all_seeing, query=about_eve) == [{"id": 1, "person": {"name": "Eve"}}]
+        tables.execute("UPDATE notes SET text = 'new' WHERE id = 1")
+        assert (await all_seeing.expect(event="update"))["data"] == [{"id": 1, "person": {"name": "Eve"}}]
+        for client in (ann, all_seeing):
+            await client.send({"type": "subscribe", "collection": "notes", "query": shown, "uid": "notes"})
+            await client.until(event="init")
+        tables.execute("INSERT INTO notes (id, person) VALUES (3, 1), (4, 3)")
+        hers, whole = [(await client.expect(event="create"))["data"] for client in (ann, all_seeing)]
+        assert hers == [{"id": 3, "person": None}, {"id": 4, "person": {"name": "Mia"}}]
+        assert whole == [{"id": 3, "person": {"name": "Eve"}}, {"id": 4, "person": {"name": "Mia"}}]
 
 
 async def test_many_rows_of_which_some_may_not_be_seen(tables: Database) -> None:
@@ -350,9 +372,8 @@ async def test_rules_and_grants_and_policies_hold_together(database: Database, r
     async with bridge(database, *rules, roles=(role,)) as ruled, ruled.someone("ann", role) as ann:
         assert await follow(ann) == [{"id": 1, "text": "hers"}]
         assert (await refusal(ann, collection="people"))["code"] == "FORBIDDEN"
-        database.execute(
-            "INSERT INTO notes (id, owner, room, text) VALUES (5, 'ann', 2, ''), (6, 'bob', 1, ''), (7, 'ann', 1, 'both')"
-        )
+        more = "(5, 'ann', 2, ''), (6, 'bob', 1, ''), (7, 'ann', 1, 'both')"
+        database.execute(f"INSERT INTO notes (id, owner, room, text) VALUES {more}")
         assert (await ann.expect(event="create"))["data"] == [{"id": 7, "text": "both"}]
         database.execute("DELETE FROM notes WHERE id <> 7; UPDATE notes SET room = 2")
         assert (await ann.expect(event="delete"))["data"] == [1]
