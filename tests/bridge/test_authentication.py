@@ -363,6 +363,28 @@ async def test_nothing_is_told_between_expiry_and_the_next_token(tables: Databas
         await client.expect(event="delete", data=[7], uid="s")
 
 
+@pytest.mark.once
+async def test_what_waits_for_a_slow_client_is_forgotten_when_its_token_expires(tables: Database) -> None:
+    """The one frame that was sent already is all that comes before it is told so."""
+    async with serving(tables, **SHORT | {"auth_timeout_s": 10}) as bridge, connected(bridge.url) as client:
+        late = short_lived()
+        await authenticate(client, late)
+        await subscribe(client, "notes", "s")
+        client.connection.transport.pause_reading()
+        for change in ("INSERT INTO notes VALUES (4, 'ann')", "DELETE FROM notes WHERE id = 4", "DELETE FROM notes"):
+            tables.execute(change)
+        expires_at = jwt.decode(late, options={"verify_signature": False})["exp"] + SHORT["jwt_leeway_s"]
+        await asyncio.sleep(expires_at + 0.2 - time.time())
+        client.connection.transport.resume_reading()
+        if (heard := await client.next()) != EXPIRED:
+            assert heard["event"] == "create"
+            assert await client.next() == EXPIRED
+        await client.send({"type": "ping"})
+        assert await client.next() == {"type": "pong"}
+        await authenticate(client, token())
+        await client.expect(event="init", reason="resync", data=[], uid="s")
+
+
 async def test_unsubscribe_works_while_expired(tables: Database) -> None:
     async with serving(tables, **SHORT | {"auth_timeout_s": 10}) as bridge, connected(bridge.url) as client:
         await authenticate(client, short_lived())
