@@ -27,6 +27,11 @@ log = logging.getLogger(__name__)
 READ_BYTES = 2048
 """As much is read from one client before the others have their turn. It may hold 341 pings."""
 
+ACCEPTED_AT_ONCE = 512
+"""Connections that may wait to be accepted. More would be accepted in one go, while everybody waits; with less, whoever
+comes in the midst of many has to try again, which TCP does after a second.
+"""
+
 LONG_S = 0.0005
 REST = 4
 """After a read that took us long its client is not read from for this many times as long."""

@@ -79,6 +79,7 @@ class WebSocketServer:
             compression="deflate" if options.compression else None,
             max_size=options.frame_bytes_max,
             ping_interval=None,  # the protocol has its own heartbeat
+            backlog=guarded.ACCEPTED_AT_ONCE,
             open_timeout=guarded.OPEN_TIMEOUT_S,
             close_timeout=guarded.CLOSE_TIMEOUT_S,
             server_header=None,
