@@ -36,7 +36,9 @@ class Ruling:
 
 
 def ruling(rules: Mapping[str, Rule], viewer: Viewer, catalog: Catalog, spelling: Spelling) -> Ruling:
-    """By collection: what the rules of the viewer's role say. Raises `Unspelled`, for all of them together."""
+    """By collection: what the rules of the viewer's role say, who reads these tables. Raises `Unspelled`, for all of
+    them together.
+    """
     needed: list[Unspelled] = []
     rows: list[tuple[int, Filter]] = []
     faults: dict[int, tuple[Rule, str]] = {}

@@ -380,6 +380,18 @@ async def test_rules_and_grants_and_policies_hold_together(database: Database, r
         assert (await ann.expect(event="delete"))["data"] == [7]
 
 
+@pytest.mark.parametrize("filter_", [{"person": {"_null": True}}, OF_MEMBERS])
+async def test_filter_of_what_a_role_was_not_granted_hides_the_collection(
+    database: Database, role: str, filter_: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL would refuse to read it."""
+    rules = [rule("notes", role, filter=filter_), rule("rooms", role)]
+    async with bridge(database, *rules, roles=(role,)) as ruled, ruled.someone("ann", role) as ann:
+        for kind in ({"type": "subscribe"}, {"type": "items", "action": "read"}):
+            assert (await refusal(ann, collection="notes", **{"kind": kind.pop("type")} | kind))["code"] == "FORBIDDEN"
+    assert [record.levelname for record in caplog.records if "filter of a rule" in record.message] == ["ERROR"]
+
+
 async def test_role_that_nothing_names_is_nobody(tables: Database) -> None:
     async with bridge(tables, rule("notes", "anyone", filter=OWN), anon_role="anyone") as ruled:
         async with connected(ruled.running.url) as nobody:
