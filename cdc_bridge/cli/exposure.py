@@ -60,7 +60,7 @@ def _of_readers(exposure: Exposure) -> str | None:
         return "serving without authentication: whoever can connect reads every attached table"
     if not exposure.lets_roles_in:
         return (
-            "nobody may read anything yet, so every client gets FORBIDDEN. To open it: set roles and"
+            "nobody may read anything yet, so every client gets FORBIDDEN. To open it: set roles, or rules, and"
             f" {AUTHENTICATION} for clients with a token; anon_role for those without one; or, on this machine,"
             " --insecure-public for everybody and every attached table"
         )

@@ -25,6 +25,8 @@ from cdc_bridge.subscription import Event, EventKind
 
 FRAME_ROWS_MAX = 1000
 FRAME_BYTES_MAX = 1024 * 1024
+REPLY_COST_BYTES = 48
+"""What Python takes for an answer besides its bytes. Of very short ones a client can make a million."""
 
 _MERGED = (EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE)
 
@@ -67,7 +69,7 @@ class Backlog:
 
     def reply(self, frame: bytes) -> bool:
         """Put an answer in front of the events. False when there is no room."""
-        if not self._admit(len(frame)):
+        if not self._admit(len(frame) + REPLY_COST_BYTES):
             return False
         self._replies.append(frame)
         return True
@@ -99,7 +101,7 @@ class Backlog:
         """The next frame to send. Raises `IndexError` when nothing waits."""
         if self._replies:
             frame = self._replies.popleft()
-            self.size_bytes -= len(frame)
+            self.size_bytes -= len(frame) + REPLY_COST_BYTES
             return frame
         key = self._turns.popleft()
         stream = self._streams[key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -264,3 +266,16 @@ def test_no_row_is_lost_or_overtakes_another_of_its_subscription(story: list[tup
         send()
     assert sent == pushed
     assert waiting.size_bytes == 0
+
+
+def test_short_answers_count_with_all_that_they_take() -> None:
+    """A client that asks and never reads costs no more than its backlog may."""
+    backlog = Backlog(10_000)
+    count = 0
+    while backlog.reply(b"%d" % (count % 10)):
+        count += 1
+    assert count > 100
+    assert count * sys.getsizeof(b"1") <= 10_000
+    for _ in range(count):
+        backlog.next_frame()
+    assert backlog.size_bytes == 0
