@@ -23,7 +23,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def token(
-    role: Annotated[str, typer.Option(metavar="NAME", help="The role of the database that its bearer has.")],
+    role: Annotated[str, typer.Option(metavar="NAME", help="The role that its bearer has.")],
     sub: Annotated[str | None, typer.Option(metavar="TEXT", help="Who its bearer is.")] = None,
     claim: Annotated[
         list[str] | None,

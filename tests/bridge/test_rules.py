@@ -296,6 +296,31 @@ async def test_rows_as_they_were_are_judged_by_what_a_rule_asks_of_other_tables(
         assert (await ann.expect(event="delete"))["data"] == [1]
 
 
+async def test_who_comes_back_is_told_of_what_it_could_see_alone(tables: Database) -> None:
+    follow_on = {"type": "subscribe", "collection": "notes", "cursor": True, "query": {"fields": ["id"]}}
+    async with bridge(tables, rule("notes", filter=OF_MEMBERS)) as ruled:
+        async with ruled.someone("ann") as ann:
+            await ann.send(follow_on | {"uid": "before"})
+            cursor = (await ann.expect(event="init"))["cursor"]
+        tables.execute("INSERT INTO notes (id, room) VALUES (3, 2), (4, 1), (5, 1)")
+        tables.execute("DELETE FROM notes WHERE id IN (2, 5)")
+        tables.execute("UPDATE notes SET room = 3 - room")
+        tables.execute("DELETE FROM notes WHERE id IN (1, 4)")
+        async with ruled.someone("ann") as ann:
+            await ann.send(follow_on | {"uid": "after", "after": cursor, "old": True})
+            assert (await ann.expect(event="init"))["resumed"]
+            told = [(await ann.expect(uid="after")) for _ in range(4)]
+            tables.execute("INSERT INTO notes (id, room) VALUES (9, 1)")
+            assert (await ann.expect(event="create"))["data"] == [{"id": 9}]
+    assert [(each["event"], sorted(each["data"], key=str), each.get("reason")) for each in told] == [
+        ("create", [{"id": 4}, {"id": 5}], None),
+        ("delete", [5], None),
+        ("delete", [1, 4], "leave"),
+        ("update", [{"id": 3}], None),
+    ]
+    assert told[3]["old"] == [None]
+
+
 async def test_end_of_a_membership_shows_at_once_where_related_rows_are_asked_for(tables: Database) -> None:
     async with bridge(tables, rule("notes", filter=OF_MEMBERS)) as ruled, ruled.someone("ann") as ann:
         assert len(await follow(ann, related=True)) == 1

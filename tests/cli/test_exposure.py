@@ -88,6 +88,7 @@ SECRET = "a secret that is long enough for HS256"
     [
         {"jwt_secret": SECRET, "roles": "web"},
         {"jwt_jwks_url": "https://issuer.example/keys", "roles": "web"},
+        {"jwt_secret": SECRET, "rules": '[{"role": "web", "collection": "notes"}]'},
         {"static_tokens": f'[{{"sha256": "{"0" * 64}", "role": "web"}}]', "roles": "web"},
     ],
 )
