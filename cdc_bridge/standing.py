@@ -36,7 +36,6 @@ from cdc_bridge.viewer import Viewer
 CLOCK_CHECK_S = 30.0
 """How long it can go unnoticed, at most, that somebody has set the clock by which tokens expire."""
 
-
 REVOKED_CHECK_S = 2.0
 """How long a token that was revoked can still be used."""
 

@@ -92,11 +92,11 @@ def token(sub: str = "ann", **more: Any) -> str:
 
 
 def short_lived(sub: str = "ann") -> str:
-    """With a leeway of 1.5 s it is good for half a second at least."""
+    """With a leeway of 2 s it is good for one second at least."""
     return token(sub, exp=int(time.time()))
 
 
-SHORT: dict[str, Any] = {"jwt_leeway_s": 1.5, "auth_timeout_s": 0.5}
+SHORT: dict[str, Any] = {"jwt_leeway_s": 2, "auth_timeout_s": 0.5}
 
 
 async def authenticate(client: Client, access_token: str, uid: Any = None) -> None:
@@ -174,8 +174,7 @@ async def test_what_is_behind_a_bad_token_is_not_done(tables: Database) -> None:
 async def test_silence_ends_the_handshake(tables: Database) -> None:
     async with serving(tables, auth_timeout_s=0.2) as bridge, contextlib.AsyncExitStack() as stack:
         silent = [await stack.enter_async_context(connected(bridge.url)) for _ in range(50)]
-        async with connected(bridge.url) as client:
-            await authenticate(client, token())
+        async with connected(f"{bridge.url}?access_token={token()}") as client:
             assert await subscribe(client, "notes", "s") == [{"id": 1}]
             for each in silent:
                 assert await each.next() == HANDSHAKE_FAILED
@@ -214,7 +213,7 @@ async def test_token_in_the_url(tables: Database, mode: str) -> None:
 
 @pytest.mark.once
 async def test_subscriber_in_the_terminal_is_told_that_it_needs_a_token(tables: Database) -> None:
-    async with serving(tables, jwt_leeway_s=1.5) as bridge:
+    async with serving(tables, jwt_leeway_s=2) as bridge:
 
         async def refusal(query: str) -> str:
             with pytest.raises(SubscriptionRefused) as refused:
@@ -401,8 +400,10 @@ async def test_unsubscribe_works_while_expired(tables: Database) -> None:
 
 
 async def test_silence_after_expiry_is_the_end(tables: Database) -> None:
-    async with serving(tables, **SHORT) as bridge, connected(bridge.url) as client:
-        await authenticate(client, short_lived())
+    async with (
+        serving(tables, **SHORT) as bridge,
+        connected(f"{bridge.url}?access_token={short_lived()}") as client,
+    ):
         await subscribe(client, "notes", "s")
         assert [await client.next(), await client.next()] == [EXPIRED, TIMED_OUT]
         assert await client.closed() == 4401

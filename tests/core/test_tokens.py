@@ -454,6 +454,26 @@ async def test_nothing_that_is_well_signed_raises_anything_else(body: bytes) -> 
 
 @given(
     st.dictionaries(
+        st.sampled_from(["alg", "kid", "crit", "b64", "typ", "cty", "zip", "jku", "jwk", "x5u", "x5c"]),
+        st.recursive(
+            st.none()
+            | st.booleans()
+            | st.integers()
+            | st.text(max_size=20)
+            | st.sampled_from(["HS256", "RS256", "b64"]),
+            lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+            max_leaves=5,
+        ),
+    )
+)
+async def test_nothing_that_a_header_says_raises_anything_else(header: dict[str, Any]) -> None:
+    for ours in (keys.shared(SECRET), keys.public(pem(RSA))):
+        with contextlib.suppress(RequestError):
+            await identity(signed(BODY, **header), authenticator(ours))
+
+
+@given(
+    st.dictionaries(
         st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
         st.one_of(
             st.integers(), st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.booleans()

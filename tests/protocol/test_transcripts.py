@@ -87,7 +87,7 @@ KEYS = d.deleted_keys_have_the_type_of_the_column
 HEARTBEAT: dict[str, Any] = {"ping_interval_s": 0.3}  # 3 s in the recordings
 
 SECRET = "a secret that has thirty-two bytes"
-LEEWAY_S = 1.5
+LEEWAY_S = 2
 PUBLIC: dict[str, Any] = {
     "insecure_public": False,
     "auth_mode": "public",
