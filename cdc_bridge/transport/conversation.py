@@ -273,8 +273,11 @@ class Conversation:
         """Ping every period; close a client of which nothing was heard since the last ping."""
         while True:
             await asyncio.sleep(self._ping_interval_s)
+            if self._standing.is_over:
+                return  # nothing comes after the error
             if self._standing.is_awaited or self._standing.is_judged:
                 continue  # the answer to its `auth` has to be the first that it hears
             if not self._session.tick():
-                return self._outlet.close(CloseCode.POLICY_VIOLATION, "no answer to a ping")
+                self._outlet.close(CloseCode.POLICY_VIOLATION, "no answer to a ping")
+                return
             self._outlet.reply(protocol.ping())
