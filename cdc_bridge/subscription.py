@@ -87,6 +87,9 @@ class Query:
     `limit` counts rows. `limit_is_ours` says that the client did not choose it, so a cut must be told. `filter` holds
     what `search` asks for as well, and what the client may see. With `aggregate` there are no rows, and the projection
     has no outputs.
+
+    `asked` is the filter without what policies of row-level security say, None where they say nothing: where a table is
+    read PostgreSQL applies them by itself, and they may ask of columns that the reader was not granted.
     """
 
     projection: Projection
@@ -97,6 +100,12 @@ class Query:
     filter: Filter = EVERYTHING
     meta: frozenset[Meta] = frozenset()
     aggregate: Aggregate | None = None
+    asked: Filter | None = None
+
+    @property
+    def of_table(self) -> Filter:
+        """What rows have to be like where a table is read."""
+        return self.filter if self.asked is None else self.asked
 
 
 @dataclass(frozen=True, slots=True)

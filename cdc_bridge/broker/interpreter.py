@@ -98,12 +98,13 @@ class Interpreter:
         )
         whole = catalog.by_relation_id[collection.relation_id]
         guard = self.permits.guard(whole, viewer, catalog) if to_follow else EVERYTHING
-        shown = all_of([ruling.sight.rows_of(collection.relation_id), guard])
+        ruled = ruling.sight.rows_of(collection.relation_id)
         rights = self.permits.rights(viewer, tables_read(collection, query), catalog) if to_follow else b""
         rule = self.permits.rule(viewer, collection)
-        query = replace(query, filter=all_of([query.filter, shown]))
+        asked = all_of([query.filter, ruled])
+        query = replace(query, filter=all_of([asked, guard]), asked=None if guard == EVERYTHING else asked)
         allowed = EVERY_EVENT if rule is None else rule.events
-        return Understood(collection, query, ruling.sight, rights, allowed, shown != EVERYTHING)
+        return Understood(collection, query, ruling.sight, rights, allowed, all_of([ruled, guard]) != EVERYTHING)
 
     def proofread(self, catalog: Catalog) -> None:
         """A catalog has come, or other rules: tell the operator what does not fit."""

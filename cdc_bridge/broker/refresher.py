@@ -80,5 +80,5 @@ def _query(query: Query, refresh: Refresh) -> Query:
     """Figures are worked out as at first; of rows those that are stale."""
     if query.aggregate is not None:
         return query
-    filter_ = conjunction(query.filter, refresh.filter)
-    return replace(query, filter=filter_, limit=ROWS_MAX, offset=0, limit_is_ours=True, meta=frozenset())
+    filter_ = conjunction(query.of_table, refresh.filter)
+    return replace(query, filter=filter_, asked=None, limit=ROWS_MAX, offset=0, limit_is_ours=True, meta=frozenset())

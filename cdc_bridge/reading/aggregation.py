@@ -47,7 +47,7 @@ def figures(
     ).format(
         outputs=_outputs([*groups, *(_call(*asked) for asked in query.aggregate.functions)]),
         table=table(collection, ALIAS),
-        condition=condition(collection, query.filter, key, surroundings),
+        condition=condition(collection, query.of_table, key, surroundings),
         group=sql.SQL(" GROUP BY {}").format(joined(", ", positions)) if groups else sql.SQL(""),
         order=order(_sorted(query, query.aggregate, positions)),
         cut=cut(query.limit + 1 if query.limit else 0, query.offset),

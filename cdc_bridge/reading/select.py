@@ -30,7 +30,7 @@ def rows(collection: Collection, query: Query, key: tuple[str, ...] | None, surr
     ).format(
         outputs=outputs(query.projection, ALIAS, surroundings),
         table=table(collection, ALIAS),
-        condition=condition(collection, query.filter, key, surroundings),
+        condition=condition(collection, query.of_table, key, surroundings),
         order=_order(total_order(query.sort, collection), ALIAS, surroundings),
         cut=cut(query.limit + 1 if query.limit else 0, query.offset),
     )

@@ -154,7 +154,7 @@ async def _counted(
     connection: Connection, asked: Meta, collection: Collection, query: Query, surroundings: Surroundings
 ) -> int:
     """Counts are of a collection, also where one row of it is asked for."""
-    filter_ = EVERYTHING if asked is Meta.TOTAL_COUNT else query.filter
+    filter_ = EVERYTHING if asked is Meta.TOTAL_COUNT else query.of_table
     (found,) = await _execute(connection, count(collection, filter_, surroundings), surroundings.sight)
     return int(found)
 

@@ -110,6 +110,16 @@ async def test_policy_with_a_subquery_is_judged_by_the_database(database: Databa
         assert (left["data"], left["reason"]) == ([4], "leave")
 
 
+async def test_policy_may_ask_of_a_column_that_is_not_granted(database: Database, roles: tuple[str, str]) -> None:
+    user, _ = roles
+    database.execute(f"REVOKE SELECT (owner) ON notes FROM {user}; INSERT INTO notes VALUES (1, '{ANN}', 'a', 'x')")
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann:
+        await ann.send({"type": "subscribe", "collection": "notes", "uid": "n"})
+        assert (await ann.expect(event="init"))["data"] == [{"id": 1, "text": "a"}]
+        database.execute(f"INSERT INTO notes VALUES (2, '{ANN}', 'hers', 'x'), (3, '{BOB}', 'his', 'y')")
+        assert (await ann.expect(event="create"))["data"] == [{"id": 2, "text": "hers"}]
+
+
 async def test_column_that_is_not_granted_is_not_there(database: Database, roles: tuple[str, str]) -> None:
     user, _ = roles
     queries = [
