@@ -85,13 +85,21 @@ def in_batches(cases: Sequence[Case]) -> list[Batch]:
 def verdicts_of(count: int, answered: Iterable[tuple[Batch, Mapping[Sight, Answer]]]) -> list[Verdict]:
     """What was decided about the images of so many cases."""
     verdicts: dict[int, Verdict] = {}
-    for batch, answers in answered:
+    for batch, found_by in answered:
+        answers = {sight: _fitting(answer, batch) for sight, answer in found_by.items()}
         failures = {sight: answer.reason for sight, answer in answers.items() if isinstance(answer, Failure)}
         seen_by = _seen_by(batch, answers)
         for position, share in batch.shares.items():
             found = Verdict(tuple([seen_by[i] for i in share]), failures)
             verdicts[position] = _joined(verdicts[position], found) if position in verdicts else found
     return [verdicts[position] for position in range(count)]
+
+
+def _fitting(answer: Answer, batch: Batch) -> Answer:
+    """Functions of policies can do anything, also to the statement that they are evaluated in."""
+    if isinstance(answer, Failure) or list(map(len, answer)) == [len(batch.images)]:
+        return answer
+    return Failure("it is not what was asked for")
 
 
 def _seen_by(batch: Batch, answers: Mapping[Sight, Answer]) -> list[frozenset[Sight]]:

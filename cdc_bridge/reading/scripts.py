@@ -16,7 +16,7 @@ from itertools import count, groupby
 from typing import Any, TypeAlias
 
 import psycopg
-from psycopg import AsyncClientCursor, AsyncConnection, sql
+from psycopg import AsyncClientCursor, AsyncConnection, errors, sql
 
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.sight import BY_ITSELF, Sight
@@ -38,7 +38,10 @@ async def look_through(connection: Connection, sight: Sight) -> None:
 async def begin_looking(connection: Connection, sight: Sight) -> None:
     """Inside of a transaction, until `end_looking`."""
     await connection.execute("SAVEPOINT looking")
-    await look_through(connection, sight)
+    try:
+        await look_through(connection, sight)
+    except errors.InvalidParameterValue as error:  # there is no such role any more
+        raise errors.InsufficientPrivilege(str(error)) from error
 
 
 async def end_looking(connection: Connection) -> None:
