@@ -7,8 +7,10 @@ import contextlib
 import hashlib
 import json
 import logging
+import random
 import time
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import jwt
@@ -25,6 +27,7 @@ from cdc_bridge.client import Wanted, messages
 from cdc_bridge.errors import SubscriptionRefused
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.budget import examples
 from tests.support.issuer import jwk, running_issuer
 from tests.support.server import Database
 from tests.support.wsclient import Client, Closed, connected
@@ -322,14 +325,14 @@ async def test_bad_auth_later_is_the_end(tables: Database, mode: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def busy(tables: Database) -> AsyncIterator[None]:
-    """Somebody writes all the time: rows come and go."""
+async def busy(tables: Database, owners: Sequence[str] = ("ann",)) -> AsyncIterator[None]:
+    """Somebody writes all the time: rows come and go, those of each owner in turn."""
 
     async def write() -> None:
         async with await tables.connect() as connection:
             for n in range(100, 100_000):
-                await connection.execute("INSERT INTO notes VALUES (%s, 'ann')", (n,))
-                await connection.execute("DELETE FROM notes WHERE id = %s", (n,))
+                await connection.execute("INSERT INTO notes VALUES (%s, %s)", (n, owners[n % len(owners)]))
+                await connection.execute("DELETE FROM notes WHERE id = %s", (n - len(owners) + 1,))
 
     writing = asyncio.create_task(write())
     try:
@@ -382,6 +385,58 @@ async def test_what_waits_for_a_slow_client_is_forgotten_when_its_token_expires(
         assert await client.next() == {"type": "pong"}
         await authenticate(client, token())
         await client.expect(event="init", reason="resync", data=[], uid="s")
+
+
+class Changeling:
+    """A client that is somebody else every moment, and whose tokens expire. Even notes are Ann's, odd ones Bob's."""
+
+    def __init__(self, client: Client, seed: int) -> None:
+        self._client = client
+        self._random = random.Random(seed)
+        self._shown: list[str] = []
+        self.was: Counter[str] = Counter()
+
+    async def live(self, until_s: float) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._listen())
+            while time.time() < until_s:
+                await self._show()
+                await self._client.send({"type": "subscribe", "collection": "notes", "uid": "s"})
+                await asyncio.sleep(self._random.uniform(0, 0.6))
+            await self._client.send({"type": "auth", "email": "", "password": "", "uid": "the end"})
+
+    async def _show(self) -> None:
+        name = self._random.choice(["ann", "bob"])
+        made = self._random.choice([token(name), token(name, exp=int(time.time())), token(name, exp=int(time.time()))])
+        self._shown.append(name)
+        await self._client.send({"type": "auth", "access_token": made})
+
+    async def _listen(self) -> None:
+        who = "nobody"
+        while (message := await self._client.next()).get("uid") != "the end":
+            if message["type"] == "auth":
+                who = "ok" if message["status"] == "ok" else message["error"]["code"]
+                if who in ("ok", "AUTH_FAILED"):  # by a hair's breadth a token can be too late
+                    name = self._shown.pop(0)
+                    who = name if who == "ok" else who
+                self.was[who] += 1
+            elif message["type"] == "subscription":
+                ids = [row if isinstance(row, int) else row["id"] for row in message["data"]]
+                assert {("ann", "bob")[id_ % 2] for id_ in ids} <= {who}, message
+
+
+@pytest.mark.once
+async def test_nobody_is_told_what_somebody_else_may_see(tables: Database) -> None:
+    """While rows come and go, and clients are now Ann, now Bob, now nobody."""
+    tables.execute("DELETE FROM notes")
+    options: dict[str, Any] = {"auth_mode": "public", "jwt_leeway_s": 1, "auth_timeout_s": 0.1}
+    async with serving(tables, **options) as bridge, contextlib.AsyncExitStack() as stack, busy(tables, ("ann", "bob")):
+        clients = [await stack.enter_async_context(connected(bridge.url)) for _ in range(5)]
+        changelings = [Changeling(client, seed) for seed, client in enumerate(clients)]
+        until_s = time.time() + examples(3)
+        await asyncio.gather(*(each.live(until_s) for each in changelings))
+    was = sum((each.was for each in changelings), Counter())
+    assert {"ann", "bob", "TOKEN_EXPIRED", "AUTH_TIMEOUT"} <= was.keys()
 
 
 async def test_unsubscribe_works_while_expired(tables: Database) -> None:
