@@ -163,7 +163,13 @@ async def _on_air(
 ) -> NoReturn:
     """Raises `_Over`, or what went wrong."""
     settings = Settings.model_validate(
-        {"dsn": dsn, "host": HOST, "port": port, "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S}
+        {
+            "dsn": dsn,
+            "host": HOST,
+            "port": port,
+            "insecure_public": True,  # our own tables, on this machine
+            "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S,
+        }
     )
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     bridge = Bridge(as_options(settings, BridgeOptions), on_listening=listening.set_result)
