@@ -105,6 +105,6 @@ def test_role_of_those_without_a_token_is_none() -> None:
 
 
 def test_settings_of_tls_and_of_the_insecure_words_are_taken_as_they_are() -> None:
-    given = {"insecure_public": True, "insecure_bind": True, "behind_proxy": True}
+    given: dict[str, Any] = {"insecure_public": True, "insecure_bind": True, "behind_proxy": True}
     paths = {"tls_certificate": "tls.crt", "tls_key": "tls.key"}
     assert exposure_of(s.load(given | paths)) == replace(HERE, **PUBLIC | ANYWAY | PROXY | TLS)
