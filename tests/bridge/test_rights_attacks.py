@@ -421,8 +421,38 @@ async def test_rows_that_others_lead_to_are_shown_to_those_who_may_see_them(plac
         place.execute("UPDATE rooms SET name = upper(name)")
         assert (await told(bob, "notes", "update", 1))[-1]["data"] == [{"id": 2, "room": {"name": "HIS"}}]
         rows = {row["id"]: row["room"] for row in (await told(ann, "notes", "update", 1))[-1]["data"]}
-        assert rows[1] == {"name": "HERS"}
-        assert rows.get(3) is None
+        assert rows == {1: {"name": "HERS"}, 3: None}  # that something has changed is told, and nothing of it
+
+
+async def test_figures_are_not_told_anew_for_what_happens_out_of_sight(place: Place) -> None:
+    query = {"aggregate": {"count": "*"}}
+    async with ann_and_bob(place) as (ann, bob):
+        for client in (ann, bob):
+            for table in GUARDED:
+                await follow(client, table, query=query)
+        for table in GUARDED:
+            place.execute(
+                f"INSERT INTO {table} (id, owner{', part' if table == 'parted' else ''}) VALUES"
+                f" (50, '{BOB}'{', 1' if table == 'parted' else ''})"
+            )
+        for table in GUARDED:
+            assert (await told(bob, table, "update", 1))[-1]["data"] == [{"count": "2"}]
+        assert ids(await read(ann, "notes")) == [1, 3]
+        assert [each for each in ann.seen if each.get("event") == "update"] == []
+
+
+async def test_right_on_a_table_that_rows_lead_to_is_looked_at_as_well(place: Place) -> None:
+    """What is shown of it ends with the right, and so does what asks for it."""
+    async with ann_and_bob(place) as (ann, _):
+        await follow(
+            ann, "notes", query={"fields": ["id", "room.name"], "filter": {"room": {"name": {"_nnull": True}}}}
+        )
+        await follow(ann, "rooms", query={"fields": ["*"]})
+        place.execute("REVOKE SELECT (name) ON rooms FROM {role}", place.user)
+        async with asyncio.timeout(STOPS_WITHIN_S):
+            refused = await ann.until(type="subscribe", uid="notes")
+        assert refused["error"]["code"] == "FORBIDDEN"
+        assert (await read(ann, "rooms"))["data"] == [{"id": 1, "owner": ANN, "vault": 1}]
 
 
 # --- becoming somebody else ---
@@ -650,8 +680,8 @@ TAMPERING: Mapping[str, str] = {
     "session": "SET ROLE none; SET row_security = off; SET statement_timeout = 0; SET TimeZone = 'Asia/Tokyo'",
     "authorization": "SET SESSION AUTHORIZATION DEFAULT; SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
     "statements": (
-        "EXECUTE 'DEALLOCATE ALL'; EXECUTE 'PREPARE cdc_bridge_asked AS SELECT ''ttt'''; "
-        "EXECUTE 'PREPARE cdc_bridge_0 AS SELECT ''ttt'''; EXECUTE 'PREPARE cdc_bridge_1 AS SELECT ''ttt'''"
+        "FOR name IN SELECT p.name FROM pg_prepared_statements p LOOP EXECUTE format('DEALLOCATE %I', name);"
+        " EXECUTE format('PREPARE %I AS SELECT ''ttt''', name); END LOOP"
     ),
     "locks": "PERFORM pg_advisory_lock_shared(1); LOCK TABLE evil.mine IN ACCESS SHARE MODE",
     "writes": "INSERT INTO public.judged VALUES (666, NULL, 'written')",
@@ -686,7 +716,7 @@ async def tampered(place: Place) -> AsyncIterator[tuple[Questions, Sight, Sight]
 
 def tamper(place: Place, what: str) -> None:
     statement = "CREATE OR REPLACE FUNCTION evil.see(id int) RETURNS boolean LANGUAGE plpgsql AS {}"
-    body = sql.Literal(f"BEGIN {what}; RETURN true; END")
+    body = sql.Literal(f"DECLARE name text; BEGIN {what}; RETURN true; END")
     place.database.execute(sql.SQL(statement).format(body).as_string())
 
 
