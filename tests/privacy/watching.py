@@ -1,0 +1,179 @@
+"""A real bridge whose clients are outlets that write down what they are told.
+
+Between two steps the world stands still: `settled` waits until all that has been committed was told, and all that had
+to be read for it too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+import cdc_bridge.bridge
+from cdc_bridge.broker import refresher
+from cdc_bridge.broker.broker import Broker
+from cdc_bridge.cursor import Claim
+from cdc_bridge.errors import RequestError
+from cdc_bridge.hub.feed import Phase
+from cdc_bridge.hub.follower import Follower
+from cdc_bridge.hub.stale import Refresh
+from cdc_bridge.protocol import Subscribe, parse
+from cdc_bridge.subscription import Event, EventKind
+from cdc_bridge.viewer import SELF, Viewer
+from tests.support.bridge import running_bridge
+from tests.support.server import Database
+
+SETTLES_WITHIN_S = 20.0
+LOOKS_EVERY_S = 0.001
+NOBODYS = "nothing_of_that_name"
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One message: `data` and `old` are what its JSON says. `data` of None: it has none."""
+
+    kind: EventKind
+    data: list[Any] | None
+    old: list[Any] | None
+    reason: str
+
+
+@dataclass(eq=False)
+class Notebook:
+    """Implements `hub.follower.Outlet` for one subscription."""
+
+    told: list[Told] = field(default_factory=list)
+    refused: RequestError | None = None
+    follower: Follower | None = None
+
+    @property
+    def count(self) -> int:
+        return 0
+
+    def open(self, follower: Follower) -> None:
+        self.follower = follower
+
+    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
+        reason = event.reason.value if event.reason else ""
+        self.told.append(Told(event.kind, _read(event.rows), _read(event.old), reason))
+
+    def followers(self) -> list[Follower]:
+        return [self.follower] if self.follower else []
+
+    def silence(self, follower: Follower) -> None:
+        self.told.clear()
+
+    def drop(self, follower: Follower) -> None:
+        self.follower = None
+
+    def refuse(self, follower: Follower, error: RequestError) -> None:
+        self.refused = error
+
+    @property
+    def has_room(self) -> bool:
+        return True
+
+    async def room(self, size_bytes: int) -> bool:
+        return True
+
+    def take(self) -> list[Told]:
+        """What has been told since the last time."""
+        told, self.told = self.told, []
+        return told
+
+
+def _read(rows: tuple[bytes, ...] | None) -> list[Any] | None:
+    return None if rows is None else [json.loads(row) for row in rows]
+
+
+@dataclass(eq=False)
+class Watched:
+    """The broker of a running bridge, and a table of marks that tells how far it has heard."""
+
+    database: Database
+    broker: Broker
+    is_refreshing: bool = False
+    marks: Notebook = field(default_factory=Notebook)
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    async def begin(self) -> None:
+        await self._until(lambda: self.broker.listening)
+        await self.broker.subscribe(self.marks, _subscribe('{"type": "subscribe", "collection": "marks"}'), SELF)
+        await self._until(lambda: bool(self.marks.told))
+
+    async def subscribe(self, message: str, viewer: Viewer) -> Notebook:
+        """It has its initial data, or has been refused, when the world is settled."""
+        notebook = Notebook()
+        try:
+            await self.broker.subscribe(notebook, _subscribe(message), viewer)
+        except RequestError as error:
+            notebook.refused = error
+        return notebook
+
+    def end(self, notebook: Notebook) -> None:
+        if notebook.follower is not None:
+            self.broker.unsubscribe(notebook.follower)
+
+    async def rights_changed(self) -> None:
+        """Who asks for what is not there has the catalog looked at."""
+        await self.subscribe(json.dumps({"type": "subscribe", "collection": NOBODYS}), SELF)
+
+    def next_mark(self) -> int:
+        return next(self._numbers)
+
+    async def settled(self, mark: int) -> None:
+        """All that was committed before this mark has been told."""
+        await self._until(lambda: any(row["id"] == str(mark) for each in self.marks.told for row in each.data or ()))
+        self.marks.take()
+        await self._until(self._is_quiet)
+
+    def _is_quiet(self) -> bool:
+        hub = self.broker.hub
+        feeds = [follower.feed for follower in hub._roll]
+        reads = any(feed.phase is Phase.HOLDING or feed.is_waiting for feed in feeds)
+        return not reads and not hub.stale and not self.is_refreshing
+
+    async def _until(self, condition: Any) -> None:
+        """Nothing tells when a reading has been found to be empty, so we look."""
+        async with asyncio.timeout(SETTLES_WITHIN_S):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(LOOKS_EVERY_S)
+
+    async def taken(self) -> list[Refresh]:
+        """In place of the agenda's `next_stale`: who asks for more has shown what it took."""
+        self.is_refreshing = False
+        await self.broker._agenda._until(self.broker._agenda._stale_ordered, self.broker.hub.stale)
+        self.is_refreshing = True
+        return self.broker.hub.stale.take()
+
+
+@asynccontextmanager
+async def watched(database: Database, roles: tuple[str, ...], patching: pytest.MonkeyPatch) -> AsyncIterator[Watched]:
+    brokers: list[Broker] = []
+
+    class Known(Broker):
+        def __init__(self, *args: Any, **keywords: Any) -> None:
+            super().__init__(*args, **keywords)
+            brokers.append(self)
+
+    patching.setattr(cdc_bridge.bridge, "Broker", Known)
+    patching.setattr(refresher, "PAUSE_MIN_S", 0.0)
+    async with running_bridge(database.dsn, roles=roles, wait=False) as running:
+        watching = Watched(database, brokers[0])
+        patching.setattr(watching.broker._agenda, "next_stale", watching.taken)
+        await watching.begin()
+        yield watching
+        assert running.url
+
+
+def _subscribe(message: str) -> Subscribe:
+    parsed = parse(message)
+    assert isinstance(parsed, Subscribe)
+    return parsed
