@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from cdc_bridge.catalog import Catalog, Collection, PgType
 from cdc_bridge.change import Change, Position, Relation, Snapshot
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
+from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
 from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.subscription import Meta, Query
 
@@ -96,7 +96,7 @@ class Arbiter(Protocol):
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]: ...
 
-    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]: ...
+    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]: ...
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
         """JSON texts as `row_to_json` writes them in columns of these types; None is not of the type."""

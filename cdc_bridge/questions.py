@@ -53,8 +53,8 @@ class Worth:
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
-    """`type` is as `format_type` prints it, `raw` as `to_json` writes it; None for NULL."""
+class ClaimValue:
+    """That worth. `type` is printed as those of columns are, `raw` is as `to_json` writes it; None for NULL."""
 
     type: str
     raw: bytes | None
@@ -69,7 +69,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """For each image of a case, in their order, those who ask and for whom it is let through; why some have no answer."""
+    """For each image of a case, in their order, those who ask and for whom it is let through; and why some get no
+    answer.
+    """
 
     seen_by: tuple[frozenset[Sight], ...]
     failures: Mapping[Sight, str] = field(default_factory=dict)

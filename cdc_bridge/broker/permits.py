@@ -22,8 +22,7 @@ from cdc_bridge.filters.normal_form import all_of
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import Arbiter
 from cdc_bridge.queries.speller import Spelling
-from cdc_bridge.questions import Case, Failure, Worth
-from cdc_bridge.rights.deciding import ClaimValue
+from cdc_bridge.questions import Case, ClaimValue, Failure, Worth
 from cdc_bridge.rights.guard import Guard, Unjudgeable
 from cdc_bridge.rights.rules import NO_RULES, Rule, RuleBook
 from cdc_bridge.rights.view import access_to, rules_of, view
@@ -179,8 +178,7 @@ class Permits:
 async def _learn_values(known: _Known, worths: Sequence[Worth], arbiter: Arbiter) -> None:
     if len(known.values) > KNOWN_MAX:
         known.values.clear()
-    for worth, value in zip(worths, await arbiter.value(worths) if worths else (), strict=True):
-        known.values[worth] = value if isinstance(value, Failure) else ClaimValue(value.type, value.raw)
+    known.values.update(zip(worths, await arbiter.value(worths) if worths else (), strict=True))
 
 
 async def _learn_obstacles(known: _Known, probes: Sequence[Probe], arbiter: Arbiter) -> None:

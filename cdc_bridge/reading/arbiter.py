@@ -20,11 +20,11 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.catalog import Column, PgType
 from cdc_bridge.errors import BridgeError, SourceUnavailable
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
+from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
 from cdc_bridge.rawjson import split_array, split_object
 from cdc_bridge.reading.batches import Answer, Batch, in_batches, verdicts_of
 from cdc_bridge.reading.fragments import parameters
-from cdc_bridge.reading.refusals import is_of_the_statement
+from cdc_bridge.reading.refusals import is_of_the_statement, sentence
 from cdc_bridge.reading.resting import Resting
 from cdc_bridge.reading.scripts import ask_together
 from cdc_bridge.reading.select import completions, spellings, verdicts, worth
@@ -66,7 +66,7 @@ class PooledArbiter:
         answers = await self._ask_unless_resting(subjects, [_completion(each) for each in completions])
         return [answer if isinstance(answer, Failure) else tuple(map(split_object, answer)) for answer in answers]
 
-    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]:
+    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
         answers = await self._ask([(worth(each.expression), Sight(each.viewer)) for each in worths])
         return [answer if isinstance(answer, Failure) else _value(answer[0]) for answer in answers]
 
@@ -173,7 +173,7 @@ class PooledArbiter:
         except psycopg.Error as error:
             if not is_of_the_statement(error):
                 raise
-            return Failure(str(error).strip())
+            return Failure(sentence(error))
 
     @asynccontextmanager
     async def _transaction(self, connection: Connection, limit_s: float) -> AsyncIterator[None]:
@@ -214,9 +214,9 @@ def _spelling(values: Sequence[tuple[PgType, str]]) -> sql.Composed:
     return spellings(column, [{"value": msgspec.Raw(text.encode())} for _, text in values])
 
 
-def _value(text: str) -> Value:
+def _value(text: str) -> ClaimValue:
     type_, raw = split_array(text.encode())
-    return Value(msgspec.json.decode(type_, type=str), None if raw == NULL else bytes(raw))
+    return ClaimValue(msgspec.json.decode(type_, type=str), None if raw == NULL else bytes(raw))
 
 
 def _halves(group: list[int]) -> list[list[int]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import assert_never
 
 from cdc_bridge.catalog import Column
@@ -22,19 +21,9 @@ from cdc_bridge.filters.filter import (
     conjunction,
     disjunction,
 )
+from cdc_bridge.questions import ClaimValue
 from cdc_bridge.rawjson import split_array
 from cdc_bridge.rights.conditions import AllOf, AnyOf, Compared, Condition, Constant, Opaque, Settled
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimValue:
-    """What PostgreSQL says of an expression for somebody: `pg_typeof` as text, `to_json` as text; None for NULL.
-
-    Types go by names that are printed as those of columns are.
-    """
-
-    type: str
-    raw: bytes | None
 
 
 def needed(condition: Condition) -> tuple[str, ...]:

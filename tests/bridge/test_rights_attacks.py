@@ -27,7 +27,7 @@ from cdc_bridge.errors import RequestError, SourceUnavailable
 from cdc_bridge.filters.filter import And, Comparison, Field, Literal, Operator, Policy
 from cdc_bridge.ports import Asked
 from cdc_bridge.projection import Projection
-from cdc_bridge.questions import Case, Value, Worth
+from cdc_bridge.questions import Case, ClaimValue, Worth
 from cdc_bridge.reading.where import Surroundings, where
 from cdc_bridge.schema import attach as attaching
 from cdc_bridge.schema.roles import Roles, script
@@ -747,7 +747,7 @@ async def assert_changes_are_judged_rightly(asking: Questions, ann: Sight, bob: 
         assert list(map(set, first.seen_by)) == [{ann}, {bob}, {ann}], (kind, first)
         assert list(map(set, second.seen_by)) == [{ann}, set()], (kind, second)
         (value,) = await asking.arbiter.value([Worth(ann.viewer, "auth.uid()")])
-        assert value == Value("uuid", f'"{ANN}"'.encode()), kind
+        assert value == ClaimValue("uuid", f'"{ANN}"'.encode()), kind
 
 
 def own_id(collection: Collection) -> Comparison:

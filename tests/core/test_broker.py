@@ -19,7 +19,7 @@ from cdc_bridge.errors import Forgotten, RequestError, SourceChanged, SourceUnav
 from cdc_bridge.ports import Arbiter, Asked, CaughtUp, InitialData, LogReader, Missed, Page
 from cdc_bridge.protocol import Subscribe
 from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
+from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
 from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.viewer import SELF
 from tests.core.facts import (
@@ -268,7 +268,7 @@ class Thinking:
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         return []
 
-    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]:
+    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
         return []
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:

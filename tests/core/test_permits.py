@@ -17,7 +17,7 @@ from cdc_bridge.catalog import Catalog, PgType
 from cdc_bridge.errors import RequestError, SourceUnavailable
 from cdc_bridge.filters.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Policy
 from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
+from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
 from cdc_bridge.rights.rules import Rule, RuleBook
 from cdc_bridge.subscription import EventKind
 from cdc_bridge.viewer import SELF, Viewer
@@ -56,7 +56,7 @@ class Database:
         self.obstacle = ""
         self.has_no_value: set[Viewer] = set()
 
-    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]:
+    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
         self.worths += worths
         return [self._value(worth.viewer) for worth in worths]
 
@@ -70,10 +70,10 @@ class Database:
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
         raise AssertionError("there is nothing to spell")
 
-    def _value(self, viewer: Viewer) -> Value | Failure:
+    def _value(self, viewer: Viewer) -> ClaimValue | Failure:
         if viewer in self.has_no_value:
             return Failure("no such setting")
-        return Value("text", msgspec.json.encode(viewer.claim_values["sub"]))
+        return ClaimValue("text", msgspec.json.encode(viewer.claim_values["sub"]))
 
 
 async def guard(permits: Permits, database: Database, viewer: Viewer, catalog: Catalog) -> Filter:
@@ -195,7 +195,7 @@ async def test_requests_are_read_once_all_is_known() -> None:
 async def test_database_that_is_gone_answers_nothing_and_is_asked_again() -> None:
     permits, database, catalog = Permits(), Database(), guarded(OWN)
 
-    async def gone(worths: Sequence[Worth]) -> list[Value | Failure]:
+    async def gone(worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
         raise SourceUnavailable("gone")
 
     answers = database.value

@@ -25,7 +25,7 @@ from cdc_bridge.hub.hub import Hub
 from cdc_bridge.index.matching import Index
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
+from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
 from cdc_bridge.rights.rules import Rule, RuleBook
 from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import EventKind, Subscription
@@ -77,7 +77,7 @@ class Owners:
         self.completions += completions
         return [tuple(_shown_to(each.sight) for _ in each.images) for each in completions]
 
-    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]:
+    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
         raise AssertionError("there are no claims to be asked about")
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:

@@ -17,7 +17,7 @@ from cdc_bridge.hub.follower import Anchor, Reading
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.questions import Case, Completed, Completion, Failure, Value, Verdict, Worth
+from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
 from cdc_bridge.subscription import Subscription
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update
 
@@ -64,7 +64,7 @@ class Database:
         self.completions += completions
         return [tuple(map(_shown, completion.images)) for completion in completions]
 
-    async def value(self, worths: Sequence[Worth]) -> list[Value | Failure]:
+    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
         raise AssertionError("there are no claims")
 
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:

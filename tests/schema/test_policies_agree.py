@@ -23,12 +23,13 @@ from cdc_bridge.catalog import Catalog, Column, PgType
 from cdc_bridge.filters.filter import NOTHING, Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.filters.image import Image
 from cdc_bridge.filters.predicate import compile_filter
+from cdc_bridge.questions import ClaimValue
 from cdc_bridge.rawjson import split_object
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.where import Surroundings, where
 from cdc_bridge.rights.claims import FunctionName, SqlFunction, claim_functions
 from cdc_bridge.rights.conditions import AllOf, AnyOf, Condition, Opaque, parse
-from cdc_bridge.rights.deciding import ClaimValue, needed, to_filter
+from cdc_bridge.rights.deciding import needed, to_filter
 from cdc_bridge.schema.catalog import read_catalog
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.statements import statement
