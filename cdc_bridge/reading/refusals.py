@@ -23,7 +23,7 @@ def in_our_words(error: Exception, collection: Collection) -> Exception:
         case errors.QueryCanceled():
             return RequestError("SERVICE_UNAVAILABLE", "Reading the data took too long.")
         case errors.InsufficientPrivilege():
-            log.info("a role may not read a table", extra=facts(collection=collection.name, reason=_words(error)))
+            log.info("a role may not read a table", extra=facts(collection=collection.name, reason=sentence(error)))
             return forbidden_collection(collection.name)
         case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
             return SourceChanged(str(error))
@@ -32,12 +32,12 @@ def in_our_words(error: Exception, collection: Collection) -> Exception:
         case errors.UndefinedFunction():  # json and a few other types have no order, and no equality
             return invalid_query("It compares or sorts by a field of a type that PostgreSQL cannot compare")
         case errors.InvalidRegularExpression():
-            return invalid_query(f"PostgreSQL says: {_words(error)}")
+            return invalid_query(f"PostgreSQL says: {sentence(error)}")
         case psycopg.DataError() | UnicodeEncodeError():
-            return invalid_query(f"A value is not of its field's type. PostgreSQL says: {_words(error)}")
+            return invalid_query(f"A value is not of its field's type. PostgreSQL says: {sentence(error)}")
         case psycopg.OperationalError() | PoolTimeout() | TimeoutError():
             return SourceUnavailable(str(error) or "no answer in time")
-    log.error("data cannot be read", extra=facts(collection=collection.name, reason=str(error)))
+    log.error("data cannot be read", extra=facts(collection=collection.name, reason=sentence(error)))
     return RequestError("SERVICE_UNAVAILABLE", "The data cannot be read.")
 
 
@@ -48,7 +48,7 @@ def is_of_the_statement(error: psycopg.Error) -> bool:
     return isinstance(error, (errors.QueryCanceled, errors.PipelineAborted, *_TOO_LARGE))
 
 
-def _words(error: Exception) -> str:
-    """The sentence only: details may show rows."""
+def sentence(error: Exception) -> str:
+    """The sentence only: details, and what was asked, show rows."""
     said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return (said or str(error)).splitlines()[0].rstrip(".")
