@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -804,6 +805,25 @@ async def test_plan_that_is_used_again_knows_nothing_of_whom_it_was_used_for(pla
         assert not verdict.failures
         by_sub = {sub: {sight for sight, each in zip(sights, people, strict=True) if each == sub} for sub in people}
         assert list(map(set, verdict.seen_by)) == [by_sub[ANN], by_sub[BOB], by_sub[ANN]]
+
+
+async def test_policy_that_fails_puts_no_row_into_the_log_or_before_a_client(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL's errors have the statement in them, and that the rows that were asked about."""
+    caplog.set_level(logging.DEBUG, "cdc_bridge")
+    async with ann_and_bob(place) as (ann, _):
+        await follow(ann, "judged")
+        place.execute(
+            "CREATE OR REPLACE FUNCTION auth.is_mine(owner uuid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$"
+            " BEGIN RAISE EXCEPTION 'it fails' USING DETAIL = owner; END $$;"
+            f"INSERT INTO judged VALUES (9, '{BOB}', 'secret')"
+        )
+        answer = await ann.until(uid="judged")
+        assert (answer["type"], answer["error"]["code"]) == ("subscribe", "SERVICE_UNAVAILABLE")
+    said = [f"{record.getMessage()} {getattr(record, 'facts', '')}" for record in caplog.records]
+    assert any("it fails" in line for line in said)
+    assert not any(word in line for line in [*said, json.dumps(ann.seen)] for word in (BOB, "secret"))
 
 
 # --- injection ---
