@@ -46,15 +46,15 @@ class Mark:
 
     shape: bytes
     position: Position
-    _alone: dict[int, Claim] = field(default_factory=dict)
+    _alone: dict[Seal, Claim] = field(default_factory=dict)
 
     def claim(self, seal: Seal, start: Position | None) -> Claim:
         """What has been told to one whose data are those of `start`, or to whom that makes no difference any more."""
         if start is not None:
             return Claim(seal, united(self.shape, (start, self.position)))
-        alone = self._alone.get(id(seal))
+        alone = self._alone.get(seal)
         if alone is None:
-            alone = self._alone[id(seal)] = Claim(seal, united(self.shape, (self.position,)))
+            alone = self._alone[seal] = Claim(seal, united(self.shape, (self.position,)))
         return alone
 
 
@@ -97,7 +97,7 @@ def _covers(position: Position, other: Position) -> bool:
     return position.upto is not None and position.upto.covers(other.upto) and position.seq >= other.seq
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Seal:
     """Makes texts of cursors, and cursors of texts that were made with the same secret, for the same rights."""
 

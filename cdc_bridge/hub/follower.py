@@ -69,10 +69,8 @@ class Follower:
         """What has to be read for it now."""
         return Reading(self, self.subscription, self.feed.epoch, self.after)
 
-    def claim(self, seal: Seal, mark: Mark | None) -> Claim | None:
+    def claim(self, seal: Seal, mark: Mark) -> Claim:
         """What it can claim after an event of this mark."""
-        if mark is None or not self.subscription.cursor:
-            return None
         if self.start is not None and mark.position.seen.covers(self.start.seen):
             self.start = None
         return mark.claim(seal, self.start)

@@ -17,22 +17,19 @@ from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
 from cdc_bridge.cursor import Claim, Cursor, Mark, Seal
 from cdc_bridge.errors import RequestError, forbidden_collection
-from cdc_bridge.filters.filter import NOTHING, Filter
+from cdc_bridge.filters.filter import NOTHING
 from cdc_bridge.hub.feed import Feed, Phase
 from cdc_bridge.hub.follower import Anchor, Follower, Outlet, Reading
 from cdc_bridge.hub.register import Differences, Register
-from cdc_bridge.hub.relating import deciding, showing, tables_of
+from cdc_bridge.hub.relating import tables_of
 from cdc_bridge.hub.rendering import Encoders, Rendering
 from cdc_bridge.hub.roll import Judge, Judgement, Roll
-from cdc_bridge.hub.stale import Stale
+from cdc_bridge.hub.seals import Seals
+from cdc_bridge.hub.stale import Stale, rows_that_show
 from cdc_bridge.hub.weighing import CannotTell, Weighing
 from cdc_bridge.index.matching import Group
 from cdc_bridge.ports import InitialData
-from cdc_bridge.projection import Projection
 from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
-
-SEALS_MAX = 10_000
-"""Of different rights, that are kept at hand; past it all are made anew."""
 
 
 class Hub:
@@ -49,8 +46,7 @@ class Hub:
         """Another one when followers have been taken from where a weighing may have found them."""
         self.stale = Stale()
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
-        self._seal = Seal()
-        self._seals: dict[bytes, Seal] = {}
+        self._seals = Seals()
 
     def __len__(self) -> int:
         return len(self._roll)
@@ -167,13 +163,7 @@ class Hub:
         return self._seal_of(follower).open(text)
 
     def _seal_of(self, follower: Follower) -> Seal:
-        rights = follower.subscription.rights
-        seal = self._seals.get(rights)
-        if seal is None:
-            if len(self._seals) >= SEALS_MAX:
-                self._seals.clear()
-            seal = self._seals[rights] = self._seal.given_under(rights)
-        return seal
+        return self._seals.under(follower.subscription.rights)
 
     # --- the stream ---
 
@@ -237,19 +227,11 @@ class Hub:
     def _make_stale(self, change: Change, collection: Collection) -> list[Reading]:
         """Rows of other tables that show what has changed have to be shown again."""
         readings: list[Reading] = []
-        filters: dict[tuple[int, Projection], Filter | None] = {}
-        for follower in self._roll.showing(collection.relation_id):
-            base, projection = follower.subscription.collection, follower.subscription.query.projection
-            if collection.relation_id in deciding(follower.subscription):
-                readings += self._lack([follower], change)  # any row may have entered its filter, or left it
-                continue
-            key = base.relation_id, projection
-            if key not in filters:
-                filters[key] = showing(base, projection, change, self.catalog)
-            if (filter_ := filters[key]) is None:
+        for follower, rows in rows_that_show(change, self._roll.showing(collection.relation_id), self.catalog):
+            if rows is None:
                 readings += self._lack([follower], change)
-            elif filter_ != NOTHING:
-                event = Event(EventKind.UPDATE, stale=filter_)
+            elif rows != NOTHING:
+                event = Event(EventKind.UPDATE, stale=rows)
                 self._push(follower, follower.feed.offer(change.xid, (event,)))
         return readings
 
@@ -299,8 +281,7 @@ class Hub:
         """Positions are of this era now, and cursors are sealed with this secret; without one, by ours alone."""
         self.era = era
         if secret is not None:
-            self._seal = Seal(secret)
-            self._seals.clear()
+            self._seals.take(secret)
 
     def turn(self, era: Era) -> None:
         self.era = era
@@ -392,8 +373,9 @@ class Hub:
                 follower.outlet.push(follower, event, self._claim_after(follower, event.mark))
 
     def _claim_after(self, follower: Follower, mark: Mark | None) -> Claim | None:
-        is_asked_for = mark is not None and follower.subscription.cursor
-        return follower.claim(self._seal_of(follower), mark) if is_asked_for else None
+        if mark is None or not follower.subscription.cursor:
+            return None
+        return follower.claim(self._seal_of(follower), mark)
 
     def _hold(self, follower: Follower) -> Reading:
         follower.feed.hold()

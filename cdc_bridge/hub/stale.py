@@ -7,11 +7,15 @@ Bound: `FILTERS_MAX` filters of one follower. Policy: past it everything that it
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
+from cdc_bridge.catalog import Catalog
+from cdc_bridge.change import Change
 from cdc_bridge.filters.filter import EVERYTHING, Filter, disjunction
 from cdc_bridge.hub.follower import Follower
+from cdc_bridge.hub.relating import deciding, showing
+from cdc_bridge.projection import Projection
 from cdc_bridge.subscription import Subscription
 
 FILTERS_MAX = 50
@@ -59,3 +63,20 @@ class Stale:
         ]
         self._filters = {}
         return taken
+
+
+def rows_that_show(
+    change: Change, followers: Iterable[Follower], catalog: Catalog
+) -> Iterator[tuple[Follower, Filter | None]]:
+    """For each follower of another table: which of its rows show what has changed. None: nobody can say which."""
+    changed = catalog.by_relation_id[change.relation_id].relation_id
+    known: dict[tuple[int, Projection], Filter | None] = {}
+    for follower in followers:
+        base, projection = follower.subscription.collection, follower.subscription.query.projection
+        shows = base.relation_id, projection
+        if changed in deciding(follower.subscription):
+            yield follower, None  # any row may have entered its filter, or left it
+            continue
+        if shows not in known:
+            known[shows] = showing(base, projection, change, catalog)
+        yield follower, known[shows]
