@@ -11,15 +11,16 @@ Never reads the clock or the network; the stream may wait between steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation, Row
 from cdc_bridge.cursor import Mark
 from cdc_bridge.filters.filter import EVERYTHING, Filter, of_the_past
 from cdc_bridge.filters.image import Image
+from cdc_bridge.hub.judging import Judged, Question, Side
 from cdc_bridge.hub.rendering import Encoders, Matches, Rendering, Shown, needs_old_rows
 from cdc_bridge.index.matching import Group, Index, Sieve
 from cdc_bridge.projection import Projection
@@ -37,93 +38,6 @@ class CannotTell:
     reason: str
 
 
-RowsSeen: TypeAlias = Mapping[Sight, Sequence[int]]
-"""The rows that are let through, for those who ask and to whom any is."""
-
-
-@dataclass(slots=True)
-class _Side:
-    """The rows of a change, as they were or as they are, before one filter: those that it lets through for sure, those
-    of which memory cannot say it, and what the database says of these.
-    """
-
-    certain: list[int] = field(default_factory=list)
-    unsure: list[int] = field(default_factory=list)
-    seen: RowsSeen | None = None
-    failures: Mapping[Sight, str] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        """Whether any row may be let through."""
-        return bool(self.certain or self.unsure)
-
-    def why_unsettled(self, sight: Sight) -> str:
-        """Empty when it is known which rows are let through."""
-        if not self.unsure:
-            return ""
-        return self.failures.get(sight, "") or ("nobody has been asked about some rows" if self.seen is None else "")
-
-    def let_through(self, sight: Sight) -> Sequence[int]:
-        if not self.unsure or self.seen is None:
-            return self.certain
-        seen = set(self.seen.get(sight, ())).intersection(self.unsure)
-        return sorted([*self.certain, *seen]) if seen else self.certain
-
-    def concerns_all(self) -> bool:
-        """Whether more are concerned than those who are let see a row that memory was unsure of."""
-        return bool(self.certain or (self.unsure and self.seen is None))
-
-    def concerned(self) -> Iterator[Sight]:
-        if self.unsure:
-            yield from self.seen or ()
-            yield from self.failures
-
-
-@dataclass(slots=True)
-class _Judged:
-    """What a filter does with the rows of a change."""
-
-    old: _Side = field(default_factory=_Side)
-    new: _Side = field(default_factory=_Side)
-
-    def __bool__(self) -> bool:
-        return bool(self.old or self.new)
-
-    @property
-    def is_asked(self) -> bool:
-        """Whether the database is."""
-        return bool(self.old.unsure or self.new.unsure)
-
-    def why_unsettled(self, sight: Sight) -> str:
-        return self.old.why_unsettled(sight) or self.new.why_unsettled(sight)
-
-    def matches(self, sight: Sight) -> Matches:
-        return Matches(self.old.let_through(sight), self.new.let_through(sight))
-
-    def concerned(self, asking: Mapping[Sight, object]) -> Iterable[Sight]:
-        """Of these who ask, those to whom any row may be let through."""
-        if self.old.concerns_all() or self.new.concerns_all():
-            return asking
-        found = dict.fromkeys([*self.old.concerned(), *self.new.concerned()])
-        return [sight for sight in found if sight in asking]
-
-
-@dataclass(slots=True)
-class _Question:
-    """The rows that a filter is asked about, on behalf of whom, and where the answer goes to."""
-
-    positions: set[int] = field(default_factory=set)
-    sights: dict[Sight, None] = field(default_factory=dict)
-    sides: list[_Side] = field(default_factory=list)
-
-    @property
-    def in_order(self) -> list[int]:
-        return sorted(self.positions)
-
-    def answer(self, seen: RowsSeen | None, failures: Mapping[Sight, str]) -> None:
-        for side in self.sides:
-            side.seen, side.failures = seen, failures
-
-
 class Weighing(Generic[Member]):
     """See the module's docstring. `now_us`: the moment of `$NOW`, in microseconds since 1970."""
 
@@ -135,9 +49,9 @@ class Weighing(Generic[Member]):
         self._catalog = catalog
         self._encoders = encoders
         self._now_us = now_us
-        self._judged: dict[Sieve[Member], _Judged] = {}
+        self._judged: dict[Sieve[Member], Judged] = {}
         self._every_row: list[Sieve[Member]] = []
-        self._questions: dict[tuple[Filter, bool], _Question] = {}
+        self._questions: dict[tuple[Filter, bool], Question] = {}
         self._completing: dict[Shown, list[int]] = {}
         self._completions: dict[Shown, dict[int, Row]] = {}
         self._incomplete: dict[tuple[Projection, Sight], str] = {}
@@ -169,7 +83,7 @@ class Weighing(Generic[Member]):
         if sieve.filter == EVERYTHING:
             self._every_row.append(sieve)
             return
-        judged = _Judged()
+        judged = Judged()
         begin = len(self.change.old)
         for position in positions:
             of_old = position < begin
@@ -190,16 +104,16 @@ class Weighing(Generic[Member]):
                 self._ask(sieve.filter, sieve, judged.new, of_old=False)
         return [self._case(*asked, question) for asked, question in self._questions.items()]
 
-    def _ask(self, filter_: Filter, sieve: Sieve[Member], side: _Side, *, of_old: bool) -> None:
+    def _ask(self, filter_: Filter, sieve: Sieve[Member], side: Side, *, of_old: bool) -> None:
         """The same filter is one question, whoever asks."""
         question = self._questions.get((filter_, of_old))
         if question is None:
-            question = self._questions[filter_, of_old] = _Question()
+            question = self._questions[filter_, of_old] = Question()
         question.positions.update(side.unsure)
         question.sights.update(dict.fromkeys(sieve.by_sight))
         question.sides.append(side)
 
-    def _case(self, filter_: Filter, of_old: bool, question: _Question) -> Case:
+    def _case(self, filter_: Filter, of_old: bool, question: Question) -> Case:
         rows = self.change.old if of_old else self.change.new
         images = tuple([rows[i] for i in question.in_order])
         return Case(self.collection, self._catalog, filter_, images, self._now_us, tuple(question.sights))
@@ -207,11 +121,7 @@ class Weighing(Generic[Member]):
     def decide(self, verdicts: Sequence[Verdict]) -> None:
         """The answers to `cases`, in their order."""
         for verdict, question in zip(verdicts, self._questions.values(), strict=True):
-            seen: dict[Sight, list[int]] = {}
-            for position, sights in zip(question.in_order, verdict.seen_by, strict=True):
-                for sight in sights:
-                    seen.setdefault(sight, []).append(position)
-            question.answer(seen, verdict.failures)
+            question.decide(verdict)
 
     # --- 3: what images do not have ---
 
@@ -243,8 +153,7 @@ class Weighing(Generic[Member]):
     def fail(self, reason: str) -> None:
         """Nobody answers: what was asked for cannot be told."""
         for question in self._questions.values():
-            if any(side.seen is None for side in question.sides):
-                question.answer(None, dict.fromkeys(question.sights, reason))
+            question.fail(reason)
         for projection, sight, _ in self._completing:
             self._incomplete.setdefault((projection, sight), reason)
 
@@ -275,7 +184,7 @@ class Weighing(Generic[Member]):
                 matches = Matches(judged.old.certain, judged.new.certain)
                 yield from ((group, matches) for group in sieve.groups)
 
-    def _found_by_asking(self, sieve: Sieve[Member], judged: _Judged) -> Iterator[tuple[Group[Member], Matches]]:
+    def _found_by_asking(self, sieve: Sieve[Member], judged: Judged) -> Iterator[tuple[Group[Member], Matches]]:
         for sight in judged.concerned(sieve.by_sight):
             matches = judged.matches(sight)
             if (matches.old or matches.new) and not judged.why_unsettled(sight):
