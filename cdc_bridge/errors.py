@@ -28,7 +28,7 @@ secret. The facts of an error are attributes, so that nobody parses the sentence
 Others never leave their part of the program, and so stand there: `protocol.messages.InvalidMessage`,
 `cli.output.ReaderGone`, `capture.reading.Unreadable`, `filters.scalars.Undecided`, `filters.spelling.NotNative`,
 `queries.speller.Unspelled`, `auth.refusal.Refused`, `rights.tokens.NotUnderstood`, `rights.guard.Unjudgeable` and
-`broker.permits.Unanswered`.
+`broker.answers.Unanswered`.
 """
 
 from __future__ import annotations

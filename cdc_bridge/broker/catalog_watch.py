@@ -14,8 +14,8 @@ from dataclasses import replace
 from functools import partial
 
 from cdc_bridge.broker.agenda import Agenda
+from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.interpreter import Interpreter
-from cdc_bridge.broker.permits import Unanswered
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation
 from cdc_bridge.errors import SourceUnavailable, forbidden_event, invalid_payload

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from cdc_bridge.broker.agenda import Agenda
+from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.catalog_watch import CatalogWatch
 from cdc_bridge.broker.interpreter import Interpreter, Understood
-from cdc_bridge.broker.permits import Unanswered
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, forbidden_event, forbidden_item
 from cdc_bridge.hub.follower import Follower, Outlet
 from cdc_bridge.hub.hub import Hub

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
-from cdc_bridge.broker.permits import Permits, Unanswered
+from cdc_bridge.broker.answers import Unanswered
+from cdc_bridge.broker.permits import Permits
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.filters.filter import EVERYTHING
@@ -115,6 +116,7 @@ class Interpreter:
         if self._spelled_bytes > KNOWN_BYTES_MAX:
             self._spelled.clear()
             self._spelled_bytes = 0
+        self.permits.make_room()
         await self._learn([unknown], self._arbiter)
 
     async def learn_all(self, unknown: Sequence[Unknown]) -> None:

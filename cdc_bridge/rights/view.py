@@ -42,6 +42,12 @@ def rules_of(viewer: Viewer, book: RuleBook) -> Mapping[str, Rule] | None:
     return {} if rules is None and viewer.name and viewer.role is None else rules
 
 
+def rule_for(viewer: Viewer, collection: Collection, book: RuleBook) -> Rule | None:
+    """None: nothing is taken away of this one, or it is not there at all."""
+    rules = rules_of(viewer, book)
+    return None if rules is None else rules.get(collection.name)
+
+
 def _columns(collection: Collection, access: TableAccess, rules: Mapping[str, Rule] | None) -> frozenset[str]:
     names = frozenset(collection.by_name)
     if access.columns is not None:

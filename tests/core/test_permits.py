@@ -11,8 +11,9 @@ import msgspec
 import pytest
 
 from cdc_bridge.access import Access, RoleAccess, RowPolicy, TableAccess
+from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.interpreter import Interpreter
-from cdc_bridge.broker.permits import Permits, Unanswered
+from cdc_bridge.broker.permits import Permits
 from cdc_bridge.catalog import Catalog, PgType
 from cdc_bridge.errors import RequestError, SourceUnavailable
 from cdc_bridge.filters.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Policy
@@ -82,6 +83,7 @@ async def guard(permits: Permits, database: Database, viewer: Viewer, catalog: C
         try:
             return permits.guard(MESSAGES, viewer, catalog)
         except Unanswered as unanswered:
+            permits.make_room()
             await permits.learn([unanswered], database)
 
 
@@ -150,11 +152,24 @@ async def test_what_many_need_is_asked_together_and_each_once() -> None:
 
 
 async def test_more_than_is_kept_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.broker.permits.KNOWN_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.broker.answers.KNOWN_MAX", 1)
     permits, database, catalog = Permits(), Database(), guarded(OWN)
     for viewer in (ANN, BOB, person("eve"), ANN):
         await guard(permits, database, viewer, catalog)
     assert [worth.viewer for worth in database.worths] == [ANN, BOB, person("eve"), ANN]
+
+
+async def test_what_all_need_at_once_is_kept_until_all_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or who judges all of them anew, when the catalog has changed, would never be done."""
+    monkeypatch.setattr("cdc_bridge.broker.answers.KNOWN_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.broker.interpreter.AT_ONCE_MAX", 1)
+    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    everybody = [person(name) for name in ("ann", "bob", "eve", "joe")]
+    unknown = [Unanswered(catalog, (Worth(viewer, CLAIM),)) for viewer in everybody]
+    await Interpreter(database, QueryLimits(), permits).learn_all(unknown)
+    assert [permits.guard(MESSAGES, viewer, catalog) for viewer in everybody] == [
+        is_text(viewer.claim_values["sub"]) for viewer in everybody
+    ]
 
 
 async def test_expression_without_a_value_is_left_to_postgresql() -> None:
