@@ -16,8 +16,9 @@ from cdc_bridge.filters.filter import Filter, Policy
 from cdc_bridge.filters.normal_form import all_of, any_of
 from cdc_bridge.questions import ClaimValue
 from cdc_bridge.rights.claims import FunctionName
-from cdc_bridge.rights.conditions import Condition, parse
+from cdc_bridge.rights.conditions import Condition
 from cdc_bridge.rights.deciding import needed, to_filter
+from cdc_bridge.rights.parser import parse
 
 PARSED_MAX = 10_000
 

@@ -10,8 +10,9 @@ from cdc_bridge.catalog import Column, PgType, TypeKind
 from cdc_bridge.filters.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Or
 from cdc_bridge.questions import ClaimValue
 from cdc_bridge.rights.claims import SqlFunction, claim_functions
-from cdc_bridge.rights.conditions import AllOf, AnyOf, Compared, Constant, Opaque, parse
+from cdc_bridge.rights.conditions import AllOf, AnyOf, Compared, Constant, Opaque
 from cdc_bridge.rights.deciding import needed, to_filter
+from cdc_bridge.rights.parser import parse
 
 COLUMNS = {
     name: Column(name, number, type_)

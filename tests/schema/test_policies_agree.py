@@ -28,8 +28,9 @@ from cdc_bridge.rawjson import split_object
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.where import Surroundings, where
 from cdc_bridge.rights.claims import FunctionName, SqlFunction, claim_functions
-from cdc_bridge.rights.conditions import AllOf, AnyOf, Condition, Opaque, parse
+from cdc_bridge.rights.conditions import AllOf, AnyOf, Condition, Opaque
 from cdc_bridge.rights.deciding import needed, to_filter
+from cdc_bridge.rights.parser import parse
 from cdc_bridge.schema.catalog import read_catalog
 from cdc_bridge.schema.session import prepare
 from cdc_bridge.statements import statement
