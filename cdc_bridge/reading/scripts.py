@@ -1,12 +1,15 @@
 """Statements that are run with other eyes: as a role, with somebody's claims (as PostgREST does).
 
 Many of them go to the server as one script. A statement that several want to be asked is prepared there once, by the
-bridge itself where it may, and then run for each: it is parsed and planned once, and whoever asks needs no right to use
-the schemas in which its functions are, as with policies that PostgreSQL applies by itself.
+bridge itself where it may, and then run for each: it is parsed once, and whoever asks needs no right to use the schemas
+in which its functions are, as with policies that PostgreSQL applies by itself. It is planned for each: what functions
+say that claim to be IMMUTABLE is part of a plan, and some of them say who asks. (There is a choice of plans only where
+there is a parameter.)
 
 Policies call functions that others have written, and those can change their session: its role, its claims, where names
-are looked for, what is prepared. So the eyes are changed before each statement, no two statements share a transaction,
-each transaction is rolled back, which undoes whatever was set, and what is prepared is thrown away with it.
+are looked for, what is prepared; and they can remember in it who has asked. So the eyes are changed before each
+statement, what was set is undone after it, no two statements share a transaction, each transaction is rolled back, and
+what is prepared is thrown away with it.
 """
 
 from __future__ import annotations
@@ -87,17 +90,20 @@ class _Script:
         self._say("DEALLOCATE ALL")
         self._say("BEGIN READ ONLY")
         self._say(f"SET LOCAL statement_timeout = {limit_ms}")
+        self._say("SET LOCAL plan_cache_mode = force_custom_plan")
         self._say(self._prepare(text, first))
+        self._say("SAVEPOINT looking")
         for _, sight in asked:
             self._say(self._quoting.mogrify(statement("queries/look_through"), _who(sight)))
             self.answers_at.append(len(self._lines))
-            self._say("EXECUTE cdc_bridge_asked")
+            self._say("EXECUTE cdc_bridge_asked (true)")
+            self._say("ROLLBACK TO looking")
         self._say("ROLLBACK")
         self._say("DEALLOCATE ALL")
 
     def _prepare(self, text: sql.Composed, first: Sight) -> str:
         """By the bridge itself; where it may not use a schema, by the first who asks."""
-        prepare = f"PREPARE cdc_bridge_asked AS {self._quoting.mogrify(text, parameters(text))}"
+        prepare = f"PREPARE cdc_bridge_asked (boolean) AS {self._quoting.mogrify(text, parameters(text))}"
         block = statement("steps/prepare_asked", text=sql.Literal(prepare), role=sql.Literal(_who(first)["role"]))
         return self._quoting.mogrify(sql.SQL("DO {}").format(sql.Literal(block.as_string(self._quoting.connection))))
 
