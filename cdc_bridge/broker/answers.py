@@ -65,15 +65,14 @@ class Answers:
         return {expression: value for expression, value in found.items() if isinstance(value, ClaimValue)}
 
     def obstacle(self, probe: Probe) -> str:
-        """Why it cannot be judged; empty when it can. Raises `Unanswered`. What was in the way may be gone the next
-        time, so that is asked again.
-        """
+        """Why it cannot be judged; empty when it can. Raises `Unanswered`."""
         if probe.subject not in self._obstacles:
             raise Unanswered(self._catalog, probes=(probe,))
-        reason = self._obstacles[probe.subject]
-        if reason:
-            del self._obstacles[probe.subject]
-        return reason
+        return self._obstacles[probe.subject]
+
+    def forget_obstacles(self) -> None:
+        """All who are judged now have been told. What was in the way may be gone the next time, so it is asked again."""
+        self._obstacles = {subject: reason for subject, reason in self._obstacles.items() if not reason}
 
     def make_room(self) -> None:
         for kept in (self._values, self._obstacles):

@@ -77,7 +77,8 @@ class CatalogWatch:
         judge = partial(self._judge, catalog)
         while True:
             try:
-                return self._agenda.order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
+                self._agenda.order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
+                return self._interpreter.permits.forget_obstacles(catalog)
             except ExceptionGroup as group:
                 unknown = [each for each in group.exceptions if isinstance(each, (Unspelled, Unanswered))]
                 if len(unknown) < len(group.exceptions):

@@ -95,6 +95,9 @@ class Desk:
                 return self._catalog.judge(subscription, name, catalog, viewer)
             except (Unspelled, Unanswered) as unknown:
                 await self._interpreter.learn(unknown)
+            except RequestError:
+                self._interpreter.permits.forget_obstacles(catalog)
+                raise
 
     async def read_items(self, request: ReadItems, viewer: Viewer) -> InitialData:
         """What an `items` reply tells. With an `id` it is one row. Raises `RequestError`."""

@@ -74,6 +74,9 @@ class Interpreter:
                 return self.read_at_once(raw, name, catalog, viewer, to_follow=to_follow)
             except (Unspelled, Unanswered) as unknown:
                 await self.learn(unknown)
+            except RequestError:
+                self.permits.forget_obstacles(catalog)
+                raise
 
     def read_at_once(
         self, raw: Mapping[str, Any], name: str, catalog: Catalog, viewer: Viewer, *, to_follow: bool

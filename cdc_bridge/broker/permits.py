@@ -110,6 +110,10 @@ class Permits:
         for known in self._known:
             known.answers.make_room()
 
+    def forget_obstacles(self, catalog: Catalog) -> None:
+        """What policies cannot be judged for. Not before all are told who are judged together."""
+        self._of(catalog).answers.forget_obstacles()
+
     async def learn(self, unanswered: Sequence[Unanswered], arbiter: Arbiter) -> None:
         """What is missing of one catalog. Raises `SourceUnavailable`."""
         await self._of(unanswered[0].catalog).answers.learn(unanswered, arbiter)

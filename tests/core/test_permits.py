@@ -249,7 +249,7 @@ def test_policy_that_cannot_be_judged_is_refused_and_told_to_the_operator_only(
 async def test_policy_that_postgresql_cannot_evaluate_is_refused_with_its_reason_and_tried_again(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """What it depends on may be mended."""
+    """What it depends on may be mended. Until all are told who are judged together, it stays what it was."""
     permits, database, catalog = Permits(), Database(), guarded(OPAQUE)
     database.obstacle = "permission denied for function secret"
     with pytest.raises(RequestError, match="FORBIDDEN") as refused:
@@ -258,6 +258,9 @@ async def test_policy_that_postgresql_cannot_evaluate_is_refused_with_its_reason
     assert (facts["policy"], facts["reason"], facts["role"]) == (OPAQUE.expression, database.obstacle, "reader")
     assert "secret" not in str(refused.value)
     database.obstacle = ""
+    with pytest.raises(RequestError, match="FORBIDDEN"):
+        permits.guard(MESSAGES, ANN, catalog)
+    permits.forget_obstacles(catalog)
     assert await guard(permits, database, ANN, catalog) == TO_JUDGE
     assert len(database.probes) == 2
 
