@@ -230,6 +230,8 @@ def conjunction(*filters: Filter) -> Filter:
     """All of these, flat."""
     parts: dict[Filter, None] = {}
     for each in filters:
+        if each == NOTHING:
+            return NOTHING
         parts.update(dict.fromkeys(each.parts if isinstance(each, And) else (each,)))
     return next(iter(parts)) if len(parts) == 1 else And(tuple(parts))
 

@@ -37,9 +37,7 @@ _RANKED_VALUES_MAX = 8
 def all_of(parts: Iterable[Filter]) -> Filter:
     """Every row that is in all of them."""
     whole = conjunction(*parts)
-    if not isinstance(whole, And):
-        return whole
-    return NOTHING if NOTHING in whole.parts else And(tuple(sorted(whole.parts, key=_rank)))
+    return And(tuple(sorted(whole.parts, key=_rank))) if isinstance(whole, And) else whole
 
 
 def any_of(parts: Iterable[Filter]) -> Filter:

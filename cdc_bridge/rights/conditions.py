@@ -14,6 +14,9 @@ from typing import TypeAlias, assert_never
 from cdc_bridge.catalog import Column
 from cdc_bridge.filters.filter import Comparison, Field, Literal, Operator
 
+WHOLE_NUMBERS = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+"""Types that are compared with each other as what they are, and the first number that each does not have."""
+
 
 @dataclass(frozen=True, slots=True)
 class AllOf:

@@ -11,19 +11,18 @@ from cdc_bridge.filters.comparing import NULL
 from cdc_bridge.filters.filter import (
     EVERYTHING,
     NOTHING,
-    And,
     Comparison,
     Field,
     Filter,
     Literal,
     Operator,
-    Or,
     conjunction,
     disjunction,
 )
+from cdc_bridge.filters.normal_form import member_of, none_of
 from cdc_bridge.questions import ClaimValue
 from cdc_bridge.rawjson import split_array
-from cdc_bridge.rights.conditions import AllOf, AnyOf, Compared, Condition, Constant, Opaque, Settled
+from cdc_bridge.rights.conditions import WHOLE_NUMBERS, AllOf, AnyOf, Compared, Condition, Constant, Opaque, Settled
 
 
 def needed(condition: Condition) -> tuple[str, ...]:
@@ -39,9 +38,9 @@ def to_filter(condition: Condition, values: Mapping[str, ClaimValue], opaque: Ca
     """
     match condition:
         case AllOf(parts):
-            return _all(to_filter(part, values, opaque) for part in parts)
+            return conjunction(*(to_filter(part, values, opaque) for part in parts))
         case AnyOf(parts):
-            return _any(to_filter(part, values, opaque) for part in parts)
+            return disjunction(*(to_filter(part, values, opaque) for part in parts))
         case Settled(comparison):
             return comparison
         case Compared(expression=expression, text=text):
@@ -64,16 +63,6 @@ def _needed(condition: Condition) -> Iterator[str]:
                 yield from _needed(part)
         case Compared(expression=expression) | Constant(expression):
             yield expression
-
-
-def _all(filters: Iterable[Filter]) -> Filter:
-    whole = conjunction(*filters)
-    return NOTHING if isinstance(whole, And) and NOTHING in whole.parts else whole
-
-
-def _any(filters: Iterable[Filter]) -> Filter:
-    whole = disjunction(*filters)
-    return EVERYTHING if isinstance(whole, Or) and EVERYTHING in whole.parts else whole
 
 
 def _compared(compared: Compared, value: ClaimValue) -> Filter | None:
@@ -109,20 +98,15 @@ def _among(compared: Compared, raw: bytes, reads: Reads) -> Filter | None:
 
 def _member(column: Column, operator: Operator, literals: Iterable[Literal | None]) -> Filter:
     """The column is one of these (EQ), or none of them (NEQ). None is what no value of its type is equal to."""
-    known = tuple(sorted({each for each in literals if each is not None}, key=lambda literal: literal.raw))
+    known = [each for each in literals if each is not None]
     if operator is Operator.EQ:
-        if not known:
-            return NOTHING
-        return Comparison(Field(column), Operator.EQ if len(known) == 1 else Operator.IN, known)
-    if not known:
-        return Comparison(Field(column), Operator.NNULL)
-    return Comparison(Field(column), Operator.NEQ if len(known) == 1 else Operator.NIN, known)
+        return member_of(Field(column), known)
+    return none_of(Field(column), known) if known else Comparison(Field(column), Operator.NNULL)
 
 
 Reads = Callable[[bytes], Literal | None]
 """A value as one of the column; None where no value of the column is equal to it."""
 
-_WHOLE = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
 _WHOLE_TEXT = re.compile(rb'"(0|-?[1-9][0-9]{0,18})"')
 _UUID_TEXT = re.compile(rb'"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"')
 
@@ -131,14 +115,14 @@ def _reading(compared: Compared, type_: str) -> Reads | None:
     """How a value of the type `type_` is read; None where that is not what the column is compared as."""
     name = compared.column.type.name
     if compared.cast != "text" or name == "text":
-        if name in _WHOLE and type_ in _WHOLE:
+        if name in WHOLE_NUMBERS and type_ in WHOLE_NUMBERS:
             return lambda raw: _whole(name, raw)
         return Literal if type_ == name else None
     if type_ != "text":
         return None
     if name == "uuid":
         return lambda raw: Literal(raw) if _UUID_TEXT.fullmatch(raw) else None
-    return (lambda raw: _printed_whole(name, raw)) if name in _WHOLE else Literal
+    return (lambda raw: _printed_whole(name, raw)) if name in WHOLE_NUMBERS else Literal
 
 
 def _printed_whole(name: str, raw: bytes) -> Literal | None:
@@ -147,4 +131,5 @@ def _printed_whole(name: str, raw: bytes) -> Literal | None:
 
 
 def _whole(name: str, raw: bytes) -> Literal | None:
-    return Literal(raw) if -_WHOLE[name] <= int(raw) < _WHOLE[name] else None
+    end = WHOLE_NUMBERS[name]
+    return Literal(raw) if -end <= int(raw) < end else None

@@ -13,6 +13,7 @@ from cdc_bridge.catalog import Column, TypeKind
 from cdc_bridge.filters.filter import Comparison, Field, Operator
 from cdc_bridge.rights.claims import LITERALS, FunctionName, is_of_claims, printed
 from cdc_bridge.rights.conditions import (
+    WHOLE_NUMBERS,
     AllOf,
     AnyOf,
     Compared,
@@ -164,8 +165,7 @@ class _Parser:
         return self.expression[units[0].start : units[-1].end]
 
 
-_WHOLE = frozenset({"smallint", "integer", "bigint"})
-_SAME = _WHOLE | frozenset(
+_SAME = frozenset(WHOLE_NUMBERS) | frozenset(
     {
         "boolean",
         "bytea",
@@ -186,7 +186,7 @@ _SAME = _WHOLE | frozenset(
 )
 """Types of which operators that go by no schema are PostgreSQL's own, and mean what a filter's do."""
 _EQUALITY = frozenset({Operator.EQ, Operator.NEQ, Operator.IN, Operator.NIN})
-_WITH_ONE_TEXT = _WHOLE | {"uuid"}
+_WITH_ONE_TEXT = frozenset(WHOLE_NUMBERS) | {"uuid"}
 """Equal values, and no others, are printed alike."""
 
 
