@@ -18,7 +18,7 @@ from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.interpreter import Interpreter
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation
-from cdc_bridge.errors import SourceUnavailable, forbidden_event, invalid_payload
+from cdc_bridge.errors import SourceUnavailable, invalid_payload
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import CatalogReader
@@ -152,8 +152,7 @@ class CatalogWatch:
         collection = understood.collection
         if subscription.item is not None and subscription.collection.key_columns != collection.key_columns:
             raise invalid_payload(f'The key of collection "{name}" has changed: subscribe again')
-        if subscription.event is not None and subscription.event not in understood.allowed:
-            raise forbidden_event(subscription.event.value, name)
+        understood.require(subscription.event)
         return replace(
             subscription,
             collection=collection,

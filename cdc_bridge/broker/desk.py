@@ -16,7 +16,7 @@ from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.catalog_watch import CatalogWatch
 from cdc_bridge.broker.interpreter import Interpreter, Understood
-from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, forbidden_event, forbidden_item
+from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, forbidden_item
 from cdc_bridge.hub.follower import Follower, Outlet
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
@@ -111,9 +111,8 @@ class Desk:
         catalog = await self._catalog.current(name)
         book = self._interpreter.permits.book
         understood = await self._interpreter.read(request.query, name, catalog, viewer, to_follow=True)
-        collection, allowed = understood.collection, understood.allowed
-        if request.event is not None and request.event not in allowed:
-            raise forbidden_event(request.event.value, name)
+        understood.require(request.event)
+        collection = understood.collection
         key = item_key(request.item, collection) if request.item is not None else None
         item = await self._find_key(understood, key, request) if key is not None else None
         if self._hub.catalog is not catalog or self._interpreter.permits.book is not book:
@@ -133,7 +132,7 @@ class Desk:
             related=request.related,
             sight=understood.sight,
             rights=understood.rights,
-            allowed=allowed,
+            allowed=understood.allowed,
             is_guarded=understood.is_guarded,
         )
 

@@ -15,7 +15,7 @@ from typing import Any
 from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.permits import Permits
 from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.errors import RequestError, forbidden_collection
+from cdc_bridge.errors import RequestError, forbidden_collection, forbidden_event
 from cdc_bridge.filters.filter import EVERYTHING
 from cdc_bridge.filters.normal_form import all_of
 from cdc_bridge.hub.relating import tables_read
@@ -50,6 +50,11 @@ class Understood:
     rights: bytes = b""
     allowed: frozenset[EventKind] = EVERY_EVENT
     is_guarded: bool = False
+
+    def require(self, event: EventKind | None) -> None:
+        """Raises `RequestError` when somebody asks for an event alone that is not to be told."""
+        if event is not None and event not in self.allowed:
+            raise forbidden_event(event.value, self.collection.name)
 
 
 class Interpreter:
@@ -86,29 +91,33 @@ class Interpreter:
 
         Raises `RequestError`, and `Unspelled` or `Unanswered` when there is something to `learn` first.
         """
+        asked = self._asked(raw, name, catalog, viewer)
+        return self._followed(asked, catalog, viewer) if to_follow else asked
+
+    def _asked(self, raw: Mapping[str, Any], name: str, catalog: Catalog, viewer: Viewer) -> Understood:
+        """As far as the viewer may see it by grants and rules."""
         spelling = Spelling(self._spelled)
         ruling = self.permits.ruling(viewer, catalog, spelling)
         view = self.permits.view(viewer, catalog, ruling.unseen)
         collection = view.by_name.get(name)
         if collection is None:
             raise forbidden_collection(name)
-        query = resolve(
-            raw,
-            collection,
-            self._limits,
-            view,
-            spelling=spelling,
-            claims=viewer.claim_values,
-        )
-        whole = catalog.by_relation_id[collection.relation_id]
-        guard = self.permits.guard(whole, viewer, catalog) if to_follow else EVERYTHING
+        query = resolve(raw, collection, self._limits, view, spelling=spelling, claims=viewer.claim_values)
         ruled = ruling.sight.rows_of(collection.relation_id)
-        rights = self.permits.rights(viewer, tables_read(collection, query), catalog) if to_follow else b""
+        query = replace(query, filter=all_of([query.filter, ruled]))
         rule = self.permits.rule(viewer, collection)
-        asked = all_of([query.filter, ruled])
-        query = replace(query, filter=all_of([asked, guard]), asked=None if guard == EVERYTHING else asked)
         allowed = EVERY_EVENT if rule is None else rule.events
-        return Understood(collection, query, ruling.sight, rights, allowed, all_of([ruled, guard]) != EVERYTHING)
+        return Understood(collection, query, ruling.sight, allowed=allowed, is_guarded=ruled != EVERYTHING)
+
+    def _followed(self, asked: Understood, catalog: Catalog, viewer: Viewer) -> Understood:
+        """And by policies."""
+        collection, query = asked.collection, asked.query
+        guard = self.permits.guard(catalog.by_relation_id[collection.relation_id], viewer, catalog)
+        rights = self.permits.rights(viewer, tables_read(collection, query, asked.sight), catalog)
+        if guard == EVERYTHING:
+            return replace(asked, rights=rights)
+        query = replace(query, filter=all_of([query.filter, guard]), asked=query.filter)
+        return replace(asked, query=query, rights=rights, is_guarded=True)
 
     def proofread(self, catalog: Catalog) -> None:
         """A catalog has come, or other rules: tell the operator what does not fit."""

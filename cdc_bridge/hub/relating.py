@@ -25,6 +25,7 @@ from cdc_bridge.filters.filter import (
     relations,
 )
 from cdc_bridge.projection import Nested, Projection
+from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import Query, Subscription
 
 Path: TypeAlias = tuple[Reference, ...]
@@ -49,16 +50,16 @@ def targets(projection: Projection) -> frozenset[int]:
 
 
 def tables_of(subscription: Subscription) -> frozenset[int]:
-    """All tables that are read for it, those among them to which rules lead."""
-    found = tables_read(subscription.collection, subscription.query)
-    return found.union(*[_of_filter(rows) for relation_id, rows in subscription.sight.rows if relation_id in found])
+    """All tables that are read for it."""
+    return tables_read(subscription.collection, subscription.query, subscription.sight)
 
 
-def tables_read(collection: Collection, query: Query) -> frozenset[int]:
-    """All tables that a query leads to, its own among them."""
+def tables_read(collection: Collection, query: Query, sight: Sight) -> frozenset[int]:
+    """All tables that a query leads to, its own among them, and those to which the rules of these lead."""
     steps = [reference for key in query.sort for reference in key.path]
     found = {collection.relation_id, *(reference.target_id for reference in steps)}
-    return frozenset(found | _of_filter(query.filter) | _of_projection(query.projection))
+    found |= _of_filter(query.filter) | _of_projection(query.projection)
+    return frozenset(found.union(*[_of_filter(rows) for relation_id, rows in sight.rows if relation_id in found]))
 
 
 def _of_projection(projection: Projection) -> set[int]:

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from cdc_bridge.access import Access, TableAccess
+from cdc_bridge.broker.interpreter import Interpreter
 from cdc_bridge.broker.permits import Permits
 from cdc_bridge.broker.ruling import ruling
 from cdc_bridge.catalog import Catalog, Collection, PgType, Reference
@@ -27,6 +29,7 @@ from cdc_bridge.filters.filter import (
 from cdc_bridge.hub.relating import tables_of
 from cdc_bridge.hub.rendering import Encoders, Matches, Rendering
 from cdc_bridge.index.matching import Index
+from cdc_bridge.queries.query import QueryLimits
 from cdc_bridge.queries.speller import Spelling, Unspelled
 from cdc_bridge.rights.rules import Rule, RuleBook
 from cdc_bridge.rights.view import view
@@ -185,6 +188,22 @@ def test_tables_to_which_rules_lead_count_among_those_that_are_read() -> None:
     sight = ruled(app(), rule("posts", '{"author": {"team": 7}}'), rule("authors")).sight
     assert tables_of(subscription(POSTS, sight=sight)) == {500, 600}
     assert tables_of(subscription(AUTHORS, sight=sight)) == {600}
+
+
+@pytest.mark.parametrize("table", [500, 600])
+def test_what_somebody_may_see_of_a_table_to_which_a_rule_leads_makes_other_rights(table: int) -> None:
+    """Which rows the rule lets be seen may be others then."""
+
+    def rights(seen: TableAccess) -> bytes:
+        granted = {500: TableAccess(), 600: TableAccess()} | {table: seen}
+        catalog = Catalog([POSTS, AUTHORS], Access({"reader": granted}))
+        permits = Permits(book(rule("posts", '{"author": {"team": 7}}', role="reader")))
+        viewer = Viewer("reader", "reader", "{}")
+        read = Interpreter(None, QueryLimits(), permits).read_at_once({}, "posts", catalog, viewer, to_follow=True)
+        return read.rights
+
+    assert rights(TableAccess()) == rights(TableAccess())
+    assert rights(TableAccess()) != rights(TableAccess(frozenset({"id", "author", "team"})))
 
 
 # --- what the operator is told ---
