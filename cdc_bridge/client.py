@@ -48,8 +48,14 @@ _COLLECTIONS = (
     "`cdc-bridge status` lists the collections: a table of public by its plain name, others as schema.table,"
     " without quotes"
 )
-_WHO_ARE_YOU = "it wants a token that is good: --url 'ws://HOST/websocket?access_token=TOKEN'"
-_NO_TLS = "it seems that no TLS is spoken there: a bridge speaks ws://, wss:// only behind a proxy that ends TLS"
+_WHY = "why, the bridge's log says at the level debug"
+_NOT_YOURS = f"whoever has no token, or one whose role may not SELECT it, is answered so as well ({_WHY})"
+_WHO_ARE_YOU = f"it wants a token that is good: --url 'ws://HOST/websocket?access_token=TOKEN' ({_WHY})"
+_NO_TLS = (
+    "it seems that no TLS is spoken there: a bridge speaks ws://, and wss:// where it has a tls_certificate or a proxy"
+    " in front"
+)
+_NO_HTTP = "it seems that no HTTP is spoken there: where a bridge has a tls_certificate its address begins with wss://"
 
 _NOT_TLS = (ssl.SSLError, ConnectionResetError, InvalidMessage)
 _PLACE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:@/\[\]]+)(?::\d+)?(?:/|\Z)")
@@ -118,6 +124,8 @@ async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> A
                     yield message
                     cursor = message.cursor
             reason = _why_closed(connection)
+        except ssl.SSLCertVerificationError as error:
+            raise SubscriptionRefused(_why_not_trusted(error, shown)) from None
         except (InvalidURI, ValueError):
             raise UsageError(f"{shown} is no WebSocket address, such as ws://127.0.0.1:8765/websocket") from None
         except InvalidStatus as refusal:
@@ -173,7 +181,7 @@ def _refusal(error: dict[str, Any]) -> str:
     if error["code"] in ("AUTH_FAILED", "TOKEN_EXPIRED"):
         return f"{sentence.rstrip('.')}; {_WHO_ARE_YOU}"
     is_collection = error["code"] == "FORBIDDEN" and " access collection " in sentence
-    return f"{sentence.rstrip('.')}; {_COLLECTIONS}" if is_collection else sentence
+    return f"{sentence.rstrip('.')}; {_NOT_YOURS}; {_COLLECTIONS}" if is_collection else sentence
 
 
 def _why_closed(connection: ClientConnection) -> str:
@@ -197,13 +205,22 @@ def _why_not_upgraded(status: int, url: str) -> str:
     raise SubscriptionRefused(f"{url} does not accept a subscriber: HTTP {status}{hints.get(status, '')}")
 
 
+def _why_not_trusted(error: ssl.SSLCertVerificationError, url: str) -> str:
+    return (
+        f"{url} shows a certificate that is not trusted here ({error.verify_message}); with SSL_CERT_FILE=PATH"
+        " the one in that PEM file is"
+    )
+
+
 def _in_words(error: Exception, *, is_tls: bool) -> str:
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
         return "nobody listens there"
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if is_tls and isinstance(error, _NOT_TLS) and not isinstance(error, ssl.SSLCertVerificationError):
+    if is_tls and isinstance(error, _NOT_TLS):
         return _NO_TLS
+    if isinstance(error, InvalidMessage):
+        return _NO_HTTP
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return mask(str(error)) or type(error).__name__

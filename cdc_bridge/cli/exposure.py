@@ -22,9 +22,13 @@ class Exposure:
     authenticates: bool = False
     """Whether there is a key or a token by which a client could be known."""
 
-    lets_roles_in: bool = False
-    """Whether some role, be it that of clients without a token, may read anything."""
+    wants_tokens: bool = False
+    """Whether nobody gets anywhere without one: the auth_mode is not `public`."""
 
+    names_roles: bool = False
+    """Whether there is a role that a token may name: in `roles`, or in a rule."""
+
+    anon_role: bool = False
     tls_certificate: bool = False
     tls_key: bool = False
     behind_proxy: bool = False
@@ -56,15 +60,31 @@ def warnings(exposure: Exposure) -> list[str]:
 
 
 def _of_readers(exposure: Exposure) -> str | None:
+    if exposure.wants_tokens and not exposure.authenticates:
+        return f"nobody is let in: auth_mode wants a token, and nothing says which are good. Set {AUTHENTICATION}"
     if exposure.insecure_public:
-        return "serving without authentication: whoever can connect reads every attached table"
-    if not exposure.lets_roles_in:
+        return _of_the_public(exposure)
+    if exposure.anon_role or (exposure.authenticates and exposure.names_roles):
+        return None
+    if exposure.authenticates:
         return (
-            "nobody may read anything yet, so every client gets FORBIDDEN. To open it: set roles, or rules, and"
-            f" {AUTHENTICATION} for clients with a token; anon_role for those without one; or, on this machine,"
-            " --insecure-public for everybody and every attached table"
+            "no token is good yet, since there is no role that one may name: set roles to those of the database, or"
+            " rules; anon_role is for tokens that name none"
         )
-    return None
+    roles = "" if exposure.names_roles else "roles, or rules, and "
+    return (
+        f"nobody may read anything yet, so every client gets FORBIDDEN. To open it: set {roles}{AUTHENTICATION} for"
+        " clients with a token; anon_role for those without one; or, on this machine, --insecure-public for everybody"
+        " and every attached table"
+    )
+
+
+def _of_the_public(exposure: Exposure) -> str:
+    if exposure.wants_tokens:
+        return "insecure_public opens nothing: clients have to show a token, as long as auth_mode is not public"
+    if exposure.anon_role:
+        return "insecure_public opens nothing: whoever has no token has the rights of anon_role"
+    return "serving without authentication: whoever can connect reads every attached table"
 
 
 def _of_the_way(exposure: Exposure) -> str | None:

@@ -11,7 +11,7 @@ import msgspec
 import typer
 
 from cdc_bridge.cli.options import Config, load
-from cdc_bridge.cli.output import say
+from cdc_bridge.cli.output import complain, say
 from cdc_bridge.errors import SettingsError, UsageError
 from cdc_bridge.settings import Settings
 
@@ -46,11 +46,22 @@ def token(
     if not secret:
         raise SettingsError("there is no jwt_secret to sign it with: set CDC_BRIDGE_JWT_SECRET, as for the bridge")
 
+    if unknown := _unknown(role, settings):
+        complain(unknown)
+
     from cdc_bridge.auth.minting import mint
 
     now_s = int(time.time())
     times = {"iat": now_s, "exp": now_s + _span_s(expires_in)}
     say(mint(secret, {"role": role} | _named(sub, settings) | times | _claims(claim or ())))
+
+
+def _unknown(role: str, settings: Settings) -> str | None:
+    """Why a bridge with these settings will refuse the token. It is made all the same: the bridge may have others."""
+    known = {*settings.roles, *(rule.role for rule in settings.rules), settings.anon_role} - {""}
+    if not known or role in known:
+        return None
+    return f"the bridge refuses this token if it has these settings: {role} is not in roles, and no rule names it"
 
 
 def _named(sub: str | None, settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,13 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from cdc_bridge.access import Access, RowPolicy, TableAccess
+from cdc_bridge.logs import facts
 from cdc_bridge.rights.claims import SqlFunction, claim_functions
 from cdc_bridge.schema.catalog import fetch
+from cdc_bridge.schema.role_problems import role_problems
 from cdc_bridge.statements import statement
+
+log = logging.getLogger(__name__)
 
 LOCK_LIMIT = "1s"
 """To print a policy PostgreSQL locks its table. What cannot be printed now is asked for again."""
@@ -52,6 +57,7 @@ class AccessReader:
         self._printed: dict[tuple[int, str], str] = {}
         self._hint = ""
         self._digest = ""
+        self._problems: Mapping[str, str] = {}
 
     async def fingerprint(self, connection: AsyncConnection[Any]) -> str:
         """Changes whenever `read` would return something else. Raises `NotInstalled`."""
@@ -72,7 +78,15 @@ class AccessReader:
         access: dict[str | None, dict[int, TableAccess]] = {}
         for row in _decode_tables(tables):
             access.setdefault(row.reader, {})[row.table] = _table(row, known)
-        return Access(access, claim_functions(await _functions(connection)) if rows else frozenset())
+        found = Access(access, claim_functions(await _functions(connection)) if rows else frozenset())
+        self._tell(role_problems(self._roles, found))
+        return found
+
+    def _tell(self, problems: Mapping[str, str]) -> None:
+        """Once, until it is another one or has gone."""
+        for role, problem in problems.items() - self._problems.items():
+            log.warning("clients with this role can read nothing", extra=facts(role=role, reason=problem))
+        self._problems = problems
 
     async def _fetch(self, connection: AsyncConnection[Any]) -> tuple[str, str]:
         tables, policies = await fetch(connection, "queries/access", self._schema, roles=self._roles)

@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from cdc_bridge import protocol
 from cdc_bridge.broker.broker import Broker
 from cdc_bridge.errors import RequestError, forbidden_collection
+from cdc_bridge.logs import facts
 from cdc_bridge.protocol import Authenticate, CloseCode, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.session import Abuse, Received, Reply, Request, Session
 from cdc_bridge.standing import GoOn, Identity, Moment, Say, Standing, Step, Suspend, TurnAway, no_users, token_expired
@@ -178,6 +179,7 @@ class Conversation:
             for follower in self._outlet.followers():
                 if follower not in before:
                     self._broker.unsubscribe(follower)
+            self._note(error)
             self._outlet.reply(protocol.error("subscribe", error, request.uid))
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
@@ -202,10 +204,20 @@ class Conversation:
                 viewer = self._standing.viewer_of(request.collection)
                 data = await self._unless_broken_off(self._broker.read_items(request, viewer))
         except RequestError as error:
+            self._note(error)
             self._outlet.reply(protocol.error("items", error, request.uid))
         else:
             one = request.item is not None
             self._outlet.reply(protocol.items(data.rows, request.uid, one=one, more=data.more, meta=data.meta))
+
+    def _note(self, error: RequestError) -> None:
+        """Clients are not told whether something is not there or not theirs; who wonders finds their role here."""
+        if error.code == "FORBIDDEN":
+            viewer = self._standing.viewer
+            said = facts(
+                role=viewer.name if viewer else "", as_role=viewer.role if viewer else None, reason=error.message
+            )
+            log.debug("a request was refused", extra=said)
 
     async def _unless_broken_off(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Raises `RequestError` when the client's token expires before it is done."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 from asyncio import BaseTransport
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,10 @@ from urllib.parse import SplitResult, urlsplit
 from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
+
+from cdc_bridge.logs import facts
+
+log = logging.getLogger(__name__)
 
 WEBSOCKET_PATH = "/websocket"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -129,6 +134,8 @@ class Door:
         if len(headers.get_all("Host")) > 1:
             return HTTPStatus.BAD_REQUEST, "more than one Host\n"
         if not self._is_allowed_origin(headers):
+            origin, host = (", ".join(headers.get_all(name)) for name in ("Origin", "Host"))
+            log.debug("a web page of another origin was turned away", extra=facts(origin=origin, host=host))
             return HTTPStatus.FORBIDDEN, "this origin is not allowed\n"
         if self.connections_max and len(self._inside) >= self.connections_max:
             return HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n"

@@ -47,7 +47,9 @@ def _context(certificate: str, key: str) -> ssl.SSLContext:
     except ValueError:
         raise SettingsError(f"tls_key: {key} needs a password; give one that is not encrypted") from None
     except OSError as error:
-        raise SettingsError(f"cannot read tls_certificate or tls_key: {error.strerror}") from None
+        raise SettingsError(
+            f"cannot read tls_certificate ({certificate}) or tls_key ({key}): {error.strerror}"
+        ) from None
     return context
 
 

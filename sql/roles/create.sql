@@ -64,6 +64,10 @@ DECLARE
     role text;
 BEGIN
     FOREACH role IN ARRAY current_setting('cdc_bridge.reads_as')::text[] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = role) THEN
+            RAISE EXCEPTION 'there is no role % for clients: CREATE ROLE % NOLOGIN, GRANT it SELECT on what they may read, and run this again',
+                role, quote_ident(role);
+        END IF;
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = role AND rolsuper)
                 OR pg_has_role(role, current_setting('cdc_bridge.owner_role'), 'MEMBER') THEN
             RAISE EXCEPTION 'the role % is a superuser or may act as the owner role: no client may have such rights', role;

@@ -62,9 +62,13 @@ async def refusal(bridge: RunningBridge, **keywords: Any) -> int:
 @pytest.mark.parametrize(
     "origin", ["https://evil.example", "null", "file://", "http://127.0.0.1.evil.example", "http://[::1"]
 )
-async def test_page_of_another_host_is_kept_out(table: Database, origin: str) -> None:
+async def test_page_of_another_host_is_kept_out(table: Database, origin: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG", "cdc_bridge.transport.http")
     async with running_bridge(table.dsn) as bridge:
         assert await refusal(bridge, origin=origin) == 403
+    assert [each.facts["origin"] for each in caplog.records if hasattr(each, "facts") and "origin" in each.facts] == [
+        origin
+    ]
 
 
 @pytest.mark.parametrize("origin", ["http://localhost:5173", "http://127.0.0.1:8000", "https://[::1]"])

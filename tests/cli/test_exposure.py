@@ -14,7 +14,10 @@ from cdc_bridge.errors import UsageError
 
 HERE = Exposure("127.0.0.1", is_loopback=True)
 OUTSIDE = Exposure("0.0.0.0", is_loopback=False)
-KNOWN: dict[str, Any] = {"authenticates": True, "lets_roles_in": True}
+KEYS: dict[str, Any] = {"authenticates": True, "wants_tokens": True}
+ROLES: dict[str, Any] = {"names_roles": True}
+ANON: dict[str, Any] = {"anon_role": True}
+KNOWN = KEYS | ROLES
 TLS: dict[str, Any] = {"tls_certificate": True, "tls_key": True}
 PROXY: dict[str, Any] = {"behind_proxy": True}
 PUBLIC: dict[str, Any] = {"insecure_public": True}
@@ -37,7 +40,7 @@ REFUSED = [
     (OUTSIDE, {}, ("0.0.0.0", "jwt_secret", "static_tokens", "--host 127.0.0.1", "--insecure-bind")),
     (OUTSIDE, TLS, ("nothing says who", "jwt_jwks_url")),
     (OUTSIDE, PROXY, ("nothing says who", "jwt_public_key")),
-    (OUTSIDE, {"lets_roles_in": True} | TLS, ("nothing says who",)),
+    (OUTSIDE, ROLES | ANON | TLS, ("nothing says who",)),
     (OUTSIDE, KNOWN, ("tls_certificate", "tls_key", "behind_proxy", "--insecure-bind")),
     (OUTSIDE, PUBLIC, ("--insecure-public", "every attached table", "--insecure-bind")),
     (OUTSIDE, PUBLIC | KNOWN | TLS, ("--insecure-public",)),
@@ -48,14 +51,20 @@ REFUSED = [
 
 WARNED = [
     (HERE, {}, ("FORBIDDEN", "jwt_secret", "roles", "anon_role", "--insecure-public")),
-    (HERE, {"authenticates": True}, ("FORBIDDEN", "roles")),
+    (HERE, ROLES, ("FORBIDDEN. To open it: set jwt_secret", "anon_role")),
+    (HERE, KEYS, ("no token is good", "set roles", "rules", "anon_role")),
+    (HERE, {"wants_tokens": True} | ROLES | ANON, ("nobody is let in", "auth_mode", "jwt_secret")),
     (HERE, PUBLIC, ("without authentication",)),
+    (HERE, PUBLIC | KEYS, ("insecure_public opens nothing", "auth_mode")),
+    (HERE, PUBLIC | ANON, ("insecure_public opens nothing", "anon_role")),
+    (HERE, PUBLIC | KEYS | {"wants_tokens": False}, ("without authentication",)),
     (OUTSIDE, ANYWAY | PUBLIC, ("without authentication", "without TLS")),
     (OUTSIDE, ANYWAY | KNOWN, ("without TLS",)),
     (OUTSIDE, KNOWN | TLS, ()),
     (OUTSIDE, KNOWN | PROXY, ()),
     (HERE, KNOWN, ()),
-    (HERE, {"lets_roles_in": True}, ()),
+    (HERE, ANON, ()),
+    (HERE, KEYS | ANON, ()),
 ]
 
 
@@ -93,9 +102,13 @@ SECRET = "a secret that is long enough for HS256"
     ],
 )
 def test_key_or_a_token_is_authentication(given: dict[str, str]) -> None:
-    assert exposure_of(s.load(given | {"host": "192.0.2.1"})) == Exposure(
-        "192.0.2.1", is_loopback=False, authenticates=True, lets_roles_in=True
-    )
+    assert exposure_of(s.load(given | {"host": "192.0.2.1"})) == Exposure("192.0.2.1", is_loopback=False, **KNOWN)
+
+
+@pytest.mark.parametrize(("mode", "wants"), [("", True), ("handshake", True), ("strict", True), ("public", False)])
+def test_token_is_wanted_as_auth_mode_says(mode: str, wants: bool) -> None:
+    assert exposure_of(s.load({"jwt_secret": SECRET, "auth_mode": mode})).wants_tokens is wants
+    assert exposure_of(s.load({"auth_mode": mode})).wants_tokens is (mode in ("handshake", "strict"))
 
 
 def test_role_of_those_without_a_token_is_none() -> None:

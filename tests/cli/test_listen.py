@@ -134,7 +134,10 @@ async def test_token_of_the_address_is_not_shown(tmp_path: Path) -> None:
 async def test_wss_on_a_plain_port_is_told(bridge: RunningBridge, tmp_path: Path) -> None:
     async with listening("t", "--url", bridge.url.replace("ws://", "wss://"), cwd=tmp_path) as process:
         said = await next_line(process.stderr)
-    assert ": it seems that no TLS is spoken there: a bridge speaks ws://, wss:// only behind a proxy" in said
+    assert (
+        ": it seems that no TLS is spoken there: a bridge speaks ws://, and wss:// where it has a tls_certificate"
+        in said
+    )
 
 
 async def test_initial_data_that_does_not_come_is_told_of(own_server: Cluster, tmp_path: Path) -> None:

@@ -104,3 +104,14 @@ def test_bridge_refuses_a_key_that_is_none(key: str, tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("cdc-bridge: jwt_public_key is ")
     assert "sekret" not in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_role_that_the_bridge_will_refuse_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CDC_BRIDGE_ROLES", "reader")
+    monkeypatch.setenv("CDC_BRIDGE_ANON_ROLE", "anon")
+    monkeypatch.setenv("CDC_BRIDGE_RULES", '[{"role": "customer", "collection": "orders"}]')
+    for known in ("reader", "anon", "customer"):
+        assert made("--role", known)["role"] == known
+    done = CliRunner().invoke(app, ["token", "--role", "raeder"], catch_exceptions=False)
+    assert "raeder is not in roles, and no rule names it" in done.stderr
+    assert len(done.stdout.splitlines()) == 1

@@ -179,3 +179,31 @@ async def test_facts_are_read_while_a_table_is_locked(database: Database, roles:
         with psycopg.connect(database.dsn) as other:
             other.execute("LOCK TABLE messages, members IN ACCESS EXCLUSIVE MODE")
             assert await reads.read(connection) == known
+
+
+async def test_operator_is_told_once_of_roles_by_which_nothing_can_be_read(
+    database: Database, roles: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, group = roles
+    nosuch = f"nosuch_{database.name}"
+
+    def told() -> dict[str, str]:
+        found = {each.facts["role"]: each.facts["reason"] for each in caplog.records if hasattr(each, "facts")}
+        caplog.clear()
+        return found
+
+    async with reader(database, one, group, nosuch) as (reads, connection):
+        database.execute(f"GRANT SELECT (id) ON messages TO {one}")
+        await reads.read(connection)
+        said = told()
+        assert said.keys() == {group, nosuch}
+        assert "GRANT SELECT" in said[group]
+        assert "there is no such role" in said[nosuch]
+        await reads.read(connection)
+        assert told() == {}
+        database.execute(f"GRANT SELECT ON members TO {group}; REVOKE SELECT (id) ON messages FROM {one}")
+        await reads.read(connection)
+        assert told().keys() == set()  # it has the rights of the group
+        database.execute(f"REVOKE SELECT ON members FROM {group}")
+        await reads.read(connection)
+        assert told().keys() == {one, group}

@@ -141,6 +141,14 @@ def test_names_that_mean_something_else_are_refused(name: str) -> None:
         Roles(reads_as=(name,))
 
 
+def test_role_for_clients_that_is_not_there_is_named(database: Database) -> None:
+    roles = Roles("cdc_owner_of_nothing", "cdc_bridge_of_nothing", ("nosuch role",))
+    with pytest.raises(
+        errors.RaiseException, match=r'no role nosuch role for clients: CREATE ROLE "nosuch role" NOLOGIN'
+    ):
+        database.execute(script(roles, "cdc"))
+
+
 @pytest.mark.parametrize(
     ("statement_", "said"),
     [
