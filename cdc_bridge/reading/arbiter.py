@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import msgspec
 import psycopg
-from psycopg import AsyncConnection, errors, sql
+from psycopg import errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.catalog import Column, PgType
@@ -26,15 +26,13 @@ from cdc_bridge.reading.batches import Answer, Batch, in_batches, verdicts_of
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.refusals import is_of_the_statement, sentence
 from cdc_bridge.reading.resting import Resting
-from cdc_bridge.reading.scripts import ask_together
+from cdc_bridge.reading.scripts import Connection, Sighted, ask_together
 from cdc_bridge.reading.select import completions, spellings, verdicts, worth
 from cdc_bridge.reading.where import Surroundings
 from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.values import NULL
 
-Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[tuple[str, ...]]]
-Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
-Sighted: TypeAlias = tuple[sql.Composed, Sight]
+Pool: TypeAlias = AsyncConnectionPool[Connection]
 Statement: TypeAlias = Sighted | Failure
 
 FIRST_SHARE = 0.05

@@ -25,8 +25,11 @@ from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.sight import BY_ITSELF, Sight
 from cdc_bridge.statements import statement
 
-Connection: TypeAlias = AsyncConnection[Any]
+Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
+"""Whatever is asked in it, what comes back is text."""
+
 Sighted: TypeAlias = tuple[sql.Composed, Sight]
+"""A statement, and with whose eyes it is run."""
 
 NO_ROLE = "none"
 """That of the session."""
@@ -89,7 +92,7 @@ class _Script:
         (text, first), *_ = asked
         self._say("DEALLOCATE ALL")
         self._say("BEGIN READ ONLY")
-        self._say(f"SET LOCAL statement_timeout = {limit_ms}")
+        self._say(self._quoting.mogrify(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms)))
         self._say("SET LOCAL plan_cache_mode = force_custom_plan")
         self._say(self._prepare(text, first))
         self._say("SAVEPOINT looking")
@@ -103,7 +106,8 @@ class _Script:
 
     def _prepare(self, text: sql.Composed, first: Sight) -> str:
         """By the bridge itself; where it may not use a schema, by the first who asks."""
-        prepare = f"PREPARE cdc_bridge_asked (boolean) AS {self._quoting.mogrify(text, parameters(text))}"
+        named = sql.SQL("PREPARE cdc_bridge_asked (boolean) AS {}").format(text)
+        prepare = self._quoting.mogrify(named, parameters(text))
         block = statement("steps/prepare_asked", text=sql.Literal(prepare), role=sql.Literal(_who(first)["role"]))
         return self._quoting.mogrify(sql.SQL("DO {}").format(sql.Literal(block.as_string(self._quoting.connection))))
 

@@ -38,7 +38,7 @@ def rows(collection: Collection, query: Query, key: tuple[str, ...] | None, surr
 
 def key_of(collection: Collection, key: tuple[str, ...], surroundings: Surroundings) -> sql.Composed:
     """The key's columns of the row that has it and may be seen."""
-    seen = Required(surroundings.sight.rows_of(collection.relation_id))
+    seen = _seen(collection, surroundings)
     return sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
         joined(", ", [Name(ALIAS, name) for name in collection.key]),
         table(collection, ALIAS),
@@ -47,10 +47,15 @@ def key_of(collection: Collection, key: tuple[str, ...], surroundings: Surroundi
 
 
 def count(collection: Collection, filter_: Filter, surroundings: Surroundings) -> sql.Composed:
-    seen = Required(surroundings.sight.rows_of(collection.relation_id))
+    seen = _seen(collection, surroundings)
     return sql.SQL("SELECT count(*)::text FROM {} WHERE {} AND {}").format(
         table(collection, ALIAS), where(filter_, ALIAS, surroundings), where(seen, ALIAS, surroundings)
     )
+
+
+def _seen(collection: Collection, surroundings: Surroundings) -> Filter:
+    """What rules let be seen, for statements whose filter does not say it."""
+    return Required(surroundings.sight.rows_of(collection.relation_id))
 
 
 def completions(

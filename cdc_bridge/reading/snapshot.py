@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TypeAlias
 
 import psycopg
-from psycopg import AsyncConnection, AsyncCursor, errors, sql
+from psycopg import AsyncCursor, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.catalog import Catalog, Collection
@@ -21,7 +21,7 @@ from cdc_bridge.rawjson import split_object
 from cdc_bridge.reading.aggregation import FiguresEncoder, figures
 from cdc_bridge.reading.fragments import parameters
 from cdc_bridge.reading.refusals import in_our_words
-from cdc_bridge.reading.scripts import begin_looking, end_looking
+from cdc_bridge.reading.scripts import Connection, begin_looking, end_looking
 from cdc_bridge.reading.select import count, key_of, rows
 from cdc_bridge.reading.where import Surroundings
 from cdc_bridge.sight import BY_ITSELF, Sight
@@ -33,7 +33,6 @@ TOGETHER_TIMEOUT_S = 1.0
 
 NO_CATALOG = Catalog()
 
-Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
 Pool: TypeAlias = AsyncConnectionPool[Connection]
 
 
