@@ -71,7 +71,7 @@ class Answers:
         return self._obstacles[probe.subject]
 
     def forget_obstacles(self) -> None:
-        """All who are judged now have been told. What was in the way may be gone the next time, so it is asked again."""
+        """All who were judged together have been told. What was in the way may be gone the next time."""
         self._obstacles = {subject: reason for subject, reason in self._obstacles.items() if not reason}
 
     def make_room(self) -> None:

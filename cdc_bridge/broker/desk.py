@@ -16,6 +16,7 @@ from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.catalog_watch import CatalogWatch
 from cdc_bridge.broker.interpreter import Interpreter, Understood
+from cdc_bridge.catalog import Catalog
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, forbidden_item
 from cdc_bridge.hub.follower import Follower, Outlet
 from cdc_bridge.hub.hub import Hub
@@ -153,7 +154,18 @@ class Desk:
         key = item_key(request.item, understood.collection) if request.item is not None else None
         asked = Asked(understood.collection, understood.query, key, understood.sight)
         async with self._asking:
-            return await self._reader.read(asked, catalog)
+            try:
+                return await self._reader.read(asked, catalog)
+            except RequestError as error:
+                await self._look_again(error, catalog)
+                raise
+
+    async def _look_again(self, error: RequestError, catalog: Catalog) -> None:
+        """What is forbidden may be so since a moment ago. Raises `SourceChanged` then."""
+        if error.code == "FORBIDDEN":
+            await self._catalog.refresh()
+        if self._hub.catalog is not catalog:
+            raise SourceChanged(error.message)
 
     async def _retried(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
         """Until the database is there and agrees with the catalog."""

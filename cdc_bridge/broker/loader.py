@@ -87,6 +87,8 @@ class Loader:
             log.info("initial data cannot be read, trying again", extra=facts(reason=str(error)))
             self._order_later(equal)
         except RequestError as error:
+            if error.code == "FORBIDDEN":  # since a moment ago: by a newer catalog it may be less, and not nothing
+                await self._catalog.refresh_until_done()
             self._refuse(equal, error)
         except Exception:  # nor may it end the readings of all the others
             log.exception("initial data cannot be read")

@@ -8,6 +8,7 @@ import pytest
 
 from cdc_bridge.filters.filter import Policy
 from cdc_bridge.questions import Case
+from cdc_bridge.rights.rules import Rule
 from cdc_bridge.sight import Sight
 from cdc_bridge.viewer import Viewer
 from tests.bridge.test_rights_attacks import (
@@ -16,9 +17,12 @@ from tests.bridge.test_rights_attacks import (
     Place,
     ann_and_bob,
     bare,
+    bridge,
     follow,
     ids,
+    person,
     place,
+    read,
 )
 from tests.schema.questioning import questions
 
@@ -67,3 +71,46 @@ async def test_policy_that_can_be_judged_no_more_ends_all_whom_it_concerns_and_n
             assert (answer["type"], answer["error"]["code"]) == ("subscribe", "FORBIDDEN")
         place.database.execute(f"INSERT INTO notes VALUES (8, '{ANN}', 'new')")
         assert ids(await ann.until(uid="notes", event="create")) == [8]
+
+
+@pytest.mark.once
+async def test_policy_of_a_table_to_which_a_rule_leads_reaches_live_subscriptions(place: Place) -> None:
+    of_rooms = Rule(place.user, "notes", filter=json.dumps({"room": {"name": {"_nnull": True}}}))
+    async with bridge(place, rules=(of_rooms,)) as running, person(running, place.user, ANN) as ann:
+        assert ids(await follow(ann, "notes", query={"fields": ["id"]})) == [1]
+        place.database.execute("CREATE POLICY every ON rooms USING (true)")
+        again = await ann.until(uid="notes")
+        assert (again["event"], again.get("reason"), ids(again)) == ("init", "resync", [1, 3])
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("what", ["membership", "policy behind a policy"])
+async def test_what_a_policy_leads_to_reaches_live_subscriptions(place: Place, what: str) -> None:
+    place.execute("GRANT SELECT ON vaults TO {role}; ALTER TABLE vaults ENABLE ROW LEVEL SECURITY", place.user)
+    other = place.role("other")
+    place.execute("CREATE POLICY others ON vaults TO {role} USING (true)", other)
+    place.database.execute(
+        "DROP POLICY own ON rooms; CREATE POLICY own ON rooms USING (EXISTS (SELECT FROM vaults WHERE id = vault));"
+        "DROP POLICY own ON notes; CREATE POLICY own ON notes USING (EXISTS (SELECT FROM rooms WHERE rooms.id = room))"
+    )
+    async with bridge(place) as running, person(running, place.user, ANN) as ann:
+        assert ids(await follow(ann, "notes")) == []
+        if what == "membership":
+            place.execute(f"GRANT {{role}} TO {place.user}", other)
+        else:
+            place.database.execute("CREATE POLICY every ON vaults USING (true)")
+        again = await ann.until(uid="notes")
+        assert (again["event"], again.get("reason"), ids(again)) == ("init", "resync", [1, 2, 3])
+
+
+@pytest.mark.once
+async def test_column_that_was_revoked_a_moment_ago_is_left_out_of_fresh_data(place: Place) -> None:
+    async with bridge(place) as running, person(running, place.user, ANN) as ann:
+        await follow(ann, "notes")
+        place.execute("REVOKE SELECT (text) ON notes FROM {role}", place.user)
+        await ann.send({"type": "subscribe", "collection": "notes", "uid": "again"})
+        answers = [await ann.until(event="init") for _ in range(2)]
+        assert {(each["uid"], each.get("reason")) for each in answers} == {("notes", "resync"), ("again", None)}
+        assert all(each["data"][0].keys() == {"id", "owner", "room"} for each in answers)
+        place.execute("REVOKE SELECT (room) ON notes FROM {role}", place.user)
+        assert (await read(ann, "notes"))["data"][0].keys() == {"id", "owner"}
