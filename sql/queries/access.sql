@@ -19,6 +19,24 @@ attached AS MATERIALIZED (
     JOIN pg_class c ON c.oid = carrying.oid
     WHERE NOT c.relispartition
 ),
+-- The tables that a policy leads to, by subqueries, and by policies and views of what those read; but not by the other
+-- policies of its own table.
+led AS (
+    SELECT p.oid AS policy, p.polrelid AS own, d.refobjid AS oid
+    FROM attached t
+    JOIN pg_policy p ON p.polrelid = t.oid
+    JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
+    WHERE t.relrowsecurity AND p.polcmd IN ('r', '*')
+    UNION
+    SELECT led.policy, led.own, d.refobjid
+    FROM led
+    JOIN (
+        SELECT polrelid AS oid, 'pg_policy'::regclass AS class, oid AS reading FROM pg_policy
+        UNION ALL
+        SELECT ev_class, 'pg_rewrite'::regclass, oid FROM pg_rewrite
+    ) AS inside ON inside.oid = led.oid AND led.oid <> led.own
+    JOIN pg_depend d ON d.classid = inside.class AND d.objid = inside.reading AND d.refclassid = 'pg_class'::regclass
+),
 policies AS MATERIALIZED (
     SELECT p.oid, p.polrelid, p.polname, p.polpermissive, p.polroles, p.polqual IS NULL AS says_nothing,
         -- Whole rows and system columns are not in images, and a record is not a row of the table.
@@ -32,15 +50,25 @@ policies AS MATERIALIZED (
             SELECT string_agg(fact, ',' ORDER BY fact COLLATE "C")
             FROM (
                 SELECT concat_ws(' ', d.refobjid, d.refobjsubid, quote_ident(c.relname), quote_ident(n.nspname), c.relacl::text, c.relowner,
-                    c.relrowsecurity, c.relforcerowsecurity, quote_ident(a.attname), a.attacl::text, (
-                        SELECT string_agg(concat_ws(' ', other.oid, other.xmin), ' ' ORDER BY other.oid)
-                        FROM pg_policy other
-                        WHERE other.polrelid = c.oid AND c.oid <> p.polrelid)) AS fact
+                    c.relrowsecurity, c.relforcerowsecurity, quote_ident(a.attname), a.attacl::text) AS fact
                 FROM pg_depend d
                 JOIN pg_class c ON c.oid = d.refobjid
                 JOIN pg_namespace n ON n.oid = c.relnamespace
                 LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
                 WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
+                UNION ALL
+                SELECT concat_ws(' ', 'led to', c.oid, c.relacl::text, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
+                    other.oid, other.xmin, (
+                        -- Whom of the readers it is about: who is a member of whom.
+                        SELECT string_agg(quote_ident(r.name), ' ' ORDER BY r.name COLLATE "C")
+                        FROM readers r
+                        WHERE EXISTS (
+                            SELECT FROM unnest(other.polroles) AS meant(oid)
+                            WHERE meant.oid <> 0 AND pg_has_role(r.oid, meant.oid, 'USAGE'))))
+                FROM led
+                JOIN pg_class c ON c.oid = led.oid
+                LEFT JOIN pg_policy other ON other.polrelid = c.oid
+                WHERE led.policy = p.oid AND led.oid <> p.polrelid
                 UNION ALL
                 -- Names too: policies are printed once, and what is printed calls things by names.
                 SELECT concat_ws(' ', 'function', f.oid, f.xmin, quote_ident(n.nspname), quote_ident(f.proname))
