@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.schema.mode import Mode
 from tests.support.attach import attach
@@ -59,7 +63,7 @@ def test_it_is_installed_in_an_environment_of_its_own() -> None:
 
 async def test_own_database(messages: Database) -> None:
     attach_command, serve_command = commands("cdc-bridge ")[:2]
-    (listen_command,) = commands("cdc-bridge listen")
+    listen_command, _ = commands("cdc-bridge listen")
     async with running(*command(*attach_command[1:]), env={"CDC_BRIDGE_DSN": messages.dsn}) as attaching:
         assert await attaching.wait() == 0
     assert serve_command[1:] == ["serve", "--insecure-public"]  # what BridgeProcess runs
@@ -71,6 +75,68 @@ async def test_own_database(messages: Database) -> None:
             write(messages)
             events = [json.loads(await line_of(listen.stdout))["event"] for _ in range(3)]
             assert events == ["create", "update", "delete"]
+
+
+@pytest.fixture
+def own(database: Database) -> Iterator[dict[str, str]]:
+    """Names for the roles of the README that are this test's own; those of `user` are the tables."""
+    names = {name: f"{name}_{database.name[-12:]}" for name in ("web", "cdc_owner", "cdc_bridge", "user")}
+    user, everybody = names["user"], ", ".join(names.values())
+    database.execute(
+        f"CREATE ROLE {user} LOGIN; GRANT CREATE ON DATABASE {database.name} TO {user};"
+        "CREATE TABLE authors (id int PRIMARY KEY);"
+        "CREATE TABLE messages (id int PRIMARY KEY, author int REFERENCES authors, text text);"
+        f"ALTER TABLE authors OWNER TO {user}; ALTER TABLE messages OWNER TO {user};"
+        "INSERT INTO authors VALUES (1), (2); INSERT INTO messages VALUES (1, 1, 'hello'), (2, 2, 'not for author 1')"
+    )
+    yield names
+    database.execute(f"DROP OWNED BY {everybody} CASCADE; DROP ROLE {everybody}")
+
+
+async def test_own_roles(database: Database, own: dict[str, str], tmp_path: Path) -> None:
+    """Line by line, with other names: what is piped into psql, or said by `-c`, is done as a superuser."""
+
+    def dsn(role: str) -> str:
+        return make_conninfo(database.dsn, user=own[role])
+
+    async def run(*arguments: str, **variables: str) -> str:
+        async with running(*command(*arguments), cwd=tmp_path, env=variables) as process:
+            said, _ = await process.communicate()
+            assert process.returncode == 0
+        return said.decode().strip()
+
+    def renamed(line: str) -> str:
+        return re.sub(r"\b(web|cdc_owner|cdc_bridge|user)\b", lambda found: own[found[0]], line)
+
+    _, _, setup, listen = snippets("sh")[-4:]
+    (policies,) = snippets("sql")
+    database.execute(renamed(policies))
+    await run("attach", "messages", "authors", CDC_BRIDGE_DSN=dsn("user"))
+    for line in setup.splitlines():
+        words = shlex.split(line.split(" | ")[0], comments=True)
+        match words:
+            case ["psql", _, "-c", statement] if not statement.startswith("\\"):
+                database.execute(renamed(statement))
+            case ["cdc-bridge", "sql", *options]:
+                named = ["--owner-role", own["cdc_owner"], "--runtime-role", own["cdc_bridge"]]
+                database.execute(await run("sql", *map(renamed, options), *named))
+            case ["cdc-bridge", *options, "--dsn", address] if options[0] != "serve":
+                await run(*options, "--dsn", dsn(str(urlsplit(address).username)))
+            case ["cdc-bridge", "detach", *options]:
+                await run("detach", *options, CDC_BRIDGE_DSN=dsn("user"))
+            case ["printf", *_]:
+                done = await asyncio.create_subprocess_exec("sh", "-c", renamed(line), cwd=tmp_path)
+                assert await done.wait() == 0
+    assert words == ["cdc-bridge", "serve", "--dsn", "postgresql://cdc_bridge@localhost/database"]
+    (token_command,) = re.findall(r"\$\(cdc-bridge (token .*?)\)", listen)
+    token = await run(*map(renamed, shlex.split(token_command)))
+    served = ("serve", "--port", "0", "--dsn", dsn("cdc_bridge"))
+    async with running(*command(*served), cwd=tmp_path, env={"PYTHONUNBUFFERED": "1"}) as bridge:
+        url = (await line_of(bridge.stdout)).removeprefix("listening on ")
+        async with running(*command("listen", "messages", "--url", f"{url}?access_token={token}")) as listening:
+            assert json.loads(await line_of(listening.stdout))["data"] == [{"id": 1, "author": 1, "text": "hello"}]
+            database.execute("INSERT INTO messages VALUES (3, 2, 'neither is this'), (4, 1, 'world')")
+            assert json.loads(await line_of(listening.stdout))["data"] == [{"id": 4, "author": 1, "text": "world"}]
 
 
 async def test_log_is_pruned_from_cron(messages: Database) -> None:

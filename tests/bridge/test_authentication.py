@@ -235,6 +235,19 @@ async def test_subscriber_in_the_terminal_is_told_that_it_needs_a_token(tables: 
         )
 
 
+async def test_operator_can_find_out_what_was_refused_to_whom(
+    tables: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "cdc_bridge.transport")
+    async with serving(tables) as bridge, connected(f"{bridge.url}?access_token={token()}") as client:
+        for uid, message in (("s", {"type": "subscribe"}), ("i", {"type": "items", "action": "read"})):
+            await client.send(message | {"collection": "nosuch", "uid": uid})
+            assert (await client.next())["error"]["code"] == "FORBIDDEN"
+    said = [record.facts for record in caplog.records if record.getMessage() == "a request was refused"]  # type: ignore[attr-defined]
+    assert [(each["role"], each["as_role"]) for each in said] == [("cdc_test_reader", "cdc_test_reader")] * 2
+    assert all('"nosuch"' in each["reason"] for each in said)
+
+
 # --- the mode public ---
 
 

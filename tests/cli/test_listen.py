@@ -22,6 +22,7 @@ from cdc_bridge.demo.postgres import Cluster
 from cdc_bridge.schema.mode import Mode
 from tests.cli.command import command
 from tests.support.bridge import BridgeProcess, RunningBridge, attach, running_bridge
+from tests.support.certificate import make_pair
 from tests.support.process import running
 from tests.support.server import Database
 
@@ -138,6 +139,18 @@ async def test_wss_on_a_plain_port_is_told(bridge: RunningBridge, tmp_path: Path
         ": it seems that no TLS is spoken there: a bridge speaks ws://, and wss:// where it has a tls_certificate"
         in said
     )
+
+
+async def test_tls_that_is_not_trusted_or_not_spoken_is_told(tmp_path: Path) -> None:
+    pair = make_pair(tmp_path)
+    async with BridgeProcess("host=127.0.0.1 port=1", *pair.flags) as bridge:
+        async with listening("t", "--url", f"{bridge.url}?access_token=sekret", cwd=tmp_path) as process:
+            code, said = await ended(process)
+        assert code == 6
+        assert said.startswith(f"cdc-bridge: {bridge.url} shows a certificate that is not trusted here (")
+        assert "SSL_CERT_FILE=PATH" in said
+        async with listening("t", "--url", bridge.url.replace("wss://", "ws://"), cwd=tmp_path) as process:
+            assert ": it seems that no HTTP is spoken there: where a bridge has" in await next_line(process.stderr)
 
 
 async def test_initial_data_that_does_not_come_is_told_of(own_server: Cluster, tmp_path: Path) -> None:
