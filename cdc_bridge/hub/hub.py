@@ -15,21 +15,20 @@ from dataclasses import replace
 
 from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
-from cdc_bridge.cursor import Claim, Cursor, Mark, Seal
+from cdc_bridge.cursor import Claim, Cursor, Mark
 from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.filters.filter import NOTHING
-from cdc_bridge.hub.feed import Feed, Phase
+from cdc_bridge.hub.delivery import Delivery
+from cdc_bridge.hub.feed import Feed
 from cdc_bridge.hub.follower import Anchor, Follower, Outlet, Reading
 from cdc_bridge.hub.register import Differences, Register
 from cdc_bridge.hub.relating import tables_of
 from cdc_bridge.hub.rendering import Encoders, Rendering
 from cdc_bridge.hub.roll import Judge, Judgement, Roll
-from cdc_bridge.hub.seals import Seals
 from cdc_bridge.hub.stale import Stale, rows_that_show
 from cdc_bridge.hub.weighing import CannotTell, Weighing
-from cdc_bridge.index.matching import Group
 from cdc_bridge.ports import InitialData
-from cdc_bridge.subscription import Event, EventKind, Reason, Subscription
+from cdc_bridge.subscription import Event, EventKind, Subscription
 
 
 class Hub:
@@ -40,16 +39,19 @@ class Hub:
         self._register = Register()
         self._held_bytes_max = held_bytes_max
         self._roll = Roll()
-        self._meeting: dict[Follower, None] = {}
+        self._delivery = Delivery()
         self._suspended: dict[Follower, None] = {}
         self.arrangement = object()
         """Another one when followers have been taken from where a weighing may have found them."""
-        self.stale = Stale()
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
-        self._seals = Seals()
 
     def __len__(self) -> int:
         return len(self._roll)
+
+    @property
+    def stale(self) -> Stale:
+        """What followers have to be shown again."""
+        return self._delivery.stale
 
     # --- followers ---
 
@@ -94,9 +96,7 @@ class Hub:
 
     def _detach(self, follower: Follower) -> None:
         self._roll.remove(follower)
-        self._meeting.pop(follower, None)
-        self.stale.discard(follower)
-        follower.feed.hold()
+        self._delivery.stop(follower)
 
     def refuse(self, follower: Follower, error: RequestError) -> None:
         """End a subscription and say why."""
@@ -115,55 +115,31 @@ class Hub:
         """Send initial data and what came after it. A reading comes back when the data came too late, or another one
         has to follow, since something that came after it cannot be told.
         """
-        follower = reading.follower
         if not reading.current:
             return None
-        lacks = follower.feed.lacks(data.snapshot)
-        released = follower.feed.begin(data.snapshot)
-        if released is None:
-            return follower.reading()
         era = anchor.era if anchor.era == self.era else NO_ERA
-        follower.start = Position(era, data.snapshot)
-        follower.after = None
-        claim = self.claim(follower, Cursor(anchor.shape, era, (follower.start,)))
-        follower.outlet.push(follower, _init(follower, data), claim)
-        follower.has_data = True
-        if lacks:
-            return self._hold(follower)
-        self._release(follower, released)
-        return None
+        return self._delivery.begin(reading.follower, Anchor(era, anchor.shape), data)
 
     def go_on(self, follower: Follower, start: Position) -> bool:
         """The client has all that `start` has: send what came after it. False when too much came to be kept, or
         something that cannot be told.
         """
-        if follower.feed.lacks(start.seen):
-            follower.feed.hold()
-            return False
-        released = follower.feed.begin(start.seen)
-        if released is None:
-            return False
-        follower.start = start
-        self._release(follower, released)
-        return True
+        return self._delivery.go_on(follower, start)
 
     def start_anew(self, follower: Follower) -> Reading:
         """The follower cannot go on from where it is: fresh data."""
         follower.after = None
-        return self._hold(follower)
+        return self._delivery.hold(follower)
 
     # --- what clients can claim to have been told ---
 
     def claim(self, follower: Follower, cursor: Cursor) -> Claim | None:
         """None for those who did not ask for cursors."""
-        return Claim(self._seal_of(follower), cursor) if follower.subscription.cursor else None
+        return self._delivery.claim(follower, cursor)
 
     def open(self, follower: Follower, text: str) -> Cursor | None:
         """None for whatever is not a cursor that we gave under the rights that this one has."""
-        return self._seal_of(follower).open(text)
-
-    def _seal_of(self, follower: Follower) -> Seal:
-        return self._seals.under(follower.subscription.rights)
+        return self._delivery.open(follower, text)
 
     # --- the stream ---
 
@@ -204,35 +180,31 @@ class Hub:
     def _empty(self, change: Change, collection: Collection) -> None:
         rendering = Rendering(change, self.encoders(collection.relation_id), _mark(change, collection))
         for group in self._roll.groups(collection.relation_id):
-            self._offer(group, change, rendering.events(group.subscription))
+            self._delivery.offer(group.members, change, rendering.events(group.subscription))
 
     def _fan_out(self, change: Change, collection: Collection, weighing: Weighing[Follower] | None) -> list[Reading]:
         if not self._roll.groups(collection.relation_id):
             return []
         if not self._register.is_in_order(change, collection):
-            return self._lack(self._told_of(collection.relation_id), change)
+            return self._delivery.lack(self._told_of(collection.relation_id), change)
         readings: list[Reading] = []
         weighing = self.weigh(change, change.at) if weighing is None else weighing
         for group, told in weighing.told(_mark(change, collection)) if weighing else ():
             if isinstance(told, CannotTell):
-                readings += self._lack(group.members, change)
+                readings += self._delivery.lack(group.members, change)
             else:
-                self._offer(group, change, told)
+                self._delivery.offer(group.members, change, told)
         return readings
-
-    def _offer(self, group: Group[Follower], change: Change, events: tuple[Event, ...]) -> None:
-        for follower in group.members:
-            self._push(follower, follower.feed.offer(change.xid, events))
 
     def _make_stale(self, change: Change, collection: Collection) -> list[Reading]:
         """Rows of other tables that show what has changed have to be shown again."""
         readings: list[Reading] = []
         for follower, rows in rows_that_show(change, self._roll.showing(collection.relation_id), self.catalog):
             if rows is None:
-                readings += self._lack([follower], change)
+                readings += self._delivery.lack([follower], change)
             elif rows != NOTHING:
                 event = Event(EventKind.UPDATE, stale=rows)
-                self._push(follower, follower.feed.offer(change.xid, (event,)))
+                self._delivery.offer([follower], change, (event,))
         return readings
 
     def await_rows(self, followers: Iterable[Follower]) -> None:
@@ -242,30 +214,13 @@ class Hub:
 
     def show(self, followers: Iterable[Follower], rows: tuple[bytes, ...], seen: Snapshot) -> list[Reading]:
         """What was stale has been read, in a snapshot. Who has been promised fresh data meanwhile needs none of it."""
-        event = Event(EventKind.UPDATE, rows)
-        readings = []
-        for follower in followers:
-            if follower not in self._roll or not follower.feed.is_waiting:
-                continue
-            parted = follower.feed.part(seen)
-            if parted is None:
-                readings.append(self._hold(follower))
-                continue
-            before, after = parted
-            self._push_all(follower, before)
-            if rows or follower.subscription.query.aggregate is not None:
-                follower.outlet.push(follower, event, None)
-            self._push_all(follower, after)
-        return readings
+        return self._delivery.show([follower for follower in followers if follower in self._roll], rows, seen)
 
     def heard(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
         """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
-        for follower in list(self._meeting):
-            if not lagging.isdisjoint(self.collection(follower).filenodes):
-                continue
-            follower.feed.heard(snapshot)
-            if follower.feed.phase is not Phase.MEETING:
-                del self._meeting[follower]
+        for follower in self._delivery.meeting():
+            if lagging.isdisjoint(self.collection(follower).filenodes):
+                self._delivery.heard(follower, snapshot)
 
     def is_congested(self, relation_ids: Iterable[int]) -> bool:
         """Whether nobody who follows these tables has room. Who has much to tell may wait for the quickest of them."""
@@ -281,14 +236,14 @@ class Hub:
         """Positions are of this era now, and cursors are sealed with this secret; without one, by ours alone."""
         self.era = era
         if secret is not None:
-            self._seals.take(secret)
+            self._delivery.seals.take(secret)
 
     def turn(self, era: Era) -> None:
         self.era = era
 
     def hold_not_durable(self) -> list[Reading]:
         """After a gap in listening that the log has filled: those whose changes are not in it need fresh data."""
-        return [self._hold(follower) for follower in self._roll if not self._is_logged(follower)]
+        return [self._delivery.hold(follower) for follower in self._roll if not self._is_logged(follower)]
 
     def _is_logged(self, follower: Follower) -> bool:
         """Whether the log has all changes that it is told of."""
@@ -298,13 +253,13 @@ class Hub:
 
     def hold_these(self, followers: Iterable[Follower]) -> list[Reading]:
         """After a gap that concerns these, those of them that are still here."""
-        return [self._hold(follower) for follower in followers if follower in self._roll]
+        return [self._delivery.hold(follower) for follower in followers if follower in self._roll]
 
     def hold(self, relation_id: int | None = None) -> list[Reading]:
         """After a gap: everybody, or those who are told of one table, need fresh data."""
         if relation_id is None:
-            return [self._hold(follower) for follower in self._roll]
-        return [self._hold(follower) for follower in self._told_of(relation_id)]
+            return [self._delivery.hold(follower) for follower in self._roll]
+        return [self._delivery.hold(follower) for follower in self._told_of(relation_id)]
 
     # --- the catalog ---
 
@@ -344,7 +299,7 @@ class Hub:
         is_same = (judgement.query, judgement.rights, judgement.sight) == (known.query, known.rights, known.sight)
         self._roll.move(follower, judgement)
         is_affected = not is_same or not tables_of(judgement).isdisjoint(differences.anew)
-        return self._hold(follower) if is_affected else None
+        return self._delivery.hold(follower) if is_affected else None
 
     # --- inside ---
 
@@ -352,44 +307,6 @@ class Hub:
         """Those who follow a table, or are told what happens there."""
         return dict.fromkeys([*self._roll.following(relation_id), *self._roll.showing(relation_id)])
 
-    def _lack(self, followers: Iterable[Follower], change: Change) -> list[Reading]:
-        """A change cannot be told to these: fresh data for whom it is not in the data that they have or wait for."""
-        return [self._hold(follower) for follower in followers if follower.feed.lack(change.xid)]
-
-    def _release(self, follower: Follower, held: list[tuple[Event, ...]]) -> None:
-        self._meeting[follower] = None
-        for events in held:
-            self._push(follower, events)
-
-    def _push_all(self, follower: Follower, kept: Iterable[tuple[Event, ...]]) -> None:
-        for events in kept:
-            self._push(follower, events)
-
-    def _push(self, follower: Follower, events: Iterable[Event]) -> None:
-        for event in events:
-            if event.stale is not None:
-                self.stale.add(follower, event.stale)
-            else:
-                follower.outlet.push(follower, event, self._claim_after(follower, event.mark))
-
-    def _claim_after(self, follower: Follower, mark: Mark | None) -> Claim | None:
-        if mark is None or not follower.subscription.cursor:
-            return None
-        return follower.claim(self._seal_of(follower), mark)
-
-    def _hold(self, follower: Follower) -> Reading:
-        follower.feed.hold()
-        self._meeting.pop(follower, None)
-        self.stale.discard(follower)
-        return follower.reading()
-
 
 def _mark(change: Change, collection: Collection) -> Mark | None:
     return Mark(collection.shape, change.position) if change.position else None
-
-
-def _init(follower: Follower, data: InitialData) -> Event:
-    reason = Reason.RESYNC if follower.has_data else None
-    if follower.subscription.event is not None:
-        return Event(EventKind.INIT, None, reason)
-    return Event(EventKind.INIT, data.rows, reason, data.more, meta=data.meta)
