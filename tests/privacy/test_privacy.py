@@ -1,4 +1,4 @@
-"""Whatever rights, policies, rows and changes are drawn: nobody is told what they could not SELECT, nobody misses any."""
+"""Whatever rights, policies and changes are drawn: each one is told what they could SELECT, no more and no less."""
 
 from __future__ import annotations
 

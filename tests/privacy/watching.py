@@ -112,7 +112,8 @@ class Watched:
         """It has its initial data, or has been refused, when the world is settled."""
         notebook = Notebook()
         try:
-            await self.broker.subscribe(notebook, _subscribe(message), viewer)
+            async with asyncio.timeout(SETTLES_WITHIN_S):
+                await self.broker.subscribe(notebook, _subscribe(message), viewer)
         except RequestError as error:
             notebook.refused = error
         return notebook
