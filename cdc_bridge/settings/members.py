@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
@@ -16,7 +15,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from cdc_bridge import conninfo
 from cdc_bridge.auth.static_tokens import StaticToken
 from cdc_bridge.rights.rules import Rule
-from cdc_bridge.settings import rule_tables
+from cdc_bridge.settings import rule_tables, token_tables
+from cdc_bridge.settings.origins import origin
 from cdc_bridge.settings.refusal import refusal as _refusal
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ SECRET_BYTES_MIN = 32
 SECRETS = frozenset({"dsn", "jwt_secret", "jwt_public_key", "jwt_jwks_url", "static_tokens"})
 """Settings of which no message shows a value: what was meant for one may well be a secret where it is refused."""
 
-_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/:?#@\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?")
-_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_OWN_PORTS = {"http": "80", "https": "443"}
 
 _DSN_FORM = "a connection string such as postgresql://user@host:5432/database or 'host=... dbname=...'"
 _ORIGINS_FORM = "a list of origins such as https://app.example.com, as JSON or separated by commas"
@@ -196,16 +193,16 @@ class Settings(BaseSettings):
             raise ValueError("no URL of the web")
         return url
 
-    @field_validator("static_tokens", mode="before")
+    @field_validator("collections", "relations", "static_tokens", mode="before")
     @classmethod
-    def _tokens_from_text(cls, value: object) -> object:
+    def _json_from_text(cls, value: object) -> object:
         return json.loads(value) if isinstance(value, str) else value
 
     @field_validator("static_tokens")
     @classmethod
     def _tokens_can_be_used(cls, tokens: list[StaticToken]) -> list[StaticToken]:
         for token in tokens:
-            _check_static_token(token)
+            token_tables.check(token)
         return tokens
 
     @field_validator("rules", mode="before")
@@ -226,12 +223,7 @@ class Settings(BaseSettings):
     @field_validator("allowed_origins")
     @classmethod
     def _origins_as_browsers_send_them(cls, origins: list[str]) -> list[str]:
-        return [_origin(text) for text in origins]
-
-    @field_validator("collections", "relations", mode="before")
-    @classmethod
-    def _names_from_text(cls, value: object) -> object:
-        return json.loads(value) if isinstance(value, str) else value
+        return [origin(text) for text in origins]
 
     @field_validator("collections")
     @classmethod
@@ -262,35 +254,6 @@ class Settings(BaseSettings):
         """Only what `load` passes in, so that `Settings(...)` in a test means what it says."""
         del env_settings, dotenv_settings, file_secret_settings
         return (init_settings,)
-
-
-def _check_static_token(token: StaticToken) -> None:
-    if not _SHA256.fullmatch(token.sha256):
-        raise _refusal("each sha256 has to be 64 hex digits: the hash of a token, never the token itself")
-    if token.claims.get("role", token.role) != token.role:
-        raise _refusal("claims may not name another role than `role` does")
-    try:
-        json.dumps(token.claims, allow_nan=False)
-    except (TypeError, ValueError):
-        raise _refusal(
-            "claims have to be what JSON can say: texts, finite numbers, true, false, lists and tables"
-        ) from None
-
-
-def _origin(text: str) -> str:
-    """As a browser sends it: in small letters, without a path and without the scheme's own port."""
-    if text == "*":
-        raise _refusal(
-            "* is refused, for then every web page that somebody opens could read along in the background; name the"
-            " origins one by one"
-        )
-    found = _ORIGIN.fullmatch(text.lower())
-    if found is None:
-        raise _refusal(
-            f"{conninfo.mask(text)[:60]!r} can never match, for browsers send scheme://host or scheme://host:port"
-        )
-    scheme, host, port = found.groups()
-    return f"{scheme}://{host}" + (f":{port}" if port and _OWN_PORTS.get(scheme) != port else "")
 
 
 def _name(attribute: str, info: FieldInfo) -> str:
