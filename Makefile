@@ -54,7 +54,7 @@ bench: .venv/ready
 # one story, the laws of queries and the fuzzer of the protocol with twenty times as many examples as usual.
 torture: .venv/ready
 	@[ "$(MINUTES)" = 0 ] || $(ENV) CDC_BRIDGE_TEST_BUDGET=20 .venv/bin/python -m pytest --timeout 3600 \
-	    tests/schema/test_filters_agree.py tests/bridge/test_equal_bytes.py tests/core/test_fuzz_protocol.py
+	    tests/schema/test_filters_agree.py tests/bridge/test_equal_bytes.py tests/privacy tests/core/test_fuzz_protocol.py
 	$(ENV) .venv/bin/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
 docker-test: .venv/ready
