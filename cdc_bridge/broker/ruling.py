@@ -17,6 +17,7 @@ from cdc_bridge.logs import facts
 from cdc_bridge.queries.query import QueryLimits, resolve_filter
 from cdc_bridge.queries.speller import Spelling, Unspelled
 from cdc_bridge.rights.rules import Rule, RuleBook
+from cdc_bridge.rights.view import access_to
 from cdc_bridge.sight import Sight
 from cdc_bridge.viewer import Viewer
 
@@ -92,7 +93,10 @@ class Proofreader:
             log.warning("a rule names what is not in the database", extra=_facts(rule, missing=what))
         for rule, reason in sorted(faults - self._told, key=str):
             self._complain(rule, reason)
-        self._told = frozenset(missing | faults)
+        vain = {(rule, reason) for rule in book.rules for reason in _vain(rule, catalog)}
+        for rule, reason in sorted(vain - self._told, key=str):
+            log.warning("a rule shows nobody anything", extra=_facts(rule, reason=reason))
+        self._told = frozenset(missing | faults | vain)
         self._refused = {rule for rule, _ in faults}
 
     def hear_of(self, faults: Iterable[tuple[Rule, str]]) -> None:
@@ -114,6 +118,20 @@ def _missing(rule: Rule, catalog: Catalog) -> list[str]:
     if collection is None:
         return ["the collection"]
     return [f'the field "{name}"' for name in sorted((rule.fields or frozenset()) - collection.by_name.keys())]
+
+
+def _vain(rule: Rule, catalog: Catalog) -> list[str]:
+    """Rules only ever take away, so what its reader was not granted no rule shows. A role of the rules alone has the
+    bridge's own for a reader.
+    """
+    collection = catalog.by_name.get(rule.collection)
+    if collection is None:
+        return []
+    role = rule.role if rule.role in catalog.access.roles else None
+    access, reader = access_to(collection, catalog, role), role or "the role that the bridge connects as"
+    if access.columns == frozenset():
+        return [f"{reader} reads for it, and may not SELECT the table"]
+    return [f"{reader} reads for it, and no policy shows that one a row"] if access.policies == () else []
 
 
 def _faults(rule: Rule, catalog: Catalog, spelling: Spelling) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access import Access, TableAccess
+from cdc_bridge.access import NO_ACCESS, Access, TableAccess
 from cdc_bridge.broker.interpreter import Interpreter
 from cdc_bridge.broker.permits import Permits
 from cdc_bridge.broker.ruling import ruling
@@ -229,6 +229,30 @@ def test_operator_is_told_once_until_it_is_put_right(caplog: pytest.LogCaptureFi
     assert said(caplog) == []
     permits.proofread(BLOG, WORDS)
     assert said(caplog) == [("WARNING", "authors"), ("ERROR", "authors")]
+
+
+@pytest.mark.parametrize(
+    ("role", "access", "reason"),
+    [
+        ("app", NO_ACCESS, "the role that the bridge connects as reads for it, and may not SELECT"),
+        ("app", TableAccess(None, ()), "no policy shows that one a row"),
+        ("app", TableAccess(frozenset({"id"})), None),
+        ("reader", NO_ACCESS, "reader reads for it, and may not SELECT"),
+        ("reader", TableAccess(), None),
+    ],
+)
+def test_operator_is_told_of_rules_about_what_their_reader_may_not_read(
+    role: str, access: TableAccess, reason: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Everybody else may read the table."""
+    given = {None: TableAccess(), "reader": TableAccess()} | {None if role == "app" else role: access}
+    catalog = Catalog([AUTHORS], Access({name: {AUTHORS.relation_id: each} for name, each in given.items()}))
+    permits = Permits(book(rule("authors", role=role)))
+    for _ in range(2):
+        permits.proofread(catalog, WORDS)
+    reasons = [record.__dict__["facts"]["reason"] for record in caplog.records]
+    assert len(reasons) == (reason is not None)
+    assert all(reason and reason in each for each in reasons)
 
 
 def test_operator_is_told_once_of_claims_that_do_not_fit(caplog: pytest.LogCaptureFixture) -> None:
