@@ -3,7 +3,8 @@
 All questions of a call go out together, in one transaction and one round trip; those that are asked for somebody in
 particular go in one script, which changes eyes between them (`scripts`). When one of them fails, the others are asked
 again, one by one: first with little time, so that what is quick need not wait for what is not; then what took longer
-gets the time that it may take. Who takes too long even then is not asked for a while (`resting`).
+gets the time that it may take. Who takes too long even then is not asked for a while (`resting`), and neither are those
+for whom no time was left: however many have something slow to ask, the stream waits for them once.
 """
 
 from __future__ import annotations
@@ -98,7 +99,11 @@ class PooledArbiter:
             ]
         )
         now_s = asyncio.get_running_loop().time()
-        slow = {subject for subject, answer in zip(subjects, answers, strict=True) if answer is TOOK_TOO_LONG}
+        slow = {
+            subject
+            for subject, answer in zip(subjects, answers, strict=True)
+            if answer in (TOOK_TOO_LONG, NO_TIME_LEFT)
+        }
         for subject, answer in zip(subjects, answers, strict=True):
             if not isinstance(answer, Failure) and subject not in slow:
                 self._resting.answered(subject)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 REST_S = 60.0
 REST_MAX_S = 3600.0
-RESTING_MAX = 1000
+RESTING_MAX = 100_000
 
 
 @dataclass(slots=True)

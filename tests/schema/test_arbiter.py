@@ -89,6 +89,19 @@ async def test_what_took_too_long_is_not_waited_for_again_so_soon(t: Questions) 
     assert time.monotonic() - begin < 1
 
 
+async def test_many_that_take_too_long_are_waited_for_once(t: Questions) -> None:
+    """They are more than there is time for, as when a policy is slow that many have to meet."""
+    name = field(t["t"], "name")
+    cases = [await case(t, comparison(name, Op.REGEX, f"{BOMB}|{number}")) for number in range(9)]
+    cases.append(await case(t, comparison(name, Op.NNULL)))
+    for wait_s in (9, 1):  # 0.1 s for each, and then 4 s together
+        begin = time.monotonic()
+        *slow, quick = await t.arbiter.decide(cases)
+        assert all(answer.failures for answer in slow)
+        assert quick == let_through(True, False, True)
+        assert time.monotonic() - begin < wait_s
+
+
 async def test_many_questions_behind_a_broken_one_are_answered(t: Questions) -> None:
     broken = comparison(field(t["t"], "name"), Op.REGEX, "(")
     good = [comparison(field(t["t"], "id"), Op.EQ, number) for number in range(300)]
