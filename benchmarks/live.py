@@ -14,8 +14,9 @@ from collections.abc import Callable
 import psycopg
 from websockets.asyncio.client import connect
 
-from cdc_bridge.bridge import Bridge, BridgeOptions
+from cdc_bridge.bridge import Bridge
 from cdc_bridge.demo.postgres import QUICK, Cluster
+from cdc_bridge.options import BridgeOptions
 from cdc_bridge.schema import attach
 from cdc_bridge.schema.mode import Mode
 

@@ -10,9 +10,9 @@ import pytest
 
 from cdc_bridge import settings as s
 from cdc_bridge.auth.static_tokens import StaticToken
-from cdc_bridge.bridge import BridgeOptions, auth_mode
 from cdc_bridge.conninfo import mask, server
 from cdc_bridge.errors import SettingsError
+from cdc_bridge.options import BridgeOptions
 from cdc_bridge.rights.rules import Rule
 from cdc_bridge.subscription import EventKind
 
@@ -283,7 +283,7 @@ def test_settings_and_options_do_not_show_the_secret() -> None:
 @pytest.mark.parametrize("proof", ["jwt_secret", "jwt_public_key", "jwt_jwks_url", "static_tokens"])
 def test_mode_is_handshake_once_somebody_can_prove_who_they_are(proof: str) -> None:
     def mode(**given: str) -> str:
-        return auth_mode(s.as_options(s.load(given), BridgeOptions))
+        return s.as_options(s.load(given), BridgeOptions).mode
 
     assert mode() == mode(anon_role="anon", roles="a") == "public"
     assert mode(**{proof: sample(proof)}) == "handshake"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cdc_bridge import logs
 from cdc_bridge import settings as s
@@ -21,11 +21,10 @@ from cdc_bridge.cli.output import say
 from cdc_bridge.conninfo import server
 from cdc_bridge.errors import CannotServe, UsageError
 from cdc_bridge.logs import facts
+from cdc_bridge.options import BridgeOptions, Revision
 from cdc_bridge.settings import Settings, as_options
+from cdc_bridge.standing import AuthMode
 from cdc_bridge.transport.http import is_loopback
-
-if TYPE_CHECKING:
-    from cdc_bridge.bridge import Revision
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     _open_as_many_files_as_allowed()
     refuse_unless_meant(settings)
 
-    from cdc_bridge.bridge import Bridge, BridgeOptions
+    from cdc_bridge.bridge import Bridge
 
     bridge = Bridge(
         as_options(settings, BridgeOptions),
@@ -80,8 +79,6 @@ def refuse_unless_meant(settings: Settings) -> None:
 
 def reviser(config: Path | None, flags: Mapping[str, object], before: Settings) -> Callable[[], Revision]:
     """Reads the settings again, from where they were read `before`, and says which have changed in vain."""
-    from cdc_bridge.bridge import Revision
-
     revised = {field.name for field in fields(Revision)}
 
     def revise() -> Revision:
@@ -97,15 +94,14 @@ def reviser(config: Path | None, flags: Mapping[str, object], before: Settings) 
 
 def exposure_of(settings: Settings) -> Exposure:
     """What the settings say of it."""
-    keys = settings.jwt_secret.get_secret_value() or settings.jwt_public_key or settings.jwt_jwks_url
-    authenticates = bool(keys or settings.static_tokens)
+    options = as_options(settings, BridgeOptions)
     return Exposure(
         host=settings.host,
         is_loopback=is_loopback(settings.host),
         insecure_public=settings.insecure_public,
         insecure_bind=settings.insecure_bind,
-        authenticates=authenticates,
-        wants_tokens=settings.auth_mode != "public" if settings.auth_mode else authenticates,
+        authenticates=options.authenticates,
+        wants_tokens=options.mode is not AuthMode.PUBLIC,
         names_roles=bool(settings.roles or settings.rules),
         anon_role=bool(settings.anon_role),
         tls_certificate=bool(settings.tls_certificate),

@@ -22,9 +22,9 @@ from websockets.exceptions import InvalidStatus
 from cdc_bridge import logs
 from cdc_bridge.auth.minting import mint
 from cdc_bridge.auth.static_tokens import StaticToken
-from cdc_bridge.bridge import Revision
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.errors import SubscriptionRefused
+from cdc_bridge.options import Revision
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.budget import examples

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import cdc_bridge.bridge
+import cdc_bridge.parts
 from cdc_bridge.broker import refresher
 from cdc_bridge.broker.broker import Broker
 from cdc_bridge.cursor import Claim
@@ -164,7 +164,7 @@ async def watched(database: Database, roles: tuple[str, ...], patching: pytest.M
             super().__init__(*args, **keywords)
             brokers.append(self)
 
-    patching.setattr(cdc_bridge.bridge, "Broker", Known)
+    patching.setattr(cdc_bridge.parts, "Broker", Known)
     patching.setattr(refresher, "PAUSE_MIN_S", 0.0)
     async with running_bridge(database.dsn, roles=roles, wait=False) as running:
         watching = Watched(database, brokers[0])

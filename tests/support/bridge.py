@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cdc_bridge.bridge import Bridge, BridgeOptions, Revision
+from cdc_bridge.bridge import Bridge
+from cdc_bridge.options import BridgeOptions, Revision
 from tests.support.attach import attach
 from tests.support.process import PIPE, command, environment
 
