@@ -224,7 +224,10 @@ class Conversation:
         task: asyncio.Task[_T] = asyncio.create_task(work)
         self._work = task
         try:
-            return await task
+            found = await task
+            if self._work is None:  # broken off when it was just done
+                raise token_expired()
+            return found
         except asyncio.CancelledError:
             this = asyncio.current_task()
             if this is None or this.cancelling():
@@ -254,6 +257,7 @@ class Conversation:
     def _break_off(self) -> None:
         if self._work is not None:
             self._work.cancel()
+            self._work = None
 
     async def _go_on(self) -> None:
         async with self._at_the_broker:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from unittest.mock import Mock
 
 import pytest
 
+from cdc_bridge.errors import RequestError
 from cdc_bridge.filters.filter import Policy
 from cdc_bridge.questions import Case
 from cdc_bridge.rights.rules import Rule
 from cdc_bridge.sight import Sight
+from cdc_bridge.transport.conversation import Conversation
 from cdc_bridge.viewer import Viewer
 from tests.bridge.test_rights_attacks import (
     ANN,
@@ -71,6 +75,23 @@ async def test_policy_that_can_be_judged_no_more_ends_all_whom_it_concerns_and_n
             assert (answer["type"], answer["error"]["code"]) == ("subscribe", "FORBIDDEN")
         place.database.execute(f"INSERT INTO notes VALUES (8, '{ANN}', 'new')")
         assert ids(await ann.until(uid="notes", event="create")) == [8]
+
+
+@pytest.mark.once
+async def test_what_is_done_in_the_moment_in_which_a_token_expires_is_not_told() -> None:
+    conversation = Conversation(
+        Mock(), Mock(), Mock(), session=Mock(), standing=Mock(), identify=Mock(), ping_interval_s=1
+    )
+
+    async def read(*, expires: bool) -> str:
+        if expires:
+            asyncio.get_running_loop().call_soon(conversation._break_off)
+        return "rows"
+
+    assert await conversation._unless_broken_off(read(expires=False)) == "rows"
+    with pytest.raises(RequestError, match="TOKEN_EXPIRED"):
+        await conversation._unless_broken_off(read(expires=True))
+    assert await conversation._unless_broken_off(read(expires=False)) == "rows"
 
 
 @pytest.mark.once
