@@ -40,9 +40,24 @@ def test_every_close_code_has_its_heading() -> None:
     assert {*map(str, map(int, CloseCode)), "1007", "1009", "1011"} <= headings("protocol.md")
 
 
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]
+
+
+@pytest.mark.parametrize("page", [str(page.relative_to(ROOT)) for page in PAGES])
 def test_every_link_leads_somewhere(page: str) -> None:
-    text = (ROOT / page).read_text()
-    targets = [target for target in re.findall(r"\]\(([^)#]+)", text) if "://" not in target]
-    missing = [target for target in targets if not ((ROOT / page).parent / target).exists()]
-    assert missing == []
+    here = ROOT / page
+    targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", here.read_text()) if "://" not in target]
+    assert [target for target in targets if not leads_somewhere(here, target)] == []
+
+
+def leads_somewhere(here: Path, target: str) -> bool:
+    """The page is there, and the heading on it."""
+    path, _, anchor = target.partition("#")
+    page = here.parent / path if path else here
+    return page.exists() and (not anchor or anchor in anchors(page))
+
+
+def anchors(page: Path) -> set[str]:
+    """As those who show Markdown make them of headings."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
