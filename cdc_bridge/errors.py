@@ -235,6 +235,11 @@ def forbidden_collection(collection: str) -> RequestError:
     )
 
 
+def cannot_be_read() -> RequestError:
+    """Why is for the operator: the log has it."""
+    return RequestError("SERVICE_UNAVAILABLE", "The data cannot be read.")
+
+
 def forbidden_event(event: str, collection: str) -> RequestError:
     return RequestError(
         "FORBIDDEN", f'You don\'t have permission to be told of the event "{event}" of collection "{collection}".'

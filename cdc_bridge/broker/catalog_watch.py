@@ -29,6 +29,11 @@ from cdc_bridge.viewer import Viewer
 
 log = logging.getLogger(__name__)
 
+DISAGREEMENTS_MAX = 3
+"""How often the database may say that it is not as one and the same catalog has it: a function of a policy may look for
+a table that is no more, and then nobody can read through that policy.
+"""
+
 SHAPES_MAX = 1000
 """Old shapes of tables that are remembered so as not to read the catalog for each of their changes."""
 

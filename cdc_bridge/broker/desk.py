@@ -14,10 +14,10 @@ from typing import TypeVar
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.answers import Unanswered
-from cdc_bridge.broker.catalog_watch import CatalogWatch
+from cdc_bridge.broker.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
 from cdc_bridge.broker.interpreter import Interpreter, Understood
 from cdc_bridge.catalog import Catalog
-from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, forbidden_item
+from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read, forbidden_item
 from cdc_bridge.hub.follower import Follower, Outlet
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
@@ -168,12 +168,18 @@ class Desk:
             raise SourceChanged(error.message)
 
     async def _retried(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        """Until the database is there and agrees with the catalog."""
+        """Until the database is there and agrees with the catalog. What goes on disagreeing is refused."""
+        disagreed = 0
         while True:
+            catalog = self._hub.catalog
             try:
                 return await attempt()
-            except SourceChanged:
+            except SourceChanged as error:
                 await self._catalog.refresh_until_done()
+                disagreed = disagreed + 1 if self._hub.catalog is catalog else 0
+                if disagreed >= DISAGREEMENTS_MAX:
+                    log.error("data cannot be read", extra=facts(reason=str(error)))
+                    raise cannot_be_read() from error
             except SourceUnavailable as error:
                 log.info("the database cannot be reached, trying again", extra=facts(reason=str(error)))
             await asyncio.sleep(self._retry_delay_s)

@@ -11,8 +11,9 @@ import logging
 from collections.abc import Sequence
 
 from cdc_bridge.broker.agenda import Agenda
-from cdc_bridge.broker.catalog_watch import CatalogWatch
-from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable
+from cdc_bridge.broker.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
+from cdc_bridge.catalog import Catalog
+from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read
 from cdc_bridge.hub.follower import Anchor, Reading
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
@@ -74,15 +75,16 @@ class Loader:
             self._begin(equal, anchor, data)
         return True
 
-    async def _load(self, equal: list[Reading]) -> None:
+    async def _load(self, equal: list[Reading], disagreed: int = 0) -> None:
         subscription = equal[0].subscription
         anchor = self._hub.anchor(subscription.collection.relation_id)
         asked = _asked(equal[0])
+        catalog = self._hub.catalog
         try:
-            data = await self._reader.read(asked, self._hub.catalog)
-        except SourceChanged:
+            data = await self._reader.read(asked, catalog)
+        except SourceChanged as error:
             await self._catalog.refresh_until_done()
-            self._order_later(equal)
+            await self._load_by(catalog, equal, disagreed + 1, error)
         except SourceUnavailable as error:
             log.info("initial data cannot be read, trying again", extra=facts(reason=str(error)))
             self._order_later(equal)
@@ -92,9 +94,20 @@ class Loader:
             self._refuse(equal, error)
         except Exception:  # nor may it end the readings of all the others
             log.exception("initial data cannot be read")
-            self._refuse(equal, RequestError("SERVICE_UNAVAILABLE", "The data cannot be read."))
+            self._refuse(equal, cannot_be_read())
         else:
             self._begin(equal, anchor, data)
+
+    async def _load_by(self, catalog: Catalog, equal: list[Reading], disagreed: int, error: SourceChanged) -> None:
+        """After the database was not as this catalog has it. By a newer one they are read in their turn."""
+        if self._hub.catalog is not catalog:
+            self._order_later(equal)
+        elif disagreed < DISAGREEMENTS_MAX:
+            await asyncio.sleep(self._retry_delay_s)
+            await self._load(equal, disagreed)
+        else:
+            log.error("initial data cannot be read", extra=facts(reason=str(error)))
+            self._refuse(equal, cannot_be_read())
 
     def _begin(self, equal: Sequence[Reading], anchor: Anchor, data: InitialData) -> None:
         too_late = [self._hub.begin(reading, anchor, data) for reading in equal]

@@ -28,11 +28,11 @@ CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS $$
 """
 SETUP = (
     AUTH
-    + """
+    + f"""
 CREATE TABLE notes (id int PRIMARY KEY, owner uuid, text text, secret text);
 CREATE TABLE members (room int, person uuid, PRIMARY KEY (room, person));
 CREATE TABLE messages (id int PRIMARY KEY, room int, text text);
-INSERT INTO members VALUES (1, '%(ann)s'), (1, '%(bob)s'), (2, '%(bob)s');
+INSERT INTO members VALUES (1, '{ANN}'), (1, '{BOB}'), (2, '{BOB}');
 INSERT INTO messages VALUES (1, 1, 'hello'), (2, 2, 'for Bob');
 ALTER TABLE notes ENABLE ROW LEVEL SECURITY;
 ALTER TABLE messages ENABLE ROW LEVEL SECURITY;
@@ -40,7 +40,6 @@ CREATE POLICY own ON notes FOR SELECT USING (owner = auth.uid());
 CREATE POLICY of_members ON messages FOR SELECT USING (
     EXISTS (SELECT 1 FROM members m WHERE m.room = messages.room AND m.person = auth.uid()));
 """
-    % {"ann": ANN, "bob": BOB}
 )
 
 
@@ -158,3 +157,23 @@ async def test_grant_and_revoke_reach_live_subscriptions(database: Database, rol
         database.execute(f"REVOKE SELECT ON notes FROM {user}; REVOKE SELECT (id, owner, text) ON notes FROM {user}")
         error = await ann.until(type="subscribe", status="error")
         assert error["error"]["code"] == "FORBIDDEN"
+
+
+async def test_policy_that_looks_for_a_table_that_is_no_more_is_answered(
+    database: Database, roles: tuple[str, str]
+) -> None:
+    """PostgreSQL says that a table is missing, as it does when the catalog is out of date; it is not."""
+    user, _ = roles
+    database.execute(
+        "CREATE FUNCTION lost() RETURNS bool LANGUAGE plpgsql STABLE AS"
+        " 'BEGIN RETURN EXISTS (SELECT FROM public.no_such_table); END';"
+        "CREATE POLICY lost ON messages AS RESTRICTIVE USING (lost());"
+        "INSERT INTO messages VALUES (9, 1, 'there')"
+    )
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann:
+        await ann.send({"type": "subscribe", "collection": "messages", "uid": "m"})
+        assert (await ann.expect(type="subscribe", status="error"))["error"]["code"] == "SERVICE_UNAVAILABLE"
+        await ann.send({"type": "subscribe", "collection": "messages", "item": 1, "uid": "i"})
+        assert (await ann.expect(type="subscribe", status="error"))["error"]["code"] == "SERVICE_UNAVAILABLE"
+        await ann.send({"type": "items", "action": "read", "collection": "messages", "uid": "r"})
+        assert (await ann.expect(type="items", status="error"))["error"]["code"] == "SERVICE_UNAVAILABLE"
