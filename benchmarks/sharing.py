@@ -21,7 +21,7 @@ from benchmarks.figures import headline, in_turn, show, show_ratio
 from cdc_bridge.capture.payload import Decoder, Inline
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.change import NO_ERA, Change, Relation, Snapshot
-from cdc_bridge.cursor import Claim
+from cdc_bridge.cursor import Receipt
 from cdc_bridge.errors import RequestError
 from cdc_bridge.filters.filter import Comparison, Field, Literal, Operator
 from cdc_bridge.hub.backlog import Backlog
@@ -79,8 +79,8 @@ class Client:
     def open(self, follower: Follower) -> None:
         self._backlog.open(follower, follower.subscription.stream_uid, one=False)
 
-    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
-        self._backlog.push(follower, event, claim)
+    def push(self, follower: Follower, event: Event, receipt: Receipt | None) -> None:
+        self._backlog.push(follower, event, receipt)
         self.frame_bytes += len(self._backlog.next_frame())
 
     def followers(self) -> list[Follower]:

@@ -1,7 +1,7 @@
 """What a client has been told, as the text that it hands back to go on from there.
 
-A cursor claims; it must never claim more than what was sent. To claim less is harmless: rows come again.
-So wherever a cursor would grow too long, it is a claim that is given up.
+A cursor says what has been told; it must never say more than what was sent. To say less is harmless: rows come again.
+So wherever a cursor would grow too long, it says less.
 
 Outside it is opaque: encrypted, so that it tells nothing of other tables' traffic, and authenticated, so that what
 comes back is what we gave out. Every bridge of a database has the same secret, hence takes the others' cursors.
@@ -46,20 +46,20 @@ class Mark:
 
     shape: bytes
     position: Position
-    _alone: dict[Seal, Claim] = field(default_factory=dict)
+    _alone: dict[Seal, Receipt] = field(default_factory=dict)
 
-    def claim(self, seal: Seal, start: Position | None) -> Claim:
+    def receipt(self, seal: Seal, start: Position | None) -> Receipt:
         """What has been told to one whose data are those of `start`, or to whom that makes no difference any more."""
         if start is not None:
-            return Claim(seal, united(self.shape, (start, self.position)))
+            return Receipt(seal, united(self.shape, (start, self.position)))
         alone = self._alone.get(seal)
         if alone is None:
-            alone = self._alone[seal] = Claim(seal, united(self.shape, (self.position,)))
+            alone = self._alone[seal] = Receipt(seal, united(self.shape, (self.position,)))
         return alone
 
 
 @dataclass(slots=True, eq=False)
-class Claim:
+class Receipt:
     """A cursor that is sealed when it is sent, and only once, to however many."""
 
     seal: Seal
@@ -147,7 +147,7 @@ def _text(raw: bytes) -> str:
 
 
 def _frugal(cursor: Cursor) -> bytes:
-    """Encoded, and where that is too long, with smaller claims."""
+    """Encoded, and where that is too long, saying less."""
     plain = encode(cursor)
     if len(plain) > PLAIN_BYTES_MAX:
         plain = encode(replace(cursor, told=tuple(replace(p, beyond=frozenset()) for p in cursor.told)))

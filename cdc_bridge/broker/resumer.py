@@ -110,9 +110,9 @@ class Resumer:
             events = catching.tell(change, weighing, page.snapshot)
             if events is None:
                 raise Forgotten("a change cannot be told, or cannot have happened when the log says")
-            for event, claim in events:
+            for event, receipt in events:
                 if not await follower.outlet.room(event.cost_bytes):
                     self._agenda.leave(follower)
                 if not catching.is_whole:
                     raise Forgotten("the log has a gap, or nobody is there to be told")
-                follower.outlet.push(follower, event, claim)
+                follower.outlet.push(follower, event, receipt)

@@ -5,8 +5,8 @@ and subscription gather behind it and leave together, so that a slow reader gets
 instead of a longer queue. Order is kept inside a subscription; subscriptions take turns. Events of two transactions
 are not mixed when clients are told whose they are.
 
-A frame's cursor claims what has left in full with it. So no event is begun in a frame that others are in
-already, unless all of it fits, and no change of several events in a frame that claims another one.
+A frame's cursor says what has left in full with it. So no event is begun in a frame that others are in
+already, unless all of it fits, and no change of several events in a frame that says so of another one.
 
 Bound: `bytes_max` of waiting data. The policy is the caller's: `push` says no, and the connection is closed.
 A single larger message still goes when nothing else waits.
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cdc_bridge import protocol
-from cdc_bridge.cursor import Claim
+from cdc_bridge.cursor import Receipt
 from cdc_bridge.subscription import Event, EventKind
 
 FRAME_ROWS_MAX = 1000
@@ -31,7 +31,7 @@ REPLY_COST_BYTES = 48
 _MERGED = (EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE)
 
 
-Waiting: TypeAlias = tuple[Event, Claim | None]
+Waiting: TypeAlias = tuple[Event, Receipt | None]
 """An event with what can be claimed when it has been sent; None when that is no more than before it."""
 
 
@@ -39,18 +39,18 @@ Waiting: TypeAlias = tuple[Event, Claim | None]
 class Stream:
     """The waiting events of one subscription. `sent_rows` counts those of the first event that are gone.
 
-    `claim` is what may be claimed after all that has been sent.
+    `receipt` is of all that has been sent.
     """
 
     uid: str | None
     one: bool
     events: deque[Waiting] = field(default_factory=deque)
     sent_rows: int = 0
-    claim: Claim | None = None
+    receipt: Receipt | None = None
 
     @property
     def cursor(self) -> str | None:
-        return self.claim.text if self.claim else None
+        return self.receipt.text if self.receipt else None
 
 
 class Backlog:
@@ -87,14 +87,14 @@ class Backlog:
             self._turns.remove(key)
         self.size_bytes -= sum(event.cost_bytes for event, _ in stream.events)
 
-    def push(self, key: Hashable, event: Event, claim: Claim | None = None) -> bool:
+    def push(self, key: Hashable, event: Event, receipt: Receipt | None = None) -> bool:
         """Queue an event. False when there is no room."""
         if not self._admit(event.cost_bytes):
             return False
         stream = self._streams[key]
         if not stream.events:
             self._turns.append(key)
-        stream.events.append((event, claim))
+        stream.events.append((event, receipt))
         return True
 
     def next_frame(self) -> bytes:
@@ -141,15 +141,15 @@ class Backlog:
         """Takes the first event, of which so much goes into a frame, and then those that read the same and fit behind
         it, each as it leaves.
         """
-        before = stream.claim
+        before = stream.receipt
         first = self._pop(stream)
         while stream.events and _alike(first, following := stream.events[0][0]):
             rows_count += len(following.rows or ())
             size_bytes += _size(following)
             if rows_count > self._frame_rows_max or size_bytes > FRAME_BYTES_MAX:
                 break
-            if stream.claim is not before and stream.events[0][1] is None:
-                break  # the first part of a change, which this frame's cursor would not claim
+            if stream.receipt is not before and stream.events[0][1] is None:
+                break  # the first part of a change, which this frame's cursor would not say
             yield self._pop(stream)
 
     def _fits(self, event: Event) -> bool:
@@ -158,9 +158,9 @@ class Backlog:
         return len(rows) <= self._frame_rows_max and (len(rows) <= 1 or _size(event) <= FRAME_BYTES_MAX)
 
     def _pop(self, stream: Stream) -> Event:
-        event, claim = stream.events.popleft()
+        event, receipt = stream.events.popleft()
         self.size_bytes -= event.cost_bytes
-        stream.claim = claim or stream.claim
+        stream.receipt = receipt or stream.receipt
         return event
 
     def _end(self, event: Event, begun: int) -> int:

@@ -4,7 +4,7 @@ It begins with an `init` without data. Then its changes are told in the order of
 new, until all has been told that some snapshot sees; there the stream goes on (`meet`).
 
 Rule: it is told changes only while `is_whole`. As soon as one cannot be told, the follower starts anew.
-What it has been told grows with each change, and so does what it can claim. Never reads the clock or the network.
+What it has been told grows with each change, and so does what its receipts say. Never reads the clock or the network.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Catching:
             return None  # what it is shown has come from other tables too, or is not told row by row
         follower.after = None
         key = hub.encoders(relation_id).key
-        follower.outlet.push(follower, Event(EventKind.INIT, resumed=True), hub.claim(follower, cursor))
+        follower.outlet.push(follower, Event(EventKind.INIT, resumed=True), hub.receipt(follower, cursor))
         sieve: Sieve[Follower] = Sieve(follower.subscription.query.filter)
         sieve.put(Group(follower.subscription))
         return cls(hub, follower.reading(), anchor, cursor.told, sieve, TransactionOrders(key) if key else None)
@@ -91,9 +91,9 @@ class Catching:
             self._emptied_by = change.xid
         else:
             return [] if self._emptied_by == change.xid else None
-        claim = self.hub.claim(self.follower, Cursor(self.anchor.shape, self.anchor.era, self.told))
+        receipt = self.hub.receipt(self.follower, Cursor(self.anchor.shape, self.anchor.era, self.told))
         events = self._events(change, weighing)
-        return None if events is None else [(event, claim if event is events[-1] else None) for event in events]
+        return None if events is None else [(event, receipt if event is events[-1] else None) for event in events]
 
     def _events(self, change: Change, weighing: Weighing[Follower] | None) -> tuple[Event, ...] | None:
         if weighing is None:  # it was emptied

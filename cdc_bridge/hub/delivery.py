@@ -1,6 +1,6 @@
 """From feeds to outlets: what followers are told, once their feeds let it pass.
 
-Rule: an event goes to the outlet, with what the client can claim from then on. Rows that have become stale are no
+Rule: an event goes to the outlet, with the receipt of what has been told by then. Rows that have become stale are no
 event, and wait until somebody reads them (`stale`). Who is held is told nothing before its data have been read anew,
 and what was stale for it is forgotten.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cdc_bridge.change import Change, Position, Snapshot
-from cdc_bridge.cursor import Claim, Cursor, Mark, Seal
+from cdc_bridge.cursor import Cursor, Mark, Receipt, Seal
 from cdc_bridge.hub.feed import Phase
 from cdc_bridge.hub.follower import Anchor, Follower, Reading
 from cdc_bridge.hub.seals import Seals
@@ -27,20 +27,20 @@ class Delivery:
         self.seals = Seals()
         self._meeting: dict[Follower, None] = {}
 
-    # --- what clients can claim to have been told ---
+    # --- receipts of what clients have been told ---
 
-    def claim(self, follower: Follower, cursor: Cursor) -> Claim | None:
+    def receipt(self, follower: Follower, cursor: Cursor) -> Receipt | None:
         """None for those who did not ask for cursors."""
-        return Claim(self._seal_of(follower), cursor) if follower.subscription.cursor else None
+        return Receipt(self._seal_of(follower), cursor) if follower.subscription.cursor else None
 
     def open(self, follower: Follower, text: str) -> Cursor | None:
         """None for whatever is not a cursor that we gave under the rights that this one has."""
         return self._seal_of(follower).open(text)
 
-    def _claim_after(self, follower: Follower, mark: Mark | None) -> Claim | None:
+    def _receipt_after(self, follower: Follower, mark: Mark | None) -> Receipt | None:
         if mark is None or not follower.subscription.cursor:
             return None
-        return follower.claim(self._seal_of(follower), mark)
+        return follower.receipt(self._seal_of(follower), mark)
 
     def _seal_of(self, follower: Follower) -> Seal:
         return self.seals.under(follower.subscription.rights)
@@ -125,8 +125,8 @@ class Delivery:
     def _send_data(self, follower: Follower, anchor: Anchor, data: InitialData) -> None:
         follower.start = Position(anchor.era, data.snapshot)
         follower.after = None
-        claim = self.claim(follower, Cursor(anchor.shape, anchor.era, (follower.start,)))
-        follower.outlet.push(follower, _init(follower, data), claim)
+        receipt = self.receipt(follower, Cursor(anchor.shape, anchor.era, (follower.start,)))
+        follower.outlet.push(follower, _init(follower, data), receipt)
         follower.has_data = True
 
     def _release(self, follower: Follower, held: Iterable[tuple[Event, ...]]) -> None:
@@ -142,7 +142,7 @@ class Delivery:
             if event.stale is not None:
                 self.stale.add(follower, event.stale)
             else:
-                follower.outlet.push(follower, event, self._claim_after(follower, event.mark))
+                follower.outlet.push(follower, event, self._receipt_after(follower, event.mark))
 
 
 def _init(follower: Follower, data: InitialData) -> Event:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cdc_bridge.change import Era, Position
-from cdc_bridge.cursor import Claim, Mark, Seal
+from cdc_bridge.cursor import Mark, Receipt, Seal
 from cdc_bridge.errors import RequestError
 from cdc_bridge.hub.feed import Feed
 from cdc_bridge.subscription import Event, Subscription
@@ -22,8 +22,8 @@ class Outlet(Protocol):
 
     def open(self, follower: Follower) -> None: ...
 
-    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
-        """`claim` is what the client can claim once the event is sent; None when that is as much as before."""
+    def push(self, follower: Follower, event: Event, receipt: Receipt | None) -> None:
+        """`receipt` is of what the client has been told once the event is sent; None when that is as much as before."""
         ...
 
     def followers(self) -> list[Follower]: ...
@@ -54,7 +54,7 @@ class Follower:
     `after` is the cursor that it wants to go on from, until that is decided. `has_data`: the client has data already,
     of an `init` or of before it came back, so the next `init` with data is a resync.
 
-    What it can claim to have been told is the union of two positions: that of its data (`start`), and that of the
+    What its receipts say is the union of two positions: that of its data (`start`), and that of the
     stream at the last event that it got. The first is dropped as soon as the second has all of it.
     """
 
@@ -69,11 +69,11 @@ class Follower:
         """What has to be read for it now."""
         return Reading(self, self.subscription, self.feed.epoch, self.after)
 
-    def claim(self, seal: Seal, mark: Mark) -> Claim:
-        """What it can claim after an event of this mark."""
+    def receipt(self, seal: Seal, mark: Mark) -> Receipt:
+        """After an event of this mark."""
         if self.start is not None and mark.position.seen.covers(self.start.seen):
             self.start = None
-        return mark.claim(seal, self.start)
+        return mark.receipt(seal, self.start)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
-from cdc_bridge.cursor import Claim, Cursor, Mark
+from cdc_bridge.cursor import Cursor, Mark, Receipt
 from cdc_bridge.errors import RequestError, forbidden_collection
 from cdc_bridge.filters.filter import NOTHING
 from cdc_bridge.hub.delivery import Delivery
@@ -131,11 +131,11 @@ class Hub:
         follower.after = None
         return self._delivery.hold(follower)
 
-    # --- what clients can claim to have been told ---
+    # --- receipts of what clients have been told ---
 
-    def claim(self, follower: Follower, cursor: Cursor) -> Claim | None:
+    def receipt(self, follower: Follower, cursor: Cursor) -> Receipt | None:
         """None for those who did not ask for cursors."""
-        return self._delivery.claim(follower, cursor)
+        return self._delivery.receipt(follower, cursor)
 
     def open(self, follower: Follower, text: str) -> Cursor | None:
         """None for whatever is not a cursor that we gave under the rights that this one has."""

@@ -7,7 +7,7 @@ import asyncio
 from websockets.asyncio.server import ServerConnection
 
 from cdc_bridge import protocol
-from cdc_bridge.cursor import Claim
+from cdc_bridge.cursor import Receipt
 from cdc_bridge.errors import RequestError
 from cdc_bridge.hub.backlog import Backlog
 from cdc_bridge.hub.follower import Follower
@@ -51,8 +51,8 @@ class SocketOutlet:
         self._followers[key_of(follower)] = follower
         self._backlog.open(follower, subscription.stream_uid, one=subscription.item is not None)
 
-    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
-        if not self._asked_to_close.is_set() and not self._backlog.push(follower, event, claim):
+    def push(self, follower: Follower, event: Event, receipt: Receipt | None) -> None:
+        if not self._asked_to_close.is_set() and not self._backlog.push(follower, event, receipt):
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
         self._wake.set()
 

@@ -10,7 +10,7 @@ import msgspec
 
 from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.change import Change, Operation, Position, Relation, Row, Snapshot
-from cdc_bridge.cursor import Claim
+from cdc_bridge.cursor import Receipt
 from cdc_bridge.errors import RequestError
 from cdc_bridge.hub.follower import Follower
 from cdc_bridge.projection import Projection
@@ -95,7 +95,7 @@ class Recorder:
     said: list[tuple[Any, ...]] = field(default_factory=list)
     count: int = 0
     events: list[Event] = field(default_factory=list)
-    claims: list[Claim | None] = field(default_factory=list)
+    claims: list[Receipt | None] = field(default_factory=list)
     has_room: bool = True
     opened: list[Follower] = field(default_factory=list)
 
@@ -109,9 +109,9 @@ class Recorder:
     def silence(self, follower: Follower) -> None:
         self.said.append(("silence",))
 
-    def push(self, follower: Follower, event: Event, claim: Claim | None = None) -> None:
+    def push(self, follower: Follower, event: Event, receipt: Receipt | None = None) -> None:
         self.events.append(event)
-        self.claims.append(claim)
+        self.claims.append(receipt)
         if event.resumed:
             return self.said.append(("resumed",))
         rows = None if event.rows is None else [msgspec.json.decode(r) for r in event.rows]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_bridge.change import Era
-from cdc_bridge.cursor import Claim, Cursor, Seal
+from cdc_bridge.cursor import Cursor, Receipt, Seal
 from cdc_bridge.hub.backlog import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Backlog
 from cdc_bridge.subscription import Event, EventKind, Reason, Transaction
 
@@ -119,11 +119,11 @@ def test_dropped_subscription_says_no_more() -> None:
 def test_frame_says_who_changed_what_it_was_and_where_the_client_is() -> None:
     waiting = backlog("m1")
     event = Event(EventKind.UPDATE, (b"1",), old=(b"0",), transaction=Transaction(77, 1_795_516_496_789_000))
-    claim = claimed(1)
-    waiting.push("m1", event, claim)
+    receipt = claimed(1)
+    waiting.push("m1", event, receipt)
     assert waiting.next_frame().decode() == (
         '{"type":"subscription","event":"update","data":[1],"old":[0],'
-        '"tx":{"id":"77","at":"2026-11-24T10:34:56.789Z"},"cursor":"' + claim.text + '","uid":"m1"}'
+        '"tx":{"id":"77","at":"2026-11-24T10:34:56.789Z"},"cursor":"' + receipt.text + '","uid":"m1"}'
     )
 
 
@@ -165,15 +165,15 @@ def test_transactions_are_not_mixed_when_they_are_told() -> None:
 # --- cursors ---
 
 
-def claimed(number: int) -> Claim:
-    return Claim(Seal(), Cursor(b"8 bytes!", Era(b"g", number), ()))
+def claimed(number: int) -> Receipt:
+    return Receipt(Seal(), Cursor(b"8 bytes!", Era(b"g", number), ()))
 
 
 def test_frame_carries_the_cursor_of_the_last_event_that_is_in_it() -> None:
     waiting = backlog()
     claims = [claimed(number) for number in range(3)]
-    for number, claim in enumerate(claims):
-        waiting.push("s", created(number), claim)
+    for number, receipt in enumerate(claims):
+        waiting.push("s", created(number), receipt)
     (frame,) = frames(waiting)
     assert frame["cursor"] == claims[2].text
 
@@ -193,10 +193,10 @@ def test_event_that_is_not_sent_in_full_is_not_claimed() -> None:
 
 def test_event_without_a_claim_of_its_own_leaves_the_cursor_where_it_was() -> None:
     waiting = backlog()
-    claim = claimed(1)
-    waiting.push("s", Event(EventKind.INIT, ()), claim)
+    receipt = claimed(1)
+    waiting.push("s", Event(EventKind.INIT, ()), receipt)
     waiting.push("s", Event(EventKind.DELETE, (b"1",)))
-    assert [f["cursor"] for f in frames(waiting)] == [claim.text, claim.text]
+    assert [f["cursor"] for f in frames(waiting)] == [receipt.text, receipt.text]
 
 
 def test_change_of_several_events_is_not_begun_in_a_frame_that_claims_another() -> None:

@@ -13,9 +13,9 @@ from cdc_bridge.cursor import (
     PLAIN_BYTES_MAX,
     TEXT_CHARACTERS_MAX,
     TOLD_MAX,
-    Claim,
     Cursor,
     Mark,
+    Receipt,
     Seal,
     decode,
     encode,
@@ -159,13 +159,13 @@ def test_positions_of_different_eras_add_up_to_nothing_that_lasts() -> None:
 
 
 def test_claim_is_sealed_once() -> None:
-    claim = Claim(SEAL, Cursor(SHAPE, ERA, ()))
-    assert claim.text == claim.text
+    receipt = Receipt(SEAL, Cursor(SHAPE, ERA, ()))
+    assert receipt.text == receipt.text
 
 
 def test_followers_whose_data_make_no_difference_share_one_claim() -> None:
     mark = Mark(SHAPE, Position(ERA, snapshot(10, 10)))
-    assert mark.claim(SEAL, None) is mark.claim(SEAL, None)
+    assert mark.receipt(SEAL, None) is mark.receipt(SEAL, None)
 
 
 @given(snapshots(), snapshots(), xids)

@@ -33,7 +33,7 @@ from cdc_bridge.change import (
     Snapshot,
     Turn,
 )
-from cdc_bridge.cursor import Claim
+from cdc_bridge.cursor import Receipt
 from cdc_bridge.errors import Forgotten, RequestError
 from cdc_bridge.hub.backlog import Backlog
 from cdc_bridge.hub.follower import Follower
@@ -373,11 +373,11 @@ class Client:
         self.follower = follower
         self.backlog.open(self, follower.subscription.stream_uid, one=follower.subscription.item is not None)
 
-    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
+    def push(self, follower: Follower, event: Event, receipt: Receipt | None) -> None:
         if event.kind is EventKind.INIT and not event.resumed:
             assert follower.start is not None
             self.snapshots.append(follower.start.seen)
-        assert self.backlog.push(self, event, claim)
+        assert self.backlog.push(self, event, receipt)
 
     def followers(self) -> list[Follower]:
         return [] if self.follower is None else [self.follower]

@@ -422,6 +422,6 @@ def test_cursor_is_worth_something_under_the_rights_only_under_which_it_was_give
     rights = [Permits().rights(viewer, [durable.relation_id], catalog) for viewer in viewers]
     them = Followers(*(seen_by(ANN, OWN, cursor=True, rights=each) for each in rights), catalog=catalog)
     cursor = Cursor(durable.shape, Era(b"generation", 0), (Position(Era(b"generation", 0), NOW),))
-    claim = them.hub.claim(them.followers[0], cursor)
-    assert claim
-    assert [them.hub.open(follower, claim.text) for follower in them.followers] == [cursor, cursor, None, None]
+    receipt = them.hub.receipt(them.followers[0], cursor)
+    assert receipt
+    assert [them.hub.open(follower, receipt.text) for follower in them.followers] == [cursor, cursor, None, None]

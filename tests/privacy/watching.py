@@ -19,7 +19,7 @@ import pytest
 import cdc_bridge.parts
 from cdc_bridge.broker import refresher
 from cdc_bridge.broker.broker import Broker
-from cdc_bridge.cursor import Claim
+from cdc_bridge.cursor import Receipt
 from cdc_bridge.errors import RequestError
 from cdc_bridge.hub.feed import Phase
 from cdc_bridge.hub.follower import Follower
@@ -60,7 +60,7 @@ class Notebook:
     def open(self, follower: Follower) -> None:
         self.follower = follower
 
-    def push(self, follower: Follower, event: Event, claim: Claim | None) -> None:
+    def push(self, follower: Follower, event: Event, receipt: Receipt | None) -> None:
         reason = event.reason.value if event.reason else ""
         self.told.append(Told(event.kind, _read(event.rows), _read(event.old), reason))
 
