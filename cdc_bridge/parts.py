@@ -30,7 +30,8 @@ from cdc_bridge.schema.catalog_reader import PooledCatalogReader
 from cdc_bridge.schema.custodian import LogCustodian
 from cdc_bridge.schema.pruner import LogPruner
 from cdc_bridge.schema.session import prepare
-from cdc_bridge.transport.http import Door, is_loopback
+from cdc_bridge.transport.addresses import is_loopback
+from cdc_bridge.transport.http import Door
 from cdc_bridge.transport.tls import Certificate
 from cdc_bridge.transport.websocket import WebSocketOptions
 

@@ -24,7 +24,7 @@ from cdc_bridge.logs import facts
 from cdc_bridge.options import BridgeOptions, Revision
 from cdc_bridge.settings import Settings, as_options
 from cdc_bridge.standing import AuthMode
-from cdc_bridge.transport.http import is_loopback
+from cdc_bridge.transport.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,8 @@ from websockets.frames import CloseCode
 from websockets.protocol import OPEN
 
 from cdc_bridge.logs import facts
-from cdc_bridge.transport.http import Door, peer_of
+from cdc_bridge.transport.addresses import peer_of
+from cdc_bridge.transport.http import Door
 from cdc_bridge.transport.tls import Certificate
 
 log = logging.getLogger(__name__)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
-from asyncio import BaseTransport
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Protocol, cast
+from typing import cast
 from urllib.parse import SplitResult, urlsplit
 
 from websockets.asyncio.server import ServerConnection
@@ -16,56 +14,14 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from cdc_bridge.logs import facts
+from cdc_bridge.transport.addresses import counted, is_address, peer_of
+from cdc_bridge.transport.crowd import Crowd, Visitor
 
 log = logging.getLogger(__name__)
 
 WEBSOCKET_PATH = "/websocket"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-IPV6_NETWORK_BITS = 64
-"""Whoever has one IPv6 address has as many as fit into this, so they count as one."""
-
 _OWN_PORTS = {"http": 80, "https": 443}
-
-
-class Visitor(Protocol):
-    """A connection, from the moment it is accepted."""
-
-    def turn_away(self) -> None:
-        """Cut it off without a word."""
-
-
-class Crowd:
-    """Visitors by address, in the order in which they came."""
-
-    def __init__(self) -> None:
-        self._by_address: dict[str, dict[Visitor, None]] = {}
-        self._addresses: dict[Visitor, str] = {}
-
-    def __len__(self) -> int:
-        return len(self._addresses)
-
-    def __iter__(self) -> Iterator[Visitor]:
-        return iter(list(self._addresses))
-
-    def add(self, visitor: Visitor, address: str) -> None:
-        self._addresses[visitor] = address
-        self._by_address.setdefault(address, {})[visitor] = None
-
-    def remove(self, visitor: Visitor) -> None:
-        """Does nothing for one that is not here."""
-        address = self._addresses.pop(visitor, None)
-        if address is not None:
-            del self._by_address[address][visitor]
-            if not self._by_address[address]:
-                del self._by_address[address]
-
-    def count(self, address: str) -> int:
-        return len(self._by_address.get(address, ()))
-
-    def first(self, address: str | None = None) -> Visitor:
-        """Who came first from this address, or else from the one from which most are here."""
-        group = self._by_address[address] if address else max(self._by_address.values(), key=len)
-        return next(iter(group))
 
 
 @dataclass(slots=True)
@@ -163,7 +119,7 @@ class Door:
         """Whose connection this is. What the last proxy has added is true; what stands before it may be a lie."""
         if self.behind_proxy and (forwarded := headers.get_all("X-Forwarded-For")):
             client = forwarded[-1].rpartition(",")[2].strip()
-            if _is_address(client):
+            if is_address(client):
                 return client
         return peer_of(connection.transport)
 
@@ -201,38 +157,3 @@ def _place(url: SplitResult) -> tuple[str, int] | None:
     except ValueError:
         return None
     return (url.hostname, port) if url.hostname and port else None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach what listens there."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def counted(address: str) -> str:
-    """Under what an address counts: itself, or the network of an IPv6 one."""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address
-    if isinstance(parsed, ipaddress.IPv4Address):
-        return str(parsed)
-    if parsed.ipv4_mapped:
-        return str(parsed.ipv4_mapped)
-    return str(ipaddress.ip_network((int(parsed), IPV6_NETWORK_BITS), strict=False))
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def peer_of(transport: BaseTransport) -> str:
-    """The address at the other end, as it is seen here."""
-    peer = transport.get_extra_info("peername")
-    return str(peer[0]) if isinstance(peer, tuple) else "local"
