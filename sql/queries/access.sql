@@ -77,7 +77,10 @@ policies AS MATERIALIZED (
                 JOIN pg_namespace n ON n.oid = f.pronamespace
                 WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
                 UNION ALL
-                SELECT concat_ws(' ', 'type', y.oid, quote_ident(n.nspname), quote_ident(y.typname))
+                SELECT concat_ws(' ', 'type', y.oid, quote_ident(n.nspname), quote_ident(y.typname), (
+                    SELECT string_agg(concat_ws(' ', e.oid, quote_ident(e.enumlabel)), ' ' ORDER BY e.oid)
+                    FROM pg_enum e
+                    WHERE e.enumtypid IN (y.oid, y.typelem, y.typbasetype)))
                 FROM pg_depend d
                 JOIN pg_type y ON y.oid = d.refobjid
                 JOIN pg_namespace n ON n.oid = y.typnamespace

@@ -29,6 +29,7 @@ from tests.bridge.test_rights_attacks import (
     read,
 )
 from tests.schema.questioning import questions
+from tests.support.attach import attach
 
 __all__ = ["bare", "place"]
 
@@ -122,6 +123,31 @@ async def test_what_a_policy_leads_to_reaches_live_subscriptions(place: Place, w
             place.database.execute("CREATE POLICY every ON vaults USING (true)")
         again = await ann.until(uid="notes")
         assert (again["event"], again.get("reason"), ids(again)) == ("init", "resync", [1, 2, 3])
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "what", ["state <> 'private'", "(SELECT state) <> 'private'", "state <> ALL ('{private}'::states[])"]
+)
+async def test_values_of_an_enum_that_change_names_keep_their_meaning(place: Place, what: str) -> None:
+    """What a policy says is kept as PostgreSQL printed it."""
+    place.execute("CREATE TYPE states AS ENUM ('public', 'private')")
+    place.execute("CREATE TABLE docs (id int PRIMARY KEY, state states); GRANT SELECT ON docs TO {role}", place.user)
+    place.database.execute(
+        "INSERT INTO docs VALUES (1, 'public'), (2, 'private'); ALTER TABLE docs ENABLE ROW LEVEL SECURITY"
+    )
+    place.database.execute(f"CREATE POLICY p ON docs USING ({what})")
+    attach(place.database, "docs")
+    async with bridge(place) as running, person(running, place.user, ANN) as ann:
+        assert ids(await follow(ann, "docs")) == [1]
+        place.database.execute(
+            "ALTER TYPE states RENAME VALUE 'private' TO 'x'; ALTER TYPE states RENAME VALUE 'public' TO 'private';"
+            "ALTER TYPE states RENAME VALUE 'x' TO 'public'"
+        )
+        again = await ann.until(uid="docs")
+        assert (again.get("reason"), again.get("data")) == ("resync", [{"id": 1, "state": "private"}])
+        place.database.execute("INSERT INTO docs VALUES (3, 'public'), (4, 'private')")
+        assert ids(await ann.until(uid="docs")) == [4]
 
 
 @pytest.mark.once
