@@ -6,7 +6,7 @@ rows is answered as those are now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -75,12 +75,6 @@ class Verdict:
 
     seen_by: tuple[frozenset[Sight], ...]
     failures: Mapping[Sight, str] = field(default_factory=dict)
-
-    @classmethod
-    def for_all(cls, sights: Iterable[Sight], let_through: Iterable[bool]) -> Verdict:
-        """The same for everybody."""
-        everybody = frozenset(sights)
-        return cls(tuple([everybody if is_let_through else frozenset() for is_let_through in let_through]))
 
 
 Completed: TypeAlias = tuple[Row, ...] | Failure

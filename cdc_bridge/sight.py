@@ -9,7 +9,7 @@ from typing import TypeAlias
 from cdc_bridge.filters.filter import EVERYTHING, Filter
 from cdc_bridge.viewer import SELF, Viewer
 
-Rules: TypeAlias = tuple[tuple[int, Filter], ...]
+RowRules: TypeAlias = tuple[tuple[int, Filter], ...]
 """By the `oid` of a table: what its rows have to be like to be seen."""
 
 
@@ -21,7 +21,7 @@ class Sight:
     """
 
     viewer: Viewer = SELF
-    rows: Rules = ()
+    rows: RowRules = ()
     _by_table: Mapping[int, Filter] = field(init=False, repr=False, compare=False)
     _hash: int = field(init=False, repr=False, compare=False)
 

@@ -16,7 +16,7 @@ from cdc_bridge.filters.filter import Filter
 from cdc_bridge.questions import Case, Failure, Verdict
 from cdc_bridge.reading.select import columns_in
 from cdc_bridge.reading.where import has_now
-from cdc_bridge.sight import Rules, Sight
+from cdc_bridge.sight import RowRules, Sight
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +29,10 @@ class Predicate:
     catalog_id: int
     filter: Filter
     now_us: int
-    rules: Rules
+    rules: RowRules
 
     @classmethod
-    def of(cls, case: Case, rules: Rules) -> Predicate:
+    def of(cls, case: Case, rules: RowRules) -> Predicate:
         now_us = case.now_us if has_now(case.filter) else 0
         return cls(case.collection.relation_id, id(case.catalog), case.filter, now_us, rules)
 
@@ -119,7 +119,7 @@ def _joined(one: Verdict, other: Verdict) -> Verdict:
     return Verdict(tuple(seen_by), {**one.failures, **other.failures})
 
 
-def _by_rules(sights: Iterable[Sight]) -> Iterator[tuple[Rules, list[Sight]]]:
+def _by_rules(sights: Iterable[Sight]) -> Iterator[tuple[RowRules, list[Sight]]]:
     """Those who follow each other with the same rules: mostly all of them."""
     for rules, same in groupby(sights, key=lambda sight: sight.rows):
         yield rules, list(same)

@@ -14,6 +14,8 @@ from cdc_bridge.cursor import Receipt
 from cdc_bridge.errors import RequestError
 from cdc_bridge.hub.follower import Follower
 from cdc_bridge.projection import Projection
+from cdc_bridge.questions import Verdict
+from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import Event, EventKind, Query, Subscription
 
 INT4 = PgType("integer")
@@ -40,6 +42,12 @@ PARTED = Collection(
 )
 
 CATALOG = Catalog([MESSAGES, KEYLESS, COMPOSITE, PARTED])
+
+
+def verdict(sights: Iterable[Sight], let_through: Iterable[bool]) -> Verdict:
+    """The same for everybody."""
+    everybody = frozenset(sights)
+    return Verdict(tuple([everybody if is_let_through else frozenset() for is_let_through in let_through]))
 
 
 def row(**values: Any) -> Row:

@@ -37,6 +37,7 @@ from tests.core.facts import (
     snapshot,
     truncate,
     update,
+    verdict,
 )
 
 SUBSCRIBE = Subscribe("messages", None, None, {}, "u")
@@ -263,7 +264,7 @@ class Thinking:
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         self.asked += 1
         await self.go_on.wait()
-        return [Verdict.for_all(case.sights, (True,) * len(case.images)) for case in cases]
+        return [verdict(case.sights, (True,) * len(case.images)) for case in cases]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         return []

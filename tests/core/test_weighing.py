@@ -19,7 +19,7 @@ from cdc_bridge.ports import InitialData
 from cdc_bridge.projection import Nested, Output, Projection
 from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
 from cdc_bridge.subscription import Subscription
-from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update
+from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update, verdict
 
 NOW = Snapshot(10, 10, frozenset())
 TEXT = Field(MESSAGES.by_name["text"])
@@ -83,7 +83,7 @@ class Database:
         if pattern in self.fails:
             return Verdict((frozenset(),) * len(case.images), dict.fromkeys(case.sights, "too slow"))
         matching = [pattern in msgspec.json.decode(bytes(image["text"])) for image in case.images]
-        return Verdict.for_all(case.sights, matching)
+        return verdict(case.sights, matching)
 
 
 def _shown(image: Row) -> Row:
