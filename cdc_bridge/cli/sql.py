@@ -43,12 +43,12 @@ def sql(  # noqa: PLR0917 - Typer calls it, by keyword
       cdc-bridge sql --roles --reads-as anon --reads-as authenticated | psql -1 database
     """  # noqa: D301 - the \b is meant
     from cdc_bridge import statements
-    from cdc_bridge.schema.roles import Roles, script
+    from cdc_bridge.schema.roles import RoleNames, script
 
     schema = load(config, {"schema": schema_name}).schema_name
     if roles:
         named = {"owner": owner_role, "runtime": runtime_role}
-        wanted = Roles(**{part: name for part, name in named.items() if name}, reads_as=tuple(reads_as or ()))
+        wanted = RoleNames(**{part: name for part, name in named.items() if name}, reads_as=tuple(reads_as or ()))
         say(script(wanted, schema, guard=guard).rstrip())
         return
     if owner_role or runtime_role or reads_as:

@@ -22,7 +22,7 @@ _RESERVED = {"public", "none"}
 
 
 @dataclass(frozen=True, slots=True)
-class Roles:
+class RoleNames:
     """By name. `reads_as`: the roles whose rights clients can have, which the runtime role turns into by SET ROLE."""
 
     owner: str = "cdc_owner"
@@ -49,7 +49,7 @@ class Lack:
         return f'the runtime role "{self.role}" lacks {self.privilege} on {self.what}: run attach again as the owner'
 
 
-def script(roles: Roles, schema: str, *, guard: bool = True) -> str:
+def script(roles: RoleNames, schema: str, *, guard: bool = True) -> str:
     """What makes the roles, as `psql` runs it. Names stand in it as literals only.
 
     `guard`: with what `sql/roles/guard.sql` makes.

@@ -31,7 +31,7 @@ from cdc_bridge.projection import Projection
 from cdc_bridge.questions import Case, ClaimValue, Worth
 from cdc_bridge.reading.where import Surroundings, where
 from cdc_bridge.schema import attach as attaching
-from cdc_bridge.schema.roles import Roles, script
+from cdc_bridge.schema.roles import RoleNames, script
 from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import Meta, Query
 from cdc_bridge.viewer import Viewer
@@ -512,7 +512,7 @@ ENDS: Mapping[str, str] = {
 def attach_by_owner(place: Place, reads_as: Sequence[str]) -> str:
     """As the docs say. The name of the role that bridges are to connect as."""
     suffix = place.database.name[-12:]
-    roles = Roles(f"cdc_owner_{suffix}", f"runtime_{suffix}", tuple(reads_as))
+    roles = RoleNames(f"cdc_owner_{suffix}", f"runtime_{suffix}", tuple(reads_as))
     place.roles += [roles.runtime, roles.owner]
     place.execute(script(roles, "cdc"))
     place.execute(f"DO $$ BEGIN EXECUTE format('GRANT %I TO {roles.owner}', current_user); END $$")

@@ -18,7 +18,7 @@ from cdc_bridge.schema import attach, detach, installation
 from cdc_bridge.schema.mode import Mode, Notify
 from cdc_bridge.schema.notification import read_notify, record_notify
 from cdc_bridge.schema.pruning import prune
-from cdc_bridge.schema.roles import Roles, lacks, script
+from cdc_bridge.schema.roles import RoleNames, lacks, script
 from cdc_bridge.schema.status import read_status
 from cdc_bridge.statements import VERSION, statement
 from tests.schema.test_detach import dump
@@ -35,7 +35,7 @@ class Place:
     """A database whose tables belong to `app`, with the two roles; clients can be `anon`."""
 
     database: Database
-    roles: Roles
+    roles: RoleNames
     app: str
 
     @property
@@ -64,7 +64,7 @@ class Place:
 def place(database: Database) -> Iterator[Place]:
     suffix = database.name[-12:]
     app, anon = f"app_{suffix}", f"anon_{suffix}"
-    roles = Roles(f"own{suffix}", f"run{suffix}", (anon,))
+    roles = RoleNames(f"own{suffix}", f"run{suffix}", (anon,))
     place = Place(database, roles, app)
     database.execute(f"CREATE ROLE {app} LOGIN; CREATE ROLE {anon}; CREATE SCHEMA sales AUTHORIZATION {app}")
     place.make_roles()
@@ -115,7 +115,7 @@ def test_names_cannot_break_out_of_the_script(database: Database) -> None:
     """Whatever stands in a name is part of the name."""
     suffix = database.name[-12:]
     evil = "\"'; DROP ROLE x; --$owner$\n%s\\{cdc}"
-    roles = Roles(f"o{evil}{suffix}", f"r{evil}{suffix}", (f'a"{{}},\\{evil}{suffix}',))
+    roles = RoleNames(f"o{evil}{suffix}", f"r{evil}{suffix}", (f'a"{{}},\\{evil}{suffix}',))
     named = sql.SQL(", ").join(sql.Identifier(name) for name in (roles.owner, roles.runtime, *roles.reads_as))
     database.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(roles.reads_as[0])).as_string())
     try:
@@ -138,11 +138,11 @@ def test_names_cannot_break_out_of_the_script(database: Database) -> None:
 @pytest.mark.parametrize("name", ["public", "PUBLIC", "none", "pg_read_all_data", "", "x" * 64, "a\0b"])
 def test_names_that_mean_something_else_are_refused(name: str) -> None:
     with pytest.raises(UsageError, match="cannot be the name of a role"):
-        Roles(reads_as=(name,))
+        RoleNames(reads_as=(name,))
 
 
 def test_role_for_clients_that_is_not_there_is_named(database: Database) -> None:
-    roles = Roles("cdc_owner_of_nothing", "cdc_bridge_of_nothing", ("nosuch role",))
+    roles = RoleNames("cdc_owner_of_nothing", "cdc_bridge_of_nothing", ("nosuch role",))
     with pytest.raises(
         errors.RaiseException, match=r'no role nosuch role for clients: CREATE ROLE "nosuch role" NOLOGIN'
     ):
@@ -172,7 +172,7 @@ def test_owner_of_the_database_can_run_the_script_without_being_a_superuser(data
     """Then there is no guard, which is said, and attach gives the rights."""
     suffix = database.name[-12:]
     admin, anon = f"admin_{suffix}", f"anon_{suffix}"
-    roles = Roles(f"own{suffix}", f"run{suffix}", (anon,))
+    roles = RoleNames(f"own{suffix}", f"run{suffix}", (anon,))
     database.execute(f"CREATE ROLE {admin} LOGIN CREATEROLE; ALTER DATABASE {database.name} OWNER TO {admin}")
     said: list[str | None] = []
     try:

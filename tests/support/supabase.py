@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from cdc_bridge import exactjson
 from cdc_bridge.schema import attach as attaching
-from cdc_bridge.schema.roles import Roles, script
+from cdc_bridge.schema.roles import RoleNames, script
 from tests.support.server import Database, Server
 
 SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"
@@ -86,7 +86,7 @@ class Place:
     """The database, whose tables belong to `app`, and as whom bridges connect to it."""
 
     database: Database
-    roles: Roles
+    roles: RoleNames
     app: str
 
     @property
@@ -114,7 +114,7 @@ class Place:
 def supabase(database: Database) -> Iterator[Place]:
     """Nothing is attached yet."""
     suffix = database.name[-12:]
-    roles = Roles(f"cdc_owner_{suffix}", f"authenticator_{suffix}", ROLES)
+    roles = RoleNames(f"cdc_owner_{suffix}", f"authenticator_{suffix}", ROLES)
     app = f"app_{suffix}"
     database.execute(f"CREATE ROLE {app}; ALTER DATABASE {database.name} OWNER TO {app}")
     database.execute(f"SET ROLE {app};" + SCHEMA.read_text())
