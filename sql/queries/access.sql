@@ -58,6 +58,7 @@ policies AS MATERIALIZED (
                 WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
                 UNION ALL
                 SELECT concat_ws(' ', 'led to', c.oid, c.relacl::text, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
+                    (SELECT string_agg(concat_ws(' ', v.oid, v.xmin), ' ' ORDER BY v.oid) FROM pg_rewrite v WHERE v.ev_class = c.oid),
                     other.oid, other.xmin, (
                         -- Whom of the readers it is about: who is a member of whom.
                         SELECT string_agg(quote_ident(r.name), ' ' ORDER BY r.name COLLATE "C")

@@ -106,19 +106,24 @@ async def test_policy_of_a_table_to_which_a_rule_leads_reaches_live_subscription
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("what", ["membership", "policy behind a policy"])
+@pytest.mark.parametrize("what", ["membership", "policy behind a policy", "view"])
 async def test_what_a_policy_leads_to_reaches_live_subscriptions(place: Place, what: str) -> None:
     place.execute("GRANT SELECT ON vaults TO {role}; ALTER TABLE vaults ENABLE ROW LEVEL SECURITY", place.user)
     other = place.role("other")
     place.execute("CREATE POLICY others ON vaults TO {role} USING (true)", other)
     place.database.execute(
+        "CREATE VIEW seen AS SELECT id FROM rooms WHERE false; GRANT SELECT ON seen TO PUBLIC;"
         "DROP POLICY own ON rooms; CREATE POLICY own ON rooms USING (EXISTS (SELECT FROM vaults WHERE id = vault));"
         "DROP POLICY own ON notes; CREATE POLICY own ON notes USING (EXISTS (SELECT FROM rooms WHERE rooms.id = room))"
     )
+    if what == "view":
+        place.database.execute("ALTER POLICY own ON notes USING (EXISTS (SELECT FROM seen WHERE seen.id = room))")
     async with bridge(place) as running, person(running, place.user, ANN) as ann:
         assert ids(await follow(ann, "notes")) == []
         if what == "membership":
             place.execute(f"GRANT {{role}} TO {place.user}", other)
+        elif what == "view":
+            place.database.execute("CREATE OR REPLACE VIEW seen AS SELECT id FROM rooms")
         else:
             place.database.execute("CREATE POLICY every ON vaults USING (true)")
         again = await ann.until(uid="notes")
