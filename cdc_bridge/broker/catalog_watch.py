@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import replace
 from functools import partial
 
 from cdc_bridge.broker.agenda import Agenda
@@ -158,15 +157,7 @@ class CatalogWatch:
         if subscription.item is not None and subscription.collection.key_columns != collection.key_columns:
             raise invalid_payload(f'The key of collection "{name}" has changed: subscribe again')
         understood.require(subscription.event)
-        return replace(
-            subscription,
-            collection=collection,
-            query=understood.query,
-            sight=understood.sight,
-            rights=understood.rights,
-            allowed=understood.allowed,
-            is_guarded=understood.is_guarded,
-        )
+        return understood.narrowed(subscription)
 
     def _judge(self, catalog: Catalog, subscription: Subscription, collection: Collection) -> Subscription:
         return self.judge(subscription, collection.name, catalog)

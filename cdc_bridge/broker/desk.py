@@ -118,24 +118,7 @@ class Desk:
         item = await self._find_key(understood, key, request) if key is not None else None
         if self._hub.catalog is not catalog or self._interpreter.permits.book is not book:
             raise SourceChanged
-        return Subscription(
-            collection,
-            understood.query,
-            request.event,
-            item,
-            key,
-            request.uid,
-            frugal(request.query),
-            cursor=request.cursor,
-            tx=request.tx,
-            old=request.old,
-            changes_only=request.changes_only,
-            related=request.related,
-            sight=understood.sight,
-            rights=understood.rights,
-            allowed=understood.allowed,
-            is_guarded=understood.is_guarded,
-        )
+        return understood.narrowed(_subscription(request, understood, key, item))
 
     async def _find_key(self, understood: Understood, key: tuple[str, ...], request: Subscribe) -> bytes:
         """Who resumes may follow a row that is gone: its `delete` is what was missed."""
@@ -183,3 +166,22 @@ class Desk:
             except SourceUnavailable as error:
                 log.info("the database cannot be reached, trying again", extra=facts(reason=str(error)))
             await asyncio.sleep(self._retry_delay_s)
+
+
+def _subscription(
+    request: Subscribe, understood: Understood, key: tuple[str, ...] | None, item: bytes | None
+) -> Subscription:
+    return Subscription(
+        understood.collection,
+        understood.query,
+        request.event,
+        item,
+        key,
+        request.uid,
+        frugal(request.query),
+        cursor=request.cursor,
+        tx=request.tx,
+        old=request.old,
+        changes_only=request.changes_only,
+        related=request.related,
+    )

@@ -23,7 +23,7 @@ from cdc_bridge.ports import Arbiter
 from cdc_bridge.queries.query import QueryLimits, resolve
 from cdc_bridge.queries.speller import Spelled, Spelling, Unspelled
 from cdc_bridge.sight import Sight
-from cdc_bridge.subscription import EVERY_EVENT, EventKind, Query
+from cdc_bridge.subscription import EVERY_EVENT, EventKind, Query, Subscription
 from cdc_bridge.viewer import Viewer
 
 KNOWN_BYTES_MAX = 8 * 1024 * 1024
@@ -55,6 +55,18 @@ class Understood:
         """Raises `RequestError` when somebody asks for an event alone that is not to be told."""
         if event is not None and event not in self.allowed:
             raise forbidden_event(event.value, self.collection.name)
+
+    def narrowed(self, subscription: Subscription) -> Subscription:
+        """To what may be seen of it."""
+        return replace(
+            subscription,
+            collection=self.collection,
+            query=self.query,
+            sight=self.sight,
+            rights=self.rights,
+            allowed=self.allowed,
+            is_guarded=self.is_guarded,
+        )
 
 
 class Interpreter:
