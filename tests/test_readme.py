@@ -21,6 +21,8 @@ from tests.support.process import ROOT, command, line_of, running
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 README = (ROOT / "README.md").read_text()
 
 

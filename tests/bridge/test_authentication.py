@@ -32,6 +32,8 @@ from tests.support.issuer import jwk, running_issuer
 from tests.support.server import Database
 from tests.support.wsclient import Client, Closed, connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 SECRET = "a secret that has thirty-two bytes"
 MACHINE = "a static token, long and random"
 

@@ -15,6 +15,8 @@ from tests.support.proxy import Proxy
 from tests.support.server import Database, server_of
 from tests.support.wsclient import Closed, connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 SUBSCRIBE = {"type": "subscribe", "collection": "t", "uid": "u"}
 
 

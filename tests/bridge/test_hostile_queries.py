@@ -18,7 +18,7 @@ from tests.support.bridge import running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import Client, Message, connected
 
-pytestmark = [pytest.mark.database, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.database, pytest.mark.once, pytest.mark.timeout(300)]
 
 ANSWERS_WITHIN_S = 60
 ERRORS = ("INVALID_QUERY", "FORBIDDEN", "INVALID_PAYLOAD")

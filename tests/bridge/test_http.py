@@ -16,6 +16,8 @@ from tests.support.proxy import Proxy
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 
 async def answer(bridge: RunningBridge, path: str) -> tuple[int, str]:
     def ask() -> tuple[int, str]:

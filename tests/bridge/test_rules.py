@@ -20,6 +20,8 @@ from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 SECRET = "a secret of the tests that is long enough"
 TABLES = ("people", "rooms", "members", "notes")
 SETUP = """

@@ -20,6 +20,8 @@ from tests.support.bridge import running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import Client, Message, connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 QUERIES = 150
 CHANGES = 40
 MARKERS = range(10_000, 100_000)

@@ -15,6 +15,8 @@ from tests.support.bridge import running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 TABLES = """
 CREATE TABLE messages (id int PRIMARY KEY, text text, secret text);
 CREATE SCHEMA sales;

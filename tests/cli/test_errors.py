@@ -17,6 +17,8 @@ from psycopg.conninfo import make_conninfo
 from tests.cli.command import assert_one_sentence, command, environment, run
 from tests.support.server import Database
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 
 @pytest.mark.parametrize(
     "dsn",

@@ -26,6 +26,8 @@ from tests.support.certificate import make_pair
 from tests.support.process import running
 from tests.support.server import Database
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 WITHIN_S = 20
 PIPE = asyncio.subprocess.PIPE
 

@@ -22,6 +22,8 @@ from tests.support.bridge import BridgeProcess
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 NOWHERE = "host=127.0.0.1 port=1"
 
 

@@ -26,6 +26,8 @@ from tests.support.bridge import running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import Client, Message, connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 
 def _subscribes(*members: str) -> list[str | bytes]:
     """A `subscribe` of a table that is there, and something else."""

@@ -21,6 +21,8 @@ from tests.support.process import PIPE, ROOT, environment, line_of
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 PAGE = (ROOT / "docs" / "queries.md").read_text()
 BLOCKS = re.findall(r"^```(sql|json)\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 

@@ -32,6 +32,8 @@ from tests.support.bridge import running_bridge
 from tests.support.process import ROOT
 from tests.support.server import Database
 
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
 PATIENCE_S = 5.0
 
 SEED = """
