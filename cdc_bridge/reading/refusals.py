@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import psycopg
 from psycopg import errors
@@ -13,6 +14,9 @@ from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, fo
 from cdc_bridge.logs import facts
 
 log = logging.getLogger(__name__)
+
+_VALUE = re.compile(r'(: )?(".*"|".*)', re.DOTALL)
+_RAISE = "exec_stmt_raise"
 
 _TOO_LARGE = (errors.OutOfMemory, errors.ProgramLimitExceeded, errors.StatementTooComplex)
 
@@ -31,10 +35,10 @@ def in_our_words(error: Exception, collection: Collection) -> Exception:
             return RequestError("SERVICE_UNAVAILABLE", "The data is too large to be read at once: ask for less.")
         case errors.UndefinedFunction():  # json and a few other types have no order, and no equality
             return invalid_query("It compares or sorts by a field of a type that PostgreSQL cannot compare")
-        case errors.InvalidRegularExpression():
+        case errors.InvalidRegularExpression() if not _is_raised(error):
             return invalid_query(f"PostgreSQL says: {sentence(error)}")
         case psycopg.DataError() | UnicodeEncodeError():
-            return invalid_query(f"A value is not of its field's type. PostgreSQL says: {sentence(error)}")
+            return invalid_query(f"A value is not of its field's type.{_kind(error)}")
         case psycopg.OperationalError() | PoolTimeout() | TimeoutError():
             return SourceUnavailable(str(error) or "no answer in time")
     log.error("data cannot be read", extra=facts(collection=collection.name, reason=sentence(error)))
@@ -48,7 +52,21 @@ def is_of_the_statement(error: psycopg.Error) -> bool:
     return isinstance(error, (errors.QueryCanceled, errors.PipelineAborted, *_TOO_LARGE))
 
 
+def _kind(error: Exception) -> str:
+    """What kind of value PostgreSQL wants."""
+    return "" if not isinstance(error, psycopg.Error) or _is_raised(error) else f" PostgreSQL says: {sentence(error)}"
+
+
+def _is_raised(error: psycopg.Error) -> bool:
+    """By somebody's function, which a policy may call, and which may say anything."""
+    return error.diag.source_function == _RAISE
+
+
 def sentence(error: Exception) -> str:
-    """The sentence only: details, and what was asked, show rows."""
-    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
-    return (said or str(error)).splitlines()[0].rstrip(".")
+    """The sentence only: details, and what was asked, show rows. So may a value that is not of its type: where it is a
+    policy that compares it, it stands in a row, which is not for the log, nor for those who may not see it.
+    """
+    said = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
+    if isinstance(error, psycopg.DataError):
+        said = " ".join(_VALUE.sub("", said).split())
+    return (said.splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -177,3 +177,37 @@ async def test_policy_that_looks_for_a_table_that_is_no_more_is_answered(
         assert (await ann.expect(type="subscribe", status="error"))["error"]["code"] == "SERVICE_UNAVAILABLE"
         await ann.send({"type": "items", "action": "read", "collection": "messages", "uid": "r"})
         assert (await ann.expect(type="items", status="error"))["error"]["code"] == "SERVICE_UNAVAILABLE"
+
+
+PIECES = ("sekret", "lines", "777")
+RAISES = """
+CREATE FUNCTION judged(secret text) RETURNS boolean LANGUAGE plpgsql AS $$
+    BEGIN RAISE invalid_parameter_value USING MESSAGE = secret; END $$
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "secret"),
+    [
+        ("secret::uuid = auth.uid()", "sekret"),
+        ("secret::uuid = auth.uid()", 'a "sekret\nof two" lines'),
+        ("secret::int = 1", "77777777777777777777"),
+        ("timezone(secret, now()) > now()::timestamp", "sekret"),
+        ("judged(secret)", "sekret"),
+    ],
+)
+async def test_policy_that_fails_tells_nothing_of_the_row_on_which_it_did(
+    database: Database, roles: tuple[str, str], policy: str, secret: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL quotes the value; who may SELECT neither the row nor the column should not read it there."""
+    user, _ = roles
+    database.execute("INSERT INTO notes VALUES (1, NULL, 'hidden', %s)", [secret])
+    database.execute(f"{RAISES}; DROP POLICY own ON notes; CREATE POLICY odd ON notes FOR SELECT USING ({policy})")
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann:
+        for request in ({"type": "subscribe"}, {"type": "items", "action": "read"}):
+            await ann.send(request | {"collection": "notes", "uid": "n"})
+            said = await ann.expect(status="error")
+            assert said["error"]["code"] in ("INVALID_QUERY", "SERVICE_UNAVAILABLE")
+            assert not any(piece in json.dumps(said) for piece in PIECES)
+    logged = [f"{record.getMessage()} {record.__dict__.get('facts')}" for record in caplog.records]
+    assert not any(piece in line for piece in PIECES for line in logged)
