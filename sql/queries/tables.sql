@@ -27,52 +27,18 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
         AND NOT EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = i.inhparent)) AS has_inheritance,
     pg_has_role(c.relowner, 'USAGE') AS is_owned, pg_get_userbyid(c.relowner) AS owner,
     EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped) AS has_virtual_columns,
-    -- Whether no session's settings show in the values, as JSON has them. Domains are their base types, arrays and
-    -- composite types what they consist of; of an enum only a cast to json of the maker's own could change that.
+    -- Whether no session's settings show in the values, as JSON has them. Of an enum only a cast to json of the maker's own
+    -- could change that.
     NOT EXISTS (
-        WITH RECURSIVE part AS (
-            SELECT a.atttypid AS oid FROM pg_attribute a
-            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-            UNION
-            SELECT inside.oid
-            FROM part
-            JOIN pg_type t ON t.oid = part.oid
-            CROSS JOIN LATERAL (
-                SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
-                UNION ALL
-                SELECT t.typelem WHERE t.typsubscript = 'array_subscript_handler'::regproc
-                UNION ALL
-                SELECT a.atttypid FROM pg_attribute a
-                WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-            ) AS inside
-        )
         SELECT
-        FROM part
-        JOIN pg_type t ON t.oid = part.oid
-        WHERE t.typtype NOT IN ('d', 'c') AND t.typsubscript <> 'array_subscript_handler'::regproc
+        FROM pg_type t
+        WHERE t.oid = ANY (made_of.types) AND t.typtype NOT IN ('d', 'c') AND t.typsubscript <> 'array_subscript_handler'::regproc
           AND (t.typtype <> 'e' OR EXISTS (SELECT FROM pg_cast x WHERE x.castsource = t.oid AND x.casttarget = 'json'::regtype))
           AND t.oid <> ALL ('{{bool,int2,int4,int8,numeric,text,varchar,bpchar,name,"\"char\"",uuid,json,jsonb,date,time,timestamp,timestamptz,'
               'inet,cidr,macaddr,macaddr8,oid,bit,varbit}}'::regtype[])
     ) AS is_plain,
-    (WITH RECURSIVE part AS (
-            SELECT a.atttypid AS oid FROM pg_attribute a
-            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-            UNION
-            SELECT inside.oid
-            FROM part
-            JOIN pg_type t ON t.oid = part.oid
-            CROSS JOIN LATERAL (
-                SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
-                UNION ALL
-                SELECT t.typelem WHERE t.typsubscript = 'array_subscript_handler'::regproc
-                UNION ALL
-                SELECT a.atttypid FROM pg_attribute a
-                WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
-            ) AS inside
-        )
-        SELECT min(concat(k.function, ' of the role "', k.owner, '"'))
-        FROM foreign_cast k WHERE EXISTS (SELECT FROM foreign_cast) AND k.source IN (SELECT oid FROM part)
-    ) AS foreign_cast,
+    (SELECT min(concat(k.function, ' of the role "', k.owner, '"'))
+     FROM foreign_cast k WHERE k.source = ANY (made_of.types)) AS foreign_cast,
     -- tgtype: 1 is FOR EACH ROW, 2 BEFORE, 4 INSERT, 8 DELETE, 16 UPDATE, 32 TRUNCATE, 64 INSTEAD OF.
     (SELECT min(t.tgname) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
      WHERE t.tgrelid = c.oid AND NOT t.tgisinternal AND t.tgtype & (1 | 2 | 64) = 1
@@ -115,4 +81,24 @@ JOIN pg_class c ON c.oid = member.oid
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_class root ON root.oid = member.root
 JOIN pg_namespace root_n ON root_n.oid = root.relnamespace
+-- The types of its columns. Domains are their base types too, arrays and composite types what they consist of.
+CROSS JOIN LATERAL (
+    WITH RECURSIVE part AS (
+        SELECT a.atttypid AS oid FROM pg_attribute a
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION
+        SELECT inside.oid
+        FROM part
+        JOIN pg_type t ON t.oid = part.oid
+        CROSS JOIN LATERAL (
+            SELECT t.typbasetype AS oid WHERE t.typtype = 'd'
+            UNION ALL
+            SELECT t.typelem WHERE t.typsubscript = 'array_subscript_handler'::regproc
+            UNION ALL
+            SELECT a.atttypid FROM pg_attribute a
+            WHERE t.typtype = 'c' AND a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        ) AS inside
+    )
+    SELECT array_agg(oid) AS types FROM part
+) AS made_of
 ORDER BY root_n.nspname, root.relname, member.level, n.nspname, c.relname
