@@ -37,13 +37,16 @@ from cdc_bridge.statements import statement
 from tests.schema.telling import attach_tables
 from tests.support.budget import examples
 from tests.support.server import Database, Server
+from tests.support.supabase import AUTH
 
 ROWS = 40
 PEOPLE = "SET LOCAL search_path = public, ext"
 OURS = "SET LOCAL search_path = pg_catalog, pg_temp"
 
-SCHEMA = r"""
-CREATE SCHEMA ext; CREATE SCHEMA evil; CREATE SCHEMA auth;
+SCHEMA = (
+    AUTH
+    + r"""
+CREATE SCHEMA ext; CREATE SCHEMA evil;
 CREATE EXTENSION citext SCHEMA ext;
 CREATE TYPE mood AS ENUM ('sad', 'Ok', 'it''s "fine"');
 CREATE TYPE "Odd Mood" AS ENUM ('sad', 'Ok');
@@ -58,36 +61,6 @@ DO $$ BEGIN
 EXCEPTION WHEN feature_not_supported THEN -- a server without ICU
     CREATE COLLATION loose FROM "C";
 END $$;
-
--- As Supabase has them.
-CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE AS $$
-  select
-  coalesce(
-    nullif(current_setting('request.jwt.claim.sub', true), ''),
-    (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'sub')
-  )::uuid
-$$;
-CREATE FUNCTION auth.role() RETURNS text LANGUAGE sql STABLE AS $$
-  select
-  coalesce(
-    nullif(current_setting('request.jwt.claim.role', true), ''),
-    (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'role')
-  )::text
-$$;
-CREATE FUNCTION auth.email() RETURNS text LANGUAGE sql STABLE AS $$
-  select
-  coalesce(
-    nullif(current_setting('request.jwt.claim.email', true), ''),
-    (nullif(current_setting('request.jwt.claims', true), '')::jsonb ->> 'email')
-  )::text
-$$;
-CREATE FUNCTION auth.jwt() RETURNS jsonb LANGUAGE sql STABLE AS $$
-  select
-    coalesce(
-        nullif(current_setting('request.jwt.claim', true), ''),
-        nullif(current_setting('request.jwt.claims', true), '')
-    )::jsonb
-$$;
 CREATE FUNCTION me() RETURNS text LANGUAGE sql STABLE RETURN lower(auth.jwt() ->> 'email');
 CREATE FUNCTION mine() RETURNS uuid LANGUAGE sql STABLE BEGIN ATOMIC SELECT auth.uid(); END;
 CREATE FUNCTION teams() RETURNS text[] LANGUAGE sql STABLE SET search_path = ''
@@ -107,6 +80,7 @@ CREATE FUNCTION evil.late() RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN auth.
 CREATE FUNCTION evil.looked_up() RETURNS text LANGUAGE sql AS 'select label from public.other limit 1';
 CREATE FUNCTION evil.loose() RETURNS address LANGUAGE sql AS 'select auth.jwt() ->> ''email''';
 """
+)
 
 UUIDS = ["8506b1cd-0000-4000-8000-00000000000a", "ffffffff-ffff-ffff-ffff-ffffffffffff"]
 TEXTS = [

@@ -22,6 +22,9 @@ from tests.support.server import Database, Server
 
 SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"
 ROLES = ("anon", "authenticated", "service_role")
+AUTH = (Path(__file__).parent / "auth.sql").read_text()
+"""The functions by which policies ask for claims."""
+
 SCHEMA = Path(__file__).parent.parent / "bridge" / "supabase.sql"
 
 _MAKE_ROLES = """
@@ -117,7 +120,7 @@ def supabase(database: Database) -> Iterator[Place]:
     roles = RoleNames(f"cdc_owner_{suffix}", f"authenticator_{suffix}", ROLES)
     app = f"app_{suffix}"
     database.execute(f"CREATE ROLE {app}; ALTER DATABASE {database.name} OWNER TO {app}")
-    database.execute(f"SET ROLE {app};" + SCHEMA.read_text())
+    database.execute(f"SET ROLE {app};" + AUTH + SCHEMA.read_text())
     database.execute(script(roles, "cdc"))
     database.execute(f"GRANT USAGE ON SCHEMA private TO {roles.runtime}")  # as docs/limits.md says
     try:
