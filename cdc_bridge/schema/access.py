@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 from psycopg.rows import tuple_row
 
 from cdc_bridge.access import Access, RowPolicy, TableAccess
@@ -21,7 +22,10 @@ from cdc_bridge.statements import statement
 log = logging.getLogger(__name__)
 
 LOCK_LIMIT = "1s"
-"""To print a policy PostgreSQL locks its table. What cannot be printed now is asked for again."""
+LOCK_LIMIT_EACH = "10ms"
+"""To print a policy PostgreSQL locks its table. What cannot be printed now is asked for again, and until then it lets
+nothing through; other tables do not wait for it.
+"""
 
 
 NO_POLICIES = "[]"
@@ -58,23 +62,26 @@ class AccessReader:
         self._hint = ""
         self._digest = ""
         self._problems: Mapping[str, str] = {}
+        self._unprinted: frozenset[int] = frozenset()
+        self._tries = 0
 
     async def fingerprint(self, connection: AsyncConnection[Any]) -> str:
-        """Changes whenever `read` would return something else. Raises `NotInstalled`."""
+        """Changes whenever `read` would return something else, or might. Raises `NotInstalled`."""
         hint = await _hint(connection)
         if hint != self._hint:
             tables, policies = await self._fetch(connection)
             functions = await _functions(connection) if policies != NO_POLICIES else ()
             self._digest = hashlib.blake2b(repr((tables, policies, functions)).encode(), digest_size=16).hexdigest()
             self._hint = hint
-        return self._digest
+        self._tries += 1
+        return f"{self._digest} {self._tries}" if self._unprinted else self._digest
 
     async def read(self, connection: AsyncConnection[Any]) -> Access:
         """Raises `NotInstalled`."""
         tables, policies = await self._fetch(connection)
         rows = _decode_policies(policies)
         await self._print(connection, rows)
-        known = {row.oid: _policy(row, self._printed.get((row.oid, row.digest), "")) for row in rows}
+        known = {row.oid: _policy(row, self._printed.get((row.oid, row.digest))) for row in rows}
         access: dict[str | None, dict[int, TableAccess]] = {}
         for row in _decode_tables(tables):
             access.setdefault(row.reader, {})[row.table] = _table(row, known)
@@ -94,14 +101,38 @@ class AccessReader:
 
     async def _print(self, connection: AsyncConnection[Any], rows: Sequence[_PolicyRow]) -> None:
         """What is not known yet; what there is no more is forgotten."""
-        wanted = {row.oid: (row.oid, row.digest) for row in rows}
+        wanted = {row.oid: (row.oid, row.digest) for row in rows if not row.says_nothing}
         printed = {key: text for key, text in self._printed.items() if wanted.get(key[0]) == key}
         if missing := [oid for oid, key in wanted.items() if key not in printed]:
-            async with connection.transaction():
-                await connection.execute(statement("queries/limit_lock"), {"limit": LOCK_LIMIT})
-                cursor = await connection.execute(statement("queries/policies"), {"oids": missing})
-                printed.update({wanted[oid]: text for oid, text in await cursor.fetchall()})
+            printed.update({wanted[oid]: text for oid, text in (await _texts(connection, missing)).items()})
         self._printed = printed
+        self._note_unprinted(frozenset(oid for oid, key in wanted.items() if key not in printed))
+
+    def _note_unprinted(self, oids: frozenset[int]) -> None:
+        if new := oids - self._unprinted:
+            log.warning(
+                "what policies say cannot be read, so whom they concern is told of no changes for now",
+                extra=facts(policies=len(new), reason="somebody has locked their tables"),
+            )
+        self._unprinted = oids
+
+
+async def _texts(connection: AsyncConnection[Any], oids: Sequence[int]) -> dict[int, str]:
+    """What policies say; nothing of those whose tables somebody keeps locked."""
+    with suppress(errors.LockNotAvailable):
+        return await _texts_at_once(connection, oids, LOCK_LIMIT)
+    found: dict[int, str] = {}
+    for oid in oids:
+        with suppress(errors.LockNotAvailable):
+            found |= await _texts_at_once(connection, [oid], LOCK_LIMIT_EACH)
+    return found
+
+
+async def _texts_at_once(connection: AsyncConnection[Any], oids: Sequence[int], limit: str) -> dict[int, str]:
+    async with connection.transaction():
+        await connection.execute(statement("queries/limit_lock"), {"limit": limit})
+        cursor = await connection.execute(statement("queries/policies"), {"oids": oids})
+        return dict(await cursor.fetchall())
 
 
 async def _hint(connection: AsyncConnection[Any]) -> str:
@@ -121,11 +152,15 @@ async def _functions(connection: AsyncConnection[Any]) -> tuple[SqlFunction, ...
     )
 
 
-def _policy(row: _PolicyRow, expression: str) -> RowPolicy:
+def _policy(row: _PolicyRow, expression: str | None) -> RowPolicy:
+    """What could not be printed has another digest than what is printed later, so that all get fresh data then."""
+    digest = row.digest
     if row.says_nothing:  # it lets nothing through by itself, and keeps nothing out
         expression = "false" if row.is_permissive else "true"
+    elif expression is None:
+        expression, digest = "false", f"{row.digest} unknown"
     obstacle = "it uses the whole row, or a system column" if row.needs_whole_row else ""
-    return RowPolicy(row.name, expression, tuple(row.columns), row.is_permissive, row.digest, obstacle)
+    return RowPolicy(row.name, expression, tuple(row.columns), row.is_permissive, digest, obstacle)
 
 
 def _table(row: _TableRow, known: Mapping[int, RowPolicy]) -> TableAccess:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from unittest.mock import Mock
 
+import psycopg
 import pytest
 
 from cdc_bridge.errors import RequestError
@@ -76,6 +77,24 @@ async def test_policy_that_can_be_judged_no_more_ends_all_whom_it_concerns_and_n
             assert (answer["type"], answer["error"]["code"]) == ("subscribe", "FORBIDDEN")
         place.database.execute(f"INSERT INTO notes VALUES (8, '{ANN}', 'new')")
         assert ids(await ann.until(uid="notes", event="create")) == [8]
+
+
+@pytest.mark.once
+async def test_locked_table_of_which_a_policy_is_new_stops_no_other(place: Place) -> None:
+    """PostgreSQL locks a table to print its policies."""
+    with psycopg.connect(place.database.dsn) as locker:
+        locker.execute("LOCK TABLE notes IN ACCESS EXCLUSIVE MODE")
+        async with bridge(place) as running, person(running, place.user, ANN) as ann:
+            await follow(ann, "judged")
+            await ann.send({"type": "subscribe", "collection": "notes", "uid": "notes"})
+            place.database.execute(f"INSERT INTO judged VALUES (7, '{ANN}', 'x')")
+            assert ids(await ann.until(uid="judged")) == [7]
+            locker.rollback()
+            assert ids(await ann.until(uid="notes")) == [1, 3]
+            place.database.execute(f"INSERT INTO notes VALUES (8, '{ANN}', 'new')")
+            seen: set[int] = set()
+            while 8 not in seen:  # by an event, or in the fresh data that come when the policy is known
+                seen.update(ids(await ann.until(uid="notes")))
 
 
 @pytest.mark.once
