@@ -8,7 +8,7 @@ ENV = env -u PYTHONPATH -u PYTHONHOME
 # A server older than the embedded one, for the second run of the database's tests: the first of these that is here.
 OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17 16 14,/usr/lib/postgresql/$(v)/bin/postgres))))
 
-.PHONY: demo test lint lock bench torture docker-test clean
+.PHONY: demo test lint lock audit bench torture docker-test clean
 
 # Options of the demo: make demo ARGS="--port 0"
 demo: .venv-demo/ready
@@ -43,6 +43,11 @@ lock: .venv-lock/installed
 	$(LOCK) --output-file requirements/demo.txt --extra demo
 	$(LOCK) --output-file requirements/test.txt --extra test
 
+# Before a release: whether anything that we pin is known to be vulnerable. It asks a service on the Internet.
+audit: .venv-audit/installed
+	@for part in runtime demo; do \
+	    $(ENV) .venv-audit/bin/python -m pip_audit --strict --disable-pip --require-hashes --requirement requirements/$$part.txt || exit; done
+
 # Everything, or a part of durable mode: make bench ARGS="commits --rounds 3"; its other parts are bulk, latency, large. What
 # queries and rights cost is shown by benchmarks.matching, sharing, crowd, rights and hardening.
 bench: .venv/ready
@@ -61,12 +66,17 @@ docker-test: .venv/ready
 	bash docker/test.sh
 
 clean:
-	rm -rf .venv .venv-demo .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-audit .venv-demo .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv-lock/installed:
 	$(call make-environment,.venv-lock)
 	@$(ENV) .venv-lock/bin/python $(PIP) install uv
+	@touch $@
+
+.venv-audit/installed:
+	$(call make-environment,.venv-audit)
+	@$(ENV) .venv-audit/bin/python $(PIP) install pip-audit
 	@touch $@
 
 .venv-demo/installed: requirements/demo.txt
