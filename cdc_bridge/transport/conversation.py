@@ -25,15 +25,15 @@ from cdc_bridge.protocol import Authenticate, CloseCode, ReadItems, Subscribe, U
 from cdc_bridge.session import Abuse, Received, Reply, Request, Session
 from cdc_bridge.standing import GoOn, Identity, Moment, Say, Standing, Step, Suspend, TurnAway, no_users, token_expired
 from cdc_bridge.subscription import Uid, uid_text
+from cdc_bridge.transport.line import Line
 from cdc_bridge.transport.outlet import SocketOutlet
 
 log = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
 
-REQUESTS_MAX = 100
 WAITING_BYTES_MAX = 4 * 1024 * 1024
-"""Requests of one client that wait for their turn. Past either bound we stop reading from the client."""
+"""Of requests that wait for their turn."""
 
 UNPROVED_BYTES_MAX = 64 * 1024
 """The same of a client of which nothing is known yet."""
@@ -67,9 +67,7 @@ class Conversation:
         self._standing = standing
         self._identify = identify
         self._ping_interval_s = ping_interval_s
-        self._requests: asyncio.Queue[tuple[Request | Reply, int]] = asyncio.Queue(REQUESTS_MAX)
-        self._line = asyncio.Condition()
-        self._waiting_bytes = 0
+        self._line = Line(self._waiting_bytes_max)
         self._at_the_broker = asyncio.Lock()
         self._work: asyncio.Task[Any] | None = None
         self._other_times = asyncio.Event()
@@ -107,7 +105,7 @@ class Conversation:
                 self._outlet.close(CloseCode.POLICY_VIOLATION, reason)
             case Authenticate():
                 self._standing.announce()
-                await self._wait_in_line(received, size_bytes)
+                await self._line.join(received, size_bytes)
             case _ if self._standing.is_awaited and not self._standing.is_judged:
                 await self._take(self._standing.turn_away())
             case None:
@@ -115,15 +113,8 @@ class Conversation:
             case Reply(frame) if not self._standing.is_judged:
                 self._outlet.reply(frame)
             case _:
-                await self._wait_in_line(received, size_bytes)
+                await self._line.join(received, size_bytes)
 
-    async def _wait_in_line(self, request: Request | Reply, size_bytes: int) -> None:
-        async with self._line:
-            await self._line.wait_for(lambda: self._waiting_bytes <= self._waiting_bytes_max)
-        self._waiting_bytes += size_bytes
-        await self._requests.put((request, size_bytes))
-
-    @property
     def _waiting_bytes_max(self) -> int:
         return UNPROVED_BYTES_MAX if self._standing.is_awaited else WAITING_BYTES_MAX
 
@@ -132,14 +123,11 @@ class Conversation:
     async def _serve(self) -> None:
         """Carry out requests in their order, away from the reader, so that a slow one stops no ping."""
         while True:
-            request, size_bytes = await self._requests.get()
-            await asyncio.sleep(0)  # as above
-            await self._take(self._standing.due(now()))
-            if not self._standing.is_over:
-                await self._carry_out(request)
-            async with self._line:
-                self._waiting_bytes -= size_bytes
-                self._line.notify()
+            async with self._line.first() as request:
+                await asyncio.sleep(0)  # as above
+                await self._take(self._standing.due(now()))
+                if not self._standing.is_over:
+                    await self._carry_out(request)
 
     async def _carry_out(self, request: Request | Reply) -> None:
         match request:
