@@ -51,6 +51,7 @@ class PooledCatalogReader:
         schema: str,
         names: Mapping[str, str],
         relations: Mapping[str, str] = MappingProxyType({}),
+        *,
         roles: Sequence[str] = (),
     ) -> None:
         self._pool = pool
