@@ -25,6 +25,7 @@ from cdc_bridge.auth.static_tokens import StaticToken
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.errors import SubscriptionRefused
 from cdc_bridge.options import Revision
+from tests.core.test_standing import EXPIRED, HANDSHAKE_FAILED, TIMED_OUT
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.budget import examples
@@ -49,18 +50,6 @@ CREATE POLICY own ON notes USING (owner = current_setting('request.jwt.claims', 
 GRANT SELECT ON notes, news TO cdc_test_reader;
 GRANT SELECT ON news TO cdc_test_anon;
 """
-
-HANDSHAKE_FAILED = {
-    "type": "auth",
-    "status": "error",
-    "error": {"code": "AUTH_FAILED", "message": "Authentication handshake failed."},
-}
-EXPIRED = {"type": "auth", "status": "error", "error": {"code": "TOKEN_EXPIRED", "message": "Token expired."}}
-TIMED_OUT = {
-    "type": "auth",
-    "status": "error",
-    "error": {"code": "AUTH_TIMEOUT", "message": "Authentication timed out."},
-}
 
 
 def failed(uid: Any) -> dict[str, Any]:
