@@ -17,7 +17,7 @@ from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.interpreter import Interpreter
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation
-from cdc_bridge.errors import SourceUnavailable, invalid_payload
+from cdc_bridge.errors import RequestError, SourceUnavailable, invalid_payload
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import CatalogReader
@@ -160,4 +160,10 @@ class CatalogWatch:
         return understood.narrowed(subscription)
 
     def _judge(self, catalog: Catalog, subscription: Subscription, collection: Collection) -> Subscription:
-        return self.judge(subscription, collection.name, catalog)
+        try:
+            return self.judge(subscription, collection.name, catalog)
+        except (RequestError, Unspelled, Unanswered):
+            raise
+        except Exception as error:  # nor may one whom we stumble over keep all the others from what is new
+            log.exception("a subscription cannot be judged by a new catalog")
+            raise RequestError("SERVICE_UNAVAILABLE", "The subscription cannot be served any more.") from error

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 from unittest.mock import Mock
 
 import psycopg
 import pytest
 
+from cdc_bridge.broker.permits import Permits
 from cdc_bridge.errors import RequestError
 from cdc_bridge.filters.filter import Policy
 from cdc_bridge.questions import Case
@@ -77,6 +79,25 @@ async def test_policy_that_can_be_judged_no_more_ends_all_whom_it_concerns_and_n
             assert (answer["type"], answer["error"]["code"]) == ("subscribe", "FORBIDDEN")
         place.database.execute(f"INSERT INTO notes VALUES (8, '{ANN}', 'new')")
         assert ids(await ann.until(uid="notes", event="create")) == [8]
+
+
+@pytest.mark.once
+async def test_somebody_over_whom_we_stumble_ends_alone(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in the claims of a token, rights change for everybody else."""
+    async with ann_and_bob(place) as (ann, bob):
+        for client in (ann, bob):
+            await follow(client, "notes")
+
+        def rights(_: Permits, viewer: Viewer, *more: Any) -> bytes:
+            if ANN in viewer.claims:
+                raise RecursionError
+            return b"others"
+
+        monkeypatch.setattr(Permits, "rights", rights)
+        place.execute("REVOKE SELECT (text) ON notes FROM {role}", place.user)
+        answer = await ann.until(uid="notes")
+        assert (answer["type"], answer["error"]["code"]) == ("subscribe", "SERVICE_UNAVAILABLE")
+        assert (await bob.until(uid="notes"))["data"] == [{"id": 2, "owner": BOB, "room": 2}]
 
 
 @pytest.mark.once
