@@ -890,7 +890,8 @@ async def test_strings_of_clients_stay_strings(place: Place) -> None:
 
 def assert_is_harmless(answer: Message, *about: str) -> None:
     assert answer["type"] in ("subscription", "items", "subscribe", "server"), (about, answer)
-    assert not any(word in json.dumps(answer) for word in (BOB, "sesame", "needle", "p2")), (about, answer)
+    readable = json.dumps({name: said for name, said in answer.items() if name != "cursor"})  # which is encrypted
+    assert not any(word in readable for word in (BOB, "sesame", "needle", "p2")), (about, answer)
     if answer.get("status") == "error":
         assert answer["error"]["code"] in ("FORBIDDEN", "INVALID_QUERY", "INVALID_PAYLOAD"), (about, answer)
 
