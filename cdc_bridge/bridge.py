@@ -113,6 +113,7 @@ class Bridge:
         return [
             broker.listen(),
             broker.watch_catalog(CATALOG_INTERVAL_S),
+            broker.serve_slow_readings(),
             broker.serve_resumes(),
             broker.serve_stale(),
             custodian.watch(CUSTODY_INTERVAL_S),

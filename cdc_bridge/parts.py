@@ -16,6 +16,7 @@ from cdc_bridge.auth.roles import Roles
 from cdc_bridge.auth.tokens import Verifier
 from cdc_bridge.broker.broker import Broker
 from cdc_bridge.broker.desk import ASKING_MAX
+from cdc_bridge.broker.loader import SLOW_WORKERS
 from cdc_bridge.capture.connection import KEEPALIVES
 from cdc_bridge.capture.log import LogCapture, LogOptions
 from cdc_bridge.capture.log_reader import PooledLogReader
@@ -64,7 +65,7 @@ class Pools:
 async def open_pools(options: BridgeOptions) -> AsyncIterator[Pools]:
     async with (
         _pool(options, CATALOG_CONNECTIONS) as catalog,
-        _pool(options, options.snapshot_concurrency + ASKING_MAX + REFRESHERS) as data,
+        _pool(options, options.snapshot_concurrency + SLOW_WORKERS + ASKING_MAX + REFRESHERS) as data,
         _pool(options, RESUMES_MAX + ASKING_MAX) as log,
         _pool(options, 1) as arbiter,
         _pool(options, CLIENTS_CONNECTIONS) as clients,

@@ -99,6 +99,10 @@ class Broker:
         """One worker: read the initial data that is waited for."""
         await self._loader.serve()
 
+    async def serve_slow_readings(self) -> None:
+        """Read, a few at the same time, what takes longer than others should wait for."""
+        await self._loader.serve_slow()
+
     async def serve_resumes(self) -> None:
         """Tell clients that come back what they have missed, a few at the same time."""
         if self._resumer is not None:

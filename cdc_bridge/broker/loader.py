@@ -1,14 +1,15 @@
 """Reads the initial data that are waited for. Equal readings are read once, and where many wait, many at once.
 
 Policy: what cannot be read now is ordered again after a while, in which others are served; what can never be read ends
-its subscriptions, and no others.
+its subscriptions, and no others. What takes longer than others should wait for is given up, and read in a line of its
+own, where it waits for its like only; and so is, for a while, whatever asks the same of the same table.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
@@ -16,6 +17,7 @@ from cdc_bridge.catalog import Catalog
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read
 from cdc_bridge.hub.follower import Anchor, Reading
 from cdc_bridge.hub.hub import Hub
+from cdc_bridge.hub.readings import Readings
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import Asked, InitialData, Reader
 from cdc_bridge.projection import Projection
@@ -29,6 +31,14 @@ TOGETHER_MAX = 50
 ALONE_MAX = 4
 """Of these at the same time, where one has kept the others from being read: what waits for a lock holds up few."""
 
+PATIENCE_S = 3.0
+"""For a reading that is read alone, as long as others may wait for it."""
+
+SLOW_WORKERS = 2
+SLOW_FOR_S = 60.0
+SLOW_KINDS_MAX = 1000
+"""What has been slow, of which only hashes are kept; past it all are forgotten, and cost `PATIENCE_S` again."""
+
 
 class Loader:
     """See the module's docstring."""
@@ -41,13 +51,33 @@ class Loader:
         self._agenda = agenda
         self._catalog = catalog
         self._retry_delay_s = retry_delay_s
+        self._slow = Readings()
+        self._slow_ordered = asyncio.Event()
+        self._slow_until_s: dict[int, float] = {}
 
     async def serve(self) -> None:
         """One worker, for ever. Several can run side by side."""
         while True:
             await self._load_all(await self._agenda.next_data(TOGETHER_MAX))  # and keep none of them while we wait
 
+    async def serve_slow(self) -> None:
+        """All workers of what is slow, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(SLOW_WORKERS):
+                tasks.create_task(self._serve_slow())
+
+    async def _serve_slow(self) -> None:
+        while True:
+            await self._slow_ordered.wait()
+            if not self._slow:
+                self._slow_ordered.clear()
+                continue
+            equal = self._slow.take()
+            if any(reading.current for reading in equal):
+                await self._load(equal)
+
     async def _load_all(self, waiting: Sequence[list[Reading]]) -> None:
+        waiting = [equal for equal in waiting if not self._is_slow(equal)]
         together = [equal for equal in waiting if not equal[0].subscription.query.meta]
         done = len(together) > 1 and await self._load_together(together)
         turns = asyncio.Semaphore(ALONE_MAX)
@@ -58,8 +88,34 @@ class Loader:
 
     async def _load_alone(self, turns: asyncio.Semaphore, equal: list[Reading]) -> None:
         async with turns:
-            if any(reading.current for reading in equal):  # they may have gone while others were read
-                await self._load(equal)
+            if self._is_slow(equal) or not any(reading.current for reading in equal):  # both can have come meanwhile
+                return
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await self._load(equal)
+            except TimeoutError:
+                self._note_slow(equal)
+
+    def _is_slow(self, equal: list[Reading]) -> bool:
+        """Whether it has been taken to the line of those that are."""
+        until_s = self._slow_until_s.get(hash(_kind(equal[0])), 0.0)
+        if until_s <= asyncio.get_running_loop().time():
+            return False
+        self._wait_with_slow(equal)
+        return True
+
+    def _note_slow(self, equal: list[Reading]) -> None:
+        if len(self._slow_until_s) >= SLOW_KINDS_MAX:
+            self._slow_until_s.clear()
+        self._slow_until_s[hash(_kind(equal[0]))] = asyncio.get_running_loop().time() + SLOW_FOR_S
+        log.info("initial data take long", extra=facts(collection=equal[0].subscription.collection.name))
+        self._wait_with_slow(equal)
+
+    def _wait_with_slow(self, equal: list[Reading]) -> None:
+        for reading in equal:
+            if reading.current:
+                self._slow.add(reading)
+                self._slow_ordered.set()
 
     async def _load_together(self, waiting: Sequence[list[Reading]]) -> bool:
         """False when one of them is in the way of the others: each has to be read alone to know which."""
@@ -125,6 +181,12 @@ class Loader:
             self._agenda.order(reading for reading in readings if reading.current)
 
         asyncio.get_running_loop().call_later(self._retry_delay_s, order)
+
+
+def _kind(reading: Reading) -> Hashable:
+    """What takes long of one takes long of all of these, whoever they are: a policy is judged as slowly for each."""
+    subscription = reading.subscription
+    return subscription.collection.relation_id, subscription.query, subscription.sight.viewer.role
 
 
 def _asked(reading: Reading) -> Asked:

@@ -70,13 +70,21 @@ class Tables:
     away: bool = False
     renewals: int = 0
     found: bool = True
+    slow_limit: int | None = None
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
+    slow_readings: int = 0
 
     async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
+        if any(each.query.limit == self.slow_limit for each in asked):
+            raise SourceUnavailable("it took too long")
         return [await self.read(each, catalog) for each in asked]
 
     async def read(self, asked: Asked, catalog: Catalog) -> InitialData:
         await asyncio.sleep(0)
         self.readings += 1
+        if asked.query.limit == self.slow_limit:
+            self.slow_readings += 1
+            await self.go_on.wait()
         if self.troubles:
             raise self.troubles.pop(0)
         return InitialData(snapshot(self.xmax, self.xmax), (b'{"id":0}',), more=False)
@@ -152,6 +160,7 @@ async def scene(
         running = [
             tasks.create_task(broker.listen()),
             tasks.create_task(broker.serve_resumes()),
+            tasks.create_task(broker.serve_slow_readings()),
             *(tasks.create_task(broker.serve_readings()) for _ in range(2)),
         ]
         yield Scene(stream, tables, broker, Recorder())
@@ -656,3 +665,35 @@ async def test_truncate_that_was_missed_empties_the_table_and_a_partition_alone_
         await s.broker.subscribe(s.client, request)
         await s.quiet()
         assert s.client.take() == [("open",), ("resumed",), RESYNC]
+
+
+async def test_readings_that_take_long_hold_up_their_like_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of them there are, and whoever asks for something else."""
+    monkeypatch.setattr("cdc_bridge.broker.loader.PATIENCE_S", 0.01)
+    async with scene() as s:
+        s.stream.say(Listening())
+        s.tables.slow_limit = 7
+        patient = [Recorder() for _ in range(20)]
+        for number, client in enumerate(patient):
+            query = {"limit": 7, "filter": {"id": {"_gt": number}}}
+            await s.broker.subscribe(client, replace(SUBSCRIBE, query=query))
+        for _ in range(3):
+            quick = Recorder()
+            await s.broker.subscribe(quick, SUBSCRIBE)
+            await _told(s, quick)
+        begun = s.tables.slow_readings
+        late = Recorder()
+        await s.broker.subscribe(late, replace(SUBSCRIBE, query={"limit": 7, "filter": {"id": {"_gt": 0}}}))
+        await s.broker.subscribe(quick := Recorder(), SUBSCRIBE)
+        await _told(s, quick)
+        assert s.tables.slow_readings == begun  # what was slow a moment ago is not tried among the others
+        s.tables.go_on.set()
+        for client in (*patient, late):
+            await _told(s, client)
+
+
+async def _told(s: Scene, client: Recorder) -> None:
+    """Wait until it has its data."""
+    async with asyncio.timeout(10):
+        while INIT not in client.said:
+            await s.quiet()
