@@ -14,11 +14,15 @@ OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17
 demo: .venv-demo/ready
 	@exec $(ENV) .venv-demo/bin/python -m cdc_bridge demo $(ARGS)
 
+# On both servers side by side. What the newest one says comes last: its log is shown from when the older one is done.
+NEWEST_LOG = .venv/newest.log
+
 test: lint
-	@failed=; \
+	@: >$(NEWEST_LOG); failed=; \
+	$(ENV) .venv/bin/python -m pytest >$(NEWEST_LOG) 2>&1 & newest=$$!; trap "kill $$newest 2>/dev/null" INT TERM; \
 	if [ -n "$(OLDER_PG_BIN)" ]; then \
-	    echo "== The database's tests on the older server in $(OLDER_PG_BIN)"; \
-	    $(ENV) CDC_BRIDGE_TEST_PG_BIN="$(OLDER_PG_BIN)" .venv/bin/python -m pytest -m "database and not once" \
+	    echo "== The database's tests on the older server in $(OLDER_PG_BIN); beside it all tests run on the newest one"; \
+	    $(ENV) CDC_BRIDGE_TEST_PG_BIN="$(OLDER_PG_BIN)" .venv/bin/python -m pytest -p no:cacheprovider -m "database and not once" \
 	        || failed="on the older server"; \
 	else \
 	    echo "== ATTENTION: no older PostgreSQL (Debian's postgresql-17 or -15) is installed here:"; \
@@ -26,7 +30,9 @@ test: lint
 	fi; \
 	if [ -n "$$failed" ]; then echo "== FAILED $$failed, see above; now all tests, on the newest server"; \
 	else echo "== All tests, on the newest server"; fi; \
-	$(ENV) .venv/bin/python -m pytest || failed="$$failed on the newest server"; \
+	tail -n +1 -f $(NEWEST_LOG) & showing=$$!; \
+	wait $$newest || failed="$$failed on the newest server"; \
+	sleep 1; kill $$showing; wait $$showing 2>/dev/null; \
 	[ -z "$$failed" ] || { echo "== FAILED $$failed"; exit 1; }
 
 lint: .venv/ready

@@ -29,6 +29,9 @@ def in_our_words(error: Exception, collection: Collection) -> Exception:
         case errors.InsufficientPrivilege():
             log.info("a role may not read a table", extra=facts(collection=collection.name, reason=sentence(error)))
             return forbidden_collection(collection.name)
+        case errors.InvalidObjectDefinition():  # policies that lead back to themselves let nobody read
+            log.error("data cannot be read", extra=facts(collection=collection.name, reason=sentence(error)))
+            return forbidden_collection(collection.name)
         case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
             return SourceChanged(str(error))
         case _ if isinstance(error, _TOO_LARGE):
