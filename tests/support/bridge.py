@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import signal
 import urllib.error
 import urllib.request
@@ -71,8 +72,21 @@ async def running_bridge(
         yield RunningBridge(url, _http(url), running, bridge.reload)
     finally:
         bridge.stop()
-        async with asyncio.timeout(STOPS_WITHIN_S):
-            await running
+        await asyncio.wait({running}, timeout=STOPS_WITHIN_S)
+        if not running.done():
+            print(_stacks())  # what it waits for would be lost with it
+            raise AssertionError(
+                f"the bridge has not ended within {STOPS_WITHIN_S} s; where its tasks are is on stdout"
+            )
+        await running
+
+
+def _stacks() -> str:
+    """Of all tasks of the loop."""
+    text = io.StringIO()
+    for task in asyncio.all_tasks():
+        task.print_stack(file=text)
+    return text.getvalue()
 
 
 class BridgeProcess:
