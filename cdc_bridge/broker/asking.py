@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
+from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.change import Change
 from cdc_bridge.errors import SourceUnavailable
 from cdc_bridge.hub.weighing import Weighing
@@ -41,6 +42,7 @@ class Asking:
                 arbiter.complete if arbiter else _nobody,
             )
         except SourceUnavailable as error:
+            check_still_wanted()
             log.warning("changes cannot be judged, those concerned start anew", extra=facts(reason=str(error)))
             _fail(weighings, str(error))
         except Exception:  # a question that we stumble over must not end the stream of all the others

@@ -15,6 +15,7 @@ from functools import partial
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.interpreter import Interpreter
+from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation
 from cdc_bridge.errors import RequestError, SourceUnavailable, invalid_payload
@@ -55,6 +56,7 @@ class CatalogWatch:
     async def watch(self, interval_s: float) -> None:
         """Look for changed tables that no row change has told of, for ever."""
         while True:
+            check_still_wanted()
             await asyncio.sleep(interval_s)
             try:
                 repaired = await self._reader.repair()
@@ -63,6 +65,7 @@ class CatalogWatch:
                     if collection.relation in repaired:
                         self._agenda.order(self._hub.hold(collection.relation_id))
             except SourceUnavailable as error:
+                check_still_wanted()
                 log.debug("the catalog cannot be read", extra=facts(reason=str(error)))
 
     async def refresh(self) -> None:
@@ -110,6 +113,7 @@ class CatalogWatch:
             try:
                 return await self.refresh()
             except SourceUnavailable as error:
+                check_still_wanted()
                 log.warning("the catalog cannot be read, trying again", extra=facts(reason=str(error)))
                 await asyncio.sleep(self._retry_delay_s)
 

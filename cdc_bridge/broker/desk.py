@@ -16,6 +16,7 @@ from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
 from cdc_bridge.broker.interpreter import Interpreter, Understood
+from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.catalog import Catalog
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read, forbidden_item
 from cdc_bridge.hub.follower import Follower, Outlet
@@ -164,6 +165,7 @@ class Desk:
                     log.error("data cannot be read", extra=facts(reason=str(error)))
                     raise cannot_be_read() from error
             except SourceUnavailable as error:
+                check_still_wanted()
                 log.info("the database cannot be reached, trying again", extra=facts(reason=str(error)))
             await asyncio.sleep(self._retry_delay_s)
 

@@ -13,6 +13,7 @@ from collections.abc import Hashable, Sequence
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
+from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.catalog import Catalog
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read
 from cdc_bridge.hub.follower import Anchor, Reading
@@ -58,6 +59,7 @@ class Loader:
     async def serve(self) -> None:
         """One worker, for ever. Several can run side by side."""
         while True:
+            check_still_wanted()
             await self._load_all(await self._agenda.next_data(TOGETHER_MAX))  # and keep none of them while we wait
 
     async def serve_slow(self) -> None:
@@ -68,6 +70,7 @@ class Loader:
 
     async def _serve_slow(self) -> None:
         while True:
+            check_still_wanted()
             await self._slow_ordered.wait()
             if not self._slow:
                 self._slow_ordered.clear()
@@ -123,6 +126,7 @@ class Loader:
         try:
             found = await self._reader.read_together([_asked(equal[0]) for equal in waiting], self._hub.catalog)
         except (SourceChanged, SourceUnavailable, RequestError):
+            check_still_wanted()
             return False
         except Exception:  # whatever it is, it is one's and not everybody's
             log.debug("readings are done one by one", exc_info=True)
@@ -139,12 +143,15 @@ class Loader:
         try:
             data = await self._reader.read(asked, catalog)
         except SourceChanged as error:
+            check_still_wanted()
             await self._catalog.refresh_until_done()
             await self._load_by(catalog, equal, disagreed + 1, error)
         except SourceUnavailable as error:
+            check_still_wanted()
             log.info("initial data cannot be read, trying again", extra=facts(reason=str(error)))
             self._order_later(equal)
         except RequestError as error:
+            check_still_wanted()
             if error.code == "FORBIDDEN":  # since a moment ago: by a newer catalog it may be less, and not nothing
                 await self._catalog.refresh_until_done()
             self._refuse(equal, error)

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.catalog_watch import CatalogWatch
+from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.filters.filter import conjunction
 from cdc_bridge.hub.hub import Hub
@@ -42,6 +43,7 @@ class Refresher:
     async def serve(self) -> None:
         """One worker, for ever."""
         while True:
+            check_still_wanted()
             took_s = await self._refresh_all(await self._agenda.next_stale())
             await asyncio.sleep(max(PAUSE_MIN_S, took_s))
 
@@ -64,6 +66,7 @@ class Refresher:
             await self._catalog.refresh_until_done()
             self._agenda.order(self._hub.hold_these(refresh.followers))
         except (SourceUnavailable, RequestError) as error:
+            check_still_wanted()
             log.info("what has changed cannot be shown, those concerned start anew", extra=facts(reason=str(error)))
             self._agenda.order(self._hub.hold_these(refresh.followers))
         except Exception:  # nor may it end the worker

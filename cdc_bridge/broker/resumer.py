@@ -15,6 +15,7 @@ from contextlib import aclosing
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.asking import Asking, judged_at
 from cdc_bridge.broker.catalog_watch import CatalogWatch
+from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.errors import Forgotten, SourceChanged, SourceUnavailable
 from cdc_bridge.hub.catching import Catching
 from cdc_bridge.hub.follower import Reading
@@ -55,6 +56,7 @@ class Resumer:
 
     async def _serve(self) -> None:
         while True:
+            check_still_wanted()
             await self._resume(await self._agenda.next_missed())
 
     async def _resume(self, reading: Reading) -> None:
@@ -77,8 +79,10 @@ class Resumer:
                 log.info("what a client has missed cannot be told", extra=facts(reason=str(reason)))
                 return False
             except SourceChanged:
+                check_still_wanted()
                 await self._catalog.refresh_until_done()
             except SourceUnavailable as error:
+                check_still_wanted()
                 log.info("the log cannot be read, trying again", extra=facts(reason=str(error)))
             except Exception:  # nor may it end the worker
                 log.exception("what a client has missed cannot be told")
