@@ -105,6 +105,7 @@ class CatalogWatch:
             try:
                 return await self._adopt(self._hub.catalog, rights_changed=True)
             except SourceUnavailable as error:
+                check_still_wanted()
                 log.warning("rules cannot be applied, trying again", extra=facts(reason=str(error)))
                 await asyncio.sleep(self._retry_delay_s)
 
