@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import secrets
 import signal
@@ -63,7 +64,8 @@ def run(port: int, rounds: int | None = None, pause_s: float = 1.0) -> None:
 class Ending:
     """Turns a signal into the end: politely as Ctrl-C, and without politeness after `_END_TIMEOUT_S`.
 
-    SIGTERM counts, and SIGHUP unless `nohup` has it ignored.
+    SIGTERM counts, and SIGHUP unless `nohup` has it ignored. A signal comes between any two steps of what is at work, a
+    connection's too, which is then good for nothing. What fails after it fails because of it, and is not told.
     """
 
     def __init__(self) -> None:
@@ -76,13 +78,15 @@ class Ending:
                 signal.signal(number, self._interrupt)
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
         self.janitor.finish()
+        return self._begun and isinstance(error, Exception)
 
     def begin(self) -> None:
         """From now on the time runs."""
         if not self._begun:
             self._begun = True
+            logging.disable()
             threading.Thread(target=self._insist, daemon=True).start()
 
     def _interrupt(self, number: int, frame: object) -> None:

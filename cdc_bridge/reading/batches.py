@@ -41,7 +41,7 @@ class Predicate:
 class Batch:
     """Cases of one predicate, of which one stands for all; who asks; and the images, each once.
 
-    `shares` has for each case, by its position, where its images are among them.
+    `shares` has for each case, by its position, where its images are among them, `askers` who asks of these.
     """
 
     predicate: Predicate
@@ -49,11 +49,13 @@ class Batch:
     columns: tuple[str, ...]
     images: list[Row] = field(default_factory=list)
     shares: dict[int, list[int]] = field(default_factory=dict)
+    askers: dict[int, Sequence[Sight]] = field(default_factory=dict)
     sights: dict[Sight, None] = field(default_factory=dict)
     _known: dict[tuple[bytes | None, ...], int] = field(default_factory=dict)
 
-    def add(self, position: int, case: Case, sights: Iterable[Sight]) -> None:
+    def add(self, position: int, case: Case, sights: Sequence[Sight]) -> None:
         self.shares[position] = [self._place(image) for image in case.images]
+        self.askers[position] = sights
         self.sights.update(dict.fromkeys(sights))
 
     def _place(self, image: Row) -> int:
@@ -90,7 +92,10 @@ def verdicts_of(count: int, answered: Iterable[tuple[Batch, Mapping[Sight, Answe
         failures = {sight: answer.reason for sight, answer in answers.items() if isinstance(answer, Failure)}
         seen_by = _seen_by(batch, answers)
         for position, share in batch.shares.items():
-            found = Verdict(tuple([seen_by[i] for i in share]), failures)
+            failed = (
+                {sight: failures[sight] for sight in batch.askers[position] if sight in failures} if failures else {}
+            )
+            found = Verdict(tuple([seen_by[i] for i in share]), failed)
             verdicts[position] = _joined(verdicts[position], found) if position in verdicts else found
     return [verdicts[position] for position in range(count)]
 

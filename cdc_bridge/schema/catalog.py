@@ -98,7 +98,8 @@ async def fetch(conn: AsyncConnection[Any], query: str, schema: str, **parameter
 
 @cache
 def _query(name: str, schema: str) -> sql.Composed:
-    return statement(name, schema, reporting=statement("queries/reporting", schema))
+    dependencies = statement("queries/dependencies", None, leads_to=statement("queries/leads_to"))
+    return statement(name, schema, reporting=statement("queries/reporting", schema), dependencies=dependencies)
 
 
 def _collation(row: _CollationRow) -> Collation:

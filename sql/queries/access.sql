@@ -19,24 +19,7 @@ attached AS MATERIALIZED (
     JOIN pg_class c ON c.oid = carrying.oid
     WHERE NOT c.relispartition
 ),
--- The tables that a policy leads to, by subqueries, and by policies and views of what those read; but not by the other
--- policies of its own table.
-led AS (
-    SELECT p.oid AS policy, p.polrelid AS own, d.refobjid AS oid
-    FROM attached t
-    JOIN pg_policy p ON p.polrelid = t.oid
-    JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
-    WHERE t.relrowsecurity AND p.polcmd IN ('r', '*')
-    UNION
-    SELECT led.policy, led.own, d.refobjid
-    FROM led
-    JOIN (
-        SELECT polrelid AS oid, 'pg_policy'::regclass AS class, oid AS reading FROM pg_policy
-        UNION ALL
-        SELECT ev_class, 'pg_rewrite'::regclass, oid FROM pg_rewrite
-    ) AS inside ON inside.oid = led.oid AND led.oid <> led.own
-    JOIN pg_depend d ON d.classid = inside.class AND d.objid = inside.reading AND d.refclassid = 'pg_class'::regclass
-),
+{dependencies},
 policies AS MATERIALIZED (
     SELECT p.oid, p.polrelid, p.polname, p.polpermissive, p.polroles, p.polqual IS NULL AS says_nothing,
         -- Whole rows and system columns are not in images, and a record is not a row of the table.
@@ -46,56 +29,11 @@ policies AS MATERIALIZED (
          JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
          WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid) AS columns,
-        md5(concat_ws(' ', p.polqual::text, t.relname, (
-            SELECT string_agg(fact, ',' ORDER BY fact COLLATE "C")
-            FROM (
-                SELECT concat_ws(' ', d.refobjid, d.refobjsubid, quote_ident(c.relname), quote_ident(n.nspname), c.relacl::text, c.relowner,
-                    c.relrowsecurity, c.relforcerowsecurity, quote_ident(a.attname), a.attacl::text) AS fact
-                FROM pg_depend d
-                JOIN pg_class c ON c.oid = d.refobjid
-                JOIN pg_namespace n ON n.oid = c.relnamespace
-                LEFT JOIN pg_attribute a ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-                WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_class'::regclass
-                UNION ALL
-                SELECT concat_ws(' ', 'led to', c.oid, c.relacl::text, c.relowner, c.relrowsecurity, c.relforcerowsecurity,
-                    (SELECT string_agg(concat_ws(' ', v.oid, v.xmin), ' ' ORDER BY v.oid) FROM pg_rewrite v WHERE v.ev_class = c.oid),
-                    other.oid, other.xmin, (
-                        -- Whom of the readers it is about: who is a member of whom.
-                        SELECT string_agg(quote_ident(r.name), ' ' ORDER BY r.name COLLATE "C")
-                        FROM readers r
-                        WHERE EXISTS (
-                            SELECT FROM unnest(other.polroles) AS meant(oid)
-                            WHERE meant.oid <> 0 AND pg_has_role(r.oid, meant.oid, 'USAGE'))))
-                FROM led
-                JOIN pg_class c ON c.oid = led.oid
-                LEFT JOIN pg_policy other ON other.polrelid = c.oid
-                WHERE led.policy = p.oid AND led.oid <> p.polrelid
-                UNION ALL
-                -- Names too: policies are printed once, and what is printed calls things by names.
-                SELECT concat_ws(' ', 'function', f.oid, f.xmin, quote_ident(n.nspname), quote_ident(f.proname))
-                FROM pg_depend d
-                JOIN pg_proc f ON f.oid = d.refobjid
-                JOIN pg_namespace n ON n.oid = f.pronamespace
-                WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_proc'::regclass
-                UNION ALL
-                SELECT concat_ws(' ', 'type', y.oid, quote_ident(n.nspname), quote_ident(y.typname), (
-                    SELECT string_agg(concat_ws(' ', e.oid, quote_ident(e.enumlabel)), ' ' ORDER BY e.oid)
-                    FROM pg_enum e
-                    WHERE e.enumtypid IN (y.oid, y.typelem, y.typbasetype)))
-                FROM pg_depend d
-                JOIN pg_type y ON y.oid = d.refobjid
-                JOIN pg_namespace n ON n.oid = y.typnamespace
-                WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_type'::regclass
-                UNION ALL
-                SELECT concat_ws(' ', 'operator', o.oid, quote_ident(n.nspname), o.oprname)
-                FROM pg_depend d
-                JOIN pg_operator o ON o.oid = d.refobjid
-                JOIN pg_namespace n ON n.oid = o.oprnamespace
-                WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid AND d.refclassid = 'pg_operator'::regclass
-            ) AS facts))) AS digest
-    FROM attached t
-    JOIN pg_policy p ON p.polrelid = t.oid
-    WHERE t.relrowsecurity AND p.polcmd IN ('r', '*')
+        md5(concat_ws(' ', p.polqual::text, t.relname, dependencies.digest)) AS digest
+    FROM reading
+    JOIN pg_policy p ON p.oid = reading.policy
+    JOIN attached t ON t.oid = reading.own
+    LEFT JOIN dependencies ON dependencies.policy = p.oid
 )
 SELECT
     (SELECT coalesce(json_agg(json_build_object('reader', r.name, 'table', t.oid::bigint,

@@ -155,6 +155,23 @@ def test_signal_while_it_starts_leaves_nothing(demo: Demo, number: signal.Signal
     assert "Traceback" not in demo.said
 
 
+def test_what_a_signal_breaks_is_not_told() -> None:
+    """A connection that a signal comes in between is broken for whatever is still to be said through it."""
+    words = """
+import logging, os, signal
+from cdc_bridge.demo.show import Ending
+with Ending():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        logging.warning("error ignored in rollback")
+        raise OSError("another command is already in progress")
+print("ended")
+"""
+    ended = subprocess.run([sys.executable, "-c", words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "ended\n", "")
+
+
 def test_it_ends_with_the_process_that_started_it(place: Path) -> None:
     words = " ".join(f"'{word}'" for word in command("demo", "--port", "0"))
     parent = subprocess.Popen(

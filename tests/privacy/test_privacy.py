@@ -157,6 +157,7 @@ class Telling:
             return
         if watcher.is_forbidden:
             self._check_unrefused(watcher)
+            return
         (init,) = watcher.notebook.take()
         if init.data is None or view.error:
             assert wish.event or view.error, watcher
@@ -186,6 +187,8 @@ class Telling:
             self._tally["refused: no such item"] += 1
         elif not self._rights.is_judgeable(wish.of):
             self._tally["refused: the policy cannot be judged"] += 1
+        elif self._may_raise(watcher):  # PostgreSQL promises no order in which it asks conditions
+            self._tally["refused: a policy fails for a row that the SELECT leaves aside"] += 1
         else:
             raise Contradiction(f"refused with {error}: {watcher}\n{view}")
 
@@ -225,10 +228,12 @@ class Telling:
         for watcher in self._watchers:
             found = {image: next(said) for image in images[watcher]}
             self._tally["judgements"] += 1
-            may_raise = self._rights.may_raise or watcher.person.may_raise
-            facts = Facts(done, found, before[watcher], watcher.view, may_raise)
+            facts = Facts(done, found, before[watcher], watcher.view, self._may_raise(watcher))
             Judgement(watcher, facts, watcher.notebook.take(), self._tally).check()
         self._watchers = [watcher for watcher in self._watchers if not watcher.notebook.refused]
+
+    def _may_raise(self, watcher: Watcher) -> bool:
+        return self._rights.may_raise or watcher.person.may_raise
 
     def _images(self, watcher: Watcher, done: Sequence[Done]) -> list[Image]:
         of = watcher.meaning.wish.of

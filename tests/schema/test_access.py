@@ -171,6 +171,66 @@ async def test_whatever_changes_of_rights_shows(database: Database, roles: tuple
         assert await reads.read(connection) != printed
 
 
+LED_TO = """
+CREATE TABLE grades (person int, grade int);
+ALTER TABLE grades ENABLE ROW LEVEL SECURITY;
+CREATE TABLE halls (hall int);
+CREATE TABLE elsewhere (id int);
+CREATE VIEW open_halls AS SELECT hall FROM halls;
+CREATE FUNCTION best() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$;
+CREATE FUNCTION is_best(grade int) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN grade = Best(); END $$;
+CREATE FUNCTION is_good(who int) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN RETURN EXISTS (SELECT FROM public.Grades g WHERE g.person = who AND is_best(g.grade)); END $$;
+CREATE FUNCTION is_open(room int) RETURNS boolean LANGUAGE sql AS
+    $$ SELECT EXISTS (SELECT FROM open_halls o WHERE o.hall = room) $$;
+CREATE FUNCTION is_found(id int) RETURNS boolean LANGUAGE plpgsql AS
+    $$ DECLARE found boolean; BEGIN EXECUTE 'SELECT true FROM else' || 'where' INTO found; RETURN found; END $$;
+CREATE TABLE "the ""Odd"" Ümläute" (id int);
+CREATE FUNCTION is_odd(who int) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN RETURN EXISTS (SELECT FROM "the ""Odd"" Ümläute" o WHERE o.id = who); END $$;
+CREATE FUNCTION good(int, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN is_good($1); END $$;
+CREATE OPERATOR === (FUNCTION = good, LEFTARG = int, RIGHTARG = text);
+"""
+
+
+@pytest.mark.parametrize(
+    ("policy", "change", "is_led_to"),
+    [
+        ("is_good(id)", "CREATE POLICY more ON grades USING (true)", True),
+        ("is_good(id)", "ALTER TABLE grades DISABLE ROW LEVEL SECURITY", True),
+        ("is_good(id)", "GRANT SELECT ON grades TO {one}", True),
+        ("is_good(id)", "GRANT SELECT (grade) ON grades TO {one}", True),
+        ("is_good(id)", "CREATE OR REPLACE FUNCTION best() RETURNS int LANGUAGE sql AS 'SELECT 2'", True),
+        ("id === text", "CREATE POLICY more ON grades USING (true)", True),
+        ("is_open(room)", "ALTER TABLE halls ENABLE ROW LEVEL SECURITY", True),
+        ("is_open(room)", "CREATE OR REPLACE VIEW open_halls AS SELECT hall FROM halls WHERE hall > 1", True),
+        ("is_open(room)", "ALTER VIEW open_halls SET (security_barrier)", True),
+        ("is_odd(id)", """ALTER TABLE "the ""Odd"" Ümläute" ENABLE ROW LEVEL SECURITY""", True),
+        ("is_found(id)", "CREATE POLICY more ON elsewhere USING (true)", True),
+        ("is_found(id)", "CREATE FUNCTION other() RETURNS int LANGUAGE sql AS 'SELECT 1'", True),
+        ("is_good(id)", "CREATE POLICY more ON elsewhere USING (true)", False),
+        ("is_good(id)", "CREATE POLICY more ON halls USING (true)", False),
+        ("is_good(id)", "CREATE FUNCTION other() RETURNS int LANGUAGE sql AS 'SELECT 1'", False),
+        ("is_open(room)", "CREATE POLICY more ON messages TO pg_monitor USING (true)", False),
+        ("is_open(room)", "CREATE TABLE other (id int)", False),
+    ],
+)
+async def test_policy_is_another_one_when_something_changes_that_its_functions_lead_to(
+    database: Database, roles: tuple[str, str], policy: str, change: str, is_led_to: bool
+) -> None:
+    """What a function's text names, and on from there; everything, where it puts statements together."""
+    one, _ = roles
+    database.execute(f"{LED_TO}; ALTER POLICY of_members ON messages USING ({policy})")
+    async with reader(database, one) as (reads, connection):
+        before = await reads.read(connection)
+        fingerprint = await reads.fingerprint(connection)
+        await asyncio.to_thread(database.execute, change.format(one=one))
+        after = await reads.read(connection)
+        assert (after.of(one) != before.of(one)) is is_led_to
+        if is_led_to:
+            assert await reads.fingerprint(connection) != fingerprint
+
+
 async def test_facts_are_read_while_a_table_is_locked(database: Database, roles: tuple[str, str]) -> None:
     """One ALTER TABLE that takes its time does not make every collection stand still."""
     one, _ = roles

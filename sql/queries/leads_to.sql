@@ -1,0 +1,42 @@
+-- Part of dependencies, and nothing by itself: what one thing (`here`) leads to.
+--
+-- What policies, views and compiled functions use PostgreSQL has written down. Of a function whose body is text it has not:
+-- that one leads to whatever its text names, and where it puts statements together, to everything (`0`). One in C leads nowhere.
+SELECT d.refclassid AS class, d.refobjid AS oid
+FROM pg_depend d
+WHERE here.class <> 'pg_class'::regclass AND d.classid = here.class AND d.objid = here.oid
+    AND d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_operator'::regclass)
+UNION ALL
+SELECT 'pg_policy'::regclass, p.oid
+FROM pg_policy p
+WHERE here.class = 'pg_class'::regclass AND p.polrelid = here.oid AND p.polcmd IN ('r', '*')
+UNION ALL
+SELECT 'pg_rewrite'::regclass, w.oid
+FROM pg_rewrite w
+WHERE here.class = 'pg_class'::regclass AND w.ev_class = here.oid
+UNION ALL
+SELECT 'pg_proc'::regclass, o.oprcode
+FROM pg_operator o
+WHERE here.class = 'pg_operator'::regclass AND o.oid = here.oid
+UNION ALL
+SELECT meant.class, meant.oid
+FROM (
+    SELECT lower(f.prosrc COLLATE "C") AS body, f.prosrc ~* '\mexecute\M' AS puts_together
+    FROM pg_proc f
+    JOIN pg_language l ON l.oid = f.prolang
+    WHERE here.class = 'pg_proc'::regclass AND f.oid = here.oid AND f.prosqlbody IS NULL AND l.lanname NOT IN ('internal', 'c')
+    OFFSET 0
+) AS text
+CROSS JOIN LATERAL (
+    SELECT named.class, named.oid
+    FROM (SELECT DISTINCT regexp_split_to_table(body, '[^\w$]+')) AS words(word)
+    JOIN named ON named.is_word AND named.name = word
+    WHERE NOT puts_together
+    UNION ALL
+    SELECT named.class, named.oid
+    FROM named
+    WHERE NOT named.is_word AND strpos(body, named.name) > 0 AND NOT puts_together
+    UNION ALL
+    SELECT 0, 0
+    WHERE puts_together
+) AS meant
