@@ -22,15 +22,15 @@ from cdc_bridge.reading.where import Surroundings
 from cdc_bridge.subscription import Aggregate, AggregateFunction, Query
 
 _CALLS: Mapping[AggregateFunction, str] = {
-    AggregateFunction.COUNT: "count({})::text",
-    AggregateFunction.COUNT_DISTINCT: "count(DISTINCT {})::text",
-    AggregateFunction.COUNT_ALL: "count({})::text",
-    AggregateFunction.SUM: "sum({})::text",
-    AggregateFunction.SUM_DISTINCT: "sum(DISTINCT {})::text",
-    AggregateFunction.AVG: "avg({})::text",
-    AggregateFunction.AVG_DISTINCT: "avg(DISTINCT {})::text",
-    AggregateFunction.MIN: "min({})",
-    AggregateFunction.MAX: "max({})",
+    AggregateFunction.COUNT: "pg_catalog.count({})::text",
+    AggregateFunction.COUNT_DISTINCT: "pg_catalog.count(DISTINCT {})::text",
+    AggregateFunction.COUNT_ALL: "pg_catalog.count({})::text",
+    AggregateFunction.SUM: "pg_catalog.sum({})::text",
+    AggregateFunction.SUM_DISTINCT: "pg_catalog.sum(DISTINCT {})::text",
+    AggregateFunction.AVG: "pg_catalog.avg({})::text",
+    AggregateFunction.AVG_DISTINCT: "pg_catalog.avg(DISTINCT {})::text",
+    AggregateFunction.MIN: "pg_catalog.min({})",
+    AggregateFunction.MAX: "pg_catalog.max({})",
 }
 
 
@@ -43,7 +43,8 @@ def figures(
     # A position in GROUP BY and ORDER BY is that of an output.
     positions: list[sql.Composable] = [sql.Literal(number) for number in range(1, len(groups) + 1)]
     return sql.SQL(
-        "SELECT row_to_json(r.*)::text FROM (SELECT {outputs} FROM {table} WHERE {condition}{group}{order}{cut}) AS r"
+        "SELECT pg_catalog.row_to_json(r.*)::text"
+        " FROM (SELECT {outputs} FROM {table} WHERE {condition}{group}{order}{cut}) AS r"
     ).format(
         outputs=_outputs([*groups, *(_call(*asked) for asked in query.aggregate.functions)]),
         table=table(collection, ALIAS),

@@ -121,7 +121,7 @@ def _among_structures(side: _Side, values: list[Literal], exists: str) -> sql.Co
     wanted = b",".join(b'{"v":' + value.raw + b"}" for value in values)
     return sql.SQL(
         "({left} IS DISTINCT FROM NULL AND {exists}"
-        " (SELECT FROM json_to_recordset({wanted}::json) AS l(v {type}) WHERE {equal}))"
+        " (SELECT FROM pg_catalog.json_to_recordset({wanted}::json) AS l(v {type}) WHERE {equal}))"
     ).format(
         left=side.value,
         exists=sql.SQL(exists),
@@ -134,7 +134,7 @@ def _among_structures(side: _Side, values: list[Literal], exists: str) -> sql.Co
 def _is_null(side: _Side, _: tuple[Value, ...]) -> sql.Composable:
     if not is_json(side.type):
         return sql.SQL("{} IS NULL").format(side.value)
-    return sql.SQL("({value} IS NULL OR {type}_typeof({value}) = 'null')").format(
+    return sql.SQL("({value} IS NULL OR pg_catalog.{type}_typeof({value}) = 'null')").format(
         value=side.value, type=TypeName(side.type)
     )
 
@@ -148,7 +148,7 @@ def _is_empty(side: _Side, _: tuple[Value, ...]) -> sql.Composable:
 
 def _without_case(operator: str) -> _Build:
     def build(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
-        template = "lower({left}::text{collation}) {operator} lower({right}::text{collation})"
+        template = "pg_catalog.lower({left}::text{collation}) {operator} pg_catalog.lower({right}::text{collation})"
         return sql.SQL(template).format(
             left=side.value,
             right=side.literal(values[0]),
@@ -165,7 +165,9 @@ def _like(pattern: str, *, folded: bool = False) -> _Build:
     def build(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
         wanted = Parameter(pattern.format(_escaped(_as_text(values[0], side.type))))
         if folded or is_citext(side.type):
-            template = 'lower({left}) COLLATE "C" LIKE lower({wanted}::text{collation}) COLLATE "C"'
+            template = (
+                'pg_catalog.lower({left}) COLLATE "C" LIKE pg_catalog.lower({wanted}::text{collation}) COLLATE "C"'
+            )
         else:
             template = '({left}) COLLATE "C" LIKE {wanted}::text'
         return sql.SQL(template).format(left=side.characters, wanted=wanted, collation=collate(side.collation))
@@ -175,7 +177,7 @@ def _like(pattern: str, *, folded: bool = False) -> _Build:
 
 def _contains(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
     if side.type.kind is TypeKind.ARRAY:
-        return sql.SQL("{} @> {}").format(side.value, side.literal(values[0]))
+        return sql.SQL("{} OPERATOR(pg_catalog.@>) {}").format(side.value, side.literal(values[0]))
     if is_json(side.type):
         jsonb = literal(values[0], PgType("jsonb"), side.now_us)
         return sql.SQL("{} @> {}").format(_as_jsonb(side), jsonb)

@@ -46,15 +46,15 @@ def is_json(type_: PgType) -> bool:
 
 def characters(value: sql.Composable, type_: PgType, of: Collation) -> sql.Composed:
     """The text of a value, as LIKE sees it: of a char(n) with its padding, which a cast to text would cut off."""
-    template = "textin(bpcharout({})){}" if type_.name == "character" else "{}::text{}"
+    template = "pg_catalog.textin(pg_catalog.bpcharout({})){}" if type_.name == "character" else "{}::text{}"
     return sql.SQL(template).format(value, collate(of))
 
 
 def _count(column: sql.Composable, type_: PgType) -> sql.Composed:
     """The elements. What is no array has no count."""
     if type_.kind is TypeKind.ARRAY:
-        return sql.SQL("cardinality({})").format(column)
-    template = "CASE {type}_typeof({column}) WHEN 'array' THEN {type}_array_length({column}) END"
+        return sql.SQL("pg_catalog.cardinality({})").format(column)
+    template = "CASE pg_catalog.{type}_typeof({column}) WHEN 'array' THEN pg_catalog.{type}_array_length({column}) END"
     return sql.SQL(template).format(type=TypeName(type_), column=column)
 
 
@@ -64,12 +64,12 @@ def _date_part(column: sql.Composable, function: Function, type_: PgType) -> sql
         return _extract(column, function)
     is_clock = function in (Function.HOUR, Function.MINUTE, Function.SECOND)
     part = sql.SQL("0") if is_clock and type_.name == "date" else _extract(column, function)
-    return sql.SQL("CASE WHEN isfinite({}) THEN {} END").format(column, part)
+    return sql.SQL("CASE WHEN pg_catalog.isfinite({}) THEN {} END").format(column, part)
 
 
 def _extract(column: sql.Composable, function: Function) -> sql.Composed:
     unit = "dow" if function is Function.WEEKDAY else function.value
-    return sql.SQL("floor(extract({} FROM {}))::integer").format(sql.SQL(unit), column)
+    return sql.SQL("pg_catalog.floor(extract({} FROM {}))::integer").format(sql.SQL(unit), column)
 
 
 def _at_path(column: sql.Composable, type_: PgType, members: list[str], as_type: PgType) -> sql.Composable:
@@ -86,7 +86,7 @@ def _at_path(column: sql.Composable, type_: PgType, members: list[str], as_type:
 
 
 def _number(value: sql.Composable, type_: PgType) -> sql.Composed:
-    number = sql.SQL("CASE {type}_typeof({value}) WHEN 'number' THEN {value}::text::numeric END").format(
+    number = sql.SQL("CASE pg_catalog.{type}_typeof({value}) WHEN 'number' THEN {value}::text::numeric END").format(
         type=TypeName(type_), value=value
     )
     if type_.name != "json":

@@ -4,9 +4,10 @@ A statement carries its parameters inside of it until it is run: `parameters` li
 become text of a statement, and names are quoted by psycopg, with a `%` in them doubled, since they stand beside
 placeholders.
 
-The sessions have nothing but `pg_catalog` in their search path, so that nobody's own `=` can be slipped under ours.
-Operators of other schemas' types are therefore not found by a bare name. Those of citext are named in full; for any
-other type we compare arrays of one element, whose operators take the type's default ones, wherever they live.
+Functions that policies call look for names where the application does (see `look_through.sql`), and so does all that
+stands beside them. Operators and functions of PostgreSQL's are therefore named in full wherever one that somebody has
+made for a type could be slipped under them: `=` of a varchar, `to_json` of an enum. So are those of citext; of other
+schemas' types we compare arrays of one element, whose operators take the type's default ones, wherever they live.
 """
 
 from __future__ import annotations
@@ -130,6 +131,5 @@ def compare(left: sql.Composable, operator: str, right: sql.Composable, type_: P
 def qualified(operator: str, type_: PgType) -> sql.Composable:
     """The operator as this type's values find it."""
     place = home(type_)
-    if place is None or not is_citext(type_):
-        return sql.SQL(operator)
-    return sql.SQL("OPERATOR({}.{})").format(Name(place[0]), sql.SQL(operator))
+    schema = place[0] if place is not None and is_citext(type_) else "pg_catalog"
+    return sql.SQL("OPERATOR({}.{})").format(Name(schema), sql.SQL(operator))

@@ -37,7 +37,7 @@ def images(columns: Sequence[Column], rows: Iterable[Row], alias: str) -> sql.Co
     number = ordinal(columns)
     asked = columns or (Column(number + "_", 0, TEXT),)  # a list of columns cannot be empty
     template = (
-        "(SELECT {values}, i.{number} FROM ROWS FROM (json_to_recordset({rows}::json) AS ({definitions}))"
+        "(SELECT {values}, i.{number} FROM ROWS FROM (pg_catalog.json_to_recordset({rows}::json) AS ({definitions}))"
         " WITH ORDINALITY AS i({names}, {number})) AS {alias}"
     )
     return sql.SQL(template).format(

@@ -20,7 +20,7 @@ def literal(value: Value, type_: PgType, now_us: int) -> sql.Composable:
         return _moment(at(value, now_us), type_)
     if is_scalar(type_):
         return sql.SQL("{}::{}").format(Parameter(text(value, type_)), TypeName(type_))
-    return sql.SQL("(SELECT {} FROM json_to_record({}::json) AS l(v {}))").format(
+    return sql.SQL("(SELECT {} FROM pg_catalog.json_to_record({}::json) AS l(v {}))").format(
         restored(Name("l", "v"), type_), Parameter('{"v":' + value.raw.decode() + "}"), TypeName(carrier(type_))
     )
 
@@ -41,7 +41,8 @@ def _moment(instant_us: int, type_: PgType) -> sql.Composed:
     """Days apart, so that no figure is so large that an interval would round it."""
     days, microseconds = divmod(instant_us, DAY_US)
     moment = sql.SQL(
-        "('epoch'::timestamptz + make_interval(days => {}::integer) + {}::bigint * '1 microsecond'::interval)"
+        "('epoch'::timestamptz + pg_catalog.make_interval(days => {}::integer)"
+        " + {}::float8 * '1 microsecond'::interval)"
     ).format(Parameter(days), Parameter(microseconds))
     if type_.name == "timestamp with time zone":
         return moment

@@ -17,8 +17,8 @@ TEXT = PgType("text")
 
 _OF_JSON = {
     "hstore": (
-        "CASE WHEN {value} IS NOT NULL THEN (SELECT coalesce({schema}.hstore(array_agg(e.key), array_agg(e.value)),"
-        " ''::{type}) FROM json_each_text({value}) AS e) END"
+        "CASE WHEN {value} IS NOT NULL THEN (SELECT coalesce({schema}.hstore(pg_catalog.array_agg(e.key),"
+        " pg_catalog.array_agg(e.value)), ''::{type}) FROM pg_catalog.json_each_text({value}) AS e) END"
     ),
     "geometry": "{schema}.ST_GeomFromGeoJSON({value}::text)",
     "geography": "{schema}.ST_GeomFromGeoJSON({value}::text)::{type}",

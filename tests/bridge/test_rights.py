@@ -159,6 +159,97 @@ async def test_grant_and_revoke_reach_live_subscriptions(database: Database, rol
         assert error["error"]["code"] == "FORBIDDEN"
 
 
+async def test_policies_of_a_table_that_only_a_function_names_reach_live_subscriptions(
+    database: Database, roles: tuple[str, str]
+) -> None:
+    user, _ = roles
+    database.execute(
+        """
+        CREATE FUNCTION is_in(room int) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+            BEGIN RETURN EXISTS (SELECT FROM members m WHERE m.room = $1 AND m.person = auth.uid()); END $$;
+        ALTER POLICY of_members ON messages USING (is_in(room))
+        """
+    )
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann:
+        await ann.send({"type": "subscribe", "collection": "messages", "uid": "m"})
+        await ann.expect(event="init", data=[{"id": 1, "room": 1, "text": "hello"}])
+        database.execute("ALTER TABLE members ENABLE ROW LEVEL SECURITY")
+        await ann.expect(event="init", reason="resync", data=[])
+        database.execute("CREATE POLICY own ON members USING (person = auth.uid())")
+        await ann.expect(event="init", reason="resync", data=[{"id": 1, "room": 1, "text": "hello"}])
+
+
+async def test_functions_of_policies_find_names_where_the_application_does(
+    database: Database, roles: tuple[str, str]
+) -> None:
+    """Also operators of types that would otherwise be taken for texts."""
+    user, _ = roles
+    database.execute(
+        f"""
+        CREATE SCHEMA ext; GRANT USAGE ON SCHEMA ext TO {user}; CREATE EXTENSION citext SCHEMA ext;
+        CREATE FUNCTION is_hers(name ext.citext) RETURNS boolean LANGUAGE sql STABLE AS $$ SELECT name = 'HERS' $$;
+        CREATE FUNCTION is_known(id int) RETURNS boolean LANGUAGE sql STABLE AS $$
+            SELECT EXISTS (SELECT FROM members m WHERE m.room = id) $$;
+        ALTER TABLE notes ALTER text TYPE ext.citext;
+        ALTER POLICY own ON notes USING (is_hers(text) AND is_known(id));
+        INSERT INTO notes VALUES (1, NULL, 'hers'), (2, NULL, 'his'), (9, NULL, 'hers');
+        ALTER DATABASE {database.name} SET search_path = public, ext;
+        """
+    )
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann:
+        await ann.send({"type": "subscribe", "collection": "notes", "uid": "n"})
+        await ann.expect(event="init", data=[{"id": 1, "owner": None, "text": "hers"}])
+        database.execute("UPDATE notes SET text = 'HeRs' WHERE id = 2")
+        await ann.expect(event="update", data=[{"id": 2, "owner": None, "text": "HeRs"}])
+        database.execute("UPDATE notes SET text = 'not hers' WHERE id = 1")
+        await ann.expect(event="delete", reason="leave", data=[1])
+
+
+async def test_nobodys_operators_are_slipped_under_ours(database: Database, roles: tuple[str, str]) -> None:
+    """Where an application looks for names somebody may have made some that fit a type better than PostgreSQL's own."""
+    user, _ = roles
+    database.execute(
+        f"""
+        CREATE SCHEMA evil; GRANT USAGE ON SCHEMA evil TO {user};
+        CREATE TYPE mood AS ENUM ('glad', 'sad');
+        CREATE TABLE moods (id varchar PRIMARY KEY, mood mood, moods mood[], boss varchar REFERENCES moods);
+        INSERT INTO moods VALUES ('a', 'glad', '{{glad}}', 'a');
+        ALTER TABLE moods ENABLE ROW LEVEL SECURITY;
+        CREATE FUNCTION open(mood) RETURNS boolean LANGUAGE sql STABLE AS $$ SELECT true $$;
+        CREATE POLICY p ON moods USING (open(mood));
+        GRANT SELECT ON moods TO {user};
+        CREATE FUNCTION evil.no(varchar, varchar) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+        CREATE FUNCTION evil.no(mood, mood) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+        CREATE FUNCTION evil.no(mood[], mood[]) RETURNS boolean LANGUAGE sql AS 'SELECT false';
+        CREATE OPERATOR evil.= (LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = evil.no);
+        CREATE OPERATOR evil.= (LEFTARG = mood, RIGHTARG = mood, FUNCTION = evil.no);
+        CREATE OPERATOR evil.@> (LEFTARG = mood[], RIGHTARG = mood[], FUNCTION = evil.no);
+        CREATE FUNCTION evil.to_json(mood) RETURNS json LANGUAGE sql AS $$ SELECT '"evil"'::json $$;
+        CREATE FUNCTION evil.cardinality(mood[]) RETURNS int LANGUAGE sql AS $$ SELECT 666 $$;
+        CREATE FUNCTION evil.min(mood) RETURNS mood LANGUAGE sql AS $$ SELECT 'sad'::mood $$;
+        ALTER DATABASE {database.name} SET search_path = evil, public;
+        """
+    )
+    attach(database, "moods")
+    filter_ = {
+        "_and": [
+            {"id": {"_eq": "a"}}, {"mood": {"_eq": "glad"}}, {"mood": {"_in": ["glad"]}}, {"boss": {"id": {"_eq": "a"}}},
+            {"count(moods)": {"_eq": 1}}, {"moods": {"_contains": ["glad"]}},
+        ]
+    }  # fmt: skip
+    row = {"id": "a", "mood": "glad", "boss": {"mood": "glad"}}
+    query = {"fields": ["id", "mood", "boss.mood"], "filter": filter_}
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann:
+        await ann.send({"type": "subscribe", "collection": "moods", "query": query, "uid": "m"})
+        await ann.expect(event="init", data=[row])
+        database.execute("UPDATE moods SET moods = '{glad}'")
+        await ann.expect(event="update", data=[row])
+        await ann.send(
+            {"type": "items", "collection": "moods", "action": "read", "id": "a", "query": query, "uid": "i"}
+        )
+        assert (await ann.expect(uid="i"))["data"] == row
+
+
 async def test_policy_that_looks_for_a_table_that_is_no_more_is_answered(
     database: Database, roles: tuple[str, str]
 ) -> None:

@@ -678,6 +678,7 @@ TAMPERING: Mapping[str, str] = {
     "claims": f"PERFORM set_config('request.jwt.claims', '{AS_BOB}', true)",
     "claims for good": f"PERFORM set_config('request.jwt.claims', '{AS_BOB}', false)",
     "names": "PERFORM set_config('search_path', 'evil, pg_catalog', false)",
+    "names of all who look": "PERFORM set_config('cdc_bridge.search_path', 'evil, pg_catalog', false)",
     "session": "SET ROLE none; SET row_security = off; SET statement_timeout = 0; SET TimeZone = 'Asia/Tokyo'",
     "authorization": "SET SESSION AUTHORIZATION DEFAULT; SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
     "statements": (

@@ -128,7 +128,25 @@ class Judgement:
 
     def _check_within(self, data: list[Any] | None, allowed: set[str], told: Told) -> None:
         for row in data or ():
+            if text(row) not in allowed and self._is_undecided(row):
+                self._tally["rows that one policy lets through and at which another one fails"] += 1
+                continue
             self._fail_unless(text(row) in allowed, f"it could not SELECT {text(row)}", told)
+
+    def _is_undecided(self, row: Any) -> bool:
+        """PostgreSQL promises no order in which it asks policies, so its SELECT may fail at a row of which it is enough
+        to ask one of them.
+        """
+        errors = ((image, said.error) for image, said in self._facts.images.items() if said.error)
+        return any(error not in FORBIDDEN and self._is_of(row, image) for image, error in errors)
+
+    def _is_of(self, row: Any, image: Image) -> bool:
+        table = self._wish.of
+        if self._meaning.has_key and text(row) == text(key_of(table, image.row)):
+            return True
+        plain = row.keys() - table.as_text if isinstance(row, dict) else set[str]()
+        told = {name: row[name] for name in plain if not isinstance(row[name], dict | list)}
+        return bool(told) and text(told) == text({name: image.row.get(name) for name in told})
 
     def _gone(self) -> set[str]:
         table = self._wish.of

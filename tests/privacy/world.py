@@ -41,7 +41,7 @@ CREATE TABLE marks (id bigint PRIMARY KEY);
 CREATE FUNCTION is_member(wanted int) RETURNS boolean LANGUAGE sql STABLE SECURITY DEFINER SET search_path = '' AS $$
     select exists (select from public.members m where m.team = wanted and m.person = auth.uid()) $$;
 CREATE FUNCTION sees_member(wanted int) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
-    BEGIN RETURN EXISTS (SELECT FROM public.members m WHERE m.team = wanted AND m.person = auth.uid()); END $$;
+    BEGIN RETURN EXISTS (SELECT FROM members m WHERE m.team = wanted AND m.person = auth.uid()); END $$;
 
 CREATE TABLE old.teams (n int, LIKE public.teams);
 CREATE TABLE old.members (n int, LIKE public.members);

@@ -26,7 +26,9 @@ LASTING = {
     "tcp_keepalives_count",
     "tcp_user_timeout",
 }
-OF_READERS = {"jit", "row_security", "lock_timeout", "default_transaction_isolation", *LASTING}
+OF_READERS = {
+    "jit", "row_security", "lock_timeout", "default_transaction_isolation", "cdc_bridge.search_path", *LASTING
+}  # fmt: skip
 
 
 async def test_session_has_the_settings_of_the_trigger_functions(database: Database) -> None:
