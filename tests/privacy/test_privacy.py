@@ -233,7 +233,8 @@ class Telling:
         self._watchers = [watcher for watcher in self._watchers if not watcher.notebook.refused]
 
     def _may_raise(self, watcher: Watcher) -> bool:
-        return self._rights.may_raise or watcher.person.may_raise
+        is_refused = self._rights.may_be_refused(watcher.meaning.granted["members"])
+        return self._rights.may_raise or watcher.person.may_raise or is_refused
 
     def _images(self, watcher: Watcher, done: Sequence[Done]) -> list[Image]:
         of = watcher.meaning.wish.of

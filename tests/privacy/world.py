@@ -6,7 +6,7 @@ about rows as they were. Policies qualify their own columns with the table's nam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 ANN, BOB = "11111111-1111-4111-8111-111111111111", "22222222-2222-4222-8222-222222222222"
@@ -176,7 +176,14 @@ class Rights:
     @property
     def may_raise(self) -> bool:
         """Whether a policy fails of some rows. Which ones it is asked of depends on the planner."""
-        return any(each in (policy.condition or "") for policy in self.policies for each in ("::int > 0", "10 / "))
+        return self._say("::int > 0") or self._say("10 / ")
+
+    def may_be_refused(self, granted: Collection[str]) -> bool:
+        """Whether a function of policies, when it is asked, looks into `members` for whom these columns are granted."""
+        return self._say("sees_member") and not (self.may_call and {"team", "person"}.issubset(granted))
+
+    def _say(self, text: str) -> bool:
+        return any(text in (policy.condition or "") for policy in self.policies)
 
     def is_judgeable(self, table: Table) -> bool:
         """Whether nobody's policies of a table need what images do not have."""
