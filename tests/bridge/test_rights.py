@@ -233,8 +233,8 @@ async def test_nobodys_operators_are_slipped_under_ours(database: Database, role
     attach(database, "moods")
     filter_ = {
         "_and": [
-            {"id": {"_eq": "a"}}, {"mood": {"_eq": "glad"}}, {"mood": {"_in": ["glad"]}}, {"boss": {"id": {"_eq": "a"}}},
-            {"count(moods)": {"_eq": 1}}, {"moods": {"_contains": ["glad"]}},
+            {"id": {"_eq": "a"}}, {"mood": {"_eq": "glad"}}, {"mood": {"_in": ["glad"]}},
+            {"boss": {"id": {"_eq": "a"}}}, {"count(moods)": {"_eq": 1}}, {"moods": {"_contains": ["glad"]}},
         ]
     }  # fmt: skip
     row = {"id": "a", "mood": "glad", "boss": {"mood": "glad"}}
