@@ -144,8 +144,9 @@ class Judgement:
         table = self._wish.of
         if self._meaning.has_key and text(row) == text(key_of(table, image.row)):
             return True
-        plain = row.keys() - table.as_text if isinstance(row, dict) else set[str]()
-        told = {name: row[name] for name in plain if not isinstance(row[name], dict | list)}
+        nested = {name.partition(".")[0] for name in self._wish.fields if "." in name}
+        plain = row.keys() - table.as_text - nested if isinstance(row, dict) else set[str]()
+        told = {name: row[name] for name in plain}
         return bool(told) and text(told) == text({name: image.row.get(name) for name in told})
 
     def _gone(self) -> set[str]:
