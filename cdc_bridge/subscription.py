@@ -152,6 +152,10 @@ class Subscription:
         """What its events carry."""
         return uid_text(self.uid)
 
+    def sees_as(self, other: Subscription) -> bool:
+        """Whether the same request, with these eyes, shows what it did with those of the other."""
+        return (self.query, self.rights) == (other.query, other.rights)
+
     def wants(self, kind: EventKind) -> bool:
         return kind is EventKind.INIT or (kind in self.allowed and (self.event is None or kind is self.event))
 

@@ -91,8 +91,7 @@ class Hub:
             return None
         self._roll.move(follower, subscription)
         self.arrangement = object()
-        is_same = (known.query, known.rights) == (subscription.query, subscription.rights)
-        return None if is_same else self.start_anew(follower)
+        return None if subscription.sees_as(known) else self.start_anew(follower)
 
     def _detach(self, follower: Follower) -> None:
         self._roll.remove(follower)
@@ -296,9 +295,8 @@ class Hub:
             self.refuse(follower, judgement)
             return None
         known = follower.subscription
-        is_same = (judgement.query, judgement.rights, judgement.sight) == (known.query, known.rights, known.sight)
         self._roll.move(follower, judgement)
-        is_affected = not is_same or not tables_of(judgement).isdisjoint(differences.anew)
+        is_affected = not judgement.sees_as(known) or not tables_of(judgement).isdisjoint(differences.anew)
         return self._delivery.hold(follower) if is_affected else None
 
     # --- inside ---
