@@ -43,13 +43,14 @@ led AS (
     WHERE (led.class, led.oid) <> ('pg_class'::regclass, led.own)
 ),
 facts AS MATERIALIZED (
-    SELECT 'pg_class'::regclass::oid AS class, c.oid, concat_ws(' ', 'table', c.oid, c.relacl::text, c.relowner, c.relrowsecurity,
-        c.relforcerowsecurity, CASE c.relkind WHEN 'v' THEN c.reloptions::text END,
+    SELECT 'pg_class'::regclass::oid AS class, c.oid, concat_ws(' ', 'table', c.oid, n.nspacl::text, c.relacl::text, c.relowner,
+        c.relrowsecurity, c.relforcerowsecurity, CASE c.relkind WHEN 'v' THEN c.reloptions::text END,
         (SELECT string_agg(concat_ws(' ', a.attnum, a.attacl::text), ' ' ORDER BY a.attnum)
          FROM pg_attribute a
          WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL)) AS fact
     FROM named
     JOIN pg_class c ON named.class = 'pg_class'::regclass AND c.oid = named.oid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
     UNION ALL
     SELECT 'pg_policy'::regclass, p.oid, concat_ws(' ', 'policy', p.oid, p.xmin, (
         -- Whom of the readers it is about: who is a member of whom.
@@ -65,7 +66,7 @@ facts AS MATERIALIZED (
     JOIN pg_rewrite w ON named.class = 'pg_class'::regclass AND w.ev_class = named.oid
     UNION ALL
     -- Names too: policies are printed once, and what is printed calls things by names.
-    SELECT 'pg_proc'::regclass, f.oid, concat_ws(' ', 'function', f.oid, f.xmin, quote_ident(n.nspname), quote_ident(f.proname))
+    SELECT 'pg_proc'::regclass, f.oid, concat_ws(' ', 'function', f.oid, f.xmin, quote_ident(n.nspname), n.nspacl::text, quote_ident(f.proname))
     FROM named
     JOIN pg_proc f ON named.class = 'pg_proc'::regclass AND f.oid = named.oid
     JOIN pg_namespace n ON n.oid = f.pronamespace

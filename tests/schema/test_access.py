@@ -199,6 +199,7 @@ CREATE OPERATOR === (FUNCTION = good, LEFTARG = int, RIGHTARG = text);
         ("is_good(id)", "CREATE POLICY more ON grades USING (true)", True),
         ("is_good(id)", "ALTER TABLE grades DISABLE ROW LEVEL SECURITY", True),
         ("is_good(id)", "GRANT SELECT ON grades TO {one}", True),
+        ("is_good(id)", "REVOKE USAGE ON SCHEMA public FROM {one}", True),
         ("is_good(id)", "GRANT SELECT (grade) ON grades TO {one}", True),
         ("is_good(id)", "CREATE OR REPLACE FUNCTION best() RETURNS int LANGUAGE sql AS 'SELECT 2'", True),
         ("id === text", "CREATE POLICY more ON grades USING (true)", True),
