@@ -185,9 +185,9 @@ CREATE FUNCTION is_open(room int) RETURNS boolean LANGUAGE sql AS
     $$ SELECT EXISTS (SELECT FROM open_halls o WHERE o.hall = room) $$;
 CREATE FUNCTION is_found(id int) RETURNS boolean LANGUAGE plpgsql AS
     $$ DECLARE found boolean; BEGIN EXECUTE 'SELECT true FROM else' || 'where' INTO found; RETURN found; END $$;
-CREATE TABLE "the ""Odd"" Ümläute" (id int);
+CREATE SCHEMA hidden; CREATE TABLE hidden."the ""Odd"" Ümläute" (id int);
 CREATE FUNCTION is_odd(who int) RETURNS boolean LANGUAGE plpgsql AS
-    $$ BEGIN RETURN EXISTS (SELECT FROM "the ""Odd"" Ümläute" o WHERE o.id = who); END $$;
+    $$ BEGIN RETURN EXISTS (SELECT FROM hidden."the ""Odd"" Ümläute" o WHERE o.id = who); END $$;
 CREATE FUNCTION good(int, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN is_good($1); END $$;
 CREATE OPERATOR === (FUNCTION = good, LEFTARG = int, RIGHTARG = text);
 """
@@ -199,14 +199,14 @@ CREATE OPERATOR === (FUNCTION = good, LEFTARG = int, RIGHTARG = text);
         ("is_good(id)", "CREATE POLICY more ON grades USING (true)", True),
         ("is_good(id)", "ALTER TABLE grades DISABLE ROW LEVEL SECURITY", True),
         ("is_good(id)", "GRANT SELECT ON grades TO {one}", True),
-        ("is_good(id)", "REVOKE USAGE ON SCHEMA public FROM {one}", True),
         ("is_good(id)", "GRANT SELECT (grade) ON grades TO {one}", True),
         ("is_good(id)", "CREATE OR REPLACE FUNCTION best() RETURNS int LANGUAGE sql AS 'SELECT 2'", True),
         ("id === text", "CREATE POLICY more ON grades USING (true)", True),
         ("is_open(room)", "ALTER TABLE halls ENABLE ROW LEVEL SECURITY", True),
         ("is_open(room)", "CREATE OR REPLACE VIEW open_halls AS SELECT hall FROM halls WHERE hall > 1", True),
         ("is_open(room)", "ALTER VIEW open_halls SET (security_barrier)", True),
-        ("is_odd(id)", """ALTER TABLE "the ""Odd"" Ümläute" ENABLE ROW LEVEL SECURITY""", True),
+        ("is_odd(id)", """ALTER TABLE hidden."the ""Odd"" Ümläute" ENABLE ROW LEVEL SECURITY""", True),
+        ("is_odd(id)", "GRANT USAGE ON SCHEMA hidden TO {one}", True),
         ("is_found(id)", "CREATE POLICY more ON elsewhere USING (true)", True),
         ("is_found(id)", "CREATE FUNCTION other() RETURNS int LANGUAGE sql AS 'SELECT 1'", True),
         ("is_good(id)", "CREATE POLICY more ON elsewhere USING (true)", False),
