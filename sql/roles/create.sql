@@ -10,27 +10,32 @@ SELECT set_config('cdc_bridge.owner_role', {owner}, true);
 SELECT set_config('cdc_bridge.runtime_role', {runtime}, true);
 SELECT set_config('cdc_bridge.reads_as', {reads_as}, true);
 
+DO $may$
+DECLARE
+    database CONSTANT text := current_database();
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = CURRENT_USER AND (rolsuper OR rolcreaterole)) THEN
+        RAISE EXCEPTION 'the role % cannot make roles: run this as a role with CREATEROLE', CURRENT_USER;
+    ELSIF NOT (has_database_privilege(database, 'CONNECT WITH GRANT OPTION') AND has_database_privilege(database, 'CREATE WITH GRANT OPTION')) THEN
+        RAISE EXCEPTION 'the role % cannot let roles into this database: run this as its owner, %, who else can GRANT CONNECT, CREATE ON DATABASE % TO % WITH GRANT OPTION',
+            CURRENT_USER, (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = database), quote_ident(database), quote_ident(CURRENT_USER);
+    END IF;
+END
+$may$;
+
 -- The OWNER: connects for attach, detach, and what a newer version has to change. It owns the schema of cdc_bridge, and our triggers
 -- run with its rights; so it should own nothing else. To give a table its triggers it has to be a member of the table's owner,
 -- meanwhile:
 --     GRANT the_tables_owner TO the_owner_role;  ...attach...  REVOKE the_tables_owner FROM the_owner_role;
+-- Where nobody can grant that, since the administrator owns the tables and is no superuser, the administrator can be the owner role.
 DO $owner$
 DECLARE
     name CONSTANT text := current_setting('cdc_bridge.owner_role');
-    mark CONSTANT text := 'cdc_bridge: the runtime role is ' || current_setting('cdc_bridge.runtime_role');
-    said CONSTANT text := (SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = name);
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name) THEN
         EXECUTE format('CREATE ROLE %I LOGIN INHERIT', name);
     END IF;
     EXECUTE format('GRANT CONNECT, CREATE ON DATABASE %I TO %I', current_database(), name);
-    -- Whom attach is to give the rights on our schema, now or when it makes it anew, is remembered in the owner's comment.
-    IF said IS NOT NULL AND NOT starts_with(said, 'cdc_bridge: ') THEN
-        RAISE EXCEPTION 'the role % has a comment already, where cdc_bridge remembers the runtime role: choose another owner role', name;
-    END IF;
-    IF said IS DISTINCT FROM mark THEN
-        EXECUTE format('COMMENT ON ROLE %I IS %L', name, mark);
-    END IF;
 END
 $owner$;
 
@@ -55,12 +60,44 @@ BEGIN
 END
 $runtime$;
 
+-- Whom attach is to give the rights on our schema, now or when it makes it anew, is remembered in the comment of the owner role.
+-- On itself nobody may comment who is no superuser, on PostgreSQL 16 and newer; there it grants itself the runtime role, without
+-- all that a member has: a grant that does nothing, and that only the owner role can make.
+DO $remembered$
+DECLARE
+    owner CONSTANT text := current_setting('cdc_bridge.owner_role');
+    runtime CONSTANT text := current_setting('cdc_bridge.runtime_role');
+    mark CONSTANT text := 'cdc_bridge: the runtime role is ' || runtime;
+    said CONSTANT text := (SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = owner);
+    is_by_grant CONSTANT boolean := owner = CURRENT_USER AND current_setting('server_version_num')::int >= 160000
+        AND NOT (SELECT rolsuper FROM pg_roles WHERE rolname = CURRENT_USER);
+    administered CONSTANT text := CASE WHEN is_by_grant THEN runtime ELSE owner END;
+BEGIN
+    IF said = mark THEN
+        RETURN;
+    ELSIF is_by_grant AND starts_with(said, 'cdc_bridge: ') THEN
+        RAISE EXCEPTION 'the comment of the role % names another runtime role: a superuser can say COMMENT ON ROLE % IS NULL',
+            owner, quote_ident(owner);
+    ELSIF is_by_grant THEN
+        EXECUTE format('GRANT %I TO %I WITH ADMIN FALSE, INHERIT FALSE, SET FALSE GRANTED BY CURRENT_USER', runtime, owner);
+    ELSIF said IS NOT NULL AND NOT starts_with(said, 'cdc_bridge: ') THEN
+        RAISE EXCEPTION 'the role % has a comment already, where cdc_bridge remembers the runtime role: choose another owner role', owner;
+    ELSE
+        EXECUTE format('COMMENT ON ROLE %I IS %L', owner, mark);
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE EXCEPTION 'the role % has no ADMIN OPTION on the role %: a superuser, or who made that role, can GRANT % TO % WITH ADMIN OPTION',
+        CURRENT_USER, administered, quote_ident(administered), quote_ident(CURRENT_USER);
+END
+$remembered$;
+
 -- The roles that it may read as, for those who follow changes: the setting `roles`, and `anon_role`. Without such roles it reads as
 -- itself, and needs SELECT on every attached table:
 --     GRANT SELECT ON the_table TO the_runtime_role;
 DO $reads_as$
 DECLARE
     name CONSTANT text := current_setting('cdc_bridge.runtime_role');
+    is_new CONSTANT boolean := current_setting('server_version_num')::int >= 160000;
     role text;
 BEGIN
     FOREACH role IN ARRAY current_setting('cdc_bridge.reads_as')::text[] LOOP
@@ -72,8 +109,15 @@ BEGIN
                 OR pg_has_role(role, current_setting('cdc_bridge.owner_role'), 'MEMBER') THEN
             RAISE EXCEPTION 'the role % is a superuser or may act as the owner role: no client may have such rights', role;
         END IF;
-        EXECUTE format('GRANT %I TO %I', role, name)
-            || CASE WHEN current_setting('server_version_num')::int >= 160000 THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;
+        BEGIN
+            EXECUTE format('GRANT %I TO %I', role, name)
+                || CASE WHEN is_new THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;
+        EXCEPTION WHEN insufficient_privilege THEN
+            IF NOT pg_has_role(name, role, CASE WHEN is_new THEN 'SET' ELSE 'MEMBER' END) THEN
+                RAISE EXCEPTION 'the role % has no ADMIN OPTION on the role %: a superuser, or who made that role, can GRANT % TO % WITH ADMIN OPTION',
+                    CURRENT_USER, role, quote_ident(role), quote_ident(CURRENT_USER);
+            END IF;
+        END;
     END LOOP;
 END
 $reads_as$;
@@ -85,7 +129,8 @@ BEGIN
     IF owner IS NULL THEN
         RAISE NOTICE 'there is no schema of cdc_bridge yet: attach tables as the owner role, which gives the runtime role its rights';
     ELSIF owner <> current_setting('cdc_bridge.owner_role') THEN
-        RAISE EXCEPTION 'the schema of cdc_bridge belongs to the role %: as that role, cdc-bridge detach --all --purge, then attach as the owner role', owner;
+        RAISE EXCEPTION 'the schema of cdc_bridge belongs to the role %: as that role, cdc-bridge detach --all --purge, then attach as the owner role, or SET ROLE % and what cdc-bridge sql prints',
+            owner, quote_ident(current_setting('cdc_bridge.owner_role'));
     ELSIF NOT pg_has_role(owner, 'USAGE') THEN
         RAISE NOTICE 'attach as the owner role: it gives the runtime role what it lacks of its rights';
     END IF;

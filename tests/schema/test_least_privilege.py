@@ -332,7 +332,7 @@ def test_each_right_is_needed(served: Place) -> None:
     """Without it something says that it lacks it, or is told less."""
     admin = psycopg.connect(served.database.dsn, autocommit=True)
     with admin, served.connect(served.roles.runtime) as conn:
-        whole = _asked(admin, conn)
+        whole = asked(admin, conn)
         assert not [name for name, answer in whole.items() if answer == "refused"]
         for kind, name, privilege in _rights(admin):
             what = sql.SQL("SCHEMA cdc") if kind == "SCHEMA" else sql.SQL(f"{kind} cdc.{name}")
@@ -343,9 +343,9 @@ def test_each_right_is_needed(served: Place) -> None:
                 assert [(each.role, each.privilege) for each in lacks(owner, "cdc")] == [
                     (served.roles.runtime, privilege)
                 ]
-            assert _asked(admin, conn) != whole, f"nothing needs {privilege} on {kind} {name}"
+            assert asked(admin, conn) != whole, f"nothing needs {privilege} on {kind} {name}"
             admin.execute(sql.SQL("GRANT {} ON {} TO {}").format(sql.SQL(privilege), what, role))
-        assert _asked(admin, conn) == whole
+        assert asked(admin, conn) == whole
 
 
 def _rights(conn: Connection) -> list[tuple[str, str, str]]:
@@ -353,7 +353,7 @@ def _rights(conn: Connection) -> list[tuple[str, str, str]]:
     return conn.execute(query).fetchall()
 
 
-def _asked(admin: Connection, conn: Connection) -> dict[str, Any]:
+def asked(admin: Connection, conn: Connection) -> dict[str, Any]:
     """The answers as far as they are the same each time."""
     admin.execute("TRUNCATE cdc.change_log_1, cdc.change_log_5; " + KNOWN)
     admin.execute("UPDATE cdc.segment SET storage = pg_relation_filenode(('cdc.change_log_' || number)::regclass)")
@@ -470,18 +470,16 @@ OF_ITS_OWN = ("sales.salaries", "ON sales.t", "ALTER TABLE sales.t")
 
 
 def test_runtime_role_can_do_none_of_this(served: Place) -> None:
-    _is_refused(served, served.roles.runtime, FORBIDDEN)
+    is_refused(served, served.roles.runtime, FORBIDDEN)
 
 
 def test_owner_of_the_tables_can_do_none_of_this(served: Place) -> None:
     of_ours = [each for each in FORBIDDEN if not any(own in each for own in OF_ITS_OWN)]
-    _is_refused(served, served.app, [*of_ours, *(f"SELECT * FROM cdc.{name}" for name in ("change_log", "channel"))])
-    _is_refused(
-        served, served.app, ["SELECT * FROM cdc.begin_era()", "SELECT cdc.open_gate(9)", "SELECT cdc.version()"]
-    )
+    is_refused(served, served.app, [*of_ours, *(f"SELECT * FROM cdc.{name}" for name in ("change_log", "channel"))])
+    is_refused(served, served.app, ["SELECT * FROM cdc.begin_era()", "SELECT cdc.open_gate(9)", "SELECT cdc.version()"])
 
 
-def _is_refused(served: Place, role: str, statements: list[str]) -> None:
+def is_refused(served: Place, role: str, statements: list[str]) -> None:
     with served.connect(role) as conn:
         for each in statements:
             with pytest.raises(errors.InsufficientPrivilege):
