@@ -1,8 +1,8 @@
 """Two roles, so that what serves clients can do hardly anything: an owner, who attaches, and the runtime role, as which
 bridges connect.
 
-The rights of the runtime role stand in `sql/roles/rights.sql`, and nowhere else. Who that role is, is recorded beside the
-owner role, see `sql/roles/recorded.sql`: so whoever installs our schema, now or once more, or brings a newer version,
+The rights of the runtime role stand in `sql/roles/rights.sql`, and nowhere else. Who that role is, is recorded of the
+owner role (`sql/roles/recorded.sql`): so whoever installs our schema, now or once more, or brings a newer version,
 gives them.
 """
 
