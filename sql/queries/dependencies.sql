@@ -71,6 +71,14 @@ facts AS MATERIALIZED (
     JOIN pg_proc f ON named.class = 'pg_proc'::regclass AND f.oid = named.oid
     JOIN pg_namespace n ON n.oid = f.pronamespace
 ),
+-- Whose rights each reader has: what it may do with whatever a policy leads to.
+standings AS MATERIALIZED (
+    SELECT concat_ws(' ', 'reader', quote_ident(r.name), r.sees_all, string_agg(quote_ident(g.rolname), ' ' ORDER BY g.rolname COLLATE "C")) AS fact
+    FROM readers r
+    JOIN pg_roles g ON pg_has_role(r.oid, g.oid, 'USAGE')
+    WHERE r.name IS NOT NULL
+    GROUP BY r.name, r.sees_all
+),
 dependencies AS (
     SELECT policy, md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) AS digest
     FROM (
@@ -82,6 +90,10 @@ dependencies AS (
         SELECT led.policy, everything.fact
         FROM led
         JOIN (SELECT md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) FROM facts) AS everything(fact) ON led.class = 0
+        UNION ALL
+        SELECT led.policy, standings.fact
+        FROM (SELECT DISTINCT policy FROM led WHERE class <> 'pg_policy'::regclass AND (class, oid) <> ('pg_class'::regclass, own)) AS led
+        CROSS JOIN standings
         UNION ALL
         SELECT r.policy, concat_ws(' ', 'named', d.refobjid, d.refobjsubid, quote_ident(c.relname), quote_ident(n.nspname), quote_ident(a.attname))
         FROM reading r

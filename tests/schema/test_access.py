@@ -201,6 +201,8 @@ CREATE OPERATOR === (FUNCTION = good, LEFTARG = int, RIGHTARG = text);
         ("is_good(id)", "GRANT SELECT ON grades TO {one}", True),
         ("is_good(id)", "GRANT SELECT (grade) ON grades TO {one}", True),
         ("is_good(id)", "CREATE OR REPLACE FUNCTION best() RETURNS int LANGUAGE sql AS 'SELECT 2'", True),
+        ("is_good(id)", "REVOKE {group} FROM {one}", True),
+        ("room = 1", "REVOKE {group} FROM {one}", False),
         ("id === text", "CREATE POLICY more ON grades USING (true)", True),
         ("is_open(room)", "ALTER TABLE halls ENABLE ROW LEVEL SECURITY", True),
         ("is_open(room)", "CREATE OR REPLACE VIEW open_halls AS SELECT hall FROM halls WHERE hall > 1", True),
@@ -220,12 +222,12 @@ async def test_policy_is_another_one_when_something_changes_that_its_functions_l
     database: Database, roles: tuple[str, str], policy: str, change: str, is_led_to: bool
 ) -> None:
     """What a function's text names, and on from there; everything, where it puts statements together."""
-    one, _ = roles
+    one, group = roles
     database.execute(f"{LED_TO}; ALTER POLICY of_members ON messages USING ({policy})")
     async with reader(database, one) as (reads, connection):
         before = await reads.read(connection)
         fingerprint = await reads.fingerprint(connection)
-        await asyncio.to_thread(database.execute, change.format(one=one))
+        await asyncio.to_thread(database.execute, change.format(one=one, group=group))
         after = await reads.read(connection)
         assert (after.of(one) != before.of(one)) is is_led_to
         if is_led_to:
