@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 
 from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.mirror import Mirror
 from tests.support.server import Database, Server
 from tests.support.supabase import ROLES, SECRET, Person, Place, client_roles, supabase
-from tests.support.wsclient import Client, Message, connected
+from tests.support.wsclient import Client, connected
 
 ANN_ID, BOB_ID, CARA_ID = (f"{digit * 8}-{digit * 4}-4{digit * 3}-8{digit * 3}-{digit * 12}" for digit in "abc")
-
-AGREES_WITHIN_S = 8
 
 ANYONE = Person("anyone", role="anon")
 ANN = Person("ann", ANN_ID)
@@ -105,55 +102,6 @@ async def person(running: RunningBridge, who: Person) -> AsyncIterator[Client]:
         yield client
 
 
-class Mirror:
-    """What one person has been shown of all tables, as an application would keep it."""
-
-    def __init__(self, place: Place, who: Person, client: Client) -> None:
-        self.place = place
-        self.who = who
-        self.client = client
-        self.rows: dict[str, dict[str, Any]] = {}
-
-    async def subscribe(self) -> None:
-        for table in KEYS:
-            await self.client.send({"type": "subscribe", "collection": table, "uid": table, "query": {"limit": -1}})
-        while len(self.rows) < len(KEYS):
-            self._apply(await self.client.expect(type="subscription"))
-
-    async def agrees(self, *left_out: str) -> None:
-        """As soon as everything has been told. Too much would stay too much."""
-        selected = self._selected([table for table in KEYS if table not in left_out])
-        try:
-            async with asyncio.timeout(AGREES_WITHIN_S):
-                while selected != {table: self.rows[table] for table in selected}:
-                    self._apply(await self.client.expect(type="subscription"))
-        except TimeoutError:
-            assert {table: self.rows[table] for table in selected} == selected, self.who.name
-
-    def _selected(self, tables: Sequence[str]) -> dict[str, dict[str, Any]]:
-        every = ", ".join(f"'{table}', (SELECT coalesce(json_agg(t), '[]') FROM {table} t)" for table in tables)
-        ((found,),) = self.place.seen_by(self.who, f"SELECT json_build_object({every})")
-        return {table: {_key(table, row): row for row in map(_as_shown, rows)} for table, rows in found.items()}
-
-    def _apply(self, message: Message) -> None:
-        table, event = message["uid"], message["event"]
-        if event == "init":
-            assert table not in self.rows, f"{self.who.name} starts anew: {message}"
-            self.rows[table] = {_key(table, row): row for row in message["data"]}
-        elif event == "delete":
-            for key in message["data"]:
-                del self.rows[table][json.dumps(key)]  # which was known
-        else:
-            for row in message["data"]:
-                assert event == "update" or _key(table, row) not in self.rows[table]
-                self.rows[table][_key(table, row)] = row
-
-
-def _key(table: str, row: Mapping[str, Any]) -> str:
-    names = KEYS[table]
-    return json.dumps(row[names[0]] if len(names) == 1 else {name: row[name] for name in names})
-
-
 def _as_shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """As the protocol spells int8, numeric and timestamptz."""
     spelled = dict(row)
@@ -171,7 +119,10 @@ async def test_each_change_leaves_everybody_with_what_a_select_would_show(place:
     """Policies of all kinds; the runtime role has no right of its own on any table."""
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(bridge(place))
-        mirrors = [Mirror(place, who, await stack.enter_async_context(person(running, who))) for who in EVERYBODY]
+        mirrors = [
+            Mirror(place, who, await stack.enter_async_context(person(running, who)), KEYS, _as_shown)
+            for who in EVERYBODY
+        ]
         for mirror in mirrors:
             await mirror.subscribe()
             await mirror.agrees()

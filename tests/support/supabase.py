@@ -114,13 +114,13 @@ class Place:
 
 
 @contextlib.contextmanager
-def supabase(database: Database) -> Iterator[Place]:
-    """Nothing is attached yet."""
+def supabase(database: Database, schema: str | None = None) -> Iterator[Place]:
+    """Nothing is attached yet. `schema` is SQL for what is there besides `auth`, with a schema `private`."""
     suffix = database.name[-12:]
     roles = RoleNames(f"cdc_owner_{suffix}", f"authenticator_{suffix}", ROLES)
     app = f"app_{suffix}"
     database.execute(f"CREATE ROLE {app}; ALTER DATABASE {database.name} OWNER TO {app}")
-    database.execute(f"SET ROLE {app};" + AUTH + SCHEMA.read_text())
+    database.execute(f"SET ROLE {app};" + AUTH + (schema or SCHEMA.read_text()))
     database.execute(script(roles, "cdc"))
     database.execute(f"GRANT USAGE ON SCHEMA private TO {roles.runtime}")  # as docs/limits.md says
     try:
