@@ -3,14 +3,15 @@
 Grants and policies are PostgreSQL's, rules are the configuration's; both hold. What only PostgreSQL can say is in
 `answers`.
 
-Bound: `RULINGS_MAX` viewers' rulings. Policy: past it all are forgotten, and worked out again.
+Bounds: `RULINGS_MAX` viewers' rulings, and `COMPLAINTS_MAX` of what the operator has been told. Policy: past it all are
+forgotten, and worked out, or told, again.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from cdc_bridge.broker.answers import Answers, Probe, Unanswered
 from cdc_bridge.broker.ruling import Proofreader, Ruling, ruling
@@ -31,6 +32,17 @@ from cdc_bridge.viewer import Viewer
 log = logging.getLogger(__name__)
 
 RULINGS_MAX = 100_000
+COMPLAINTS_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Complaint:
+    """Why somebody cannot follow a table. For the operator, who is not told again for each client that tries."""
+
+    table: str
+    role: str | None
+    policy: str
+    reason: str
 
 
 @dataclass(slots=True)
@@ -41,6 +53,19 @@ class _Known:
     answers: Answers
     views: dict[tuple[str, str | None, frozenset[int]], Catalog] = field(default_factory=dict)
     rulings: dict[Viewer, Ruling] = field(default_factory=dict)
+    complaints: set[_Complaint] = field(default_factory=set)
+
+    def complain(self, complaint: _Complaint) -> None:
+        if complaint in self.complaints:
+            return
+        if len(self.complaints) >= COMPLAINTS_MAX:
+            self.complaints.clear()
+        self.complaints.add(complaint)
+        log.error(
+            "a policy of row-level security cannot be judged for changes, so nobody whom it concerns can follow the"
+            " table",
+            extra=facts(**asdict(complaint)),
+        )
 
 
 class Permits:
@@ -93,12 +118,14 @@ class Permits:
         if policies is None:
             return EVERYTHING
         guard = Guard(collection, policies, catalog.access.claim_functions)
-        answers = self._of(catalog).answers
+        known = self._of(catalog)
         try:
-            filter_ = guard.filter(answers.values(guard.needed(), viewer))
+            filter_ = guard.filter(known.answers.values(guard.needed(), viewer))
+            _check(filter_, collection, viewer, known.answers)
         except Unjudgeable as unjudgeable:
-            raise _refused(collection, viewer, unjudgeable.policy.name, unjudgeable.reason) from None
-        _check(filter_, collection, viewer, answers)
+            table = str(collection.relation)
+            known.complain(_Complaint(table, viewer.role, unjudgeable.policy, unjudgeable.reason))
+            raise _refused(collection) from None
         return filter_
 
     def rights(self, viewer: Viewer, relation_ids: Iterable[int], catalog: Catalog) -> bytes:
@@ -128,17 +155,13 @@ class Permits:
 
 
 def _check(filter_: Filter, collection: Collection, viewer: Viewer, answers: Answers) -> None:
-    """Raises `RequestError` when what is left of policies cannot be judged."""
+    """Raises `Unjudgeable` when what is left of policies cannot be judged."""
     opaque = [leaf for leaf in leaves(filter_) if isinstance(leaf, Policy)]
     if opaque and (reason := answers.obstacle(Probe(collection, all_of(opaque), viewer))):
-        raise _refused(collection, viewer, " and ".join(policy.expression for policy in opaque), reason)
+        raise Unjudgeable(" and ".join(policy.expression for policy in opaque), reason)
 
 
-def _refused(collection: Collection, viewer: Viewer, policy: str, reason: str) -> RequestError:
-    log.error(
-        "a policy of row-level security cannot be judged for changes, so nobody whom it concerns can follow the table",
-        extra=facts(table=str(collection.relation), role=viewer.role, policy=policy, reason=reason),
-    )
+def _refused(collection: Collection) -> RequestError:
     return RequestError(
         "FORBIDDEN",
         f'Collection "{collection.name}" can be read but not followed: a row-level security policy of it cannot be'

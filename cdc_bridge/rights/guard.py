@@ -25,9 +25,9 @@ PARSED_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Unjudgeable(Exception):
-    """A policy cannot be evaluated of an image of a row."""
+    """A policy, by its name or by what it says, cannot be evaluated of an image of a row."""
 
-    policy: RowPolicy
+    policy: str
     reason: str
 
 
@@ -58,10 +58,10 @@ class Guard:
 
     def _condition(self, policy: RowPolicy) -> Condition:
         if policy.obstacle:
-            raise Unjudgeable(policy, policy.obstacle)
+            raise Unjudgeable(policy.name, policy.obstacle)
         for name in policy.columns:
             if name not in self.collection.by_name:
-                raise Unjudgeable(policy, f'it uses the column "{name}", which is excluded')
+                raise Unjudgeable(policy.name, f'it uses the column "{name}", which is excluded')
         return _parsed(policy.expression, self.collection.columns, self.functions)
 
 

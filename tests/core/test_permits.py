@@ -265,6 +265,32 @@ async def test_policy_that_postgresql_cannot_evaluate_is_refused_with_its_reason
     assert len(database.probes) == 2
 
 
+def test_operator_is_told_once_however_many_clients_try_and_again_when_the_catalog_is_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Clients that come back again and again, of whom anybody may be one, do not fill the log."""
+    permits, odd = Permits(), replace(OPAQUE, obstacle="it uses the column tableoid")
+    for catalog in (guarded(odd), guarded(odd)):
+        for viewer in (ANN, BOB, ANN):
+            with pytest.raises(RequestError, match="FORBIDDEN"):
+                permits.guard(MESSAGES, viewer, catalog)
+    assert len(told(caplog)) == 2
+
+
+def test_what_the_operator_has_been_told_is_kept_within_bounds(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("cdc_bridge.broker.permits.COMPLAINTS_MAX", 1)
+    access: dict[str | None, RoleAccess] = {
+        role: {MESSAGES.relation_id: TableAccess(None, (replace(OPAQUE, obstacle=role),))} for role in "ab"
+    }
+    permits, catalog = Permits(), Catalog([MESSAGES], Access(access))
+    for role in "aaba":
+        with pytest.raises(RequestError, match="FORBIDDEN"):
+            permits.guard(MESSAGES, person("ann", role), catalog)
+    assert [each["role"] for each in told(caplog)] == ["a", "b", "a"]
+
+
 # --- the digest of rights ---
 
 
