@@ -279,6 +279,22 @@ async def test_nothing_is_told_by_rights_that_are_known_to_have_ended(
             may_answer.set()
 
 
+@pytest.mark.once
+@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="one question that waits for a lock fails all the others")
+async def test_table_that_is_locked_keeps_no_right_of_others_alive(place: Place) -> None:
+    """Somebody holds a lock where the policy of another table looks, whose followers are to be judged anew as well."""
+    place.execute("CREATE TABLE m AS SELECT 1 AS room; GRANT SELECT ON m TO {user}")
+    place.table("c int", "c IN (SELECT room FROM m)", name="others")
+    place.table("c int")
+    async with ann(place) as (client, _):
+        await follow(client, "others")
+        await follow(client)
+        with psycopg.connect(place.database.dsn) as locker:
+            locker.execute("LOCK TABLE m IN ACCESS EXCLUSIVE MODE")
+            place.execute("ALTER TABLE others ADD d int; REVOKE SELECT ON t FROM {user}")
+            await client.until(type="subscribe", status="error", uid="t", timeout=HOLDS_WITHIN_S)
+
+
 @pytest.mark.xfail(strict=True, reason="a policy's digest and its text are read in two snapshots")
 async def test_policy_is_printed_as_it_was_when_its_digest_was_taken(
     place: Place, monkeypatch: pytest.MonkeyPatch
