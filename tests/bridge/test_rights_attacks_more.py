@@ -300,7 +300,8 @@ async def test_policy_is_printed_as_it_was_when_its_digest_was_taken(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else another text is kept under the digest of this one, for as long as it is the same."""
-    place.table("c int", "c = 1")
+    place.table("c int", "true")
+    place.execute("ALTER POLICY p ON t USING (c = 1)")  # older servers keep where in its statement something stood
     texts = access._texts
 
     async def late(connection: AsyncConnection[Any], oids: Sequence[int]) -> dict[int, str]:
