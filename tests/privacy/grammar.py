@@ -191,7 +191,7 @@ def other_rights(draw: st.DrawFn, before: Rights) -> Rights:
     """What somebody changes while others look on: one thing."""
     position = draw(st.integers(0, len(TABLES) - 1))
     table = TABLES[position]
-    match draw(st.sampled_from(["table", "policy", "drop", "usage"])):
+    match draw(st.sampled_from(["table", "policy", "drop", "usage", "call"])):
         case "table":
             tables = list(before.tables)
             tables[position] = draw(table_rights(table))
@@ -200,6 +200,8 @@ def other_rights(draw: st.DrawFn, before: Rights) -> Rights:
             return replace(before, policies=(*before.policies, draw(policies(table))))
         case "drop":
             return replace(before, policies=tuple(each for each in before.policies if each.table != table.name))
+        case "call":
+            return replace(before, may_call=not before.may_call)
     return replace(before, app_usage=draw(st.sampled_from([("",), ("crew",), ()])))
 
 
