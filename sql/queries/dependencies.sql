@@ -79,7 +79,8 @@ standings AS MATERIALIZED (
     WHERE r.name IS NOT NULL
     GROUP BY r.name, r.sees_all
 ),
-dependencies AS (
+-- Once: the planner, who does not know how much it is, would do it again for each policy.
+dependencies AS MATERIALIZED (
     SELECT policy, md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) AS digest
     FROM (
         SELECT led.policy, facts.fact

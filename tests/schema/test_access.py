@@ -234,6 +234,31 @@ async def test_policy_is_another_one_when_something_changes_that_its_functions_l
             assert await reads.fingerprint(connection) != fingerprint
 
 
+GROWN = """
+DO $$ BEGIN
+    FOR i IN 1..80 LOOP
+        EXECUTE format('CREATE TABLE old_%s ()', i);
+        EXECUTE format('CREATE FUNCTION f_%s() RETURNS boolean LANGUAGE plpgsql AS %L', i,
+            format('BEGIN PERFORM f_%s() FROM old_%s; RETURN true; END', 1 + i % 80, i));
+    END LOOP;
+    FOR i IN 1..600 LOOP
+        EXECUTE format('CREATE POLICY p_%s ON messages USING (f_%s())', i, 1 + i % 80);
+    END LOOP;
+END $$
+"""
+
+
+@pytest.mark.once
+async def test_many_policies_that_lead_to_much_are_read_in_a_moment(database: Database, roles: tuple[str, str]) -> None:
+    """As those of a project of some years: what each leads to is gathered once, not once more for each of them."""
+    one, _ = roles
+    database.execute(GROWN)
+    async with reader(database, one) as (reads, connection):
+        await connection.execute("SET statement_timeout = '4s'")
+        found = (await reads.read(connection)).of(one)[oid(database, "messages")]
+        assert len(found.policies or ()) == 601
+
+
 async def test_facts_are_read_while_a_table_is_locked(database: Database, roles: tuple[str, str]) -> None:
     """One ALTER TABLE that takes its time does not make every collection stand still."""
     one, _ = roles
