@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 
 from cdc_bridge.broker.agenda import Agenda
@@ -19,6 +20,7 @@ from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation
 from cdc_bridge.errors import RequestError, SourceUnavailable, invalid_payload
+from cdc_bridge.hub.follower import Follower, Reading
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import CatalogReader
@@ -52,6 +54,7 @@ class CatalogWatch:
         self._fingerprint = ""
         self._known_shapes: set[tuple[int | str, ...]] = set()
         self._refreshing = asyncio.Lock()
+        self._held_back: dict[Follower, None] = {}
 
     async def watch(self, interval_s: float) -> None:
         """Look for changed tables that no row change has told of, for ever."""
@@ -73,7 +76,7 @@ class CatalogWatch:
         async with self._refreshing:
             fingerprint = await self._reader.fingerprint()
             if fingerprint == self._fingerprint:
-                return
+                return self._release()
             catalog = await self._reader.read()
             await self._adopt(catalog)
             self._interpreter.proofread(catalog)
@@ -81,16 +84,28 @@ class CatalogWatch:
             self._known_shapes.clear()
 
     async def _adopt(self, catalog: Catalog, *, rights_changed: bool = False) -> None:
+        """Whoever may see something else is told nothing while PostgreSQL is asked what that is."""
         judge = partial(self._judge, catalog)
         while True:
             try:
-                self._agenda.order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
+                self._release(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
                 return self._interpreter.permits.forget_obstacles(catalog)
             except ExceptionGroup as group:
                 unknown = [each for each in group.exceptions if isinstance(each, (Unspelled, Unanswered))]
                 if len(unknown) < len(group.exceptions):
                     raise
+                self._hold_back(catalog)
                 await self._interpreter.learn_all(unknown)
+
+    def _hold_back(self, catalog: Catalog) -> None:
+        found = self._hub.hold_back(self._interpreter.sees_otherwise(catalog))
+        self._held_back.update(dict.fromkeys(found))
+
+    def _release(self, readings: Sequence[Reading] = ()) -> None:
+        """These are to be done; and so is what those need who were held back and see what they saw, after all."""
+        others = self._held_back.keys() - {reading.follower for reading in readings}
+        self._held_back = {}
+        self._agenda.order([*readings, *self._hub.hold_these(others)])
 
     async def adopt_rules(self, book: RuleBook) -> None:
         """Other rules hold: everybody is judged anew by them."""
@@ -129,7 +144,10 @@ class CatalogWatch:
         return self._hub.catalog
 
     def is_drifted(self, change: Change) -> bool:
-        """Whether a change shows that the catalog is out of date."""
+        """Whether a change shows that the catalog is out of date.
+
+        The order of names tells what their set does not: columns have taken each other's names.
+        """
         collection = self._hub.catalog.by_relation_id.get(change.relation_id)
         if collection is None:
             return True
@@ -138,7 +156,7 @@ class CatalogWatch:
         if collection.filenodes[change.relation_id] != change.filenode:
             return True
         image = next(iter(change.new or change.old), None)
-        return image is not None and image.keys() != collection.by_name.keys()
+        return image is not None and tuple(image) != collection.order(change.relation_id)
 
     async def catch_up(self, change: Change) -> None:
         """Read the catalog that a change calls for, once: a change can also be older than the catalog."""

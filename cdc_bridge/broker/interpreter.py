@@ -7,7 +7,7 @@ all that are here need at once may be more, until somebody asks for something el
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -134,6 +134,20 @@ class Interpreter:
     def proofread(self, catalog: Catalog) -> None:
         """A catalog has come, or other rules: tell the operator what does not fit."""
         self.permits.proofread(catalog, Spelling(self._spelled))
+
+    def sees_otherwise(self, catalog: Catalog) -> Callable[[Subscription], bool]:
+        """Whether somebody may see something else by this catalog, or by the rules as they are now."""
+        known: dict[tuple[Viewer, frozenset[int]], bytes] = {}
+
+        def is_so(subscription: Subscription) -> bool:
+            query, viewer = subscription.query, subscription.sight.viewer
+            asked = replace(query, filter=query.of_table, asked=None)
+            tables = tables_read(subscription.collection, asked, subscription.sight)
+            if (viewer, tables) not in known:
+                known[viewer, tables] = self.permits.rights(viewer, tables, catalog)
+            return known[viewer, tables] != subscription.rights
+
+        return is_so
 
     async def learn(self, unknown: Unknown) -> None:
         """Raises `SourceUnavailable`."""

@@ -10,7 +10,7 @@ without data and what it has missed (`catching.py`), while its feed keeps what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
 
 from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
@@ -253,6 +253,13 @@ class Hub:
     def hold_these(self, followers: Iterable[Follower]) -> list[Reading]:
         """After a gap that concerns these, those of them that are still here."""
         return [self._delivery.hold(follower) for follower in followers if follower in self._roll]
+
+    def hold_back(self, concerned: Callable[[Subscription], bool]) -> list[Follower]:
+        """Tell these nothing, until it is known what they may see. They need fresh data then (`hold_these`)."""
+        found = [follower for follower in self._roll if concerned(follower.subscription)]
+        for follower in found:
+            self._delivery.stop(follower)
+        return found
 
     def hold(self, relation_id: int | None = None) -> list[Reading]:
         """After a gap: everybody, or those who are told of one table, need fresh data."""

@@ -169,7 +169,7 @@ class PooledArbiter:
             async with self._transaction(connection, limit_s):
                 cursor = await connection.execute(statement, parameters(statement))
                 return [row for (row,) in await cursor.fetchall()]
-        except errors.QueryCanceled:
+        except (errors.QueryCanceled, errors.LockNotAvailable):
             return TOOK_TOO_LONG
         except UnicodeEncodeError as error:
             return Failure(str(error))
@@ -186,9 +186,9 @@ class PooledArbiter:
             yield
 
 
-TOOK_TOO_LONG = Failure("it took too long")
-NO_TIME_LEFT = Failure("others took too long")
-RESTS = Failure("it took too long before, and is not asked again so soon")
+TOOK_TOO_LONG = Failure("it took too long", passes=True)
+NO_TIME_LEFT = Failure("others took too long", passes=True)
+RESTS = Failure("it took too long before, and is not asked again so soon", passes=True)
 
 
 def _seen(statement: sql.Composed | Failure, sight: Sight) -> Statement:
@@ -199,7 +199,7 @@ def _decision(batch: Batch) -> sql.Composed | Failure:
     case = batch.case
     try:
         surroundings = Surroundings(case.catalog, case.now_us, Sight(rows=batch.predicate.rules), of_images=True)
-        return verdicts(case.collection, case.filter, batch.images, surroundings)
+        return verdicts(case.collection, case.filter, batch.rows, surroundings)
     except BridgeError as error:
         return Failure(str(error))
 

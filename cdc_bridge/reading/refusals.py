@@ -52,7 +52,7 @@ def is_of_the_statement(error: psycopg.Error) -> bool:
     """Whether another statement may fare better, now and on the same connection."""
     if not isinstance(error, psycopg.OperationalError):
         return True
-    return isinstance(error, (errors.QueryCanceled, errors.PipelineAborted, *_TOO_LARGE))
+    return isinstance(error, (errors.QueryCanceled, errors.LockNotAvailable, errors.PipelineAborted, *_TOO_LARGE))
 
 
 def _kind(error: Exception) -> str:

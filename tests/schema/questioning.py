@@ -23,7 +23,7 @@ from cdc_bridge.reading.snapshot import SnapshotReader
 from cdc_bridge.reading.where import Surroundings, where
 from cdc_bridge.schema.catalog import read_catalog
 from cdc_bridge.schema.session import prepare
-from cdc_bridge.sight import BY_ITSELF
+from cdc_bridge.sight import BY_ITSELF, Sight
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 
@@ -73,7 +73,8 @@ def let_through(*images: bool) -> Verdict:
 
 
 def failed(failure: Failure, images_count: int = 3) -> Verdict:
-    return Verdict((frozenset(),) * images_count, {BY_ITSELF: failure.reason})
+    passing = frozenset({BY_ITSELF}) if failure.passes else frozenset[Sight]()
+    return Verdict((frozenset(),) * images_count, {BY_ITSELF: failure.reason}, passing)
 
 
 def number(image: Row) -> int:
