@@ -96,8 +96,11 @@ class Collection:
     `filenodes` maps the `oid` of every table that reports under this collection, the table itself and the
     partitions of a partitioned one, to its storage (0 for a partitioned table). `key` names the columns of
     the primary key, in its order; it is empty when there is none, or when a column of it is excluded.
-    `revision` is another one when triggers of ours have been made anew, disabled or enabled on any of these tables, or
-    when a virtual column computes something else: rows may have changed that no change told of.
+    `revision` is another one when triggers of ours have been made anew, disabled or enabled on any of these tables,
+    when a partition was attached anew, or when a virtual column computes something else: rows may have changed that no
+    change told of.
+
+    `orders` has the names of the columns of those partitions that have them in another order than the table.
 
     `durable`: its changes are in the log. `shape` is a digest of all that a position in its changes depends on: while
     it is the same, nothing has happened to the rows that no change tells of.
@@ -115,11 +118,14 @@ class Collection:
     revision: str = ""
     durable: bool = False
     references: tuple[Reference, ...] = ()
+    orders: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
     by_name: Mapping[str, Column] = field(init=False, repr=False, compare=False)
     by_reference: Mapping[str, Reference] = field(init=False, repr=False, compare=False)
     shape: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(column.name for column in self.columns))
         object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
         object.__setattr__(self, "by_reference", {reference.name: reference for reference in self.references})
         object.__setattr__(self, "shape", _shape(self))
@@ -127,6 +133,10 @@ class Collection:
     @property
     def key_columns(self) -> tuple[Column, ...]:
         return tuple(self.by_name[name] for name in self.key)
+
+    def order(self, relation_id: int) -> tuple[str, ...]:
+        """The names of the columns as changes of one of its tables have them."""
+        return self.orders.get(relation_id, self.names)
 
     def reads_as(self, other: Collection) -> bool:
         """Whether a row of this collection means the same to a client as a row of `other`."""

@@ -52,7 +52,7 @@ class CatalogWatch:
         self._interpreter = interpreter
         self._retry_delay_s = retry_delay_s
         self._fingerprint = ""
-        self._known_shapes: set[tuple[int | str, ...]] = set()
+        self._known_shapes: dict[int, tuple[int | str, ...]] = {}  # the last one of each table
         self._refreshing = asyncio.Lock()
         self._held_back: dict[Follower, None] = {}
 
@@ -146,26 +146,33 @@ class CatalogWatch:
     def is_drifted(self, change: Change) -> bool:
         """Whether a change shows that the catalog is out of date.
 
-        The order of names tells what their set does not: columns have taken each other's names.
+        After one that fits there is none that is older than the catalog: an old shape has come back, then.
         """
+        if not self._fits(change):
+            return True
+        self._known_shapes.pop(change.relation_id, None)
+        return False
+
+    def _fits(self, change: Change) -> bool:
+        """Names have to have their order: only that tells that columns have taken each other's names."""
         collection = self._hub.catalog.by_relation_id.get(change.relation_id)
         if collection is None:
-            return True
-        if change.operation is Operation.TRUNCATE:  # new storage is what it is about
             return False
-        if collection.filenodes[change.relation_id] != change.filenode:
+        if change.operation is Operation.TRUNCATE:  # new storage is what it is about
             return True
+        if collection.filenodes[change.relation_id] != change.filenode:
+            return False
         image = next(iter(change.new or change.old), None)
-        return image is not None and tuple(image) != collection.order(change.relation_id)
+        return image is None or tuple(image) == collection.order(change.relation_id)
 
     async def catch_up(self, change: Change) -> None:
         """Read the catalog that a change calls for, once: a change can also be older than the catalog."""
-        shape = (change.relation_id, change.filenode, *next(iter(change.new or change.old), ()))
-        if shape not in self._known_shapes:
+        shape = (change.filenode, *next(iter(change.new or change.old), ()))
+        if self._known_shapes.get(change.relation_id) != shape:
             await self.refresh_until_done()
             if len(self._known_shapes) >= SHAPES_MAX:
                 self._known_shapes.clear()
-            self._known_shapes.add(shape)
+            self._known_shapes[change.relation_id] = shape
 
     def judge(
         self, subscription: Subscription, name: str, catalog: Catalog, viewer: Viewer | None = None

@@ -60,6 +60,7 @@ class _CollectionRow(msgspec.Struct):
     key: list[str]
     references: list[tuple[str, int, str]]
     filenodes: list[tuple[int, int]]
+    orders: list[tuple[int, tuple[str, ...]]]
     revision: str
     durable: bool
 
@@ -131,6 +132,7 @@ def _collection(row: _CollectionRow, kinds: _Kinds) -> Collection:
         columns=columns,
         key=tuple(row.key) if is_whole else (),
         filenodes=dict(row.filenodes),
+        orders=dict(row.orders),
         excluded=frozenset(row.excluded),
         revision=row.revision,
         durable=row.durable,

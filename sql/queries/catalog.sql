@@ -28,6 +28,22 @@ columns_of AS MATERIALIZED (
     FROM columns c
     GROUP BY c.oid
 ),
+-- A partition names its columns like its table, but may have them in another order.
+names AS MATERIALIZED (
+    SELECT m.root, m.oid, array_agg(a.attname ORDER BY a.attnum) AS names
+    FROM tree m
+    JOIN attached r ON r.oid = m.root
+    JOIN pg_attribute a ON a.attrelid = m.oid AND a.attnum > 0 AND NOT a.attisdropped
+    WHERE (m.oid <> m.root OR m.relkind = 'p') AND a.attname <> ALL (r.excluded)
+    GROUP BY m.root, m.oid
+),
+orders AS MATERIALIZED (
+    SELECT own.root AS oid, json_agg(json_build_array(own.oid::bigint, own.names) ORDER BY own.oid) AS orders
+    FROM names own
+    JOIN names whole ON whole.oid = own.root
+    WHERE own.names <> whole.names
+    GROUP BY own.root
+),
 revision AS MATERIALIZED (
     SELECT root AS oid, md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) AS digest
     FROM revisions
@@ -84,11 +100,12 @@ SELECT
         'filenodes', (SELECT json_agg(json_build_array(m.oid::bigint,
                 coalesce(pg_relation_filenode(m.oid), 0)::bigint) ORDER BY m.oid)
             FROM tree m WHERE m.root = r.oid),
+        'orders', coalesce(o.orders, '[]'),
         'revision', revision.digest,
         -- In the log are all changes of a table only when every trigger that reports under it writes there.
         'durable', (SELECT bool_and(t.durable) FROM tree m JOIN triggers t ON t.tgrelid = m.oid WHERE m.root = r.oid)
         ) ORDER BY r.nspname, r.relname), '[]')
-     FROM attached r LEFT JOIN columns_of c USING (oid) JOIN revision USING (oid))::text AS collections,
+     FROM attached r LEFT JOIN columns_of c USING (oid) LEFT JOIN orders o USING (oid) JOIN revision USING (oid))::text AS collections,
     (SELECT coalesce(json_agg(json_build_object(
         'oid', t.oid::bigint, 'name', format_type(t.oid, NULL), 'base', t.typbasetype::bigint,
         'element', CASE WHEN t.typsubscript = 'array_subscript_handler'::regproc THEN t.typelem::bigint ELSE 0 END,

@@ -19,12 +19,12 @@ carrying AS MATERIALIZED (
     GROUP BY tgrelid
 ),
 tree AS (
-    SELECT c.oid AS root, c.oid, c.relkind
+    SELECT c.oid AS root, c.oid, c.relkind, NULL::xid AS attached
     FROM carrying
     JOIN pg_class c ON c.oid = carrying.oid
     WHERE NOT c.relispartition
     UNION ALL
-    SELECT tree.root, c.oid, c.relkind
+    SELECT tree.root, c.oid, c.relkind, i.xmin
     FROM tree
     JOIN pg_inherits i ON i.inhparent = tree.oid
     JOIN pg_class c ON c.oid = i.inhrelid
@@ -34,6 +34,9 @@ revisions AS (
     SELECT tree.root, concat_ws(' ', t.tgrelid, t.oid, t.version, t.tgenabled, t.durable) AS fact
     FROM tree
     JOIN triggers t ON t.tgrelid = tree.oid
+    UNION ALL
+    -- A partition that is attached anew can have been altered meanwhile: its columns have other names or another order.
+    SELECT tree.root, concat_ws(' ', 'partition', tree.oid, tree.attached) FROM tree WHERE tree.attached IS NOT NULL
     UNION ALL
     -- What a virtual column computes is told by the oid of its expression, which is stored anew when it changes.
     SELECT tree.root, d.oid::text

@@ -13,7 +13,7 @@ import pytest
 from cdc_bridge.broker.broker import Broker
 from cdc_bridge.broker.permits import Permits
 from cdc_bridge.catalog import Catalog, Collection, PgType, Reference
-from cdc_bridge.change import NOTHING_SEEN, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
+from cdc_bridge.change import NOTHING_SEEN, Change, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
 from cdc_bridge.cursor import Cursor, Seal
 from cdc_bridge.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.ports import Arbiter, Asked, CaughtUp, InitialData, LogReader, Missed, Page
@@ -67,6 +67,7 @@ class Tables:
     troubles: list[Exception] = field(default_factory=list)
     readings: int = 0
     catalogs_read: int = 0
+    looks_at_catalog: int = 0
     away: bool = False
     renewals: int = 0
     found: bool = True
@@ -112,6 +113,7 @@ class Catalogs:
         self.tables.renewals += 1
 
     async def fingerprint(self) -> str:
+        self.tables.looks_at_catalog += 1
         if self.tables.away:
             raise SourceUnavailable("away")
         return repr((self.tables.catalog.by_name, self.tables.catalog.access))
@@ -258,6 +260,80 @@ async def test_change_of_an_altered_table_is_read_by_the_new_catalog() -> None:
         s.stream.say(altered, after)
         await s.quiet()
         assert s.client.take() == [RESYNC, ("create", [{"id": "2", "text": "after"}])]
+
+
+SWAPPED = replace(
+    MESSAGES,
+    columns=(replace(MESSAGES.columns[0], name="text"), replace(MESSAGES.columns[1], name="id")),
+    key=("text",),
+)
+TURNED = replace(PARTED, columns=columns(id=INT8, text=TEXT), orders={402: ("text", "id")})
+
+
+async def test_change_with_swapped_names_is_read_by_the_new_catalog() -> None:
+    """Its keys are the same: only their order says that the columns have taken each other's names."""
+    async with scene() as s:
+        s.stream.say(Listening())
+        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.quiet()
+        s.client.take()
+        s.tables.catalog = Catalog([SWAPPED])
+        s.tables.xmax = 30
+        in_the_data, after = insert(row(text=1, id="a"), xid=20), insert(row(text=2, id="b"), xid=40)
+        s.stream.say(in_the_data, after)
+        await s.quiet()
+        assert s.client.take() == [RESYNC, ("create", [{"text": 2, "id": "b"}])]
+
+
+async def test_order_that_stays_unlike_the_catalog_is_looked_up_once() -> None:
+    async with scene() as s:
+        s.stream.say(Listening())
+        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.quiet()
+        s.client.take()
+        before = s.tables.looks_at_catalog
+        s.stream.say(*(insert(row(text="a", id=number), xid=20 + number) for number in range(100)))
+        await s.quiet()
+        assert s.tables.looks_at_catalog == before + 1
+        assert s.client.take() == [("create", [{"id": number, "text": "a"}]) for number in range(100)]
+
+
+async def test_old_order_that_comes_back_is_looked_up_again() -> None:
+    """A change from before the swap has come late; then a swap takes the first one back."""
+    async with scene(catalog=Catalog([SWAPPED])) as s:
+        s.stream.say(Listening(), insert(row(id=1, text="a"), xid=20), insert(row(text=2, id="b"), xid=21))
+        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.quiet()
+        s.client.take()
+        s.tables.catalog = CATALOG
+        s.tables.xmax = 30
+        s.stream.say(insert(row(id=3, text="in the data"), xid=22))
+        await s.quiet()
+        assert s.client.take() == [RESYNC]
+
+
+@pytest.mark.parametrize(
+    ("relation_id", "names", "is_known"),
+    [
+        (400, ("id", "text"), True),
+        (400, ("text", "id"), False),
+        (401, ("id", "text"), True),
+        (401, ("text", "id"), False),
+        (402, ("text", "id"), True),
+        (402, ("id", "text"), False),
+    ],
+)
+@pytest.mark.parametrize("write", [insert, delete])
+async def test_each_partition_has_its_own_order(
+    relation_id: int, names: tuple[str, ...], is_known: bool, write: Callable[..., Change]
+) -> None:
+    async with scene(catalog=Catalog([TURNED])) as s:
+        s.stream.say(Listening())
+        await s.quiet()
+        before = s.tables.looks_at_catalog
+        s.stream.say(write(row(**dict.fromkeys(names)), of=TURNED, relation_id=relation_id, xid=20))
+        await s.quiet()
+        assert (s.tables.looks_at_catalog == before) is is_known
 
 
 class Thinking:

@@ -94,6 +94,22 @@ async def test_partitioned_table_is_one_collection(
     assert catalog.by_name["p"].key == ("id",)
 
 
+async def test_partitions_have_their_columns_in_another_order(database: Database, conn: psycopg.AsyncConnection[Any]):
+    database.execute(
+        "CREATE TABLE p (id int, secret text, a int, dropped int) PARTITION BY LIST (id);"
+        "CREATE TABLE p1 PARTITION OF p DEFAULT PARTITION BY LIST (id); ALTER TABLE p DROP dropped;"
+        "CREATE TABLE turned (a int, secret text, id int); ALTER TABLE p1 ATTACH PARTITION turned FOR VALUES IN (1);"
+        "CREATE TABLE same (id int, a int, secret text); ALTER TABLE p1 ATTACH PARTITION same DEFAULT"
+    )
+    attach_tables(database, "p", exclude=("p.secret",))
+    p = await one(conn, "p")
+    oids: dict[str, int] = dict(
+        database.execute("SELECT relname, oid::bigint FROM pg_class WHERE relkind IN ('r', 'p')")
+    )
+    assert p.orders == {oids["turned"]: ("a", "id")}
+    assert {p.order(oids[name]) for name in ("p", "p1", "same")} == {("id", "a")}
+
+
 async def test_detached_partition_is_no_collection(database: Database, conn: psycopg.AsyncConnection[Any]):
     """It would appear to clients under a new name that nobody gave it."""
     database.execute("CREATE TABLE p (id int) PARTITION BY LIST (id); CREATE TABLE p1 PARTITION OF p DEFAULT")
@@ -256,6 +272,7 @@ UNTOLD = [
     ),
     ("p", "ALTER TABLE p1 DISABLE TRIGGER ALL; ALTER TABLE p1 ENABLE TRIGGER ALL"),
     ("p", 'DROP TRIGGER "00_cdc_bridge_partition_insert" ON p1'),
+    ("p", "ALTER TABLE p DETACH PARTITION p1; ALTER TABLE p ATTACH PARTITION p1 DEFAULT"),
     ("r", "ALTER TABLE r DETACH PARTITION r1; ALTER TABLE r ATTACH PARTITION r1 DEFAULT"),
 ]
 
