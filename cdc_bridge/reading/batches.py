@@ -1,19 +1,22 @@
 """Cases put together: what is asked of the same table by the same filter is one question, whoever asks it.
 
 Rows that have the same in all columns that a filter reads are decided alike, so they are asked about once: of a
-thousand messages to ten rooms a policy on rooms is asked ten times.
+thousand messages to ten rooms a policy on rooms is asked ten times. An image that may be of several rows (`doubts`) is
+decided where the answer is the same for all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TypeAlias
 
+from cdc_bridge.catalog import Column
 from cdc_bridge.change import Row
 from cdc_bridge.filters.filter import Filter
 from cdc_bridge.questions import Case, Failure, Verdict
+from cdc_bridge.reading.doubts import WHY, doubtful, possible
 from cdc_bridge.reading.select import columns_in
 from cdc_bridge.reading.where import has_now
 from cdc_bridge.sight import RowRules, Sight
@@ -41,21 +44,27 @@ class Predicate:
 class Batch:
     """Cases of one predicate, of which one stands for all; who asks; and the images, each once.
 
+    PostgreSQL is asked about `rows`: all that the images may be of, when nobody can tell what is in the `doubtful`
+    columns. `rows_of` has for each image where its rows are among them.
+
     `shares` has for each case, by its position, where its images are among them, `askers` who asks of these.
     """
 
     predicate: Predicate
     case: Case
     columns: tuple[str, ...]
+    doubtful: tuple[Column, ...] = ()
     images: list[Row] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+    rows_of: list[slice] = field(default_factory=list)
     shares: dict[int, list[int]] = field(default_factory=dict)
-    askers: dict[int, Sequence[Sight]] = field(default_factory=dict)
+    askers: dict[int, list[Sight]] = field(default_factory=dict)
     sights: dict[Sight, None] = field(default_factory=dict)
     _known: dict[tuple[bytes | None, ...], int] = field(default_factory=dict)
 
     def add(self, position: int, case: Case, sights: Sequence[Sight]) -> None:
         self.shares[position] = [self._place(image) for image in case.images]
-        self.askers[position] = sights
+        self.askers.setdefault(position, []).extend(sights)
         self.sights.update(dict.fromkeys(sights))
 
     def _place(self, image: Row) -> int:
@@ -64,11 +73,25 @@ class Batch:
         if place is None:
             place = self._known[read] = len(self.images)
             self.images.append(image)
+            start = len(self.rows)
+            self.rows += possible(image, self.doubtful)
+            self.rows_of.append(slice(start, len(self.rows)))
         return place
+
+    def letters(self, answer: str) -> str:
+        """Of the answer, which has a letter for each row, one for each image: `?` where its rows are not alike."""
+        return "".join([_common(answer[rows]) for rows in self.rows_of]) if self.doubtful else answer
+
+
+def _common(letters: str) -> str:
+    return letters[0] if len(set(letters)) == 1 else UNCERTAIN
+
+
+UNCERTAIN = "?"
 
 
 Answer: TypeAlias = list[str] | Failure
-"""The rows of a statement, each a text. That of a batch is one, with a letter for each of its images."""
+"""The rows of a statement, each a text. That of a batch is one, with a letter for each of its rows."""
 
 
 def in_batches(cases: Sequence[Case]) -> list[Batch]:
@@ -79,7 +102,7 @@ def in_batches(cases: Sequence[Case]) -> list[Batch]:
             predicate = Predicate.of(case, rules)
             if predicate not in batches:
                 columns = tuple([column.name for column in columns_in(case.filter, case.collection)])
-                batches[predicate] = Batch(predicate, case, columns)
+                batches[predicate] = Batch(predicate, case, columns, doubtful(case.filter))
             batches[predicate].add(position, case, sights)
     return list(batches.values())
 
@@ -89,39 +112,64 @@ def verdicts_of(count: int, answered: Iterable[tuple[Batch, Mapping[Sight, Answe
     verdicts: dict[int, Verdict] = {}
     for batch, found_by in answered:
         answers = {sight: _fitting(answer, batch) for sight, answer in found_by.items()}
-        failures = {sight: answer.reason for sight, answer in answers.items() if isinstance(answer, Failure)}
-        seen_by = _seen_by(batch, answers)
+        failures = {sight: answer for sight, answer in answers.items() if isinstance(answer, Failure)}
+        letters = {
+            sight: batch.letters(answer[0]) for sight, answer in answers.items() if not isinstance(answer, Failure)
+        }
+        seen_by, uncertain = _seen_by(batch, letters), _uncertain(letters)
         for position, share in batch.shares.items():
-            failed = (
-                {sight: failures[sight] for sight in batch.askers[position] if sight in failures} if failures else {}
-            )
-            found = Verdict(tuple([seen_by[i] for i in share]), failed)
+            failed = {**failures, **_in_doubt(share, uncertain)} if uncertain else failures
+            found = _without_answers(Verdict(tuple([seen_by[i] for i in share])), batch.askers[position], failed)
             verdicts[position] = _joined(verdicts[position], found) if position in verdicts else found
     return [verdicts[position] for position in range(count)]
 
 
+def _without_answers(verdict: Verdict, askers: Sequence[Sight], failures: Mapping[Sight, Failure]) -> Verdict:
+    """And why some of those who ask get none."""
+    if not failures:
+        return verdict
+    failed = {sight: failures[sight] for sight in askers if sight in failures}
+    return replace(
+        verdict,
+        failures={sight: failure.reason for sight, failure in failed.items()},
+        passing=frozenset([sight for sight, failure in failed.items() if failure.passes]),
+    )
+
+
 def _fitting(answer: Answer, batch: Batch) -> Answer:
     """Functions of policies can do anything, also to the statement that they are evaluated in."""
-    if isinstance(answer, Failure) or list(map(len, answer)) == [len(batch.images)]:
+    if isinstance(answer, Failure) or list(map(len, answer)) == [len(batch.rows)]:
         return answer
     return Failure("it is not what was asked for")
 
 
-def _seen_by(batch: Batch, answers: Mapping[Sight, Answer]) -> list[frozenset[Sight]]:
+def _seen_by(batch: Batch, letters: Mapping[Sight, str]) -> list[frozenset[Sight]]:
     """For each image of a batch."""
     seen: list[list[Sight]] = [[] for _ in batch.images]
-    for sight, answer in answers.items():
-        if not isinstance(answer, Failure):
-            for of_image, letter in zip(seen, answer[0], strict=True):
-                if letter == "t":
-                    of_image.append(sight)
+    for sight, of_sight in letters.items():
+        for of_image, letter in zip(seen, of_sight, strict=True):
+            if letter == "t":
+                of_image.append(sight)
     return list(map(frozenset, seen))
+
+
+def _uncertain(letters: Mapping[Sight, str]) -> dict[Sight, frozenset[int]]:
+    """Of which images there is no answer for whom."""
+    return {
+        sight: frozenset([place for place, letter in enumerate(of_sight) if letter == UNCERTAIN])
+        for sight, of_sight in letters.items()
+        if UNCERTAIN in of_sight
+    }
+
+
+def _in_doubt(share: Iterable[int], uncertain: Mapping[Sight, frozenset[int]]) -> dict[Sight, Failure]:
+    return {sight: Failure(WHY) for sight, places in uncertain.items() if not places.isdisjoint(share)}
 
 
 def _joined(one: Verdict, other: Verdict) -> Verdict:
     """Of the same case, for others who ask."""
     seen_by = [mine | theirs for mine, theirs in zip(one.seen_by, other.seen_by, strict=True)]
-    return Verdict(tuple(seen_by), {**one.failures, **other.failures})
+    return Verdict(tuple(seen_by), {**one.failures, **other.failures}, one.passing | other.passing)
 
 
 def _by_rules(sights: Iterable[Sight]) -> Iterator[tuple[RowRules, list[Sight]]]:

@@ -14,7 +14,7 @@ from psycopg import sql
 from cdc_bridge.catalog import Collection, Column
 from cdc_bridge.change import Row
 from cdc_bridge.reading.fragments import Name, Parameter, TypeName, collate, joined
-from cdc_bridge.reading.restoring import JSON, TEXT, carrier, restored
+from cdc_bridge.reading.restoring import TEXT, carrier, is_json, restored
 from cdc_bridge.values import NULL, array
 from cdc_bridge.values import name as member_name
 
@@ -51,16 +51,16 @@ def images(columns: Sequence[Column], rows: Iterable[Row], alias: str) -> sql.Co
 
 
 def _document(columns: Sequence[Column], rows: Iterable[Row]) -> str:
-    members = [(column.name, member_name(column.name), column.type == JSON) for column in columns]
+    members = [(column.name, member_name(column.name), is_json(column.type)) for column in columns]
     return array([_object(members, row) for row in rows]).decode()
 
 
 def _object(members: Iterable[tuple[str, bytes, bool]], row: Row) -> bytes:
     parts = []
-    for name, key, is_json in members:
+    for name, key, comes_as_text in members:
         if (raw := row.get(name)) is not None:
             value = bytes(raw)
-            parts.append(key + (msgspec.json.encode(value.decode()) if is_json and value != NULL else value))
+            parts.append(key + (msgspec.json.encode(value.decode()) if comes_as_text and value != NULL else value))
     return b"{" + b",".join(parts) + b"}"
 
 

@@ -1,7 +1,8 @@
 """Values back from the JSON that `row_to_json` wrote of them.
 
 Almost every type is read as it was written. What is not:
-- json: PostgreSQL reads strings inside of it too, and stumbles over what only a json can hold; it has to come as text;
+- json and jsonb come as text: PostgreSQL reads strings inside of a json too, and stumbles over what only a json can
+  hold; and as JSON a null would always be NULL, where it may be that of a jsonb (see `doubts`);
 - hstore and the types of PostGIS, which are cast to a JSON of their own.
 """
 
@@ -13,6 +14,7 @@ from cdc_bridge.catalog import PgType
 from cdc_bridge.reading.fragments import Name, TypeName, home
 
 JSON = PgType("json")
+JSONB = PgType("jsonb")
 TEXT = PgType("text")
 
 _OF_JSON = {
@@ -25,6 +27,10 @@ _OF_JSON = {
 }
 
 
+def is_json(type_: PgType) -> bool:
+    return type_ in (JSON, JSONB)
+
+
 def has_own_json(type_: PgType) -> bool:
     place = home(type_)
     return place is not None and place[1] in _OF_JSON
@@ -32,15 +38,15 @@ def has_own_json(type_: PgType) -> bool:
 
 def carrier(type_: PgType) -> PgType:
     """The type as which a value is to be read from JSON."""
-    if type_ == JSON:
+    if is_json(type_):
         return TEXT
     return JSON if has_own_json(type_) else type_
 
 
 def restored(value: sql.Composable, type_: PgType) -> sql.Composable:
     """The value, once it has been read as its `carrier`."""
-    if type_ == JSON:
-        return sql.SQL("{}::json").format(value)
+    if is_json(type_):
+        return sql.SQL("{}::{}").format(value, TypeName(type_))
     place = home(type_)
     if place is None or place[1] not in _OF_JSON:
         return value

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from cdc_bridge.catalog import Column, TypeKind
 from cdc_bridge.filters.filter import Comparison, Field, Operator
+from cdc_bridge.filters.operands import JSON
 from cdc_bridge.rights.claims import LITERALS, FunctionName, is_of_claims, printed
 from cdc_bridge.rights.conditions import (
     WHOLE_NUMBERS,
@@ -204,8 +205,8 @@ def is_comparable(column: Column, operator: Operator, cast: str) -> bool:
 
 
 def _test(column: Column, word: Unit) -> Condition | None:
-    """A composite of NULLs is neither NULL nor not."""
-    if column.type.kind is TypeKind.COMPOSITE:
+    """A composite of NULLs is neither NULL nor not; the null of a JSON value is not NULL, but looks so in an image."""
+    if column.type.kind is TypeKind.COMPOSITE or column.type.name in JSON:
         return None
     if _is_word(word, "NULL"):
         return Settled(Comparison(Field(column), Operator.NULL))

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
+from cdc_bridge.catalog import Column, PgType, TypeKind
 from cdc_bridge.filters.filter import Policy
 from cdc_bridge.questions import Case, Failure, Verdict
 from cdc_bridge.reading.batches import in_batches, verdicts_of
+from cdc_bridge.reading.doubts import WHY
 from cdc_bridge.sight import Sight
 from cdc_bridge.viewer import Viewer
 from tests.core.facts import CATALOG, MESSAGES, row
@@ -29,3 +35,37 @@ def test_images_that_a_filter_reads_alike_are_asked_about_once() -> None:
     (batch,) = in_batches([case(READER), case(READER)])
     assert len(batch.images) == 1
     assert verdicts_of(2, [(batch, {READER: ["f"]})]) == [Verdict((frozenset(),))] * 2
+
+
+DOC = Column("doc", 9, PgType("jsonb"))
+DOCS = replace(MESSAGES, columns=(*MESSAGES.columns, DOC))
+IN_DOUBT = Policy("messages", "doc IS NULL", (DOC,))
+
+
+def asked_of(*docs: object, sights: tuple[Sight, ...] = (READER,)) -> Case:
+    return Case(DOCS, CATALOG, IN_DOUBT, tuple([row(id=1, doc=doc) for doc in docs]), 0, sights)
+
+
+def test_image_of_several_rows_is_let_through_where_all_of_them_are() -> None:
+    (batch,) = in_batches([asked_of(1, None, sights=(READER, WRITER))])
+    assert [bytes(each["doc"]) for each in batch.rows] == [b"1", b"null", b" null"]
+    found = verdicts_of(1, [(batch, {READER: ["ftt"], WRITER: ["tff"]})])
+    assert found == [Verdict((frozenset({WRITER}), frozenset({READER})))]
+
+
+@pytest.mark.parametrize("letters", ["tf", "ft"])
+def test_who_would_see_only_some_of_what_an_image_may_be_gets_no_answer(letters: str) -> None:
+    (batch,) = in_batches([asked_of(None, sights=(READER, WRITER)), asked_of(1), asked_of(None, 1)])
+    found = verdicts_of(3, [(batch, {READER: [letters + "t"], WRITER: ["ttf"]})])
+    assert [verdict.failures for verdict in found] == [{READER: WHY}, {}, {READER: WHY}]
+    assert [set(verdict.seen_by[0]) for verdict in found] == [{WRITER}, {READER}, {WRITER}]
+
+
+def test_image_of_which_nobody_can_tell_the_row_has_an_answer_for_nobody() -> None:
+    docs = replace(DOCS, columns=(*MESSAGES.columns, Column("doc", 9, PgType("jsonb[]", TypeKind.ARRAY, DOC.type))))
+    policy = Policy("messages", "doc[1] IS NULL", (docs.by_name["doc"],))
+    case = Case(docs, CATALOG, policy, (row(id=1, doc=[None]), row(id=1, doc=[1])), 0, (READER, WRITER))
+    (batch,) = in_batches([case])
+    assert [bytes(each["doc"]) for each in batch.rows] == [b"[1]"]
+    (verdict,) = verdicts_of(1, [(batch, {READER: ["t"], WRITER: ["f"]})])
+    assert verdict.failures == {READER: WHY, WRITER: WHY}

@@ -29,6 +29,8 @@ COLUMNS = {
             "CURRENT_USER": PgType("text"),
             "true": PgType("boolean"),
             "pair": PgType("pair", TypeKind.COMPOSITE),
+            "doc": PgType("jsonb"),
+            "old_doc": PgType("json"),
         }.items(),
         1,
     )
@@ -225,6 +227,9 @@ def test_literal_of_an_enum_is_known_but_no_cast_to_it():
         "((t)::public.address = 'a'::text)",
         "((pair).a = 1)",
         "(pair IS NULL)",
+        "(doc IS NULL)",
+        "(doc IS NOT NULL)",
+        "(old_doc IS NULL)",
         "(ROW(i, t) = ROW(1, 'a'::text))",
         "(t < ANY (ARRAY['a'::text]))",
         "(t = ALL (ARRAY['a'::text]))",
