@@ -3,6 +3,8 @@
 SELECT concat_ws(' ', current_user,
     (SELECT sum(hashtextextended(concat_ws(' ', oid, rolname, rolsuper, rolinherit, rolbypassrls), 0)) FROM pg_roles),
     (SELECT sum(hashtextextended(concat_ws(' ', roleid, member, xmin), 0)) FROM pg_auth_members),
+    (SELECT datdba FROM pg_database WHERE datname = current_database()),
+    (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_constraint WHERE contypid <> 0),
     (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_namespace),
     (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_policy),
     (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_class

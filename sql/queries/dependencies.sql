@@ -17,6 +17,13 @@ named AS MATERIALIZED (
         UNION ALL
         SELECT 'pg_proc'::regclass::oid, f.oid, f.proname, f.pronamespace
         FROM pg_proc f
+        UNION ALL
+        SELECT 'pg_operator'::regclass::oid, o.oid, o.oprname, o.oprnamespace
+        FROM pg_operator o
+        UNION ALL
+        SELECT 'pg_type'::regclass::oid, y.oid, y.typname, y.typnamespace
+        FROM pg_type y
+        WHERE y.typtype = 'd'
     ) AS thing(class, oid, name, namespace)
     WHERE thing.namespace <> ALL ('{{pg_catalog,information_schema}}'::regnamespace[])
 ),
@@ -32,7 +39,7 @@ links AS MATERIALIZED (
     SELECT here.class AS from_class, here.oid AS from_oid, next.class, next.oid
     FROM reached AS here CROSS JOIN LATERAL ({leads_to}) AS next
 ),
--- But not by the other policies of its own table, which are told by themselves.
+-- That a policy names columns of its own table leads nowhere.
 led AS (
     SELECT policy, own, 'pg_policy'::regclass::oid AS class, policy AS oid
     FROM reading
@@ -40,17 +47,29 @@ led AS (
     SELECT led.policy, led.own, links.class, links.oid
     FROM led
     JOIN links ON links.from_class = led.class AND links.from_oid = led.oid
-    WHERE (led.class, led.oid) <> ('pg_class'::regclass, led.own)
+    WHERE led.oid <> led.policy OR (links.class, links.oid) <> ('pg_class'::regclass, led.own)
+),
+-- Whose rights a role has. Readers do with them what they may with whatever a policy leads to; owners of views and of some
+-- functions lend them to whoever uses these.
+standings AS MATERIALIZED (
+    SELECT r.oid, concat_ws(' ', 'role', r.oid, r.rolsuper, r.rolbypassrls, string_agg(quote_ident(g.rolname), ' ' ORDER BY g.rolname COLLATE "C")) AS fact
+    FROM pg_roles r
+    JOIN pg_roles g ON pg_has_role(r.oid, g.oid, 'USAGE')
+    WHERE r.oid IN (SELECT oid FROM readers WHERE name IS NOT NULL)
+        OR r.oid IN (SELECT relowner FROM pg_class WHERE relkind IN ('v', 'm') AND oid >= 16384)
+        OR r.oid IN (SELECT proowner FROM pg_proc WHERE prosecdef AND oid >= 16384)
+    GROUP BY r.oid, r.rolsuper, r.rolbypassrls
 ),
 facts AS MATERIALIZED (
     SELECT 'pg_class'::regclass::oid AS class, c.oid, concat_ws(' ', 'table', c.oid, n.nspacl::text, c.relacl::text, c.relowner,
-        c.relrowsecurity, c.relforcerowsecurity, CASE c.relkind WHEN 'v' THEN c.reloptions::text END,
+        c.relrowsecurity, c.relforcerowsecurity, CASE WHEN c.relkind IN ('v', 'm') THEN concat_ws(' ', c.reloptions::text, owner.fact) END,
         (SELECT string_agg(concat_ws(' ', a.attnum, a.attacl::text), ' ' ORDER BY a.attnum)
          FROM pg_attribute a
          WHERE a.attrelid = c.oid AND a.attacl IS NOT NULL)) AS fact
     FROM named
     JOIN pg_class c ON named.class = 'pg_class'::regclass AND c.oid = named.oid
     JOIN pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN standings owner ON owner.oid = c.relowner
     UNION ALL
     SELECT 'pg_policy'::regclass, p.oid, concat_ws(' ', 'policy', p.oid, p.xmin, (
         -- Whom of the readers it is about: who is a member of whom.
@@ -66,18 +85,17 @@ facts AS MATERIALIZED (
     JOIN pg_rewrite w ON named.class = 'pg_class'::regclass AND w.ev_class = named.oid
     UNION ALL
     -- Names too: policies are printed once, and what is printed calls things by names.
-    SELECT 'pg_proc'::regclass, f.oid, concat_ws(' ', 'function', f.oid, f.xmin, quote_ident(n.nspname), n.nspacl::text, quote_ident(f.proname))
+    SELECT 'pg_proc'::regclass, f.oid, concat_ws(' ', 'function', f.oid, f.xmin, quote_ident(n.nspname), n.nspacl::text, quote_ident(f.proname),
+        CASE WHEN f.prosecdef THEN owner.fact END)
     FROM named
     JOIN pg_proc f ON named.class = 'pg_proc'::regclass AND f.oid = named.oid
     JOIN pg_namespace n ON n.oid = f.pronamespace
-),
--- Whose rights each reader has: what it may do with whatever a policy leads to.
-standings AS MATERIALIZED (
-    SELECT concat_ws(' ', 'reader', quote_ident(r.name), r.sees_all, string_agg(quote_ident(g.rolname), ' ' ORDER BY g.rolname COLLATE "C")) AS fact
-    FROM readers r
-    JOIN pg_roles g ON pg_has_role(r.oid, g.oid, 'USAGE')
-    WHERE r.name IS NOT NULL
-    GROUP BY r.name, r.sees_all
+    LEFT JOIN standings owner ON owner.oid = f.proowner
+    UNION ALL
+    SELECT 'pg_type'::regclass, c.contypid, concat_ws(' ', 'domain', c.contypid, string_agg(concat_ws(' ', c.oid, c.xmin), ' ' ORDER BY c.oid))
+    FROM pg_constraint c
+    WHERE c.contypid <> 0
+    GROUP BY c.contypid
 ),
 -- Once: the planner, who does not know how much it is, would do it again for each policy.
 dependencies AS MATERIALIZED (
@@ -86,15 +104,16 @@ dependencies AS MATERIALIZED (
         SELECT led.policy, facts.fact
         FROM led
         JOIN facts ON (facts.class, facts.oid) = (led.class, led.oid)
-        WHERE (led.class, led.oid) NOT IN (('pg_class'::regclass, led.own), ('pg_policy'::regclass, led.policy))
+        WHERE (led.class, led.oid) <> ('pg_policy'::regclass, led.policy)
         UNION ALL
         SELECT led.policy, everything.fact
         FROM led
         JOIN (SELECT md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) FROM facts) AS everything(fact) ON led.class = 0
         UNION ALL
-        SELECT led.policy, standings.fact
-        FROM (SELECT DISTINCT policy FROM led WHERE class <> 'pg_policy'::regclass AND (class, oid) <> ('pg_class'::regclass, own)) AS led
-        CROSS JOIN standings
+        SELECT r.policy, standings.fact
+        FROM reading r
+        CROSS JOIN readers
+        JOIN standings ON standings.oid = readers.oid AND readers.name IS NOT NULL
         UNION ALL
         SELECT r.policy, concat_ws(' ', 'named', d.refobjid, d.refobjsubid, quote_ident(c.relname), quote_ident(n.nspname), quote_ident(a.attname))
         FROM reading r
