@@ -202,7 +202,7 @@ async def test_policy_that_says_the_same_of_both_nulls_is_told_of_each_change(pl
         await client.expect(event="create", data=[{"id": 1}, {"id": 2}, {"id": 3}])
 
 
-@pytest.mark.xfail(strict=True, reason="an image does not tell where an array begins")
+@pytest.mark.xfail(strict=True, reason="an image does not tell where an array begins: see docs/limits.md")
 @pytest.mark.parametrize("policy", ["c[1] = 1", "c = '{1}'", "c[0] IS NULL"])
 async def test_array_that_begins_elsewhere_is_not_taken_for_one_that_begins_at_one(place: Place, policy: str) -> None:
     place.table("c int[]", policy)
