@@ -12,7 +12,7 @@ from cdc_bridge.errors import RequestError, invalid_query
 from cdc_bridge.filters.filter import NOTHING, Comparison, Field, Filter, Literal, Operand, Operator, Path, Value
 from cdc_bridge.filters.normal_form import member_of, none_of
 from cdc_bridge.queries import dynamic, operators
-from cdc_bridge.queries.dynamic import ABSENT, Claims
+from cdc_bridge.queries.dynamic import ABSENT, Claimed, Claims, claimed
 from cdc_bridge.queries.forms import shown
 from cdc_bridge.queries.speller import Speller
 
@@ -120,7 +120,7 @@ class ComparisonParser:
     def _expanded(self, item: Any) -> list[Any]:
         """A claim can be a list of values."""
         value = self._claims.resolve(item)
-        return value if value is not item and isinstance(value, list) else [value]
+        return list(map(claimed, value)) if value is not item and isinstance(value, list) else [value]
 
     def _values(self, asked: Asked, given: list[Any]) -> tuple[Operand, tuple[Value, ...]]:
         operand = asked.operand
@@ -182,7 +182,7 @@ def _flag(raw: Any, asked: Asked) -> bool:
 
 def _is_null(value: Any, asked: Asked) -> bool:
     """The text `null` is one too, but where it can be meant as it stands."""
-    if value == "null":
+    if value == "null" and not isinstance(value, Claimed):
         return not asked.is_of_text and asked.operand.type.name not in operators.JSONS
     return value is None
 
@@ -200,9 +200,11 @@ def _coerced(asked: Asked, type_: PgType, value: Any) -> Any:
     _check_digits(value)
     if asked.operator in operators.INTERSECTION:
         return _shape(value)
+    is_claimed = isinstance(value, Claimed)
+    value = str(value) if is_claimed else value
     if type_.kind is not TypeKind.ARRAY or asked.operator not in operators.PATTERNS:
         return value
-    is_whole = isinstance(value, list) or (isinstance(value, str) and value.startswith("{"))
+    is_whole = isinstance(value, list) or (isinstance(value, str) and value.startswith("{") and not is_claimed)
     return value if is_whole else [value]
 
 

@@ -16,6 +16,12 @@ ABSENT: Final = object()
 """A claim that the client does not have. It is like NULL: nothing compares with it."""
 
 
+class Claimed(str):
+    """A text that a token says. It means itself, also where a client who wrote it would mean more: `null`, `$NOW`."""
+
+    __slots__ = ()
+
+
 class Claims:
     """The claims of a client's token; without a token there are none."""
 
@@ -41,11 +47,15 @@ class Claims:
             found = self._claims
             for member in name.split("."):
                 found = found.get(member, ABSENT) if isinstance(found, Mapping) else ABSENT
-        return ABSENT if found is None else found
+        return ABSENT if found is None else claimed(found)
+
+
+def claimed(value: Any) -> Any:
+    return Claimed(value) if isinstance(value, str) else value
 
 
 def now(type_: PgType, value: Any) -> Now | None:
     """`$NOW`, where the type has moments. Raises `ValueError` for a broken one."""
-    if type_.name not in INSTANTS or not isinstance(value, str):
+    if type_.name not in INSTANTS or not isinstance(value, str) or isinstance(value, Claimed):
         return None
     return parse_now(value)

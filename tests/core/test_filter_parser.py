@@ -412,6 +412,30 @@ def test_dynamic_values_are_those_of_the_token(raw: Any, same: Any) -> None:
     assert parsed(raw, claims=ANN) == parsed(same)
 
 
+@pytest.mark.parametrize(
+    ("field", "operator", "sub"),
+    [
+        ("i", "_eq", "null"),
+        ("i", "_neq", "null"),
+        ("i", "_in", "null"),
+        ("i", "_in", ["null"]),
+        ("i", "_nin", ["null"]),
+        ("ts", "_lt", "$NOW"),
+        ("ts", "_between", "$NOW"),
+        ("ts", "_in", ["$NOW(+1 day)"]),
+        ("ints", "_contains", "{1,2}"),
+    ],
+)
+def test_claim_is_a_value_and_never_syntax(field: str, operator: str, sub: Any) -> None:
+    """What it would mean if the client wrote it is not of the field's type."""
+    asked = "$CURRENT_USER,$CURRENT_USER" if operator == "_between" else "$CURRENT_USER"
+    assert "needs" in refusal({field: {operator: asked}}, claims={"sub": sub})
+
+
+def test_claim_that_says_null_is_a_text_like_any_other() -> None:
+    assert parsed({"t": {"_eq": "$CURRENT_USER"}}, claims={"sub": "null"}) == compared("t", Operator.EQ, '"null"')
+
+
 @pytest.mark.parametrize("claims", [None, {}, ANN])
 @pytest.mark.parametrize("name", ["$CURRENT_USER.nope", "$CURRENT_USER.address.street", "$CURRENT_USER.sub.x",
                                   "$CURRENT_USER.none"])  # fmt: skip
