@@ -76,7 +76,8 @@ class CatalogWatch:
         async with self._refreshing:
             fingerprint = await self._reader.fingerprint()
             if fingerprint == self._fingerprint:
-                return self._release()
+                self._release()
+                return
             catalog = await self._reader.read()
             await self._adopt(catalog)
             self._interpreter.proofread(catalog)

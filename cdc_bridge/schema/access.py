@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from psycopg import AsyncConnection, errors
@@ -29,6 +29,7 @@ nothing through; other tables do not wait for it.
 
 
 NO_POLICIES = "[]"
+UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Universal", "Zulu", "Etc/Universal", "Etc/Zulu", "UCT", "Etc/UCT")
 
 
 class _TableRow(msgspec.Struct):
@@ -43,6 +44,7 @@ class _PolicyRow(msgspec.Struct):
     name: str
     is_permissive: bool
     says_nothing: bool
+    written: str | None
     needs_whole_row: bool
     columns: list[str]
     digest: str
@@ -64,10 +66,11 @@ class AccessReader:
         self._problems: Mapping[str, str] = {}
         self._unprinted: frozenset[int] = frozenset()
         self._tries = 0
+        self._time_zone = ""
 
     async def fingerprint(self, connection: AsyncConnection[Any]) -> str:
         """Changes whenever `read` would return something else, or might. Raises `NotInstalled`."""
-        hint = await _hint(connection)
+        hint = await _only_text(connection, "queries/access_hint")
         if hint != self._hint:
             tables, policies = await self._fetch(connection)
             functions = await _functions(connection) if policies != NO_POLICIES else ()
@@ -87,6 +90,8 @@ class AccessReader:
             access.setdefault(row.reader, {})[row.table] = _table(row, known)
         found = Access(access, claim_functions(await _functions(connection)) if rows else frozenset())
         self._tell(role_problems(self._roles, found))
+        if rows:
+            await self._tell_time_zone(connection)
         return found
 
     def _tell(self, problems: Mapping[str, str]) -> None:
@@ -94,6 +99,15 @@ class AccessReader:
         for role, problem in problems.items() - self._problems.items():
             log.warning("clients with this role can read nothing", extra=facts(role=role, reason=problem))
         self._problems = problems
+
+    async def _tell_time_zone(self, connection: AsyncConnection[Any]) -> None:
+        """Once. Values are written in UTC, by the same statements in which PostgreSQL applies policies."""
+        zone = await _only_text(connection, "queries/time_zone")
+        if zone not in (*UTC, self._time_zone):
+            log.warning(
+                "policies reckon days in UTC, not in the time zone of the database", extra=facts(time_zone=zone)
+            )
+        self._time_zone = zone
 
     async def _fetch(self, connection: AsyncConnection[Any]) -> tuple[str, str]:
         tables, policies = await fetch(connection, "queries/access", self._schema, roles=self._roles)
@@ -103,8 +117,10 @@ class AccessReader:
         """What is not known yet; what there is no more is forgotten."""
         wanted = {row.oid: (row.oid, row.digest) for row in rows if not row.says_nothing}
         printed = {key: text for key, text in self._printed.items() if wanted.get(key[0]) == key}
-        if missing := [oid for oid, key in wanted.items() if key not in printed]:
-            printed.update({wanted[oid]: text for oid, text in (await _texts(connection, missing)).items()})
+        if missing := {row.oid: row.written for row in rows if row.oid in wanted and wanted[row.oid] not in printed}:
+            found = await _texts(connection, list(missing))
+            # Somebody may have written another one meanwhile, which the next reading finds.
+            printed.update({wanted[oid]: text for oid, (text, written) in found.items() if written == missing[oid]})
         self._printed = printed
         self._note_unprinted(frozenset(oid for oid, key in wanted.items() if key not in printed))
 
@@ -112,32 +128,36 @@ class AccessReader:
         if new := oids - self._unprinted:
             log.warning(
                 "what policies say cannot be read, so whom they concern is told of no changes for now",
-                extra=facts(policies=len(new), reason="somebody has locked their tables"),
+                extra=facts(policies=len(new), reason="somebody has locked their tables, or is changing them"),
             )
         self._unprinted = oids
 
 
-async def _texts(connection: AsyncConnection[Any], oids: Sequence[int]) -> dict[int, str]:
-    """What policies say; nothing of those whose tables somebody keeps locked."""
+_Printed: TypeAlias = dict[int, tuple[str, str]]
+"""What policies say, and the digest of it, by their `oid`."""
+
+
+async def _texts(connection: AsyncConnection[Any], oids: Sequence[int]) -> _Printed:
+    """Nothing of those whose tables somebody keeps locked."""
     with suppress(errors.LockNotAvailable):
         return await _texts_at_once(connection, oids, LOCK_LIMIT)
-    found: dict[int, str] = {}
+    found: _Printed = {}
     for oid in oids:
         with suppress(errors.LockNotAvailable):
             found |= await _texts_at_once(connection, [oid], LOCK_LIMIT_EACH)
     return found
 
 
-async def _texts_at_once(connection: AsyncConnection[Any], oids: Sequence[int], limit: str) -> dict[int, str]:
+async def _texts_at_once(connection: AsyncConnection[Any], oids: Sequence[int], limit: str) -> _Printed:
     async with connection.transaction():
         await connection.execute(statement("queries/limit_lock"), {"limit": limit})
         cursor = await connection.execute(statement("queries/policies"), {"oids": oids})
-        return dict(await cursor.fetchall())
+        return {oid: (text, written) for oid, written, text in await cursor.fetchall()}
 
 
-async def _hint(connection: AsyncConnection[Any]) -> str:
+async def _only_text(connection: AsyncConnection[Any], query: str) -> str:
     async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(statement("queries/access_hint"))
+        await cursor.execute(statement(query))
         ((found,),) = await cursor.fetchall()
         return str(found)
 

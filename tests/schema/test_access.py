@@ -268,6 +268,27 @@ async def test_facts_are_read_while_a_table_is_locked(database: Database, roles:
             assert await reads.read(connection) == known
 
 
+async def test_operator_is_told_once_that_policies_reckon_in_another_time_zone(
+    database: Database, roles: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, _ = roles
+
+    def told() -> list[str]:
+        found = [getattr(each, "facts", {}) for each in caplog.records]
+        return [facts["time_zone"] for facts in found if "time_zone" in facts]
+
+    database.execute(f"ALTER DATABASE {database.name} SET TimeZone = 'Asia/Tokyo'")
+    async with reader(database, one) as (reads, connection):
+        await reads.read(connection)
+        await reads.read(connection)
+        assert told() == ["Asia/Tokyo"]
+    caplog.clear()
+    database.execute(f"ALTER DATABASE {database.name} SET TimeZone = 'Etc/UTC'")
+    async with reader(database, one) as (reads, connection):
+        await reads.read(connection)
+        assert told() == []
+
+
 async def test_operator_is_told_once_of_roles_by_which_nothing_can_be_read(
     database: Database, roles: tuple[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
