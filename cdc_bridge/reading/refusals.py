@@ -16,6 +16,8 @@ from cdc_bridge.logs import facts
 log = logging.getLogger(__name__)
 
 _VALUE = re.compile(r'(: )?(".*"|".*)', re.DOTALL)
+_AND_VALUE = re.compile(r": .*", re.DOTALL)
+"""Behind a colon there is a value, with quotes or without; but of a regular expression it says what is wrong with it."""
 _RAISE = "exec_stmt_raise"
 
 _TOO_LARGE = (errors.OutOfMemory, errors.ProgramLimitExceeded, errors.StatementTooComplex)
@@ -71,5 +73,6 @@ def sentence(error: Exception) -> str:
     """
     said = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
     if isinstance(error, psycopg.DataError):
+        said = said if isinstance(error, errors.InvalidRegularExpression) else _AND_VALUE.sub("", said)
         said = " ".join(_VALUE.sub("", said).split())
     return (said.splitlines() or [type(error).__name__])[0].rstrip(".")

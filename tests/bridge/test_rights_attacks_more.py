@@ -252,7 +252,6 @@ async def test_claim_is_a_value_and_not_syntax(place: Place, filter_: str, sub: 
         assert not answer.get("data"), answer
 
 
-@pytest.mark.xfail(strict=True, reason="only what stands in quotes is left out of a sentence of PostgreSQL's")
 @pytest.mark.parametrize(
     ("policy", "shown"), [("make_date(2000, 1, c) IS NULL", "4711"), ("convert_from(d, 'UTF8') = ''", "0xfe")]
 )
