@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 _VALUE = re.compile(r'(: )?(".*"|".*)', re.DOTALL)
 _AND_VALUE = re.compile(r": .*", re.DOTALL)
-"""Behind a colon there is a value, with quotes or without; but of a regular expression it says what is wrong with it."""
+"""Behind a colon stands a value, in quotes or not; but of a regular expression it says what is wrong with it."""
 _RAISE = "exec_stmt_raise"
 
 _TOO_LARGE = (errors.OutOfMemory, errors.ProgramLimitExceeded, errors.StatementTooComplex)
