@@ -69,7 +69,9 @@ class CatalogWatch:
                         self._agenda.order(self._hub.hold(collection.relation_id))
             except SourceUnavailable as error:
                 check_still_wanted()
-                log.debug("the catalog cannot be read", extra=facts(reason=str(error)))
+                level = logging.WARNING if self._held_back else logging.DEBUG
+                held_back = len(self._held_back)
+                log.log(level, "the catalog cannot be read", extra=facts(reason=str(error), held_back=held_back))
 
     async def refresh(self) -> None:
         """Let the hub act on what has changed in the catalog since the last time. Raises `SourceUnavailable`."""

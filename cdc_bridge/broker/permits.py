@@ -164,6 +164,6 @@ def _check(filter_: Filter, collection: Collection, viewer: Viewer, answers: Ans
 def _refused(collection: Collection) -> RequestError:
     return RequestError(
         "FORBIDDEN",
-        f'Collection "{collection.name}" can be read but not followed: a row-level security policy of it cannot be'
-        " evaluated for changes.",
+        f'Collection "{collection.name}" cannot be followed: a row-level security policy of it cannot be evaluated for'
+        " changes.",
     )
