@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from functools import partial
 
 from cdc_bridge.broker.agenda import Agenda
@@ -20,7 +19,6 @@ from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation
 from cdc_bridge.errors import RequestError, SourceUnavailable, invalid_payload
-from cdc_bridge.hub.follower import Follower, Reading
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import CatalogReader
@@ -54,7 +52,6 @@ class CatalogWatch:
         self._fingerprint = ""
         self._known_shapes: dict[int, tuple[int | str, ...]] = {}  # the last one of each table
         self._refreshing = asyncio.Lock()
-        self._held_back: dict[Follower, None] = {}
 
     async def watch(self, interval_s: float) -> None:
         """Look for changed tables that no row change has told of, for ever."""
@@ -69,8 +66,8 @@ class CatalogWatch:
                         self._agenda.order(self._hub.hold(collection.relation_id))
             except SourceUnavailable as error:
                 check_still_wanted()
-                level = logging.WARNING if self._held_back else logging.DEBUG
-                held_back = len(self._held_back)
+                held_back = self._hub.held_back_count
+                level = logging.WARNING if held_back else logging.DEBUG
                 log.log(level, "the catalog cannot be read", extra=facts(reason=str(error), held_back=held_back))
 
     async def refresh(self) -> None:
@@ -78,7 +75,7 @@ class CatalogWatch:
         async with self._refreshing:
             fingerprint = await self._reader.fingerprint()
             if fingerprint == self._fingerprint:
-                self._release()
+                self._agenda.order(self._hub.release())
                 return
             catalog = await self._reader.read()
             await self._adopt(catalog)
@@ -87,28 +84,18 @@ class CatalogWatch:
             self._known_shapes.clear()
 
     async def _adopt(self, catalog: Catalog, *, rights_changed: bool = False) -> None:
-        """Whoever may see something else is told nothing while PostgreSQL is asked what that is."""
+        """While PostgreSQL is asked what somebody may see, nobody is told anything who may see something else."""
         judge = partial(self._judge, catalog)
         while True:
             try:
-                self._release(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
+                self._agenda.order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
                 return self._interpreter.permits.forget_obstacles(catalog)
             except ExceptionGroup as group:
                 unknown = [each for each in group.exceptions if isinstance(each, (Unspelled, Unanswered))]
                 if len(unknown) < len(group.exceptions):
                     raise
-                self._hold_back(catalog)
+                self._hub.hold_back(self._interpreter.sees_otherwise(catalog))
                 await self._interpreter.learn_all(unknown)
-
-    def _hold_back(self, catalog: Catalog) -> None:
-        found = self._hub.hold_back(self._interpreter.sees_otherwise(catalog))
-        self._held_back.update(dict.fromkeys(found))
-
-    def _release(self, readings: Sequence[Reading] = ()) -> None:
-        """These are to be done; and so is what those need who were held back and see what they saw, after all."""
-        others = self._held_back.keys() - {reading.follower for reading in readings}
-        self._held_back = {}
-        self._agenda.order([*readings, *self._hub.hold_these(others)])
 
     async def adopt_rules(self, book: RuleBook) -> None:
         """Other rules hold: everybody is judged anew by them."""

@@ -136,7 +136,7 @@ class Interpreter:
         self.permits.proofread(catalog, Spelling(self._spelled))
 
     def sees_otherwise(self, catalog: Catalog) -> Callable[[Subscription], bool]:
-        """Whether somebody may see something else by this catalog, or by the rules as they are now."""
+        """A test: whether a subscription shows something else by this catalog, or by the rules as they are now."""
         known: dict[tuple[Viewer, frozenset[int]], bytes] = {}
 
         def is_so(subscription: Subscription) -> bool:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
 from dataclasses import replace
+from typing import TypeAlias
 
 from cdc_bridge.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.change import NO_ERA, Change, Era, Operation, Position, Snapshot
@@ -30,6 +31,9 @@ from cdc_bridge.hub.weighing import CannotTell, Weighing
 from cdc_bridge.ports import InitialData
 from cdc_bridge.subscription import Event, EventKind, Subscription
 
+Concerned: TypeAlias = Callable[[Subscription], bool]
+"""Whether a subscription may show something else than its follower is told by."""
+
 
 class Hub:
     """See the module's docstring. Methods that make readings necessary return them."""
@@ -41,6 +45,8 @@ class Hub:
         self._roll = Roll()
         self._delivery = Delivery()
         self._suspended: dict[Follower, None] = {}
+        self._held_back: dict[Follower, None] = {}
+        self._is_concerned: Concerned = _nobody
         self.arrangement = object()
         """Another one when followers have been taken from where a weighing may have found them."""
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
@@ -59,6 +65,7 @@ class Hub:
         feed = Feed(self._held_bytes_max)
         follower = Follower(outlet, subscription, feed, after, has_data=after is not None)
         self._roll.add(follower)
+        self._hold_back_if_concerned(follower)
         outlet.open(follower)
         return follower.reading()
 
@@ -85,11 +92,13 @@ class Hub:
             del self._suspended[follower]
             follower.subscription = subscription
             self._roll.add(follower)
+            self._hold_back_if_concerned(follower)
             return self.start_anew(follower)
         known = follower.subscription
         if follower not in self._roll or known == subscription:
             return None
         self._roll.move(follower, subscription)
+        self._hold_back_if_concerned(follower)
         self.arrangement = object()
         return None if subscription.sees_as(known) else self.start_anew(follower)
 
@@ -112,9 +121,9 @@ class Hub:
 
     def begin(self, reading: Reading, anchor: Anchor, data: InitialData) -> Reading | None:
         """Send initial data and what came after it. A reading comes back when the data came too late, or another one
-        has to follow, since something that came after it cannot be told.
+        has to follow, since something that came after it cannot be told. Who is held back is sent none.
         """
-        if not reading.current:
+        if not reading.current or reading.follower in self._held_back:
             return None
         era = anchor.era if anchor.era == self.era else NO_ERA
         return self._delivery.begin(reading.follower, Anchor(era, anchor.shape), data)
@@ -123,7 +132,7 @@ class Hub:
         """The client has all that `start` has: send what came after it. False when too much came to be kept, or
         something that cannot be told.
         """
-        return self._delivery.go_on(follower, start)
+        return follower not in self._held_back and self._delivery.go_on(follower, start)
 
     def start_anew(self, follower: Follower) -> Reading:
         """The follower cannot go on from where it is: fresh data."""
@@ -254,18 +263,34 @@ class Hub:
         """After a gap that concerns these, those of them that are still here."""
         return [self._delivery.hold(follower) for follower in followers if follower in self._roll]
 
-    def hold_back(self, concerned: Callable[[Subscription], bool]) -> list[Follower]:
-        """Tell these nothing, until it is known what they may see. They need fresh data then (`hold_these`)."""
-        found = [follower for follower in self._roll if concerned(follower.subscription)]
-        for follower in found:
-            self._delivery.stop(follower)
-        return found
-
     def hold(self, relation_id: int | None = None) -> list[Reading]:
         """After a gap: everybody, or those who are told of one table, need fresh data."""
         if relation_id is None:
             return [self._delivery.hold(follower) for follower in self._roll]
         return [self._delivery.hold(follower) for follower in self._told_of(relation_id)]
+
+    # --- who is held back ---
+
+    @property
+    def held_back_count(self) -> int:
+        return len(self._held_back)
+
+    def hold_back(self, is_concerned: Concerned) -> None:
+        """Tell those nothing who are concerned, nor who comes meanwhile and is: not before `adopt` or `release`."""
+        self._is_concerned = is_concerned
+        for follower in self._roll:
+            self._hold_back_if_concerned(follower)
+
+    def release(self) -> list[Reading]:
+        """Whoever has been held back sees what it saw, after all; but it has not been told what came meanwhile."""
+        held_back, self._held_back = self._held_back, {}
+        self._is_concerned = _nobody
+        return self.hold_these(held_back)
+
+    def _hold_back_if_concerned(self, follower: Follower) -> None:
+        if self._is_concerned(follower.subscription):
+            self._delivery.stop(follower)
+            self._held_back[follower] = None
 
     # --- the catalog ---
 
@@ -278,7 +303,8 @@ class Hub:
         return self._register.encoders(relation_id)
 
     def adopt(self, catalog: Catalog, judge: Judge, *, rights_changed: bool = False) -> list[Reading]:
-        """Take over a new catalog; followers of what has changed are judged anew, and start anew or are refused.
+        """Take over a new catalog; followers of what has changed are judged anew, and start anew or are refused. Those
+        who have been held back start anew in any case.
 
         `rights_changed`: everybody may see something else. Whatever `judge` raises besides `RequestError` comes, in one
         group, before anything has changed.
@@ -293,8 +319,10 @@ class Hub:
         for collection in differences.gone:
             for follower in self._roll.following(collection.relation_id):
                 self.refuse(follower, forbidden_collection(collection.name))
-        readings = (self._begin_anew(follower, judgement, differences) for follower, judgement in judged)
-        return [reading for reading in readings if reading is not None]
+        begun = [self._begin_anew(follower, judgement, differences) for follower, judgement in judged]
+        readings = {reading.follower: reading for reading in begun if reading is not None}
+        readings.update({reading.follower: reading for reading in self.release()})
+        return list(readings.values())
 
     def _begin_anew(self, follower: Follower, judgement: Judgement, differences: Differences) -> Reading | None:
         """None when nothing is new to this one."""
@@ -311,6 +339,10 @@ class Hub:
     def _told_of(self, relation_id: int) -> Iterable[Follower]:
         """Those who follow a table, or are told what happens there."""
         return dict.fromkeys([*self._roll.following(relation_id), *self._roll.showing(relation_id)])
+
+
+def _nobody(_: Subscription) -> bool:
+    return False
 
 
 def _mark(change: Change, collection: Collection) -> Mark | None:

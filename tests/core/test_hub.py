@@ -92,6 +92,65 @@ def test_insert_update_delete_become_create_update_delete() -> None:
     ]
 
 
+ALL_CHANGES = InitialData(NOW, (b'{"id":0}',), more=False)
+
+
+def concerns_messages(known: Subscription) -> bool:
+    return known.collection is MESSAGES
+
+
+def begin(scene: Scene, reading: Reading) -> list[tuple[Any, ...]]:
+    scene.hub.begin(reading, NOWHERE, ALL_CHANGES)
+    return scene.client.take()
+
+
+def test_who_is_held_back_is_told_nothing_until_a_catalog_is_adopted() -> None:
+    """Not the data either that a gap meanwhile has called for; and what was told to others is in the data then."""
+    scene = Scene()
+    scene.follow(subscription())
+    scene.follow(subscription(PARTED))
+    scene.hub.hold_back(concerns_messages)
+    assert scene.hub.held_back_count == 1
+    assert scene.after(insert(row(id=1, text="a")), insert(row(id=1), of=PARTED)) == [("create", [{"id": 1}])]
+    for reading in scene.hub.hold():
+        told = begin(scene, reading)
+        assert [kind for kind, *_ in told] == (["init"] if reading.subscription.collection is PARTED else [])
+    (reading,) = scene.hub.adopt(CATALOG, keep)
+    assert begin(scene, reading) == [("init", [{"id": 0}], "resync")]
+    assert scene.after(insert(row(id=2, text="c"))) == [("create", [{"id": 2, "text": "c"}])]
+
+
+def test_who_comes_while_others_are_held_back_waits_with_them() -> None:
+    scene = Scene()
+    scene.hub.hold_back(concerns_messages)
+    first = scene.hub.follow(scene.client, subscription())
+    other = scene.hub.follow(scene.client, subscription(PARTED))
+    scene.client.take()
+    assert begin(scene, first) == []
+    assert begin(scene, other) == [("init", [{"id": 0}])]
+    (reading,) = scene.hub.release()
+    assert begin(scene, reading) == [("init", [{"id": 0}])]
+    assert scene.hub.release() == []
+
+
+def test_who_resumes_while_it_is_held_back_gets_fresh_data() -> None:
+    scene = Scene()
+    reading = scene.hub.follow(scene.client, subscription(cursor=True), after="a cursor")
+    scene.hub.hold_back(concerns_messages)
+    assert not scene.hub.go_on(reading.follower, Position(NO_ERA, NOW))
+    assert begin(scene, scene.hub.start_anew(reading.follower)) == [("open",)]
+    (fresh,) = scene.hub.release()
+    assert begin(scene, fresh) == [("init", [{"id": 0}], "resync")]
+
+
+def test_who_leaves_while_it_is_held_back_has_left() -> None:
+    scene = Scene()
+    reading = scene.follow(subscription())
+    scene.hub.hold_back(concerns_messages)
+    scene.hub.leave(reading.follower)
+    assert scene.hub.release() == []
+
+
 def test_fields_shape_the_row() -> None:
     scene = Scene()
     scene.follow(subscription(MESSAGES, "text", "id"))
