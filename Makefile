@@ -65,7 +65,7 @@ bench: .venv/ready
 # one story, all laws with twenty times as many examples as usual, and other ones each time.
 torture: .venv/ready
 	@[ "$(MINUTES)" = 0 ] || $(ENV) CDC_BRIDGE_TEST_BUDGET=20 .venv/bin/python -m pytest --timeout 3600 \
-	    tests/schema/test_filters_agree.py tests/bridge/test_equal_bytes.py tests/privacy tests/core
+	    tests/schema/test_filters_agree.py tests/schema/test_policies_agree.py tests/bridge/test_equal_bytes.py tests/privacy tests/core
 	$(ENV) .venv/bin/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
 
 docker-test: .venv/ready

@@ -62,23 +62,23 @@ class ClaimValue:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """In the place of an answer: there is none, and asking again would not help, unless it `passes`. The other
-    questions have theirs.
+    """There is no answer. Asking again would not help, unless it `is_temporary`. Other questions of the same call have
+    theirs.
     """
 
     reason: str
-    passes: bool = False
+    is_temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """For each image of a case, in their order, those who ask and for whom it is let through; and why some get no
-    answer: it may be `passing`.
+    answer. Of these, `failed_for_now` may get one later.
     """
 
     seen_by: tuple[frozenset[Sight], ...]
     failures: Mapping[Sight, str] = field(default_factory=dict)
-    passing: frozenset[Sight] = frozenset()
+    failed_for_now: frozenset[Sight] = frozenset()
 
 
 Completed: TypeAlias = tuple[Row, ...] | Failure

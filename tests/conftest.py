@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from cdc_bridge.demo.postgres import Cluster
-from tests.support.budget import draw_examples
+from tests.support.budget import settle_examples
 from tests.support.node import NODE, install
 from tests.support.server import Database, Server, own_cluster, running_server
 
 _DATABASE_FIXTURES = {"server", "own_server"}
 
-draw_examples()
+settle_examples()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m database` selects

@@ -89,13 +89,13 @@ class Answers:
             self._values.update(zip(worths, await arbiter.value(worths), strict=True))
 
     async def _learn_obstacles(self, probes: Mapping[Subject, Probe], arbiter: Arbiter) -> None:
-        """It is evaluated of no row at all, which takes all rights that evaluating it takes. A lock that is in the way
-        now is met again when rows are judged; those concerned get fresh data then.
+        """Policies are evaluated of no row: that takes all rights that evaluating them takes. What takes too long now
+        is left to when rows are judged; whom it concerns gets fresh data then.
         """
         cases = [
             Case(probe.collection, self._catalog, probe.policies, (), 0, (Sight(probe.viewer),))
             for probe in probes.values()
         ]
         for subject, verdict in zip(probes, await arbiter.decide(cases) if cases else (), strict=True):
-            reasons = [reason for sight, reason in verdict.failures.items() if sight not in verdict.passing]
+            reasons = [reason for sight, reason in verdict.failures.items() if sight not in verdict.failed_for_now]
             self._obstacles[subject] = next(iter(reasons), "")

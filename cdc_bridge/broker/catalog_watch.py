@@ -3,7 +3,8 @@
 Nobody tells us that a table was altered. It shows in a change that does not fit the catalog (`is_drifted`), in a reader
 that finds another table than it was asked for (`SourceChanged`), and in what is looked at from time to time.
 
-Bound: `SHAPES_MAX` old shapes are remembered; past it all are forgotten, and cost one look at the catalog each.
+Bound: of `LAYOUTS_MAX` tables the last layout that did not fit is remembered; past it all are forgotten, and cost one
+look at the catalog each.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from functools import partial
+from typing import TypeAlias
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.answers import Unanswered
@@ -34,8 +36,10 @@ DISAGREEMENTS_MAX = 3
 a table that is no more, and then nobody can read through that policy.
 """
 
-SHAPES_MAX = 1000
-"""Old shapes of tables that are remembered so as not to read the catalog for each of their changes."""
+LAYOUTS_MAX = 1000
+
+Layout: TypeAlias = tuple[int | str, ...]
+"""The storage of a change's table, and the names of its columns in their order."""
 
 
 class CatalogWatch:
@@ -50,7 +54,7 @@ class CatalogWatch:
         self._interpreter = interpreter
         self._retry_delay_s = retry_delay_s
         self._fingerprint = ""
-        self._known_shapes: dict[int, tuple[int | str, ...]] = {}  # the last one of each table
+        self._old_layouts: dict[int, Layout] = {}  # the last one of each table that did not fit
         self._refreshing = asyncio.Lock()
 
     async def watch(self, interval_s: float) -> None:
@@ -81,7 +85,7 @@ class CatalogWatch:
             await self._adopt(catalog)
             self._interpreter.proofread(catalog)
             self._fingerprint = fingerprint
-            self._known_shapes.clear()
+            self._old_layouts.clear()
 
     async def _adopt(self, catalog: Catalog, *, rights_changed: bool = False) -> None:
         """While PostgreSQL is asked what somebody may see, nobody is told anything who may see something else."""
@@ -134,35 +138,33 @@ class CatalogWatch:
         return self._hub.catalog
 
     def is_drifted(self, change: Change) -> bool:
-        """Whether a change shows that the catalog is out of date.
-
-        After one that fits there is none that is older than the catalog: an old shape has come back, then.
+        """Whether a change shows that the catalog is out of date. Names have to have their order: only that tells that
+        columns have taken each other's names.
         """
-        if not self._fits(change):
-            return True
-        self._known_shapes.pop(change.relation_id, None)
-        return False
-
-    def _fits(self, change: Change) -> bool:
-        """Names have to have their order: only that tells that columns have taken each other's names."""
         collection = self._hub.catalog.by_relation_id.get(change.relation_id)
         if collection is None:
-            return False
-        if change.operation is Operation.TRUNCATE:  # new storage is what it is about
             return True
-        if collection.filenodes[change.relation_id] != change.filenode:
+        if change.operation is Operation.TRUNCATE:  # new storage is what it is about
             return False
-        image = next(iter(change.new or change.old), None)
-        return image is None or tuple(image) == collection.order(change.relation_id)
+        if collection.filenodes[change.relation_id] != change.filenode:
+            return True
+        names = _names(change)
+        return bool(names) and names != collection.order(change.relation_id)
+
+    def fits(self, change: Change) -> None:
+        """A change that came now is like the catalog. None that is older comes after it: should an old layout come
+        again, then the table has it again.
+        """
+        self._old_layouts.pop(change.relation_id, None)
 
     async def catch_up(self, change: Change) -> None:
         """Read the catalog that a change calls for, once: a change can also be older than the catalog."""
-        shape = (change.filenode, *next(iter(change.new or change.old), ()))
-        if self._known_shapes.get(change.relation_id) != shape:
+        layout: Layout = (change.filenode, *_names(change))
+        if self._old_layouts.get(change.relation_id) != layout:
             await self.refresh_until_done()
-            if len(self._known_shapes) >= SHAPES_MAX:
-                self._known_shapes.clear()
-            self._known_shapes[change.relation_id] = shape
+            if len(self._old_layouts) >= LAYOUTS_MAX:
+                self._old_layouts.clear()
+            self._old_layouts[change.relation_id] = layout
 
     def judge(
         self, subscription: Subscription, name: str, catalog: Catalog, viewer: Viewer | None = None
@@ -187,3 +189,8 @@ class CatalogWatch:
         except Exception as error:  # nor may one whom we stumble over keep all the others from what is new
             log.exception("a subscription cannot be judged by a new catalog")
             raise RequestError("SERVICE_UNAVAILABLE", "The subscription cannot be served any more.") from error
+
+
+def _names(change: Change) -> tuple[str, ...]:
+    """Of its columns; none of a change without rows."""
+    return tuple(next(iter(change.new or change.old), ()))

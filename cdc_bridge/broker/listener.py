@@ -95,6 +95,8 @@ class Listener:
                 await self._tell(ready)
                 ready = []
                 await self._catalog.catch_up(change)
+            else:
+                self._catalog.fits(change)
             ready.append(change)
         await self._tell(ready)
 

@@ -181,7 +181,7 @@ def _flag(raw: Any, asked: Asked) -> bool:
 
 
 def _is_null(value: Any, asked: Asked) -> bool:
-    """The text `null` is one too, but where it can be meant as it stands."""
+    """The text `null` is one too, unless it can be meant as it stands, or a claim says it."""
     if value == "null" and not isinstance(value, Claimed):
         return not asked.is_of_text and asked.operand.type.name not in operators.JSONS
     return value is None

@@ -186,9 +186,9 @@ class PooledArbiter:
             yield
 
 
-TOOK_TOO_LONG = Failure("it took too long", passes=True)
-NO_TIME_LEFT = Failure("others took too long", passes=True)
-RESTS = Failure("it took too long before, and is not asked again so soon", passes=True)
+TOOK_TOO_LONG = Failure("it took too long", is_temporary=True)
+NO_TIME_LEFT = Failure("others took too long", is_temporary=True)
+RESTS = Failure("it took too long before, and is not asked again so soon", is_temporary=True)
 
 
 def _seen(statement: sql.Composed | Failure, sight: Sight) -> Statement:

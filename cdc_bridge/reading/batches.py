@@ -16,10 +16,12 @@ from cdc_bridge.catalog import Column
 from cdc_bridge.change import Row
 from cdc_bridge.filters.filter import Filter
 from cdc_bridge.questions import Case, Failure, Verdict
-from cdc_bridge.reading.doubts import WHY, doubtful, possible
+from cdc_bridge.reading.doubts import UNREADABLE, doubtful, possible
 from cdc_bridge.reading.select import columns_in
 from cdc_bridge.reading.where import has_now
 from cdc_bridge.sight import RowRules, Sight
+
+UNCERTAIN = "?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +44,13 @@ class Predicate:
 
 @dataclass(slots=True)
 class Batch:
-    """Cases of one predicate, of which one stands for all; who asks; and the images, each once.
+    """Cases of one predicate, of which one stands for all, and their `images`, each once.
 
-    PostgreSQL is asked about `rows`: all that the images may be of, when nobody can tell what is in the `doubtful`
-    columns. `rows_of` has for each image where its rows are among them.
+    PostgreSQL is asked about `rows`: for each image all that it may be of, when nobody can tell what is in the
+    `doubtful` columns. `rows_of` has for each image where its rows are.
 
-    `shares` has for each case, by its position, where its images are among them, `askers` who asks of these.
+    By the position of a case `shares` says which images are its own, and `askers` who asks. A case comes more than once
+    when those with the same rules do not stand together.
     """
 
     predicate: Predicate
@@ -79,15 +82,14 @@ class Batch:
         return place
 
     def letters(self, answer: str) -> str:
-        """Of the answer, which has a letter for each row, one for each image: `?` where its rows are not alike."""
+        """Of an answer with a letter for each row one for each image: `?` where its rows differ, or where nobody can
+        say which they are.
+        """
         return "".join([_common(answer[rows]) for rows in self.rows_of]) if self.doubtful else answer
 
 
 def _common(letters: str) -> str:
     return letters[0] if len(set(letters)) == 1 else UNCERTAIN
-
-
-UNCERTAIN = "?"
 
 
 Answer: TypeAlias = list[str] | Failure
@@ -119,20 +121,20 @@ def verdicts_of(count: int, answered: Iterable[tuple[Batch, Mapping[Sight, Answe
         seen_by, uncertain = _seen_by(batch, letters), _uncertain(letters)
         for position, share in batch.shares.items():
             failed = {**failures, **_in_doubt(share, uncertain)} if uncertain else failures
-            found = _without_answers(Verdict(tuple([seen_by[i] for i in share])), batch.askers[position], failed)
+            found = _with_failures(Verdict(tuple([seen_by[i] for i in share])), batch.askers[position], failed)
             verdicts[position] = _joined(verdicts[position], found) if position in verdicts else found
     return [verdicts[position] for position in range(count)]
 
 
-def _without_answers(verdict: Verdict, askers: Sequence[Sight], failures: Mapping[Sight, Failure]) -> Verdict:
-    """And why some of those who ask get none."""
+def _with_failures(verdict: Verdict, askers: Sequence[Sight], failures: Mapping[Sight, Failure]) -> Verdict:
+    """With why some of those who ask get no answer."""
     if not failures:
         return verdict
     failed = {sight: failures[sight] for sight in askers if sight in failures}
     return replace(
         verdict,
         failures={sight: failure.reason for sight, failure in failed.items()},
-        passing=frozenset([sight for sight, failure in failed.items() if failure.passes]),
+        failed_for_now=frozenset([sight for sight, failure in failed.items() if failure.is_temporary]),
     )
 
 
@@ -154,7 +156,7 @@ def _seen_by(batch: Batch, letters: Mapping[Sight, str]) -> list[frozenset[Sight
 
 
 def _uncertain(letters: Mapping[Sight, str]) -> dict[Sight, frozenset[int]]:
-    """Of which images there is no answer for whom."""
+    """For whom there is no answer, and of which images."""
     return {
         sight: frozenset([place for place, letter in enumerate(of_sight) if letter == UNCERTAIN])
         for sight, of_sight in letters.items()
@@ -163,13 +165,13 @@ def _uncertain(letters: Mapping[Sight, str]) -> dict[Sight, frozenset[int]]:
 
 
 def _in_doubt(share: Iterable[int], uncertain: Mapping[Sight, frozenset[int]]) -> dict[Sight, Failure]:
-    return {sight: Failure(WHY) for sight, places in uncertain.items() if not places.isdisjoint(share)}
+    return {sight: Failure(UNREADABLE) for sight, places in uncertain.items() if not places.isdisjoint(share)}
 
 
 def _joined(one: Verdict, other: Verdict) -> Verdict:
     """Of the same case, for others who ask."""
     seen_by = [mine | theirs for mine, theirs in zip(one.seen_by, other.seen_by, strict=True)]
-    return Verdict(tuple(seen_by), {**one.failures, **other.failures}, one.passing | other.passing)
+    return Verdict(tuple(seen_by), {**one.failures, **other.failures}, one.failed_for_now | other.failed_for_now)
 
 
 def _by_rules(sights: Iterable[Sight]) -> Iterator[tuple[RowRules, list[Sight]]]:

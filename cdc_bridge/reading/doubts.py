@@ -23,7 +23,7 @@ from cdc_bridge.values import NULL
 NULLS_MAX = 4
 """Of one image. Each makes twice as many rows of it."""
 
-WHY = "the null of a JSON value cannot be told from NULL in a change"
+UNREADABLE = "a change does not tell what was in a column with JSON"
 
 NULLS = (msgspec.Raw(NULL), msgspec.Raw(b" " + NULL))
 """NULL, and the null of a JSON value: the blank tells whoever reads it back."""

@@ -4,10 +4,11 @@ A statement carries its parameters inside of it until it is run: `parameters` li
 become text of a statement, and names are quoted by psycopg, with a `%` in them doubled, since they stand beside
 placeholders.
 
-Functions that policies call look for names where the application does (see `look_through.sql`), and so does all that
-stands beside them. Operators and functions of PostgreSQL's are therefore named in full wherever one that somebody has
-made for a type could be slipped under them: `=` of a varchar, `to_json` of an enum. So are those of citext; of other
-schemas' types we compare arrays of one element, whose operators take the type's default ones, wherever they live.
+Functions that policies call look for names by the search_path of a new connection (`look_through.sql`), and so does
+all that stands beside them. PostgreSQL's own operators and functions are therefore named in full wherever one that
+somebody has made for a type could be slipped under them: `=` of a varchar, `to_json` of an enum. So are those of
+citext; of other schemas' types we compare arrays of one element, whose operators take the type's default ones, wherever
+they live.
 """
 
 from __future__ import annotations

@@ -60,6 +60,7 @@ def _object(members: Iterable[tuple[str, bytes, bool]], row: Row) -> bytes:
     for name, key, comes_as_text in members:
         if (raw := row.get(name)) is not None:
             value = bytes(raw)
+            # " null" is not NULL: it comes back as the null of a JSON value (see `doubts.NULLS`)
             parts.append(key + (msgspec.json.encode(value.decode()) if comes_as_text and value != NULL else value))
     return b"{" + b",".join(parts) + b"}"
 

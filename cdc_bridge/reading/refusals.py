@@ -16,8 +16,8 @@ from cdc_bridge.logs import facts
 log = logging.getLogger(__name__)
 
 _VALUE = re.compile(r'(: )?(".*"|".*)', re.DOTALL)
-_AND_VALUE = re.compile(r": .*", re.DOTALL)
-"""Behind a colon stands a value, in quotes or not; but of a regular expression it says what is wrong with it."""
+_BEHIND_COLON = re.compile(r": .*", re.DOTALL)
+"""What stands there is a value, quoted or not; only of a regular expression PostgreSQL says there what is wrong."""
 _RAISE = "exec_stmt_raise"
 
 _TOO_LARGE = (errors.OutOfMemory, errors.ProgramLimitExceeded, errors.StatementTooComplex)
@@ -68,11 +68,12 @@ def _is_raised(error: psycopg.Error) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """The sentence only: details, and what was asked, show rows. So may a value that is not of its type: where it is a
-    policy that compares it, it stands in a row, which is not for the log, nor for those who may not see it.
+    """The first line, without details and without values: an error of a policy is about a row that is not for the log,
+    nor for whoever may not see it.
     """
     said = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
     if isinstance(error, psycopg.DataError):
-        said = said if isinstance(error, errors.InvalidRegularExpression) else _AND_VALUE.sub("", said)
+        if not isinstance(error, errors.InvalidRegularExpression):
+            said = _BEHIND_COLON.sub("", said)
         said = " ".join(_VALUE.sub("", said).split())
     return (said.splitlines() or [type(error).__name__])[0].rstrip(".")

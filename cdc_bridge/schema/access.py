@@ -29,6 +29,7 @@ nothing through; other tables do not wait for it.
 
 
 NO_POLICIES = "[]"
+# Zones by which UTC goes under another name.
 UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Universal", "Zulu", "Etc/Universal", "Etc/Zulu", "UCT", "Etc/UCT")
 
 
@@ -44,7 +45,7 @@ class _PolicyRow(msgspec.Struct):
     name: str
     is_permissive: bool
     says_nothing: bool
-    written: str | None
+    text_digest: str | None
     needs_whole_row: bool
     columns: list[str]
     digest: str
@@ -101,7 +102,7 @@ class AccessReader:
         self._problems = problems
 
     async def _tell_time_zone(self, connection: AsyncConnection[Any]) -> None:
-        """Once. Values are written in UTC, by the same statements in which PostgreSQL applies policies."""
+        """Once for each zone. Values are written in UTC, by the statements in which PostgreSQL applies policies."""
         zone = await _only_text(connection, "queries/time_zone")
         if zone not in (*UTC, self._time_zone):
             log.warning(
@@ -117,10 +118,14 @@ class AccessReader:
         """What is not known yet; what there is no more is forgotten."""
         wanted = {row.oid: (row.oid, row.digest) for row in rows if not row.says_nothing}
         printed = {key: text for key, text in self._printed.items() if wanted.get(key[0]) == key}
-        if missing := {row.oid: row.written for row in rows if row.oid in wanted and wanted[row.oid] not in printed}:
+        if missing := {
+            row.oid: row.text_digest for row in rows if row.oid in wanted and wanted[row.oid] not in printed
+        }:
             found = await _texts(connection, list(missing))
             # Somebody may have written another one meanwhile, which the next reading finds.
-            printed.update({wanted[oid]: text for oid, (text, written) in found.items() if written == missing[oid]})
+            printed.update(
+                {wanted[oid]: text for oid, (text, text_digest) in found.items() if text_digest == missing[oid]}
+            )
         self._printed = printed
         self._note_unprinted(frozenset(oid for oid, key in wanted.items() if key not in printed))
 
@@ -152,7 +157,7 @@ async def _texts_at_once(connection: AsyncConnection[Any], oids: Sequence[int], 
     async with connection.transaction():
         await connection.execute(statement("queries/limit_lock"), {"limit": limit})
         cursor = await connection.execute(statement("queries/policies"), {"oids": oids})
-        return {oid: (text, written) for oid, written, text in await cursor.fetchall()}
+        return {oid: (text, text_digest) for oid, text_digest, text in await cursor.fetchall()}
 
 
 async def _only_text(connection: AsyncConnection[Any], query: str) -> str:

@@ -21,7 +21,7 @@ attached AS MATERIALIZED (
 ),
 {dependencies},
 policies AS MATERIALIZED (
-    SELECT p.oid, p.polrelid, p.polname, p.polpermissive, p.polroles, p.polqual IS NULL AS says_nothing, md5(p.polqual::text) AS written,
+    SELECT p.oid, p.polrelid, p.polname, p.polpermissive, p.polroles, p.polqual IS NULL AS says_nothing, md5(p.polqual::text) AS text_digest,
         -- Whole rows and system columns are not in images, and a record is not a row of the table.
         coalesce(p.polqual::text ~ ':varattno (0|-)', false) AS needs_whole_row,
         (SELECT coalesce(json_agg(DISTINCT a.attname), '[]')
@@ -54,7 +54,7 @@ SELECT
             END) ORDER BY r.name NULLS FIRST, t.oid), '[]')
      FROM readers r CROSS JOIN attached t)::text AS tables,
     (SELECT coalesce(json_agg(json_build_object('oid', oid::bigint, 'name', polname, 'is_permissive', polpermissive,
-        'says_nothing', says_nothing, 'written', written, 'needs_whole_row', needs_whole_row, 'columns', columns, 'digest', digest) ORDER BY oid), '[]')
+        'says_nothing', says_nothing, 'text_digest', text_digest, 'needs_whole_row', needs_whole_row, 'columns', columns, 'digest', digest) ORDER BY oid), '[]')
      FROM policies)::text AS policies
 FROM pg_namespace ours
 WHERE ours.nspname = %(schema)s

@@ -17,4 +17,5 @@ SELECT concat_ws(' ', current_user,
     (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_type WHERE oid >= 16384),
     (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_enum),
     (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_rewrite WHERE oid >= 16384),
+    (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_cast WHERE oid >= 16384),
     (SELECT sum(hashtextextended(concat_ws(' ', oid, xmin), 0)) FROM pg_operator WHERE oid >= 16384))

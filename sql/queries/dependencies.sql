@@ -1,5 +1,5 @@
 -- Part of access, and nothing by itself: what a policy depends on besides rows (`dependencies`: a digest for each policy of
--- `reading`). Whose subqueries see other rows than before, since another table has other policies, sees other rows here too.
+-- `reading`). If a policy's subquery sees other rows because another table has other policies, so does the policy.
 reading AS MATERIALIZED (
     SELECT p.oid AS policy, t.oid AS own
     FROM attached t
@@ -51,7 +51,7 @@ led AS (
 ),
 -- Whose rights a role has. Readers do with them what they may with whatever a policy leads to; owners of views and of some
 -- functions lend them to whoever uses these.
-standings AS MATERIALIZED (
+powers AS MATERIALIZED (
     SELECT r.oid, concat_ws(' ', 'role', r.oid, r.rolsuper, r.rolbypassrls, string_agg(quote_ident(g.rolname), ' ' ORDER BY g.rolname COLLATE "C")) AS fact
     FROM pg_roles r
     JOIN pg_roles g ON pg_has_role(r.oid, g.oid, 'USAGE')
@@ -69,7 +69,7 @@ facts AS MATERIALIZED (
     FROM named
     JOIN pg_class c ON named.class = 'pg_class'::regclass AND c.oid = named.oid
     JOIN pg_namespace n ON n.oid = c.relnamespace
-    LEFT JOIN standings owner ON owner.oid = c.relowner
+    LEFT JOIN powers owner ON owner.oid = c.relowner
     UNION ALL
     SELECT 'pg_policy'::regclass, p.oid, concat_ws(' ', 'policy', p.oid, p.xmin, (
         -- Whom of the readers it is about: who is a member of whom.
@@ -90,7 +90,7 @@ facts AS MATERIALIZED (
     FROM named
     JOIN pg_proc f ON named.class = 'pg_proc'::regclass AND f.oid = named.oid
     JOIN pg_namespace n ON n.oid = f.pronamespace
-    LEFT JOIN standings owner ON owner.oid = f.proowner
+    LEFT JOIN powers owner ON owner.oid = f.proowner
     UNION ALL
     SELECT 'pg_type'::regclass, c.contypid, concat_ws(' ', 'domain', c.contypid, string_agg(concat_ws(' ', c.oid, c.xmin), ' ' ORDER BY c.oid))
     FROM pg_constraint c
@@ -110,10 +110,10 @@ dependencies AS MATERIALIZED (
         FROM led
         JOIN (SELECT md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) FROM facts) AS everything(fact) ON led.class = 0
         UNION ALL
-        SELECT r.policy, standings.fact
+        SELECT r.policy, powers.fact
         FROM reading r
         CROSS JOIN readers
-        JOIN standings ON standings.oid = readers.oid AND readers.name IS NOT NULL
+        JOIN powers ON powers.oid = readers.oid AND readers.name IS NOT NULL
         UNION ALL
         SELECT r.policy, concat_ws(' ', 'named', d.refobjid, d.refobjsubid, quote_ident(c.relname), quote_ident(n.nspname), quote_ident(a.attname))
         FROM reading r

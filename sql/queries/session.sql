@@ -26,7 +26,7 @@ FROM (
         ('tcp_keepalives_count', '3'),
         ('tcp_user_timeout', '10s')
     UNION ALL
-    -- For those whose eyes are opened: functions of policies were written for where an application's connection looks for names.
+    -- For those whose eyes are opened: where a new connection of ours looks for names, as functions of policies were written for.
     SELECT 'cdc_bridge.search_path', pg_catalog.concat_ws(', ', 'pg_catalog', nullif(s.reset_val, ''), 'pg_temp')
     FROM pg_catalog.pg_settings s
     WHERE s.name = 'search_path'
@@ -37,5 +37,5 @@ FROM (
     CROSS JOIN LATERAL pg_catalog.unnest(p.proconfig) AS config(setting)
     WHERE n.nspname = %(schema)s AND pg_catalog.starts_with(config.setting, 'lc_monetary=')
 ) AS wanted(name, setting)
--- transaction_timeout came with PostgreSQL 17.
+-- transaction_timeout came with PostgreSQL 17; ours is not there before it is set.
 WHERE wanted.name = 'cdc_bridge.search_path' OR pg_catalog.current_setting(wanted.name, true) IS NOT NULL

@@ -17,7 +17,7 @@ BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = CURRENT_USER AND (rolsuper OR rolcreaterole)) THEN
         RAISE EXCEPTION 'the role % cannot make roles: run this as a role with CREATEROLE', CURRENT_USER;
     ELSIF NOT (has_database_privilege(database, 'CONNECT WITH GRANT OPTION') AND has_database_privilege(database, 'CREATE WITH GRANT OPTION')) THEN
-        RAISE EXCEPTION 'the role % cannot let roles into this database: run this as its owner, %, who else can GRANT CONNECT, CREATE ON DATABASE % TO % WITH GRANT OPTION',
+        RAISE EXCEPTION 'the role % cannot let roles into this database: run this as its owner, %, or have the owner GRANT CONNECT, CREATE ON DATABASE % TO % WITH GRANT OPTION',
             CURRENT_USER, (SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = database), quote_ident(database), quote_ident(CURRENT_USER);
     END IF;
 END
@@ -86,7 +86,7 @@ BEGIN
         EXECUTE format('COMMENT ON ROLE %I IS %L', owner, mark);
     END IF;
 EXCEPTION WHEN insufficient_privilege THEN
-    RAISE EXCEPTION 'the role % has no ADMIN OPTION on the role %: a superuser, or who made that role, can GRANT % TO % WITH ADMIN OPTION',
+    RAISE EXCEPTION 'the role % has no ADMIN OPTION on the role %: a superuser, or whoever made that role, can GRANT % TO % WITH ADMIN OPTION',
         CURRENT_USER, administered, quote_ident(administered), quote_ident(CURRENT_USER);
 END
 $remembered$;
@@ -114,7 +114,7 @@ BEGIN
                 || CASE WHEN is_new THEN ' WITH INHERIT FALSE, SET TRUE' ELSE '' END;
         EXCEPTION WHEN insufficient_privilege THEN
             IF NOT pg_has_role(name, role, CASE WHEN is_new THEN 'SET' ELSE 'MEMBER' END) THEN
-                RAISE EXCEPTION 'the role % has no ADMIN OPTION on the role %: a superuser, or who made that role, can GRANT % TO % WITH ADMIN OPTION',
+                RAISE EXCEPTION 'the role % has no ADMIN OPTION on the role %: a superuser, or whoever made that role, can GRANT % TO % WITH ADMIN OPTION',
                     CURRENT_USER, role, quote_ident(role), quote_ident(CURRENT_USER);
             END IF;
         END;

@@ -10,7 +10,7 @@ from cdc_bridge.catalog import Column, PgType, TypeKind
 from cdc_bridge.filters.filter import Policy
 from cdc_bridge.questions import Case, Failure, Verdict
 from cdc_bridge.reading.batches import in_batches, verdicts_of
-from cdc_bridge.reading.doubts import WHY
+from cdc_bridge.reading.doubts import UNREADABLE
 from cdc_bridge.sight import Sight
 from cdc_bridge.viewer import Viewer
 from tests.core.facts import CATALOG, MESSAGES, row
@@ -57,7 +57,7 @@ def test_image_of_several_rows_is_let_through_where_all_of_them_are() -> None:
 def test_who_would_see_only_some_of_what_an_image_may_be_gets_no_answer(letters: str) -> None:
     (batch,) = in_batches([asked_of(None, sights=(READER, WRITER)), asked_of(1), asked_of(None, 1)])
     found = verdicts_of(3, [(batch, {READER: [letters + "t"], WRITER: ["ttf"]})])
-    assert [verdict.failures for verdict in found] == [{READER: WHY}, {}, {READER: WHY}]
+    assert [verdict.failures for verdict in found] == [{READER: UNREADABLE}, {}, {READER: UNREADABLE}]
     assert [set(verdict.seen_by[0]) for verdict in found] == [{WRITER}, {READER}, {WRITER}]
 
 
@@ -68,4 +68,4 @@ def test_image_of_which_nobody_can_tell_the_row_has_an_answer_for_nobody() -> No
     (batch,) = in_batches([case])
     assert [bytes(each["doc"]) for each in batch.rows] == [b"[1]"]
     (verdict,) = verdicts_of(1, [(batch, {READER: ["t"], WRITER: ["f"]})])
-    assert verdict.failures == {READER: WHY, WRITER: WHY}
+    assert verdict.failures == {READER: UNREADABLE, WRITER: UNREADABLE}

@@ -73,8 +73,8 @@ def let_through(*images: bool) -> Verdict:
 
 
 def failed(failure: Failure, images_count: int = 3) -> Verdict:
-    passing = frozenset({BY_ITSELF}) if failure.passes else frozenset[Sight]()
-    return Verdict((frozenset(),) * images_count, {BY_ITSELF: failure.reason}, passing)
+    failed_for_now = frozenset({BY_ITSELF}) if failure.is_temporary else frozenset[Sight]()
+    return Verdict((frozenset(),) * images_count, {BY_ITSELF: failure.reason}, failed_for_now)
 
 
 def number(image: Row) -> int:

@@ -188,6 +188,7 @@ CREATE FUNCTION is_found(id int) RETURNS boolean LANGUAGE plpgsql AS
 CREATE SCHEMA hidden; CREATE TABLE hidden."the ""Odd"" Ümläute" (id int);
 CREATE FUNCTION is_odd(who int) RETURNS boolean LANGUAGE plpgsql AS
     $$ BEGIN RETURN EXISTS (SELECT FROM hidden."the ""Odd"" Ümläute" o WHERE o.id = who); END $$;
+CREATE FUNCTION as_hall(int) RETURNS halls LANGUAGE sql AS $$ SELECT ROW($1)::halls $$;
 CREATE FUNCTION good(int, text) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN RETURN is_good($1); END $$;
 CREATE OPERATOR === (FUNCTION = good, LEFTARG = int, RIGHTARG = text);
 """
@@ -202,6 +203,7 @@ CREATE OPERATOR === (FUNCTION = good, LEFTARG = int, RIGHTARG = text);
         ("is_good(id)", "GRANT SELECT (grade) ON grades TO {one}", True),
         ("is_good(id)", "CREATE OR REPLACE FUNCTION best() RETURNS int LANGUAGE sql AS 'SELECT 2'", True),
         ("is_good(id)", "REVOKE {group} FROM {one}", True),
+        ("is_good(id)", "CREATE CAST (int AS halls) WITH FUNCTION as_hall(int)", True),
         ("id === text", "CREATE POLICY more ON grades USING (true)", True),
         ("is_open(room)", "ALTER TABLE halls ENABLE ROW LEVEL SECURITY", True),
         ("is_open(room)", "CREATE OR REPLACE VIEW open_halls AS SELECT hall FROM halls WHERE hall > 1", True),

@@ -390,7 +390,7 @@ def test_runtime_role_of_another_database_is_not_that_of_this_one(served: Manage
         ("ALTER ROLE {admin} NOCREATEROLE", "{admin} cannot make roles: run this as a role with CREATEROLE", ""),
         (
             "ALTER DATABASE {database} OWNER TO postgres",
-            "{admin} cannot let roles into this database: run this as its owner, postgres, who else can {remedy}",
+            "{admin} cannot let roles into this database: run this as its owner, postgres, or have the owner {remedy}",
             "GRANT CONNECT, CREATE ON DATABASE {database} TO {admin} WITH GRANT OPTION",
         ),
     ],
@@ -418,7 +418,9 @@ def test_role_that_somebody_else_has_made_is_refused(managed: Managed, made: str
         managed = replace(managed, roles=replace(managed.roles, reads_as=(managed.anon, role)))
     managed.database.execute(f"CREATE ROLE {role} LOGIN {'NOINHERIT' if made == 'runtime' else ''}")
     remedy = f"GRANT {role} TO {managed.admin} WITH ADMIN OPTION"
-    said = f"{managed.admin} has no ADMIN OPTION on the role {role}: a superuser, or who made that role, can {remedy}"
+    said = (
+        f"{managed.admin} has no ADMIN OPTION on the role {role}: a superuser, or whoever made that role, can {remedy}"
+    )
     with pytest.raises(errors.RaiseException, match=said) if managed.version >= 160_000 else nullcontext():
         managed.make_roles()
     _is_mended(managed, remedy)

@@ -17,7 +17,7 @@ def examples(usual: int) -> int:
     return usual * TIMES
 
 
-def draw_examples() -> None:
+def settle_examples() -> None:
     """For all laws whose modules are imported afterwards."""
     settings.register_profile("cdc_bridge", derandomize=TIMES == 1)
     settings.load_profile("cdc_bridge")
