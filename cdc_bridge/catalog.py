@@ -36,6 +36,10 @@ class PgType:
     fields: tuple[tuple[str, PgType], ...] = ()
     labels: tuple[str, ...] = ()
 
+    @property
+    def is_json(self) -> bool:
+        return self.name in ("json", "jsonb")
+
 
 @dataclass(frozen=True, slots=True)
 class Collation:

@@ -20,7 +20,6 @@ from cdc_bridge.filters.image import Aspect
 from cdc_bridge.instants import DAY_US, HOUR_US, SECOND_US
 from cdc_bridge.rawjson import split_array, split_object
 
-JSON = frozenset({"json", "jsonb"})
 NUMBER_BYTES_MAX = 10_000
 """Longer ones, and those with exponents that are, PostgreSQL may refuse."""
 
@@ -67,7 +66,7 @@ def function(function_: Function, type_: PgType) -> Read | None:
     if function_ is Function.COUNT:
         if type_.kind is TypeKind.ARRAY:
             return _cardinality
-        return _json_length if type_.name in JSON else None
+        return _json_length if type_.is_json else None
     part = _PARTS[function_]
     if type_.name in ("time without time zone", "time with time zone"):
         return _clock_part(part) if function_ in _OF_CLOCK else None
@@ -79,7 +78,7 @@ def function(function_: Function, type_: PgType) -> Read | None:
 
 def path(path_: Path) -> Read | None:
     """What is at a place in a JSON document, as text or as a number. None: memory cannot tell."""
-    if path_.column.type.name not in JSON or not path_.members:
+    if not path_.column.type.is_json or not path_.members:
         return None
     is_jsonb = path_.column.type.name == "jsonb"
     match path_.type.name:

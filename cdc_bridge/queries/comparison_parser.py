@@ -183,12 +183,12 @@ def _flag(raw: Any, asked: Asked) -> bool:
 def _is_null(value: Any, asked: Asked) -> bool:
     """The text `null` is one too, unless it can be meant as it stands, or a claim says it."""
     if value == "null" and not isinstance(value, Claimed):
-        return not asked.is_of_text and asked.operand.type.name not in operators.JSONS
+        return not asked.is_of_text and not asked.operand.type.is_json
     return value is None
 
 
 def _has_commas(type_: PgType) -> bool:
-    return type_.kind in (TypeKind.ARRAY, TypeKind.COMPOSITE) or type_.name in operators.JSONS
+    return type_.kind in (TypeKind.ARRAY, TypeKind.COMPOSITE) or type_.is_json
 
 
 def _is_number(value: Any) -> bool:

@@ -155,7 +155,7 @@ class FilterParser:
     def _json(self, subject: _Subject, raw: Any, place: _Place) -> Filter:
         """Conditions on what is inside of a json or jsonb column."""
         operand = subject.operand
-        if not isinstance(operand, Field) or operand.type.name not in operators.JSONS:
+        if not isinstance(operand, Field) or not operand.type.is_json:
             type_ = operators.word(operand.type)
             raise invalid_query(
                 f'"{type_}" field type does not contain the "_json" filter operator (field "{subject.label}")'

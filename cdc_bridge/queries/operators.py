@@ -14,7 +14,6 @@ TEXTS = {"text", "character varying", "character", "bpchar", "name", "citext"}
 NUMBERS = {"smallint", "integer", "bigint", "numeric", "real", "double precision"}
 INSTANTS = {"date", "timestamp without time zone", "timestamp with time zone"}
 TIMES = {"time without time zone", "time with time zone"}
-JSONS = {"json", "jsonb"}
 GEOMETRIES = {"geometry", "geography"}
 
 _WITHOUT_EQUALITY = {
@@ -95,7 +94,7 @@ def allowed(type_: PgType) -> frozenset[Operator]:
 
 def functions(type_: PgType) -> set[Function]:
     """What can be asked of a column of the type instead of its value."""
-    if type_.name in JSONS or type_.kind is TypeKind.ARRAY:
+    if type_.is_json or type_.kind is TypeKind.ARRAY:
         return {Function.COUNT}
     if type_.name == "date":
         return _DATE_PARTS

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from cdc_bridge.catalog import Collation, PgType, TypeKind
 from cdc_bridge.filters.filter import Comparison, Literal, Operator, Value
-from cdc_bridge.reading.expression import characters, collation, is_json, operand
+from cdc_bridge.reading.expression import characters, collation, operand
 from cdc_bridge.reading.fragments import Name, Parameter, TypeName, collate, compare, home, is_citext, joined, qualified
 from cdc_bridge.reading.literals import is_scalar, literal, text
 from cdc_bridge.reading.restoring import carrier, restored
@@ -132,7 +132,7 @@ def _among_structures(side: _Side, values: list[Literal], exists: str) -> sql.Co
 
 
 def _is_null(side: _Side, _: tuple[Value, ...]) -> sql.Composable:
-    if not is_json(side.type):
+    if not side.type.is_json:
         return sql.SQL("{} IS NULL").format(side.value)
     return sql.SQL("({value} IS NULL OR pg_catalog.{type}_typeof({value}) = 'null')").format(
         value=side.value, type=TypeName(side.type)
@@ -141,7 +141,7 @@ def _is_null(side: _Side, _: tuple[Value, ...]) -> sql.Composable:
 
 def _is_empty(side: _Side, _: tuple[Value, ...]) -> sql.Composable:
     """Blanks alone are empty in a char(n), as they are equal to ''. A cast to text is what cuts them off."""
-    if is_json(side.type):
+    if side.type.is_json:
         return _is_null(side, ())
     return sql.SQL("coalesce({}::text, '') COLLATE \"C\" = ''").format(side.value)
 
@@ -178,7 +178,7 @@ def _like(pattern: str, *, folded: bool = False) -> _Build:
 def _contains(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
     if side.type.kind is TypeKind.ARRAY:
         return sql.SQL("{} OPERATOR(pg_catalog.@>) {}").format(side.value, side.literal(values[0]))
-    if is_json(side.type):
+    if side.type.is_json:
         jsonb = literal(values[0], PgType("jsonb"), side.now_us)
         return sql.SQL("{} @> {}").format(_as_jsonb(side), jsonb)
     return _like("%{}%")(side, values)

@@ -17,7 +17,6 @@ from cdc_bridge.catalog import Column, PgType, TypeKind
 from cdc_bridge.change import Row
 from cdc_bridge.filters.filter import Filter, Policy, leaves
 from cdc_bridge.rawjson import split_array, split_object
-from cdc_bridge.reading.restoring import is_json
 from cdc_bridge.values import NULL
 
 NULLS_MAX = 4
@@ -40,7 +39,7 @@ def possible(image: Row, columns: Iterable[Column]) -> Sequence[Row]:
     nulls = []
     for column in columns:
         raw = bytes(image.get(column.name, NULL))
-        if raw == NULL and is_json(column.type):
+        if raw == NULL and column.type.is_json:
             nulls.append(column.name)
         elif not _is_certain(raw, column.type):
             return ()
@@ -54,13 +53,13 @@ def _has_json(type_: PgType) -> bool:
     """Whether there is any in it."""
     if type_.kind is TypeKind.ARRAY:
         return type_.element is not None and _has_json(type_.element)
-    return is_json(type_) or any(_has_json(inner) for _, inner in type_.fields)
+    return type_.is_json or any(_has_json(inner) for _, inner in type_.fields)
 
 
 def _is_certain(raw: bytes, type_: PgType) -> bool:
     """Whether PostgreSQL reads this back as it was."""
     raw = raw.strip()
-    if not _has_json(type_) or is_json(type_) or raw == NULL:
+    if not _has_json(type_) or type_.is_json or raw == NULL:
         return True
     if raw[:1] != (b"[" if type_.kind is TypeKind.ARRAY else b"{"):
         return False  # it is from before the column had this type
@@ -73,10 +72,10 @@ def _is_certain(raw: bytes, type_: PgType) -> bool:
 def _is_certain_in(array: PgType, item: bytes) -> bool:
     """Dimensions nest, and the elements of an array of composites are no lists."""
     assert array.element is not None
-    if is_json(array.element):
+    if array.element.is_json:
         return item != NULL and item[:1] != b"["
     return _is_certain(item, array if item[:1] == b"[" else array.element)
 
 
 def _is_certain_member(raw: bytes, type_: PgType) -> bool:
-    return raw.strip() != NULL if is_json(type_) else _is_certain(raw, type_)
+    return raw.strip() != NULL if type_.is_json else _is_certain(raw, type_)

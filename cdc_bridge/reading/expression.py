@@ -40,10 +40,6 @@ def collation(asked: Operand) -> Collation:
     return asked.column.collation if isinstance(asked, Field) else NO_COLLATION
 
 
-def is_json(type_: PgType) -> bool:
-    return type_.name in ("json", "jsonb")
-
-
 def characters(value: sql.Composable, type_: PgType, of: Collation) -> sql.Composed:
     """The text of a value, as LIKE sees it: of a char(n) with its padding, which a cast to text would cut off."""
     template = "pg_catalog.textin(pg_catalog.bpcharout({})){}" if type_.name == "character" else "{}::text{}"

@@ -14,7 +14,7 @@ from psycopg import sql
 from cdc_bridge.catalog import Collection, Column
 from cdc_bridge.change import Row
 from cdc_bridge.reading.fragments import Name, Parameter, TypeName, collate, joined
-from cdc_bridge.reading.restoring import TEXT, carrier, is_json, restored
+from cdc_bridge.reading.restoring import TEXT, carrier, restored
 from cdc_bridge.values import NULL, array
 from cdc_bridge.values import name as member_name
 
@@ -51,7 +51,7 @@ def images(columns: Sequence[Column], rows: Iterable[Row], alias: str) -> sql.Co
 
 
 def _document(columns: Sequence[Column], rows: Iterable[Row]) -> str:
-    members = [(column.name, member_name(column.name), is_json(column.type)) for column in columns]
+    members = [(column.name, member_name(column.name), column.type.is_json) for column in columns]
     return array([_object(members, row) for row in rows]).decode()
 
 

@@ -9,7 +9,6 @@ from cdc_bridge.catalog import PgType, TypeKind
 from cdc_bridge.filters.filter import Literal, Now, Value
 from cdc_bridge.filters.moment import at
 from cdc_bridge.instants import DAY_US
-from cdc_bridge.reading.expression import is_json
 from cdc_bridge.reading.fragments import Name, Parameter, TypeName
 from cdc_bridge.reading.restoring import carrier, has_own_json, restored
 
@@ -32,7 +31,7 @@ def is_scalar(type_: PgType) -> bool:
 
 def text(value: Literal, type_: PgType) -> str:
     """A value as its type's input function takes it."""
-    if value.raw[:1] == b'"' and not is_json(type_):
+    if value.raw[:1] == b'"' and not type_.is_json:
         return msgspec.json.decode(value.raw, type=str)
     return value.raw.decode()
 
@@ -40,6 +39,7 @@ def text(value: Literal, type_: PgType) -> str:
 def _moment(instant_us: int, type_: PgType) -> sql.Composed:
     """Days apart, so that no figure is so large that an interval would round it."""
     days, microseconds = divmod(instant_us, DAY_US)
+    # float8, as PostgreSQL's own operator has it: nobody's `bigint * interval` fits better
     moment = sql.SQL(
         "('epoch'::timestamptz + pg_catalog.make_interval(days => {}::integer)"
         " + {}::float8 * '1 microsecond'::interval)"

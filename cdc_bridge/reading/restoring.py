@@ -14,7 +14,6 @@ from cdc_bridge.catalog import PgType
 from cdc_bridge.reading.fragments import Name, TypeName, home
 
 JSON = PgType("json")
-JSONB = PgType("jsonb")
 TEXT = PgType("text")
 
 _OF_JSON = {
@@ -27,10 +26,6 @@ _OF_JSON = {
 }
 
 
-def is_json(type_: PgType) -> bool:
-    return type_ in (JSON, JSONB)
-
-
 def has_own_json(type_: PgType) -> bool:
     place = home(type_)
     return place is not None and place[1] in _OF_JSON
@@ -38,14 +33,14 @@ def has_own_json(type_: PgType) -> bool:
 
 def carrier(type_: PgType) -> PgType:
     """The type as which a value is to be read from JSON."""
-    if is_json(type_):
+    if type_.is_json:
         return TEXT
     return JSON if has_own_json(type_) else type_
 
 
 def restored(value: sql.Composable, type_: PgType) -> sql.Composable:
     """The value, once it has been read as its `carrier`."""
-    if is_json(type_):
+    if type_.is_json:
         return sql.SQL("{}::{}").format(value, TypeName(type_))
     place = home(type_)
     if place is None or place[1] not in _OF_JSON:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from cdc_bridge.catalog import Column, TypeKind
 from cdc_bridge.filters.filter import Comparison, Field, Operator
-from cdc_bridge.filters.operands import JSON
 from cdc_bridge.rights.claims import LITERALS, FunctionName, is_of_claims, printed
 from cdc_bridge.rights.conditions import (
     WHOLE_NUMBERS,
@@ -206,7 +205,7 @@ def is_comparable(column: Column, operator: Operator, cast: str) -> bool:
 
 def _test(column: Column, word: Unit) -> Condition | None:
     """A composite of NULLs is neither NULL nor not; the null of a JSON value is not NULL, but looks so in an image."""
-    if column.type.kind is TypeKind.COMPOSITE or column.type.name in JSON:
+    if column.type.kind is TypeKind.COMPOSITE or column.type.is_json:
         return None
     if _is_word(word, "NULL"):
         return Settled(Comparison(Field(column), Operator.NULL))

@@ -30,9 +30,9 @@ policies AS MATERIALIZED (
          WHERE d.classid = 'pg_policy'::regclass AND d.objid = p.oid
             AND d.refclassid = 'pg_class'::regclass AND d.refobjid = p.polrelid) AS columns,
         md5(concat_ws(' ', p.polqual::text, t.relname, dependencies.digest)) AS digest
-    FROM reading
-    JOIN pg_policy p ON p.oid = reading.policy
-    JOIN attached t ON t.oid = reading.own
+    FROM to_judge
+    JOIN pg_policy p ON p.oid = to_judge.policy
+    JOIN attached t ON t.oid = to_judge.own
     LEFT JOIN dependencies ON dependencies.policy = p.oid
 )
 SELECT

@@ -1,6 +1,6 @@
 -- Part of access, and nothing by itself: what a policy depends on besides rows (`dependencies`: a digest for each policy of
--- `reading`). If a policy's subquery sees other rows because another table has other policies, so does the policy.
-reading AS MATERIALIZED (
+-- `to_judge`). If a policy's subquery sees other rows because another table has other policies, so does the policy.
+to_judge AS MATERIALIZED (
     SELECT p.oid AS policy, t.oid AS own
     FROM attached t
     JOIN pg_policy p ON p.polrelid = t.oid
@@ -30,7 +30,7 @@ named AS MATERIALIZED (
 -- Twice over, since each thing is to be looked at once: all that any policy leads to, and then which leads to which.
 reached AS (
     SELECT 'pg_policy'::regclass::oid AS class, policy AS oid
-    FROM reading
+    FROM to_judge
     UNION
     SELECT next.class, next.oid
     FROM reached AS here CROSS JOIN LATERAL ({leads_to}) AS next
@@ -42,7 +42,7 @@ links AS MATERIALIZED (
 -- That a policy names columns of its own table leads nowhere.
 led AS (
     SELECT policy, own, 'pg_policy'::regclass::oid AS class, policy AS oid
-    FROM reading
+    FROM to_judge
     UNION
     SELECT led.policy, led.own, links.class, links.oid
     FROM led
@@ -111,12 +111,12 @@ dependencies AS MATERIALIZED (
         JOIN (SELECT md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) FROM facts) AS everything(fact) ON led.class = 0
         UNION ALL
         SELECT r.policy, powers.fact
-        FROM reading r
+        FROM to_judge r
         CROSS JOIN readers
         JOIN powers ON powers.oid = readers.oid AND readers.name IS NOT NULL
         UNION ALL
         SELECT r.policy, concat_ws(' ', 'named', d.refobjid, d.refobjsubid, quote_ident(c.relname), quote_ident(n.nspname), quote_ident(a.attname))
-        FROM reading r
+        FROM to_judge r
         JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = r.policy AND d.refclassid = 'pg_class'::regclass
         JOIN pg_class c ON c.oid = d.refobjid
         JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -126,13 +126,13 @@ dependencies AS MATERIALIZED (
             SELECT string_agg(concat_ws(' ', e.oid, quote_ident(e.enumlabel)), ' ' ORDER BY e.oid)
             FROM pg_enum e
             WHERE e.enumtypid IN (y.oid, y.typelem, y.typbasetype)))
-        FROM reading r
+        FROM to_judge r
         JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = r.policy AND d.refclassid = 'pg_type'::regclass
         JOIN pg_type y ON y.oid = d.refobjid
         JOIN pg_namespace n ON n.oid = y.typnamespace
         UNION ALL
         SELECT r.policy, concat_ws(' ', 'operator', o.oid, quote_ident(n.nspname), o.oprname)
-        FROM reading r
+        FROM to_judge r
         JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = r.policy AND d.refclassid = 'pg_operator'::regclass
         JOIN pg_operator o ON o.oid = d.refobjid
         JOIN pg_namespace n ON n.oid = o.oprnamespace

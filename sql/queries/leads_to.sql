@@ -1,9 +1,9 @@
 -- Part of dependencies, and nothing by itself: what one thing (`here`) leads to.
 --
--- What policies, views, compiled functions and checks of domains use PostgreSQL has written down. Of a function whose body is
--- text it has not: that one leads to whatever its text names, to all casts that somebody has made, and to everything (`0`) where
--- it puts statements together or spells a name by its characters' numbers. So does whatever asks for rights, by a text that names
--- what they are on. One in C leads nowhere.
+-- PostgreSQL has written down what policies, views, functions with BEGIN ATOMIC and checks of domains use. Of other functions it has
+-- not: one leads to whatever its text names, to all casts that somebody has made, and to everything (`0`) where it puts statements
+-- together or spells a name by its characters' numbers. One in C leads nowhere. A function that asks for rights leads to
+-- everything too, and so does a policy: what they are on is named by a text.
 SELECT d.refclassid AS class, d.refobjid AS oid
 FROM pg_depend d
 WHERE here.class <> 'pg_class'::regclass AND d.classid = here.class AND d.objid = here.oid

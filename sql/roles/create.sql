@@ -61,8 +61,8 @@ END
 $runtime$;
 
 -- Whom attach is to give the rights on our schema, now or when it makes it anew, is remembered in the comment of the owner role.
--- On itself nobody may comment who is no superuser, on PostgreSQL 16 and newer; there it grants itself the runtime role, without
--- all that a member has: a grant that does nothing, and that only the owner role can make.
+-- Since PostgreSQL 16 nobody but a superuser may comment on itself. An administrator who is the owner role grants itself the runtime
+-- role instead, without admin, inherit and set: that gives it nothing, and nobody else can do it.
 DO $remembered$
 DECLARE
     owner CONSTANT text := current_setting('cdc_bridge.owner_role');

@@ -1,6 +1,7 @@
 -- Part of grant and missing, and nothing by itself: the runtime role (`runtime`), as `cdc-bridge sql --roles` has recorded it. It stands
--- in the comment of the role that owns our schema; or that role has granted it to itself, without all that a member has, and
--- it was let into this database. Both outlive the schema, and only who could become the owner can make them.
+-- in the comment of the role that owns our schema. Or that owner was granted the runtime role, by itself and without admin, inherit
+-- and set, and the runtime role may CONNECT to this database. Both outlive the schema, and only who could become the owner can
+-- make them.
 runtime AS (
     SELECT r.oid, r.rolname, n.nspowner AS owner
     FROM pg_namespace n

@@ -64,7 +64,7 @@ def test_image_that_is_the_row_stays_what_it_is(value: str, type_: PgType) -> No
         ("[]", MIXED),
     ],
 )
-def test_null_inside_of_something_leaves_nothing_certain(value: str, type_: PgType) -> None:
+def test_image_that_does_not_tell_what_was_in_the_row_has_no_rows(value: str, type_: PgType) -> None:
     assert rows(value, type_) == []
 
 

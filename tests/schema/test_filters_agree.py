@@ -161,7 +161,7 @@ def _of_column(column: Column, pool: list[Literal]) -> st.SearchStrategy[Compari
         strategies += [
             _comparison(Field(column, function), operator, numbers) for operator in (Op.EQ, Op.NBETWEEN, Op.NULL)
         ]
-    if column.type.name in operators.JSONS:
+    if column.type.is_json:
         strategies += [_of_path(column, operator) for operator in (Op.EQ, Op.NIN, Op.NULL, Op.CONTAINS, Op.EMPTY)]
         strategies += [_of_path(column, operator, is_number=True) for operator in (Op.EQ, Op.GTE, Op.NBETWEEN, Op.NULL)]
     return st.one_of(strategies)
