@@ -23,6 +23,7 @@ from cdc_bridge.schema.status import read_status
 from cdc_bridge.statements import VERSION, statement
 from tests.schema.test_detach import dump
 from tests.support.bridge import running_bridge
+from tests.support.catalogs import everything
 from tests.support.follower import beginning, cursor_after
 from tests.support.server import Database
 from tests.support.wsclient import connected
@@ -100,15 +101,9 @@ def test_roles_are_what_they_are_called(place: Place) -> None:
 
 
 def test_script_can_be_run_again(served: Place) -> None:
-    def everything() -> list[Any]:
-        return [
-            served.database.execute(f"SELECT x::text FROM {catalog} x ORDER BY 1")
-            for catalog in ("pg_namespace", "pg_class", "pg_proc", "pg_database", "pg_auth_members", "pg_authid")
-        ]
-
-    before = everything()
+    before = everything(served.database)
     served.make_roles()
-    assert everything() == before
+    assert everything(served.database) == before
 
 
 def test_names_cannot_break_out_of_the_script(database: Database) -> None:

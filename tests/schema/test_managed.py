@@ -27,6 +27,7 @@ from cdc_bridge.schema.status import read_status
 from cdc_bridge.statements import VERSION
 from tests.schema.test_least_privilege import FORBIDDEN, Place, asked, is_refused
 from tests.support.bridge import running_bridge
+from tests.support.catalogs import everything
 from tests.support.server import Database, Server
 from tests.support.wsclient import Client, connected
 
@@ -260,15 +261,9 @@ def test_table_of_somebody_else_is_attached_while_the_administrator_is_a_member(
 
 
 def test_script_can_be_run_again(served: Managed) -> None:
-    def everything() -> list[Any]:
-        return [
-            served.database.execute(f"SELECT x::text FROM {catalog} x ORDER BY 1")
-            for catalog in ("pg_namespace", "pg_class", "pg_proc", "pg_database", "pg_auth_members", "pg_authid")
-        ]
-
-    before = everything()
+    before = everything(served.database)
     served.make_roles()
-    assert everything() == before
+    assert everything(served.database) == before
 
 
 @only_administrator
