@@ -77,15 +77,18 @@ class CatalogWatch:
     async def refresh(self) -> None:
         """Let the hub act on what has changed in the catalog since the last time. Raises `SourceUnavailable`."""
         async with self._refreshing:
-            fingerprint = await self._reader.fingerprint()
-            if fingerprint == self._fingerprint:
-                self._agenda.order(self._hub.release())
-                return
-            catalog = await self._reader.read()
-            await self._adopt(catalog)
-            self._interpreter.proofread(catalog)
-            self._fingerprint = fingerprint
-            self._old_layouts.clear()
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        fingerprint = await self._reader.fingerprint()
+        if fingerprint == self._fingerprint:
+            self._agenda.order(self._hub.release())
+            return
+        catalog = await self._reader.read()
+        await self._adopt(catalog)
+        self._interpreter.proofread(catalog)
+        self._fingerprint = fingerprint
+        self._old_layouts.clear()
 
     async def _adopt(self, catalog: Catalog, *, rights_changed: bool = False) -> None:
         """While PostgreSQL is asked what somebody may see, nobody is told anything who may see something else."""
@@ -112,6 +115,8 @@ class CatalogWatch:
     async def _apply_rules(self) -> None:
         while True:
             try:
+                if self._hub.held_back_count:  # they wait for a newer catalog than the hub has
+                    await self._refresh()
                 return await self._adopt(self._hub.catalog, rights_changed=True)
             except SourceUnavailable as error:
                 check_still_wanted()
@@ -133,7 +138,10 @@ class CatalogWatch:
 
     async def current(self, name: str) -> Catalog:
         """The catalog; a table that was attached a moment ago is not missed. Raises `SourceUnavailable`."""
-        if name not in self._hub.catalog.by_name:
+        if self._hub.held_back_count:
+            async with self._refreshing:
+                pass  # somebody learns what they may see; who came in between would have to be asked about too
+        if name not in self._hub.catalog.by_name or self._hub.held_back_count:
             await self.refresh()
         return self._hub.catalog
 

@@ -56,6 +56,9 @@ class Refresher:
 
     async def _refresh(self, refresh: Refresh) -> None:
         """Whoever cannot be shown what is new starts anew, and waits there until that can be read."""
+        refresh = refresh.still()
+        if not refresh.followers:
+            return
         subscription = refresh.subscription
         query = _query(subscription.query, refresh)
         self._hub.await_rows(refresh.followers)

@@ -60,8 +60,8 @@ class Resumer:
             await self._resume(await self._agenda.next_missed())
 
     async def _resume(self, reading: Reading) -> None:
-        if not reading.current:
-            return
+        if not reading.current or self._hub.is_held_back(reading.follower):
+            return  # `release` orders it anew
         catching = Catching.begin(self._hub, reading)
         is_told = catching is not None and await self._catch_up(catching)
         still = reading if catching is None else catching.reading

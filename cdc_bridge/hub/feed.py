@@ -64,6 +64,10 @@ class Feed:
         self.overflowed = False
         self.is_waiting = False
 
+    def keep_nothing(self) -> None:
+        """Until it is to `hold` anew: what comes by then is of no use."""
+        self.overflowed = True
+
     def offer(self, xid: int, events: tuple[Event, ...]) -> tuple[Event, ...]:
         """What of a transaction's events goes out now."""
         match self.phase:

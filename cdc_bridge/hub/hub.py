@@ -104,6 +104,7 @@ class Hub:
 
     def _detach(self, follower: Follower) -> None:
         self._roll.remove(follower)
+        self._held_back.pop(follower, None)
         self._delivery.stop(follower)
 
     def refuse(self, follower: Follower, error: RequestError) -> None:
@@ -275,6 +276,9 @@ class Hub:
     def held_back_count(self) -> int:
         return len(self._held_back)
 
+    def is_held_back(self, follower: Follower) -> bool:
+        return follower in self._held_back
+
     def hold_back(self, is_concerned: Concerned) -> None:
         """Tell those nothing who are concerned, nor who comes meanwhile and is: not before `adopt` or `release`."""
         self._is_concerned = is_concerned
@@ -290,6 +294,7 @@ class Hub:
     def _hold_back_if_concerned(self, follower: Follower) -> None:
         if self._is_concerned(follower.subscription):
             self._delivery.stop(follower)
+            follower.feed.keep_nothing()
             self._held_back[follower] = None
 
     # --- the catalog ---

@@ -8,7 +8,7 @@ Bound: `FILTERS_MAX` filters of one follower. Policy: past it everything that it
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cdc_bridge.catalog import Catalog
 from cdc_bridge.change import Change
@@ -28,6 +28,11 @@ class Refresh:
     subscription: Subscription
     filter: Filter
     followers: tuple[Follower, ...]
+
+    def still(self) -> Refresh:
+        """For those who look with the same eyes as when it was taken. The others have got fresh data since."""
+        asked = _asked(self.subscription)
+        return replace(self, followers=tuple([each for each in self.followers if _asked(each.subscription) == asked]))
 
 
 class Stale:
@@ -54,15 +59,17 @@ class Stale:
         """All of it."""
         equal: dict[Hashable, list[Follower]] = {}
         for follower, filters in self._filters.items():
-            subscription = follower.subscription
-            asked = subscription.collection.relation_id, subscription.query, subscription.key, subscription.sight
-            equal.setdefault((asked, frozenset(filters)), []).append(follower)
+            equal.setdefault((_asked(follower.subscription), frozenset(filters)), []).append(follower)
         taken = [
             Refresh(followers[0].subscription, disjunction(*self._filters[followers[0]]), tuple(followers))
             for followers in equal.values()
         ]
         self._filters = {}
         return taken
+
+
+def _asked(subscription: Subscription) -> Hashable:
+    return subscription.collection.relation_id, subscription.query, subscription.key, subscription.sight
 
 
 def rows_that_show(

@@ -198,10 +198,10 @@ def _is_number(value: Any) -> bool:
 def _coerced(asked: Asked, type_: PgType, value: Any) -> Any:
     """One element that is asked of an array is an array of it; PostgreSQL's own way of writing one begins with `{`."""
     _check_digits(value)
+    is_claimed = isinstance(value, Claimed)
+    value = str(value) if is_claimed else value  # what decodes and encodes takes no other kind of str
     if asked.operator in operators.INTERSECTION:
         return _shape(value)
-    is_claimed = isinstance(value, Claimed)
-    value = str(value) if is_claimed else value
     if type_.kind is not TypeKind.ARRAY or asked.operator not in operators.PATTERNS:
         return value
     is_whole = isinstance(value, list) or (isinstance(value, str) and value.startswith("{") and not is_claimed)

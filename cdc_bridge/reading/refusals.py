@@ -15,7 +15,8 @@ from cdc_bridge.logs import facts
 
 log = logging.getLogger(__name__)
 
-_VALUE = re.compile(r'(: )?(".*"|".*)', re.DOTALL)
+_QUOTES = '"»«„“”'  # in the languages that PostgreSQL speaks
+_VALUE = re.compile(rf"(: )?([{_QUOTES}].*[{_QUOTES}]|[{_QUOTES}].*)", re.DOTALL)
 _BEHIND_COLON = re.compile(r": .*", re.DOTALL)
 """What stands there is a value, quoted or not; only of a regular expression PostgreSQL says there what is wrong."""
 _RAISE = "exec_stmt_raise"

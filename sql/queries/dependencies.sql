@@ -52,9 +52,9 @@ led AS (
 -- Whose rights a role has. Readers do with them what they may with whatever a policy leads to; owners of views and of some
 -- functions lend them to whoever uses these.
 powers AS MATERIALIZED (
-    SELECT r.oid, concat_ws(' ', 'role', r.oid, r.rolsuper, r.rolbypassrls, string_agg(quote_ident(g.rolname), ' ' ORDER BY g.rolname COLLATE "C")) AS fact
+    SELECT r.oid, concat_ws(' ', 'role', r.oid, r.rolsuper, r.rolbypassrls, string_agg(concat_ws(' ', quote_ident(g.rolname), pg_has_role(r.oid, g.oid, 'USAGE')), ',' ORDER BY g.rolname COLLATE "C")) AS fact
     FROM pg_roles r
-    JOIN pg_roles g ON pg_has_role(r.oid, g.oid, 'USAGE')
+    JOIN pg_roles g ON pg_has_role(r.oid, g.oid, 'MEMBER')
     WHERE r.oid IN (SELECT oid FROM readers WHERE name IS NOT NULL)
         OR r.oid IN (SELECT relowner FROM pg_class WHERE relkind IN ('v', 'm') AND oid >= 16384)
         OR r.oid IN (SELECT proowner FROM pg_proc WHERE prosecdef AND oid >= 16384)
@@ -115,7 +115,7 @@ dependencies AS MATERIALIZED (
         CROSS JOIN readers
         JOIN powers ON powers.oid = readers.oid AND readers.name IS NOT NULL
         UNION ALL
-        SELECT r.policy, concat_ws(' ', 'named', d.refobjid, d.refobjsubid, quote_ident(c.relname), quote_ident(n.nspname), quote_ident(a.attname))
+        SELECT r.policy, concat_ws(' ', 'named', d.refobjid, d.refobjsubid, quote_ident(c.relname), n.xmin, quote_ident(n.nspname), a.xmin, quote_ident(a.attname))
         FROM to_judge r
         JOIN pg_depend d ON d.classid = 'pg_policy'::regclass AND d.objid = r.policy AND d.refclassid = 'pg_class'::regclass
         JOIN pg_class c ON c.oid = d.refobjid

@@ -19,10 +19,15 @@ FROM pg_policy p
 WHERE here.class = 'pg_class'::regclass AND p.polrelid = here.oid AND p.polcmd IN ('r', '*')
 UNION ALL
 SELECT 0, 0
-FROM pg_policy p
-CROSS JOIN LATERAL regexp_matches(p.polqual::text, ':funcid (\d+)', 'g') AS called(ids)
+FROM (
+    SELECT p.polqual::text FROM pg_policy p WHERE here.class = 'pg_policy'::regclass AND p.oid = here.oid
+    UNION ALL
+    SELECT w.ev_action::text FROM pg_rewrite w WHERE here.class = 'pg_rewrite'::regclass AND w.oid = here.oid
+    UNION ALL
+    SELECT f.prosqlbody::text FROM pg_proc f WHERE here.class = 'pg_proc'::regclass AND f.oid = here.oid
+) AS compiled(tree)
+CROSS JOIN LATERAL regexp_matches(tree, ':funcid (\d+)', 'g') AS called(ids)
 JOIN pg_proc f ON f.oid = ids[1]::oid AND f.proname LIKE 'has\_%%\_privilege'
-WHERE here.class = 'pg_policy'::regclass AND p.oid = here.oid
 UNION ALL
 SELECT 'pg_rewrite'::regclass, w.oid
 FROM pg_rewrite w

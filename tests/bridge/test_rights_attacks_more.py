@@ -318,6 +318,37 @@ async def test_nothing_is_told_by_rights_that_are_known_to_have_ended(
             may_answer.set()
 
 
+async def test_who_resumes_is_told_nothing_by_rights_that_are_known_to_have_ended(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.table("c uuid", "c = auth.uid()")
+    is_asked, may_answer = asyncio.Event(), asyncio.Event()
+    value = PooledArbiter.value
+
+    async def slow(self: PooledArbiter, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
+        is_asked.set()
+        await may_answer.wait()
+        return await value(self, worths)
+
+    asked = {"type": "subscribe", "collection": "t", "uid": "t", "cursor": True}
+    async with (
+        ann(place) as (client, running),
+        connected(f"{running.url}?access_token={token(place.user, sub=ANN)}") as late,
+    ):
+        await client.send(asked)
+        cursor = (await client.expect(event="init"))["cursor"]
+        monkeypatch.setattr(PooledArbiter, "value", slow)
+        place.execute("CREATE POLICY no ON t AS RESTRICTIVE USING (false)")
+        await is_asked.wait()
+        place.execute(f"INSERT INTO t VALUES (1, '{ANN}')")
+        await late.send({**asked, "after": cursor})
+        may_answer.set()
+        assert (await late.expect(event="init"))["data"] == []
+        place.execute(f"INSERT INTO t VALUES (2, '{ANN}'); DROP POLICY no ON t")
+        fresh = await late.expect(event="init", reason="resync")
+        assert [row["id"] for row in fresh["data"]] == [1, 2]
+
+
 @pytest.mark.once
 async def test_table_that_is_locked_keeps_no_right_of_others_alive(place: Place) -> None:
     """Somebody holds a lock where the policy of another table looks, whose followers are to be judged anew as well."""
@@ -445,6 +476,23 @@ LED_TO = {
         + BODY.replace("{body}", f"EXISTS (SELECT FROM {LONG} x WHERE x.room = r)"),
         "f(room)",
         f"ALTER TABLE {LONG} ENABLE ROW LEVEL SECURITY",
+    ),
+    "membership without its rights": (
+        "ALTER ROLE {user} NOINHERIT",
+        "pg_has_role(current_user, '{first}', 'MEMBER')",
+        "GRANT {first} TO {user}",
+    ),
+    "right that a view asks for": (
+        MEMBERS + "CREATE VIEW v AS SELECT 1 AS room WHERE has_table_privilege('public.m', 'SELECT');"
+        "GRANT SELECT ON v TO {user}",
+        "room IN (SELECT room FROM v)",
+        "GRANT SELECT ON m TO {user}",
+    ),
+    "right that a compiled function asks for": (
+        MEMBERS + "CREATE FUNCTION f(r int) RETURNS boolean LANGUAGE sql"
+        " BEGIN ATOMIC SELECT has_table_privilege('public.m', 'SELECT'); END",
+        "f(room)",
+        "GRANT SELECT ON m TO {user}",
     ),
     "check of a domain": (
         "CREATE FUNCTION is_room(r int) RETURNS boolean LANGUAGE sql STABLE AS 'SELECT r = 1';"

@@ -432,6 +432,13 @@ def test_claim_is_a_value_and_never_syntax(field: str, operator: str, sub: Any) 
     assert "needs" in refusal({field: {operator: asked}}, claims={"sub": sub})
 
 
+def test_claim_can_be_a_shape() -> None:
+    shape = '{"type":"Point","coordinates":[1,2]}'
+    assert parsed({"g": {"_intersects": "$CURRENT_USER"}}, claims={"sub": shape}) == parsed(
+        {"g": {"_intersects": shape}}
+    )
+
+
 def test_claim_that_says_null_is_a_text_like_any_other() -> None:
     assert parsed({"t": {"_eq": "$CURRENT_USER"}}, claims={"sub": "null"}) == compared("t", Operator.EQ, '"null"')
 

@@ -1,0 +1,121 @@
+"""While PostgreSQL is asked what somebody may see, nothing is told by rights that may have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cdc_bridge.access import RowPolicy
+from cdc_bridge.change import Listening
+from cdc_bridge.errors import SourceUnavailable
+from cdc_bridge.ports import InitialData
+from cdc_bridge.questions import Case, ClaimValue, Failure, Verdict, Worth
+from cdc_bridge.rights.rules import Rule, RuleBook
+from cdc_bridge.viewer import Viewer
+from tests.core.facts import Recorder, insert, row
+from tests.core.test_broker import SUBSCRIBE, Scene, Tables, scene
+from tests.core.test_permits import ANN, OWN, Database, guarded, person
+
+NOBODY = RowPolicy("nobody", "false", (), is_permissive=False, digest="3")
+ROUNDS_MAX = 3
+
+
+class Asked(Database):
+    """It answers when it is let, and lets no row through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_away = False
+        self.rounds = 0
+        self.arrives: Any = None
+
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+        return [Verdict(tuple(frozenset() for _ in case.images)) for case in cases]
+
+    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
+        if self.is_away:
+            raise SourceUnavailable("no connection is free")
+        self.rounds += 1
+        if self.arrives:
+            await self.arrives()
+        return await super().value(worths)
+
+
+async def followed(s: Scene) -> None:
+    s.stream.say(Listening())
+    await s.broker.subscribe(s.client, SUBSCRIBE, ANN)
+    await s.quiet()
+    s.client.take()
+
+
+async def test_other_rules_release_nobody_who_waits_for_a_catalog() -> None:
+    database = Asked()
+    async with scene(catalog=guarded(OWN), arbiter=database) as s:
+        await followed(s)
+        s.tables.catalog = guarded(OWN, NOBODY)
+        database.is_away = True
+        with pytest.raises(SourceUnavailable):
+            await s.broker._catalog.refresh()
+        assert s.broker.hub.held_back_count == 1
+        database.is_away = False
+        await s.broker.adopt_rules(RuleBook((Rule("somebody else", "messages"),)))
+        await s.quiet()
+        assert [kind for kind, *_ in s.client.take()] == ["init"]
+        s.stream.say(insert(row(id=1, text="ann"), xid=20))
+        await s.quiet()
+        assert s.client.take() == []
+
+
+async def test_who_comes_waits_until_the_others_are_judged() -> None:
+    """Else all would be judged anew for each of them, and those who are held back would wait as long as any come."""
+    database = Asked()
+    late: list[asyncio.Task[Any]] = []
+
+    async with scene(catalog=guarded(OWN), arbiter=database, clients_arbiter=Database()) as s:
+
+        async def arrives() -> None:
+            late.append(asyncio.create_task(s.broker.subscribe(Recorder(), SUBSCRIBE, person(f"p{len(late)}"))))
+            await s.quiet()
+
+        await followed(s)
+        s.tables.catalog = guarded(replace(OWN, digest="5"))
+        database.arrives = arrives
+        await s.broker._catalog.refresh()
+        await asyncio.gather(*late)
+        assert database.rounds <= ROUNDS_MAX
+
+
+async def test_rows_are_shown_to_those_alone_who_look_with_the_eyes_that_read_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one, other = Viewer(claims='{"sub":"one"}'), Viewer(claims='{"sub":"other"}')
+    is_reading, may_go_on = asyncio.Event(), asyncio.Event()
+    read = Tables.read
+
+    async def slow(self: Tables, asked: Any, catalog: Any) -> InitialData:
+        if not is_reading.is_set():
+            is_reading.set()
+            await may_go_on.wait()
+        found = await read(self, asked, catalog)
+        return replace(found, rows=(b'{"seen by":"%s"}' % asked.sight.viewer.claim_values["sub"].encode(),))
+
+    async with scene() as s:
+        showing = asyncio.create_task(s.broker.serve_stale())
+        s.stream.say(Listening())
+        for uid, figures in (("a", {"count": "*"}), ("b", {"max": "id"})):
+            await s.broker.subscribe(s.client, replace(SUBSCRIBE, uid=uid, query={"aggregate": figures}), one)
+        await s.quiet()
+        monkeypatch.setattr(Tables, "read", slow)
+        s.stream.say(insert(row(id=1, text='"a"'), xid=20))
+        await is_reading.wait()
+        s.client.take()
+        await s.broker.see_as(s.client, other)
+        await s.quiet()
+        may_go_on.set()
+        await s.quiet()
+        showing.cancel()
+        assert "one" not in repr(s.client.take())
