@@ -19,6 +19,7 @@ from cdc_bridge.parts import Pools
 from cdc_bridge.rights.rules import RuleBook
 from cdc_bridge.schema.custodian import LogCustodian
 from cdc_bridge.transport.websocket import WebSocketServer
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Bridge:
     async def _keep_revised(self, broker: Broker, authenticator: Authenticator) -> None:
         """Whenever something may have changed, one time after the other."""
         while True:
+            check_still_wanted()
             await self._revising.wait()
             self._revising.clear()
             if revision := self._revision():

@@ -11,12 +11,12 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.change import Change
 from cdc_bridge.errors import SourceUnavailable
 from cdc_bridge.hub.weighing import Weighing
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import Arbiter
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,6 @@ from typing import TypeAlias
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.interpreter import Interpreter
-from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.catalog import Catalog, Collection
 from cdc_bridge.change import Change, Operation
 from cdc_bridge.errors import RequestError, SourceUnavailable, invalid_payload
@@ -28,6 +27,7 @@ from cdc_bridge.queries.speller import Unspelled
 from cdc_bridge.rights.rules import RuleBook
 from cdc_bridge.subscription import Subscription
 from cdc_bridge.viewer import Viewer
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 

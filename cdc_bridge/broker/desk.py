@@ -16,7 +16,6 @@ from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.answers import Unanswered
 from cdc_bridge.broker.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
 from cdc_bridge.broker.interpreter import Interpreter, Understood
-from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.catalog import Catalog
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read, forbidden_item
 from cdc_bridge.hub.follower import Follower, Outlet
@@ -28,6 +27,7 @@ from cdc_bridge.queries.query import frugal, item_key
 from cdc_bridge.queries.speller import Unspelled
 from cdc_bridge.subscription import Subscription
 from cdc_bridge.viewer import Viewer
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 

@@ -25,6 +25,7 @@ from cdc_bridge.queries.speller import Spelled, Spelling, Unspelled
 from cdc_bridge.sight import Sight
 from cdc_bridge.subscription import EVERY_EVENT, EventKind, Query, Subscription
 from cdc_bridge.viewer import Viewer
+from cdc_bridge.wanted import check_still_wanted
 
 KNOWN_BYTES_MAX = 8 * 1024 * 1024
 KNOWN_BYTES_EACH = 300
@@ -87,6 +88,7 @@ class Interpreter:
     ) -> Understood:
         """See `read_at_once`. Raises `RequestError` and `SourceUnavailable`."""
         while True:
+            check_still_wanted()
             try:
                 return self.read_at_once(raw, name, catalog, viewer, to_follow=to_follow)
             except (Unspelled, Unanswered) as unknown:
@@ -137,17 +139,24 @@ class Interpreter:
 
     def sees_otherwise(self, catalog: Catalog) -> Callable[[Subscription], bool]:
         """A test: whether a subscription shows something else by this catalog, or by the rules as they are now."""
-        known: dict[tuple[Viewer, frozenset[int]], bytes] = {}
+        known: dict[tuple[Viewer, frozenset[int]], bytes | None] = {}
 
         def is_so(subscription: Subscription) -> bool:
             query, viewer = subscription.query, subscription.sight.viewer
             asked = replace(query, filter=query.of_table, asked=None)
             tables = tables_read(subscription.collection, asked, subscription.sight)
             if (viewer, tables) not in known:
-                known[viewer, tables] = self.permits.rights(viewer, tables, catalog)
+                known[viewer, tables] = self._rights(viewer, tables, catalog)
             return known[viewer, tables] != subscription.rights
 
         return is_so
+
+    def _rights(self, viewer: Viewer, tables: frozenset[int], catalog: Catalog) -> bytes | None:
+        """None for whom we stumble over: what becomes of it, and says why, is for who judges it."""
+        try:
+            return self.permits.rights(viewer, tables, catalog)
+        except Exception:
+            return None
 
     async def learn(self, unknown: Unknown) -> None:
         """Raises `SourceUnavailable`."""

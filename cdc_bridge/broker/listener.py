@@ -22,6 +22,7 @@ from cdc_bridge.hub.hub import Hub
 from cdc_bridge.hub.weighing import Weighing
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import Reader
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class Listener:
     async def _weighed(self, changes: Sequence[Change]) -> list[tuple[Change, Weighing[Follower] | None]]:
         """With all that had to be asked. What comes meanwhile may take followers elsewhere: once more, then."""
         while True:
+            check_still_wanted()
             arrangement = self._hub.arrangement
             weighed = [each for change in changes if (each := self._weigh(change)) is not None]
             await self._asking.settle([weighing for _, weighing in weighed if weighing])

@@ -13,7 +13,6 @@ from collections.abc import Hashable, Sequence
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
-from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.catalog import Catalog
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read
 from cdc_bridge.hub.follower import Anchor, Reading
@@ -23,6 +22,7 @@ from cdc_bridge.logs import facts
 from cdc_bridge.ports import Asked, InitialData, Reader
 from cdc_bridge.projection import Projection
 from cdc_bridge.subscription import Query
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 

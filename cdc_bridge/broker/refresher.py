@@ -14,7 +14,6 @@ from dataclasses import replace
 
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.catalog_watch import CatalogWatch
-from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.errors import RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.filters.filter import conjunction
 from cdc_bridge.hub.hub import Hub
@@ -22,6 +21,7 @@ from cdc_bridge.hub.stale import Refresh
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import Asked, Reader
 from cdc_bridge.subscription import Query
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from contextlib import aclosing
 from cdc_bridge.broker.agenda import Agenda
 from cdc_bridge.broker.asking import Asking, judged_at
 from cdc_bridge.broker.catalog_watch import CatalogWatch
-from cdc_bridge.broker.wanted import check_still_wanted
 from cdc_bridge.errors import Forgotten, SourceChanged, SourceUnavailable
 from cdc_bridge.hub.catching import Catching
 from cdc_bridge.hub.follower import Reading
 from cdc_bridge.hub.hub import Hub
 from cdc_bridge.logs import facts
 from cdc_bridge.ports import CaughtUp, LogReader, Missed
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 

@@ -30,6 +30,7 @@ from cdc_bridge.capture.watch import Watch
 from cdc_bridge.change import Era, Heard, Heartbeat, Listening, Lost
 from cdc_bridge.errors import CannotListen, CaptureLost, DatabaseError
 from cdc_bridge.logs import facts
+from cdc_bridge.wanted import check_still_wanted
 
 __all__ = ["LogCapture", "LogOptions"]
 
@@ -58,6 +59,7 @@ class LogCapture:
     async def heard(self) -> AsyncGenerator[Heard, None]:
         """Raises `CannotListen` when notifications do not arrive although LISTEN was accepted."""
         while True:
+            check_still_wanted()
             reason = "unknown"
             try:
                 async with aclosing(self._live()) as life:

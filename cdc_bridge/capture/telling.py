@@ -31,6 +31,7 @@ from cdc_bridge.capture.reading import Siblings, Unreadable, read_new
 from cdc_bridge.capture.watch import Watch
 from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening
 from cdc_bridge.errors import PayloadError
+from cdc_bridge.wanted import check_still_wanted
 
 GAPS_APART_S = 2.0
 
@@ -72,6 +73,7 @@ class Telling:
         await self._life.listen()
         self._lanes.resume()
         while True:
+            check_still_wanted()
             for item in await self._life.arrived(self._due_s()):
                 await self._take(item)
                 for heard in self._account.said():

@@ -22,6 +22,7 @@ from cdc_bridge.schema.mode import Notify
 from cdc_bridge.schema.notification import record_notify_async
 from cdc_bridge.schema.pruner import LogPruner
 from cdc_bridge.statements import statement
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class LogCustodian:
     async def watch(self, interval_s: float) -> None:
         """For ever. A database that is away is waited for."""
         while True:
+            check_still_wanted()
             try:
                 await self._look()
                 await self._pruner.prune()

@@ -27,6 +27,7 @@ from cdc_bridge.standing import GoOn, Identity, Moment, Say, Standing, Step, Sus
 from cdc_bridge.subscription import Uid, uid_text
 from cdc_bridge.transport.line import Line
 from cdc_bridge.transport.outlet import SocketOutlet
+from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +124,7 @@ class Conversation:
     async def _serve(self) -> None:
         """Carry out requests in their order, away from the reader, so that a slow one stops no ping."""
         while True:
+            check_still_wanted()
             async with self._line.first() as request:
                 await asyncio.sleep(0)  # as above
                 await self._take(self._standing.due(now()))
