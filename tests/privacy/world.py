@@ -179,11 +179,11 @@ class Rights:
         return self._say("::int > 0") or self._say("10 / ")
 
     def may_be_refused(self, granted: Collection[str]) -> bool:
-        """Whether policies call a function that may not be called, or that looks into `members`, of which these columns are
-        granted. Nobody is refused where the planner sees that there is no need to call it.
+        """Whether policies call a function that may not be called, or that looks into `members`, of which these columns
+        are granted. Nobody is refused where the planner sees that there is no need to call it.
         """
         looks_in_vain = self._say("sees_member") and not {"team", "person"}.issubset(granted)
-        return looks_in_vain or not self.may_call
+        return looks_in_vain or (not self.may_call and (self._say("is_member") or self._say("sees_member")))
 
     def _say(self, text: str) -> bool:
         return any(text in (policy.condition or "") for policy in self.policies)
