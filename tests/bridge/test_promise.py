@@ -271,6 +271,7 @@ async def test_client_that_does_not_read_is_closed_and_nobody_else_notices(table
         await slow[0].readuntil(b"\r\n\r\n")
         text = b'{"type":"subscribe","collection":"t"}'
         slow[1].write(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
+        await slow[0].readuntil(b'"init"')  # else all that is written could be in its data
         await reader.send(SUBSCRIBE)
         await reader.expect(event="init")
         for number in range(50):
