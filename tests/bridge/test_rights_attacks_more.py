@@ -291,12 +291,8 @@ async def test_database_that_changes_its_owner_is_noticed(place: Place) -> None:
         assert await reads.fingerprint(connection) != before
 
 
-async def test_nothing_is_told_by_rights_that_are_known_to_have_ended(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """To ask what the claims of all viewers are worth takes longer than 5 s where there are thousands of them."""
-    place.table("c uuid", "c = auth.uid()")
-    place.table("c int", name="others")
+def keep_waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
+    """Who asks what claims are worth: it has been asked, and it may be answered."""
     is_asked, may_answer = asyncio.Event(), asyncio.Event()
     value = PooledArbiter.value
 
@@ -305,10 +301,20 @@ async def test_nothing_is_told_by_rights_that_are_known_to_have_ended(
         await may_answer.wait()
         return await value(self, worths)
 
+    monkeypatch.setattr(PooledArbiter, "value", slow)
+    return is_asked, may_answer
+
+
+async def test_nothing_is_told_by_rights_that_are_known_to_have_ended(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To ask what the claims of all viewers are worth takes longer than 5 s where there are thousands of them."""
+    place.table("c uuid", "c = auth.uid()")
+    place.table("c int", name="others")
     async with ann(place) as (client, _):
         await follow(client)
         await follow(client, "others")
-        monkeypatch.setattr(PooledArbiter, "value", slow)
+        is_asked, may_answer = keep_waiting(monkeypatch)
         place.execute("CREATE POLICY no ON t AS RESTRICTIVE USING (false)")
         await is_asked.wait()
         try:
@@ -322,14 +328,6 @@ async def test_who_resumes_is_told_nothing_by_rights_that_are_known_to_have_ende
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.table("c uuid", "c = auth.uid()")
-    is_asked, may_answer = asyncio.Event(), asyncio.Event()
-    value = PooledArbiter.value
-
-    async def slow(self: PooledArbiter, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
-        is_asked.set()
-        await may_answer.wait()
-        return await value(self, worths)
-
     asked = {"type": "subscribe", "collection": "t", "uid": "t", "cursor": True}
     async with (
         ann(place) as (client, running),
@@ -337,7 +335,7 @@ async def test_who_resumes_is_told_nothing_by_rights_that_are_known_to_have_ende
     ):
         await client.send(asked)
         cursor = (await client.expect(event="init"))["cursor"]
-        monkeypatch.setattr(PooledArbiter, "value", slow)
+        is_asked, may_answer = keep_waiting(monkeypatch)
         place.execute("CREATE POLICY no ON t AS RESTRICTIVE USING (false)")
         await is_asked.wait()
         place.execute(f"INSERT INTO t VALUES (1, '{ANN}')")
