@@ -14,11 +14,11 @@ from collections.abc import Callable
 import psycopg
 from websockets.asyncio.client import connect
 
+from cdc_bridge.admin import attach
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.bridge import Bridge
 from cdc_bridge.demo.postgres import QUICK, Cluster
 from cdc_bridge.options import BridgeOptions
-from cdc_bridge.schema import attach
-from cdc_bridge.schema.mode import Mode
 
 ROUNDS = 7
 ONE_BY_ONE = (

@@ -2,7 +2,7 @@
 
     python -m benchmarks.matching
 
-A change is one row; to find and to judge is what is measured, up to the followers that would be told. Everything is
+A change is one row; to find and to judge is what is measured, up to the subscribers that would be told. Everything is
 in this process, without a database or sockets. Ten subscriptions match each row, whatever the number of all.
 """
 
@@ -18,13 +18,13 @@ from dataclasses import dataclass
 import msgspec
 
 from benchmarks.figures import headline, in_turn, show, show_ratio
-from cdc_bridge.catalog import Collection, Column, PgType
-from cdc_bridge.change import Relation, Row
-from cdc_bridge.filters.filter import EVERYTHING, And, Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.filters.image import Image
-from cdc_bridge.index.matching import Index
-from cdc_bridge.projection import Output, Projection
-from cdc_bridge.subscription import Query, Subscription
+from cdc_bridge.engine.matching import Index
+from cdc_bridge.model.catalog import Collection, Column, PgType
+from cdc_bridge.model.change import Relation, Row
+from cdc_bridge.model.filter import EVERYTHING, And, Comparison, Field, Filter, Literal, Operator
+from cdc_bridge.model.projection import Output, Projection
+from cdc_bridge.model.subscription import Query, Subscription
+from cdc_bridge.query.row_version import RowVersion
 
 INTEGER = PgType("integer")
 ROOMS = Collection(
@@ -97,7 +97,7 @@ class Crowd:
 
     def told(self, row: Row) -> int:
         """How many are concerned by this row having been inserted."""
-        image = Image(row, 0)
+        image = RowVersion(row, 0)
         count = 0
         for sieve in self.index.candidates(ROOMS.relation_id, [image], [bytes(row["room"])]):
             if sieve.predicate(image):

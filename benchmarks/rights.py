@@ -34,21 +34,21 @@ from benchmarks import stage
 from benchmarks.figures import headline, in_turn, show, show_ratio
 from benchmarks.sharing import Client
 from benchmarks.subscriber import CONTEXT, Message
-from cdc_bridge.broker.asking import Asking
-from cdc_bridge.broker.interpreter import Interpreter
-from cdc_bridge.broker.permits import Permits
-from cdc_bridge.catalog import Catalog
-from cdc_bridge.change import NO_ERA, Change, Operation, Row, Snapshot
+from cdc_bridge.access.permits import Permits
+from cdc_bridge.database.catalog_reader import PooledCatalogReader
+from cdc_bridge.database.row_evaluator import PooledRowEvaluator
+from cdc_bridge.database.session import prepare
 from cdc_bridge.demo.postgres import Cluster
-from cdc_bridge.hub.follower import Anchor
-from cdc_bridge.hub.hub import Hub
+from cdc_bridge.engine.asking import Asking
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.query_parser import QueryParser
+from cdc_bridge.engine.subscriber import Anchor
+from cdc_bridge.model.catalog import Catalog
+from cdc_bridge.model.change import NO_ERA, Change, Operation, Row, Snapshot
+from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import InitialData
-from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.reading.arbiter import PooledArbiter
-from cdc_bridge.schema.catalog_reader import PooledCatalogReader
-from cdc_bridge.schema.session import prepare
-from cdc_bridge.subscription import Subscription
-from cdc_bridge.viewer import Viewer
+from cdc_bridge.query.query import QueryLimits
 
 ROLE = "bench_user"
 SECRET = "only for figures, and long enough for that"
@@ -235,16 +235,18 @@ OF_MEMBERS = Pair(
 
 async def compare_equal(dsn: str, rounds: int) -> None:
     """In this process, with the database: weighed, asked and encoded, for as many as have the same token."""
-    headline(f"A change under a membership policy, for equal viewers ({BATCH} at a time): microseconds of wall clock")
+    headline(
+        f"A change under a membership policy, for equal principals ({BATCH} at a time): microseconds of wall clock"
+    )
     keywords = {"autocommit": True, "prepare_threshold": None}
     async with AsyncConnectionPool(dsn, min_size=1, max_size=3, kwargs=keywords, configure=_prepare) as pool:
         catalog = await PooledCatalogReader(pool, dsn, "cdc", {}, roles=[ROLE]).read()
-        arbiter = PooledArbiter(pool)
+        evaluator = PooledRowEvaluator(pool)
         found: dict[int, list[float]] = {1: [], 1000: []}
-        hubs = {count: await hub_with(count, catalog, arbiter) for count in found}
+        hubs = {count: await hub_with(count, catalog, evaluator) for count in found}
         for number in range(rounds * 5):
             for count in in_turn(list(found), number):
-                found[count].append(await weighed_us(hubs[count], arbiter))
+                found[count].append(await weighed_us(hubs[count], evaluator))
         show_ratio("1,000 with equal claims to 1", found[1000], found[1], target="at most 1.5")
         show("  for 1", f"{statistics.median(found[1]):.0f} us")
 
@@ -253,22 +255,22 @@ async def _prepare(connection: AsyncConnection[Any]) -> None:
     await prepare(connection, "cdc")
 
 
-async def hub_with(count: int, catalog: Catalog, arbiter: PooledArbiter) -> Hub:
+async def hub_with(count: int, catalog: Catalog, evaluator: PooledRowEvaluator) -> Hub:
     hub = Hub(1 << 24)
     hub.adopt(catalog, lambda known, _: known)
-    viewer = Viewer(ROLE, ROLE, json.dumps({"role": ROLE, "sub": user(1)}))
-    interpreter = Interpreter(arbiter, QueryLimits(100, 10_000, 10, 100, 10_000), Permits())
-    read = await interpreter.read({}, "messages", catalog, viewer, to_follow=True)
+    principal = Principal(ROLE, ROLE, json.dumps({"role": ROLE, "sub": user(1)}))
+    parser = QueryParser(evaluator, QueryLimits(100, 10_000, 10, 100, 10_000), Permits())
+    read = await parser.read({}, "messages", catalog, principal, to_follow=True)
     client = Client()
     for number in range(count):
-        wanted = Subscription(read.collection, read.query, uid=str(number), sight=read.sight, rights=read.rights)
+        wanted = Subscription(read.collection, read.query, uid=str(number), context=read.context, rights=read.rights)
         data = InitialData(Snapshot(1, 1, frozenset()), (), more=False)
         hub.begin(hub.follow(client, wanted), Anchor(NO_ERA, bytes(8)), data)
     hub.heard(Snapshot(1 << 60, 1 << 60, frozenset()))
     return hub
 
 
-async def weighed_us(hub: Hub, arbiter: PooledArbiter) -> float:
+async def weighed_us(hub: Hub, evaluator: PooledRowEvaluator) -> float:
     relation_id = hub.catalog.by_name["messages"].relation_id
     filenode = hub.catalog.by_name["messages"].filenodes[relation_id]
     changes = [
@@ -277,7 +279,7 @@ async def weighed_us(hub: Hub, arbiter: PooledArbiter) -> float:
     ]
     began = time.perf_counter()
     weighings = [weighing for change in changes if (weighing := hub.weigh(change, 0))]
-    await Asking(arbiter).settle(weighings)
+    await Asking(evaluator).settle(weighings)
     told = [events for weighing in weighings for _, events in weighing.told(None)]
     assert len(told) == len([number for number in range(BATCH) if number % ROOMS == 1]), told
     return (time.perf_counter() - began) / BATCH * 1e6

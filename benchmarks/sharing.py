@@ -19,17 +19,17 @@ import orjson
 
 from benchmarks.figures import headline, in_turn, show, show_ratio
 from cdc_bridge.capture.payload import Decoder, Inline
-from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
-from cdc_bridge.change import NO_ERA, Change, Relation, Snapshot
-from cdc_bridge.cursor import Receipt
-from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import Comparison, Field, Literal, Operator
-from cdc_bridge.hub.backlog import Backlog
-from cdc_bridge.hub.follower import Anchor, Follower
-from cdc_bridge.hub.hub import Hub
+from cdc_bridge.engine.backlog import Backlog
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.subscriber import Anchor, Subscriber
+from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
+from cdc_bridge.model.change import NO_ERA, Change, Relation, Snapshot
+from cdc_bridge.model.cursor import Receipt
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.filter import Comparison, Field, Literal, Operator
+from cdc_bridge.model.projection import Projection
+from cdc_bridge.model.subscription import Event, Query, Subscription
 from cdc_bridge.ports import InitialData
-from cdc_bridge.projection import Projection
-from cdc_bridge.subscription import Event, Query, Subscription
 
 MESSAGES = Collection(
     "messages",
@@ -76,32 +76,32 @@ class Client:
         self._backlog = Backlog(1 << 24)
         self.frame_bytes = 0
 
-    def open(self, follower: Follower) -> None:
-        self._backlog.open(follower, follower.subscription.stream_uid, one=False)
+    def open(self, subscriber: Subscriber) -> None:
+        self._backlog.open(subscriber, subscriber.subscription.stream_uid, one=False)
 
-    def push(self, follower: Follower, event: Event, receipt: Receipt | None) -> None:
-        self._backlog.push(follower, event, receipt)
+    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None) -> None:
+        self._backlog.push(subscriber, event, receipt)
         self.frame_bytes += len(self._backlog.next_frame())
 
-    def followers(self) -> list[Follower]:
+    def subscribers(self) -> list[Subscriber]:
         return []
 
-    def silence(self, follower: Follower) -> None: ...
+    def silence(self, subscriber: Subscriber) -> None: ...
 
-    def drop(self, follower: Follower) -> None: ...
+    def drop(self, subscriber: Subscriber) -> None: ...
 
-    def refuse(self, follower: Follower, error: RequestError) -> None: ...
+    def refuse(self, subscriber: Subscriber, error: RequestError) -> None: ...
 
     async def room(self, size_bytes: int) -> bool:
         return True
 
 
-def hub_with(followers: int) -> tuple[Hub, Client]:
+def hub_with(subscribers: int) -> tuple[Hub, Client]:
     """So many that ask for the same, all of them live."""
     hub, client = Hub(1 << 20), Client()
     hub.adopt(Catalog([MESSAGES]), lambda known, _: known)
     room = Comparison(Field(MESSAGES.by_name["room"]), Operator.EQ, (Literal(b"1"),))
-    for number in range(followers):
+    for number in range(subscribers):
         subscription = Subscription(MESSAGES, Query(Projection.of(MESSAGES.columns), filter=room), uid=str(number % 10))
         reading = hub.follow(client, subscription)
         hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(SEEN, (), more=False))

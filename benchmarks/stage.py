@@ -19,9 +19,9 @@ from typing import IO
 import psycopg
 from psycopg import sql
 
+from cdc_bridge.admin import attach
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.demo.postgres import Cluster
-from cdc_bridge.schema import attach
-from cdc_bridge.schema.mode import Mode
 
 SETTINGS = {
     "fsync": "on",

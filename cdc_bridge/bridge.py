@@ -9,17 +9,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-from cdc_bridge import parts
-from cdc_bridge.auth.authenticator import Authenticator
-from cdc_bridge.broker.broker import Broker
-from cdc_bridge.errors import BridgeError, UsageError
+from cdc_bridge import wiring as parts
+from cdc_bridge.access.authenticator import Authenticator
+from cdc_bridge.access.rules import RuleBook
+from cdc_bridge.admin.custodian import LogCustodian
+from cdc_bridge.engine.broker import Broker
 from cdc_bridge.logs import facts
+from cdc_bridge.model.errors import BridgeError, UsageError
 from cdc_bridge.options import BridgeOptions, Revision
-from cdc_bridge.parts import Pools
-from cdc_bridge.rights.rules import RuleBook
-from cdc_bridge.schema.custodian import LogCustodian
-from cdc_bridge.transport.websocket import WebSocketServer
+from cdc_bridge.server.websocket import WebSocketServer
 from cdc_bridge.wanted import check_still_wanted
+from cdc_bridge.wiring import Pools
 
 log = logging.getLogger(__name__)
 

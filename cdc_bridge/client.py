@@ -28,7 +28,7 @@ from websockets.exceptions import (
 )
 
 from cdc_bridge.conninfo import mask
-from cdc_bridge.errors import SubscriptionRefused, UsageError
+from cdc_bridge.model.errors import SubscriptionRefused, UsageError
 
 UID = "1"
 PAUSE_MIN_S, PAUSE_MAX_S = 0.5, 10.0

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from cdc_bridge.auth.static_tokens import StaticToken
-from cdc_bridge.rights.rules import Rule
-from cdc_bridge.standing import AuthMode
+from cdc_bridge.access.auth_state import AuthMode
+from cdc_bridge.access.rules import Rule
+from cdc_bridge.access.static_tokens import StaticToken
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What the broker's parts want from the database, and the values in which they get it.
 
-Where changes come from is a port too, `capture.Capture`; where messages go is `hub.follower.Outlet`.
+Where changes come from is a port too, `capture.Capture`; where messages go is `hub.subscriber.Outlet`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-from cdc_bridge.catalog import Catalog, Collection, PgType
-from cdc_bridge.change import Change, Position, Relation, Snapshot
-from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
-from cdc_bridge.sight import BY_ITSELF, Sight
-from cdc_bridge.subscription import Meta, Query
+from cdc_bridge.model.catalog import Catalog, Collection, PgType
+from cdc_bridge.model.change import Change, Position, Relation, Snapshot
+from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+from cdc_bridge.model.subscription import Meta, Query
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +28,12 @@ class InitialData:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`key`: the one row that is asked for, else all that the query lets through. `sight`: with whose eyes."""
+    """`key`: the one row that is asked for, else all that the query lets through. `context`: with whose eyes."""
 
     collection: Collection
     query: Query
     key: tuple[str, ...] | None
-    sight: Sight = BY_ITSELF
+    context: SecurityContext = BY_ITSELF
 
 
 class Reader(Protocol):
@@ -50,7 +50,7 @@ class Reader(Protocol):
         ...
 
     async def find_key(
-        self, collection: Collection, key: tuple[str, ...], catalog: Catalog, sight: Sight = BY_ITSELF
+        self, collection: Collection, key: tuple[str, ...], catalog: Catalog, context: SecurityContext = BY_ITSELF
     ) -> bytes:
         """The key as `delete` would carry it, however the client spelled it; FORBIDDEN when no row that may be seen has
         it.
@@ -85,7 +85,7 @@ class CaughtUp:
 Page: TypeAlias = Missed | CaughtUp
 
 
-class Arbiter(Protocol):
+class RowEvaluator(Protocol):
     """Decides what memory cannot. Each answer stands in the place of its question, a `Failure` where there is none.
 
     Raises `SourceUnavailable`, and then nothing is answered. A question that takes too long, or that makes the database

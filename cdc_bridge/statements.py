@@ -12,7 +12,7 @@ from importlib.resources import files
 
 from psycopg import sql
 
-from cdc_bridge.errors import UsageError
+from cdc_bridge.model.errors import UsageError
 
 VERSION = 3
 """The version that these files install: what `cdc.version()` answers afterwards."""

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 import cdc_bridge
-from cdc_bridge import errors
-from cdc_bridge.errors import (
+from cdc_bridge.model import errors
+from cdc_bridge.model.errors import (
     BridgeError,
     CannotServe,
     ClusterFailed,
@@ -33,7 +33,7 @@ def test_errors_of_the_tree_stand_in_one_module_and_the_docstring_names_the_othe
     outside = {cls for cls in _exceptions() if cls.__module__ != errors.__name__ and not cls.__name__.startswith("_")}
     assert not any(issubclass(cls, BridgeError) for cls in outside)
     assert errors.__doc__ is not None
-    named = re.findall(r"`([a-z.]+\.[A-Z]\w+)`", errors.__doc__)
+    named = re.findall(r"`([a-z_.]+\.[A-Z]\w+)`", errors.__doc__)
     assert set(named) == {f"{cls.__module__.removeprefix('cdc_bridge.')}.{cls.__name__}" for cls in outside}
 
 

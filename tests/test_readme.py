@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin.mode import Mode
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
 from tests.support.node import PACKAGES

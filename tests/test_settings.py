@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from cdc_bridge import settings as s
-from cdc_bridge.auth.static_tokens import StaticToken
+from cdc_bridge.access.rules import Rule
+from cdc_bridge.access.static_tokens import StaticToken
 from cdc_bridge.conninfo import mask, server
-from cdc_bridge.errors import SettingsError
+from cdc_bridge.model.errors import SettingsError
+from cdc_bridge.model.subscription import EventKind
 from cdc_bridge.options import BridgeOptions
-from cdc_bridge.rights.rules import Rule
-from cdc_bridge.subscription import EventKind
 
 DOCS = Path(__file__).parent.parent / "docs" / "settings.md"
 

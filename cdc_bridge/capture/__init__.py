@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from cdc_bridge.change import Heard
+from cdc_bridge.model.change import Heard
 
 
 class Capture(Protocol):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from cdc_bridge.capture.lane import Lane
 from cdc_bridge.capture.liveness import GapWatch
 from cdc_bridge.capture.progress import Progress
-from cdc_bridge.change import Era, Heard, Snapshot
+from cdc_bridge.model.change import Era, Heard, Snapshot
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from psycopg import AsyncConnection, errors, sql
 
-from cdc_bridge.errors import DatabaseError, NotInstalled, SchemaClosed
+from cdc_bridge.model.errors import DatabaseError, NotInstalled, SchemaClosed
 from cdc_bridge.statements import statement
 
 Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]

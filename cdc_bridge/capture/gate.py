@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from cdc_bridge.change import Snapshot
+from cdc_bridge.model.change import Snapshot
 
 
 class GateState(enum.Enum):

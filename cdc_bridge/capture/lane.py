@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from cdc_bridge.change import Change, Position, Snapshot
+from cdc_bridge.model.change import Change, Position, Snapshot
 
 
 @dataclass(slots=True, eq=False)

@@ -28,9 +28,9 @@ from cdc_bridge.capture.life import Life
 from cdc_bridge.capture.pages import is_forgotten, pages
 from cdc_bridge.capture.progress import Progress
 from cdc_bridge.capture.reading import Siblings, read_between
-from cdc_bridge.change import Gap, Position, Snapshot
 from cdc_bridge.conninfo import HEARTBEAT
-from cdc_bridge.errors import PayloadError
+from cdc_bridge.model.change import Gap, Position, Snapshot
+from cdc_bridge.model.errors import PayloadError
 from cdc_bridge.statements import statement
 
 IsCongested: TypeAlias = Callable[[frozenset[int]], bool]

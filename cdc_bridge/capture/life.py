@@ -23,7 +23,7 @@ import psycopg
 
 from cdc_bridge.capture.connection import Connection, connect, require_ours
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN
-from cdc_bridge.errors import CaptureLost, PayloadError
+from cdc_bridge.model.errors import CaptureLost, PayloadError
 from cdc_bridge.statements import statement
 
 INBOX_MAX = 10_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cdc_bridge.change import Gap, Heard, Heartbeat, Listening, Snapshot
+from cdc_bridge.model.change import Gap, Heard, Heartbeat, Listening, Snapshot
 
 
 @dataclass(slots=True)

@@ -27,9 +27,9 @@ from cdc_bridge.capture.pages import current_snapshot, is_forgotten
 from cdc_bridge.capture.reading import Siblings
 from cdc_bridge.capture.telling import Telling
 from cdc_bridge.capture.watch import Watch
-from cdc_bridge.change import Era, Heard, Heartbeat, Listening, Lost
-from cdc_bridge.errors import CannotListen, CaptureLost, DatabaseError
 from cdc_bridge.logs import facts
+from cdc_bridge.model.change import Era, Heard, Heartbeat, Listening, Lost
+from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseError
 from cdc_bridge.wanted import check_still_wanted
 
 __all__ = ["LogCapture", "LogOptions"]

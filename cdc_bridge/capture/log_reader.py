@@ -13,12 +13,12 @@ from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.capture.pages import base, current_snapshot, is_forgotten, pages
-from cdc_bridge.catalog import Collection
-from cdc_bridge.change import Position
-from cdc_bridge.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
+from cdc_bridge.model.catalog import Collection
+from cdc_bridge.model.change import Position
+from cdc_bridge.model.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
+from cdc_bridge.model.projection import KeyEncoder
+from cdc_bridge.model.rawjson import split_object
 from cdc_bridge.ports import CaughtUp, Missed, Page
-from cdc_bridge.projection import KeyEncoder
-from cdc_bridge.rawjson import split_object
 from cdc_bridge.statements import statement
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from typing import Any
 
 from cdc_bridge.capture.connection import Connection, value
 from cdc_bridge.capture.payload import log_sequence, logged_rows
-from cdc_bridge.change import Change, Operation, Position, Snapshot
+from cdc_bridge.model.change import Change, Operation, Position, Snapshot
 from cdc_bridge.statements import statement
 
 KEYS_MAX = 20_000

@@ -28,9 +28,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from cdc_bridge.change import Change, Heartbeat, Operation, Row, Snapshot
-from cdc_bridge.errors import PayloadError
-from cdc_bridge.rawjson import split_object, split_rows
+from cdc_bridge.model.change import Change, Heartbeat, Operation, Row, Snapshot
+from cdc_bridge.model.errors import PayloadError
+from cdc_bridge.model.rawjson import split_object, split_rows
 
 VERSION = "1"
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from cdc_bridge.change import Change, Era, Position, Snapshot
+from cdc_bridge.model.change import Change, Era, Position, Snapshot
 
 
 @dataclass(slots=True)

@@ -22,8 +22,8 @@ import psycopg
 
 from cdc_bridge.capture.life import Life
 from cdc_bridge.capture.pages import changes_of, current_snapshot, is_forgotten, pages, text, unseen
-from cdc_bridge.change import Change, Position, Snapshot
-from cdc_bridge.errors import PayloadError
+from cdc_bridge.model.change import Change, Position, Snapshot
+from cdc_bridge.model.errors import PayloadError
 
 Siblings: TypeAlias = Callable[[int], frozenset[int]]
 """From a table to all that report under the same collection."""

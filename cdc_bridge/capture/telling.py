@@ -29,8 +29,8 @@ from cdc_bridge.capture.liveness import GapLimit
 from cdc_bridge.capture.payload import Decoder, Inline, Told, Wake
 from cdc_bridge.capture.reading import Siblings, Unreadable, read_new
 from cdc_bridge.capture.watch import Watch
-from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening
-from cdc_bridge.errors import PayloadError
+from cdc_bridge.model.change import Change, Gap, Heard, Heartbeat, Listening
+from cdc_bridge.model.errors import PayloadError
 from cdc_bridge.wanted import check_still_wanted
 
 GAPS_APART_S = 2.0

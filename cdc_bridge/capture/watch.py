@@ -19,9 +19,9 @@ from cdc_bridge.capture.life import Life
 from cdc_bridge.capture.liveness import Proof
 from cdc_bridge.capture.pages import current_snapshot, is_forgotten
 from cdc_bridge.capture.payload import heartbeat
-from cdc_bridge.change import Era, Gap, Heartbeat, Snapshot, Turn
-from cdc_bridge.errors import CannotListen, CaptureLost
 from cdc_bridge.logs import facts
+from cdc_bridge.model.change import Era, Gap, Heartbeat, Snapshot, Turn
+from cdc_bridge.model.errors import CannotListen, CaptureLost
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from typing import Annotated
 
 import typer
 
+from cdc_bridge.admin.mode import Mode, Notify
 from cdc_bridge.cli.options import TABLES_HELP, Config, Dsn, SchemaName, load, refuse_unclear_choice
 from cdc_bridge.cli.output import complain, report, say
-from cdc_bridge.errors import UsageError
-from cdc_bridge.schema.mode import Mode, Notify
+from cdc_bridge.model.errors import UsageError
 
 
 def attach(  # noqa: PLR0917 - Typer calls it, by keyword
@@ -58,8 +58,8 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
       cdc-bridge attach --all --mode durable --notify off
       cdc-bridge attach --all --plan
     """  # noqa: D301 - the \b is meant
+    from cdc_bridge.admin import attach as attaching
     from cdc_bridge.cli.database import connection
-    from cdc_bridge.schema import attach as attaching
 
     if notify is None or tables or every or mode or exclude_column:
         refuse_unclear_choice(tables, every)

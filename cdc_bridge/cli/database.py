@@ -10,7 +10,7 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc_bridge.conninfo import mask, of_command, server
-from cdc_bridge.errors import DatabaseError, DatabaseUnreachable, LockNotAcquired
+from cdc_bridge.model.errors import DatabaseError, DatabaseUnreachable, LockNotAcquired
 from cdc_bridge.settings import Settings
 
 _NEXT_STEPS = (

@@ -27,8 +27,8 @@ def detach(  # noqa: PLR0917 - Typer calls it, by keyword
       cdc-bridge detach messages
       cdc-bridge detach --all --purge
     """  # noqa: D301 - the \b is meant
+    from cdc_bridge.admin import detach as detaching
     from cdc_bridge.cli.database import connection
-    from cdc_bridge.schema import detach as detaching
 
     refuse_unclear_choice(tables, every)
     settings = load(config, {"dsn": dsn, "schema": schema_name})

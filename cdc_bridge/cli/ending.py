@@ -13,7 +13,7 @@ from cdc_bridge.cli import INTERRUPTED
 from cdc_bridge.cli.app import app
 from cdc_bridge.cli.output import ReaderGone, complain, note
 from cdc_bridge.conninfo import mask
-from cdc_bridge.errors import BridgeError
+from cdc_bridge.model.errors import BridgeError
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -55,5 +55,5 @@ def _one_line(text: str) -> str:
 
 
 def _forget_stdout() -> None:
-    """Nobody reads it any more; without this the interpreter would complain at its end."""
+    """Nobody reads it any more; without this the parser would complain at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

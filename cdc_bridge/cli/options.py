@@ -11,7 +11,7 @@ import typer
 
 from cdc_bridge import settings as s
 from cdc_bridge.cli.output import complain
-from cdc_bridge.errors import UsageError
+from cdc_bridge.model.errors import UsageError
 from cdc_bridge.settings import Settings
 
 Dsn: TypeAlias = Annotated[

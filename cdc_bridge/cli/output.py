@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cdc_bridge.conninfo import mask
 
 if TYPE_CHECKING:
-    from cdc_bridge.schema.plan import Plan
+    from cdc_bridge.admin.plan import Plan
 
 
 class ReaderGone(Exception):

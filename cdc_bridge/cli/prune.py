@@ -8,10 +8,10 @@ import typer
 
 from cdc_bridge.cli.options import Config, Dsn, SchemaName, load
 from cdc_bridge.cli.output import age, say, size
-from cdc_bridge.errors import LockNotAcquired
+from cdc_bridge.model.errors import LockNotAcquired
 
 if TYPE_CHECKING:
-    from cdc_bridge.schema.pruning import Pruned
+    from cdc_bridge.admin.pruning import Pruned
 
 
 def prune(
@@ -35,8 +35,8 @@ def prune(
     Example:
       cdc-bridge prune --older-than 3600
     """  # noqa: D301 - the \b is meant
+    from cdc_bridge.admin import pruning
     from cdc_bridge.cli.database import connection
-    from cdc_bridge.schema import pruning
 
     settings = load(config, {"dsn": dsn, "schema": schema_name})
     with connection(settings, "prune") as conn:

@@ -14,17 +14,17 @@ from typing import Any
 
 from cdc_bridge import logs
 from cdc_bridge import settings as s
+from cdc_bridge.access.auth_state import AuthMode
 from cdc_bridge.cli import leave_at_sigterm
 from cdc_bridge.cli.exposure import Exposure, refusal, warnings
 from cdc_bridge.cli.options import load, with_a_flag_for_each_setting
 from cdc_bridge.cli.output import say
 from cdc_bridge.conninfo import server
-from cdc_bridge.errors import CannotServe, UsageError
 from cdc_bridge.logs import facts
+from cdc_bridge.model.errors import CannotServe, UsageError
 from cdc_bridge.options import BridgeOptions, Revision
+from cdc_bridge.server.addresses import is_loopback
 from cdc_bridge.settings import Settings, as_options
-from cdc_bridge.standing import AuthMode
-from cdc_bridge.transport.addresses import is_loopback
 
 log = logging.getLogger(__name__)
 

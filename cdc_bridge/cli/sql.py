@@ -8,7 +8,7 @@ import typer
 
 from cdc_bridge.cli.options import Config, SchemaName, load
 from cdc_bridge.cli.output import say
-from cdc_bridge.errors import UsageError
+from cdc_bridge.model.errors import UsageError
 
 
 def sql(  # noqa: PLR0917 - Typer calls it, by keyword
@@ -43,7 +43,7 @@ def sql(  # noqa: PLR0917 - Typer calls it, by keyword
       cdc-bridge sql --roles --reads-as anon --reads-as authenticated | psql -1 database
     """  # noqa: D301 - the \b is meant
     from cdc_bridge import statements
-    from cdc_bridge.schema.roles import RoleNames, script
+    from cdc_bridge.admin.roles import RoleNames, script
 
     schema = load(config, {"schema": schema_name}).schema_name
     if roles:

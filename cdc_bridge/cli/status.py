@@ -11,11 +11,11 @@ import typer
 
 from cdc_bridge.cli.options import Config, Dsn, SchemaName, load
 from cdc_bridge.cli.output import age, say, size
-from cdc_bridge.errors import NotInstalled
+from cdc_bridge.model.errors import NotInstalled
 
 if TYPE_CHECKING:
-    from cdc_bridge.schema.retention import Log
-    from cdc_bridge.schema.status import AttachedTable, Listener, Status
+    from cdc_bridge.admin.retention import Log
+    from cdc_bridge.admin.status import AttachedTable, Listener, Status
 
 
 _BEGIN = "Begin with: cdc-bridge attach --all"
@@ -33,8 +33,8 @@ def status(
     Example:
       cdc-bridge status --json
     """  # noqa: D301 - the \b is meant
+    from cdc_bridge.admin.status import read_status
     from cdc_bridge.cli.database import connection
-    from cdc_bridge.schema.status import read_status
     from cdc_bridge.statements import VERSION
 
     settings = load(config, {"dsn": dsn, "schema": schema_name})

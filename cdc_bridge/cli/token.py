@@ -12,7 +12,7 @@ import typer
 
 from cdc_bridge.cli.options import Config, load
 from cdc_bridge.cli.output import complain, say
-from cdc_bridge.errors import SettingsError, UsageError
+from cdc_bridge.model.errors import SettingsError, UsageError
 from cdc_bridge.settings import Settings
 
 OWN_CLAIMS = frozenset({"role", "sub", "iat", "exp", "aud", "iss"})
@@ -49,7 +49,7 @@ def token(
     if unknown := _unknown(role, settings):
         complain(unknown)
 
-    from cdc_bridge.auth.minting import mint
+    from cdc_bridge.access.minting import mint
 
     now_s = int(time.time())
     times = {"iat": now_s, "exp": now_s + _span_s(expires_in)}

@@ -29,7 +29,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from cdc_bridge.errors import ClusterFailed
+from cdc_bridge.model.errors import ClusterFailed
 
 QUICK: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "4GB"}
 """Settings for a server whose data may be lost with the machine; they survive `kill` all the same."""

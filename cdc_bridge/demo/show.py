@@ -25,15 +25,15 @@ from typing import Any, NoReturn, Self
 
 import psycopg
 
+from cdc_bridge.admin import attach
 from cdc_bridge.bridge import Bridge
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.demo import writer
 from cdc_bridge.demo.janitor import Janitor
 from cdc_bridge.demo.postgres import QUICK, Cluster, embedded_bin_dir
 from cdc_bridge.demo.screen import Screen
-from cdc_bridge.errors import CannotServe, ClusterFailed, DemoFailed, UsageError
+from cdc_bridge.model.errors import CannotServe, ClusterFailed, DemoFailed, UsageError
 from cdc_bridge.options import BridgeOptions
-from cdc_bridge.schema import attach
 from cdc_bridge.settings import Settings, as_options
 
 TABLES = ("messages", "rooms", "authors")

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from cdc_bridge import conninfo
-from cdc_bridge.errors import SettingsError
+from cdc_bridge.model.errors import SettingsError
 from cdc_bridge.settings.members import FIELDS, PREFIX, SECRETS, Settings
 from cdc_bridge.settings.refusal import REFUSAL
 from cdc_bridge.settings.words import allowed, flag, variable

@@ -13,8 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cdc_bridge import conninfo
-from cdc_bridge.auth.static_tokens import StaticToken
-from cdc_bridge.rights.rules import Rule
+from cdc_bridge.access.rules import Rule
+from cdc_bridge.access.static_tokens import StaticToken
 from cdc_bridge.settings import rule_tables, token_tables
 from cdc_bridge.settings.origins import origin
 from cdc_bridge.settings.refusal import refusal as _refusal

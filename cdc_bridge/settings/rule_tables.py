@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cdc_bridge import exactjson
-from cdc_bridge.rights.rules import Rule
+from cdc_bridge.access.rules import Rule
+from cdc_bridge.model import exactjson
+from cdc_bridge.model.subscription import EVERY_EVENT, EventKind
 from cdc_bridge.settings.refusal import refusal
-from cdc_bridge.subscription import EVERY_EVENT, EventKind
 
 _MEMBERS = ("role", "collection", "fields", "filter", "events")
 _EVENTS = {event.value: event for event in (EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE)}

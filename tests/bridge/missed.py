@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin.mode import Mode
 from tests.support.wsclient import Client
 
 

@@ -20,10 +20,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.exceptions import InvalidStatus
 
 from cdc_bridge import logs
-from cdc_bridge.auth.minting import mint
-from cdc_bridge.auth.static_tokens import StaticToken
+from cdc_bridge.access.minting import mint
+from cdc_bridge.access.static_tokens import StaticToken
 from cdc_bridge.client import Wanted, messages
-from cdc_bridge.errors import SubscriptionRefused
+from cdc_bridge.model.errors import SubscriptionRefused
 from cdc_bridge.options import Revision
 from tests.core.test_standing import EXPIRED, HANDSHAKE_FAILED, TIMED_OUT
 from tests.support.attach import attach

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from cdc_bridge.schema.detach import Request, apply, plan
-from cdc_bridge.schema.status import read_status
+from cdc_bridge.admin.detach import Request, apply, plan
+from cdc_bridge.admin.status import read_status
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.follower import beginning, cursor_after, following
@@ -164,7 +164,7 @@ async def test_log_that_was_changed_by_hand_is_noticed_and_told(
 ) -> None:
     """The write in between is told by fresh data where it could not be logged."""
     done = HARMS[harm]
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         old = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
         table.execute(done.does)
         table.execute("INSERT INTO t VALUES (2)")
@@ -176,9 +176,9 @@ async def test_log_that_was_changed_by_hand_is_noticed_and_told(
             table.execute(done.mend)
             await says(bridge, "ready")
         table.execute("INSERT INTO t VALUES (3)")
-        await follower.knows(0, 1, 2, 3)
+        await subscriber.knows(0, 1, 2, 3)
         if harm not in LOSES_NOTHING:
-            await follower.is_resynced()
+            await subscriber.is_resynced()
         await is_logged(caplog, done.logs)
         assert problems(table) == ""
         async with following(bridge.url, "t", old, {0: {}, 1: {}}) as returned:
@@ -191,7 +191,7 @@ async def test_log_that_was_changed_by_hand_is_noticed_and_told(
 
 async def test_segment_that_was_dropped_with_all_that_depends_on_it(table: Database) -> None:
     """Beginning anew is what the problem says."""
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         old = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
         with pytest.raises(psycopg.errors.DependentObjectsStillExist):
             table.execute("DROP TABLE cdc.change_log_0")
@@ -207,9 +207,9 @@ async def test_segment_that_was_dropped_with_all_that_depends_on_it(table: Datab
         async with following(bridge.url, "t", old) as returned:
             assert returned.inits == ["resync"]
             assert set(returned.rows) == {3}
-        message = await follower.client.next(WITHIN_S)
+        message = await subscriber.client.next(WITHIN_S)
         while message.get("status") != "error" and message.get("reason") != "resync":
-            message = await follower.client.next(WITHIN_S)
+            message = await subscriber.client.next(WITHIN_S)
 
 
 @pytest.fixture
@@ -235,7 +235,7 @@ async def test_right_on_the_log_that_was_revoked_is_said_and_told(
     caplog.set_level(logging.INFO)
     role = f"owner_{database.name}"
     names = {f"{role}.t": "t"}
-    async with running_bridge(owned.dsn, collections=names, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(owned.dsn, collections=names, **QUICK) as bridge, following(bridge.url) as subscriber:
         old = await cursor_after(owned, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
         database.execute(f"REVOKE {right} ON cdc.change_log_0 FROM {role}")
         database.execute(f"INSERT INTO {role}.t VALUES (2)")
@@ -245,16 +245,16 @@ async def test_right_on_the_log_that_was_revoked_is_said_and_told(
         assert problem in logged(caplog)
         database.execute(f"GRANT {right} ON cdc.change_log_0 TO {role}")
         await says(bridge, "ready")
-        await follower.knows(0, 1, 2)
+        await subscriber.knows(0, 1, 2)
         expected = "resync" if right == "INSERT" else "resumed"
         assert await beginning(bridge.url, old) == expected
 
 
 async def test_session_that_replicates_is_told(table: Database) -> None:
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         table.execute("SET session_replication_role = replica; INSERT INTO t VALUES (1)")
-        await follower.knows(0, 1)
-        assert follower.inits == ["fresh"]
+        await subscriber.knows(0, 1)
+        assert subscriber.inits == ["fresh"]
 
 
 async def test_log_is_written_to_by_a_session_with_every_setting_against_it(table: Database) -> None:
@@ -264,40 +264,40 @@ async def test_log_is_written_to_by_a_session_with_every_setting_against_it(tabl
         "SET temp_file_limit = 0; SET enable_seqscan = off; SET client_min_messages = debug5;"
         "SET plan_cache_mode = force_custom_plan; SET cdc_bridge.hold = '7'; SET cdc_bridge.pending_bytes = 'x'"
     )
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         for number in range(1, 40):
             table.execute(f"{settings}; INSERT INTO public.t VALUES ({number})")
-        await follower.knows(*range(40))
+        await subscriber.knows(*range(40))
 
 
 async def test_disabled_triggers_are_said_and_end_in_fresh_data(table: Database) -> None:
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         old = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
         table.execute("ALTER TABLE t DISABLE TRIGGER ALL")
         table.execute("INSERT INTO t VALUES (2)")
         assert "on public.t is disabled" in problems(table)
         table.execute("ALTER TABLE t ENABLE TRIGGER ALL")
-        await follower.knows(0, 1, 2)
-        await follower.is_resynced()
+        await subscriber.knows(0, 1, 2)
+        await subscriber.is_resynced()
         assert await beginning(bridge.url, old) == "resync"
         assert problems(table) == ""
 
 
 async def test_table_that_was_renamed_ends_with_an_error_and_is_there_under_its_new_name(table: Database) -> None:
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         old = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
         table.execute("ALTER TABLE t RENAME TO u")
-        await follower.client.until(status="error")
+        await subscriber.client.until(status="error")
         async with following(bridge.url, "u", old, {0: {}, 1: {}}) as returned:
             table.execute("INSERT INTO u VALUES (2)")
             await returned.knows(0, 1, 2)
 
 
 async def test_table_that_was_made_anew_under_the_same_name_is_another_one(table: Database) -> None:
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         old = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
         table.execute("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (7)")
-        await follower.client.until(status="error")
+        await subscriber.client.until(status="error")
         attach(table, "t")
         async with following(bridge.url, "t", old) as returned:
             assert returned.inits == ["resync"]
@@ -308,21 +308,21 @@ async def test_table_that_was_made_anew_under_the_same_name_is_another_one(table
 
 async def test_table_made_anew_and_attached_at_once_ends_in_fresh_data_or_an_error(table: Database) -> None:
     """However quickly: the bridge may never have seen it gone."""
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         old = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
         table.execute("DROP TABLE t; CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (7)")
         attach(table, "t")
         table.execute("INSERT INTO t VALUES (8)")
-        message = await follower.client.next(WITHIN_S)
+        message = await subscriber.client.next(WITHIN_S)
         while message.get("status") != "error" and message.get("reason") != "resync":
-            message = await follower.client.next(WITHIN_S)
+            message = await subscriber.client.next(WITHIN_S)
         assert await beginning(bridge.url, old) == "resync"
 
 
 @pytest.mark.parametrize("text", ["", "x", "A" * 200, "A" * 20_000, "ä€\x00", "=", "../../etc"])
 async def test_made_up_cursor_is_answered_with_fresh_data(table: Database, text: str) -> None:
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url, "t", text) as follower:
-        assert (follower.inits, set(follower.rows)) == (["resync"], {0})
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url, "t", text) as subscriber:
+        assert (subscriber.inits, set(subscriber.rows)) == (["resync"], {0})
 
 
 async def test_cut_turned_and_foreign_cursors_are_answered_with_fresh_data(table: Database) -> None:

@@ -7,8 +7,8 @@ import signal
 import pytest
 from psycopg.conninfo import make_conninfo
 
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.demo.postgres import Cluster
-from cdc_bridge.schema.mode import Mode
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
 from tests.support.proxy import Proxy

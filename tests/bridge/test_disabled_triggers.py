@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.schema.capture_problems import missed, read_attached_async
-from cdc_bridge.schema.session import prepare
+from cdc_bridge.admin.capture_problems import missed, read_attached_async
+from cdc_bridge.database.session import prepare
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.follower import following
@@ -62,7 +62,7 @@ async def test_triggers_that_do_not_fire_are_said_while_they_do_not(
     database.execute("CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE other (id int PRIMARY KEY)")
     attach(database, "t", "other")
     problem = f'changes of public.t may be missed: the trigger "00_cdc_bridge_insert" on public.t is {fault}'
-    async with running_bridge(database.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(database.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         await says(bridge, "ready")
         with caplog.at_level(logging.ERROR):
             database.execute(harm)
@@ -75,8 +75,8 @@ async def test_triggers_that_do_not_fire_are_said_while_they_do_not(
         else:
             attach(database, "t")
         await says(bridge, "ready")
-        await follower.knows(1)
-        await follower.is_resynced()
+        await subscriber.knows(1)
+        await subscriber.is_resynced()
     told = [record for record in caplog.records if record.getMessage() == MESSAGE]
     assert len(told) == 1
 

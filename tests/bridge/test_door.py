@@ -11,8 +11,8 @@ from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
-from cdc_bridge.transport.addresses import counted, is_loopback
-from cdc_bridge.transport.http import Door
+from cdc_bridge.server.addresses import counted, is_loopback
+from cdc_bridge.server.http import Door
 
 
 @dataclass(eq=False)

@@ -87,7 +87,7 @@ def _nothing_is_logged_as_our_error(caplog: pytest.LogCaptureFixture) -> Iterato
 
 @pytest.fixture(autouse=True)
 def _ends_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.transport.guarded.CLOSE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("cdc_bridge.server.guarded.CLOSE_TIMEOUT_S", 0.2)
 
 
 class Raw:
@@ -201,7 +201,7 @@ async def test_one_address_has_few_connections_that_say_nothing(database: Databa
 async def test_request_that_comes_byte_by_byte_is_not_waited_for(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdc_bridge.transport.guarded.OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("cdc_bridge.server.guarded.OPEN_TIMEOUT_S", 0.3)
     async with stage(database) as on, raw(on.port) as slow:
 
         async def trickle() -> None:
@@ -394,7 +394,7 @@ async def test_flood_of_pings_of_which_no_answer_is_read_ends(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers are not kept for it: they are sent, or the connection ends."""
-    monkeypatch.setattr("cdc_bridge.transport.guarded.REST", 0)  # or it takes long to get there
+    monkeypatch.setattr("cdc_bridge.server.guarded.REST", 0)  # or it takes long to get there
     block = frame(PING, b"x" * 125) * 500
     async with stage(database) as on, upgraded(on.port, receive_bytes=4096) as hostile:
 

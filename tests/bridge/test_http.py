@@ -65,7 +65,7 @@ async def refusal(bridge: RunningBridge, **keywords: Any) -> int:
     "origin", ["https://evil.example", "null", "file://", "http://127.0.0.1.evil.example", "http://[::1"]
 )
 async def test_page_of_another_host_is_kept_out(table: Database, origin: str, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("DEBUG", "cdc_bridge.transport.http")
+    caplog.set_level("DEBUG", "cdc_bridge.server.http")
     async with running_bridge(table.dsn) as bridge:
         assert await refusal(bridge, origin=origin) == 403
     assert [each.facts["origin"] for each in caplog.records if hasattr(each, "facts") and "origin" in each.facts] == [

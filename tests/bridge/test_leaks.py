@@ -9,8 +9,8 @@ from typing import TypeVar
 
 import pytest
 
-from cdc_bridge.hub.follower import Follower
-from cdc_bridge.hub.hub import Hub
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.subscriber import Subscriber
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
@@ -40,7 +40,7 @@ async def test_5000_subscriptions_that_come_and_go_leave_nothing(database: Datab
     """Half of them hear a change; the others leave at once, when their `init` may be on its way."""
     database.execute("CREATE TABLE t (id int PRIMARY KEY)")
     attach(database, "t")
-    hubs, followers = _alive(Hub), _alive(Follower)  # of tests before this one
+    hubs, subscribers = _alive(Hub), _alive(Subscriber)  # of tests before this one
     before_bytes = 0
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         [hub] = [hub for hub in _alive(Hub) if hub not in hubs]
@@ -55,7 +55,7 @@ async def test_5000_subscriptions_that_come_and_go_leave_nothing(database: Datab
             assert len(hub) == 0
             client.seen.clear()
         grown_bytes = _held_bytes() - before_bytes
-        assert len(_alive(Follower)) <= len(followers)
+        assert len(_alive(Subscriber)) <= len(subscribers)
     assert grown_bytes < GROWTH_BYTES_MAX
 
 

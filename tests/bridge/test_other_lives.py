@@ -54,12 +54,12 @@ async def test_restart_is_gone_on_from_and_a_crash_is_not(own_server: Cluster, t
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 async def test_server_that_ends_under_a_running_bridge(own_server: Cluster, table: Database, mode: Any) -> None:
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         cursor = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
         own_server.restart(mode)
         table.execute("INSERT INTO t VALUES (2)")
-        await follower.knows(0, 1, 2, within_s=40)
-        assert ("resync" in follower.inits) == (mode == "immediate")
+        await subscriber.knows(0, 1, 2, within_s=40)
+        assert ("resync" in subscriber.inits) == (mode == "immediate")
         assert await beginning(bridge.url, cursor) == ("resync" if mode == "immediate" else "resumed")
 
 
@@ -104,7 +104,7 @@ async def test_restored_dump_is_another_life(table: Database, tmp_path: Path, pl
 
 
 async def test_dump_that_is_restored_while_the_bridge_runs_ends_in_fresh_data(table: Database, tmp_path: Path) -> None:
-    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(table.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         await cursor_after(table, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
         dump(table, tmp_path / "dump")
         old = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (2)", 0, 1, 2)
@@ -112,9 +112,9 @@ async def test_dump_that_is_restored_while_the_bridge_runs_ends_in_fresh_data(ta
         table.server.create_database(name=table.name)
         restore(tmp_path / "dump", table)
         table.execute("INSERT INTO t VALUES (3)")
-        message = await follower.client.next(60)
+        message = await subscriber.client.next(60)
         while message.get("status") != "error" and message.get("event") != "init":
-            message = await follower.client.next(60)
+            message = await subscriber.client.next(60)
         async with following(bridge.url, "t", old) as returned:
             assert returned.inits == ["resync"]
             await returned.knows(0, 1, 3)

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cdc_bridge.errors import CannotListen
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin.mode import Mode
+from cdc_bridge.model.errors import CannotListen
 from tests.bridge.missed import is_told_what_was_missed
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge

@@ -22,19 +22,19 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from cdc_bridge.catalog import Catalog, Collection
+from cdc_bridge.admin import attach as attaching
+from cdc_bridge.admin.roles import RoleNames, script
+from cdc_bridge.database.where import Surroundings, where
 from cdc_bridge.demo.postgres import Cluster
-from cdc_bridge.errors import RequestError, SourceUnavailable
-from cdc_bridge.filters.filter import And, Comparison, Field, Literal, Operator, Policy
+from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.errors import RequestError, SourceUnavailable
+from cdc_bridge.model.evaluation import Case, ClaimValue, Worth
+from cdc_bridge.model.filter import And, Comparison, Field, Literal, Operator, Policy
+from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.projection import Projection
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.subscription import Meta, Query
 from cdc_bridge.ports import Asked
-from cdc_bridge.projection import Projection
-from cdc_bridge.questions import Case, ClaimValue, Worth
-from cdc_bridge.reading.where import Surroundings, where
-from cdc_bridge.schema import attach as attaching
-from cdc_bridge.schema.roles import RoleNames, script
-from cdc_bridge.sight import Sight
-from cdc_bridge.subscription import Meta, Query
-from cdc_bridge.viewer import Viewer
 from tests.core.facts import MESSAGES
 from tests.schema.questioning import Questions, questions
 from tests.support.attach import attach
@@ -324,7 +324,7 @@ async def test_what_decides_who_sees_a_row_is_asked_before_what_the_client_asks(
     assert 0 < written.index("is_seen") < written.index("~")
 
 
-# --- what changes out of sight ---
+# --- what changes out of context ---
 
 
 @pytest.mark.parametrize("table", GUARDED)
@@ -333,7 +333,7 @@ async def test_what_happens_out_of_sight_is_told_to_nobody(place: Place, table: 
     async with ann_and_bob(place) as (ann, bob):
         for client in (ann, bob):
             await follow(client, table, query={"fields": ["id", "text"]}, old=True, tx=True)
-        place.execute(f"UPDATE {table} SET text = 'out of sight' WHERE id = 2")
+        place.execute(f"UPDATE {table} SET text = 'out of context' WHERE id = 2")
         place.execute(f"UPDATE {table} SET id = 20 WHERE id = 2")
         place.execute(f"UPDATE {table} SET owner = '{ANN}', text = 'given' WHERE id = 20")
         (entered,) = await told(ann, table, "update", 1)
@@ -361,7 +361,7 @@ def _keys(message: Message) -> list[int]:
 
 
 async def test_changes_that_are_asked_for_alone_are_those_that_can_be_seen(place: Place) -> None:
-    """Not even that a row looks as it did out of sight is told."""
+    """Not even that a row looks as it did out of context is told."""
     async with ann_and_bob(place) as (ann, _):
         for table in GUARDED:
             await follow(ann, table, query={"fields": ["text"]}, changes="only")
@@ -704,14 +704,14 @@ CREATE POLICY p ON evil.mine USING (evil.see(id));
 
 
 @asynccontextmanager
-async def tampered(place: Place) -> AsyncIterator[tuple[Questions, Sight, Sight]]:
+async def tampered(place: Place) -> AsyncIterator[tuple[Questions, SecurityContext, SecurityContext]]:
     """Who asks questions, Ann, and Bob. There is a role that sees all, to turn into."""
     place.execute(EVIL)
     place.execute("GRANT USAGE ON SCHEMA evil TO {role}; GRANT SELECT ON evil.mine TO {role}", place.user)
     all_seeing = place.role("all_seeing")
     place.execute("ALTER ROLE {role} BYPASSRLS; GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}", all_seeing)
     attach(place.database, "evil.mine")
-    ann, bob = (Sight(Viewer(place.user, place.user, json.dumps({"sub": sub}))) for sub in (ANN, BOB))
+    ann, bob = (SecurityContext(Principal(place.user, place.user, json.dumps({"sub": sub}))) for sub in (ANN, BOB))
     async with questions(place.database) as asking:
         yield asking, ann, bob
 
@@ -733,7 +733,9 @@ async def test_policy_that_tampers_with_its_session_shows_nobody_rows_of_other_t
         assert place.execute("SELECT count(*) FROM judged") == [(3,)]
 
 
-async def assert_changes_are_judged_rightly(asking: Questions, ann: Sight, bob: Sight, kind: str) -> None:
+async def assert_changes_are_judged_rightly(
+    asking: Questions, ann: SecurityContext, bob: SecurityContext, kind: str
+) -> None:
     judged, mine = asking["judged"], asking["evil.mine"]
     images, bait = await asking.images(judged), await asking.images(mine)
     seen = Policy("mine", "evil.see(id)", (mine.by_name["id"],))
@@ -745,10 +747,10 @@ async def assert_changes_are_judged_rightly(asking: Questions, ann: Sight, bob: 
         Case(judged, asking.catalog, And((own, own_id(judged))), images[:2], 0, (ann,)),
     ]
     for _ in range(2):  # also on a connection that has been tampered with before
-        _, first, _, second = await asking.arbiter.decide(cases)
+        _, first, _, second = await asking.evaluator.decide(cases)
         assert list(map(set, first.seen_by)) == [{ann}, {bob}, {ann}], (kind, first)
         assert list(map(set, second.seen_by)) == [{ann}, set()], (kind, second)
-        (value,) = await asking.arbiter.value([Worth(ann.viewer, "auth.uid()")])
+        (value,) = await asking.evaluator.value([Worth(ann.principal, "auth.uid()")])
         assert value == ClaimValue("uuid", f'"{ANN}"'.encode()), kind
 
 
@@ -756,18 +758,20 @@ def own_id(collection: Collection) -> Comparison:
     return Comparison(Field(collection.by_name["id"]), Operator.LT, (Literal(b"100"),))
 
 
-async def assert_data_are_read_rightly(asking: Questions, ann: Sight, bob: Sight, kind: str) -> None:
+async def assert_data_are_read_rightly(
+    asking: Questions, ann: SecurityContext, bob: SecurityContext, kind: str
+) -> None:
     judged, mine = asking["judged"], asking["evil.mine"]
     whole, baited = (Query(Projection.of(each.columns[:1])) for each in (judged, mine))
     together = [Asked(mine, baited, None, ann), Asked(judged, whole, None, ann), Asked(judged, whole, None, bob)]
     with contextlib.suppress(RequestError, SourceUnavailable):
         _, of_ann, of_bob = await asking.reader.read_together(together, asking.catalog)
         assert (of_ann.rows, of_bob.rows) == ((b'{"id":1}', b'{"id":3}'), (b'{"id":2}',)), kind
-    for sight, count in ((ann, 2), (bob, 1)):
+    for context, count in ((ann, 2), (bob, 1)):
         with contextlib.suppress(RequestError, SourceUnavailable):
-            await asking.reader.read(Asked(mine, baited, None, sight), asking.catalog)
+            await asking.reader.read(Asked(mine, baited, None, context), asking.catalog)
         every = replace(whole, meta=frozenset({Meta.TOTAL_COUNT}))
-        data = await asking.reader.read(Asked(judged, every, None, sight), asking.catalog)
+        data = await asking.reader.read(Asked(judged, every, None, context), asking.catalog)
         assert (len(data.rows), data.meta) == (count, ((Meta.TOTAL_COUNT, count),)), kind
 
 
@@ -800,11 +804,13 @@ async def test_plan_that_is_used_again_knows_nothing_of_whom_it_was_used_for(pla
         own = Policy("notes", "owner = (SELECT auth.uid() AS uid)", (notes.by_name["owner"],))
         people = [ANN, BOB, *(f"{number:08d}-0000-0000-0000-000000000000" for number in range(20))] * 2
         claims = [json.dumps({"sub": sub, "n": number}) for number, sub in enumerate(people)]
-        sights = [Sight(Viewer(place.user, place.user, each)) for each in claims]
+        contexts = [SecurityContext(Principal(place.user, place.user, each)) for each in claims]
         images = await asking.images(notes)
-        (verdict,) = await asking.arbiter.decide([Case(notes, asking.catalog, own, images, 0, tuple(sights))])
+        (verdict,) = await asking.evaluator.decide([Case(notes, asking.catalog, own, images, 0, tuple(contexts))])
         assert not verdict.failures
-        by_sub = {sub: {sight for sight, each in zip(sights, people, strict=True) if each == sub} for sub in people}
+        by_sub = {
+            sub: {context for context, each in zip(contexts, people, strict=True) if each == sub} for sub in people
+        }
         assert list(map(set, verdict.seen_by)) == [by_sub[ANN], by_sub[BOB], by_sub[ANN]]
 
 

@@ -17,12 +17,12 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from cdc_bridge.questions import ClaimValue, Failure, Worth
-from cdc_bridge.reading.arbiter import PooledArbiter
-from cdc_bridge.rights.rules import Rule
-from cdc_bridge.schema import access
-from cdc_bridge.schema.mode import Mode
-from cdc_bridge.schema.session import prepare
+from cdc_bridge.access.rules import Rule
+from cdc_bridge.admin.mode import Mode
+from cdc_bridge.database import grants_reader as access
+from cdc_bridge.database.row_evaluator import PooledRowEvaluator
+from cdc_bridge.database.session import prepare
+from cdc_bridge.model.evaluation import ClaimValue, Failure, Worth
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.server import Database
@@ -294,21 +294,21 @@ async def test_database_that_changes_its_owner_is_noticed(place: Place) -> None:
 def keep_waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
     """Who asks what claims are worth: it has been asked, and it may be answered."""
     is_asked, may_answer = asyncio.Event(), asyncio.Event()
-    value = PooledArbiter.value
+    value = PooledRowEvaluator.value
 
-    async def slow(self: PooledArbiter, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
+    async def slow(self: PooledRowEvaluator, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
         is_asked.set()
         await may_answer.wait()
         return await value(self, worths)
 
-    monkeypatch.setattr(PooledArbiter, "value", slow)
+    monkeypatch.setattr(PooledRowEvaluator, "value", slow)
     return is_asked, may_answer
 
 
 async def test_nothing_is_told_by_rights_that_are_known_to_have_ended(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To ask what the claims of all viewers are worth takes longer than 5 s where there are thousands of them."""
+    """To ask what the claims of all principals are worth takes longer than 5 s where there are thousands of them."""
     place.table("c uuid", "c = auth.uid()")
     place.table("c int", name="others")
     async with ann(place) as (client, _):
@@ -349,7 +349,7 @@ async def test_who_resumes_is_told_nothing_by_rights_that_are_known_to_have_ende
 
 @pytest.mark.once
 async def test_table_that_is_locked_keeps_no_right_of_others_alive(place: Place) -> None:
-    """Somebody holds a lock where the policy of another table looks, whose followers are to be judged anew as well."""
+    """Somebody holds a lock where the policy of another table looks; its subscribers are to be judged anew as well."""
     place.execute("CREATE TABLE m AS SELECT 1 AS room; GRANT SELECT ON m TO {user}")
     place.table("c int", "c IN (SELECT room FROM m)", name="others")
     place.table("c int")

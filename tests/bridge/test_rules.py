@@ -12,8 +12,8 @@ from typing import Any
 import jwt
 import pytest
 
+from cdc_bridge.access.rules import Rule
 from cdc_bridge.options import Revision
-from cdc_bridge.rights.rules import Rule
 from cdc_bridge.settings import rule_tables
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge

@@ -160,7 +160,7 @@ def tables(database: Database) -> Database:
 
 
 @asynccontextmanager
-async def viewer(database: Database, **options: Any) -> AsyncIterator[Client]:
+async def principal(database: Database, **options: Any) -> AsyncIterator[Client]:
     """With rules somebody whom they are about, without any the bridge itself."""
     async with running_bridge(database.dsn, jwt_secret=SECRET, auth_mode="public", **options) as running:
         url = f"{running.url}?access_token={token('ann')}" if "rules" in options else running.url
@@ -179,7 +179,7 @@ async def test_every_answer_is_as_if_the_rows_that_may_not_be_seen_were_missing(
     attach(tables, *COLUMNS, *(f"pruned.{name}" for name in COLUMNS))
     names = {f"pruned.{name}": name for name in COLUMNS} | {f"public.{name}": f"all_{name}" for name in COLUMNS}
     draw = random.Random(5)
-    async with viewer(tables, rules=RULES) as ruled, viewer(tables, collections=names) as pruned:
+    async with principal(tables, rules=RULES) as ruled, principal(tables, collections=names) as pruned:
         for _ in range(QUERIES):
             name = draw.choice(list(COLUMNS))
             query = Asking(draw).query(name)
@@ -191,7 +191,7 @@ async def test_every_answer_is_as_if_the_rows_that_may_not_be_seen_were_missing(
 async def test_of_each_change_is_told_what_could_be_seen_before_and_after(tables: Database) -> None:
     attach(tables, *COLUMNS)
     draw = random.Random(7)
-    async with viewer(tables, rules=RULES) as ann:
+    async with principal(tables, rules=RULES) as ann:
         await ann.send({"type": "subscribe", "collection": "notes", "uid": "n", "old": True, "query": {"limit": -1}})
         known = {row["id"]: row for row in (await ann.expect(event="init"))["data"]}
         for number in range(CHANGES):

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.demo.postgres import Cluster
-from cdc_bridge.schema.mode import Mode
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.follower import beginning, cursor_after, following
@@ -103,15 +103,15 @@ async def test_clients_that_come_and_go_while_writers_write_miss_nothing(primary
                     await connection.execute("UPDATE t SET v = 'x' WHERE id = %s", [number * 1000 + step])
 
     async def follow() -> None:
-        async with following(bridge.url) as follower:
+        async with following(bridge.url) as subscriber:
             while not ended.is_set():
-                known = set(follower.rows)
-                message = await follower.step()
+                known = set(subscriber.rows)
+                message = await subscriber.step()
                 if message["event"] == "create":
                     assert not known & {row["id"] for row in message["data"]}
             expected = {number for (number,) in primary.execute("SELECT id FROM t")}
-            await follower.knows(*expected)
-            assert follower.inits == ["fresh"]
+            await subscriber.knows(*expected)
+            assert subscriber.inits == ["fresh"]
 
     async with running_bridge(there.dsn, **QUICK) as bridge, asyncio.TaskGroup() as tasks:
         writers = [tasks.create_task(write(number)) for number in range(1, 5)]
@@ -124,12 +124,12 @@ async def test_clients_that_come_and_go_while_writers_write_miss_nothing(primary
 
 
 async def test_gap_that_was_marked_on_the_primary_ends_in_fresh_data(primary: Database, there: Database) -> None:
-    async with running_bridge(there.dsn, **QUICK) as bridge, following(bridge.url) as follower:
+    async with running_bridge(there.dsn, **QUICK) as bridge, following(bridge.url) as subscriber:
         primary.execute("ALTER TABLE cdc.change_log_0 ADD CONSTRAINT mine CHECK (false) NOT VALID")
         for number in (1, 2, 3):  # of a sequence alone a standby would see the first step only
             primary.execute(f"INSERT INTO t VALUES ({number})")
-            await follower.knows(*range(number + 1))
-        assert "resync" in follower.inits
+            await subscriber.knows(*range(number + 1))
+        assert "resync" in subscriber.inits
 
 
 async def test_table_in_live_mode_is_refused_and_said(
@@ -148,11 +148,11 @@ async def test_table_in_live_mode_is_refused_and_said(
 async def test_log_that_is_emptied_on_the_primary_ends_in_fresh_data(primary: Database, there: Database) -> None:
     async with running_bridge(primary.dsn, **QUICK), running_bridge(there.dsn, **QUICK) as bridge:
         old = await cursor_after(primary, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
-        async with following(bridge.url) as follower:
+        async with following(bridge.url) as subscriber:
             primary.execute("TRUNCATE cdc.change_log_0")
             primary.execute("INSERT INTO t VALUES (2)")
-            await follower.is_resynced()
-            await follower.knows(0, 1, 2)
+            await subscriber.is_resynced()
+            await subscriber.knows(0, 1, 2)
         async with following(bridge.url, "t", old, {0: {}, 1: {}}) as returned:
             await returned.is_resynced()
 
@@ -162,10 +162,10 @@ async def test_promotion_under_the_bridge_is_another_life(
 ) -> None:
     async with running_bridge(there.dsn, **QUICK) as bridge:
         old = await cursor_after(primary, bridge.url, "INSERT INTO t VALUES (1)", 0, 1)
-        async with following(bridge.url) as follower:
+        async with following(bridge.url) as subscriber:
             own_server.stop()
             promoted(standby)
             there.execute("INSERT INTO t VALUES (2)")
-            await follower.knows(0, 1, 2, within_s=40)
-            await follower.is_resynced()
+            await subscriber.knows(0, 1, 2, within_s=40)
+            await subscriber.is_resynced()
         assert await beginning(bridge.url, old) == "resync"

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin.mode import Mode
 from tests.bridge.missed import write_untold
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from cdc_bridge.errors import SettingsError
-from cdc_bridge.transport.tls import Certificate
+from cdc_bridge.model.errors import SettingsError
+from cdc_bridge.server.tls import Certificate
 from tests.support.bridge import BridgeProcess
 from tests.support.certificate import Pair, make_pair
 from tests.support.process import ROOT, running

@@ -1,4 +1,4 @@
-"""Work that is done for several viewers at once, or while rights change: nobody gets what was meant for another."""
+"""Work that is done for several principals at once, or while rights change: nobody gets what was meant for another."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from unittest.mock import Mock
 import psycopg
 import pytest
 
-from cdc_bridge.broker.permits import Permits
-from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import Policy
-from cdc_bridge.questions import Case
-from cdc_bridge.rights.rules import Rule
-from cdc_bridge.sight import Sight
-from cdc_bridge.transport.conversation import Conversation
-from cdc_bridge.viewer import Viewer
+from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.rules import Rule
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.evaluation import Case
+from cdc_bridge.model.filter import Policy
+from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.server.conversation import Conversation
 from tests.bridge.test_rights_attacks import (
     ANN,
     BOB,
@@ -59,10 +59,10 @@ async def test_function_that_remembers_who_asks_knows_nobody_else(place: Place, 
     async with questions(place.database) as asking:
         notes = asking["notes"]
         own = Policy("notes", "(owner = auth.me())", (notes.by_name["owner"],))
-        ann, bob = (Sight(Viewer(place.user, place.user, json.dumps({"sub": sub}))) for sub in (ANN, BOB))
+        ann, bob = (SecurityContext(Principal(place.user, place.user, json.dumps({"sub": sub}))) for sub in (ANN, BOB))
         images = await asking.images(notes)
-        for sights in ((ann, bob), (bob, ann)):
-            (verdict,) = await asking.arbiter.decide([Case(notes, asking.catalog, own, images, 0, sights)])
+        for contexts in ((ann, bob), (bob, ann)):
+            (verdict,) = await asking.evaluator.decide([Case(notes, asking.catalog, own, images, 0, contexts)])
             assert not verdict.failures
             assert list(map(set, verdict.seen_by)) == [{ann}, {bob}, {ann}]
 
@@ -88,8 +88,8 @@ async def test_somebody_over_whom_we_stumble_ends_alone(place: Place, monkeypatc
         for client in (ann, bob):
             await follow(client, "notes")
 
-        def rights(_: Permits, viewer: Viewer, *more: Any) -> bytes:
-            if ANN in viewer.claims:
+        def rights(_: Permits, principal: Principal, *more: Any) -> bytes:
+            if ANN in principal.claims:
                 raise RecursionError
             return b"others"
 
@@ -121,7 +121,7 @@ async def test_locked_table_of_which_a_policy_is_new_stops_no_other(place: Place
 @pytest.mark.once
 async def test_what_is_done_in_the_moment_in_which_a_token_expires_is_not_told() -> None:
     conversation = Conversation(
-        Mock(), Mock(), Mock(), session=Mock(), standing=Mock(), identify=Mock(), ping_interval_s=1
+        Mock(), Mock(), Mock(), session=Mock(), auth_state=Mock(), identify=Mock(), ping_interval_s=1
     )
 
     async def read(*, expires: bool) -> str:

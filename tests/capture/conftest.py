@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin.mode import Mode
 
 
 @pytest.fixture(params=list(Mode))

@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cdc_bridge.schema import attach
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin import attach
+from cdc_bridge.admin.mode import Mode
 from tests.support.server import Database
 
 _beats = count()

@@ -21,7 +21,7 @@ from cdc_bridge.capture.gate import Gate, GateState
 from cdc_bridge.capture.pages import changes_of, unseen
 from cdc_bridge.capture.payload import Decoder, Inline, Wake, heartbeat
 from cdc_bridge.capture.progress import Progress
-from cdc_bridge.change import Change, Era, Heartbeat, Snapshot
+from cdc_bridge.model.change import Change, Era, Heartbeat, Snapshot
 from cdc_bridge.statements import statement
 from tests.capture.ear import attach_tables
 from tests.support.server import Database

@@ -9,9 +9,9 @@ from contextlib import aclosing
 
 import pytest
 
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.capture.log import LogCapture, LogOptions
-from cdc_bridge.change import Change, Gap, Heard, Heartbeat, Listening, Lost
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.model.change import Change, Gap, Heard, Heartbeat, Listening, Lost
 from tests.capture.ear import attach_tables
 from tests.support.server import Database
 

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator, Iterable
 
 import pytest
 
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.capture.connection import Connection, connect
 from cdc_bridge.capture.lane import Lane
 from cdc_bridge.capture.pages import Page, current_snapshot, pages
-from cdc_bridge.change import Change, Era, Position, Snapshot
-from cdc_bridge.rawjson import split_object
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.model.change import Change, Era, Position, Snapshot
+from cdc_bridge.model.rawjson import split_object
 from tests.capture.ear import attach_tables
 from tests.core.facts import insert, snapshot
 from tests.support.server import Database

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.demo.postgres import Cluster
-from cdc_bridge.schema.mode import Mode
 from tests.capture.ear import attach_tables, changes, listening
 from tests.support.server import SETTINGS, Database, Server, bin_dir, server_of
 

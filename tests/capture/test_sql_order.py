@@ -6,9 +6,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_bridge.schema.catalog import read_catalog
-from cdc_bridge.schema.mode import Mode
-from cdc_bridge.schema.session import prepare
+from cdc_bridge.admin.mode import Mode
+from cdc_bridge.database.catalog import read_catalog
+from cdc_bridge.database.session import prepare
 from tests.capture.ear import attach_tables, listening
 from tests.support.server import Database
 

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin.mode import Mode
 from tests.capture.ear import attach_tables, changes, listening
 from tests.support.server import Database
 

@@ -3,8 +3,8 @@
 import psycopg
 import pytest
 
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.capture.payload import Decoder, Inline, Told, Wake
-from cdc_bridge.schema.mode import Mode
 from tests.capture.ear import Ear, attach_tables, listening
 from tests.support.server import Database
 

@@ -10,7 +10,7 @@ import pytest
 from cdc_bridge import settings as s
 from cdc_bridge.cli.exposure import Exposure, refusal, warnings
 from cdc_bridge.cli.serve import exposure_of, refuse_unless_meant
-from cdc_bridge.errors import UsageError
+from cdc_bridge.model.errors import UsageError
 
 HERE = Exposure("127.0.0.1", is_loopback=True)
 OUTSIDE = Exposure("0.0.0.0", is_loopback=False)

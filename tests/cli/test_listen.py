@@ -17,9 +17,9 @@ import psycopg
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.client import Message, Wanted, messages, without_secrets
 from cdc_bridge.demo.postgres import Cluster
-from cdc_bridge.schema.mode import Mode
 from tests.cli.command import command
 from tests.support.bridge import BridgeProcess, RunningBridge, attach, running_bridge
 from tests.support.certificate import make_pair

@@ -13,10 +13,10 @@ import pytest
 from websockets.exceptions import InvalidStatus
 
 from cdc_bridge import settings as s
+from cdc_bridge.access.rules import Rule
 from cdc_bridge.cli.serve import reviser
-from cdc_bridge.errors import SettingsError, UsageError
+from cdc_bridge.model.errors import SettingsError, UsageError
 from cdc_bridge.options import Revision
-from cdc_bridge.rights.rules import Rule
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
 from tests.support.server import Database

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cdc_bridge.cli.app import app
-from cdc_bridge.errors import BridgeError, SettingsError, UsageError
+from cdc_bridge.model.errors import BridgeError, SettingsError, UsageError
 from tests.cli.command import assert_one_sentence, run
 
 SECRET = "a secret that has thirty-two bytes"

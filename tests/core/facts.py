@@ -8,15 +8,15 @@ from typing import Any
 
 import msgspec
 
-from cdc_bridge.catalog import Catalog, Collection, Column, PgType, TypeKind
-from cdc_bridge.change import Change, Operation, Position, Relation, Row, Snapshot
-from cdc_bridge.cursor import Receipt
-from cdc_bridge.errors import RequestError
-from cdc_bridge.hub.follower import Follower
-from cdc_bridge.projection import Projection
-from cdc_bridge.questions import Verdict
-from cdc_bridge.sight import Sight
-from cdc_bridge.subscription import Event, EventKind, Query, Subscription
+from cdc_bridge.engine.subscriber import Subscriber
+from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
+from cdc_bridge.model.change import Change, Operation, Position, Relation, Row, Snapshot
+from cdc_bridge.model.cursor import Receipt
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.evaluation import Verdict
+from cdc_bridge.model.projection import Projection
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.subscription import Event, EventKind, Query, Subscription
 
 INT4 = PgType("integer")
 INT8 = PgType("bigint", TypeKind.QUOTED)
@@ -44,9 +44,9 @@ PARTED = Collection(
 CATALOG = Catalog([MESSAGES, KEYLESS, COMPOSITE, PARTED])
 
 
-def verdict(sights: Iterable[Sight], let_through: Iterable[bool]) -> Verdict:
+def verdict(contexts: Iterable[SecurityContext], let_through: Iterable[bool]) -> Verdict:
     """The same for everybody."""
-    everybody = frozenset(sights)
+    everybody = frozenset(contexts)
     return Verdict(tuple([everybody if is_let_through else frozenset() for is_let_through in let_through]))
 
 
@@ -105,19 +105,19 @@ class Recorder:
     events: list[Event] = field(default_factory=list)
     claims: list[Receipt | None] = field(default_factory=list)
     has_room: bool = True
-    opened: list[Follower] = field(default_factory=list)
+    opened: list[Subscriber] = field(default_factory=list)
 
-    def open(self, follower: Follower) -> None:
-        self.opened.append(follower)
+    def open(self, subscriber: Subscriber) -> None:
+        self.opened.append(subscriber)
         self.said.append(("open",))
 
-    def followers(self) -> list[Follower]:
+    def subscribers(self) -> list[Subscriber]:
         return list(self.opened)
 
-    def silence(self, follower: Follower) -> None:
+    def silence(self, subscriber: Subscriber) -> None:
         self.said.append(("silence",))
 
-    def push(self, follower: Follower, event: Event, receipt: Receipt | None = None) -> None:
+    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None = None) -> None:
         self.events.append(event)
         self.claims.append(receipt)
         if event.resumed:
@@ -126,11 +126,11 @@ class Recorder:
         said = (event.kind.value, rows)
         return self.said.append(said if event.reason is None else (*said, event.reason.value))
 
-    def drop(self, follower: Follower) -> None:
-        self.opened.remove(follower)
+    def drop(self, subscriber: Subscriber) -> None:
+        self.opened.remove(subscriber)
         self.said.append(("drop",))
 
-    def refuse(self, follower: Follower, error: RequestError) -> None:
+    def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
         self.said.append(("refuse", error.code))
 
     async def room(self, size_bytes: int) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cdc_bridge.catalog import Catalog, Collection, Column, PgType, Reference, TypeKind
-from cdc_bridge.change import Relation
+from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, Reference, TypeKind
+from cdc_bridge.model.change import Relation
 
 INTEGER = PgType("integer")
 TEXT = PgType("text")

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from cdc_bridge.broker.ahead import batches
+from cdc_bridge.engine.ahead import batches
 
 
 async def test_what_has_come_is_taken_together_in_order() -> None:

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.change import Era
-from cdc_bridge.cursor import Cursor, Receipt, Seal
-from cdc_bridge.hub.backlog import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Backlog
-from cdc_bridge.subscription import Event, EventKind, Reason, Transaction
+from cdc_bridge.engine.backlog import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Backlog
+from cdc_bridge.model.change import Era
+from cdc_bridge.model.cursor import Cursor, Receipt, Seal
+from cdc_bridge.model.subscription import Event, EventKind, Reason, Transaction
 
 MIB = 1024 * 1024
 

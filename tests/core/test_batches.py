@@ -6,21 +6,21 @@ from dataclasses import replace
 
 import pytest
 
-from cdc_bridge.catalog import Column, PgType, TypeKind
-from cdc_bridge.filters.filter import Policy
-from cdc_bridge.questions import Case, Failure, Verdict
-from cdc_bridge.reading.batches import in_batches, verdicts_of
-from cdc_bridge.reading.doubts import UNREADABLE
-from cdc_bridge.sight import Sight
-from cdc_bridge.viewer import Viewer
+from cdc_bridge.database.batches import in_batches, verdicts_of
+from cdc_bridge.database.doubts import UNREADABLE
+from cdc_bridge.model.catalog import Column, PgType, TypeKind
+from cdc_bridge.model.evaluation import Case, Failure, Verdict
+from cdc_bridge.model.filter import Policy
+from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.security_context import SecurityContext
 from tests.core.facts import CATALOG, MESSAGES, row
 
-READER, WRITER = (Sight(Viewer(role, role, "{}")) for role in ("reader", "writer"))
+READER, WRITER = (SecurityContext(Principal(role, role, "{}")) for role in ("reader", "writer"))
 OPAQUE = Policy("messages", "is_open(text)", (MESSAGES.by_name["text"],))
 
 
-def case(*sights: Sight) -> Case:
-    return Case(MESSAGES, CATALOG, OPAQUE, (row(id="1", text='"a"'),), 0, sights)
+def case(*contexts: SecurityContext) -> Case:
+    return Case(MESSAGES, CATALOG, OPAQUE, (row(id="1", text='"a"'),), 0, contexts)
 
 
 def test_failure_is_of_those_alone_who_asked() -> None:
@@ -42,12 +42,12 @@ DOCS = replace(MESSAGES, columns=(*MESSAGES.columns, DOC))
 IN_DOUBT = Policy("messages", "doc IS NULL", (DOC,))
 
 
-def asked_of(*docs: object, sights: tuple[Sight, ...] = (READER,)) -> Case:
-    return Case(DOCS, CATALOG, IN_DOUBT, tuple([row(id=1, doc=doc) for doc in docs]), 0, sights)
+def asked_of(*docs: object, contexts: tuple[SecurityContext, ...] = (READER,)) -> Case:
+    return Case(DOCS, CATALOG, IN_DOUBT, tuple([row(id=1, doc=doc) for doc in docs]), 0, contexts)
 
 
 def test_image_of_several_rows_is_let_through_where_all_of_them_are() -> None:
-    (batch,) = in_batches([asked_of(1, None, sights=(READER, WRITER))])
+    (batch,) = in_batches([asked_of(1, None, contexts=(READER, WRITER))])
     assert [bytes(each["doc"]) for each in batch.rows] == [b"1", b"null", b" null"]
     found = verdicts_of(1, [(batch, {READER: ["ftt"], WRITER: ["tff"]})])
     assert found == [Verdict((frozenset({WRITER}), frozenset({READER})))]
@@ -55,7 +55,7 @@ def test_image_of_several_rows_is_let_through_where_all_of_them_are() -> None:
 
 @pytest.mark.parametrize("letters", ["tf", "ft"])
 def test_who_would_see_only_some_of_what_an_image_may_be_gets_no_answer(letters: str) -> None:
-    (batch,) = in_batches([asked_of(None, sights=(READER, WRITER)), asked_of(1), asked_of(None, 1)])
+    (batch,) = in_batches([asked_of(None, contexts=(READER, WRITER)), asked_of(1), asked_of(None, 1)])
     found = verdicts_of(3, [(batch, {READER: [letters + "t"], WRITER: ["ttf"]})])
     assert [verdict.failures for verdict in found] == [{READER: UNREADABLE}, {}, {READER: UNREADABLE}]
     assert [set(verdict.seen_by[0]) for verdict in found] == [{WRITER}, {READER}, {WRITER}]

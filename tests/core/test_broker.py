@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.broker.broker import Broker
-from cdc_bridge.broker.permits import Permits
-from cdc_bridge.catalog import Catalog, Collection, PgType, Reference
-from cdc_bridge.change import NOTHING_SEEN, Change, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
-from cdc_bridge.cursor import Cursor, Seal
-from cdc_bridge.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
-from cdc_bridge.ports import Arbiter, Asked, CaughtUp, InitialData, LogReader, Missed, Page
-from cdc_bridge.protocol import Subscribe
-from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
-from cdc_bridge.sight import BY_ITSELF, Sight
-from cdc_bridge.viewer import SELF
+from cdc_bridge.access.permits import Permits
+from cdc_bridge.engine.broker import Broker
+from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
+from cdc_bridge.model.change import NOTHING_SEEN, Change, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
+from cdc_bridge.model.cursor import Cursor, Seal
+from cdc_bridge.model.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
+from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.messages import Subscribe
+from cdc_bridge.model.principal import SELF
+from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Page, RowEvaluator
+from cdc_bridge.query.query import QueryLimits
 from tests.core.facts import (
     CATALOG,
     INT8,
@@ -91,7 +91,7 @@ class Tables:
         return InitialData(snapshot(self.xmax, self.xmax), (b'{"id":0}',), more=False)
 
     async def find_key(
-        self, collection: Collection, key: tuple[str, ...], catalog: Catalog, sight: Sight = BY_ITSELF
+        self, collection: Collection, key: tuple[str, ...], catalog: Catalog, context: SecurityContext = BY_ITSELF
     ) -> bytes:
         if not self.found:
             raise RequestError("FORBIDDEN", "no such row")
@@ -141,8 +141,8 @@ async def scene(
     catalog: Catalog = CATALOG,
     *,
     resumes_max: int = 4,
-    arbiter: Arbiter | None = None,
-    clients_arbiter: Arbiter | None = None,
+    evaluator: RowEvaluator | None = None,
+    clients_evaluator: RowEvaluator | None = None,
 ) -> AsyncIterator[Scene]:
     stream, tables = Stream(), Tables(catalog)
     broker = Broker(
@@ -150,8 +150,8 @@ async def scene(
         tables,
         Catalogs(tables),
         log,
-        arbiter,
-        clients_arbiter=clients_arbiter,
+        evaluator,
+        clients_evaluator=clients_evaluator,
         limits=QueryLimits(),
         subscriptions_max=2,
         held_bytes_max=10_000,
@@ -349,7 +349,7 @@ class Thinking:
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         self.asked += 1
         await self.go_on.wait()
-        return [verdict(case.sights, (True,) * len(case.images)) for case in cases]
+        return [verdict(case.contexts, (True,) * len(case.images)) for case in cases]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         return []
@@ -365,8 +365,8 @@ class Thinking:
 
 async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_nothing() -> None:
     """Those who follow the table go on, under the new catalog, with the change that is being judged."""
-    arbiter = Thinking()
-    async with scene(arbiter=arbiter) as s:
+    evaluator = Thinking()
+    async with scene(evaluator=evaluator) as s:
         s.stream.say(Listening())
         await s.broker.subscribe(s.client, SUBSCRIBE)
         asking = Recorder()
@@ -375,11 +375,11 @@ async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_no
         s.client.take(), asking.take()
         s.stream.say(insert(row(id=1, text="a"), xid=20))
         await s.quiet()
-        assert (arbiter.asked, s.client.take()) == (1, [])
+        assert (evaluator.asked, s.client.take()) == (1, [])
         s.tables.catalog = Catalog([replace(MESSAGES, references=(Reference("text", "kin", 100, "id"),))])
         with pytest.raises(RequestError, match="FORBIDDEN"):
             await s.broker.subscribe(Recorder(), replace(SUBSCRIBE, collection="unknown"))
-        arbiter.go_on.set()
+        evaluator.go_on.set()
         await s.quiet()
         assert s.client.take() == [("create", [{"id": 1, "text": "a"}])]
         assert asking.take() == [("create", [{"id": 1, "text": "a"}])]
@@ -388,13 +388,13 @@ async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_no
 async def test_nothing_is_read_for_those_who_have_gone_while_others_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene() as s:
         queries = [{"filter": {"id": {"_eq": number}}} for number in range(3)]
-        followers = [await s.broker.subscribe(s.client, replace(SUBSCRIBE, query=query)) for query in queries]
+        subscribers = [await s.broker.subscribe(s.client, replace(SUBSCRIBE, query=query)) for query in queries]
         s.tables.troubles = [RequestError("INVALID_QUERY", "one of them is in the way of the others")]
         read = s.tables.read
 
         async def leave_and_read(*asked: Any) -> InitialData:
-            for follower in followers:
-                s.broker.unsubscribe(follower)
+            for subscriber in subscribers:
+                s.broker.unsubscribe(subscriber)
             return await read(*asked)
 
         monkeypatch.setattr(s.tables, "read", leave_and_read)
@@ -408,7 +408,7 @@ async def test_stream_does_not_wait_behind_what_one_client_asks() -> None:
     stream.go_on.set()
     clients.can_spell.clear()
     tags = replace(MESSAGES, columns=columns(id=INT8, tag=PgType("citext")))
-    async with scene(catalog=Catalog([tags]), arbiter=stream, clients_arbiter=clients) as s:
+    async with scene(catalog=Catalog([tags]), evaluator=stream, clients_evaluator=clients) as s:
         s.stream.say(Listening())
         await s.broker.subscribe(s.client, replace(SUBSCRIBE, query={"filter": {"tag": {"_contains": "a"}}}))
         slow = asyncio.create_task(
@@ -428,21 +428,21 @@ async def test_what_all_followers_of_a_changed_table_need_spelled_is_asked_at_on
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """And is not forgotten again before all of it is known, although it is more than is kept."""
-    monkeypatch.setattr("cdc_bridge.broker.interpreter.KNOWN_BYTES_MAX", 0)
-    arbiter = Thinking()
+    monkeypatch.setattr("cdc_bridge.engine.query_parser.KNOWN_BYTES_MAX", 0)
+    evaluator = Thinking()
     tags = replace(MESSAGES, columns=columns(id=INT8, tag=PgType("citext")))
-    async with scene(catalog=Catalog([tags]), arbiter=arbiter) as s:
+    async with scene(catalog=Catalog([tags]), evaluator=evaluator) as s:
         s.stream.say(Listening())
         for number in range(20):
             await s.broker.subscribe(s.client, replace(SUBSCRIBE, query={"filter": {"tag": {"_eq": f"tag {number}"}}}))
         await s.quiet()
         s.client.take()
-        arbiter.spellings = 0
+        evaluator.spellings = 0
         s.tables.catalog = Catalog([replace(tags, columns=columns(id=INT8, tag=PgType("citext"), more=TEXT))])
         s.stream.say(insert(row(id=1, tag="tag 1", more="x"), xid=20))
         await s.quiet()
         assert s.client.take() == [RESYNC] * 20
-        assert arbiter.spellings == 1
+        assert evaluator.spellings == 1
 
 
 async def test_changes_older_than_the_catalog_do_not_read_it_again_and_again() -> None:
@@ -665,8 +665,8 @@ async def test_gap_while_a_client_catches_up_brings_fresh_data(trouble: Heard) -
 async def test_client_that_leaves_while_it_catches_up_is_told_no_more() -> None:
     async with durable([PAGE, PAGE, DONE]) as (s, log):
         s.stream.say(HEARD)
-        follower = await s.broker.subscribe(s.client, back())
-        log.rounds[0].insert(1, lambda: s.broker.unsubscribe(follower))
+        subscriber = await s.broker.subscribe(s.client, back())
+        log.rounds[0].insert(1, lambda: s.broker.unsubscribe(subscriber))
         await asyncio.sleep(0.05)
         assert s.client.take() == [*WHOLE, ("drop",)]
         assert len(s.broker.hub) == 0
@@ -745,7 +745,7 @@ async def test_truncate_that_was_missed_empties_the_table_and_a_partition_alone_
 
 async def test_readings_that_take_long_hold_up_their_like_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many of them there are, and whoever asks for something else."""
-    monkeypatch.setattr("cdc_bridge.broker.loader.PATIENCE_S", 0.01)
+    monkeypatch.setattr("cdc_bridge.engine.loader.PATIENCE_S", 0.01)
     async with scene() as s:
         s.stream.say(Listening())
         s.tables.slow_limit = 7

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.change import Snapshot
+from cdc_bridge.model.change import Snapshot
 
 
 def test_snapshot_sees_what_had_ended_and_nothing_else() -> None:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.catalog import NO_COLLATION, Collation, PgType, TypeKind
-from cdc_bridge.filters import comparing
-from cdc_bridge.filters.comparing import NotNative, Undecided, spell
+from cdc_bridge.model.catalog import NO_COLLATION, Collation, PgType, TypeKind
+from cdc_bridge.query import comparing
+from cdc_bridge.query.comparing import NotNative, Undecided, spell
 
 BYTEWISE = Collation("pg_catalog", "C", is_bytewise=True)
 LINGUISTIC = Collation("pg_catalog", "de-x-icu")

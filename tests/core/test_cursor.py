@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.change import NO_ERA, NOTHING_SEEN, Era, Position, Snapshot
-from cdc_bridge.cursor import (
+from cdc_bridge.model.change import NO_ERA, NOTHING_SEEN, Era, Position, Snapshot
+from cdc_bridge.model.cursor import (
     PLAIN_BYTES_MAX,
     TEXT_CHARACTERS_MAX,
     TOLD_MAX,

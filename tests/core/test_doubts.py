@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cdc_bridge.catalog import Column, PgType, TypeKind
-from cdc_bridge.filters.filter import And, Comparison, Field, Operator, Policy, Required
-from cdc_bridge.reading.doubts import NULLS_MAX, doubtful, possible
+from cdc_bridge.database.doubts import NULLS_MAX, doubtful, possible
+from cdc_bridge.model.catalog import Column, PgType, TypeKind
+from cdc_bridge.model.filter import And, Comparison, Field, Operator, Policy, Required
 from tests.core.facts import row
 
 TEXT, JSON, JSONB = PgType("text"), PgType("json"), PgType("jsonb")

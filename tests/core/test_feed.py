@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.hub.feed import Feed, Phase
-from cdc_bridge.subscription import Event, EventKind
+from cdc_bridge.engine.feed import Feed, Phase
+from cdc_bridge.model.subscription import Event, EventKind
 from tests.core.facts import snapshot
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.catalog import Collection, Column, PgType
-from cdc_bridge.change import Relation
-from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import EVERYTHING, Comparison, Field, Literal, Operator
-from cdc_bridge.projection import Nested, Output, Projection, SortKey
-from cdc_bridge.queries.query import QueryLimits, Unspelled, resolve
+from cdc_bridge.model.catalog import Collection, Column, PgType
+from cdc_bridge.model.change import Relation
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Literal, Operator
+from cdc_bridge.model.projection import Nested, Output, Projection, SortKey
+from cdc_bridge.query.query import QueryLimits, Unspelled, resolve
 from tests.core.shapes import AUTHORS, CATALOG, LINES, MESSAGES, PAIRS, TEAMS
 
 LIMITS = QueryLimits(limit_default=100, limit_max=1000)

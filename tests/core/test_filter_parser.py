@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.catalog import Collection, PgType
-from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import (
+from cdc_bridge.model.catalog import Collection, PgType
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.filter import (
     EVERYTHING,
     NOTHING,
     And,
@@ -31,8 +31,8 @@ from cdc_bridge.filters.filter import (
     Related,
     Value,
 )
-from cdc_bridge.queries import operators
-from cdc_bridge.queries.query import QueryLimits, Spelling, Unspelled, resolve
+from cdc_bridge.query import operators
+from cdc_bridge.query.query import QueryLimits, Spelling, Unspelled, resolve
 from tests.core.shapes import AUTHORS, CATALOG, MESSAGES, THINGS, TYPES
 from tests.support.server import Database
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.change import NO_ERA, Snapshot
-from cdc_bridge.filters.filter import EVERYTHING, Comparison, Field, Literal, Operator
-from cdc_bridge.hub.follower import Anchor
-from cdc_bridge.hub.hub import Hub
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.subscriber import Anchor
+from cdc_bridge.model.change import NO_ERA, Snapshot
+from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Literal, Operator
+from cdc_bridge.model.subscription import EventKind, Subscription
 from cdc_bridge.ports import InitialData
-from cdc_bridge.subscription import EventKind, Subscription
 from tests.core.facts import CATALOG, MESSAGES, Recorder, delete, insert, row, subscription, update
 
 NOW = Snapshot(10, 10, frozenset())
@@ -25,7 +25,7 @@ def filtered(filter_: Any = IN, **facts: Any) -> Subscription:
 
 
 def told(wanted: Subscription, *changes: Any) -> list[tuple[Any, ...]]:
-    """The events of a follower that is past its `init`: kind, data, and the reason if there is one."""
+    """The events of a subscriber that is past its `init`: kind, data, and the reason if there is one."""
     hub, client = Hub(1_000_000), Recorder()
     hub.adopt(CATALOG, lambda known, _: known)
     reading = hub.follow(client, wanted)

@@ -11,14 +11,15 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge import protocol
-from cdc_bridge.catalog import Collection
-from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import Operator
-from cdc_bridge.protocol import Authenticate, InvalidMessage, Ping, Pong, ReadItems, Subscribe, Unsubscribe
-from cdc_bridge.queries.query import KNOWN, QueryLimits, Unspelled, item_key, resolve
-from cdc_bridge.session import Abuse, Reply, Session
-from cdc_bridge.subscription import Query
+from cdc_bridge.model import frames as server_frames
+from cdc_bridge.model import messages as client_messages
+from cdc_bridge.model.catalog import Collection
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.filter import Operator
+from cdc_bridge.model.messages import Authenticate, InvalidMessage, Ping, Pong, ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.model.subscription import Query
+from cdc_bridge.query.query import KNOWN, QueryLimits, Unspelled, item_key, resolve
+from cdc_bridge.server.session import Abuse, Reply, Session
 from tests.core import shapes
 from tests.support.budget import examples
 
@@ -199,9 +200,9 @@ frames = st.binary() | st.text() | messages() | mutated() | values | a_tree(atom
 @given(frames)
 def test_whatever_comes_is_a_message_or_is_refused_as_none(frame: str | bytes) -> None:
     try:
-        message = protocol.parse(frame)
+        message = client_messages.parse(frame)
     except InvalidMessage as invalid:
-        reply = json.loads(protocol.error(invalid.type, invalid.error, invalid.uid))
+        reply = json.loads(server_frames.error(invalid.type, invalid.error, invalid.uid))
         check_refusal(invalid.error)
         check(reply["status"] == "error")
     else:
@@ -237,7 +238,7 @@ def test_session_never_raises_and_answers_in_json(frames: list[tuple[str | bytes
 @given(queries(), st.sampled_from(list(shapes.CATALOG.by_name.values())))
 def test_query_is_understood_or_refused_or_wants_to_be_spelled(query: str, of: Collection) -> None:
     try:
-        message = protocol.parse(f'{{"type":"subscribe","collection":"{of.name}","query":{query}}}')
+        message = client_messages.parse(f'{{"type":"subscribe","collection":"{of.name}","query":{query}}}')
     except InvalidMessage:
         return
     assert isinstance(message, Subscribe)
@@ -256,7 +257,7 @@ def test_query_is_understood_or_refused_or_wants_to_be_spelled(query: str, of: C
 @given(st.sampled_from(list(shapes.CATALOG.by_name.values())), values)
 def test_item_is_a_key_or_is_refused(of: Collection, item: str) -> None:
     try:
-        message = protocol.parse(f'{{"type":"subscribe","collection":"{of.name}","item":{item}}}')
+        message = client_messages.parse(f'{{"type":"subscribe","collection":"{of.name}","item":{item}}}')
     except InvalidMessage:
         return
     assert isinstance(message, Subscribe)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.access import RowPolicy
-from cdc_bridge.change import Listening
-from cdc_bridge.errors import SourceUnavailable
+from cdc_bridge.access.rules import Rule, RuleBook
+from cdc_bridge.model.change import Listening
+from cdc_bridge.model.errors import SourceUnavailable
+from cdc_bridge.model.evaluation import Case, ClaimValue, Failure, Verdict, Worth
+from cdc_bridge.model.grants import RowPolicy
+from cdc_bridge.model.principal import Principal
 from cdc_bridge.ports import InitialData
-from cdc_bridge.questions import Case, ClaimValue, Failure, Verdict, Worth
-from cdc_bridge.rights.rules import Rule, RuleBook
-from cdc_bridge.viewer import Viewer
 from tests.core.facts import Recorder, insert, row
 from tests.core.test_broker import SUBSCRIBE, Scene, Tables, scene
 from tests.core.test_permits import ANN, OWN, Database, guarded, person
@@ -54,7 +54,7 @@ async def followed(s: Scene) -> None:
 
 async def test_other_rules_release_nobody_who_waits_for_a_catalog() -> None:
     database = Asked()
-    async with scene(catalog=guarded(OWN), arbiter=database) as s:
+    async with scene(catalog=guarded(OWN), evaluator=database) as s:
         await followed(s)
         s.tables.catalog = guarded(OWN, NOBODY)
         database.is_away = True
@@ -75,7 +75,7 @@ async def test_who_comes_waits_until_the_others_are_judged() -> None:
     database = Asked()
     late: list[asyncio.Task[Any]] = []
 
-    async with scene(catalog=guarded(OWN), arbiter=database, clients_arbiter=Database()) as s:
+    async with scene(catalog=guarded(OWN), evaluator=database, clients_evaluator=Database()) as s:
 
         async def arrives() -> None:
             late.append(asyncio.create_task(s.broker.subscribe(Recorder(), SUBSCRIBE, person(f"p{len(late)}"))))
@@ -92,7 +92,7 @@ async def test_who_comes_waits_until_the_others_are_judged() -> None:
 async def test_rows_are_shown_to_those_alone_who_look_with_the_eyes_that_read_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    one, other = Viewer(claims='{"sub":"one"}'), Viewer(claims='{"sub":"other"}')
+    one, other = Principal(claims='{"sub":"one"}'), Principal(claims='{"sub":"other"}')
     is_reading, may_go_on = asyncio.Event(), asyncio.Event()
     read = Tables.read
 
@@ -101,7 +101,7 @@ async def test_rows_are_shown_to_those_alone_who_look_with_the_eyes_that_read_th
             is_reading.set()
             await may_go_on.wait()
         found = await read(self, asked, catalog)
-        return replace(found, rows=(b'{"seen by":"%s"}' % asked.sight.viewer.claim_values["sub"].encode(),))
+        return replace(found, rows=(b'{"seen by":"%s"}' % asked.context.principal.claim_values["sub"].encode(),))
 
     async with scene() as s:
         showing = asyncio.create_task(s.broker.serve_stale())

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from cdc_bridge.catalog import Catalog
-from cdc_bridge.change import NO_ERA, Era, Position, Snapshot
-from cdc_bridge.cursor import Cursor
-from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import Field
-from cdc_bridge.hub.follower import Anchor, Reading
-from cdc_bridge.hub.hub import Hub
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.subscriber import Anchor, Reading
+from cdc_bridge.model.catalog import Catalog
+from cdc_bridge.model.change import NO_ERA, Era, Position, Snapshot
+from cdc_bridge.model.cursor import Cursor
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.filter import Field
+from cdc_bridge.model.projection import SortKey
+from cdc_bridge.model.subscription import EventKind, Subscription
 from cdc_bridge.ports import InitialData
-from cdc_bridge.projection import SortKey
-from cdc_bridge.subscription import EventKind, Subscription
 from tests.core.facts import (
     CATALOG,
     COMPOSITE,
@@ -137,8 +137,8 @@ def test_who_resumes_while_it_is_held_back_gets_fresh_data() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription(cursor=True), after="a cursor")
     scene.hub.hold_back(concerns_messages)
-    assert not scene.hub.go_on(reading.follower, Position(NO_ERA, NOW))
-    assert begin(scene, scene.hub.start_anew(reading.follower)) == [("open",)]
+    assert not scene.hub.go_on(reading.subscriber, Position(NO_ERA, NOW))
+    assert begin(scene, scene.hub.start_anew(reading.subscriber)) == [("open",)]
     (fresh,) = scene.hub.release()
     assert begin(scene, fresh) == [("init", [{"id": 0}], "resync")]
 
@@ -147,7 +147,7 @@ def test_who_leaves_while_it_is_held_back_has_left() -> None:
     scene = Scene()
     reading = scene.follow(subscription())
     scene.hub.hold_back(concerns_messages)
-    scene.hub.leave(reading.follower)
+    scene.hub.leave(reading.subscriber)
     assert scene.hub.release() == []
 
 
@@ -284,8 +284,8 @@ def test_too_much_held_calls_for_another_reading() -> None:
 def test_left_subscription_hears_nothing() -> None:
     scene = Scene()
     reading = scene.follow(subscription())
-    scene.hub.leave(reading.follower)
-    scene.hub.leave(reading.follower)
+    scene.hub.leave(reading.subscriber)
+    scene.hub.leave(reading.subscriber)
     assert scene.after(insert(row(id=1, text="a"))) == [("drop",)]
     assert len(scene.hub) == 0
 
@@ -365,7 +365,7 @@ def test_new_partition_brings_fresh_data() -> None:
     assert len(scene.hub.adopt(Catalog([grown]), keep)) == 1
 
 
-# --- what followers may claim ---
+# --- what subscribers may claim ---
 
 ERA = Era(b"generation", 0)
 DURABLE = replace(MESSAGES, durable=True)
@@ -455,7 +455,7 @@ def test_listening_that_goes_on_from_the_log_disturbs_only_those_whose_changes_a
     scene = durable_scene()
     begun(scene)
     in_live_mode = begun(scene, of=PARTED)
-    assert [reading.follower for reading in scene.hub.hold_not_durable()] == [in_live_mode.follower]
+    assert [reading.subscriber for reading in scene.hub.hold_not_durable()] == [in_live_mode.subscriber]
 
 
 def test_heartbeat_proves_nothing_for_a_table_that_lags() -> None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.index.intervals import Interval, Intervals, _Node
+from cdc_bridge.engine.intervals import Interval, Intervals, _Node
 
 VALUES = st.integers(0, 12)
 

@@ -19,10 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
-from cdc_bridge.auth import keys
-from cdc_bridge.auth.fetching import fetch
-from cdc_bridge.auth.published_keys import PublishedKeys
-from cdc_bridge.errors import SettingsError
+from cdc_bridge.access import keys
+from cdc_bridge.access.fetching import fetch
+from cdc_bridge.access.published_keys import PublishedKeys
+from cdc_bridge.model.errors import SettingsError
 from tests.support.issuer import Issuer, jwk, jwks, pem, running_issuer
 
 RSA = rsa.generate_private_key(65537, 2048)

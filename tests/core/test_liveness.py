@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cdc_bridge.capture.liveness import GapLimit, GapWatch, Proof
-from cdc_bridge.change import Gap, Heard, Heartbeat, Listening, Snapshot
+from cdc_bridge.model.change import Gap, Heard, Heartbeat, Listening, Snapshot
 from tests.core.facts import insert, row, snapshot
 
 OURS = Heartbeat("us", 0, snapshot(1, 1))

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.catalog import Collation, Collection, Column, PgType, TypeKind
-from cdc_bridge.change import Relation, Row
-from cdc_bridge.filters.filter import (
+from cdc_bridge.engine.matching import Group, Index, Sieve
+from cdc_bridge.model.catalog import Collation, Collection, Column, PgType, TypeKind
+from cdc_bridge.model.change import Relation, Row
+from cdc_bridge.model.filter import (
     EVERYTHING,
     NOTHING,
     And,
@@ -30,10 +31,9 @@ from cdc_bridge.filters.filter import (
     conjunction,
     disjunction,
 )
-from cdc_bridge.filters.image import Image
-from cdc_bridge.filters.predicate import compile_filter
-from cdc_bridge.index.matching import Group, Index, Sieve
-from cdc_bridge.subscription import Aggregate, AggregateFunction, EventKind, Meta, Subscription
+from cdc_bridge.model.subscription import Aggregate, AggregateFunction, EventKind, Meta, Subscription
+from cdc_bridge.query.predicate import compile_filter
+from cdc_bridge.query.row_version import RowVersion
 from tests.core.facts import INT4, MESSAGES, TEXT, row, subscription
 
 C = Collation("pg_catalog", "C", is_bytewise=True)
@@ -85,8 +85,8 @@ def asking(filter_: Filter, **facts: Any) -> Subscription:
     return replace(plain, query=replace(plain.query, filter=filter_))
 
 
-def image(values: Row) -> Image:
-    return Image(values, 0)
+def image(values: Row) -> RowVersion:
+    return RowVersion(values, 0)
 
 
 def found(index: Index[Any], *rows: Row, **facts: Any) -> set[Any]:
@@ -138,7 +138,7 @@ def rows(draw) -> Row:
     return {name: msgspec.Raw(b"null" if value is None else _raw(value)) for name, value in drawn.items()}
 
 
-def _scan(index: Index[Any], images: list[Image]) -> dict[Group[Any], list[int]]:
+def _scan(index: Index[Any], images: list[RowVersion]) -> dict[Group[Any], list[int]]:
     """What the index has to find: every row that a filter lets through, or that the database has to judge."""
     judged = {group: compile_filter(group.subscription.query.filter) for group in index.find(500)}
     verdicts = {g: [i for i, each in enumerate(images) if judge(each) is not False] for g, judge in judged.items()}

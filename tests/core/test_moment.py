@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.filters.filter import Now
-from cdc_bridge.filters.moment import at, parse_now
-from cdc_bridge.instants import DAY_US, civil, day_number
+from cdc_bridge.model.filter import Now
+from cdc_bridge.model.instants import DAY_US, civil, day_number
+from cdc_bridge.query.moment import at, parse_now
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

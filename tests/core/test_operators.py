@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from cdc_bridge.catalog import PgType, TypeKind
-from cdc_bridge.filters.filter import Function, Operator
-from cdc_bridge.queries import aggregate_parser, operators
-from cdc_bridge.subscription import AggregateFunction
+from cdc_bridge.model.catalog import PgType, TypeKind
+from cdc_bridge.model.filter import Function, Operator
+from cdc_bridge.model.subscription import AggregateFunction
+from cdc_bridge.query import aggregate_parser, operators
 from tests.support.server import Database
 
 SETUP = """

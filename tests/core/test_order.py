@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.change import Change
-from cdc_bridge.hub.order import TransactionOrder, TransactionOrders
-from cdc_bridge.projection import KeyEncoder
+from cdc_bridge.engine.order import TransactionOrder, TransactionOrders
+from cdc_bridge.model.change import Change
+from cdc_bridge.model.projection import KeyEncoder
 from tests.core.facts import MESSAGES, delete, insert, row, truncate, update
 
 

@@ -11,16 +11,16 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosedError
 
-from cdc_bridge.hub.feed import Feed
-from cdc_bridge.hub.follower import Follower
-from cdc_bridge.protocol import CloseCode
-from cdc_bridge.subscription import Event, EventKind
-from cdc_bridge.transport.outlet import SocketOutlet
+from cdc_bridge.engine.feed import Feed
+from cdc_bridge.engine.subscriber import Subscriber
+from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.subscription import Event, EventKind
+from cdc_bridge.server.outlet import SocketOutlet
 from tests.core.facts import subscription
 
 
 @asynccontextmanager
-async def outlet(room_timeout_s: float) -> AsyncIterator[tuple[SocketOutlet, ClientConnection, Follower]]:
+async def outlet(room_timeout_s: float) -> AsyncIterator[tuple[SocketOutlet, ClientConnection, Subscriber]]:
     """With one subscription, of which more than half of what may wait does wait. Nothing is sent yet."""
     made: asyncio.Queue[SocketOutlet] = asyncio.Queue()
 
@@ -33,10 +33,10 @@ async def outlet(room_timeout_s: float) -> AsyncIterator[tuple[SocketOutlet, Cli
         port = next(iter(server.sockets)).getsockname()[1]
         async with connect(f"ws://127.0.0.1:{port}") as client:
             one = await made.get()
-            follower = Follower(one, subscription(), Feed(1000))
-            one.open(follower)
-            one.push(follower, Event(EventKind.CREATE, (b"1" * 600,)), None)
-            yield one, client, follower
+            subscriber = Subscriber(one, subscription(), Feed(1000))
+            one.open(subscriber)
+            one.push(subscriber, Event(EventKind.CREATE, (b"1" * 600,)), None)
+            yield one, client, subscriber
             one.close(CloseCode.GOING_AWAY, "the test is over")
 
 
@@ -73,8 +73,8 @@ async def test_client_that_makes_no_room_in_time_is_closed_as_too_slow() -> None
 
 
 async def test_subscription_that_ends_makes_room() -> None:
-    async with outlet(10) as (one, _, follower):
+    async with outlet(10) as (one, _, subscriber):
         waiting = asyncio.create_task(one.room(100))
         await asyncio.sleep(0)
-        one.drop(follower)
+        one.drop(subscriber)
         assert await waiting

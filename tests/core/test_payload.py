@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_bridge.capture.payload import SHUT, Decoder, Inline, Wake, heartbeat, log_sequence
-from cdc_bridge.change import Change, Heartbeat, Operation, Snapshot
-from cdc_bridge.errors import PayloadError
+from cdc_bridge.model.change import Change, Heartbeat, Operation, Snapshot
+from cdc_bridge.model.errors import PayloadError
 
 HEAD = "1 {} 7 812 16390 16395 "
 

@@ -1,4 +1,4 @@
-"""What viewers may see: PostgreSQL is asked once for what only it knows, and what cannot be judged is refused."""
+"""What principals may see: PostgreSQL is asked once for what only it knows, and what cannot be judged is refused."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access import Access, RoleAccess, RowPolicy, TableAccess
-from cdc_bridge.broker.answers import Unanswered
-from cdc_bridge.broker.interpreter import Interpreter
-from cdc_bridge.broker.permits import Permits
-from cdc_bridge.catalog import Catalog, PgType
-from cdc_bridge.errors import RequestError, SourceUnavailable
-from cdc_bridge.filters.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Policy
-from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
-from cdc_bridge.rights.rules import Rule, RuleBook
-from cdc_bridge.subscription import EventKind
-from cdc_bridge.viewer import SELF, Viewer
+from cdc_bridge.access.answers import Unanswered
+from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.rules import Rule, RuleBook
+from cdc_bridge.engine.query_parser import QueryParser
+from cdc_bridge.model.catalog import Catalog, PgType
+from cdc_bridge.model.errors import RequestError, SourceUnavailable
+from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Policy
+from cdc_bridge.model.grants import Access, RoleAccess, RowPolicy, TableAccess
+from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.model.subscription import EventKind
+from cdc_bridge.query.query import QueryLimits
 from tests.core.facts import KEYLESS, MESSAGES
 
 TEXT = MESSAGES.by_name["text"]
@@ -32,8 +32,8 @@ OPAQUE = RowPolicy("odd", f"({SECRET})", ("text",), digest="2")
 TO_JUDGE = Policy("messages", f"({SECRET})", (TEXT,))
 
 
-def person(name: str, role: str | None = "reader", **claims: Any) -> Viewer:
-    return Viewer(role or "guest", role, msgspec.json.encode({"sub": name, **claims}).decode())
+def person(name: str, role: str | None = "reader", **claims: Any) -> Principal:
+    return Principal(role or "guest", role, msgspec.json.encode({"sub": name, **claims}).decode())
 
 
 ANN, BOB = person("ann"), person("bob")
@@ -55,15 +55,15 @@ class Database:
         self.worths: list[Worth] = []
         self.probes: list[Case] = []
         self.obstacle = ""
-        self.has_no_value: set[Viewer] = set()
+        self.has_no_value: set[Principal] = set()
 
     async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
         self.worths += worths
-        return [self._value(worth.viewer) for worth in worths]
+        return [self._value(worth.principal) for worth in worths]
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         self.probes += cases
-        return [Verdict((), dict.fromkeys(each.sights, self.obstacle) if self.obstacle else {}) for each in cases]
+        return [Verdict((), dict.fromkeys(each.contexts, self.obstacle) if self.obstacle else {}) for each in cases]
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         raise AssertionError("nothing is shown")
@@ -71,17 +71,17 @@ class Database:
     async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
         raise AssertionError("there is nothing to spell")
 
-    def _value(self, viewer: Viewer) -> ClaimValue | Failure:
-        if viewer in self.has_no_value:
+    def _value(self, principal: Principal) -> ClaimValue | Failure:
+        if principal in self.has_no_value:
             return Failure("no such setting")
-        return ClaimValue("text", msgspec.json.encode(viewer.claim_values["sub"]))
+        return ClaimValue("text", msgspec.json.encode(principal.claim_values["sub"]))
 
 
-async def guard(permits: Permits, database: Database, viewer: Viewer, catalog: Catalog) -> Filter:
+async def guard(permits: Permits, database: Database, principal: Principal, catalog: Catalog) -> Filter:
     """What comes out once PostgreSQL has been asked for all that is missing."""
     while True:
         try:
-            return permits.guard(MESSAGES, viewer, catalog)
+            return permits.guard(MESSAGES, principal, catalog)
         except Unanswered as unanswered:
             permits.make_room()
             await permits.learn([unanswered], database)
@@ -97,9 +97,9 @@ def is_text(value: str) -> Comparison:
 async def test_what_claims_are_worth_is_asked_once_for_each_viewer() -> None:
     permits, database, catalog = Permits(), Database(), guarded(OWN)
     for _ in range(2):
-        for viewer in (ANN, BOB):
-            filter_ = await guard(permits, database, viewer, catalog)
-            assert filter_ == is_text(viewer.claim_values["sub"])
+        for principal in (ANN, BOB):
+            filter_ = await guard(permits, database, principal, catalog)
+            assert filter_ == is_text(principal.claim_values["sub"])
     assert database.worths == [Worth(ANN, CLAIM), Worth(BOB, CLAIM)]
     assert database.probes == []
 
@@ -113,13 +113,13 @@ async def test_another_catalog_has_answers_of_its_own() -> None:
 
 
 async def test_policy_that_only_postgresql_can_judge_is_tried_once_for_a_role() -> None:
-    """Of no row at all; which of the role's viewers asks makes no difference."""
+    """Of no row at all; which of the role's principals asks makes no difference."""
     permits, database, catalog = Permits(), Database(), guarded(OPAQUE)
-    for viewer in (ANN, BOB):
-        filter_ = await guard(permits, database, viewer, catalog)
+    for principal in (ANN, BOB):
+        filter_ = await guard(permits, database, principal, catalog)
         assert filter_ == TO_JUDGE
     (probe,) = database.probes
-    assert (probe.filter, probe.images, [sight.viewer for sight in probe.sights]) == (TO_JUDGE, (), [ANN])
+    assert (probe.filter, probe.images, [context.principal for context in probe.contexts]) == (TO_JUDGE, (), [ANN])
 
 
 async def test_policies_are_asked_for_step_by_step_until_all_is_known() -> None:
@@ -142,9 +142,9 @@ async def test_policies_are_asked_for_step_by_step_until_all_is_known() -> None:
 async def test_what_many_need_is_asked_together_and_each_once() -> None:
     permits, database, catalog = Permits(), Database(), guarded(OWN)
     unknown = []
-    for viewer in (ANN, BOB, ANN):
+    for principal in (ANN, BOB, ANN):
         with pytest.raises(Unanswered) as unanswered:
-            permits.guard(MESSAGES, viewer, catalog)
+            permits.guard(MESSAGES, principal, catalog)
         unknown.append(unanswered.value)
     await permits.learn(unknown, database)
     assert database.worths == [Worth(ANN, CLAIM), Worth(BOB, CLAIM)]
@@ -152,23 +152,23 @@ async def test_what_many_need_is_asked_together_and_each_once() -> None:
 
 
 async def test_more_than_is_kept_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.broker.answers.KNOWN_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.access.answers.KNOWN_MAX", 1)
     permits, database, catalog = Permits(), Database(), guarded(OWN)
-    for viewer in (ANN, BOB, person("eve"), ANN):
-        await guard(permits, database, viewer, catalog)
-    assert [worth.viewer for worth in database.worths] == [ANN, BOB, person("eve"), ANN]
+    for principal in (ANN, BOB, person("eve"), ANN):
+        await guard(permits, database, principal, catalog)
+    assert [worth.principal for worth in database.worths] == [ANN, BOB, person("eve"), ANN]
 
 
 async def test_what_all_need_at_once_is_kept_until_all_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or who judges all of them anew, when the catalog has changed, would never be done."""
-    monkeypatch.setattr("cdc_bridge.broker.answers.KNOWN_MAX", 1)
-    monkeypatch.setattr("cdc_bridge.broker.interpreter.AT_ONCE_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.access.answers.KNOWN_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.engine.query_parser.AT_ONCE_MAX", 1)
     permits, database, catalog = Permits(), Database(), guarded(OWN)
     everybody = [person(name) for name in ("ann", "bob", "eve", "joe")]
-    unknown = [Unanswered(catalog, (Worth(viewer, CLAIM),)) for viewer in everybody]
-    await Interpreter(database, QueryLimits(), permits).learn_all(unknown)
-    assert [permits.guard(MESSAGES, viewer, catalog) for viewer in everybody] == [
-        is_text(viewer.claim_values["sub"]) for viewer in everybody
+    unknown = [Unanswered(catalog, (Worth(principal, CLAIM),)) for principal in everybody]
+    await QueryParser(database, QueryLimits(), permits).learn_all(unknown)
+    assert [permits.guard(MESSAGES, principal, catalog) for principal in everybody] == [
+        is_text(principal.claim_values["sub"]) for principal in everybody
     ]
 
 
@@ -181,7 +181,7 @@ async def test_expression_without_a_value_is_left_to_postgresql() -> None:
 
 
 @pytest.mark.parametrize(
-    ("viewer", "policies", "filter_"),
+    ("principal", "policies", "filter_"),
     [
         (person("eve", "writer"), (OWN,), EVERYTHING),
         (ANN, (), NOTHING),
@@ -190,18 +190,18 @@ async def test_expression_without_a_value_is_left_to_postgresql() -> None:
     ids=["without row-level security", "no policy applies", "the bridge itself"],
 )
 def test_nothing_is_asked_where_nothing_has_to_be_judged(
-    viewer: Viewer, policies: tuple[RowPolicy, ...], filter_: Filter
+    principal: Principal, policies: tuple[RowPolicy, ...], filter_: Filter
 ) -> None:
-    assert Permits().guard(MESSAGES, viewer, guarded(*policies)) == filter_
+    assert Permits().guard(MESSAGES, principal, guarded(*policies)) == filter_
 
 
 async def test_requests_are_read_once_all_is_known() -> None:
-    """The interpreter asks, and asks for a read that PostgreSQL guards by itself nothing."""
+    """The parser asks, and asks for a read that PostgreSQL guards by itself nothing."""
     database, catalog = Database(), guarded(OWN, replace(OPAQUE, is_permissive=False))
-    interpreter = Interpreter(database, QueryLimits(), Permits())
-    read = await interpreter.read({}, "messages", catalog, ANN, to_follow=False)
+    parser = QueryParser(database, QueryLimits(), Permits())
+    read = await parser.read({}, "messages", catalog, ANN, to_follow=False)
     assert (read.query.filter, database.worths, database.probes) == (EVERYTHING, [], [])
-    followed = await interpreter.read({"filter": {"id": 1}}, "messages", catalog, ANN, to_follow=True)
+    followed = await parser.read({"filter": {"id": 1}}, "messages", catalog, ANN, to_follow=True)
     assert isinstance(followed.query.filter, And)
     assert {is_text("ann"), TO_JUDGE} < set(followed.query.filter.parts)
     assert (len(database.worths), len(database.probes)) == (1, 1)
@@ -271,16 +271,16 @@ def test_operator_is_told_once_however_many_clients_try_and_again_when_the_catal
     """Clients that come back again and again, of whom anybody may be one, do not fill the log."""
     permits, odd = Permits(), replace(OPAQUE, obstacle="it uses the column tableoid")
     for catalog in (guarded(odd), guarded(odd)):
-        for viewer in (ANN, BOB, ANN):
+        for principal in (ANN, BOB, ANN):
             with pytest.raises(RequestError, match="FORBIDDEN"):
-                permits.guard(MESSAGES, viewer, catalog)
+                permits.guard(MESSAGES, principal, catalog)
     assert len(told(caplog)) == 2
 
 
 def test_what_the_operator_has_been_told_is_kept_within_bounds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cdc_bridge.broker.permits.COMPLAINTS_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.access.permits.COMPLAINTS_MAX", 1)
     access: dict[str | None, RoleAccess] = {
         role: {MESSAGES.relation_id: TableAccess(None, (replace(OPAQUE, obstacle=role),))} for role in "ab"
     }
@@ -295,16 +295,19 @@ def test_what_the_operator_has_been_told_is_kept_within_bounds(
 
 
 def rights(
-    viewer: Viewer = ANN, catalog: Catalog | None = None, *rules: Rule, of: Sequence[int] = (MESSAGES.relation_id,)
+    principal: Principal = ANN,
+    catalog: Catalog | None = None,
+    *rules: Rule,
+    of: Sequence[int] = (MESSAGES.relation_id,),
 ) -> bytes:
-    return Permits(RuleBook(rules)).rights(viewer, of, catalog or guarded(OWN))
+    return Permits(RuleBook(rules)).rights(principal, of, catalog or guarded(OWN))
 
 
 def test_rights_are_the_same_on_each_bridge_and_with_each_token_of_a_person() -> None:
     passing: list[dict[str, Any]] = [{}, {"exp": 1}, {"exp": 2, "iat": 1, "nbf": 1, "jti": "x"}]
     assert len({rights(person("ann", **claims)) for claims in passing}) == 1
-    unordered = Viewer("reader", "reader", '{"b":1, "a":[2], "exp":7}')
-    assert rights(unordered) == rights(Viewer("reader", "reader", '{"a":[2],"b":1}'))
+    unordered = Principal("reader", "reader", '{"b":1, "a":[2], "exp":7}')
+    assert rights(unordered) == rights(Principal("reader", "reader", '{"a":[2],"b":1}'))
     assert rights(of=[100, 200]) == rights(of=[200, 100])
 
 
@@ -327,7 +330,7 @@ RULE = Rule("reader", "messages", frozenset({"id"}), '{"id":1}', frozenset({Even
         rights(of=[100, 200]),
     ],
     ids=[
-        "viewer",
+        "principal",
         "claim",
         "role",
         "no role",

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.catalog import Column, PgType, TypeKind
-from cdc_bridge.filters.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Or
-from cdc_bridge.questions import ClaimValue
-from cdc_bridge.rights.claims import SqlFunction, claim_functions
-from cdc_bridge.rights.conditions import AllOf, AnyOf, Compared, Constant, Opaque
-from cdc_bridge.rights.deciding import needed, to_filter
-from cdc_bridge.rights.parser import parse
+from cdc_bridge.access.conditions import AllOf, AnyOf, Compared, Constant, Opaque
+from cdc_bridge.access.deciding import needed, to_filter
+from cdc_bridge.access.policy_claims import SqlFunction, claim_functions
+from cdc_bridge.access.policy_parser import parse
+from cdc_bridge.model.catalog import Column, PgType, TypeKind
+from cdc_bridge.model.evaluation import ClaimValue
+from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Or
 
 COLUMNS = {
     name: Column(name, number, type_)

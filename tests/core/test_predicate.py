@@ -12,10 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.catalog import NO_COLLATION, Collation, Column, PgType, Reference, TypeKind
-from cdc_bridge.change import Row
-from cdc_bridge.filters.comparing import spell
-from cdc_bridge.filters.filter import (
+from cdc_bridge.model.catalog import NO_COLLATION, Collation, Column, PgType, Reference, TypeKind
+from cdc_bridge.model.change import Row
+from cdc_bridge.model.filter import (
     EVERYTHING,
     NOTHING,
     And,
@@ -33,7 +32,8 @@ from cdc_bridge.filters.filter import (
     Related,
     Value,
 )
-from cdc_bridge.filters.predicate import Image, compile_filter
+from cdc_bridge.query.comparing import spell
+from cdc_bridge.query.predicate import RowVersion, compile_filter
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NOON = datetime(2026, 11, 24, 12, tzinfo=UTC)
@@ -70,7 +70,7 @@ def row(**raw: str) -> Row:
 
 def judged(filter_: Filter, raw: str | None, now: datetime = NOON) -> bool | None:
     """Of a row with the one column."""
-    return compile_filter(filter_)(Image({} if raw is None else row(x=raw), us(now)))
+    return compile_filter(filter_)(RowVersion({} if raw is None else row(x=raw), us(now)))
 
 
 INT = column("integer")
@@ -407,7 +407,7 @@ def test_containment_in_jsonb_is_for_the_database():
 
 
 def test_value_is_read_once_for_all_filters():
-    image = Image(row(x="7", y="8"), 0)
+    image = RowVersion(row(x="7", y="8"), 0)
     judges = [compile_filter(comparison(INT, "_eq", number)) for number in range(10)]
     assert [judge(image) for judge in judges] == [number == 7 for number in range(10)]
     assert image.is_null("z")
@@ -507,14 +507,14 @@ def image_of(plain: Plain) -> Row:
 def test_predicate_says_what_a_plain_evaluation_says(drawn: Drawn, plains: list[Plain]):
     asked, evaluate = drawn
     judge = compile_filter(asked)
-    assert [judge(Image(image_of(plain), 0)) for plain in plains] == [evaluate(plain) for plain in plains]
+    assert [judge(RowVersion(image_of(plain), 0)) for plain in plains] == [evaluate(plain) for plain in plains]
 
 
 @settings(max_examples=100)
 @given(filters, rows)
 def test_unsure_parts_leave_what_the_others_settle(drawn: Drawn, plain: Plain):
     asked, evaluate = drawn
-    image = Image(image_of({**plain, "t": "a"}), 0)
+    image = RowVersion(image_of({**plain, "t": "a"}), 0)
     unsure = Comparison(Field(WORD), Operator.REGEX, (Literal(b'"a"'),))
     is_true = evaluate({**plain, "t": "a"})
     assert compile_filter(And((unsure, asked)))(image) is (None if is_true else False)
@@ -524,5 +524,5 @@ def test_unsure_parts_leave_what_the_others_settle(drawn: Drawn, plain: Plain):
 def test_decimal_of_a_client_is_exact():
     asked = comparison(EXACT, "_gt", Decimal("0." + "0" * 40 + "1"))
     judge = compile_filter(asked)
-    assert judge(Image(row(d="0." + "0" * 40 + "2"), 0)) is True
-    assert judge(Image(row(d="0." + "0" * 40 + "1"), 0)) is False
+    assert judge(RowVersion(row(d="0." + "0" * 40 + "2"), 0)) is True
+    assert judge(RowVersion(row(d="0." + "0" * 40 + "1"), 0)) is False

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.catalog import Collection
-from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import EVERYTHING, NOTHING, And, Comparison, Field, Function, Literal, Operator, Or
-from cdc_bridge.projection import Projection, SortKey
-from cdc_bridge.queries.query import KNOWN, QueryLimits, Spelling, Unspelled, frugal, item_key, resolve
-from cdc_bridge.subscription import Aggregate, AggregateFunction, Meta, Query, scalar_text
+from cdc_bridge.model.catalog import Collection
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Function, Literal, Operator, Or
+from cdc_bridge.model.projection import Projection, SortKey
+from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Meta, Query, scalar_text
+from cdc_bridge.query.query import KNOWN, QueryLimits, Spelling, Unspelled, frugal, item_key, resolve
 from tests.core import shapes
 from tests.core.facts import COMPOSITE, KEYLESS, MESSAGES
 

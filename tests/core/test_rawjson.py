@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge import rawjson
+from cdc_bridge.model import rawjson
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),

@@ -1,18 +1,18 @@
-"""Initial data that is waited for: equal readings together, first come first served, and never more than followers."""
+"""Initial data that is waited for: equal readings together, first come first served, at most one a subscriber."""
 
 from __future__ import annotations
 
 import pytest
 
-from cdc_bridge.hub.feed import Feed
-from cdc_bridge.hub.follower import Follower, Reading
-from cdc_bridge.hub.readings import Readings
-from cdc_bridge.subscription import Subscription
+from cdc_bridge.engine.feed import Feed
+from cdc_bridge.engine.readings import Readings
+from cdc_bridge.engine.subscriber import Reading, Subscriber
+from cdc_bridge.model.subscription import Subscription
 from tests.core.facts import MESSAGES, Recorder, subscription
 
 
 def reading(wanted: Subscription) -> Reading:
-    return Reading(Follower(Recorder(), wanted, Feed(1000)), wanted, 0)
+    return Reading(Subscriber(Recorder(), wanted, Feed(1000)), wanted, 0)
 
 
 def test_equal_readings_are_taken_together_and_the_oldest_first() -> None:
@@ -29,7 +29,7 @@ def test_equal_readings_are_taken_together_and_the_oldest_first() -> None:
 
 def test_follower_waits_for_the_newest_reading_only() -> None:
     old = reading(subscription(MESSAGES, "id"))
-    new = Reading(old.follower, subscription(MESSAGES, "text"), 1)
+    new = Reading(old.subscriber, subscription(MESSAGES, "text"), 1)
     waiting = Readings()
     waiting.add(old)
     waiting.add(new)
@@ -42,6 +42,6 @@ def test_follower_that_has_gone_leaves_nothing_behind() -> None:
     for _ in range(1000):
         ordered = reading(subscription())
         waiting.add(ordered)
-        waiting.discard(ordered.follower)
-        waiting.discard(ordered.follower)
+        waiting.discard(ordered.subscriber)
+        waiting.discard(ordered.subscriber)
     assert len(waiting) == 0

@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.catalog import Catalog, Collection, Reference, with_children
-from cdc_bridge.change import NO_ERA, Relation, Snapshot
-from cdc_bridge.errors import RequestError, forbidden_field
-from cdc_bridge.filters.filter import EVERYTHING, NOTHING, Comparison, Field, Literal, Operator, Quantifier, Related
-from cdc_bridge.hub.follower import Anchor
-from cdc_bridge.hub.hub import Hub
-from cdc_bridge.hub.relating import showing, tables_of, targets
-from cdc_bridge.hub.stale import FILTERS_MAX
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.relating import showing, tables_of, targets
+from cdc_bridge.engine.stale import FILTERS_MAX
+from cdc_bridge.engine.subscriber import Anchor
+from cdc_bridge.model.catalog import Catalog, Collection, Reference, with_children
+from cdc_bridge.model.change import NO_ERA, Relation, Snapshot
+from cdc_bridge.model.errors import RequestError, forbidden_field
+from cdc_bridge.model.filter import EVERYTHING, NOTHING, Comparison, Field, Literal, Operator, Quantifier, Related
+from cdc_bridge.model.projection import Nested, Output, Projection
+from cdc_bridge.model.subscription import Aggregate, AggregateFunction, EventKind, Query, Subscription
 from cdc_bridge.ports import InitialData
-from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.subscription import Aggregate, AggregateFunction, EventKind, Query, Subscription
 from tests.core.facts import INT4, TEXT, Recorder, columns, delete, insert, row, truncate, update
 
 NOW = Snapshot(10, 10, frozenset())
@@ -124,22 +124,22 @@ def test_rows_that_show_a_change_are_stale_until_they_are_read() -> None:
     scene = Scene(showing_authors()).begin()
     scene.hub.apply(RENAMED)
     (refresh,) = scene.hub.stale.take()
-    assert (refresh.filter, refresh.followers) == (one_of(MESSAGES, "author", b"7"), (scene.reading.follower,))
+    assert (refresh.filter, refresh.subscribers) == (one_of(MESSAGES, "author", b"7"), (scene.reading.subscriber,))
     assert not scene.hub.stale
-    scene.hub.await_rows(refresh.followers)
-    assert scene.hub.show(refresh.followers, (b'{"author":{"name":"b"}}',), NOW) == []
+    scene.hub.await_rows(refresh.subscribers)
+    assert scene.hub.show(refresh.subscribers, (b'{"author":{"name":"b"}}',), NOW) == []
     assert scene.client.take() == [("update", [{"author": {"name": "b"}}])]
 
 
 def test_rows_that_are_shown_again_come_where_they_were_read() -> None:
     """What they saw is told before them, what they did not see after; nothing that is older comes last."""
     scene = Scene(Subscription(MESSAGES, Query(Projection.of(MESSAGES.columns[:1])), related=True)).begin()
-    (follower,) = [scene.reading.follower]
-    scene.hub.await_rows([follower])
+    (subscriber,) = [scene.reading.subscriber]
+    scene.hub.await_rows([subscriber])
     scene.hub.apply(insert(row(id=1), of=MESSAGES, xid=12))
     scene.hub.apply(insert(row(id=2), of=MESSAGES, xid=13))
     assert scene.client.take() == []
-    scene.hub.show([follower], (b'{"id":1}',), Snapshot(13, 13, frozenset()))
+    scene.hub.show([subscriber], (b'{"id":1}',), Snapshot(13, 13, frozenset()))
     assert scene.client.take() == [("create", [{"id": 1}]), ("update", [{"id": 1}]), ("create", [{"id": 2}])]
     scene.hub.apply(insert(row(id=3), of=MESSAGES, xid=14))
     assert scene.client.take() == [("create", [{"id": 3}])]
@@ -147,10 +147,10 @@ def test_rows_that_are_shown_again_come_where_they_were_read() -> None:
 
 def test_fresh_data_make_rows_that_were_waited_for_worthless() -> None:
     scene = Scene(showing_authors()).begin()
-    scene.hub.await_rows([scene.reading.follower])
+    scene.hub.await_rows([scene.reading.subscriber])
     (scene.reading,) = scene.hub.hold()
     scene.begin()
-    scene.hub.show([scene.reading.follower], (b'{"author":{"name":"old"}}',), NOW)
+    scene.hub.show([scene.reading.subscriber], (b'{"author":{"name":"old"}}',), NOW)
     assert scene.client.take() == []
 
 
@@ -201,8 +201,8 @@ def test_figures_are_stale_whatever_changed_and_shown_when_there_are_none() -> N
     scene = Scene(Subscription(AUTHORS, query)).begin()
     scene.hub.apply(RENAMED)
     (refresh,) = scene.hub.stale.take()
-    scene.hub.await_rows(refresh.followers)
-    scene.hub.show(refresh.followers, (), NOW)
+    scene.hub.await_rows(refresh.subscribers)
+    scene.hub.show(refresh.subscribers, (), NOW)
     assert scene.client.take() == [("update", [])]
 
 

@@ -3,11 +3,11 @@
 import msgspec
 import pytest
 
-from cdc_bridge.catalog import Collection, Column, PgType, TypeKind
-from cdc_bridge.change import Change, Operation, Relation
-from cdc_bridge.hub.rendering import Encoders, Rendering
-from cdc_bridge.queries.query import QueryLimits, resolve
-from cdc_bridge.subscription import Subscription
+from cdc_bridge.engine.rendering import Encoders, Rendering
+from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
+from cdc_bridge.model.change import Change, Operation, Relation
+from cdc_bridge.model.subscription import Subscription
+from cdc_bridge.query.query import QueryLimits, resolve
 
 TABLE = Collection(
     name="t",

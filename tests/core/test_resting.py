@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdc_bridge.reading.resting import REST_MAX_S, REST_S, RESTING_MAX, Resting
+from cdc_bridge.database.resting import REST_MAX_S, REST_S, RESTING_MAX, Resting
 
 
 def test_it_rests_longer_each_time_and_not_for_ever() -> None:

@@ -16,9 +16,11 @@ import msgspec
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.broker.broker import Broker
-from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.change import (
+from cdc_bridge.engine.backlog import Backlog
+from cdc_bridge.engine.broker import Broker
+from cdc_bridge.engine.subscriber import Subscriber
+from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.change import (
     Change,
     Era,
     Gap,
@@ -33,15 +35,13 @@ from cdc_bridge.change import (
     Snapshot,
     Turn,
 )
-from cdc_bridge.cursor import Receipt
-from cdc_bridge.errors import Forgotten, RequestError
-from cdc_bridge.hub.backlog import Backlog
-from cdc_bridge.hub.follower import Follower
+from cdc_bridge.model.cursor import Receipt
+from cdc_bridge.model.errors import Forgotten, RequestError
+from cdc_bridge.model.messages import Subscribe
+from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+from cdc_bridge.model.subscription import Event, EventKind
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, Missed, Page
-from cdc_bridge.protocol import Subscribe
-from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.sight import BY_ITSELF, Sight
-from cdc_bridge.subscription import Event, EventKind
+from cdc_bridge.query.query import QueryLimits
 from tests.core.facts import INT4, TEXT, columns, row
 
 TABLE = Collection(
@@ -185,7 +185,7 @@ class Tables:
         return InitialData(snapshot, tuple(rows), more=False)
 
     async def find_key(
-        self, collection: Collection, key: tuple[str, ...], catalog: Catalog, sight: Sight = BY_ITSELF
+        self, collection: Collection, key: tuple[str, ...], catalog: Catalog, context: SecurityContext = BY_ITSELF
     ) -> bytes:
         return key[0].encode()  # the row of the subscription to one comes to be in many stories
 
@@ -364,32 +364,32 @@ class Client:
     memory: Memory
     backlog: Backlog
     snapshots: deque[Snapshot] = field(default_factory=deque)
-    follower: Follower | None = None
+    subscriber: Subscriber | None = None
     frames: list[dict[str, Any]] = field(default_factory=list)
     read: asyncio.Event = field(default_factory=asyncio.Event)
     count: int = 0
 
-    def open(self, follower: Follower) -> None:
-        self.follower = follower
-        self.backlog.open(self, follower.subscription.stream_uid, one=follower.subscription.item is not None)
+    def open(self, subscriber: Subscriber) -> None:
+        self.subscriber = subscriber
+        self.backlog.open(self, subscriber.subscription.stream_uid, one=subscriber.subscription.item is not None)
 
-    def push(self, follower: Follower, event: Event, receipt: Receipt | None) -> None:
+    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None) -> None:
         if event.kind is EventKind.INIT and not event.resumed:
-            assert follower.start is not None
-            self.snapshots.append(follower.start.seen)
+            assert subscriber.start is not None
+            self.snapshots.append(subscriber.start.seen)
         assert self.backlog.push(self, event, receipt)
 
-    def followers(self) -> list[Follower]:
-        return [] if self.follower is None else [self.follower]
+    def subscribers(self) -> list[Subscriber]:
+        return [] if self.subscriber is None else [self.subscriber]
 
-    def silence(self, follower: Follower) -> None:
+    def silence(self, subscriber: Subscriber) -> None:
         raise AssertionError("nobody's rights end here")
 
-    def drop(self, follower: Follower) -> None:
+    def drop(self, subscriber: Subscriber) -> None:
         self.backlog.drop(self)
         self.read.set()
 
-    def refuse(self, follower: Follower, error: RequestError) -> None:
+    def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
         raise AssertionError(error)
 
     @property
@@ -632,8 +632,8 @@ class Story:
         if self.clients:
             client = self.data.draw(st.sampled_from(self.clients))
             self.clients.remove(client)
-            assert client.follower is not None
-            self.broker.unsubscribe(client.follower)
+            assert client.subscriber is not None
+            self.broker.unsubscribe(client.subscriber)
 
     async def lose_connection(self) -> None:
         """The log is read on from where listening ended."""

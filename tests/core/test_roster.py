@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.index.roster import Crew, Roster, joined, left
+from cdc_bridge.engine.roster import Crew, Roster, joined, left
 
 
 @given(st.lists(st.integers(0, 50), max_size=200))

@@ -8,14 +8,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access import NO_ACCESS, Access, TableAccess
-from cdc_bridge.broker.interpreter import Interpreter
-from cdc_bridge.broker.permits import Permits
-from cdc_bridge.broker.ruling import ruling
-from cdc_bridge.catalog import Catalog, Collection, PgType, Reference
-from cdc_bridge.change import Listening, Relation
-from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import (
+from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.rules import Rule, RuleBook
+from cdc_bridge.access.ruling import ruling
+from cdc_bridge.access.view import view
+from cdc_bridge.engine.matching import Index
+from cdc_bridge.engine.query_parser import QueryParser
+from cdc_bridge.engine.relating import tables_of
+from cdc_bridge.engine.rendering import Encoders, Matches, Rendering
+from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
+from cdc_bridge.model.change import Listening, Relation
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.filter import (
     EVERYTHING,
     NOTHING,
     Comparison,
@@ -26,16 +30,12 @@ from cdc_bridge.filters.filter import (
     Required,
     of_the_past,
 )
-from cdc_bridge.hub.relating import tables_of
-from cdc_bridge.hub.rendering import Encoders, Matches, Rendering
-from cdc_bridge.index.matching import Index
-from cdc_bridge.queries.query import QueryLimits
-from cdc_bridge.queries.speller import Spelling, Unspelled
-from cdc_bridge.rights.rules import Rule, RuleBook
-from cdc_bridge.rights.view import view
-from cdc_bridge.sight import Sight
-from cdc_bridge.subscription import EventKind, Subscription
-from cdc_bridge.viewer import SELF, Viewer
+from cdc_bridge.model.grants import NO_ACCESS, Access, TableAccess
+from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.subscription import EventKind, Subscription
+from cdc_bridge.query.query import QueryLimits
+from cdc_bridge.query.speller import Spelling, Unspelled
 from tests.core.facts import INT4, MESSAGES, TEXT, columns, insert, row, subscription, update
 from tests.core.test_broker import INIT, RESYNC, SUBSCRIBE, Scene, scene
 
@@ -63,9 +63,9 @@ AUTHORS = Collection(
 BLOG = Catalog([POSTS, AUTHORS])
 
 
-def app(**claims: Any) -> Viewer:
+def app(**claims: Any) -> Principal:
     """Of the configuration alone."""
-    return Viewer("app", None, msgspec.json.encode({"role": "app", **claims}).decode())
+    return Principal("app", None, msgspec.json.encode({"role": "app", **claims}).decode())
 
 
 def rule(collection: str, filter_: str = "", *fields: str, role: str = "app", **members: Any) -> Rule:
@@ -76,8 +76,8 @@ def book(*rules: Rule) -> RuleBook:
     return RuleBook(rules)
 
 
-def ruled(viewer: Viewer, *rules: Rule, catalog: Catalog = BLOG) -> Any:
-    return ruling({each.collection: each for each in rules}, viewer, catalog, WORDS)
+def ruled(principal: Principal, *rules: Rule, catalog: Catalog = BLOG) -> Any:
+    return ruling({each.collection: each for each in rules}, principal, catalog, WORDS)
 
 
 # --- what is there ---
@@ -94,7 +94,7 @@ def test_who_is_ruled_sees_what_rules_name_and_nothing_else() -> None:
 def test_who_is_not_ruled_loses_nothing_by_rules() -> None:
     rules = book(rule("authors", '{"team": 1}', "id"))
     assert view(BLOG, SELF, rules).by_name == BLOG.by_name
-    assert Permits(rules).ruling(SELF, BLOG, WORDS).sight == Sight(SELF)
+    assert Permits(rules).ruling(SELF, BLOG, WORDS).context == SecurityContext(SELF)
 
 
 @pytest.mark.parametrize("rules", [(), (rule("posts", role="other"),)])
@@ -125,14 +125,14 @@ def team(number: int) -> Comparison:
 
 def test_claims_stand_in_filters() -> None:
     own = rule("authors", '{"team": {"_eq": "$CURRENT_USER.team"}}', "id")
-    assert ruled(app(team=7), own).sight.rows_of(600) == team(7)
-    assert ruled(app(), own).sight.rows_of(600) == NOTHING
-    assert ruled(app(team=None), own).sight.rows_of(600) == NOTHING
+    assert ruled(app(team=7), own).context.rows_of(600) == team(7)
+    assert ruled(app(), own).context.rows_of(600) == NOTHING
+    assert ruled(app(team=None), own).context.rows_of(600) == NOTHING
 
 
 @pytest.mark.parametrize("filter_", ['{"author": {"team": 7}}', '{"_or": [{"id": 1}, {"author": {"team": 7}}]}'])
 def test_what_leads_to_other_tables_is_asked_of_the_past_as_well(filter_: str) -> None:
-    rows = ruled(app(), rule("posts", filter_)).sight.rows_of(500)
+    rows = ruled(app(), rule("posts", filter_)).context.rows_of(500)
     assert of_the_past(rows) == rows
     assert of_the_past(rows) != EVERYTHING
 
@@ -140,7 +140,7 @@ def test_what_leads_to_other_tables_is_asked_of_the_past_as_well(filter_: str) -
 def test_what_a_rule_leads_to_is_not_subject_to_rules() -> None:
     """Also where the role does not see that table at all."""
     found = ruled(app(), rule("posts", '{"author": {"team": {"_eq": 7}}}', "id"))
-    rows = found.sight.rows_of(500)
+    rows = found.context.rows_of(500)
     assert isinstance(rows, Required)
     assert isinstance(rows.filter, Related)
     assert rows.filter.filter == team(7)
@@ -158,13 +158,13 @@ def test_what_a_rule_leads_to_is_not_subject_to_rules() -> None:
     ],
 )
 def test_filter_that_makes_no_sense_hides_its_collection_and_no_other(filter_: str, claims: dict[str, Any]) -> None:
-    viewer, bad, good = app(**claims), rule("authors", filter_), rule("posts", '{"id": 1}')
-    found = ruled(viewer, bad, good)
+    principal, bad, good = app(**claims), rule("authors", filter_), rule("posts", '{"id": 1}')
+    found = ruled(principal, bad, good)
     assert found.unseen == {600}
-    assert found.sight.rows_of(600) == NOTHING
-    assert found.sight.rows_of(500) not in (NOTHING, EVERYTHING)
+    assert found.context.rows_of(600) == NOTHING
+    assert found.context.rows_of(500) not in (NOTHING, EVERYTHING)
     assert [each for each, _ in found.faults] == [bad]
-    seen = view(BLOG, viewer, book(bad, good), found.unseen)
+    seen = view(BLOG, principal, book(bad, good), found.unseen)
     assert list(seen.by_name) == ["posts"]
     assert seen.by_name["posts"].references == ()
 
@@ -181,13 +181,13 @@ def test_limits_of_clients_are_not_those_of_rules() -> None:
     many = ", ".join(f'{{"team": {number}}}' for number in range(500))
     deep = '{"_and": [' * 50 + '{"team": 7}' + "]}" * 50
     assert ruled(app(), rule("authors", f'{{"_or": [{many}]}}')).faults == ()
-    assert ruled(app(), rule("authors", deep)).sight.rows_of(600) == team(7)
+    assert ruled(app(), rule("authors", deep)).context.rows_of(600) == team(7)
 
 
 def test_tables_to_which_rules_lead_count_among_those_that_are_read() -> None:
-    sight = ruled(app(), rule("posts", '{"author": {"team": 7}}'), rule("authors")).sight
-    assert tables_of(subscription(POSTS, sight=sight)) == {500, 600}
-    assert tables_of(subscription(AUTHORS, sight=sight)) == {600}
+    context = ruled(app(), rule("posts", '{"author": {"team": 7}}'), rule("authors")).context
+    assert tables_of(subscription(POSTS, context=context)) == {500, 600}
+    assert tables_of(subscription(AUTHORS, context=context)) == {600}
 
 
 @pytest.mark.parametrize("table", [500, 600])
@@ -198,8 +198,8 @@ def test_what_somebody_may_see_of_a_table_to_which_a_rule_leads_makes_other_righ
         granted = {500: TableAccess(), 600: TableAccess()} | {table: seen}
         catalog = Catalog([POSTS, AUTHORS], Access({"reader": granted}))
         permits = Permits(book(rule("posts", '{"author": {"team": 7}}', role="reader")))
-        viewer = Viewer("reader", "reader", "{}")
-        read = Interpreter(None, QueryLimits(), permits).read_at_once({}, "posts", catalog, viewer, to_follow=True)
+        principal = Principal("reader", "reader", "{}")
+        read = QueryParser(None, QueryLimits(), permits).read_at_once({}, "posts", catalog, principal, to_follow=True)
         return read.rights
 
     assert rights(TableAccess()) == rights(TableAccess())
@@ -267,14 +267,14 @@ def test_operator_is_told_once_of_claims_that_do_not_fit(caplog: pytest.LogCaptu
 
 # --- others come ---
 
-ALONE = Viewer("app", None, '{"role":"app"}')
+ALONE = Principal("app", None, '{"role":"app"}')
 
 
-async def ruled_scene(s: Scene, *rules: Rule, viewer: Viewer = ALONE) -> None:
+async def ruled_scene(s: Scene, *rules: Rule, principal: Principal = ALONE) -> None:
     s.stream.say(Listening())
     await s.quiet()
     await s.broker.adopt_rules(book(*rules))
-    await s.broker.subscribe(s.client, SUBSCRIBE, viewer)
+    await s.broker.subscribe(s.client, SUBSCRIBE, principal)
     await s.quiet()
     assert s.client.take() == [("open",), INIT]
 

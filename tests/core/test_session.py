@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.protocol import Authenticate, ReadItems, Subscribe, Unsubscribe
-from cdc_bridge.session import Abuse, Reply, Session
-from cdc_bridge.subscription import EventKind
+from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.model.subscription import EventKind
+from cdc_bridge.server.session import Abuse, Reply, Session
 
 
 def received(message: Any, session: Session | None = None, now_s: float = 0) -> Any:

@@ -12,24 +12,24 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access import Access, RoleAccess, RowPolicy, TableAccess
-from cdc_bridge.broker.asking import Asking
-from cdc_bridge.broker.permits import Permits
-from cdc_bridge.catalog import Catalog, PgType, Reference
-from cdc_bridge.change import NO_ERA, Change, Era, Listening, Position, Row
-from cdc_bridge.cursor import Cursor
-from cdc_bridge.errors import RequestError
-from cdc_bridge.filters.filter import Comparison, Field, Filter, Literal, Operator, Policy
-from cdc_bridge.hub.follower import Anchor, Follower, Reading
-from cdc_bridge.hub.hub import Hub
-from cdc_bridge.index.matching import Index
+from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.rules import Rule, RuleBook
+from cdc_bridge.engine.asking import Asking
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.matching import Index
+from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
+from cdc_bridge.model.catalog import Catalog, PgType, Reference
+from cdc_bridge.model.change import NO_ERA, Change, Era, Listening, Position, Row
+from cdc_bridge.model.cursor import Cursor
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator, Policy
+from cdc_bridge.model.grants import Access, RoleAccess, RowPolicy, TableAccess
+from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.projection import Nested, Output, Projection
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.subscription import EventKind, Subscription
 from cdc_bridge.ports import InitialData
-from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
-from cdc_bridge.rights.rules import Rule, RuleBook
-from cdc_bridge.sight import Sight
-from cdc_bridge.subscription import EventKind, Subscription
-from cdc_bridge.viewer import Viewer
 from tests.core.facts import CATALOG, MESSAGES, Recorder, delete, insert, row, snapshot, subscription, update
 from tests.core.test_broker import RESYNC, SUBSCRIBE, Scene, scene
 
@@ -38,11 +38,11 @@ NOWHERE = Anchor(NO_ERA, bytes(8))
 TEXT = MESSAGES.by_name["text"]
 
 
-def person(name: str, role: str = "reader", **claims: Any) -> Viewer:
-    return Viewer(role, role, msgspec.json.encode({"sub": name, **claims}).decode())
+def person(name: str, role: str = "reader", **claims: Any) -> Principal:
+    return Principal(role, role, msgspec.json.encode({"sub": name, **claims}).decode())
 
 
-ANN, BOB = Sight(person("ann")), Sight(person("bob"))
+ANN, BOB = SecurityContext(person("ann")), SecurityContext(person("bob"))
 OWN = Policy("messages", "(text = lower(text))", (TEXT,))
 EQUAL = Comparison(Field(TEXT), Operator.EQ, (Literal(b'"ann"'),))
 PARENT = Reference("parent", "id", MESSAGES.relation_id, "id")
@@ -51,8 +51,10 @@ NESTED = Projection(
 )
 
 
-def seen_by(sight: Sight, filter_: Filter, projection: Projection | None = None, **facts: Any) -> Subscription:
-    plain = subscription(sight=sight, **facts)
+def seen_by(
+    context: SecurityContext, filter_: Filter, projection: Projection | None = None, **facts: Any
+) -> Subscription:
+    plain = subscription(context=context, **facts)
     return replace(plain, query=replace(plain.query, filter=filter_, projection=projection or plain.query.projection))
 
 
@@ -63,7 +65,7 @@ class Owners:
         self.cases: list[Case] = []
         self.completions: list[Completion] = []
         self.calls = 0
-        self.failing: set[Sight] = set()
+        self.failing: set[SecurityContext] = set()
         self.go_on = asyncio.Event()
         self.go_on.set()
 
@@ -75,7 +77,7 @@ class Owners:
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         self.completions += completions
-        return [tuple(_shown_to(each.sight) for _ in each.images) for each in completions]
+        return [tuple(_shown_to(each.context) for _ in each.images) for each in completions]
 
     async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
         raise AssertionError("there are no claims to be asked about")
@@ -84,18 +86,18 @@ class Owners:
         raise AssertionError("there is nothing to spell")
 
     def _verdict(self, case: Case) -> Verdict:
-        failing = self.failing.intersection(case.sights)
+        failing = self.failing.intersection(case.contexts)
         owners = [msgspec.json.decode(bytes(image["text"])) for image in case.images]
-        seen_by = [frozenset(each for each in case.sights if _name(each) == owner) - failing for owner in owners]
+        seen_by = [frozenset(each for each in case.contexts if _name(each) == owner) - failing for owner in owners]
         return Verdict(tuple(seen_by), dict.fromkeys(failing, "too slow"))
 
 
-def _name(sight: Sight) -> Any:
-    return sight.viewer.claim_values["sub"]
+def _name(context: SecurityContext) -> Any:
+    return context.principal.claim_values["sub"]
 
 
-def _shown_to(sight: Sight) -> Row:
-    return {"1": msgspec.Raw(msgspec.json.encode({"0": f"for {_name(sight)}"}))}
+def _shown_to(context: SecurityContext) -> Row:
+    return {"1": msgspec.Raw(msgspec.json.encode({"0": f"for {_name(context)}"}))}
 
 
 class Followers:
@@ -114,8 +116,8 @@ class Followers:
         assert self.hub.begin(reading, NOWHERE, InitialData(snapshot(seen, seen), rows, more=False)) is None
 
     @property
-    def followers(self) -> list[Follower]:
-        return [reading.follower for reading in self.readings]
+    def subscribers(self) -> list[Subscriber]:
+        return [reading.subscriber for reading in self.readings]
 
     async def hear(self, *changes: Change) -> list[Reading]:
         weighed = [(change, self.hub.weigh(change, 0)) for change in changes]
@@ -133,7 +135,7 @@ async def test_equal_filter_is_one_question_and_each_gets_the_answer_of_its_own_
     them = Followers(seen_by(ANN, OWN), seen_by(BOB, OWN), seen_by(ANN, OWN, uid="again"))
     await them.hear(insert(row(id=1, text="ann"), row(id=2, text="bob"), row(id=3, text="eve"), xid=10))
     (case,) = them.database.cases
-    assert (case.filter, len(case.images), case.sights) == (OWN, 3, (ANN, BOB))
+    assert (case.filter, len(case.images), case.contexts) == (OWN, 3, (ANN, BOB))
     to_ann, to_bob = [("create", [{"id": 1, "text": "ann"}])], [("create", [{"id": 2, "text": "bob"}])]
     assert them.told() == [to_ann, to_bob, to_ann]
 
@@ -142,7 +144,7 @@ async def test_row_that_passes_from_one_to_another_leaves_here_and_enters_there(
     """What may be seen is asked of rows as they were, too."""
     them = Followers(seen_by(ANN, OWN), seen_by(BOB, OWN))
     await them.hear(update((row(id=1, text="ann"), row(id=1, text="bob")), xid=10))
-    assert [case.sights for case in them.database.cases] == [(ANN, BOB)] * 2
+    assert [case.contexts for case in them.database.cases] == [(ANN, BOB)] * 2
     assert them.told() == [[("delete", [1], "leave")], [("update", [{"id": 1, "text": "bob"}])]]
 
 
@@ -150,7 +152,7 @@ async def test_answer_that_fails_for_one_leaves_the_others_theirs() -> None:
     them = Followers(seen_by(ANN, OWN), seen_by(BOB, OWN))
     them.database.failing.add(ANN)
     readings = await them.hear(insert(row(id=1, text="bob"), xid=10))
-    assert [reading.follower for reading in readings] == them.followers[:1]
+    assert [reading.subscriber for reading in readings] == them.subscribers[:1]
     assert them.told() == [[], [("create", [{"id": 1, "text": "bob"}])]]
 
 
@@ -158,7 +160,7 @@ async def test_what_relations_show_is_asked_for_with_the_eyes_of_each() -> None:
     """Although memory knows which rows they get, and these are the same ones."""
     them = Followers(seen_by(ANN, EQUAL, NESTED), seen_by(BOB, EQUAL, NESTED))
     await them.hear(insert(row(id=1, text="ann"), xid=10))
-    assert [completion.sight for completion in them.database.completions] == [ANN, BOB]
+    assert [completion.context for completion in them.database.completions] == [ANN, BOB]
     assert them.told() == [[("create", [{"id": 1, "parent": {"text": f"for {who}"}}])] for who in ("ann", "bob")]
 
 
@@ -206,7 +208,7 @@ def test_last_of_those_who_share_leaves_nothing_behind() -> None:
 async def test_who_may_not_see_the_key_is_told_of_rows_and_not_of_keys() -> None:
     """Nor that a key has changed."""
     keyless = replace(MESSAGES, columns=(TEXT,), key=())
-    them = Followers(subscription(keyless, sight=ANN), subscription(MESSAGES, "text", sight=BOB))
+    them = Followers(subscription(keyless, context=ANN), subscription(MESSAGES, "text", context=BOB))
     await them.hear(
         update((row(id=1, text="a"), row(id=2, text="b")), xid=10),
         delete(row(id=2, text="b"), xid=11),
@@ -235,14 +237,14 @@ async def test_only_events_that_are_allowed_are_told() -> None:
 
 async def test_who_is_suspended_is_told_nothing_until_it_goes_on_with_fresh_data() -> None:
     them = Followers(seen_by(ANN, OWN))
-    (follower,) = them.followers
-    them.hub.suspend(follower)
+    (subscriber,) = them.subscribers
+    them.hub.suspend(subscriber)
     assert them.told() == [[("silence",)]]
     assert await them.hear(insert(row(id=1, text="ann"), xid=10)) == []
     them.hub.hold()
-    them.hub.suspend(follower)
+    them.hub.suspend(subscriber)
     assert them.told() == [[]]
-    reading = them.hub.go_on_as(follower, seen_by(BOB, OWN))
+    reading = them.hub.go_on_as(subscriber, seen_by(BOB, OWN))
     assert reading
     await them.hear(insert(row(id=2, text="bob"), xid=20))
     assert them.told() == [[]]
@@ -253,25 +255,25 @@ async def test_who_is_suspended_is_told_nothing_until_it_goes_on_with_fresh_data
 
 def test_data_that_were_being_read_with_the_old_eyes_never_arrive() -> None:
     them = Followers(seen_by(ANN, OWN))
-    (follower,) = them.followers
+    (subscriber,) = them.subscribers
     (reading,) = them.hub.hold()
-    them.hub.suspend(follower)
+    them.hub.suspend(subscriber)
     them.begin(reading, b'{"id":0}')
-    them.hub.go_on_as(follower, seen_by(BOB, OWN))
+    them.hub.go_on_as(subscriber, seen_by(BOB, OWN))
     them.begin(reading, b'{"id":0}')
     assert them.told() == [[("silence",)]]
 
 
 async def test_who_leaves_while_it_is_suspended_is_gone() -> None:
     them = Followers(seen_by(ANN, OWN), seen_by(ANN, OWN))
-    leaving, refused = them.followers
-    for follower in them.followers:
-        them.hub.suspend(follower)
+    leaving, refused = them.subscribers
+    for subscriber in them.subscribers:
+        them.hub.suspend(subscriber)
     them.hub.leave(leaving)
     them.hub.refuse(refused, RequestError("FORBIDDEN", "not any more"))
-    for follower in them.followers:
-        assert them.hub.go_on_as(follower, seen_by(BOB, OWN)) is None
-        them.hub.leave(follower)
+    for subscriber in them.subscribers:
+        assert them.hub.go_on_as(subscriber, seen_by(BOB, OWN)) is None
+        them.hub.leave(subscriber)
     await them.hear(insert(row(id=1, text="bob"), xid=10))
     assert them.told() == [[("silence",), ("drop",)], [("silence",), ("drop",), ("refuse", "FORBIDDEN")]]
     assert (len(them.hub), them.database.calls) == (0, 0)
@@ -280,8 +282,8 @@ async def test_who_leaves_while_it_is_suspended_is_gone() -> None:
 @pytest.mark.parametrize("other", [{"rights": b"other"}, {"filter_": EQUAL}], ids=["rights", "query"])
 async def test_other_rights_or_another_filter_bring_fresh_data(other: Any) -> None:
     them = Followers(seen_by(ANN, OWN, rights=b"these"))
-    (follower,) = them.followers
-    reading = them.hub.go_on_as(follower, seen_by(BOB, **{"filter_": OWN, "rights": b"these", **other}))
+    (subscriber,) = them.subscribers
+    reading = them.hub.go_on_as(subscriber, seen_by(BOB, **{"filter_": OWN, "rights": b"these", **other}))
     assert reading
     assert reading.current
     await them.hear(insert(row(id=1, text="ann"), xid=10))
@@ -291,12 +293,12 @@ async def test_other_rights_or_another_filter_bring_fresh_data(other: Any) -> No
 async def test_equal_rights_of_another_token_go_on_as_they_are() -> None:
     """And it is asked with the new one from then on."""
     them = Followers(seen_by(ANN, OWN, rights=b"these"))
-    (follower,) = them.followers
-    later, before = Sight(person("ann", exp=2)), them.hub.arrangement
-    assert them.hub.go_on_as(follower, seen_by(later, OWN, rights=b"these")) is None
+    (subscriber,) = them.subscribers
+    later, before = SecurityContext(person("ann", exp=2)), them.hub.arrangement
+    assert them.hub.go_on_as(subscriber, seen_by(later, OWN, rights=b"these")) is None
     assert them.hub.arrangement is not before
     await them.hear(insert(row(id=1, text="ann"), xid=10))
-    assert [case.sights for case in them.database.cases] == [(later,)]
+    assert [case.contexts for case in them.database.cases] == [(later,)]
     assert them.told() == [[("create", [{"id": 1, "text": "ann"}])]]
 
 
@@ -319,9 +321,9 @@ async def look_again(s: Scene, catalog: Catalog) -> None:
 
 
 async def test_change_that_is_being_weighed_when_a_token_is_renewed_is_weighed_again() -> None:
-    """Where it was found its follower is no more, but it is told, once and without fresh data."""
+    """Where it was found its subscriber is no more, but it is told, once and without fresh data."""
     database = Owners()
-    async with scene(catalog=GUARDED, arbiter=database) as s:
+    async with scene(catalog=GUARDED, evaluator=database) as s:
         s.stream.say(Listening())
         await s.broker.subscribe(s.client, SUBSCRIBE, person("ann", exp=1))
         await s.quiet()
@@ -333,13 +335,13 @@ async def test_change_that_is_being_weighed_when_a_token_is_renewed_is_weighed_a
         await s.broker.see_as(s.client, person("ann", exp=2))
         database.go_on.set()
         await s.quiet()
-        asked = [sight.viewer.claim_values["exp"] for case in database.cases for sight in case.sights]
+        asked = [context.principal.claim_values["exp"] for case in database.cases for context in case.contexts]
         assert asked == [1, 2]
         assert s.client.take() == [("create", [{"id": 1, "text": "ann"}])]
 
 
 async def test_other_claims_bring_fresh_data_and_suspended_ones_wait_for_them() -> None:
-    async with scene(catalog=GUARDED, arbiter=Owners()) as s:
+    async with scene(catalog=GUARDED, evaluator=Owners()) as s:
         s.stream.say(Listening())
         await s.broker.subscribe(s.client, SUBSCRIBE, person("ann"))
         await s.quiet()
@@ -356,7 +358,7 @@ async def test_other_claims_bring_fresh_data_and_suspended_ones_wait_for_them() 
 
 
 async def test_column_that_is_granted_no_more_concerns_those_who_saw_it_and_nobody_else() -> None:
-    async with scene(catalog=GUARDED, arbiter=Owners()) as s:
+    async with scene(catalog=GUARDED, evaluator=Owners()) as s:
         s.stream.say(Listening())
         wanted = [
             (SUBSCRIBE, person("ann")),
@@ -364,8 +366,8 @@ async def test_column_that_is_granted_no_more_concerns_those_who_saw_it_and_nobo
             (SUBSCRIBE, person("eve", role="writer")),
         ]
         clients = [Recorder() for _ in wanted]
-        for client, (request, viewer) in zip(clients, wanted, strict=True):
-            await s.broker.subscribe(client, request, viewer)
+        for client, (request, principal) in zip(clients, wanted, strict=True):
+            await s.broker.subscribe(client, request, principal)
         await s.quiet()
         assert [len(client.take()) for client in clients] == [2, 2, 2]
         narrower = {MESSAGES.relation_id: TableAccess(frozenset({"id"}))}
@@ -379,7 +381,7 @@ async def test_column_that_is_granted_no_more_concerns_those_who_saw_it_and_nobo
 
 async def test_policy_that_has_changed_brings_fresh_data_to_those_to_whom_it_applies() -> None:
     """By its digest: what it depends on may be another thing though it reads the same."""
-    async with scene(catalog=GUARDED, arbiter=Owners()) as s:
+    async with scene(catalog=GUARDED, evaluator=Owners()) as s:
         s.stream.say(Listening())
         reader, writer = Recorder(), Recorder()
         await s.broker.subscribe(reader, SUBSCRIBE, person("ann"))
@@ -392,7 +394,7 @@ async def test_policy_that_has_changed_brings_fresh_data_to_those_to_whom_it_app
 
 
 async def test_other_rules_hold_for_those_who_are_here() -> None:
-    async with scene(catalog=GUARDED, arbiter=Owners()) as s:
+    async with scene(catalog=GUARDED, evaluator=Owners()) as s:
         s.stream.say(Listening())
         writer, deletes, reader = Recorder(), Recorder(), Recorder()
         await s.broker.subscribe(writer, SUBSCRIBE, person("eve", role="writer"))
@@ -418,10 +420,10 @@ def test_cursor_is_worth_something_under_the_rights_only_under_which_it_was_give
     """A token that is renewed gives the same ones."""
     durable = replace(MESSAGES, durable=True)
     catalog = Catalog([durable], Access(GRANTED))
-    viewers = [person("ann", exp=1, iat=0), person("ann", exp=9, iat=8), person("bob"), person("ann", role="writer")]
-    rights = [Permits().rights(viewer, [durable.relation_id], catalog) for viewer in viewers]
+    principals = [person("ann", exp=1, iat=0), person("ann", exp=9, iat=8), person("bob"), person("ann", role="writer")]
+    rights = [Permits().rights(principal, [durable.relation_id], catalog) for principal in principals]
     them = Followers(*(seen_by(ANN, OWN, cursor=True, rights=each) for each in rights), catalog=catalog)
     cursor = Cursor(durable.shape, Era(b"generation", 0), (Position(Era(b"generation", 0), NOW),))
-    receipt = them.hub.receipt(them.followers[0], cursor)
+    receipt = them.hub.receipt(them.subscribers[0], cursor)
     assert receipt
-    assert [them.hub.open(follower, receipt.text) for follower in them.followers] == [cursor, cursor, None, None]
+    assert [them.hub.open(subscriber, receipt.text) for subscriber in them.subscribers] == [cursor, cursor, None, None]

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.catalog import NO_COLLATION, PgType, TypeKind
-from cdc_bridge.filters import comparing
-from cdc_bridge.filters.comparing import NotNative, spell
+from cdc_bridge.model.catalog import NO_COLLATION, PgType, TypeKind
+from cdc_bridge.query import comparing
+from cdc_bridge.query.comparing import NotNative, spell
 
 
 def type_of(name: str) -> PgType:

@@ -19,16 +19,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.auth import claims, keys
-from cdc_bridge.auth.authenticator import Authenticator
-from cdc_bridge.auth.minting import mint
-from cdc_bridge.auth.published_keys import PublishedKeys
-from cdc_bridge.auth.roles import Roles
-from cdc_bridge.auth.static_tokens import StaticToken, StaticTokens
-from cdc_bridge.auth.tokens import TOKEN_CHARACTERS_MAX, Verifier
-from cdc_bridge.errors import RequestError
-from cdc_bridge.standing import Identity
-from cdc_bridge.viewer import SELF, Viewer
+from cdc_bridge.access import claims, keys
+from cdc_bridge.access.auth_state import Identity
+from cdc_bridge.access.authenticator import Authenticator
+from cdc_bridge.access.minting import mint
+from cdc_bridge.access.published_keys import PublishedKeys
+from cdc_bridge.access.roles import Roles
+from cdc_bridge.access.static_tokens import StaticToken, StaticTokens
+from cdc_bridge.access.tokens import TOKEN_CHARACTERS_MAX, Verifier
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.principal import SELF, Principal
 from tests.support.issuer import jwk, pem, running_issuer
 
 SECRET = "a secret that has thirty-two bytes"
@@ -83,7 +83,7 @@ def token(**more: Any) -> str:
 
 async def test_shared_secret() -> None:
     got = await identity(mint(SECRET, {"role": "reader", "sub": "ann"}))
-    assert got == Identity(Viewer("reader", "reader", '{"role":"reader","sub":"ann"}'), None)
+    assert got == Identity(Principal("reader", "reader", '{"role":"reader","sub":"ann"}'), None)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ async def test_shared_secret() -> None:
 async def test_public_key(private: Any, algorithm: str) -> None:
     one = authenticator(keys.public(pem(private)))
     good = jwt.encode({"role": "reader"}, private, algorithm=algorithm)
-    assert (await identity(good, one)).viewer.role == "reader"
+    assert (await identity(good, one)).principal.role == "reader"
     await refused(jwt.encode({"role": "reader"}, SECRET, algorithm="HS256"), one)
 
 
@@ -106,7 +106,7 @@ async def test_several_keys_at_hand() -> None:
 async def test_claims_are_kept_as_they_were_written() -> None:
     """With all their digits, in their order, with the spaces."""
     text = '{ "role":"reader", "n":12345678901234567890.10, "big":9007199254740993, "a":{"b":[1.50,null,"ä\\u00e4"]}}'
-    assert (await identity(signed(text))).viewer.claims == text
+    assert (await identity(signed(text))).principal.claims == text
 
 
 async def test_token_without_exp_never_expires() -> None:
@@ -483,7 +483,7 @@ async def test_nothing_that_a_header_says_raises_anything_else(header: dict[str,
 async def test_whatever_an_issuer_says_is_kept(said: dict[str, Any]) -> None:
     said = {name: value for name, value in said.items() if name not in ("exp", "nbf", "role")}
     got = await identity(token(**said))
-    assert json.loads(got.viewer.claims) == {"role": "reader", "sub": "ann"} | said
+    assert json.loads(got.principal.claims) == {"role": "reader", "sub": "ann"} | said
 
 
 # --- roles ---
@@ -497,8 +497,8 @@ async def test_role_that_tokens_may_not_name_is_refused(role: Any) -> None:
 async def test_token_that_names_no_role_is_anonymous_and_somebody() -> None:
     """Its claims say so, as in PostgREST."""
     got = await identity(mint(SECRET, {"sub": "ann"}))
-    assert got.viewer == Viewer("anon", "anon", '{"sub":"ann","role":"anon"}')
-    assert (await identity(signed(" { } "))).viewer == Viewer("anon", "anon", '{"role":"anon"}')
+    assert got.principal == Principal("anon", "anon", '{"sub":"ann","role":"anon"}')
+    assert (await identity(signed(" { } "))).principal == Principal("anon", "anon", '{"role":"anon"}')
 
 
 async def test_token_that_names_no_role_is_refused_where_there_is_none() -> None:
@@ -507,7 +507,7 @@ async def test_token_that_names_no_role_is_refused_where_there_is_none() -> None
 
 
 async def test_token_may_name_the_anonymous_role() -> None:
-    assert (await identity(token(role="anon"))).viewer.role == "anon"
+    assert (await identity(token(role="anon"))).principal.role == "anon"
 
 
 @pytest.mark.parametrize(
@@ -524,13 +524,13 @@ def test_role_of_the_database_or_of_the_rules(
     database: Sequence[str], anonymous: str, name: str, role: str | None
 ) -> None:
     roles = Roles(frozenset(database), anonymous, is_ruled=lambda each: each == "guest")
-    assert roles.viewer(name, "{}") == Viewer(name, role, "{}")
+    assert roles.principal(name, "{}") == Principal(name, role, "{}")
 
 
 def test_who_has_no_token() -> None:
-    assert Roles(anonymous="anon").nobody() == Viewer("anon", "anon", '{"role":"anon"}')
-    assert Roles(anonymous="guest", is_ruled=lambda _: True).nobody() == Viewer("guest", None, '{"role":"guest"}')
-    assert Roles(anonymous="anon", public=True).nobody() == Viewer("anon", "anon", '{"role":"anon"}')
+    assert Roles(anonymous="anon").nobody() == Principal("anon", "anon", '{"role":"anon"}')
+    assert Roles(anonymous="guest", is_ruled=lambda _: True).nobody() == Principal("guest", None, '{"role":"guest"}')
+    assert Roles(anonymous="anon", public=True).nobody() == Principal("anon", "anon", '{"role":"anon"}')
     assert Roles(public=True).nobody() is SELF
     assert Roles().nobody() is None
 
@@ -552,8 +552,10 @@ def static(text: str, role: str = "reader", **said: Any) -> StaticToken:
 
 async def test_static_token() -> None:
     one = authenticator(static_tokens=[static("first", sub="x", n=1.5), static("second", "")])
-    assert await identity("first", one) == Identity(Viewer("reader", "reader", '{"sub":"x","n":1.5,"role":"reader"}'))
-    assert (await identity("second", one)).viewer == Viewer("anon", "anon", '{"role":"anon"}')
+    assert await identity("first", one) == Identity(
+        Principal("reader", "reader", '{"sub":"x","n":1.5,"role":"reader"}')
+    )
+    assert (await identity("second", one)).principal == Principal("anon", "anon", '{"role":"anon"}')
     assert await identity(token(), one)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from cdc_bridge.capture.gate import Gate, GateState
 from cdc_bridge.capture.payload import log_sequence
 from cdc_bridge.capture.progress import Progress
-from cdc_bridge.change import Change, Era, Operation, Snapshot
+from cdc_bridge.model.change import Change, Era, Operation, Snapshot
 from tests.core.facts import change, row
 
 ERA = Era(b"12345678", 0)

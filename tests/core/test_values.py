@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge import values
-from cdc_bridge.catalog import PgType, TypeKind
+from cdc_bridge.model import values
+from cdc_bridge.model.catalog import PgType, TypeKind
 
 INT8 = PgType("bigint", TypeKind.QUOTED)
 TIMESTAMPTZ = PgType("timestamp with time zone", TypeKind.TIMESTAMPTZ)

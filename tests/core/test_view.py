@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.access import Access, TableAccess
-from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.errors import RequestError
-from cdc_bridge.queries.query import QueryLimits, resolve
-from cdc_bridge.rights.rules import NO_RULES, Rule, RuleBook
-from cdc_bridge.rights.view import access_to, view
-from cdc_bridge.viewer import SELF, Viewer
+from cdc_bridge.access.rules import NO_RULES, Rule, RuleBook
+from cdc_bridge.access.view import access_to, view
+from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.grants import Access, TableAccess
+from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.query.query import QueryLimits, resolve
 from tests.core.shapes import AUTHORS, CATALOG, LINES, MESSAGES, PAIRS, TEAMS, THINGS
 
-READER = Viewer("reader", "reader")
-RULED = Viewer("guest")
+READER = Principal("reader", "reader")
+RULED = Principal("guest")
 """A role of the configuration alone: the bridge reads as itself."""
 
 ALL = {collection.relation_id: TableAccess() for collection in CATALOG.by_name.values()}
@@ -102,7 +102,7 @@ def test_relation_to_the_same_table_needs_both_of_its_columns() -> None:
 
 @pytest.mark.parametrize("role", ["stranger", "guest"])
 def test_role_that_the_bridge_may_not_take_sees_nothing(role: str) -> None:
-    assert view(granted(), Viewer(role, role), NO_RULES).by_name == {}
+    assert view(granted(), Principal(role, role), NO_RULES).by_name == {}
 
 
 def test_role_that_may_be_taken_is_not_enough() -> None:

@@ -8,17 +8,17 @@ from typing import Any
 
 import msgspec
 
-from cdc_bridge.broker.asking import Asking
-from cdc_bridge.catalog import PgType, Reference
-from cdc_bridge.change import NO_ERA, Change, Row, Snapshot
-from cdc_bridge.errors import SourceUnavailable
-from cdc_bridge.filters.filter import Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.hub.follower import Anchor, Reading
-from cdc_bridge.hub.hub import Hub
+from cdc_bridge.engine.asking import Asking
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.subscriber import Anchor, Reading
+from cdc_bridge.model.catalog import PgType, Reference
+from cdc_bridge.model.change import NO_ERA, Change, Row, Snapshot
+from cdc_bridge.model.errors import SourceUnavailable
+from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator
+from cdc_bridge.model.projection import Nested, Output, Projection
+from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import InitialData
-from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.questions import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
-from cdc_bridge.subscription import Subscription
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update, verdict
 
 NOW = Snapshot(10, 10, frozenset())
@@ -81,9 +81,9 @@ class Database:
         assert isinstance(value, Literal)
         pattern = msgspec.json.decode(value.raw)
         if pattern in self.fails:
-            return Verdict((frozenset(),) * len(case.images), dict.fromkeys(case.sights, "too slow"))
+            return Verdict((frozenset(),) * len(case.images), dict.fromkeys(case.contexts, "too slow"))
         matching = [pattern in msgspec.json.decode(bytes(image["text"])) for image in case.images]
-        return verdict(case.sights, matching)
+        return verdict(case.contexts, matching)
 
 
 def _shown(image: Row) -> Row:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdc_bridge.subscription import EventKind
+from cdc_bridge.model.subscription import EventKind
 from tests.privacy.grammar import Person
-from tests.privacy.truth import Done, Image, Meaning, Said, key_of, text
+from tests.privacy.truth import Done, Meaning, RowVersion, Said, key_of, text
 from tests.privacy.watching import Notebook, Told
 
 FORBIDDEN = frozenset({"42501", "42P17"})
@@ -49,18 +49,18 @@ class Facts:
     """What PostgreSQL said to one watcher of the images of one step, and what it would have before and after it."""
 
     done: Sequence[Done]
-    images: dict[Image, Said]
+    images: dict[RowVersion, Said]
     before: Said
     after: Said
     may_raise: bool = False
 
-    def of_olds(self) -> Iterator[tuple[Done, Image, Any]]:
+    def of_olds(self) -> Iterator[tuple[Done, RowVersion, Any]]:
         yield from self._seen(lambda done: done.olds)
 
-    def of_news(self) -> Iterator[tuple[Done, Image, Any]]:
+    def of_news(self) -> Iterator[tuple[Done, RowVersion, Any]]:
         yield from self._seen(lambda done: done.news)
 
-    def _seen(self, images: Callable[[Done], Sequence[Image]]) -> Iterator[tuple[Done, Image, Any]]:
+    def _seen(self, images: Callable[[Done], Sequence[RowVersion]]) -> Iterator[tuple[Done, RowVersion, Any]]:
         for done in self.done:
             for image in images(done):
                 if image in self.images and (value := self.images[image].value):
@@ -140,7 +140,7 @@ class Judgement:
         errors = ((image, said.error) for image, said in self._facts.images.items() if said.error)
         return any(error not in FORBIDDEN and self._is_of(row, image) for image, error in errors)
 
-    def _is_of(self, row: Any, image: Image) -> bool:
+    def _is_of(self, row: Any, image: RowVersion) -> bool:
         table = self._wish.of
         if self._meaning.has_key and text(row) == text(key_of(table, image.row)):
             return True
@@ -232,17 +232,17 @@ class Judgement:
         heads = {name.partition(".")[0] for name in self._wish.fields if "." in name}
         return ("teams" if "team" in heads else next(iter(heads), "")) == done.table.name
 
-    def _is_item(self, image: Image) -> bool:
+    def _is_item(self, image: RowVersion) -> bool:
         return self._wish.item is None or image.row[self._wish.of.key[0]] == self._wish.item
 
-    def _is_asked(self, done: Done, image: Image, value: Any) -> bool:
+    def _is_asked(self, done: Done, image: RowVersion, value: Any) -> bool:
         if self._wish.event is not None:
             is_update = done.statement.kind == "UPDATE"
             if self._has_moved(done) or self._wish.event != ("update" if is_update else "create"):
                 return False
         return not (self._wish.changes_only and self._looked_the_same(done, image, value))
 
-    def _looked_the_same(self, done: Done, image: Image, value: Any) -> bool:
+    def _looked_the_same(self, done: Done, image: RowVersion, value: Any) -> bool:
         if self._is_the_same_without_its_key(done):
             before = self._facts.images.get(done.olds[done.news.index(image)])
             return bool(before and before.value and text(before.value["shown"]) == text(value["shown"]))
@@ -253,7 +253,7 @@ class Judgement:
             for seen, old, before in self._facts.of_olds()
         )
 
-    def _is_gone(self, done: Done, image: Image, value: Any) -> bool:
+    def _is_gone(self, done: Done, image: RowVersion, value: Any) -> bool:
         """Of rows that others decided about, nobody knows whether the client had them."""
         if done.statement.kind not in ("UPDATE", "DELETE") or not value["matched"] or self._wish.filter.leads_away:
             return False
@@ -265,7 +265,7 @@ class Judgement:
         still = (new for seen, new, after in self._facts.of_news() if seen is done and after["matched"])
         return not any(self._key(new) == self._key(image) for new in still)
 
-    def _key(self, image: Image) -> dict[str, Any]:
+    def _key(self, image: RowVersion) -> dict[str, Any]:
         return {name: image.row[name] for name in self._wish.of.key}
 
     def _is_the_same_without_its_key(self, done: Done) -> bool:

@@ -12,11 +12,11 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from cdc_bridge.errors import RequestError
-from cdc_bridge.viewer import Viewer
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.principal import Principal
 from tests.privacy.grammar import Person, Story, Wish, stories
 from tests.privacy.judging import Contradiction, Facts, Judgement, Watcher
-from tests.privacy.truth import Done, Image, Meaning, Question, Said, Truth, text
+from tests.privacy.truth import Done, Meaning, Question, RowVersion, Said, Truth, text
 from tests.privacy.watching import Watched, watched
 from tests.privacy.world import (
     DROP_SQL,
@@ -128,9 +128,9 @@ class Telling:
             self._check_beginning(watcher)
         self._watchers = [watcher for watcher in self._watchers if not watcher.notebook.refused]
 
-    def _viewer(self, person: Person) -> Viewer:
+    def _viewer(self, person: Person) -> Principal:
         role = self._names.of[person.role]
-        return Viewer(role, role, person.claims_text(role))
+        return Principal(role, role, person.claims_text(role))
 
     async def _settle(self) -> None:
         self._truth.execute(f"INSERT INTO marks VALUES ({(mark := self._watching.next_mark())})")
@@ -236,7 +236,7 @@ class Telling:
         is_refused = self._rights.may_be_refused(watcher.meaning.granted["members"])
         return self._rights.may_raise or watcher.person.may_raise or is_refused
 
-    def _images(self, watcher: Watcher, done: Sequence[Done]) -> list[Image]:
+    def _images(self, watcher: Watcher, done: Sequence[Done]) -> list[RowVersion]:
         of = watcher.meaning.wish.of
         return [image for each in done if each.table is of for image in (*each.olds, *each.news)]
 

@@ -27,7 +27,7 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Image:
+class RowVersion:
     """A row as it was before or after a statement. `number` is its place in the schema `old`."""
 
     number: int
@@ -40,8 +40,8 @@ class Done:
     """A statement and the rows that it found and made."""
 
     statement: Statement
-    olds: tuple[Image, ...]
-    news: tuple[Image, ...]
+    olds: tuple[RowVersion, ...]
+    news: tuple[RowVersion, ...]
 
     @property
     def table(self) -> Table:
@@ -93,14 +93,14 @@ class Truth:
         rows = f"SELECT to_json(r)::text FROM {statement.target} AS r WHERE {statement.where}"
         return [text for (text,) in self.connection.execute(rows.encode()).fetchall()]
 
-    def _images(self, texts: Iterable[str]) -> tuple[Image, ...]:
+    def _images(self, texts: Iterable[str]) -> tuple[RowVersion, ...]:
         images = []
         for text in texts:
             self._count += 1
-            images.append(Image(self._count, json.loads(text), text))
+            images.append(RowVersion(self._count, json.loads(text), text))
         return tuple(images)
 
-    def _keep(self, table: Table, image: Image) -> None:
+    def _keep(self, table: Table, image: RowVersion) -> None:
         row = f"json_populate_record(NULL::{table.now}, %s::json) AS r"
         statement = f"INSERT INTO {table.once} SELECT %s, r.* FROM {row}"
         self.connection.execute(statement.encode(), [image.number, image.text])
@@ -170,7 +170,7 @@ class Meaning:
         """Whether it can be selected at all, whatever the rows are: it asks for none of them."""
         return f"SELECT json_agg(x) FROM ({self.view} LIMIT 0) AS x"
 
-    def of_image(self, image: Image) -> str:
+    def of_image(self, image: RowVersion) -> str:
         """Of a row as it was: NULL where it may not be seen."""
         wish = self.wish
         parts = f"'matched', ({wish.filter.sql}) IS TRUE, 'shown', {'NULL' if wish.aggregate else self.shown}"

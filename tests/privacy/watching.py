@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
-import cdc_bridge.parts
-from cdc_bridge.broker import refresher
-from cdc_bridge.broker.broker import Broker
-from cdc_bridge.cursor import Receipt
-from cdc_bridge.errors import RequestError
-from cdc_bridge.hub.feed import Phase
-from cdc_bridge.hub.follower import Follower
-from cdc_bridge.hub.stale import Refresh
-from cdc_bridge.protocol import Subscribe, parse
-from cdc_bridge.subscription import Event, EventKind
-from cdc_bridge.viewer import SELF, Viewer
+import cdc_bridge.wiring
+from cdc_bridge.engine import refresher
+from cdc_bridge.engine.broker import Broker
+from cdc_bridge.engine.feed import Phase
+from cdc_bridge.engine.stale import Refresh
+from cdc_bridge.engine.subscriber import Subscriber
+from cdc_bridge.model.cursor import Receipt
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.messages import Subscribe, parse
+from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.model.subscription import Event, EventKind
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
 
@@ -47,33 +47,33 @@ class Told:
 
 @dataclass(eq=False)
 class Notebook:
-    """Implements `hub.follower.Outlet` for one subscription."""
+    """Implements `hub.subscriber.Outlet` for one subscription."""
 
     told: list[Told] = field(default_factory=list)
     refused: RequestError | None = None
-    follower: Follower | None = None
+    subscriber: Subscriber | None = None
 
     @property
     def count(self) -> int:
         return 0
 
-    def open(self, follower: Follower) -> None:
-        self.follower = follower
+    def open(self, subscriber: Subscriber) -> None:
+        self.subscriber = subscriber
 
-    def push(self, follower: Follower, event: Event, receipt: Receipt | None) -> None:
+    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None) -> None:
         reason = event.reason.value if event.reason else ""
         self.told.append(Told(event.kind, _read(event.rows), _read(event.old), reason))
 
-    def followers(self) -> list[Follower]:
-        return [self.follower] if self.follower else []
+    def subscribers(self) -> list[Subscriber]:
+        return [self.subscriber] if self.subscriber else []
 
-    def silence(self, follower: Follower) -> None:
+    def silence(self, subscriber: Subscriber) -> None:
         self.told.clear()
 
-    def drop(self, follower: Follower) -> None:
-        self.follower = None
+    def drop(self, subscriber: Subscriber) -> None:
+        self.subscriber = None
 
-    def refuse(self, follower: Follower, error: RequestError) -> None:
+    def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
         self.refused = error
 
     @property
@@ -108,19 +108,19 @@ class Watched:
         await self.broker.subscribe(self.marks, _subscribe('{"type": "subscribe", "collection": "marks"}'), SELF)
         await self._until(lambda: bool(self.marks.told))
 
-    async def subscribe(self, message: str, viewer: Viewer) -> Notebook:
+    async def subscribe(self, message: str, principal: Principal) -> Notebook:
         """It has its initial data, or has been refused, when the world is settled."""
         notebook = Notebook()
         try:
             async with asyncio.timeout(SETTLES_WITHIN_S):
-                await self.broker.subscribe(notebook, _subscribe(message), viewer)
+                await self.broker.subscribe(notebook, _subscribe(message), principal)
         except RequestError as error:
             notebook.refused = error
         return notebook
 
     def end(self, notebook: Notebook) -> None:
-        if notebook.follower is not None:
-            self.broker.unsubscribe(notebook.follower)
+        if notebook.subscriber is not None:
+            self.broker.unsubscribe(notebook.subscriber)
 
     async def rights_changed(self) -> None:
         """Who asks for what is not there has the catalog looked at."""
@@ -137,7 +137,7 @@ class Watched:
 
     def _is_quiet(self) -> bool:
         hub = self.broker.hub
-        feeds = [follower.feed for follower in hub._roll]
+        feeds = [subscriber.feed for subscriber in hub._roll]
         reads = any(feed.phase is Phase.HOLDING or feed.is_waiting for feed in feeds)
         return not reads and not hub.stale and not self.is_refreshing
 
@@ -164,7 +164,7 @@ async def watched(database: Database, roles: tuple[str, ...], patching: pytest.M
             super().__init__(*args, **keywords)
             brokers.append(self)
 
-    patching.setattr(cdc_bridge.parts, "Broker", Known)
+    patching.setattr(cdc_bridge.wiring, "Broker", Known)
     patching.setattr(refresher, "PAUSE_MIN_S", 0.0)
     async with running_bridge(database.dsn, roles=roles, wait=False) as running:
         watching = Watched(database, brokers[0])

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cdc_bridge.standing import no_users
+from cdc_bridge.access.auth_state import no_users
 from tests.protocol.recording import Message, Phase, Recording
 
 ANY = type("Any", (), {"__eq__": lambda self, other: True, "__hash__": None, "__repr__": lambda self: "ANY"})()
@@ -292,7 +292,7 @@ def nothing_is_told_after_expiry(recording: Recording) -> None:
     " the error that `subscribe` would get now; Directus tells of that with the next change."
 )
 def subscriptions_follow_the_client_s_role(recording: Recording) -> None:
-    """When a token was bad or did not come in time, `secrets` are out of sight; another token shows them again."""
+    """When a token was bad or did not come in time, `secrets` are out of context; another token shows them again."""
     forbidden = _forbidden("secrets", "s")
     for phase in recording.phases:
         phase.expected = [message for message in phase.expected if message != forbidden]

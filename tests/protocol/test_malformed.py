@@ -14,12 +14,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge import protocol
-from cdc_bridge.errors import RequestError
-from cdc_bridge.protocol import Authenticate, ReadItems, Subscribe, Unsubscribe
-from cdc_bridge.queries.query import QueryLimits, item_key, resolve
-from cdc_bridge.session import Reply, Session
-from cdc_bridge.subscription import uid_text
+from cdc_bridge.model import frames as server_frames
+from cdc_bridge.model import messages as client_messages
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.model.subscription import uid_text
+from cdc_bridge.query.query import QueryLimits, item_key, resolve
+from cdc_bridge.server.session import Reply, Session
 from tests.core.facts import CATALOG, COMPOSITE, KEYLESS, MESSAGES
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
@@ -349,10 +350,10 @@ def test_session_answers_whatever_it_receives(frame: str | bytes) -> None:
         case Subscribe() | ReadItems():
             _check_request(received)
         case Unsubscribe(uid):
-            json.loads(protocol.unsubscribed(uid))
+            json.loads(server_frames.unsubscribed(uid))
             uid_text(uid)
         case Authenticate(token, uid):
-            json.loads(protocol.authenticated(uid))
+            json.loads(server_frames.authenticated(uid))
             assert isinstance(token, str | None)
         case _:
             assert received is None, "a single message is no abuse"
@@ -367,7 +368,7 @@ def _check_request(request: Subscribe | ReadItems) -> None:
             if request.item is not None:
                 assert all(isinstance(part, str) for part in item_key(request.item, collection))
         except RequestError as error:
-            _check_reply(protocol.error("subscribe", error, request.uid))
+            _check_reply(server_frames.error("subscribe", error, request.uid))
         else:
             assert -1 < query.limit <= 10_000
             assert 0 <= query.offset < 2**63
@@ -377,13 +378,13 @@ def test_numbers_of_a_query_keep_all_their_digits() -> None:
     """A uid and an item are what JavaScript makes of them."""
     text = """{"type":"subscribe","collection":"c","uid":1.50,"item":{"a":1.50,"b":"x"},"related":true,
         "query":{"filter":{"n":{"_in":[1.50,1e400,12345678901234567890123]}}}}"""
-    received = protocol.parse(text)
+    received = client_messages.parse(text)
     assert isinstance(received, Subscribe)
     assert (received.uid, received.item, received.related) == (1.5, {"a": 1.5, "b": "x"}, True)
     assert isinstance(received.uid, float)
     values = received.query["filter"]["n"]["_in"]
     assert [str(value) for value in values] == ["1.50", "1E+400", "12345678901234567890123"]
-    read = protocol.parse('{"type":"items","action":"read","collection":"c","id":2.5}')
+    read = client_messages.parse('{"type":"items","action":"read","collection":"c","id":2.5}')
     assert isinstance(read, ReadItems)
     assert isinstance(read.item, float)
 
@@ -492,7 +493,7 @@ async def test_arbitrary_messages_over_a_socket(messages_table: Database, log: L
                 case Reply(reply):
                     assert answer == json.loads(reply)
                 case Unsubscribe(uid):
-                    assert answer == json.loads(protocol.unsubscribed(uid))
+                    assert answer == json.loads(server_frames.unsubscribed(uid))
                 case Subscribe(uid=uid) if "error" not in answer:
                     assert (answer["type"], answer["event"]) == ("subscription", "init")
                     assert answer.get("uid") == uid_text(uid)

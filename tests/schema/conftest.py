@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin.mode import Mode
 from tests.support.server import Database
 
 

@@ -11,19 +11,19 @@ from typing import Any
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.catalog import Catalog, Collection
-from cdc_bridge.change import Row
-from cdc_bridge.filters.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
-from cdc_bridge.questions import Case, Failure, Verdict
-from cdc_bridge.rawjson import split_object
-from cdc_bridge.reading.arbiter import PooledArbiter
-from cdc_bridge.reading.fragments import parameters
-from cdc_bridge.reading.images import table
-from cdc_bridge.reading.snapshot import SnapshotReader
-from cdc_bridge.reading.where import Surroundings, where
-from cdc_bridge.schema.catalog import read_catalog
-from cdc_bridge.schema.session import prepare
-from cdc_bridge.sight import BY_ITSELF, Sight
+from cdc_bridge.database.catalog import read_catalog
+from cdc_bridge.database.fragments import parameters
+from cdc_bridge.database.images import table
+from cdc_bridge.database.row_evaluator import PooledRowEvaluator
+from cdc_bridge.database.session import prepare
+from cdc_bridge.database.snapshot import SnapshotReader
+from cdc_bridge.database.where import Surroundings, where
+from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.change import Row
+from cdc_bridge.model.evaluation import Case, Failure, Verdict
+from cdc_bridge.model.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
+from cdc_bridge.model.rawjson import split_object
+from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 
@@ -36,7 +36,7 @@ class Questions:
 
     database: Database
     pool: AsyncConnectionPool[Any]
-    arbiter: PooledArbiter
+    evaluator: PooledRowEvaluator
     reader: SnapshotReader
     catalog: Catalog
 
@@ -53,9 +53,9 @@ class Questions:
             return [id_ for (id_,) in await found.fetchall()]
 
     async def by_images(self, collection: Collection, filter_: Filter, now_us: int = NOW_US) -> list[int]:
-        """The same of the rows' images, as the arbiter decides."""
+        """The same of the rows' images, as the evaluator decides."""
         images = await self.images(collection)
-        (verdict,) = await self.arbiter.decide([Case(collection, self.catalog, filter_, images, now_us)])
+        (verdict,) = await self.evaluator.decide([Case(collection, self.catalog, filter_, images, now_us)])
         assert not verdict.failures, verdict
         return [number(image) for image, seen_by in zip(images, verdict.seen_by, strict=True) if seen_by]
 
@@ -73,7 +73,7 @@ def let_through(*images: bool) -> Verdict:
 
 
 def failed(failure: Failure, images_count: int = 3) -> Verdict:
-    failed_for_now = frozenset({BY_ITSELF}) if failure.is_temporary else frozenset[Sight]()
+    failed_for_now = frozenset({BY_ITSELF}) if failure.is_temporary else frozenset[SecurityContext]()
     return Verdict((frozenset(),) * images_count, {BY_ITSELF: failure.reason}, failed_for_now)
 
 
@@ -96,8 +96,8 @@ async def questions(database: Database, *tables: str, statement_timeout_s: float
     ) as pool:
         async with pool.connection() as connection:
             catalog = await read_catalog(connection, "cdc")
-        arbiter = PooledArbiter(pool, statement_timeout_s=statement_timeout_s)
-        yield Questions(database, pool, arbiter, SnapshotReader(pool, "cdc"), catalog)
+        evaluator = PooledRowEvaluator(pool, statement_timeout_s=statement_timeout_s)
+        yield Questions(database, pool, evaluator, SnapshotReader(pool, "cdc"), catalog)
 
 
 def field(collection: Collection, name: str, function: Function | None = None) -> Field:

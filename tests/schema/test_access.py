@@ -11,9 +11,9 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from cdc_bridge.access import Access, TableAccess
-from cdc_bridge.schema.access import AccessReader
-from cdc_bridge.schema.session import prepare
+from cdc_bridge.database.grants_reader import AccessReader
+from cdc_bridge.database.session import prepare
+from cdc_bridge.model.grants import Access, TableAccess
 from tests.support.attach import attach
 from tests.support.server import Database
 

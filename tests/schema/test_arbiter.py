@@ -12,14 +12,14 @@ import pytest
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.catalog import Catalog, PgType, Reference, TypeKind
-from cdc_bridge.errors import SourceUnavailable
-from cdc_bridge.filters.filter import EVERYTHING, Function, Now, Quantifier, Related
-from cdc_bridge.filters.filter import Operator as Op
-from cdc_bridge.projection import Nested, Output, Projection
-from cdc_bridge.questions import Case, Completion, Failure
-from cdc_bridge.reading.arbiter import RESTS, TOOK_TOO_LONG, PooledArbiter
-from cdc_bridge.reading.select import verdicts
+from cdc_bridge.database.row_evaluator import RESTS, TOOK_TOO_LONG, PooledRowEvaluator
+from cdc_bridge.database.select import verdicts
+from cdc_bridge.model.catalog import Catalog, PgType, Reference, TypeKind
+from cdc_bridge.model.errors import SourceUnavailable
+from cdc_bridge.model.evaluation import Case, Completion, Failure
+from cdc_bridge.model.filter import EVERYTHING, Function, Now, Quantifier, Related
+from cdc_bridge.model.filter import Operator as Op
+from cdc_bridge.model.projection import Nested, Output, Projection
 from tests.schema.questioning import NOW_US, Questions, comparison, failed, field, let_through, questions
 from tests.support.server import Database
 
@@ -47,19 +47,19 @@ async def test_each_case_gets_its_verdict_in_the_order_of_its_images(t: Question
     ann, null = comparison(field(t["t"], "name"), Op.EQ, "Ann"), comparison(field(t["t"], "name"), Op.NULL)
     cases = [await case(t, ann), await case(t, null), Case(t["t"], t.catalog, ann, (), NOW_US), await case(t, ann)]
     cases[3] = Case(t["t"], t.catalog, ann, tuple(reversed(cases[3].images)), NOW_US)
-    assert await t.arbiter.decide(cases) == [
+    assert await t.evaluator.decide(cases) == [
         let_through(True, False, False),
         let_through(False, True, False),
         let_through(),
         let_through(False, False, True),
     ]
-    assert await t.arbiter.decide([]) == []
+    assert await t.evaluator.decide([]) == []
 
 
 async def test_now_is_that_of_each_case(t: Questions) -> None:
     past = comparison(field(t["t"], "at"), Op.LT, Now())
     cases = [await case(t, past), await case(t, past, now_us=0)]
-    assert await t.arbiter.decide(cases) == [let_through(True, False, False), let_through(False, False, False)]
+    assert await t.evaluator.decide(cases) == [let_through(True, False, False), let_through(False, False, False)]
 
 
 async def test_case_that_fails_spoils_no_other(t: Questions) -> None:
@@ -72,7 +72,7 @@ async def test_case_that_fails_spoils_no_other(t: Questions) -> None:
     nul = comparison(name, Op.EQ, b'"\\u0000"')
     good = comparison(name, Op.NNULL)
     begin = time.monotonic()
-    answers = await t.arbiter.decide([await case(t, each) for each in (bomb, broken, good, lost, nul)])
+    answers = await t.evaluator.decide([await case(t, each) for each in (bomb, broken, good, lost, nul)])
     assert [bool(answer.failures) for answer in answers] == [True, True, False, True, True]
     assert answers[2] == let_through(True, False, True)
     assert answers[0] == failed(TOOK_TOO_LONG)
@@ -82,10 +82,10 @@ async def test_case_that_fails_spoils_no_other(t: Questions) -> None:
 async def test_what_took_too_long_is_not_waited_for_again_so_soon(t: Questions) -> None:
     name = field(t["t"], "name")
     cases = [await case(t, comparison(name, Op.REGEX, BOMB)), await case(t, comparison(name, Op.NNULL))]
-    assert (await t.arbiter.decide(cases))[0] == failed(TOOK_TOO_LONG)
+    assert (await t.evaluator.decide(cases))[0] == failed(TOOK_TOO_LONG)
     begin = time.monotonic()
     for _ in range(3):
-        assert await t.arbiter.decide(cases) == [failed(RESTS), let_through(True, False, True)]
+        assert await t.evaluator.decide(cases) == [failed(RESTS), let_through(True, False, True)]
     assert time.monotonic() - begin < 1
 
 
@@ -96,7 +96,7 @@ async def test_many_that_take_too_long_are_waited_for_once(t: Questions) -> None
     cases.append(await case(t, comparison(name, Op.NNULL)))
     for wait_s in (9, 1):  # 0.1 s for each, and then 4 s together
         begin = time.monotonic()
-        *slow, quick = await t.arbiter.decide(cases)
+        *slow, quick = await t.evaluator.decide(cases)
         assert all(answer.failures for answer in slow)
         assert quick == let_through(True, False, True)
         assert time.monotonic() - begin < wait_s
@@ -105,7 +105,7 @@ async def test_many_that_take_too_long_are_waited_for_once(t: Questions) -> None
 async def test_many_questions_behind_a_broken_one_are_answered(t: Questions) -> None:
     broken = comparison(field(t["t"], "name"), Op.REGEX, "(")
     good = [comparison(field(t["t"], "id"), Op.EQ, number) for number in range(300)]
-    answers = await t.arbiter.decide([await case(t, each) for each in (*good[:150], broken, *good[150:])])
+    answers = await t.evaluator.decide([await case(t, each) for each in (*good[:150], broken, *good[150:])])
     assert answers.pop(150).failures
     assert answers == [let_through(*(number == id_ for id_ in (1, 2, 3))) for number in range(300)]
 
@@ -118,12 +118,12 @@ async def test_many_that_take_as_long_as_they_may_spoil_no_other(t: Questions, m
             return sql.Composed([sql.SQL("SELECT 'ttt' FROM pg_sleep(1.7)")])
         return verdicts(collection, filter_, rows, surroundings)
 
-    monkeypatch.setattr("cdc_bridge.reading.arbiter.verdicts", slow)
+    monkeypatch.setattr("cdc_bridge.database.row_evaluator.verdicts", slow)
     name = field(t["t"], "name")
     good = comparison(name, Op.NNULL)
     filters = [*(comparison(name, Op.REGEX, str(number)) for number in range(12)), good]
     begin = time.monotonic()
-    answers = await t.arbiter.decide([await case(t, each) for each in filters])
+    answers = await t.evaluator.decide([await case(t, each) for each in filters])
     assert answers[-1] == let_through(True, False, True)
     assert time.monotonic() - begin < 15
 
@@ -131,7 +131,7 @@ async def test_many_that_take_as_long_as_they_may_spoil_no_other(t: Questions, m
 async def test_image_that_is_older_than_a_column_has_null_there(t: Questions) -> None:
     filter_ = comparison(field(t["t"], "name"), Op.NULL)
     images = ({"id": msgspec.Raw(b"1")},)
-    assert await t.arbiter.decide([Case(t["t"], t.catalog, filter_, images, NOW_US)]) == [let_through(True)]
+    assert await t.evaluator.decide([Case(t["t"], t.catalog, filter_, images, NOW_US)]) == [let_through(True)]
 
 
 async def test_completions_have_what_images_lack_by_the_positions_of_outputs(t: Questions) -> None:
@@ -149,7 +149,7 @@ async def test_completions_have_what_images_lack_by_the_positions_of_outputs(t: 
     t.database.execute("DELETE FROM t WHERE id = 2; UPDATE t SET name = 'Bob' WHERE id = 1")
     asked = Completion(t["t"], t.catalog, projection, tuple(reversed(images)), NOW_US)
     lost = Completion(t["t"], Catalog(), projection, images, NOW_US)
-    completed, failure = await t.arbiter.complete([asked, lost])
+    completed, failure = await t.evaluator.complete([asked, lost])
     assert isinstance(failure, Failure)
     assert not isinstance(completed, Failure)
     assert [{name: json.loads(bytes(raw)) for name, raw in row.items()} for row in completed] == [
@@ -161,7 +161,7 @@ async def test_completions_have_what_images_lack_by_the_positions_of_outputs(t: 
 
 async def test_values_are_spelled_as_rows_have_them(t: Questions) -> None:
     texts = PgType("text[]", TypeKind.ARRAY, PgType("text"))
-    spelled = await t.arbiter.spell(
+    spelled = await t.evaluator.spell(
         [
             (PgType("interval"), '"1 day 25 hours"'),
             (PgType("interval"), '"junk"'),
@@ -195,7 +195,7 @@ async def test_values_are_spelled_as_rows_have_them(t: Questions) -> None:
 
 async def test_thousand_values_of_which_some_are_junk_are_spelled_soon(t: Questions) -> None:
     values = [(PgType("interval"), f'"{n} days"' if n % 300 else '"junk"') for n in range(1000)]
-    spelled = await t.arbiter.spell(values)
+    spelled = await t.evaluator.spell(values)
     assert [n for n, value in enumerate(spelled) if value is None] == [0, 300, 600, 900]
 
 
@@ -205,7 +205,7 @@ async def test_database_that_cannot_be_reached_answers_nothing(t: Questions) -> 
         "host=127.0.0.1 port=1", min_size=0, max_size=1, open=False, timeout=0.2
     ) as pool:
         with pytest.raises(SourceUnavailable):
-            await PooledArbiter(pool).decide([asked])
+            await PooledRowEvaluator(pool).decide([asked])
 
 
 async def test_connection_that_is_cut_answers_nothing(t: Questions) -> None:
@@ -215,6 +215,6 @@ async def test_connection_that_is_cut_answers_nothing(t: Questions) -> None:
         " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
     with pytest.raises(SourceUnavailable):
-        await t.arbiter.decide([asked])
+        await t.evaluator.decide([asked])
     await t.pool.check()
-    assert await t.arbiter.decide([asked]) == [let_through(True, True, True)]
+    assert await t.evaluator.decide([asked]) == [let_through(True, True, True)]

@@ -11,10 +11,10 @@ import pytest
 from psycopg import sql
 
 from cdc_bridge import statements
-from cdc_bridge.errors import DatabaseError, LockNotAcquired, NotOwner, RelationError, UsageError
-from cdc_bridge.schema import attach, installation
-from cdc_bridge.schema import plan as planning
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin import attach, installation
+from cdc_bridge.admin import plan as planning
+from cdc_bridge.admin.mode import Mode
+from cdc_bridge.model.errors import DatabaseError, LockNotAcquired, NotOwner, RelationError, UsageError
 from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database, Server
 

@@ -7,13 +7,13 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_bridge.catalog import Catalog, Collation, Collection, PgType, Reference, TypeKind, with_children
-from cdc_bridge.change import Relation
-from cdc_bridge.errors import NotInstalled
-from cdc_bridge.schema.catalog import fingerprint, read_catalog
-from cdc_bridge.schema.mode import Mode
-from cdc_bridge.schema.session import prepare
-from cdc_bridge.schema.tables import read_captured, read_trees
+from cdc_bridge.admin.mode import Mode
+from cdc_bridge.admin.tables import read_captured, read_trees
+from cdc_bridge.database.catalog import fingerprint, read_catalog
+from cdc_bridge.database.session import prepare
+from cdc_bridge.model.catalog import Catalog, Collation, Collection, PgType, Reference, TypeKind, with_children
+from cdc_bridge.model.change import Relation
+from cdc_bridge.model.errors import NotInstalled
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 

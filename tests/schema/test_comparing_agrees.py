@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from cdc_bridge.catalog import NO_COLLATION, Collation, Column, PgType, TypeKind
-from cdc_bridge.filters import comparing, operands
-from cdc_bridge.filters.comparing import NotNative, Read, Undecided, spell
-from cdc_bridge.filters.filter import Function, Path
-from cdc_bridge.rawjson import split_array
+from cdc_bridge.model.catalog import NO_COLLATION, Collation, Column, PgType, TypeKind
+from cdc_bridge.model.filter import Function, Path
+from cdc_bridge.model.rawjson import split_array
+from cdc_bridge.query import comparing, operands
+from cdc_bridge.query.comparing import NotNative, Read, Undecided, spell
 from tests.support.server import Database, Server
 
 BYTEWISE = Collation("pg_catalog", "C", is_bytewise=True)

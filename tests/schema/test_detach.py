@@ -8,9 +8,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_bridge.errors import DatabaseError, LockNotAcquired, RelationError, UsageError
-from cdc_bridge.schema import attach, detach, status
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin import attach, detach, status
+from cdc_bridge.admin.mode import Mode
+from cdc_bridge.model.errors import DatabaseError, LockNotAcquired, RelationError, UsageError
 from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database, bin_dir
 

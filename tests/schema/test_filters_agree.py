@@ -9,12 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.catalog import Collection, Column, PgType, TypeKind
-from cdc_bridge.filters.filter import And, Comparison, Field, Filter, Literal, Now, Or, Path, Value
-from cdc_bridge.filters.filter import Operator as Op
-from cdc_bridge.filters.image import Image
-from cdc_bridge.filters.predicate import compile_filter
-from cdc_bridge.queries import operators
+from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
+from cdc_bridge.model.filter import And, Comparison, Field, Filter, Literal, Now, Or, Path, Value
+from cdc_bridge.model.filter import Operator as Op
+from cdc_bridge.query import operators
+from cdc_bridge.query.predicate import compile_filter
+from cdc_bridge.query.row_version import RowVersion
 from tests.schema.questioning import NOW_US, Questions, number, questions
 from tests.schema.telling import attach_tables
 from tests.support.budget import examples
@@ -218,5 +218,5 @@ async def test_table_images_and_memory_agree_on_every_row(t: Questions, data: st
         assert await t.by_images(collection, filter_) == ids, filter_
         judge = compile_filter(filter_)
         for image in images:
-            verdict = judge(Image(image, NOW_US))
+            verdict = judge(RowVersion(image, NOW_US))
             assert verdict is None or verdict is (number(image) in ids), (filter_, image)

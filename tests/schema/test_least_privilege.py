@@ -12,14 +12,14 @@ import pytest
 from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
+from cdc_bridge.admin import attach, detach, installation
+from cdc_bridge.admin.mode import Mode, Notify
+from cdc_bridge.admin.notification import read_notify, record_notify
+from cdc_bridge.admin.pruning import prune
+from cdc_bridge.admin.roles import RoleNames, lacks, script
+from cdc_bridge.admin.status import read_status
 from cdc_bridge.cli.status import as_members
-from cdc_bridge.errors import RelationError, UsageError
-from cdc_bridge.schema import attach, detach, installation
-from cdc_bridge.schema.mode import Mode, Notify
-from cdc_bridge.schema.notification import read_notify, record_notify
-from cdc_bridge.schema.pruning import prune
-from cdc_bridge.schema.roles import RoleNames, lacks, script
-from cdc_bridge.schema.status import read_status
+from cdc_bridge.model.errors import RelationError, UsageError
 from cdc_bridge.statements import VERSION, statement
 from tests.schema.test_detach import dump
 from tests.support.bridge import running_bridge

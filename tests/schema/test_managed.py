@@ -17,13 +17,13 @@ import pytest
 from psycopg import errors, sql
 
 from cdc_bridge import statements
+from cdc_bridge.admin import attach, detach
+from cdc_bridge.admin.mode import Mode
+from cdc_bridge.admin.pruning import prune
+from cdc_bridge.admin.roles import RoleNames, script
+from cdc_bridge.admin.status import read_status
 from cdc_bridge.cli.status import as_members
-from cdc_bridge.errors import NotInstalled, NotOwner, SchemaClosed
-from cdc_bridge.schema import attach, detach
-from cdc_bridge.schema.mode import Mode
-from cdc_bridge.schema.pruning import prune
-from cdc_bridge.schema.roles import RoleNames, script
-from cdc_bridge.schema.status import read_status
+from cdc_bridge.model.errors import NotInstalled, NotOwner, SchemaClosed
 from cdc_bridge.statements import VERSION
 from tests.schema.test_least_privilege import FORBIDDEN, Place, asked, is_refused
 from tests.support.bridge import running_bridge

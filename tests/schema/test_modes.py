@@ -9,14 +9,14 @@ import pytest
 from psycopg import errors
 
 from cdc_bridge import statements
-from cdc_bridge.change import Relation
-from cdc_bridge.errors import DatabaseError
-from cdc_bridge.schema import attach, installation, status
-from cdc_bridge.schema.catalog import fingerprint, read_catalog
-from cdc_bridge.schema.mode import Mode
-from cdc_bridge.schema.plan import SHARE_ROW_EXCLUSIVE
-from cdc_bridge.schema.repair import Outcome, repair
-from cdc_bridge.schema.session import prepare
+from cdc_bridge.admin import attach, installation, status
+from cdc_bridge.admin.mode import Mode
+from cdc_bridge.admin.plan import SHARE_ROW_EXCLUSIVE
+from cdc_bridge.admin.repair import Outcome, repair
+from cdc_bridge.database.catalog import fingerprint, read_catalog
+from cdc_bridge.database.session import prepare
+from cdc_bridge.model.change import Relation
+from cdc_bridge.model.errors import DatabaseError
 from cdc_bridge.statements import statement
 from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database

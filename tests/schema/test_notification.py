@@ -7,15 +7,15 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_bridge.errors import UsageError
-from cdc_bridge.schema import attach, status
-from cdc_bridge.schema.mode import Mode, Notify
-from cdc_bridge.schema.notification import (
+from cdc_bridge.admin import attach, status
+from cdc_bridge.admin.mode import Mode, Notify
+from cdc_bridge.admin.notification import (
     read_notify,
     record_notify,
     record_notify_async,
 )
-from cdc_bridge.schema.session import prepare
+from cdc_bridge.database.session import prepare
+from cdc_bridge.model.errors import UsageError
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 

@@ -19,20 +19,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from cdc_bridge.catalog import Catalog, Column, PgType
-from cdc_bridge.filters.filter import NOTHING, Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.filters.image import Image
-from cdc_bridge.filters.predicate import compile_filter
-from cdc_bridge.questions import ClaimValue
-from cdc_bridge.rawjson import split_object
-from cdc_bridge.reading.fragments import parameters
-from cdc_bridge.reading.where import Surroundings, where
-from cdc_bridge.rights.claims import FunctionName, SqlFunction, claim_functions
-from cdc_bridge.rights.conditions import AllOf, AnyOf, Condition, Opaque
-from cdc_bridge.rights.deciding import needed, to_filter
-from cdc_bridge.rights.parser import parse
-from cdc_bridge.schema.catalog import read_catalog
-from cdc_bridge.schema.session import prepare
+from cdc_bridge.access.conditions import AllOf, AnyOf, Condition, Opaque
+from cdc_bridge.access.deciding import needed, to_filter
+from cdc_bridge.access.policy_claims import FunctionName, SqlFunction, claim_functions
+from cdc_bridge.access.policy_parser import parse
+from cdc_bridge.database.catalog import read_catalog
+from cdc_bridge.database.fragments import parameters
+from cdc_bridge.database.session import prepare
+from cdc_bridge.database.where import Surroundings, where
+from cdc_bridge.model.catalog import Catalog, Column, PgType
+from cdc_bridge.model.evaluation import ClaimValue
+from cdc_bridge.model.filter import NOTHING, Comparison, Field, Filter, Literal, Operator
+from cdc_bridge.model.rawjson import split_object
+from cdc_bridge.query.predicate import compile_filter
+from cdc_bridge.query.row_version import RowVersion
 from cdc_bridge.statements import statement
 from tests.schema.telling import attach_tables
 from tests.support.budget import examples
@@ -299,7 +299,7 @@ def check(around: Policed, policy: str, claims: str) -> int:
     if not opaque_texts(condition, values):
         assert by_where(conn, to_filter(condition, values, by_postgres)) == shown, (policy, claims)
     judge = compile_filter(to_filter(condition, values, by_postgres))
-    verdicts = [judge(Image(row, 0)) for row in rows]
+    verdicts = [judge(RowVersion(row, 0)) for row in rows]
     for row, verdict in zip(rows, verdicts, strict=True):
         assert verdict is None or verdict is (int(bytes(row["id"])) in shown), (policy, claims, row)
     return verdicts.count(None)

@@ -10,15 +10,15 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cdc_bridge.catalog import NO_COLLATION, Catalog, Collation, Column, PgType, TypeKind
-from cdc_bridge.filters.comparing import spell
-from cdc_bridge.filters.filter import Comparison, Field, Function, Literal, Now, Operand, Operator, Path, Value
-from cdc_bridge.filters.predicate import Image, compile_filter
-from cdc_bridge.queries.operators import PATTERNS, allowed, functions
-from cdc_bridge.reading.fragments import joined, parameters
-from cdc_bridge.reading.images import images as images_of
-from cdc_bridge.reading.images import ordinal
-from cdc_bridge.reading.where import Surroundings, where
+from cdc_bridge.database.fragments import joined, parameters
+from cdc_bridge.database.images import images as images_of
+from cdc_bridge.database.images import ordinal
+from cdc_bridge.database.where import Surroundings, where
+from cdc_bridge.model.catalog import NO_COLLATION, Catalog, Collation, Column, PgType, TypeKind
+from cdc_bridge.model.filter import Comparison, Field, Function, Literal, Now, Operand, Operator, Path, Value
+from cdc_bridge.query.comparing import spell
+from cdc_bridge.query.operators import PATTERNS, allowed, functions
+from cdc_bridge.query.predicate import RowVersion, compile_filter
 from tests.schema.test_comparing_agrees import DOCUMENTS, EQUAL, PLACES, images, named, shared
 from tests.support.server import Database
 
@@ -66,7 +66,7 @@ def check(conn: psycopg.Connection[Any], column: Column, raws: Sequence[bytes], 
     for each, expected in zip(asked, said(conn, column, raws, asked), strict=True):
         judge = compile_filter(each)
         for raw, verdict in zip(raws, expected, strict=True):
-            mine = judge(Image({column.name: msgspec.Raw(raw)}, NOW_US))
+            mine = judge(RowVersion({column.name: msgspec.Raw(raw)}, NOW_US))
             assert mine is None or mine is verdict, (each.operator, each.values, raw)
             unsure += mine is None
     return unsure

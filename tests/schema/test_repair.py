@@ -10,14 +10,14 @@ import pytest
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.change import Relation
-from cdc_bridge.errors import LockNotAcquired, NotOwner
-from cdc_bridge.schema import attach, status
-from cdc_bridge.schema.catalog_reader import Pool, PooledCatalogReader
-from cdc_bridge.schema.mode import Mode
-from cdc_bridge.schema.repair import Outcome, repair
-from cdc_bridge.schema.session import prepare
-from cdc_bridge.schema.triggers import Level
+from cdc_bridge.admin import attach, status
+from cdc_bridge.admin.mode import Mode
+from cdc_bridge.admin.repair import Outcome, repair
+from cdc_bridge.admin.triggers import Level
+from cdc_bridge.database.catalog_reader import Pool, PooledCatalogReader
+from cdc_bridge.database.session import prepare
+from cdc_bridge.model.change import Relation
+from cdc_bridge.model.errors import LockNotAcquired, NotOwner
 from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database
 

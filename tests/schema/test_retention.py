@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 
+from cdc_bridge.admin import pruning, retention
+from cdc_bridge.admin.pruner import LogPruner
+from cdc_bridge.admin.pruning import Pruned, prune, read_log
+from cdc_bridge.admin.retention import RING, Advance, Forget, Log, Segment, decide
 from cdc_bridge.capture.pages import current_snapshot, is_forgotten
-from cdc_bridge.change import Snapshot
-from cdc_bridge.errors import DatabaseError, NotInstalled, SourceUnavailable
-from cdc_bridge.schema import pruning, retention
-from cdc_bridge.schema.pruner import LogPruner
-from cdc_bridge.schema.pruning import Pruned, prune, read_log
-from cdc_bridge.schema.retention import RING, Advance, Forget, Log, Segment, decide
+from cdc_bridge.model.change import Snapshot
+from cdc_bridge.model.errors import DatabaseError, NotInstalled, SourceUnavailable
 from tests.schema.telling import attach_tables
 from tests.schema.test_modes import install_version_1
 from tests.support.server import Database

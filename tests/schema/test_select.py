@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.catalog import Collection, Reference
-from cdc_bridge.errors import RequestError, SourceChanged
-from cdc_bridge.filters.filter import Field, Function
-from cdc_bridge.filters.filter import Operator as Op
+from cdc_bridge.model.catalog import Collection, Reference
+from cdc_bridge.model.errors import RequestError, SourceChanged
+from cdc_bridge.model.filter import Field, Function
+from cdc_bridge.model.filter import Operator as Op
+from cdc_bridge.model.projection import Nested, Output, Projection, SortKey
+from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Meta, Query
 from cdc_bridge.ports import Asked
-from cdc_bridge.projection import Nested, Output, Projection, SortKey
-from cdc_bridge.subscription import Aggregate, AggregateFunction, Meta, Query
 from tests.schema.questioning import Questions, comparison, field, questions
 from tests.support.server import Database
 

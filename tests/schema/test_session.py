@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from cdc_bridge import statements
-from cdc_bridge.schema.session import prepare
+from cdc_bridge.database.session import prepare
 from cdc_bridge.statements import statement
 from tests.support.server import Database
 

@@ -7,15 +7,15 @@ import psycopg
 import pytest
 
 from cdc_bridge import statements
-from cdc_bridge.change import Relation
+from cdc_bridge.admin import status
+from cdc_bridge.admin.mode import Mode, Notify
+from cdc_bridge.admin.notification import record_notify
+from cdc_bridge.admin.repair import Outcome, find_incomplete, repair
+from cdc_bridge.admin.triggers import Level
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
-from cdc_bridge.errors import NotInstalled
-from cdc_bridge.schema import status
-from cdc_bridge.schema.mode import Mode, Notify
-from cdc_bridge.schema.notification import record_notify
-from cdc_bridge.schema.repair import Outcome, find_incomplete, repair
-from cdc_bridge.schema.session import prepare
-from cdc_bridge.schema.triggers import Level
+from cdc_bridge.database.session import prepare
+from cdc_bridge.model.change import Relation
+from cdc_bridge.model.errors import NotInstalled
 from tests.schema.telling import attach_tables, changes
 from tests.support.bridge import running_bridge
 from tests.support.server import Database

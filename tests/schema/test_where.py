@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from cdc_bridge.catalog import PgType, Reference, TypeKind
-from cdc_bridge.filters.filter import (
+from cdc_bridge.model.catalog import PgType, Reference, TypeKind
+from cdc_bridge.model.evaluation import Case
+from cdc_bridge.model.filter import (
     EVERYTHING,
     NOTHING,
     And,
@@ -20,10 +21,9 @@ from cdc_bridge.filters.filter import (
     Quantifier,
     Related,
 )
-from cdc_bridge.filters.filter import Operator as Op
-from cdc_bridge.filters.image import Image
-from cdc_bridge.filters.predicate import compile_filter
-from cdc_bridge.questions import Case
+from cdc_bridge.model.filter import Operator as Op
+from cdc_bridge.query.predicate import compile_filter
+from cdc_bridge.query.row_version import RowVersion
 from tests.schema.questioning import NOW_US, Questions, comparison, field, let_through, number, questions
 from tests.schema.telling import attach_tables
 from tests.support.server import Database, Server
@@ -110,7 +110,7 @@ async def agreed(asked: Questions, filter_: Filter, table: str = "t") -> list[in
     assert await asked.by_images(collection, filter_) == ids, filter_
     judge = compile_filter(filter_)
     for image in await asked.images(collection):
-        verdict = judge(Image(image, NOW_US))
+        verdict = judge(RowVersion(image, NOW_US))
         assert verdict is None or verdict is (number(image) in ids), (filter_, image)
     return ids
 
@@ -479,5 +479,5 @@ async def test_row_that_is_gone_is_judged_by_its_image(blog: Questions) -> None:
     images = await blog.images(blog["post"])
     blog.database.execute("DELETE FROM post")
     filter_ = joined(blog, "post", "author", comparison(field(blog["author"], "name"), Op.EQ, "Ann"))
-    (verdict,) = await blog.arbiter.decide([Case(blog["post"], blog.catalog, filter_, images, NOW_US)])
+    (verdict,) = await blog.evaluator.decide([Case(blog["post"], blog.catalog, filter_, images, NOW_US)])
     assert verdict == let_through(True, False, False, True)

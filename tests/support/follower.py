@@ -11,7 +11,7 @@ from tests.support.server import Database
 from tests.support.wsclient import Client, Message, connected
 
 
-class Follower:
+class Subscriber:
     """Applies messages as an application would. `inits` says how each beginning began: "fresh", "resumed", "resync"."""
 
     def __init__(self, client: Client, collection: str) -> None:
@@ -66,22 +66,22 @@ class Follower:
 @contextlib.asynccontextmanager
 async def following(
     url: str, collection: str = "t", after: str | None = None, rows: dict[Any, Any] | None = None
-) -> AsyncIterator[Follower]:
+) -> AsyncIterator[Subscriber]:
     async with connected(url) as client:
-        follower = Follower(client, collection)
-        await follower.subscribe(after, rows)
-        yield follower
+        subscriber = Subscriber(client, collection)
+        await subscriber.subscribe(after, rows)
+        yield subscriber
 
 
 async def beginning(url: str, after: str, collection: str = "t") -> str:
     """How somebody is received who comes back with this cursor."""
-    async with following(url, collection, after) as follower:
-        return follower.inits[0]
+    async with following(url, collection, after) as subscriber:
+        return subscriber.inits[0]
 
 
 async def cursor_after(database: Database, url: str, write: str, *ids: Any) -> str:
     """Of a client that has been told of this write, after which there are these rows."""
-    async with following(url) as follower:
+    async with following(url) as subscriber:
         database.execute(write)
-        await follower.knows(*ids)
-        return follower.cursor
+        await subscriber.knows(*ids)
+        return subscriber.cursor

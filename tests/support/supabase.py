@@ -15,9 +15,9 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
-from cdc_bridge import exactjson
-from cdc_bridge.schema import attach as attaching
-from cdc_bridge.schema.roles import RoleNames, script
+from cdc_bridge.admin import attach as attaching
+from cdc_bridge.admin.roles import RoleNames, script
+from cdc_bridge.model import exactjson
 from tests.support.server import Database, Server
 
 SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"

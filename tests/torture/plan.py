@@ -9,7 +9,7 @@ import enum
 import random
 from dataclasses import dataclass, replace
 
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin.mode import Mode
 from tests.torture import filters
 from tests.torture.tables import Key, Kind, Row, Table
 

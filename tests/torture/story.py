@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import psycopg
 
+from cdc_bridge.admin.mode import Mode
 from cdc_bridge.demo.postgres import Cluster
-from cdc_bridge.schema.mode import Mode
 from tests.support.attach import attach
 from tests.support.server import Database, server_of
 from tests.torture.client import Book, Client, Figures, Start, Told

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 from psycopg import sql
 
-from cdc_bridge.schema.mode import Mode
+from cdc_bridge.admin.mode import Mode
 
 Row: TypeAlias = dict[str, Any]
 """As a client gets it."""

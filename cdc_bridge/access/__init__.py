@@ -1,0 +1,1 @@
+"""Tokens, principals, policies and rules: who may see what."""

@@ -1,0 +1,253 @@
+"""What depends on a token's claims alone, so that its value is the same for every row that somebody looks at.
+
+An expression does if each token of it is known: literals, what PostgreSQL has of its own that gives the same result
+every time, `current_setting` of the claims, and functions without arguments of which the body is made of nothing else
+(`auth.uid()`). There are no columns where there is no FROM. Anything unknown, and be it harmless, makes it another
+one. What the value is PostgreSQL says.
+
+The body of a function may be a string that is read anew at each call. In it names mean PostgreSQL's own only if
+nothing but `pg_catalog` is searched, as in our sessions, unless the function itself says otherwise.
+
+COLLATE is not among it, nor is the type `name`, so that no value brings a collation of its own into a comparison. Nor
+are words like 'today' read as a time: of types of time there are literals only, and PostgreSQL has read those already.
+Casts between PostgreSQL's own types are its own too: only superusers can make others.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cdc_bridge.access.policy_tokens import Kind, NotUnderstood, Token, tokens
+
+FunctionName: TypeAlias = tuple[str, str]
+"""Schema and name."""
+
+
+@dataclass(frozen=True, slots=True)
+class SqlFunction:
+    """A function in SQL without arguments, as `sql/queries/claim_functions.sql` finds it.
+
+    `result` is as `format_type` prints it. `settings` are those that it sets while it runs: `search_path=""`.
+    """
+
+    schema: str
+    name: str
+    result: str
+    body: str
+    settings: tuple[str, ...] = ()
+
+
+def claim_functions(functions: Iterable[SqlFunction]) -> frozenset[FunctionName]:
+    """Those that give what depends on claims alone. They may call each other, but not themselves."""
+    known: frozenset[FunctionName] = frozenset()
+    left = [function for function in functions if _is_plain(function)]
+    while True:
+        found = {(each.schema, each.name) for each in left if _has_claims_only(each.body, known)}
+        if found <= known:
+            return known
+        known |= found
+
+
+def is_of_claims(parts: Sequence[Token], functions: frozenset[FunctionName], literals: frozenset[str]) -> bool:
+    """`literals`: further types, as they are printed, of which nothing but literals is known."""
+    return _Reading(parts, functions, literals).is_known()
+
+
+_SETTING = re.compile(r"'request\.jwt\.(?:claims?|claim\.[A-Za-z0-9_.]+)'", re.ASCII)
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_KEYWORDS = _words("""
+    ALL AND ANY ARRAY AS CASE COALESCE ELSE END FALSE GREATEST IN IS LEAST NOT NULL NULLIF OR SELECT THEN TRUE WHEN
+""")
+_FUNCTIONS = _words("""
+    abs array_append array_length array_position array_remove array_to_string btrim cardinality char_length
+    character_length json_array_elements_text json_array_length json_extract_path json_extract_path_text json_typeof
+    jsonb_array_elements_text jsonb_array_length jsonb_exists jsonb_exists_all jsonb_exists_any jsonb_extract_path
+    jsonb_extract_path_text jsonb_typeof left length lower ltrim md5 replace reverse right rtrim split_part
+    starts_with string_to_array strpos substr substring translate upper
+""")
+_OPERATORS = _words("""
+    -> ->> #> #>> = <> != < <= > >= || + - * / % @> <@ ? ?| ?& && ~~ !~~ ~~* !~~* ~ ~* !~ !~* ^@
+""")
+_TYPES = frozenset(
+    {
+        "bigint",
+        "bool",
+        "boolean",
+        "bpchar",
+        "character",
+        "character varying",
+        "double precision",
+        "float8",
+        "int",
+        "int2",
+        "int4",
+        "int8",
+        "integer",
+        "json",
+        "jsonb",
+        "numeric",
+        "real",
+        "smallint",
+        "text",
+        "uuid",
+        "varchar",
+    }
+)
+LITERALS = frozenset(
+    {
+        "bytea",
+        "date",
+        "interval",
+        "oid",
+        "time with time zone",
+        "time without time zone",
+        "timestamp with time zone",
+        "timestamp without time zone",
+    }
+)
+"""What PostgreSQL has read already when it prints it; where somebody wrote it, it may be 'today'."""
+_TYPE_WORDS_MAX = 4
+
+
+class _Reading:
+    """Goes through the tokens once; each step takes what it knows."""
+
+    def __init__(self, parts: Sequence[Token], functions: frozenset[FunctionName], literals: frozenset[str]) -> None:
+        self._parts = parts
+        self._functions = functions
+        self._literals = literals
+        self._at = 0
+
+    def is_known(self) -> bool:
+        while self._at < len(self._parts):
+            if not self._step():
+                return False
+        return bool(self._parts)
+
+    def _step(self) -> bool:
+        part = self._parts[self._at]
+        match part.kind:
+            case Kind.STRING | Kind.NUMBER:
+                return self._take()
+            case Kind.CAST:
+                return self._cast()
+            case Kind.OPERATOR:
+                return part.text in _OPERATORS and self._take()
+            case Kind.SIGN:
+                return part.text not in ".;" and self._take()
+        return self._named(part)
+
+    def _take(self, count: int = 1) -> bool:
+        self._at += count
+        return True
+
+    def _named(self, part: Token) -> bool:
+        if part.is_word("AS"):
+            return self._alias()
+        if part.kind is Kind.WORD and part.text.upper() in _KEYWORDS:
+            return self._take()
+        if self._is_sign(1, "."):
+            return self._qualified(part)
+        return self._builtin(part, 0)
+
+    def _alias(self) -> bool:
+        """What a column of a SELECT is called means nothing here."""
+        following = self._part(1)
+        return following is not None and following.kind in (Kind.WORD, Kind.QUOTED) and self._take(2)
+
+    def _qualified(self, part: Token) -> bool:
+        function = self._part(2)
+        if function is None:
+            return False
+        if part.name == "pg_catalog":
+            return self._builtin(function, 2)
+        is_called = self._is_sign(3, "(") and self._is_sign(4, ")")
+        return is_called and (part.name, function.name) in self._functions and self._take(5)
+
+    def _builtin(self, part: Token, offset: int) -> bool:
+        if not self._is_sign(offset + 1, "("):
+            return False
+        if part.name == "current_setting":
+            return self._is_claim(offset + 2) and self._take(offset + 3)
+        return part.name in _FUNCTIONS and self._take(offset + 2)
+
+    def _is_claim(self, offset: int) -> bool:
+        """Nothing may be added to the setting's name."""
+        setting = self._part(offset)
+        if setting is None or setting.kind is not Kind.STRING or not _SETTING.fullmatch(setting.text):
+            return False
+        if self._part(offset + 1, Kind.CAST) is not None:
+            type_ = self._part(offset + 2)
+            offset += 2 if type_ is not None and type_.name == "text" else 0
+        return self._is_sign(offset + 1, ")") or self._is_sign(offset + 1, ",")
+
+    def _cast(self) -> bool:
+        is_literal = self._part(-1, Kind.STRING) is not None
+        for count in range(_TYPE_WORDS_MAX, 0, -1):
+            words = self._parts[self._at + 1 : self._at + 1 + count]
+            if len(words) == count and self._is_type(words, is_literal):
+                return self._take(1 + count)
+        return False
+
+    def _is_type(self, words: Sequence[Token], is_literal: bool) -> bool:
+        """What follows, `(10)` or `[]`, is known anyway."""
+        if is_literal and printed(words) in self._literals:
+            return True
+        if any(word.kind is not Kind.WORD for word in words):
+            return False
+        return " ".join(word.text.lower() for word in words) in _TYPES
+
+    def _part(self, offset: int, kind: Kind | None = None) -> Token | None:
+        position = self._at + offset
+        part = self._parts[position] if 0 <= position < len(self._parts) else None
+        return part if part is None or kind in (None, part.kind) else None
+
+    def _is_sign(self, offset: int, sign: str) -> bool:
+        part = self._part(offset)
+        return part is not None and part.is_sign(sign)
+
+
+def printed(parts: Sequence[Token]) -> str:
+    """A type's name as `format_type` prints it: `character varying`, `public."Mood"`."""
+    text = ""
+    for part, before in zip(parts, [None, *parts], strict=False):
+        gap = " " if before is not None and Kind.SIGN not in (part.kind, before.kind) else ""
+        text += gap + ('"' + part.text.replace('"', '""') + '"' if part.kind is Kind.QUOTED else part.text)
+    return text
+
+
+_SEARCHED = frozenset({'search_path=""', "search_path=pg_catalog", "search_path=pg_catalog, pg_temp"})
+
+
+def _is_plain(function: SqlFunction) -> bool:
+    return function.result.removesuffix("[]") in _TYPES and _SEARCHED.issuperset(function.settings)
+
+
+def _has_claims_only(body: str, functions: frozenset[FunctionName]) -> bool:
+    """What a backslash means depends on settings."""
+    if "\\" in body:
+        return False
+    try:
+        parts = _statement(tokens(body))
+    except NotUnderstood:
+        return False
+    return is_of_claims(parts, functions, frozenset())
+
+
+def _statement(parts: Sequence[Token]) -> Sequence[Token]:
+    """The one SELECT that a body is, or the value that it returns. Raises `NotUnderstood`."""
+    if len(parts) > 2 and parts[0].is_word("BEGIN") and parts[1].is_word("ATOMIC") and parts[-1].is_word("END"):
+        parts = parts[2:-1]
+    if parts and parts[-1].is_sign(";"):
+        parts = parts[:-1]
+    if len(parts) < 2 or not parts[0].is_word("SELECT", "RETURN"):
+        raise NotUnderstood
+    return parts[1:]

@@ -1,0 +1,93 @@
+"""Our schema in a database: whether it is there, and what would bring it to this version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from cdc_bridge.model.errors import DatabaseError, NotInstalled, NotOwner
+from cdc_bridge.statements import VERSION, functions, granting, migrations, statement
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """`version` is 0 without a schema, and None in a schema without the function that tells it.
+
+    A schema that is not ours has another purpose and only the name in common, as `public` would. `is_owned`: by this
+    role, or by one that it is a member of; `is_own`: by this role itself.
+    """
+
+    version: int | None
+    is_ours: bool = True
+    is_usable: bool = True
+    is_owned: bool = True
+    is_own: bool = True
+    owner: str = ""
+
+
+def read_installation(conn: psycopg.Connection[Any], schema: str) -> Installation:
+    found = conn.execute(statement("queries/version", schema), {"schema": schema}).fetchone()
+    if found is None:
+        return Installation(version=0)
+    is_ours, tells_version, is_usable, is_owned, is_own, owner = found
+    version = _version(conn, schema) if is_ours and tells_version and is_usable else None
+    return Installation(version, is_ours, is_usable, is_owned, is_own, owner)
+
+
+def require_ours(conn: psycopg.Connection[Any], schema: str) -> Installation:
+    """What is there, be it nothing. Raises `DatabaseError` where it is somebody else's."""
+    there = read_installation(conn, schema)
+    if not there.is_ours:
+        raise DatabaseError(
+            f'the schema "{schema}" is there and is not ours: with --schema-name or CDC_BRIDGE_SCHEMA, name the one'
+            " that is, or one that is not there yet"
+        )
+    return there
+
+
+def require_installed(conn: psycopg.Connection[Any], schema: str) -> Installation:
+    """Raises `NotInstalled`, and `DatabaseError` where the schema is somebody else's."""
+    there = require_ours(conn, schema)
+    if there.version == 0:
+        raise NotInstalled(schema)
+    return there
+
+
+def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
+    """The statements that bring the database to this version; none when it is there. Raises `DatabaseError`.
+
+    All of it belongs to one role, whoever brings the newer version: what our triggers call runs with its rights.
+    """
+    there = require_ours(conn, schema)
+    if there.version == VERSION:
+        return []
+    _refuse(there, schema)
+    names = [*migrations(after=there.version or 0), *functions()]
+    become = [] if there.is_own else [statement("steps/become", owner=sql.Identifier(there.owner))]
+    return [*become, *(statement(name, schema) for name in names), granting(schema)]
+
+
+def _refuse(there: Installation, schema: str) -> None:
+    if not there.is_usable or (there.version != 0 and not there.is_owned):
+        raise NotOwner(f'the schema "{schema}"', there.owner)
+    if there.version is None:
+        raise DatabaseError(
+            f'of the schema "{schema}" only a part is left: remove that with cdc-bridge detach --all --purge,'
+            " or choose another with --schema-name"
+        )
+    if there.version > VERSION:
+        raise DatabaseError(
+            f'the schema "{schema}" has version {there.version} of our SQL and this program brings version {VERSION}:'
+            " use a newer cdc-bridge"
+        )
+
+
+def _version(conn: psycopg.Connection[Any], schema: str) -> int | None:
+    try:
+        found = conn.execute(statement("queries/call_version", schema)).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+    return int(found[0]) if found else None

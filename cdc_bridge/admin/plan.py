@@ -1,0 +1,185 @@
+"""A plan is what will be done to a database, as values: printed by `--plan`, carried out by `apply`, and so the same.
+
+A task is one transaction. It asks for its lock with a short `lock_timeout`, since whoever waits for a table's lock
+makes everybody wait who comes after. When the time is up it lets go, sleeps, and tries again, up to a limit.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import starmap
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from cdc_bridge.admin import installation
+from cdc_bridge.admin.tables import Table, catalog_settings
+from cdc_bridge.model.errors import DatabaseError, LockHolder, LockNotAcquired
+from cdc_bridge.statements import statement
+
+LOCK_TIMEOUT_MS = 200
+LOCK_LIMIT_S = 60.0
+TELL_AFTER_S = 2.0
+
+NO_LOCK = "no lock on any table"
+SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
+ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
+
+_EVERY_TABLE_LOCK = (
+    "AccessShareLock",
+    "RowShareLock",
+    "RowExclusiveLock",
+    "ShareUpdateExclusiveLock",
+    "ShareLock",
+    "ShareRowExclusiveLock",
+    "ExclusiveLock",
+    "AccessExclusiveLock",
+)
+_CONFLICTING = {SHARE_ROW_EXCLUSIVE: _EVERY_TABLE_LOCK[2:], ACCESS_EXCLUSIVE: _EVERY_TABLE_LOCK}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement, the lock that it takes (or needs and has), and why it is there."""
+
+    statement: str
+    lock: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{_comment(f'{self.reason} [{self.lock}]')}\n{self.statement.strip()};"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Steps of one transaction. `before` may wait for others; `relation`, its tables and `lock` say for whom."""
+
+    name: str
+    before: tuple[Step, ...]
+    steps: tuple[Step, ...]
+    relation: str | None = None
+    table_ids: tuple[int, ...] = ()
+    lock: str = SHARE_ROW_EXCLUSIVE
+    is_installation: bool = False
+    manner: str = ""
+
+    @property
+    def title(self) -> str:
+        """What is done, and how."""
+        return f"{self.name}: {self.manner}" if self.manner else self.name
+
+    def __str__(self) -> str:
+        return "\n".join([_comment(self.title), "BEGIN;", *map(str, (*self.before, *self.steps)), "COMMIT;"])
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Tasks in their order, and sentences for the person who asked. Prints as a script for psql."""
+
+    schema: str
+    tasks: tuple[Task, ...] = ()
+    notes: tuple[str, ...] = field(default=())
+
+    def __str__(self) -> str:
+        notes = list(map(_comment, self.notes))
+        tasks = list(map(str, self.tasks)) or ["-- Nothing to do."]
+        return "\n\n".join(["\n".join(notes), *tasks] if notes else tasks)
+
+
+def _comment(text: str) -> str:
+    """On one line, whatever names stand in it: what follows a line break would be run."""
+    return f"-- {' '.join(text.split())}"
+
+
+def lock_tables(tables: Iterable[Table], mode: str, reason: str) -> Step:
+    """ONLY, because every partition that is needed is named."""
+    names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(table.identifier) for table in tables)
+    # The mode is one of the two above.
+    return step(statement("steps/lock", tables=names, mode=sql.SQL(mode)), mode, reason)
+
+
+def step(composed: sql.Composable, lock: str, reason: str) -> Step:
+    return Step(composed.as_string(), lock, reason)
+
+
+def serialised(schema: str) -> Step:
+    """Only one attach or detach at a time changes our schema."""
+    waiting = statement("steps/serialise", name=sql.Literal(schema))
+    return step(waiting, "an advisory lock", "one attach or detach at a time")
+
+
+def limited(lock_timeout_ms: int) -> Step:
+    setting = statement("steps/limit", limit=sql.Literal(f"{lock_timeout_ms}ms"))
+    return step(setting, NO_LOCK, "give up rather than let the application queue behind us")
+
+
+def check_connection(conn: psycopg.Connection[Any]) -> None:
+    """Raises `DatabaseError` for a server that is too old."""
+    assert conn.autocommit, "each task is a transaction of its own"
+    if conn.info.server_version < 140000:
+        version = conn.info.parameter_status("server_version")
+        raise DatabaseError(f"PostgreSQL {version} is too old: cdc_bridge needs 14 or newer")
+
+
+def apply(
+    conn: psycopg.Connection[Any],
+    plan: Plan,
+    *,
+    lock_limit_s: float = LOCK_LIMIT_S,
+    notice: Callable[[str], None] = lambda sentence: None,
+) -> None:
+    """Carry out a plan, in autocommit mode. Raises `LockNotAcquired`; the tasks before that one stay done.
+
+    `notice` is told, once for each task, of a wait that a person would wonder about.
+
+    Plan and apply again after that: what is done is not in the new plan.
+    """
+    with catalog_settings(conn):
+        for task in plan.tasks:
+            _apply_patiently(conn, plan, task, lock_limit_s, notice)
+
+
+def _apply_patiently(
+    conn: psycopg.Connection[Any], plan: Plan, task: Task, lock_limit_s: float, notice: Callable[[str], None]
+) -> None:
+    telling_s = time.monotonic() + TELL_AFTER_S
+    for _ in _attempts(lock_limit_s):
+        try:
+            return _run(conn, plan, task)
+        except (errors.LockNotAvailable, errors.DeadlockDetected):
+            if time.monotonic() > telling_s:
+                telling_s = math.inf
+                held_by = "; ".join(map(str, holders(conn, task.table_ids, task.lock))) or "somebody else"
+                notice(f"{task.name}: waiting for a lock held by {held_by}")
+    raise LockNotAcquired(task.name, task.relation, lock_limit_s, holders(conn, task.table_ids, task.lock))
+
+
+def _run(conn: psycopg.Connection[Any], plan: Plan, task: Task) -> None:
+    with conn.transaction():
+        for each in task.before:
+            conn.execute(each.statement.encode())
+        if task.is_installation and not installation.missing(conn, plan.schema):
+            return  # whoever we have waited for has done it
+        for each in task.steps:
+            conn.execute(each.statement.encode())
+
+
+def _attempts(limit_s: float) -> Iterator[None]:
+    """At least one; pauses grow from 50 ms to 2 s, and differ from one program to the next."""
+    deadline, pause_s = time.monotonic() + limit_s, 0.05
+    yield
+    while time.monotonic() < deadline:
+        time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+        pause_s = min(pause_s * 1.6, 2.0)
+        yield
+
+
+def holders(conn: psycopg.Connection[Any], table_ids: Iterable[int], lock: str) -> tuple[LockHolder, ...]:
+    """Who is in the way of such a lock on these tables."""
+    parameters = {"oids": list(table_ids), "modes": list(_CONFLICTING[lock])}
+    return tuple(starmap(LockHolder, conn.execute(statement("queries/lock_holders"), parameters)))

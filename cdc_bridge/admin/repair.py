@@ -1,0 +1,88 @@
+"""Let the triggers follow what has changed in attached tables, see `Tree.outdated`."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection
+
+from cdc_bridge.admin import installation
+from cdc_bridge.admin.attach import tasks_of_tree
+from cdc_bridge.admin.capture_problems import read_attached_async
+from cdc_bridge.admin.objections import check_table
+from cdc_bridge.admin.plan import LOCK_LIMIT_S, LOCK_TIMEOUT_MS, Plan, apply, check_connection
+from cdc_bridge.admin.tables import Tree, catalog_settings, read_captured, read_trees
+from cdc_bridge.model.change import Relation
+from cdc_bridge.model.errors import DatabaseError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The tables that were repaired, and why others were not."""
+
+    repaired: list[Relation] = field(default_factory=list)
+    failed: dict[Relation, Exception] = field(default_factory=dict)
+
+
+def repair(
+    conn: psycopg.Connection[Any],
+    schema: str = "cdc",
+    *,
+    lock_limit_s: float = LOCK_LIMIT_S,
+    skipped: Container[Relation] = (),
+) -> Outcome:
+    """Each table for itself: what is in the way of one does not keep others waiting. Raises `NotInstalled`."""
+    check_connection(conn)
+    with catalog_settings(conn):
+        installation.require_installed(conn, schema)
+        found = read_trees(conn, schema, {root for _, root in read_captured(conn, schema)})
+    outcome = Outcome()
+    for tree in found:
+        relation = tree.root.relation
+        if relation in skipped or not _is_incomplete(tree):
+            continue
+        try:
+            if _repair(conn, tree, schema, lock_limit_s):
+                outcome.repaired.append(relation)
+        except (DatabaseError, psycopg.DatabaseError) as error:
+            outcome.failed[relation] = error
+    return outcome
+
+
+async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> dict[Relation, DatabaseError | None]:
+    """The attached tables that want repair, each with what forbids it. The session has been prepared, see `session`."""
+    found = await read_attached_async(conn, schema)
+    return {tree.root.relation: _objection(tree) for tree in found if tree.outdated()}
+
+
+def _is_incomplete(tree: Tree) -> bool:
+    return tree.is_attached and bool(tree.outdated())
+
+
+def _objection(tree: Tree) -> DatabaseError | None:
+    try:
+        for table in tree.tables:
+            check_table(table)
+    except DatabaseError as error:
+        return error
+    return None
+
+
+def _repair(conn: psycopg.Connection[Any], tree: Tree, schema: str, lock_limit_s: float) -> bool:
+    """Whether there was anything to do. Raises `DatabaseError` and what psycopg raises."""
+    if objection := _objection(tree):
+        raise objection
+    tasks = tasks_of_tree(
+        tree,
+        tree.outdated(),
+        tree.excluded,
+        tree.repaired_level,
+        tree.mode,
+        schema=schema,
+        lock_timeout_ms=LOCK_TIMEOUT_MS,
+    )
+    apply(conn, Plan(schema, tuple(tasks)), lock_limit_s=lock_limit_s)
+    return bool(tasks)

@@ -1,1 +1,0 @@
-"""What runs between the database, the clients and the hub. No locks: the hub changes between two awaits."""

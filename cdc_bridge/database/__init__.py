@@ -1,0 +1,1 @@
+"""Everything that asks PostgreSQL on behalf of clients: snapshots, evaluation, the catalog."""

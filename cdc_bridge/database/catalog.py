@@ -1,0 +1,163 @@
+"""The catalog as the database has it, and a fingerprint that tells cheaply when it has changed.
+
+The sessions that this reads through have been prepared, see `session`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import msgspec
+from psycopg import AsyncConnection, sql
+from psycopg.rows import tuple_row
+
+from cdc_bridge.admin.triggers import PARTITION_PREFIX, ours
+from cdc_bridge.model.catalog import (
+    NO_COLLATION,
+    Catalog,
+    Collation,
+    Collection,
+    Column,
+    PgType,
+    Reference,
+    TypeKind,
+    collection_name,
+)
+from cdc_bridge.model.change import Relation
+from cdc_bridge.model.errors import NotInstalled
+from cdc_bridge.statements import statement
+
+_QUOTED = {"bigint", "numeric"}
+
+
+class _TypeRow(msgspec.Struct):
+    oid: int
+    name: str
+    base: int
+    element: int
+    fields: list[tuple[str, int]]
+    labels: list[str]
+
+
+class _CollationRow(msgspec.Struct):
+    oid: int
+    schema: str
+    name: str
+    is_deterministic: bool
+    is_bytewise: bool
+    has_plain_ascii: bool
+
+
+class _CollectionRow(msgspec.Struct):
+    oid: int
+    schema: str
+    name: str
+    excluded: list[str]
+    columns: list[tuple[str, int, int, int]]
+    key: list[str]
+    references: list[tuple[str, int, str]]
+    filenodes: list[tuple[int, int]]
+    orders: list[tuple[int, tuple[str, ...]]]
+    revision: str
+    durable: bool
+
+
+_decode_types = msgspec.json.Decoder(list[_TypeRow]).decode
+_decode_collations = msgspec.json.Decoder(list[_CollationRow]).decode
+_decode_collections = msgspec.json.Decoder(list[_CollectionRow]).decode
+
+
+async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
+    """Every attached table, with the foreign keys that it has. Raises `NotInstalled`."""
+    collections, types, collations = await fetch(conn, "queries/catalog", schema)
+    kinds = _Kinds(
+        {row.oid: row for row in _decode_types(types)},
+        {row.oid: _collation(row) for row in _decode_collations(collations)},
+    )
+    return Catalog(_collection(row, kinds) for row in _decode_collections(collections))
+
+
+async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
+    """Changes whenever `read_catalog` would return something else. Raises `NotInstalled`."""
+    (found,) = await fetch(conn, "queries/fingerprint", schema)
+    return found
+
+
+async def fetch(conn: AsyncConnection[Any], query: str, schema: str, **parameters: Any) -> tuple[str, ...]:
+    """The one row of a query about attached tables. Raises `NotInstalled` where there is no schema of ours."""
+    async with conn.cursor(row_factory=tuple_row) as cursor:
+        named = {**ours(schema), "partition_prefix": PARTITION_PREFIX, **parameters}
+        await cursor.execute(_query(query, schema), named)
+        row = await cursor.fetchone()
+    if row is None:
+        raise NotInstalled(schema)
+    return tuple(map(str, row))
+
+
+@cache
+def _query(name: str, schema: str) -> sql.Composed:
+    dependencies = statement("queries/dependencies", None, leads_to=statement("queries/leads_to"))
+    return statement(name, schema, reporting=statement("queries/reporting", schema), dependencies=dependencies)
+
+
+def _collation(row: _CollationRow) -> Collation:
+    return Collation(row.schema, row.name, row.is_deterministic, row.is_bytewise, row.has_plain_ascii)
+
+
+@dataclass(slots=True)
+class _Kinds:
+    """Types and collations by their `oid`. Types are built when they are first asked for."""
+
+    types: Mapping[int, _TypeRow]
+    collations: Mapping[int, Collation]
+    known: dict[int, PgType] = field(default_factory=dict)
+
+    def column(self, name: str, number: int, type_oid: int, collation_oid: int) -> Column:
+        type_ = _type(type_oid, self.types, self.known)
+        return Column(name, number, type_, self.collations.get(collation_oid, NO_COLLATION))
+
+
+def _collection(row: _CollectionRow, kinds: _Kinds) -> Collection:
+    relation = Relation(row.schema, row.name)
+    columns = tuple(kinds.column(*column) for column in row.columns)
+    references = {own: Reference(own, own, target_id, target) for own, target_id, target in reversed(row.references)}
+    is_whole = {column.name for column in columns}.issuperset(row.key)
+    return Collection(
+        name=collection_name(relation),
+        relation=relation,
+        relation_id=row.oid,
+        columns=columns,
+        key=tuple(row.key) if is_whole else (),
+        filenodes=dict(row.filenodes),
+        orders=dict(row.orders),
+        excluded=frozenset(row.excluded),
+        revision=row.revision,
+        durable=row.durable,
+        references=tuple(references.values()),
+    )
+
+
+def _type(oid: int, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> PgType:
+    if oid not in known:
+        # A type inside of itself, which PostgreSQL tries to forbid, ends here as plain.
+        known[oid] = PgType(types[oid].name)
+        known[oid] = _build(types[oid], types, known)
+    return known[oid]
+
+
+def _build(row: _TypeRow, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> PgType:
+    if row.base:
+        return _type(row.base, types, known)
+    if row.element:
+        return PgType(row.name, TypeKind.ARRAY, element=_type(row.element, types, known))
+    if row.fields:
+        fields = tuple((name, _type(oid, types, known)) for name, oid in row.fields)
+        return PgType(row.name, TypeKind.COMPOSITE, fields=fields)
+    if row.name in _QUOTED:
+        return PgType(row.name, TypeKind.QUOTED)
+    if row.name == "timestamp with time zone":
+        return PgType(row.name, TypeKind.TIMESTAMPTZ)
+    return PgType(row.name, labels=tuple(row.labels))

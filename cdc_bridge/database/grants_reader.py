@@ -1,0 +1,194 @@
+"""Who may see what of the attached tables, as the database has it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import msgspec
+from psycopg import AsyncConnection, errors
+from psycopg.rows import tuple_row
+
+from cdc_bridge.access.policy_claims import SqlFunction, claim_functions
+from cdc_bridge.admin.role_problems import role_problems
+from cdc_bridge.database.catalog import fetch
+from cdc_bridge.logs import facts
+from cdc_bridge.model.grants import Access, RowPolicy, TableAccess
+from cdc_bridge.statements import statement
+
+log = logging.getLogger(__name__)
+
+LOCK_LIMIT = "1s"
+LOCK_LIMIT_EACH = "10ms"
+"""To print a policy PostgreSQL locks its table. What cannot be printed now is asked for again, and until then it lets
+nothing through; other tables do not wait for it.
+"""
+
+
+NO_POLICIES = "[]"
+# Zones by which UTC goes under another name.
+UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Universal", "Zulu", "Etc/Universal", "Etc/Zulu", "UCT", "Etc/UCT")
+
+
+class _TableRow(msgspec.Struct):
+    reader: str | None
+    table: int
+    columns: list[str] | None
+    policies: list[int] | None
+
+
+class _PolicyRow(msgspec.Struct):
+    oid: int
+    name: str
+    is_permissive: bool
+    says_nothing: bool
+    text_digest: str | None
+    needs_whole_row: bool
+    columns: list[str]
+    digest: str
+
+
+_decode_tables = msgspec.json.Decoder(list[_TableRow]).decode
+_decode_policies = msgspec.json.Decoder(list[_PolicyRow]).decode
+
+
+class AccessReader:
+    """Reads for these roles, and remembers what policies say: it is printed once, since that locks tables."""
+
+    def __init__(self, schema: str, roles: Sequence[str]) -> None:
+        self._schema = schema
+        self._roles = list(roles)
+        self._printed: dict[tuple[int, str], str] = {}
+        self._hint = ""
+        self._digest = ""
+        self._problems: Mapping[str, str] = {}
+        self._unprinted: frozenset[int] = frozenset()
+        self._tries = 0
+        self._time_zone = ""
+
+    async def fingerprint(self, connection: AsyncConnection[Any]) -> str:
+        """Changes whenever `read` would return something else, or might. Raises `NotInstalled`."""
+        hint = await _only_text(connection, "queries/access_hint")
+        if hint != self._hint:
+            tables, policies = await self._fetch(connection)
+            functions = await _functions(connection) if policies != NO_POLICIES else ()
+            self._digest = hashlib.blake2b(repr((tables, policies, functions)).encode(), digest_size=16).hexdigest()
+            self._hint = hint
+        self._tries += 1
+        return f"{self._digest} {self._tries}" if self._unprinted else self._digest
+
+    async def read(self, connection: AsyncConnection[Any]) -> Access:
+        """Raises `NotInstalled`."""
+        tables, policies = await self._fetch(connection)
+        rows = _decode_policies(policies)
+        await self._print(connection, rows)
+        known = {row.oid: _policy(row, self._printed.get((row.oid, row.digest))) for row in rows}
+        access: dict[str | None, dict[int, TableAccess]] = {}
+        for row in _decode_tables(tables):
+            access.setdefault(row.reader, {})[row.table] = _table(row, known)
+        found = Access(access, claim_functions(await _functions(connection)) if rows else frozenset())
+        self._tell(role_problems(self._roles, found))
+        if rows:
+            await self._tell_time_zone(connection)
+        return found
+
+    def _tell(self, problems: Mapping[str, str]) -> None:
+        """Once, until it is another one or has gone."""
+        for role, problem in problems.items() - self._problems.items():
+            log.warning("clients with this role can read nothing", extra=facts(role=role, reason=problem))
+        self._problems = problems
+
+    async def _tell_time_zone(self, connection: AsyncConnection[Any]) -> None:
+        """Once for each zone. Values are written in UTC, by the statements in which PostgreSQL applies policies."""
+        zone = await _only_text(connection, "queries/time_zone")
+        if zone not in (*UTC, self._time_zone):
+            log.warning(
+                "policies reckon days in UTC, not in the time zone of the database", extra=facts(time_zone=zone)
+            )
+        self._time_zone = zone
+
+    async def _fetch(self, connection: AsyncConnection[Any]) -> tuple[str, str]:
+        tables, policies = await fetch(connection, "queries/access", self._schema, roles=self._roles)
+        return tables, policies
+
+    async def _print(self, connection: AsyncConnection[Any], rows: Sequence[_PolicyRow]) -> None:
+        """What is not known yet; what there is no more is forgotten."""
+        wanted = {row.oid: (row.oid, row.digest) for row in rows if not row.says_nothing}
+        printed = {key: text for key, text in self._printed.items() if wanted.get(key[0]) == key}
+        if missing := {
+            row.oid: row.text_digest for row in rows if row.oid in wanted and wanted[row.oid] not in printed
+        }:
+            found = await _texts(connection, list(missing))
+            # Somebody may have written another one meanwhile, which the next reading finds.
+            printed.update(
+                {wanted[oid]: text for oid, (text, text_digest) in found.items() if text_digest == missing[oid]}
+            )
+        self._printed = printed
+        self._note_unprinted(frozenset(oid for oid, key in wanted.items() if key not in printed))
+
+    def _note_unprinted(self, oids: frozenset[int]) -> None:
+        if new := oids - self._unprinted:
+            log.warning(
+                "what policies say cannot be read, so whom they concern is told of no changes for now",
+                extra=facts(policies=len(new), reason="somebody has locked their tables, or is changing them"),
+            )
+        self._unprinted = oids
+
+
+_Printed: TypeAlias = dict[int, tuple[str, str]]
+"""What policies say, and the digest of it, by their `oid`."""
+
+
+async def _texts(connection: AsyncConnection[Any], oids: Sequence[int]) -> _Printed:
+    """Nothing of those whose tables somebody keeps locked."""
+    with suppress(errors.LockNotAvailable):
+        return await _texts_at_once(connection, oids, LOCK_LIMIT)
+    found: _Printed = {}
+    for oid in oids:
+        with suppress(errors.LockNotAvailable):
+            found |= await _texts_at_once(connection, [oid], LOCK_LIMIT_EACH)
+    return found
+
+
+async def _texts_at_once(connection: AsyncConnection[Any], oids: Sequence[int], limit: str) -> _Printed:
+    async with connection.transaction():
+        await connection.execute(statement("queries/limit_lock"), {"limit": limit})
+        cursor = await connection.execute(statement("queries/policies"), {"oids": oids})
+        return {oid: (text, text_digest) for oid, text_digest, text in await cursor.fetchall()}
+
+
+async def _only_text(connection: AsyncConnection[Any], query: str) -> str:
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(statement(query))
+        ((found,),) = await cursor.fetchall()
+        return str(found)
+
+
+async def _functions(connection: AsyncConnection[Any]) -> tuple[SqlFunction, ...]:
+    """Those that policies may call for claims."""
+    async with connection.cursor(row_factory=tuple_row) as cursor:
+        await cursor.execute(statement("queries/claim_functions"))
+        rows = await cursor.fetchall()
+    return tuple(
+        [SqlFunction(schema, name, result, body, tuple(settings)) for schema, name, result, body, settings in rows]
+    )
+
+
+def _policy(row: _PolicyRow, expression: str | None) -> RowPolicy:
+    """What could not be printed has another digest than what is printed later, so that all get fresh data then."""
+    digest = row.digest
+    if row.says_nothing:  # it lets nothing through by itself, and keeps nothing out
+        expression = "false" if row.is_permissive else "true"
+    elif expression is None:
+        expression, digest = "false", f"{row.digest} unknown"
+    obstacle = "it uses the whole row, or a system column" if row.needs_whole_row else ""
+    return RowPolicy(row.name, expression, tuple(row.columns), row.is_permissive, digest, obstacle)
+
+
+def _table(row: _TableRow, known: Mapping[int, RowPolicy]) -> TableAccess:
+    columns = None if row.columns is None else frozenset(row.columns)
+    policies = None if row.policies is None else tuple([known[oid] for oid in row.policies])
+    return TableAccess(columns, policies)

@@ -1,0 +1,232 @@
+"""Has PostgreSQL decide what memory cannot, about rows as they were in a change: implements `ports.RowEvaluator`.
+
+All questions of a call go out together, in one transaction and one round trip; those that are asked for somebody in
+particular go in one script, which changes eyes between them (`scripts`). When one of them fails, the others are asked
+again, one by one: first with little time, so that what is quick need not wait for what is not; then what took longer
+gets the time that it may take. Who takes too long even then is not asked for a while (`resting`), and neither are those
+for whom no time was left: however many have something slow to ask, the stream waits for them once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import msgspec
+import psycopg
+from psycopg import errors, sql
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from cdc_bridge.database.batches import Answer, Batch, in_batches, verdicts_of
+from cdc_bridge.database.fragments import parameters
+from cdc_bridge.database.refusals import is_of_the_statement, sentence
+from cdc_bridge.database.resting import Resting
+from cdc_bridge.database.scripts import Connection, Sighted, ask_together
+from cdc_bridge.database.select import completions, spellings, verdicts, worth
+from cdc_bridge.database.where import Surroundings
+from cdc_bridge.model.catalog import Column, PgType
+from cdc_bridge.model.errors import BridgeError, SourceUnavailable
+from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.rawjson import split_array, split_object
+from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+from cdc_bridge.model.values import NULL
+
+Pool: TypeAlias = AsyncConnectionPool[Connection]
+Statement: TypeAlias = Sighted | Failure
+
+FIRST_SHARE = 0.05
+"""Of the time that a statement may take: what each gets when they are asked one by one."""
+
+
+class PooledRowEvaluator:
+    """See the module's docstring. A statement may take `statement_timeout_s`, and each round of them twice that."""
+
+    def __init__(self, pool: Pool, *, statement_timeout_s: float = 5) -> None:
+        self._pool = pool
+        self._statement_timeout_s = statement_timeout_s
+        self._resting = Resting()
+
+    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+        """Equal filters of one table are asked for once, of all images at hand, for each of those who ask."""
+        batches = in_batches(cases)
+        asked = [(batch, _decision(batch)) for batch in batches]
+        subjects = [
+            (batch.predicate.relation_id, batch.predicate.filter, context)
+            for batch, _ in asked
+            for context in batch.contexts
+        ]
+        statements = [_seen(statement, context) for batch, statement in asked for context in batch.contexts]
+        answers = iter(await self._ask_unless_resting(subjects, statements))
+        of_batches = [(batch, {context: next(answers) for context in batch.contexts}) for batch in batches]
+        return verdicts_of(len(cases), of_batches)
+
+    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+        subjects = [(each.collection.relation_id, each.projection, each.context) for each in completions]
+        answers = await self._ask_unless_resting(subjects, [_completion(each) for each in completions])
+        return [answer if isinstance(answer, Failure) else tuple(map(split_object, answer)) for answer in answers]
+
+    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
+        answers = await self._ask([(worth(each.expression), SecurityContext(each.principal)) for each in worths])
+        return [answer if isinstance(answer, Failure) else _value(answer[0]) for answer in answers]
+
+    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
+        """All values of a type together; where PostgreSQL stumbles, each half of them, down to the one."""
+        found: list[bytes | None] = [None] * len(values)
+        of_types: dict[PgType, list[int]] = {}
+        for position, (type_, _) in enumerate(values):
+            of_types.setdefault(type_, []).append(position)
+        groups = list(of_types.values())
+        while groups:
+            answers = await self._ask([(_spelling([values[i] for i in group]), BY_ITSELF) for group in groups])
+            refused = []
+            for group, answer in zip(groups, answers, strict=True):
+                if isinstance(answer, Failure):
+                    refused += _halves(group)
+                else:
+                    for position, text in zip(group, answer, strict=True):
+                        found[position] = text.encode()
+            groups = refused
+        return found
+
+    async def _ask_unless_resting(
+        self, subjects: Sequence[Hashable], statements: Sequence[Statement]
+    ) -> Sequence[Answer]:
+        now_s = asyncio.get_running_loop().time()
+        answers = await self._ask(
+            [
+                RESTS if self._resting.is_resting(subject, now_s) else statement
+                for subject, statement in zip(subjects, statements, strict=True)
+            ]
+        )
+        now_s = asyncio.get_running_loop().time()
+        slow = {
+            subject
+            for subject, answer in zip(subjects, answers, strict=True)
+            if answer in (TOOK_TOO_LONG, NO_TIME_LEFT)
+        }
+        for subject, answer in zip(subjects, answers, strict=True):
+            if not isinstance(answer, Failure) and subject not in slow:
+                self._resting.answered(subject)
+        for subject in slow:
+            self._resting.took_too_long(subject, now_s)
+        return answers
+
+    async def _ask(self, statements: Sequence[Statement]) -> list[Answer]:
+        """Raises `SourceUnavailable`."""
+        answers: list[Answer] = [each if isinstance(each, Failure) else [] for each in statements]
+        asked = {i: each for i, each in enumerate(statements) if not isinstance(each, Failure)}
+        if asked:
+            for position, answer in (await self._answers(asked)).items():
+                answers[position] = answer
+        return answers
+
+    async def _answers(self, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
+        try:
+            # The server's timeout is for slow statements, ours, which is longer, for a server that is gone.
+            async with asyncio.timeout(4 * self._statement_timeout_s + 10), self._pool.connection() as connection:
+                try:
+                    return await self._together(connection, asked)
+                except (psycopg.Error, UnicodeEncodeError) as error:
+                    if isinstance(error, psycopg.Error) and not is_of_the_statement(error):
+                        raise
+                    return await self._one_by_one(connection, asked)
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            raise SourceUnavailable(str(error).strip() or "no answer in time") from error
+
+    async def _together(self, connection: Connection, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
+        """Less time for each where there are many: what all take is bounded like what the slow ones take alone."""
+        limit_s = min(self._statement_timeout_s, 2 * self._statement_timeout_s / len(asked))
+        common = {i: statement for i, (statement, context) in asked.items() if context == BY_ITSELF}
+        seen = {i: sighted for i, sighted in asked.items() if i not in common}
+        answers: dict[int, Answer] = {}
+        if common:
+            async with connection.pipeline(), self._transaction(connection, limit_s):
+                cursors = {i: await connection.execute(each, parameters(each)) for i, each in common.items()}
+                answers.update({i: [row for (row,) in await cursor.fetchall()] for i, cursor in cursors.items()})
+        if seen:
+            found = await ask_together(connection, list(seen.values()), limit_s)
+            answers.update(zip(seen, found, strict=True))
+        return answers
+
+    async def _one_by_one(self, connection: Connection, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
+        limit_s = self._statement_timeout_s
+        first_s = min(limit_s * FIRST_SHARE, 2 * limit_s / len(asked))
+        answers: dict[int, Answer] = {}
+        for position, statement in asked.items():
+            answers[position] = await self._alone(connection, statement, first_s)
+        ends_at = asyncio.get_running_loop().time() + 2 * limit_s
+        for position, statement in asked.items():
+            left_s = min(limit_s, ends_at - asyncio.get_running_loop().time())
+            if answers[position] is TOOK_TOO_LONG:
+                answers[position] = await self._alone(connection, statement, left_s) if left_s > 0 else NO_TIME_LEFT
+        return answers
+
+    async def _alone(self, connection: Connection, sighted: Sighted, limit_s: float) -> Answer:
+        statement, context = sighted
+        try:
+            if context != BY_ITSELF:
+                return (await ask_together(connection, [sighted], limit_s))[0]
+            async with self._transaction(connection, limit_s):
+                cursor = await connection.execute(statement, parameters(statement))
+                return [row for (row,) in await cursor.fetchall()]
+        except (errors.QueryCanceled, errors.LockNotAvailable):
+            return TOOK_TOO_LONG
+        except UnicodeEncodeError as error:
+            return Failure(str(error))
+        except psycopg.Error as error:
+            if not is_of_the_statement(error):
+                raise
+            return Failure(sentence(error))
+
+    @asynccontextmanager
+    async def _transaction(self, connection: Connection, limit_s: float) -> AsyncIterator[None]:
+        async with connection.transaction(force_rollback=True):
+            await connection.execute("SET TRANSACTION READ ONLY")
+            await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(max(1, round(limit_s * 1000))))
+            yield
+
+
+TOOK_TOO_LONG = Failure("it took too long", is_temporary=True)
+NO_TIME_LEFT = Failure("others took too long", is_temporary=True)
+RESTS = Failure("it took too long before, and is not asked again so soon", is_temporary=True)
+
+
+def _seen(statement: sql.Composed | Failure, context: SecurityContext) -> Statement:
+    return statement if isinstance(statement, Failure) else (statement, context)
+
+
+def _decision(batch: Batch) -> sql.Composed | Failure:
+    case = batch.case
+    try:
+        surroundings = Surroundings(
+            case.catalog, case.now_us, SecurityContext(rows=batch.predicate.rules), of_images=True
+        )
+        return verdicts(case.collection, case.filter, batch.rows, surroundings)
+    except BridgeError as error:
+        return Failure(str(error))
+
+
+def _completion(asked: Completion) -> Statement:
+    try:
+        surroundings = Surroundings(asked.catalog, asked.now_us, asked.context, of_images=True)
+        return completions(asked.collection, asked.projection, asked.images, surroundings), asked.context
+    except BridgeError as error:
+        return Failure(str(error))
+
+
+def _spelling(values: Sequence[tuple[PgType, str]]) -> sql.Composed:
+    column = Column("value", 1, values[0][0])
+    return spellings(column, [{"value": msgspec.Raw(text.encode())} for _, text in values])
+
+
+def _value(text: str) -> ClaimValue:
+    type_, raw = split_array(text.encode())
+    return ClaimValue(msgspec.json.decode(type_, type=str), None if raw == NULL else bytes(raw))
+
+
+def _halves(group: list[int]) -> list[list[int]]:
+    """Nothing of a single one."""
+    middle = len(group) // 2
+    return [group[:middle], group[middle:]] if middle else []

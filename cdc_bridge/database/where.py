@@ -1,0 +1,162 @@
+"""A filter as the condition of a WHERE clause. What its comparisons mean, `condition` says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from psycopg import sql
+
+from cdc_bridge.database.condition import condition
+from cdc_bridge.database.fragments import Name, Verbatim, compare, joined
+from cdc_bridge.database.images import table
+from cdc_bridge.model.catalog import Catalog, Collection, Reference
+from cdc_bridge.model.errors import SourceChanged
+from cdc_bridge.model.filter import (
+    EVERYTHING,
+    And,
+    Comparison,
+    Filter,
+    Now,
+    Operator,
+    Or,
+    Policy,
+    Quantifier,
+    Related,
+    Required,
+    leaves,
+)
+from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+
+TRUE = sql.SQL("TRUE")
+FALSE = sql.SQL("FALSE")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a statement is made in: the tables that there are, what time it is, and who asks.
+
+    `of_images`: it is about images of rows, to which PostgreSQL applies no policy unless it is told to.
+    """
+
+    catalog: Catalog
+    now_us: int
+    context: SecurityContext = BY_ITSELF
+    of_images: bool = False
+
+    def seeing_all(self) -> Surroundings:
+        """For what the rules themselves say: they are not subject to rules."""
+        return replace(self, context=SecurityContext(self.context.principal))
+
+    def target(self, reference: Reference) -> Collection:
+        """Raises `SourceChanged`."""
+        try:
+            return self.catalog.by_relation_id[reference.target_id]
+        except KeyError:
+            raise SourceChanged(f'what the relation "{reference.name}" leads to is not captured any more') from None
+
+
+def where(filter_: Filter, alias: str, surroundings: Surroundings) -> sql.Composable:
+    """The condition for the row that goes by `alias`. Tables inside of it go by longer names."""
+    match filter_:
+        case And(parts):
+            ordered = sorted(parts, key=_is_asked_by_a_client) if surroundings.of_images else parts
+            return _all(" AND ", [where(part, alias, surroundings) for part in ordered], TRUE)
+        case Or(parts):
+            return _all(" OR ", [where(part, alias, surroundings) for part in parts], FALSE)
+        case Comparison():
+            return condition(filter_, alias, surroundings.now_us)
+        case Related():
+            return _related(filter_, alias, surroundings)
+        case Required(inner):
+            return where(inner, alias, surroundings.seeing_all())
+        case Policy():
+            return _policy(filter_, alias) if surroundings.of_images else TRUE
+    assert_never(filter_)
+
+
+def _is_asked_by_a_client(filter_: Filter) -> bool:
+    """It comes last: of a row that may not be seen it must not even fail, or take long. PostgreSQL sees to that in
+    tables, where policies are its own.
+    """
+    return not isinstance(filter_, Required) and not any(isinstance(leaf, Policy) for leaf in leaves(filter_))
+
+
+def link(reference: Reference, source: str, alias: str, surroundings: Surroundings) -> sql.Composable:
+    """That the row `alias` of the other collection belongs to the row `source`, and may be seen."""
+    target = surroundings.target(reference)
+    belongs = _belongs(reference, source, alias, target)
+    rows = surroundings.context.rows_of(target.relation_id)
+    return (
+        belongs if rows == EVERYTHING else _all(" AND ", [belongs, where(rows, alias, surroundings.seeing_all())], TRUE)
+    )
+
+
+def _belongs(reference: Reference, source: str, alias: str, target: Collection) -> sql.Composed:
+    column = target.by_name.get(reference.target_column)
+    if column is None:
+        raise SourceChanged(f'what the relation "{reference.name}" leads to has no such column any more')
+    return compare(Name(alias, column.name), "=", Name(source, reference.column), column.type)
+
+
+def has_now(filter_: Filter) -> bool:
+    """Whether it means something else with each moment."""
+    match filter_:
+        case Comparison(values=values):
+            return any(isinstance(value, Now) for value in values)
+        case And(parts) | Or(parts):
+            return any(map(has_now, parts))
+        case Related(filter=inner) | Required(inner):
+            return has_now(inner)
+        case Policy():
+            return False
+    assert_never(filter_)
+
+
+def _policy(policy: Policy, alias: str) -> sql.Composed:
+    """Its names mean the row, which goes by the name of its table there, before they can mean anything around it."""
+    return sql.SQL("(SELECT {} FROM (SELECT {}) AS {})").format(
+        Verbatim(policy.expression),
+        joined(", ", [sql.SQL("{} AS {}").format(Name(alias, c.name), Name(c.name)) for c in policy.columns]),
+        Name(policy.table),
+    )
+
+
+def _all(separator: str, parts: list[sql.Composable], nothing: sql.Composable) -> sql.Composable:
+    return sql.SQL("({})").format(joined(separator, parts)) if parts else nothing
+
+
+def _related(related: Related, alias: str, surroundings: Surroundings) -> sql.Composed:
+    target, inner = surroundings.target(related.reference), alias + "r"
+    template = {Quantifier.JOINED: _EXISTS, Quantifier.SOME: _EXISTS, Quantifier.NONE: "NOT " + _EXISTS}[
+        related.quantifier
+    ]
+    if related.quantifier is Quantifier.JOINED and _is_true_of_nulls(related.filter):
+        template = _JOINED
+    return sql.SQL(template).format(
+        table=table(target, inner),
+        link=link(related.reference, alias, inner, surroundings),
+        condition=where(related.filter, inner, surroundings),
+    )
+
+
+_EXISTS = "EXISTS (SELECT FROM {table} WHERE {link} AND {condition})"
+_JOINED = "EXISTS (SELECT FROM (SELECT) AS one LEFT JOIN {table} ON {link} WHERE {condition})"
+
+
+def _is_true_of_nulls(filter_: Filter) -> bool:
+    """Whether a row that is not there, so that its columns are NULL, belongs to it. Seldom, and then it costs more."""
+    match filter_:
+        case Comparison(operator=operator):
+            return operator in (Operator.NULL, Operator.EMPTY)
+        case And(parts):
+            return all(map(_is_true_of_nulls, parts))
+        case Or(parts):
+            return any(map(_is_true_of_nulls, parts))
+        case Related(quantifier=Quantifier.JOINED, filter=of_others):
+            return _is_true_of_nulls(of_others)
+        case Related(quantifier=quantifier):
+            return quantifier is Quantifier.NONE
+        case Policy() | Required():
+            return False
+    assert_never(filter_)

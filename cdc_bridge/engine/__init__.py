@@ -1,0 +1,1 @@
+"""The consumer of the change stream: matching, topics, subscribers, and the reads that they wait for."""

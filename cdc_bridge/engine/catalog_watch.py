@@ -1,0 +1,204 @@
+"""Keeps the hub's catalog like the database's.
+
+Nobody tells us that a table was altered. It shows in a change that does not fit the catalog (`is_drifted`), in a reader
+that finds another table than it was asked for (`SourceChanged`), and in what is looked at from time to time.
+
+Bound: of `LAYOUTS_MAX` tables the last layout that did not fit is remembered; past it all are forgotten, and cost one
+look at the catalog each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from functools import partial
+from typing import TypeAlias
+
+from cdc_bridge.access.answers import Unanswered
+from cdc_bridge.access.rules import RuleBook
+from cdc_bridge.engine.agenda import Agenda
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.query_parser import QueryParser
+from cdc_bridge.logs import facts
+from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.change import Change, Operation
+from cdc_bridge.model.errors import RequestError, SourceUnavailable, invalid_payload
+from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.subscription import Subscription
+from cdc_bridge.ports import CatalogReader
+from cdc_bridge.query.speller import Unspelled
+from cdc_bridge.wanted import check_still_wanted
+
+log = logging.getLogger(__name__)
+
+DISAGREEMENTS_MAX = 3
+"""How often the database may say that it is not as one and the same catalog has it: a function of a policy may look for
+a table that is no more, and then nobody can read through that policy.
+"""
+
+LAYOUTS_MAX = 1000
+
+Layout: TypeAlias = tuple[int | str, ...]
+"""The storage of a change's table, and the names of its columns in their order."""
+
+
+class CatalogWatch:
+    """See the module's docstring."""
+
+    def __init__(
+        self, reader: CatalogReader, hub: Hub, agenda: Agenda, parser: QueryParser, *, retry_delay_s: float
+    ) -> None:
+        self._reader = reader
+        self._hub = hub
+        self._agenda = agenda
+        self._parser = parser
+        self._retry_delay_s = retry_delay_s
+        self._fingerprint = ""
+        self._old_layouts: dict[int, Layout] = {}  # the last one of each table that did not fit
+        self._refreshing = asyncio.Lock()
+
+    async def watch(self, interval_s: float) -> None:
+        """Look for changed tables that no row change has told of, for ever."""
+        while True:
+            check_still_wanted()
+            await asyncio.sleep(interval_s)
+            try:
+                repaired = await self._reader.repair()
+                await self.refresh()
+                for collection in self._hub.catalog.by_name.values():
+                    if collection.relation in repaired:
+                        self._agenda.order(self._hub.hold(collection.relation_id))
+            except SourceUnavailable as error:
+                check_still_wanted()
+                held_back = self._hub.held_back_count
+                level = logging.WARNING if held_back else logging.DEBUG
+                log.log(level, "the catalog cannot be read", extra=facts(reason=str(error), held_back=held_back))
+
+    async def refresh(self) -> None:
+        """Let the hub act on what has changed in the catalog since the last time. Raises `SourceUnavailable`."""
+        async with self._refreshing:
+            await self._refresh()
+
+    async def _refresh(self) -> None:
+        fingerprint = await self._reader.fingerprint()
+        if fingerprint == self._fingerprint:
+            self._agenda.order(self._hub.release())
+            return
+        catalog = await self._reader.read()
+        await self._adopt(catalog)
+        self._parser.proofread(catalog)
+        self._fingerprint = fingerprint
+        self._old_layouts.clear()
+
+    async def _adopt(self, catalog: Catalog, *, rights_changed: bool = False) -> None:
+        """While PostgreSQL is asked what somebody may see, nobody is told anything who may see something else."""
+        judge = partial(self._judge, catalog)
+        while True:
+            try:
+                self._agenda.order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
+                return self._parser.permits.forget_obstacles(catalog)
+            except ExceptionGroup as group:
+                unknown = [each for each in group.exceptions if isinstance(each, (Unspelled, Unanswered))]
+                if len(unknown) < len(group.exceptions):
+                    raise
+                self._hub.hold_back(self._parser.sees_otherwise(catalog))
+                await self._parser.learn_all(unknown)
+
+    async def adopt_rules(self, book: RuleBook) -> None:
+        """Other rules hold: everybody is judged anew by them."""
+        async with self._refreshing:
+            self._parser.permits.take(book)
+            await self._apply_rules()
+            if self._fingerprint:  # else there is no catalog yet
+                self._parser.proofread(self._hub.catalog)
+
+    async def _apply_rules(self) -> None:
+        while True:
+            try:
+                if self._hub.held_back_count:  # they wait for a newer catalog than the hub has
+                    await self._refresh()
+                return await self._adopt(self._hub.catalog, rights_changed=True)
+            except SourceUnavailable as error:
+                check_still_wanted()
+                log.warning("rules cannot be applied, trying again", extra=facts(reason=str(error)))
+                await asyncio.sleep(self._retry_delay_s)
+
+    async def refresh_until_done(self) -> None:
+        while True:
+            try:
+                return await self.refresh()
+            except SourceUnavailable as error:
+                check_still_wanted()
+                log.warning("the catalog cannot be read, trying again", extra=facts(reason=str(error)))
+                await asyncio.sleep(self._retry_delay_s)
+
+    async def renew(self) -> None:
+        """The database was lost to us."""
+        await self._reader.renew()
+
+    async def current(self, name: str) -> Catalog:
+        """The catalog; a table that was attached a moment ago is not missed. Raises `SourceUnavailable`."""
+        if self._hub.held_back_count:
+            async with self._refreshing:
+                pass  # somebody learns what they may see; who came in between would have to be asked about too
+        if name not in self._hub.catalog.by_name or self._hub.held_back_count:
+            await self.refresh()
+        return self._hub.catalog
+
+    def is_drifted(self, change: Change) -> bool:
+        """Whether a change shows that the catalog is out of date. Names have to have their order: only that tells that
+        columns have taken each other's names.
+        """
+        collection = self._hub.catalog.by_relation_id.get(change.relation_id)
+        if collection is None:
+            return True
+        if change.operation is Operation.TRUNCATE:  # new storage is what it is about
+            return False
+        if collection.filenodes[change.relation_id] != change.filenode:
+            return True
+        names = _names(change)
+        return bool(names) and names != collection.order(change.relation_id)
+
+    def fits(self, change: Change) -> None:
+        """A change that came now is like the catalog. None that is older comes after it: should an old layout come
+        again, then the table has it again.
+        """
+        self._old_layouts.pop(change.relation_id, None)
+
+    async def catch_up(self, change: Change) -> None:
+        """Read the catalog that a change calls for, once: a change can also be older than the catalog."""
+        layout: Layout = (change.filenode, *_names(change))
+        if self._old_layouts.get(change.relation_id) != layout:
+            await self.refresh_until_done()
+            if len(self._old_layouts) >= LAYOUTS_MAX:
+                self._old_layouts.clear()
+            self._old_layouts[change.relation_id] = layout
+
+    def judge(
+        self, subscription: Subscription, name: str, catalog: Catalog, principal: Principal | None = None
+    ) -> Subscription:
+        """The same request by this catalog, for the same principal or another one.
+
+        Raises `RequestError`, `Unspelled` and `Unanswered`.
+        """
+        principal = principal or subscription.context.principal
+        understood = self._parser.read_at_once(subscription.request, name, catalog, principal, to_follow=True)
+        collection = understood.collection
+        if subscription.item is not None and subscription.collection.key_columns != collection.key_columns:
+            raise invalid_payload(f'The key of collection "{name}" has changed: subscribe again')
+        understood.require(subscription.event)
+        return understood.narrowed(subscription)
+
+    def _judge(self, catalog: Catalog, subscription: Subscription, collection: Collection) -> Subscription:
+        try:
+            return self.judge(subscription, collection.name, catalog)
+        except (RequestError, Unspelled, Unanswered):
+            raise
+        except Exception as error:  # nor may one whom we stumble over keep all the others from what is new
+            log.exception("a subscription cannot be judged by a new catalog")
+            raise RequestError("SERVICE_UNAVAILABLE", "The subscription cannot be served any more.") from error
+
+
+def _names(change: Change) -> tuple[str, ...]:
+    """Of its columns; none of a change without rows."""
+    return tuple(next(iter(change.new or change.old), ()))

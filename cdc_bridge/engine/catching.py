@@ -1,0 +1,115 @@
+"""A subscriber that is told what it has missed, beside the stream.
+
+It begins with an `init` without data. Then its changes are told in the order of the log, while its feed holds what is
+new, until all has been told that some snapshot sees; there the stream goes on (`meet`).
+
+Rule: it is told changes only while `is_whole`. As soon as one cannot be told, the subscriber starts anew.
+What it has been told grows with each change, and so does what its receipts say. Never reads the clock or the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cdc_bridge.engine.backlog import Waiting
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.matching import Group, Sieve
+from cdc_bridge.engine.order import TransactionOrders
+from cdc_bridge.engine.rendering import Rendering
+from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
+from cdc_bridge.engine.weighing import CannotTell, Weighing
+from cdc_bridge.model.change import Change, Operation, Position, Snapshot
+from cdc_bridge.model.cursor import Cursor, going_on
+from cdc_bridge.model.subscription import Event, EventKind
+
+
+@dataclass(slots=True, eq=False)
+class Catching:
+    """See the module's docstring. `_orders` and `_emptied_by`: as the hub keeps them, of what is told here."""
+
+    hub: Hub
+    reading: Reading
+    anchor: Anchor
+    told: tuple[Position, ...]
+    _sieve: Sieve[Subscriber]
+    _orders: TransactionOrders | None
+    _emptied_by: int | None = None
+
+    @classmethod
+    def begin(cls, hub: Hub, reading: Reading) -> Catching | None:
+        """Go on from the subscriber's cursor. None if nobody can."""
+        subscriber = reading.subscriber
+        relation_id = subscriber.subscription.collection.relation_id
+        anchor = hub.anchor(relation_id)
+        cursor = hub.open(subscriber, reading.after or "")
+        if cursor is None or not anchor.era.is_lasting or (cursor.era, cursor.shape) != (anchor.era, anchor.shape):
+            return None
+        if subscriber.subscription.related or subscriber.subscription.query.aggregate is not None:
+            return None  # what it is shown has come from other tables too, or is not told row by row
+        subscriber.after = None
+        key = hub.encoders(relation_id).key
+        subscriber.outlet.push(subscriber, Event(EventKind.INIT, resumed=True), hub.receipt(subscriber, cursor))
+        sieve: Sieve[Subscriber] = Sieve(subscriber.subscription.query.filter)
+        sieve.put(Group(subscriber.subscription))
+        return cls(hub, subscriber.reading(), anchor, cursor.told, sieve, TransactionOrders(key) if key else None)
+
+    @property
+    def subscriber(self) -> Subscriber:
+        return self.reading.subscriber
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the subscriber still catches up, and nothing says that the log has a gap."""
+        return self.reading.current and self.hub.era == self.anchor.era
+
+    def remember(self, earlier: Iterable[Change]) -> None:
+        """Changes that the client knows, of transactions of which more is to come."""
+        if self._orders is not None:
+            for change in earlier:
+                self._orders.holds(change)
+
+    def weigh(self, change: Change, now_us: int) -> Weighing[Subscriber] | None:
+        """As `Hub.weigh`, for this subscriber alone."""
+        collection = self.hub.catalog.by_relation_id[change.relation_id]
+        if change.operation is Operation.TRUNCATE:
+            return None
+        encoders = self.hub.encoders(collection.relation_id)
+        weighing: Weighing[Subscriber] = Weighing(change, collection, self.hub.catalog, encoders, now_us)
+        weighing.judge_one(self._sieve)
+        return weighing
+
+    def tell(self, change: Change, weighing: Weighing[Subscriber] | None, upto: Snapshot) -> list[Waiting] | None:
+        """What is to be pushed of a change that was missed; `upto` sees it. None: it cannot be told, start anew."""
+        collection = self.hub.catalog.by_relation_id[change.relation_id]
+        self.told = going_on(self.told, upto, change.seq)
+        if change.operation is not Operation.TRUNCATE:
+            self._emptied_by = None
+            if self._orders is not None and not self._orders.holds(change):
+                return None
+        elif change.relation_id == collection.relation_id:
+            self._emptied_by = change.xid
+        else:
+            return [] if self._emptied_by == change.xid else None
+        receipt = self.hub.receipt(self.subscriber, Cursor(self.anchor.shape, self.anchor.era, self.told))
+        events = self._events(change, weighing)
+        return None if events is None else [(event, receipt if event is events[-1] else None) for event in events]
+
+    def _events(self, change: Change, weighing: Weighing[Subscriber] | None) -> tuple[Event, ...] | None:
+        if weighing is None:  # it was emptied
+            collection = self.hub.catalog.by_relation_id[change.relation_id]
+            return Rendering(change, self.hub.encoders(collection.relation_id)).events(self.subscriber.subscription)
+        _, told = next(weighing.told(None), (None, ()))
+        return None if isinstance(told, CannotTell) else told
+
+    def meet(self, snapshot: Snapshot) -> bool:
+        """All that `snapshot` sees has been told: send what came after it.
+
+        False when too much came after it to be kept: that has to be read too, from the log.
+        """
+        start = Position(self.anchor.era, snapshot)
+        self.told = (start,)
+        if self.hub.go_on(self.subscriber, start):
+            return True
+        self.reading = self.subscriber.reading()
+        return False

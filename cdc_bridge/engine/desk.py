@@ -1,0 +1,189 @@
+"""What clients ask for: requests come in, subscriptions and rows go out.
+
+A request waits until the database is there and agrees with the catalog; what is wrong with it is said at once.
+
+Bound: `ASKING_MAX` questions are put to the database at the same time; the others wait, each client with one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from cdc_bridge.access.answers import Unanswered
+from cdc_bridge.engine.agenda import Agenda
+from cdc_bridge.engine.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.query_parser import QueryParser, Understood
+from cdc_bridge.engine.subscriber import Outlet, Subscriber
+from cdc_bridge.logs import facts
+from cdc_bridge.model.catalog import Catalog
+from cdc_bridge.model.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read, forbidden_item
+from cdc_bridge.model.messages import ReadItems, Subscribe
+from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.subscription import Subscription
+from cdc_bridge.ports import Asked, InitialData, LogReader, Reader
+from cdc_bridge.query.query import frugal, item_key
+from cdc_bridge.query.speller import Unspelled
+from cdc_bridge.wanted import check_still_wanted
+
+log = logging.getLogger(__name__)
+
+ASKING_MAX = 2
+"""Questions of clients (`items`, the key of an `item`) that are put to the database at the same time."""
+
+Result = TypeVar("Result")
+
+
+class Desk:
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        reader: Reader,
+        log_reader: LogReader | None,
+        hub: Hub,
+        agenda: Agenda,
+        catalog: CatalogWatch,
+        *,
+        parser: QueryParser,
+        subscriptions_max: int,
+        retry_delay_s: float,
+    ) -> None:
+        self._reader = reader
+        self._log_reader = log_reader
+        self._hub = hub
+        self._agenda = agenda
+        self._catalog = catalog
+        self._parser = parser
+        self._subscriptions_max = subscriptions_max
+        self._retry_delay_s = retry_delay_s
+        self._asking = asyncio.Semaphore(ASKING_MAX)
+
+    async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal) -> Subscriber:
+        """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`."""
+        if outlet.count >= self._subscriptions_max:
+            raise RequestError(
+                "LIMIT_EXCEEDED",
+                f"A connection can hold {self._subscriptions_max} subscriptions: unsubscribe from one first.",
+            )
+        subscription = await self._retried(lambda: self._judge_request(request, principal))
+        reading = self._hub.follow(outlet, subscription, request.after)
+        self._agenda.order([reading])
+        return reading.subscriber
+
+    async def see_as(self, outlet: Outlet, principal: Principal) -> None:
+        """All subscriptions of a client go on with these eyes, or end with the error that they would get now."""
+        for subscriber in outlet.subscribers():
+            await self._see_as(subscriber, principal)
+
+    async def _see_as(self, subscriber: Subscriber, principal: Principal) -> None:
+        known = subscriber.subscription
+        try:
+            subscription = await self._retried(lambda: self._judge_anew(known, principal))
+        except RequestError as error:
+            self._hub.refuse(subscriber, error)
+        else:
+            reading = self._hub.go_on_as(subscriber, subscription)
+            self._agenda.order([reading] if reading else [])
+
+    async def _judge_anew(self, subscription: Subscription, principal: Principal) -> Subscription:
+        name = subscription.collection.name
+        while True:
+            catalog = await self._catalog.current(name)
+            try:
+                return self._catalog.judge(subscription, name, catalog, principal)
+            except (Unspelled, Unanswered) as unknown:
+                await self._parser.learn(unknown)
+            except RequestError:
+                self._parser.permits.forget_obstacles(catalog)
+                raise
+
+    async def read_items(self, request: ReadItems, principal: Principal) -> InitialData:
+        """What an `items` reply tells. With an `id` it is one row. Raises `RequestError`."""
+        data = await self._retried(lambda: self._read_once(request, principal))
+        if request.item is not None and not data.rows:
+            raise forbidden_item()
+        return data
+
+    async def _judge_request(self, request: Subscribe, principal: Principal) -> Subscription:
+        name = request.collection
+        catalog = await self._catalog.current(name)
+        book = self._parser.permits.book
+        understood = await self._parser.read(request.query, name, catalog, principal, to_follow=True)
+        understood.require(request.event)
+        collection = understood.collection
+        key = item_key(request.item, collection) if request.item is not None else None
+        item = await self._find_key(understood, key, request) if key is not None else None
+        if self._hub.catalog is not catalog or self._parser.permits.book is not book:
+            raise SourceChanged
+        return understood.narrowed(_subscription(request, understood, key, item))
+
+    async def _find_key(self, understood: Understood, key: tuple[str, ...], request: Subscribe) -> bytes:
+        """Who resumes may follow a row that is gone: its `delete` is what was missed."""
+        collection = understood.collection
+        async with self._asking:
+            try:
+                return await self._reader.find_key(collection, key, self._hub.catalog, understood.context)
+            except RequestError:
+                if request.after is None or self._log_reader is None:
+                    raise
+                return await self._log_reader.spell_key(collection, key)
+
+    async def _read_once(self, request: ReadItems, principal: Principal) -> InitialData:
+        catalog = await self._catalog.current(request.collection)
+        understood = await self._parser.read(request.query, request.collection, catalog, principal, to_follow=False)
+        key = item_key(request.item, understood.collection) if request.item is not None else None
+        asked = Asked(understood.collection, understood.query, key, understood.context)
+        async with self._asking:
+            try:
+                return await self._reader.read(asked, catalog)
+            except RequestError as error:
+                await self._look_again(error, catalog)
+                raise
+
+    async def _look_again(self, error: RequestError, catalog: Catalog) -> None:
+        """What is forbidden may be so since a moment ago. Raises `SourceChanged` then."""
+        if error.code == "FORBIDDEN":
+            await self._catalog.refresh()
+        if self._hub.catalog is not catalog:
+            raise SourceChanged(error.message)
+
+    async def _retried(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        """Until the database is there and agrees with the catalog. What goes on disagreeing is refused."""
+        disagreed = 0
+        while True:
+            catalog = self._hub.catalog
+            try:
+                return await attempt()
+            except SourceChanged as error:
+                await self._catalog.refresh_until_done()
+                disagreed = disagreed + 1 if self._hub.catalog is catalog else 0
+                if disagreed >= DISAGREEMENTS_MAX:
+                    log.error("data cannot be read", extra=facts(reason=str(error)))
+                    raise cannot_be_read() from error
+            except SourceUnavailable as error:
+                check_still_wanted()
+                log.info("the database cannot be reached, trying again", extra=facts(reason=str(error)))
+            await asyncio.sleep(self._retry_delay_s)
+
+
+def _subscription(
+    request: Subscribe, understood: Understood, key: tuple[str, ...] | None, item: bytes | None
+) -> Subscription:
+    return Subscription(
+        understood.collection,
+        understood.query,
+        request.event,
+        item,
+        key,
+        request.uid,
+        frugal(request.query),
+        cursor=request.cursor,
+        tx=request.tx,
+        old=request.old,
+        changes_only=request.changes_only,
+        related=request.related,
+    )

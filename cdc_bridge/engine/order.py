@@ -1,0 +1,161 @@
+"""Notices when the changes of one transaction are told in an order in which they cannot have happened.
+
+A statement's trigger fires when the statement ends, so whatever another trigger, a foreign key or a part of a WITH
+wrote in the middle of it is told first. Usually that is another row. Where it is the same row, the images
+tell: each image of a row must follow from the one before it. Where they do not, or cannot say, the final state of the
+row is not to be had from the stream, and fresh data must be read.
+
+Rule: one transaction of one table at a time. State: the last image of each key that the transaction has written,
+as a hash; nothing until its second change, since most transactions have one. Bound: `keys_max` keys; past it the
+rest of the transaction is taken as it comes.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from cdc_bridge.model.change import Change, Operation, Row
+
+
+class _Gone(enum.Enum):
+    """In the place of an image: the row was deleted."""
+
+    GONE = "gone"
+
+
+_GONE = _Gone.GONE
+
+
+@dataclass(slots=True)
+class TransactionOrder:
+    """For one table. `key` encodes the key of a row."""
+
+    key: Callable[[Row], bytes]
+    keys_max: int = 20_000
+    _xid: int = 0
+    _first: Change | None = None
+    _images: dict[bytes, int | _Gone] = field(default_factory=dict)
+    _moved_in: set[bytes] = field(default_factory=set)
+
+    def holds(self, change: Change) -> bool:
+        """Whether the change can have happened after those before it, and its rows in any order."""
+        if change.operation is Operation.UPDATE and not self._is_clear(change):
+            return False
+        if change.xid != self._xid:
+            self._xid = change.xid
+            self._first = change
+            self._images = {}
+            self._moved_in = set()
+            return True
+        if self._first is not None:
+            first, self._first = self._first, None
+            self._follow(first)
+        return self._follow(change)
+
+    def _follow(self, change: Change) -> bool:
+        if len(self._images) > self.keys_max:
+            return True
+        match change.operation:
+            case Operation.INSERT:
+                return self._insert(change)
+            case Operation.UPDATE:
+                return self._update(change)
+            case Operation.DELETE:
+                return self._delete(change)
+            case Operation.TRUNCATE:
+                self._images = {}
+                return True
+
+    def _insert(self, change: Change) -> bool:
+        follows = True
+        for row in change.new:
+            key = self.key(row)
+            follows &= self._images.get(key, _GONE) is _GONE
+            self._images[key] = _hash(row)
+        return follows
+
+    def _delete(self, change: Change) -> bool:
+        follows = True
+        for row in change.old:
+            key = self.key(row)
+            follows &= self._is_last(key, row)
+            self._images[key] = _GONE
+        return follows
+
+    def _update(self, change: Change) -> bool:
+        pairs = [(self.key(old), old, self.key(new), new) for old, new in zip(change.old, change.new, strict=True)]
+        # A row that an earlier part of a statement has moved to this key is not the one that this part moves away.
+        follows = not any(old_key != new_key and old_key in self._moved_in for old_key, _, new_key, _ in pairs)
+        for old_key, old, _, _ in pairs:
+            follows &= self._is_last(old_key, old)
+            self._images[old_key] = _GONE
+        for old_key, _, new_key, new in pairs:
+            follows &= old_key == new_key or self._images.get(new_key, _GONE) is _GONE
+            self._images[new_key] = _hash(new)
+            if old_key != new_key:
+                self._moved_in.add(new_key)
+        return follows
+
+    def _is_last(self, key: bytes, row: Row) -> bool:
+        known = self._images.get(key)
+        return known is None or (known is not _GONE and known == _hash(row))
+
+    def _is_clear(self, change: Change) -> bool:
+        """Whether it does not matter in which order the rows of an UPDATE that moves keys are taken.
+
+        It does where a row was written twice, as a foreign key to the same table does, and then the images show it:
+        the new one of the first time is the old one of the second.
+        """
+        old_keys = [self.key(row) for row in change.old]
+        new_keys = [self.key(row) for row in change.new]
+        if old_keys == new_keys:
+            return True
+        position = {key: i for i, key in enumerate(old_keys)}
+        if len(position) < len(old_keys) or len(set(new_keys)) < len(new_keys):
+            return False
+        return not any(
+            key in position and position[key] != i and _hash(change.old[position[key]]) == _hash(change.new[i])
+            for i, key in enumerate(new_keys)
+        )
+
+
+@dataclass(slots=True)
+class TransactionOrders:
+    """The same for transactions that come interleaved, as they do from a log.
+
+    Bound: `transactions_max` that are told apart at a time, and `keys_max` keys in all; past it the one that has been
+    silent for longest is taken as it comes when it goes on.
+    """
+
+    key: Callable[[Row], bytes]
+    transactions_max: int = 1000
+    keys_max: int = 20_000
+    _orders: OrderedDict[int, TransactionOrder] = field(default_factory=OrderedDict, init=False)
+    _rows: dict[int, int] = field(default_factory=dict, init=False)
+    _rows_count: int = field(default=0, init=False)
+
+    def holds(self, change: Change) -> bool:
+        order = self._orders.get(change.xid)
+        if order is None:
+            order = self._orders[change.xid] = TransactionOrder(self.key, self.keys_max)
+        self._orders.move_to_end(change.xid)
+        self._count(change)
+        return order.holds(change)
+
+    def _count(self, change: Change) -> None:
+        rows = len(change.old) + len(change.new)
+        self._rows[change.xid] = self._rows.get(change.xid, 0) + rows
+        self._rows_count += rows
+        while len(self._orders) > 1 and self._is_full():
+            xid, _ = self._orders.popitem(last=False)
+            self._rows_count -= self._rows.pop(xid)
+
+    def _is_full(self) -> bool:
+        return len(self._orders) > self.transactions_max or self._rows_count > self.keys_max
+
+
+def _hash(row: Row) -> int:
+    return hash(tuple([(name, bytes(value)) for name, value in row.items()]))

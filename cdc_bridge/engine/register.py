@@ -1,0 +1,118 @@
+"""The collections as the hub knows them: the newest catalog, and what goes with each collection until the next one.
+
+That is how its rows are encoded, and in which order the changes of its transactions have come. Encoders are kept from
+one catalog to the next where rows still read the same; orders begin anew, and so does what TRUNCATE has told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdc_bridge.engine.order import TransactionOrders
+from cdc_bridge.engine.rendering import Encoders
+from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.change import Change
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    """Between two catalogs: collections that are gone, or that clients know by another name; tables (by `oid`) of which
+    rows may have changed in silence, or read otherwise; those of which only the foreign keys are others; and those of
+    which somebody may see something else (`rights`).
+    """
+
+    gone: tuple[Collection, ...]
+    anew: frozenset[int]
+    led: frozenset[int]
+    rights: frozenset[int] = frozenset()
+
+    @property
+    def all(self) -> frozenset[int]:
+        return self.anew | self.led | self.rights | {collection.relation_id for collection in self.gone}
+
+
+class Register:
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        self.catalog = Catalog()
+        self._encoders: dict[int, Encoders] = {}
+        self._orders: dict[int, TransactionOrders] = {}
+        self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
+
+    def encoders(self, relation_id: int) -> Encoders:
+        """Of a collection that is in the catalog."""
+        return self._encoders[relation_id]
+
+    def is_in_order(self, change: Change, collection: Collection) -> bool:
+        """Whether it can have happened after the others of its transaction. To be asked of each change, once."""
+        orders = self._orders.get(collection.relation_id)
+        return orders is None or orders.holds(change)
+
+    def truncate(self, change: Change) -> None:
+        """TRUNCATE gives new storage: the catalog that shows it is no news."""
+        self._truncated[change.relation_id] = change.filenode
+
+    def compare(self, catalog: Catalog) -> Differences:
+        """What another catalog would change."""
+        now = {collection.relation_id: collection for collection in catalog.by_name.values()}
+        gone: list[Collection] = []
+        anew: set[int] = set()
+        led: set[int] = set()
+        for old in self.catalog.by_name.values():
+            new = now.get(old.relation_id)
+            if new is None or new.name != old.name:
+                gone.append(old)
+            elif not new.reads_as(old) or _is_captured_otherwise(old, new) or self._is_rewritten(old, new):
+                anew.add(old.relation_id)
+            elif new.references != old.references:
+                led.add(old.relation_id)
+        return Differences(tuple(gone), frozenset(anew), frozenset(led), self._with_other_rights(catalog))
+
+    def _with_other_rights(self, catalog: Catalog) -> frozenset[int]:
+        before, after = self.catalog.access, catalog.access
+        if before == after:
+            return frozenset()
+        roles = before.roles.keys() | after.roles.keys()
+        return frozenset(
+            collection.relation_id
+            for collection in catalog.by_name.values()
+            if before.claim_functions != after.claim_functions
+            or any(
+                before.of(role).get(collection.relation_id) != after.of(role).get(collection.relation_id)
+                for role in roles
+            )
+        )
+
+    def adopt(self, catalog: Catalog) -> None:
+        """Take over a new catalog."""
+        self.catalog = catalog
+        known = self._encoders
+        self._encoders = {
+            collection.relation_id: known[collection.relation_id]
+            if collection.relation_id in known and known[collection.relation_id].collection.reads_as(collection)
+            else Encoders(collection)
+            for collection in catalog.by_name.values()
+        }
+        self._orders = {
+            relation_id: TransactionOrders(encoders.key)
+            for relation_id, encoders in self._encoders.items()
+            if encoders.key is not None
+        }
+        self._truncated.clear()
+
+    def _is_rewritten(self, old: Collection, new: Collection) -> bool:
+        """Whether rows may have changed that no change told of: other partitions, or other storage.
+
+        ALTER COLUMN TYPE ... USING rewrites rows in silence. VACUUM FULL and CLUSTER look the same from here; what
+        they cost is a reading too many. TRUNCATE was told of, if it has been heard already.
+        """
+        return any(
+            old.filenodes.get(relation_id) != (filenode := new.filenodes.get(relation_id))
+            and (filenode is None or self._truncated.get(relation_id) != filenode)
+            for relation_id in old.filenodes.keys() | new.filenodes.keys()
+        )
+
+
+def _is_captured_otherwise(old: Collection, new: Collection) -> bool:
+    return (new.revision, new.durable) != (old.revision, old.durable)

@@ -1,0 +1,122 @@
+"""Which rows show others, and so have to be shown again when those change.
+
+A projection leads from table to table along foreign keys. A change at the end of such a path is seen in the rows at its
+beginning, which a filter of the first table finds by the values that the foreign key had and has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from cdc_bridge.model import values
+from cdc_bridge.model.catalog import Catalog, Collection, Reference
+from cdc_bridge.model.change import Change
+from cdc_bridge.model.filter import (
+    NOTHING,
+    Comparison,
+    Field,
+    Filter,
+    Literal,
+    Operator,
+    Quantifier,
+    Related,
+    disjunction,
+    relations,
+)
+from cdc_bridge.model.projection import Nested, Projection
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.subscription import Query, Subscription
+
+Path: TypeAlias = tuple[Reference, ...]
+
+VALUES_MAX = 10_000
+"""Of one change. Past it whoever shows such rows starts anew, which costs less."""
+
+
+def paths(projection: Projection) -> Iterator[Path]:
+    """From the table of a projection to each other one that it shows rows of."""
+    for output in projection.outputs:
+        if isinstance(output.source, Nested):
+            reference = output.source.reference
+            yield (reference,)
+            for path in paths(output.source.projection):
+                yield (reference, *path)
+
+
+def targets(projection: Projection) -> frozenset[int]:
+    """The tables whose rows are shown."""
+    return frozenset(path[-1].target_id for path in paths(projection))
+
+
+def tables_of(subscription: Subscription) -> frozenset[int]:
+    """All tables that are read for it."""
+    return tables_read(subscription.collection, subscription.query, subscription.context)
+
+
+def tables_read(collection: Collection, query: Query, context: SecurityContext) -> frozenset[int]:
+    """All tables that a query leads to, its own among them, and those to which the rules of these lead."""
+    steps = [reference for key in query.sort for reference in key.path]
+    found = {collection.relation_id, *(reference.target_id for reference in steps)}
+    found |= _of_filter(query.filter) | _of_projection(query.projection)
+    return frozenset(found.union(*[_of_filter(rows) for relation_id, rows in context.rows if relation_id in found]))
+
+
+def _of_projection(projection: Projection) -> set[int]:
+    return {*targets(projection), *_choosing(projection)}
+
+
+def _choosing(projection: Projection) -> set[int]:
+    """Tables whose rows say which rows are shown along a relation, or in which order."""
+    found: set[int] = set()
+    for output in projection.outputs:
+        if isinstance(nested := output.source, Nested):
+            found |= _choosing(nested.projection) | _of_filter(nested.filter)
+            found |= {reference.target_id for key in nested.sort for reference in key.path}
+    return found
+
+
+def _of_filter(filter_: Filter) -> set[int]:
+    found: set[int] = set()
+    for related in relations(filter_):
+        found |= {related.reference.target_id} | _of_filter(related.filter)
+    return found
+
+
+def deciding(subscription: Subscription) -> frozenset[int]:
+    """Tables whose rows say which other rows, of the same table too, are let through, or shown along a relation."""
+    query = subscription.query
+    return frozenset(_of_filter(query.filter) | _choosing(query.projection))
+
+
+def showing(base: Collection, projection: Projection, change: Change, catalog: Catalog) -> Filter | None:
+    """The rows of `base` that show what has changed, along every path that ends in its table.
+
+    None: too many to be named.
+    """
+    changed = catalog.by_relation_id[change.relation_id].relation_id
+    filters: list[Filter] = []
+    for path in paths(projection):
+        if path[-1].target_id == changed:
+            named = _values(path[-1], change)
+            if len(named) > VALUES_MAX:
+                return None
+            filters.append(_leading_to(base, path, named, catalog))
+    return disjunction(*filters) if filters else NOTHING
+
+
+def _values(reference: Reference, change: Change) -> frozenset[bytes]:
+    """What the foreign key says, or said, in the rows that changed; or what they are called by it."""
+    rows = (*change.old, *change.new)
+    found = {bytes(raw) for row in rows if (raw := row.get(reference.target_column)) is not None}
+    return frozenset(found - {values.NULL})
+
+
+def _leading_to(base: Collection, path: Path, named: frozenset[bytes], catalog: Catalog) -> Filter:
+    *before, last = path
+    owner = catalog.by_relation_id[before[-1].target_id] if before else base
+    literals = tuple(Literal(raw) for raw in sorted(named))
+    filter_: Filter = Comparison(Field(owner.by_name[last.column]), Operator.IN, literals) if literals else NOTHING
+    for reference in reversed(before):
+        filter_ = Related(reference, Quantifier.SOME if reference.is_many else Quantifier.JOINED, filter_)
+    return filter_

@@ -1,0 +1,212 @@
+"""What one change means to the groups of subscriptions that it may concern, found out in three steps.
+
+1. Memory judges which rows each filter lets through, as they were and as they are (`judge_all`).
+2. Where it cannot, the database is asked: `cases` go out, `decide` takes the answers in.
+3. What is shown of rows that their images do not have is asked for as well: `completions`, `complete`.
+
+A step without questions costs nothing. Then each group has its events, or a `CannotTell` in their place.
+Equal questions are asked once, on behalf of all who ask; and who is let see none of the rows costs nothing any more.
+Never reads the clock or the network; the stream may wait between steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from cdc_bridge.engine.judging import Judged, Question, Side
+from cdc_bridge.engine.matching import Group, Index, Sieve
+from cdc_bridge.engine.rendering import Encoders, Matches, Rendering, Shown, needs_old_rows
+from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.change import Change, Operation, Row
+from cdc_bridge.model.cursor import Mark
+from cdc_bridge.model.evaluation import Case, Completed, Completion, Failure, Verdict
+from cdc_bridge.model.filter import EVERYTHING, Filter, of_the_past
+from cdc_bridge.model.projection import Projection
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.subscription import Event
+from cdc_bridge.query.row_version import RowVersion
+
+Member = TypeVar("Member")
+
+
+@dataclass(frozen=True, slots=True)
+class CannotTell:
+    """In the place of a group's events: the database could not say what the change means to it."""
+
+    reason: str
+
+
+class Weighing(Generic[Member]):
+    """See the module's docstring. `now_us`: the moment of `$NOW`, in microseconds since 1970."""
+
+    def __init__(
+        self, change: Change, collection: Collection, catalog: Catalog, encoders: Encoders, now_us: int
+    ) -> None:
+        self.change = change
+        self.collection = collection
+        self._catalog = catalog
+        self._encoders = encoders
+        self._now_us = now_us
+        self._judged: dict[Sieve[Member], Judged] = {}
+        self._every_row: list[Sieve[Member]] = []
+        self._questions: dict[tuple[Filter, bool], Question] = {}
+        self._completing: dict[Shown, list[int]] = {}
+        self._completions: dict[Shown, dict[int, Row]] = {}
+        self._incomplete: dict[tuple[Projection, SecurityContext], str] = {}
+
+    def __bool__(self) -> bool:
+        """Whether it concerns anybody."""
+        return bool(self._judged or self._every_row)
+
+    # --- 1: memory ---
+
+    def judge_all(self, index: Index[Member]) -> None:
+        """For all groups that the index finds."""
+        images = self._images()
+        key = self._encoders.key
+        keys = None if key is None else [key(row) for row in (*self.change.old, *self.change.new)]
+        for sieve, positions in index.candidates(self.collection.relation_id, images, keys).items():
+            self._judge(sieve, images, positions)
+
+    def judge_one(self, sieve: Sieve[Member]) -> None:
+        """For one sieve, which no index holds."""
+        images = self._images()
+        self._judge(sieve, images, range(len(images)))
+
+    def _images(self) -> list[RowVersion]:
+        """All rows as they were, then all as they are."""
+        return [RowVersion(row, self._now_us) for row in (*self.change.old, *self.change.new)]
+
+    def _judge(self, sieve: Sieve[Member], images: Sequence[RowVersion], positions: Sequence[int]) -> None:
+        if sieve.filter == EVERYTHING:
+            self._every_row.append(sieve)
+            return
+        judged = Judged()
+        begin = len(self.change.old)
+        for position in positions:
+            of_old = position < begin
+            verdict = (sieve.former if of_old else sieve.predicate)(images[position])
+            if verdict is not False:
+                side = judged.old if of_old else judged.new
+                (side.unsure if verdict is None else side.certain).append(position if of_old else position - begin)
+        if judged:
+            self._judged[sieve] = judged
+
+    # --- 2: what it could not judge ---
+
+    def cases(self) -> list[Case]:
+        for sieve, judged in self._judged.items():
+            if judged.old.unsure:
+                self._ask(of_the_past(sieve.filter), sieve, judged.old, of_old=True)
+            if judged.new.unsure:
+                self._ask(sieve.filter, sieve, judged.new, of_old=False)
+        return [self._case(*asked, question) for asked, question in self._questions.items()]
+
+    def _ask(self, filter_: Filter, sieve: Sieve[Member], side: Side, *, of_old: bool) -> None:
+        """The same filter is one question, whoever asks."""
+        question = self._questions.get((filter_, of_old))
+        if question is None:
+            question = self._questions[filter_, of_old] = Question()
+        question.positions.update(side.unsure)
+        question.contexts.update(dict.fromkeys(sieve.by_context))
+        question.sides.append(side)
+
+    def _case(self, filter_: Filter, of_old: bool, question: Question) -> Case:
+        rows = self.change.old if of_old else self.change.new
+        images = tuple([rows[i] for i in question.in_order])
+        return Case(self.collection, self._catalog, filter_, images, self._now_us, tuple(question.contexts))
+
+    def decide(self, verdicts: Sequence[Verdict]) -> None:
+        """The answers to `cases`, in their order."""
+        for verdict, question in zip(verdicts, self._questions.values(), strict=True):
+            question.decide(verdict)
+
+    # --- 3: what images do not have ---
+
+    def completions(self) -> list[Completion]:
+        needed: dict[Shown, set[int]] = {}
+        for group, matches in self._found():
+            projection, context = group.subscription.query.projection, group.subscription.asked_by
+            if not projection.is_flat:
+                needed.setdefault((projection, context, False), set()).update(matches.new)
+                needed.setdefault((projection, context, True), set()).update(self._old_rows(group, matches))
+        self._completing = {shown: sorted(positions) for shown, positions in needed.items() if positions}
+        return [self._completion(shown, positions) for shown, positions in self._completing.items()]
+
+    def _completion(self, shown: Shown, positions: Sequence[int]) -> Completion:
+        projection, context, of_old = shown
+        rows = self.change.old if of_old else self.change.new
+        images = tuple([rows[i] for i in positions])
+        return Completion(self.collection, self._catalog, projection, images, self._now_us, context)
+
+    def complete(self, completed: Sequence[Completed]) -> None:
+        """The answers to `completions`, in their order."""
+        for answer, (shown, positions) in zip(completed, self._completing.items(), strict=True):
+            if isinstance(answer, Failure):
+                projection, context, _ = shown
+                self._incomplete[projection, context] = answer.reason
+            else:
+                self._completions[shown] = dict(zip(positions, answer, strict=True))
+
+    def fail(self, reason: str) -> None:
+        """Nobody answers: what was asked for cannot be told."""
+        for question in self._questions.values():
+            question.fail(reason)
+        for projection, context, _ in self._completing:
+            self._incomplete.setdefault((projection, context), reason)
+
+    # --- then ---
+
+    def told(self, mark: Mark | None) -> Iterator[tuple[Group[Member], tuple[Event, ...] | CannotTell]]:
+        """The events of each group that has any, or why it has to start anew."""
+        rendering = Rendering(self.change, self._encoders, mark, self._completions)
+        for group, matches in self._found():
+            if reason := self._why_incomplete(group, matches):
+                yield group, CannotTell(reason)
+            elif events := rendering.events(group.subscription, matches):
+                yield group, events
+        for sieve, judged in self._judged.items():
+            for context in judged.concerned(sieve.by_context) if judged.is_asked else ():
+                if reason := judged.why_unsettled(context):
+                    yield from ((group, CannotTell(reason)) for group in sieve.by_context[context])
+
+    def _found(self) -> Iterator[tuple[Group[Member], Matches]]:
+        if self._every_row:
+            every_row = Matches.every_row(self.change)
+            for sieve in self._every_row:
+                yield from ((group, every_row) for group in sieve.groups)
+        for sieve, judged in self._judged.items():
+            if judged.is_asked:
+                yield from self._found_by_asking(sieve, judged)
+            else:
+                matches = Matches(judged.old.certain, judged.new.certain)
+                yield from ((group, matches) for group in sieve.groups)
+
+    def _found_by_asking(self, sieve: Sieve[Member], judged: Judged) -> Iterator[tuple[Group[Member], Matches]]:
+        for context in judged.concerned(sieve.by_context):
+            matches = judged.matches(context)
+            if (matches.old or matches.new) and not judged.why_unsettled(context):
+                yield from ((group, matches) for group in sieve.by_context[context])
+
+    def _why_incomplete(self, group: Group[Member], matches: Matches) -> str:
+        """Empty when what its rows show is at hand."""
+        projection = group.subscription.query.projection
+        if projection.is_flat or group.subscription.query.aggregate:
+            return ""
+        context = group.subscription.asked_by
+        if reason := self._incomplete.get((projection, context)):
+            return reason
+        needed = [(matches.new, False), (self._old_rows(group, matches), True)]
+        is_complete = all(
+            (projection, context, of_old) in self._completions for positions, of_old in needed if positions
+        )
+        return "" if is_complete else "nobody has been asked what the rows show"
+
+    def _old_rows(self, group: Group[Member], matches: Matches) -> set[int]:
+        """Those that are shown as they were, or compared. Who asks for old values gets them of rows that enter too."""
+        if not needs_old_rows(group.subscription):
+            return set()
+        has_entered = group.subscription.old and self.change.operation is Operation.UPDATE
+        return {*matches.old, *(matches.new if has_entered else ())}

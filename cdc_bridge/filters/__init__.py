@@ -1,1 +1,0 @@
-"""What filters say of rows, and who is right about a row without asking the database."""

@@ -1,1 +1,0 @@
-"""The subscriptions that a change may concern, found among very many."""

@@ -1,0 +1,1 @@
+"""Facts and values: what a change, a catalog, a filter, a subscription and an error are."""

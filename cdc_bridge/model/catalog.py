@@ -1,0 +1,216 @@
+"""What can be subscribed to: collections, their columns and keys, as the database has them.
+
+A `Catalog` is a value. When the database changes, a new one takes its place.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from cdc_bridge.model.change import Relation
+from cdc_bridge.model.grants import UNKNOWN, Access
+
+SHAPE_BYTES = 8
+
+
+class TypeKind(enum.Enum):
+    """How a value of a type travels in JSON; see `values`."""
+
+    PLAIN = "plain"  # as PostgreSQL's row_to_json writes it
+    QUOTED = "quoted"  # a number that must not lose digits: int8, numeric
+    TIMESTAMPTZ = "timestamptz"
+    ARRAY = "array"
+    COMPOSITE = "composite"
+
+
+@dataclass(frozen=True, slots=True)
+class PgType:
+    """A type with its domain peeled off. `name` is as `format_type` prints it, `labels` are those of an enum."""
+
+    name: str
+    kind: TypeKind = TypeKind.PLAIN
+    element: PgType | None = None
+    fields: tuple[tuple[str, PgType], ...] = ()
+    labels: tuple[str, ...] = ()
+
+    @property
+    def is_json(self) -> bool:
+        return self.name in ("json", "jsonb")
+
+
+@dataclass(frozen=True, slots=True)
+class Collation:
+    """How the text of a column compares. `schema` and `name` are PostgreSQL's; both are empty where the type has none.
+
+    `is_deterministic`: equal means the same bytes. `is_bytewise`: it orders by code points, as "C" does.
+    `has_plain_ascii`: upper and lower case of ASCII letters are each other's, which is not so in Turkish.
+    """
+
+    schema: str = ""
+    name: str = ""
+    is_deterministic: bool = True
+    is_bytewise: bool = False
+    has_plain_ascii: bool = True
+
+
+NO_COLLATION = Collation()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """`number` is PostgreSQL's `attnum`, which survives a rename."""
+
+    name: str
+    number: int
+    type: PgType
+    collation: Collation = NO_COLLATION
+    _hash: int = field(init=False, repr=False, compare=False)
+    """Worked out once: every filter and every projection is looked up by its columns."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash((self.name, self.number, self.type, self.collation)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A foreign key of one column, seen from one of its ends.
+
+    From the table that has it (`is_many` is false) it leads to the one row that it names and is called like its
+    column. From the table that it refers to it leads to all rows that name one, and is called like their collection.
+    `column` is of the collection that has this reference, `target_column` of the one with the id `target_id`.
+    """
+
+    name: str
+    column: str
+    target_id: int
+    target_column: str
+    is_many: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """An attached table as clients know it.
+
+    `filenodes` maps the `oid` of every table that reports under this collection, the table itself and the
+    partitions of a partitioned one, to its storage (0 for a partitioned table). `key` names the columns of
+    the primary key, in its order; it is empty when there is none, or when a column of it is excluded.
+    `revision` is another one when triggers of ours have been made anew, disabled or enabled on any of these tables,
+    when a partition was attached anew, or when a virtual column computes something else: rows may have changed that no
+    change told of.
+
+    `orders` has the names of the columns of those partitions that have them in another order than the table.
+
+    `durable`: its changes are in the log. `shape` is a digest of all that a position in its changes depends on: while
+    it is the same, nothing has happened to the rows that no change tells of.
+
+    `references` lead to other collections, or to this one.
+    """
+
+    name: str
+    relation: Relation
+    relation_id: int
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+    filenodes: Mapping[int, int]
+    excluded: frozenset[str] = frozenset()
+    revision: str = ""
+    durable: bool = False
+    references: tuple[Reference, ...] = ()
+    orders: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    names: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    by_name: Mapping[str, Column] = field(init=False, repr=False, compare=False)
+    by_reference: Mapping[str, Reference] = field(init=False, repr=False, compare=False)
+    shape: bytes = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(column.name for column in self.columns))
+        object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
+        object.__setattr__(self, "by_reference", {reference.name: reference for reference in self.references})
+        object.__setattr__(self, "shape", _shape(self))
+
+    @property
+    def key_columns(self) -> tuple[Column, ...]:
+        return tuple(self.by_name[name] for name in self.key)
+
+    def order(self, relation_id: int) -> tuple[str, ...]:
+        """The names of the columns as changes of one of its tables have them."""
+        return self.orders.get(relation_id, self.names)
+
+    def reads_as(self, other: Collection) -> bool:
+        """Whether a row of this collection means the same to a client as a row of `other`."""
+        return (self.relation_id, self.columns, self.key) == (other.relation_id, other.columns, other.key)
+
+
+def _shape(collection: Collection) -> bytes:
+    """Short, since it travels in every cursor, and the same on every bridge of the database."""
+    facts = (
+        collection.relation_id,
+        collection.columns,
+        collection.key,
+        collection.revision,
+        sorted(collection.filenodes.items()),
+        sorted(collection.excluded),
+    )
+    return hashlib.blake2b(repr(facts).encode(), digest_size=SHAPE_BYTES).digest()
+
+
+class Catalog:
+    """The collections by name, and by the `oid` of every table that reports under them, and who may see what."""
+
+    def __init__(self, collections: Iterable[Collection] = (), access: Access = UNKNOWN) -> None:
+        self.access = access
+        self.by_name: dict[str, Collection] = {c.name: c for c in collections}
+        self.by_relation_id: dict[int, Collection] = {
+            relation_id: c for c in self.by_name.values() for relation_id in c.filenodes
+        }
+
+    def siblings(self, relation_id: int) -> frozenset[int]:
+        """All tables that report under the same collection as this one."""
+        collection = self.by_relation_id.get(relation_id)
+        return frozenset({relation_id} if collection is None else collection.filenodes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Catalog) and (self.by_name, self.access) == (other.by_name, other.access)
+
+    __hash__ = None  # type: ignore[assignment]  # it is compared, never a key
+
+
+def with_children(collections: Iterable[Collection], names: Mapping[str, str]) -> list[Collection]:
+    """The same, and each leads to the rows of others that refer to it by a foreign key, too.
+
+    Children are called like their collection, or as `names` says: `{"messages.author": "posts"}`. Where several
+    foreign keys of one collection lead to another, each needs a name of its own there: `messages_by_author`. A name
+    that a column has is not taken.
+    """
+    known = list(collections)
+    children: dict[int, list[Reference]] = {collection.relation_id: [] for collection in known}
+    for child in known:
+        targets = [reference.target_id for reference in child.references if not reference.is_many]
+        for own in child.references:
+            if own.is_many or own.target_id not in children:
+                continue
+            usual = child.name if targets.count(own.target_id) == 1 else f"{child.name}_by_{own.column}"
+            name = names.get(f"{child.name}.{own.column}", usual)
+            many = Reference(name, own.target_column, child.relation_id, own.column, is_many=True)
+            children[own.target_id].append(many)
+    return [_with_references(collection, children[collection.relation_id], set(children)) for collection in known]
+
+
+def _with_references(collection: Collection, children: Iterable[Reference], targets: Container[int]) -> Collection:
+    """With these children besides, each name once, and without what leads to no collection."""
+    references = {own.name: own for own in collection.references if not own.is_many and own.target_id in targets}
+    for many in children:
+        if many.name not in collection.by_name:
+            references.setdefault(many.name, many)
+    return replace(collection, references=tuple(references.values()))
+
+
+def collection_name(relation: Relation) -> str:
+    """`messages` for `public.messages`; tables of other schemas keep theirs in front."""
+    return relation.name if relation.schema == "public" else str(relation)

@@ -1,0 +1,246 @@
+"""What a filter says, once it has been read: names are columns, values are of their column's type.
+
+A filter is a value. Equal filters are equal values, whatever way they were spelled, so that they are judged once.
+
+There is no NOT, each operator has its own negation; so whoever judges a filter needs no third truth value: a comparison
+with NULL is not true, as in a WHERE clause, and that is all there is to know of it.
+
+Three read it: `predicate` in memory, `where` as SQL, `cover` to find it among many. They have to agree.
+
+What a client asked for and what it may see stand in one filter. Of the latter a `Policy` is PostgreSQL's, and a
+`Required` part is one that holds for rows of the past as well.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from cdc_bridge.model.catalog import Column, PgType, Reference
+
+
+class Operator(enum.Enum):
+    """The value is Directus's word. What each one means to NULL is said beside it where it is not plain SQL's."""
+
+    EQ = "_eq"
+    NEQ = "_neq"
+    LT = "_lt"
+    LTE = "_lte"
+    GT = "_gt"
+    GTE = "_gte"
+    IN = "_in"
+    NIN = "_nin"
+    BETWEEN = "_between"  # both ends belong to it
+    NBETWEEN = "_nbetween"
+    NULL = "_null"  # no values
+    NNULL = "_nnull"  # no values
+    EMPTY = "_empty"  # no values: NULL or ''
+    NEMPTY = "_nempty"
+    IEQ = "_ieq"
+    NIEQ = "_nieq"
+    CONTAINS = "_contains"  # of text: LIKE; of arrays and jsonb: @>
+    NCONTAINS = "_ncontains"
+    ICONTAINS = "_icontains"
+    NICONTAINS = "_nicontains"
+    STARTS_WITH = "_starts_with"
+    NSTARTS_WITH = "_nstarts_with"
+    ISTARTS_WITH = "_istarts_with"
+    NISTARTS_WITH = "_nistarts_with"
+    ENDS_WITH = "_ends_with"
+    NENDS_WITH = "_nends_with"
+    IENDS_WITH = "_iends_with"
+    NIENDS_WITH = "_niends_with"
+    REGEX = "_regex"  # PostgreSQL's ~
+    INTERSECTS = "_intersects"  # PostGIS
+    NINTERSECTS = "_nintersects"
+    INTERSECTS_BBOX = "_intersects_bbox"
+    NINTERSECTS_BBOX = "_nintersects_bbox"
+
+
+class Function(enum.Enum):
+    """What can be asked of a column instead of its value: `year(created)`. All of them give an int4."""
+
+    YEAR = "year"
+    MONTH = "month"
+    WEEK = "week"  # ISO 8601
+    DAY = "day"
+    WEEKDAY = "weekday"  # 0 is Sunday
+    HOUR = "hour"
+    MINUTE = "minute"
+    SECOND = "second"
+    COUNT = "count"  # the elements of a json or jsonb array, or of an array
+
+
+INTEGER = PgType("integer")
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A value as `row_to_json` would write it in a column of its type, so that it compares with what is in an image:
+    `7`, `"text"`, `1.50`, `"2026-11-24T10:00:00+00:00"`. Never `null`.
+    """
+
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """`$NOW`, moved by so much. It is asked for with each change: see `moment.at`."""
+
+    months: int = 0
+    microseconds: int = 0
+
+
+Value: TypeAlias = Literal | Now
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """A column, or a function of it."""
+
+    column: Column
+    function: Function | None = None
+
+    @property
+    def type(self) -> PgType:
+        return self.column.type if self.function is None else INTEGER
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A place inside of a json or jsonb column, member by member; `"0"` is also the first element of an array.
+
+    What is there is compared as text; when the values are numbers, as numeric, and what is no number there is NULL.
+    """
+
+    column: Column
+    members: tuple[str, ...]
+    type: PgType
+
+
+Operand: TypeAlias = Field | Path
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`values` are sorted and unique for IN and NIN, [low, high] for BETWEEN, one for the others that have any."""
+
+    operand: Operand
+    operator: Operator
+    values: tuple[Value, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class And:
+    """All of them; of no parts: every row."""
+
+    parts: tuple[Filter, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Or:
+    """At least one of them; of no parts: no row. (An empty `_or` of a client is an empty `And`.)"""
+
+    parts: tuple[Filter, ...]
+
+
+class Quantifier(enum.Enum):
+    """JOINED is a LEFT JOIN with the one row that a foreign key names: without it, its columns are NULL."""
+
+    JOINED = "joined"
+    SOME = "some"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Related:
+    """What the rows that a foreign key leads to have to be like. `filter` is about columns of the other table."""
+
+    reference: Reference
+    quantifier: Quantifier
+    filter: Filter
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """A policy of row-level security that only PostgreSQL can judge, for whoever asks.
+
+    `expression` is its condition as PostgreSQL prints it: it calls the table by `table`, and uses these columns of it.
+    """
+
+    table: str
+    expression: str
+    columns: tuple[Column, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Required:
+    """What decides who may see a row: it is asked of rows as they were, too, and as other tables are now."""
+
+    filter: Filter
+
+
+Filter: TypeAlias = And | Or | Comparison | Related | Policy | Required
+
+EVERYTHING = And()
+NOTHING = Or(())
+
+
+def leaves(filter_: Filter) -> Iterator[Comparison | Related | Policy]:
+    """What stands in it; what is inside of a condition on another table is left aside."""
+    match filter_:
+        case And(parts) | Or(parts):
+            for part in parts:
+                yield from leaves(part)
+        case Required(inner):
+            yield from leaves(inner)
+        case _:
+            yield filter_
+
+
+def relations(filter_: Filter) -> Iterator[Related]:
+    """All conditions on other tables that stand in it, those inside of others left aside."""
+    return (leaf for leaf in leaves(filter_) if isinstance(leaf, Related))
+
+
+def of_the_past(filter_: Filter) -> Filter:
+    """What a row that is no more can be judged by: its own columns.
+
+    The rows that it led to may be gone as well, or others, by now, and when it entered it was another time. Where these
+    would decide, it counts as let through: to be told that a row has gone which was never there does no harm, not to
+    be told leaves it there for ever.
+    """
+    match filter_:
+        case And(parts):
+            past = tuple(map(of_the_past, parts))
+            return filter_ if past == parts else conjunction(*past)
+        case Or(parts):
+            past = tuple(map(of_the_past, parts))
+            return filter_ if past == parts else disjunction(*past)
+        case Comparison(values=values) if not any(isinstance(value, Now) for value in values):
+            return filter_
+        case Policy() | Required():
+            return filter_
+    return EVERYTHING
+
+
+def conjunction(*filters: Filter) -> Filter:
+    """All of these, flat."""
+    parts: dict[Filter, None] = {}
+    for each in filters:
+        if each == NOTHING:
+            return NOTHING
+        parts.update(dict.fromkeys(each.parts if isinstance(each, And) else (each,)))
+    return next(iter(parts)) if len(parts) == 1 else And(tuple(parts))
+
+
+def disjunction(*filters: Filter) -> Filter:
+    """One of these at least, flat."""
+    parts: dict[Filter, None] = {}
+    for each in filters:
+        if each == EVERYTHING:
+            return EVERYTHING
+        parts.update(dict.fromkeys(each.parts if isinstance(each, Or) else (each,)))
+    return next(iter(parts)) if len(parts) == 1 else Or(tuple(parts))

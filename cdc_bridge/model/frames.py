@@ -1,0 +1,134 @@
+"""What the server says, as frames, and the codes with which it says good-bye."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from cdc_bridge.model import values
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.subscription import Event, EventKind, Meta, Transaction, Uid
+
+
+class CloseCode(enum.IntEnum):
+    """Why we close a socket (RFC 6455, section 7.4.1). The library adds 1007, 1009 and 1011 of its own accord."""
+
+    GOING_AWAY = 1001  # shutdown
+    POLICY_VIOLATION = 1008  # abuse of a limit, or no sign of life
+    TRY_AGAIN_LATER = 1013  # too slow
+    UNAUTHENTICATED = 4401  # as HTTP's 401: who the client is was not proved, or is no more
+
+
+_HEADS = {kind: b'{"type":"subscription","event":"' + kind.value.encode() + b'"' for kind in EventKind}
+
+
+def event_frame(event: Event, uid: str | None, *, one: bool, cursor: str | None = None) -> bytes:
+    """A frame of a subscription. `one` is for an `item` subscription: its data is the row or key itself.
+
+    Who has the same event, `uid` and cursor gets the same bytes; who has the same event only, the same up to these.
+    """
+    key = uid, one, cursor
+    frame = event.frames.get(key)
+    if frame is None:
+        frame = event.frames[key] = b"".join([_body(event, one=one), *_tail(uid, cursor)])
+    return frame
+
+
+def _tail(uid: str | None, cursor: str | None) -> Iterator[bytes]:
+    if cursor is not None:
+        yield b',"cursor":"' + cursor.encode() + b'"'
+    if uid is not None:
+        yield b',"uid":' + msgspec.json.encode(uid)
+    yield b"}"
+
+
+def _body(event: Event, *, one: bool) -> bytes:
+    """All but what is the client's own."""
+    body = event.frames.get(one)
+    if body is None:
+        body = event.frames[one] = b"".join(_parts(event, one=one))
+    return body
+
+
+def _parts(event: Event, *, one: bool) -> Iterator[bytes]:
+    yield _HEADS[event.kind]
+    if event.rows is not None:
+        yield b',"data":' + _data(event.rows, one=one)
+    if event.meta:
+        yield b',"meta":' + _meta(event.meta)
+    if event.old is not None:
+        yield b',"old":' + _data(event.old, one=one)
+    if event.reason is not None:
+        yield b',"reason":"' + event.reason.value.encode() + b'"'
+    if event.more:
+        yield b',"more":true'
+    if event.resumed:
+        yield b',"resumed":true'
+    if event.transaction is not None:
+        yield b',"tx":' + _transaction(event.transaction)
+
+
+def _data(rows: Sequence[bytes], *, one: bool) -> bytes:
+    return next(iter(rows), values.NULL) if one else values.array(rows)
+
+
+def _meta(meta: Iterable[tuple[Meta, int]]) -> bytes:
+    return msgspec.json.encode({each.value: count for each, count in meta})
+
+
+def _transaction(transaction: Transaction) -> bytes:
+    body = {"id": str(transaction.xid)}
+    if transaction.at:
+        body["at"] = _instant(transaction.at)
+    return msgspec.json.encode(body)
+
+
+_EPOCH = datetime(1970, 1, 1)  # UTC
+
+
+def _instant(at: int) -> str:
+    instant = _EPOCH + timedelta(microseconds=at)
+    return instant.isoformat(timespec="microseconds" if at % 1000 else "milliseconds") + "Z"
+
+
+def unsubscribed(uid: Uid) -> bytes:
+    return _frame({"type": "subscription", "event": "unsubscribe"}, uid)
+
+
+def authenticated(uid: Uid) -> bytes:
+    return _frame({"type": "auth", "status": "ok"}, uid)
+
+
+def ping() -> bytes:
+    return b'{"type":"ping"}'
+
+
+def pong(uid: Uid) -> bytes:
+    return _frame({"type": "pong"}, uid)
+
+
+def items(
+    rows: Sequence[bytes], uid: Uid, *, one: bool, more: bool = False, meta: Sequence[tuple[Meta, int]] = ()
+) -> bytes:
+    """`one`: a row was asked for by its `id`, and its data is the row itself."""
+    reply: dict[str, Any] = {"type": "items", "data": msgspec.Raw(_data(rows, one=one))}
+    if meta:
+        reply["meta"] = msgspec.Raw(_meta(meta))
+    if more and not one:
+        reply["more"] = True
+    return _frame(reply, uid)
+
+
+def error(type_: str, reason: RequestError, uid: Uid = None) -> bytes:
+    body = {"type": type_, "status": "error", "error": {"code": reason.code, "message": reason.message}}
+    return _frame(body, uid)
+
+
+def _frame(body: dict[str, Any], uid: Uid) -> bytes:
+    if uid is not None:
+        body["uid"] = uid
+    return msgspec.json.encode(body)

@@ -1,0 +1,266 @@
+"""What clients say: one frame becomes one message, or says what is wrong with it.
+
+Texts of validation errors follow a recorded Directus 12.4.1. Where Directus is silent we answer: an unknown
+`type` is an error, and a schema error carries the `uid` that the client sent.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, TypeAlias
+
+from cdc_bridge.model import exactjson
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.subscription import EventKind, Item, Uid
+
+UID_CHARACTERS_MAX = 1000
+"""A uid is kept with its subscription and comes back in every message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    collection: str
+    event: EventKind | None
+    item: Item | None
+    query: dict[str, Any]
+    uid: Uid
+    cursor: bool = False
+    after: str | None = None
+    tx: bool = False
+    old: bool = False
+    changes_only: bool = False
+    related: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Unsubscribe:
+    uid: Uid
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    uid: Uid
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticate:
+    """`access_token` is None for credentials that we do not know: a password, or a token that makes others."""
+
+    access_token: str | None = field(repr=False)
+    uid: Uid = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadItems:
+    """`items` with `action: read`. `item` is the row asked for by `id`."""
+
+    collection: str
+    item: Item | None
+    query: dict[str, Any]
+    uid: Uid
+
+
+Message: TypeAlias = Subscribe | Unsubscribe | Ping | Pong | Authenticate | ReadItems
+
+
+@dataclass
+class InvalidMessage(Exception):
+    """A message that breaks the protocol. `type` is the word that the error's frame begins with."""
+
+    type: str
+    error: RequestError
+    uid: Uid = None
+
+
+def parse(text: str | bytes) -> Message:
+    """One client frame. Raises `InvalidMessage`, and nothing else, for whatever a client can send."""
+    body = _decode(text)
+    if not isinstance(body, dict):
+        raise InvalidMessage("server", _validation(f"expected object, received {_type_of(body)}"))
+    if not isinstance(body.get("type"), str):
+        raise InvalidMessage("server", _validation(_expected("string", body, "type")))
+    _check_uid(body)
+    parser = _PARSERS.get(body["type"])
+    if parser is None:
+        raise InvalidMessage("server", _unknown_type(body["type"]), body.get("uid"))
+    return parser(body)
+
+
+def _check_uid(body: dict[str, Any]) -> None:
+    if "uid" in body and not _is_uid(body["uid"]):
+        received = _type_of(body["uid"])
+        raise InvalidMessage(
+            "server",
+            _validation(
+                f'expected string, received {received} at "uid" or '
+                f'Invalid input: expected number, received {received} at "uid"'
+            ),
+        )
+    if isinstance(body.get("uid"), str) and len(body["uid"]) > UID_CHARACTERS_MAX:
+        raise InvalidMessage("server", _validation(f'"uid" is longer than {UID_CHARACTERS_MAX} characters'))
+
+
+def _unknown_type(type_: str) -> RequestError:
+    known = ", ".join(f'"{name}"' for name in _PARSERS)
+    return RequestError("INVALID_PAYLOAD", f'Invalid payload. "type" is "{type_[:80]}"; it has to be one of {known}.')
+
+
+def _decode(text: str | bytes) -> Any:
+    """Numbers with all their digits, but for those that are compared as JavaScript has them."""
+    try:
+        body = exactjson.decode(text)
+        if isinstance(body, dict):
+            body.update({member: _as_javascript(body[member]) for member in ("uid", "item", "id") if member in body})
+        return body
+    except ValueError:
+        error = RequestError("INVALID_PAYLOAD", "Unable to parse the incoming message.")
+        raise InvalidMessage("server", error) from None
+
+
+def _as_javascript(value: Any) -> Any:
+    """Raises `ValueError` for a number that JavaScript does not have."""
+    if isinstance(value, dict):
+        return {name: _as_javascript(each) if isinstance(each, Decimal) else each for name, each in value.items()}
+    if not isinstance(value, Decimal):
+        return value
+    number = float(value)
+    if math.isinf(number):
+        raise ValueError("too large")
+    return number
+
+
+def _subscribe(body: dict[str, Any]) -> Subscribe:
+    problems = _object_problems(
+        body,
+        collection="string",
+        query="object",
+        cursor="boolean",
+        after="string",
+        tx="boolean",
+        old="boolean",
+        related="boolean",
+    )
+    event = body.get("event")
+    if "event" in body and event not in ("create", "update", "delete"):
+        problems.append('Invalid option: expected one of "create"|"update"|"delete" at "event"')
+    if "item" in body and not _is_item(body["item"]):
+        problems.append(_expected("string", body, "item") + " or " + _expected("number", body, "item"))
+    if "changes" in body and body["changes"] not in ("only", "all"):
+        problems.append('Invalid option: expected one of "only"|"all" at "changes"')
+    if problems:
+        raise InvalidMessage("subscribe", _validation_of(problems), body.get("uid"))
+    return Subscribe(
+        body["collection"],
+        EventKind(event) if event else None,
+        body.get("item"),
+        body.get("query", {}),
+        body.get("uid"),
+        body.get("cursor", False),
+        body.get("after"),
+        body.get("tx", False),
+        body.get("old", False),
+        body.get("changes") == "only",
+        body.get("related", False),
+    )
+
+
+def _authenticate(body: dict[str, Any]) -> Authenticate:
+    given = [each for each in _CREDENTIALS if each <= body.keys()]
+    if not given:
+        problem = 'expected "access_token", or "email" and "password", or "refresh_token"'
+        raise InvalidMessage("auth", _validation(problem), body.get("uid"))
+    if problems := [
+        _expected("string", body, member) for member in sorted(given[0]) if _type_of(body[member]) != "string"
+    ]:
+        raise InvalidMessage("auth", _validation_of(problems), body.get("uid"))
+    return Authenticate(body.get("access_token"), body.get("uid"))
+
+
+def _read_items(body: dict[str, Any]) -> ReadItems:
+    uid = body.get("uid")
+    if (action := body.get("action")) != "read":
+        shown = f'"{action[:80]}"' if isinstance(action, str) else _type_of(action) if "action" in body else "missing"
+        raise InvalidMessage(
+            "items",
+            RequestError("INVALID_PAYLOAD", f'Invalid payload. "action" is {shown}; the bridge only reads: "read".'),
+            uid,
+        )
+    problems = _object_problems(body, collection="string", query="object")
+    if "ids" in body:
+        problems.append('"ids" is not supported: ask for one "id", or for rows by "query"')
+    if "id" in body and not _is_item(body["id"]):
+        problems.append(_expected("string", body, "id") + " or " + _expected("number", body, "id"))
+    if problems:
+        raise InvalidMessage("items", _validation_of(problems), uid)
+    return ReadItems(body["collection"], body.get("id"), body.get("query", {}), uid)
+
+
+_CREDENTIALS = ({"access_token"}, {"email", "password"}, {"refresh_token"})
+
+_PARSERS: dict[str, Callable[[dict[str, Any]], Message]] = {
+    "subscribe": _subscribe,
+    "unsubscribe": lambda body: Unsubscribe(body.get("uid")),
+    "ping": lambda body: Ping(body.get("uid")),
+    "pong": lambda body: Pong(),
+    "auth": _authenticate,
+    "items": _read_items,
+}
+
+
+def _object_problems(body: dict[str, Any], **expected: str) -> list[str]:
+    """The members that have another JSON type than expected. Only `collection` is required."""
+    return [
+        _expected(type_, body, member)
+        for member, type_ in expected.items()
+        if (member in body or member == "collection") and _type_of(body.get(member, _MISSING)) != type_
+    ]
+
+
+_MISSING = object()
+
+
+def _expected(type_: str, body: dict[str, Any], member: str) -> str:
+    return f'Invalid input: expected {type_}, received {_type_of(body.get(member, _MISSING))} at "{member}"'
+
+
+def _validation(problem: str) -> RequestError:
+    return _validation_of([problem if problem.startswith("Invalid") else f"Invalid input: {problem}"])
+
+
+def _validation_of(problems: Iterable[str]) -> RequestError:
+    return RequestError("INVALID_PAYLOAD", "Validation error: " + "; ".join(problems))
+
+
+def _type_of(value: Any) -> str:
+    """JavaScript's word for the type of a JSON value."""
+    match value:
+        case bool():
+            return "boolean"
+        case None:
+            return "null"
+        case str():
+            return "string"
+        case int() | float() | Decimal():
+            return "number"
+        case list():
+            return "array"
+        case dict():
+            return "object"
+    return "undefined"
+
+
+def _is_uid(value: Any) -> bool:
+    return _type_of(value) in ("string", "number")
+
+
+def _is_item(value: Any) -> bool:
+    """Ours: an object names the columns of a composite key."""
+    return _type_of(value) in ("string", "number", "object")

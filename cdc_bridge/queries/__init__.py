@@ -1,1 +1,0 @@
-"""From a client's `query` to a `Query`: everything is checked here, nothing is ignored."""

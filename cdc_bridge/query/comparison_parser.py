@@ -1,0 +1,227 @@
+"""One comparison of a client's filter: `{"_eq": 1}` of some field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any, Final
+
+from cdc_bridge.model import exactjson
+from cdc_bridge.model.catalog import PgType, TypeKind
+from cdc_bridge.model.errors import RequestError, invalid_query
+from cdc_bridge.model.filter import NOTHING, Comparison, Field, Filter, Literal, Operand, Operator, Path, Value
+from cdc_bridge.query import dynamic, operators
+from cdc_bridge.query.dynamic import ABSENT, Claimed, Claims, claimed
+from cdc_bridge.query.forms import shown
+from cdc_bridge.query.normal_form import member_of, none_of
+from cdc_bridge.query.speller import Speller
+
+GEOJSON: Final = PgType("json")
+JSONPATH: Final = PgType("jsonpath")
+
+_DIGITS_MAX = 200_000
+"""No type of PostgreSQL has as many, and to write them out would cost."""
+
+_OPPOSITES = {
+    Operator.NULL: Operator.NNULL,
+    Operator.NNULL: Operator.NULL,
+    Operator.EMPTY: Operator.NEMPTY,
+    Operator.NEMPTY: Operator.EMPTY,
+}
+_OF_NULL = {Operator.EQ: Operator.NULL, Operator.NEQ: Operator.NNULL}
+_FLAGS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is compared, how, and what the client calls it."""
+
+    operand: Operand
+    operator: Operator
+    label: str
+
+    def refused(self, reason: str) -> RequestError:
+        return invalid_query(f'the "{self.operator.value}" filter operator of field "{self.label}" {reason}')
+
+    @property
+    def is_of_text(self) -> bool:
+        return operators.is_text(self.operand.type)
+
+
+class ComparisonParser:
+    """Reads comparisons; their values by way of the speller and the claims."""
+
+    def __init__(self, speller: Speller, claims: Claims, in_values_max: int) -> None:
+        self._speller = speller
+        self._claims = claims
+        self._in_values_max = in_values_max
+
+    def parse(self, asked: Asked, raw: Any) -> Filter:
+        """Raises `RequestError`."""
+        _check_allowed(asked)
+        match asked.operator:
+            case Operator.NULL | Operator.NNULL | Operator.EMPTY | Operator.NEMPTY as operator:
+                return Comparison(asked.operand, operator if _flag(raw, asked) else _OPPOSITES[operator])
+            case Operator.IN | Operator.NIN:
+                return self._membership(asked, raw)
+            case Operator.BETWEEN | Operator.NBETWEEN:
+                return self._between(asked, raw)
+        return self._single(asked, raw)
+
+    def _single(self, asked: Asked, raw: Any) -> Filter:
+        value = self._claims.resolve(raw)
+        if value is ABSENT:
+            return NOTHING
+        if _is_null(value, asked):
+            if asked.operator not in _OF_NULL:
+                raise asked.refused('does not take null, which "_null" asks for')
+            return Comparison(asked.operand, _OF_NULL[asked.operator])
+        operand, values = self._values(asked, [value])
+        return Comparison(operand, asked.operator, values)
+
+    def _membership(self, asked: Asked, raw: Any) -> Filter:
+        items = self._list(asked, raw)
+        self._check_length(asked, items)
+        given = [value for item in items for value in self._expanded(item)]
+        self._check_length(asked, given)
+        values = [value for value in given if value is not ABSENT and not _is_null(value, asked)]
+        if asked.operator is Operator.IN:
+            return member_of(*self._values(asked, values)) if values else NOTHING
+        if len(values) < len(given):
+            if any(value is ABSENT for value in given):
+                return NOTHING
+            raise asked.refused('does not take null: no row would match; ask for "_nnull" besides')
+        return none_of(*self._values(asked, values))
+
+    def _check_length(self, asked: Asked, items: list[Any]) -> None:
+        if len(items) > self._in_values_max:
+            raise asked.refused(f"has more than {self._in_values_max} values")
+
+    def _between(self, asked: Asked, raw: Any) -> Filter:
+        given = [self._claims.resolve(item) for item in self._list(asked, raw)]
+        if len(given) != 2:
+            raise asked.refused("needs two values, the lowest and the highest")
+        if any(_is_null(value, asked) for value in given):
+            raise asked.refused("does not take null")
+        if any(value is ABSENT for value in given):
+            return NOTHING
+        operand, values = self._values(asked, given)
+        return Comparison(operand, asked.operator, values)
+
+    def _list(self, asked: Asked, raw: Any) -> list[Any]:
+        """An array, the SDK's `"a,b"`, or one value. Arrays and JSON have commas of their own."""
+        if isinstance(raw, str) and not _has_commas(asked.operand.type):
+            items = raw.split(",") if raw else []
+            raw = items if asked.is_of_text else [item.strip() for item in items]
+        if raw is None or raw == []:
+            raise asked.refused("needs an array of values that is not empty")
+        return raw if isinstance(raw, list) else [raw]
+
+    def _expanded(self, item: Any) -> list[Any]:
+        """A claim can be a list of values."""
+        value = self._claims.resolve(item)
+        return list(map(claimed, value)) if value is not item and isinstance(value, list) else [value]
+
+    def _values(self, asked: Asked, given: list[Any]) -> tuple[Operand, tuple[Value, ...]]:
+        operand = asked.operand
+        if isinstance(operand, Path) and asked.operator not in operators.PATTERNS and all(map(_is_number, given)):
+            operand = replace(operand, type=operators.NUMERIC)
+        type_ = _type_of_values(asked.operator, operand.type)
+        return operand, tuple([self._value(asked, type_, value) for value in given])
+
+    def _value(self, asked: Asked, type_: PgType, value: Any) -> Value:
+        try:
+            if moment := dynamic.now(type_, value):
+                return moment
+            literal = self._speller.spell(type_, _coerced(asked, type_, value))
+            if asked.operator is Operator.REGEX:
+                self._check_pattern(literal)
+            return literal
+        except (ValueError, RecursionError):
+            raise asked.refused(f"needs {_wanted(asked)}, not {shown(value)}") from None
+
+    def _check_pattern(self, literal: Literal) -> None:
+        """PostgreSQL has no type of patterns, but one of which the values hold patterns, checked when they are read.
+        To leave it to the first row would be too late. Raises `ValueError`.
+        """
+        self._speller.spell(JSONPATH, f"$ ? (@ like_regex {literal.raw.decode()})")
+
+
+def _check_allowed(asked: Asked) -> None:
+    if asked.operator not in operators.allowed(asked.operand.type):
+        raise invalid_query(
+            f'"{_word(asked)}" field type does not contain the "{asked.operator.value}" filter operator'
+            f' (field "{asked.label}")'
+        )
+
+
+def _word(asked: Asked) -> str:
+    """A place in JSON can have text or a number."""
+    return operators.word(asked.operand.type) if isinstance(asked.operand, Field) else "text or number"
+
+
+def _wanted(asked: Asked) -> str:
+    if asked.operator is Operator.REGEX:
+        return "a regular expression"
+    return "GeoJSON" if asked.operator in operators.INTERSECTION else f'a value of type "{_word(asked)}"'
+
+
+def _type_of_values(operator: Operator, type_: PgType) -> PgType:
+    """Patterns are text, and shapes come as GeoJSON; otherwise values are what the field is."""
+    if operator in operators.INTERSECTION:
+        return GEOJSON
+    return operators.TEXT if operators.is_text(type_) and operator in operators.PATTERNS else type_
+
+
+def _flag(raw: Any, asked: Asked) -> bool:
+    flag = _FLAGS.get(raw) if isinstance(raw, str) else raw
+    if not isinstance(flag, bool):
+        raise asked.refused("needs true or false")
+    return flag
+
+
+def _is_null(value: Any, asked: Asked) -> bool:
+    """The text `null` is one too, unless it can be meant as it stands, or a claim says it."""
+    if value == "null" and not isinstance(value, Claimed):
+        return not asked.is_of_text and not asked.operand.type.is_json
+    return value is None
+
+
+def _has_commas(type_: PgType) -> bool:
+    return type_.kind in (TypeKind.ARRAY, TypeKind.COMPOSITE) or type_.is_json
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
+
+
+def _coerced(asked: Asked, type_: PgType, value: Any) -> Any:
+    """One element that is asked of an array is an array of it; PostgreSQL's own way of writing one begins with `{`."""
+    _check_digits(value)
+    is_claimed = isinstance(value, Claimed)
+    value = str(value) if is_claimed else value  # what decodes and encodes takes no other kind of str
+    if asked.operator in operators.INTERSECTION:
+        return _shape(value)
+    if type_.kind is not TypeKind.ARRAY or asked.operator not in operators.PATTERNS:
+        return value
+    is_whole = isinstance(value, list) or (isinstance(value, str) and value.startswith("{") and not is_claimed)
+    return value if is_whole else [value]
+
+
+def _shape(value: Any) -> Any:
+    """GeoJSON, or the JSON text of it. Whether the shape is one is left to PostGIS."""
+    shape = exactjson.decode(value) if isinstance(value, str) else value
+    if not isinstance(shape, dict) or not isinstance(shape.get("type"), str):
+        raise ValueError("no GeoJSON")
+    return shape
+
+
+def _check_digits(value: Any) -> None:
+    """JSON and arrays may nest as deep as the decoder lets them."""
+    waiting = [value]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, list):
+            waiting += each
+        elif isinstance(each, Decimal) and abs(each.adjusted()) > _DIGITS_MAX:
+            raise ValueError("more digits than any type has")

@@ -1,0 +1,62 @@
+"""A field by the name that a client gives it: a column, or a function of one (`year(created)`)."""
+
+from __future__ import annotations
+
+import re
+
+from cdc_bridge.model.catalog import Catalog, Collection, Reference
+from cdc_bridge.model.errors import RequestError, forbidden_field, invalid_query
+from cdc_bridge.model.filter import Field, Function
+from cdc_bridge.query import operators
+
+_CALL = re.compile(r"(\w+)\((.*)\)", re.ASCII | re.DOTALL)
+_FUNCTIONS = {function.value: function for function in Function}
+
+
+def find(name: str, collection: Collection, path: str = "") -> Field:
+    """`path` leads from the query's collection to this one. Raises `RequestError`."""
+    if column := collection.by_name.get(name):
+        return Field(column)
+    call = _CALL.fullmatch(name)
+    if call is None:
+        raise forbidden_field(name, collection.name, path)
+    return _called(call[1], call[2], collection, path)
+
+
+def key_of(field: Field) -> str:
+    """What the field is called in a row."""
+    return field.column.name if field.function is None else f"{field.column.name}_{field.function.value}"
+
+
+def target(reference: Reference, collection: Collection, catalog: Catalog, path: str = "") -> Collection:
+    """Where a reference leads. A table that is not attached reads like one that is not there."""
+    found = catalog.by_relation_id.get(reference.target_id)
+    if found is None:
+        raise forbidden_field(reference.name, collection.name, path)
+    return found
+
+
+def below_plain(name: str, collection: Collection, path: str = "") -> RequestError:
+    """Somebody asks for fields of something that has none, or is not there."""
+    if name in collection.by_name:
+        return invalid_query(f'field "{joined(path, name)}" is no relation, so it has no fields')
+    return forbidden_field(name, collection.name, path)
+
+
+def joined(path: str, name: str) -> str:
+    return f"{path}.{name[:100]}" if path else name[:100]
+
+
+def _called(word: str, argument: str, collection: Collection, path: str) -> Field:
+    function = _FUNCTIONS.get(word)
+    if function is None:
+        raise invalid_query(f'"{word[:100]}" is not a known function')
+    column = collection.by_name.get(argument)
+    if column is None:
+        reference = collection.by_reference.get(argument)
+        if function is Function.COUNT and reference is not None:
+            raise invalid_query(f'"count({argument})" is not supported: rows of a relation cannot be counted')
+        raise forbidden_field(argument, collection.name, path)
+    if function not in operators.functions(column.type):
+        raise invalid_query(f'"{column.type.name}" field type of "{column.name}" does not have the "{word}" function')
+    return Field(column, function)

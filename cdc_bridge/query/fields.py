@@ -1,0 +1,224 @@
+"""A client's `fields`, with `alias` and `deep`: from `["id","author.name"]` to a projection.
+
+Paths that begin alike are one output: `author.id` and `author.name` are members of one object. An output keeps the
+place where its name was first asked for, so that `["*","author.*"]` shows the author in the place of the column.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from cdc_bridge.model.catalog import Catalog, Collection, Reference
+from cdc_bridge.model.errors import RequestError, invalid_query
+from cdc_bridge.model.filter import Field
+from cdc_bridge.model.projection import Nested, Output, Projection, total_order
+from cdc_bridge.query import field_names, forms
+from cdc_bridge.query.field_names import joined
+from cdc_bridge.query.filter_parser import FilterParser
+from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.normal_form import all_of
+from cdc_bridge.query.search import parse_search
+from cdc_bridge.query.sort_parser import parse_sort
+from cdc_bridge.query.speller import Speller
+
+DEPTH_MAX = 10
+OUTPUTS_MAX = 1000
+"""In all levels together, the columns of the query's own table aside."""
+
+DEEP = {"_filter", "_search", "_sort", "_limit", "_offset", "_page"}
+_ALIAS = "_alias"
+
+_Path: TypeAlias = tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Entry:
+    """An output in the making. With a reference it shows other rows: of these, what the paths in `below` name."""
+
+    field: Field | None = None
+    reference: Reference | None = None
+    below: dict[_Path, None] = dataclasses.field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Level:
+    """One table of the projection. `path` leads there."""
+
+    collection: Collection
+    path: str
+    alias: dict[str, str]
+    deep: dict[str, Any]
+
+
+class FieldsParser:
+    """Reads the projection of one query."""
+
+    def __init__(self, catalog: Catalog, limits: QueryLimits, filters: FilterParser, speller: Speller) -> None:
+        self._catalog = catalog
+        self._limits = limits
+        self._filters = filters
+        self._speller = speller
+        self._outputs_left = OUTPUTS_MAX
+
+    def parse(self, raw: Any, raw_alias: Any, raw_deep: Any, collection: Collection) -> Projection:
+        """Raises `RequestError`."""
+        self._outputs_left = OUTPUTS_MAX + len(collection.columns)
+        names = forms.names(raw, "fields") or ["*"]
+        if len(names) > self._outputs_left:
+            raise _too_many()
+        deep = forms.members(raw_deep, "deep")
+        for word in deep:
+            if word in DEEP or word == _ALIAS:
+                raise invalid_query(f'"deep" has "{word[:100]}" outside of a relation')
+        level = _Level(collection, "", _alias(raw_alias, collection, "", "alias"), deep)
+        return self._projection([_split(name, collection) for name in names], level)
+
+    def _projection(self, paths: Iterable[_Path], level: _Level) -> Projection:
+        entries = self._entries(paths, level)
+        for word in level.deep:
+            if word not in DEEP and word != _ALIAS and (word not in entries or entries[word].reference is None):
+                raise _not_deep(word, level)
+        return Projection(tuple(Output(name, self._source(name, entry, level)) for name, entry in entries.items()))
+
+    def _entries(self, paths: Iterable[_Path], level: _Level) -> dict[str, _Entry]:
+        entries: dict[str, _Entry] = {}
+        of_parents: dict[_Path, None] = {}
+        for path in paths:
+            if path[0] == "*":
+                self._add_columns(entries, level)
+                of_parents[path[1:]] = None
+            else:
+                self._add(entries, path[0], path[1:], level)
+        of_parents.pop((), None)
+        if of_parents:
+            self._add_parents(entries, of_parents, level)
+        return entries
+
+    def _add_columns(self, entries: dict[str, _Entry], level: _Level) -> None:
+        for column in level.collection.columns:
+            self._entry(entries, column.name, _Entry(Field(column)))
+
+    def _add_parents(self, entries: dict[str, _Entry], below: dict[_Path, None], level: _Level) -> None:
+        """`*.name`: of every row that a column of the table names. What is not attached stays a column."""
+        for column in level.collection.columns:
+            reference = level.collection.by_reference.get(column.name)
+            entry = entries[column.name]
+            is_known = reference is not None and reference.target_id in self._catalog.by_relation_id
+            if is_known and reference is not None and not reference.is_many:
+                entry.reference = reference
+                entry.below.update(below)
+
+    def _add(self, entries: dict[str, _Entry], name: str, below: _Path, level: _Level) -> None:
+        """What one path names. A bare foreign key is its column, a bare relation to many rows is their keys."""
+        meant = level.alias.get(name, name)
+        reference = level.collection.by_reference.get(meant)
+        if below and reference is None:
+            raise field_names.below_plain(meant, level.collection, level.path)
+        if reference is not None and (below or meant not in level.collection.by_name):
+            entry = self._entry(entries, name, _Entry(reference=reference))
+            entry.reference = reference
+            if below:
+                entry.below[below] = None
+            return
+        found = field_names.find(meant, level.collection, level.path)
+        self._entry(entries, name if meant != name else field_names.key_of(found), _Entry(found))
+
+    def _entry(self, entries: dict[str, _Entry], name: str, fresh: _Entry) -> _Entry:
+        """The one of this name, made when there is none. A relation knows of the column in the place of which it is."""
+        entry = entries.get(name)
+        if entry is None:
+            self._outputs_left -= 1
+            if self._outputs_left < 0:
+                raise _too_many()
+            entry = entries[name] = fresh
+        elif fresh.field is not None:
+            if entry.field not in (None, fresh.field):
+                raise invalid_query(f'"fields" has two fields that are called "{name[:100]}": use "alias"')
+            entry.field = fresh.field
+        return entry
+
+    def _source(self, name: str, entry: _Entry, level: _Level) -> Field | Nested:
+        if entry.reference is None:
+            assert entry.field is not None
+            return entry.field
+        deep = forms.members(level.deep.get(name), f"deep.{name[:100]}")
+        return self._nested(entry.reference, list(entry.below), deep, level)
+
+    def _nested(self, reference: Reference, below: list[_Path], deep: dict[str, Any], level: _Level) -> Nested:
+        target = field_names.target(reference, level.collection, self._catalog, level.path)
+        path = joined(level.path, reference.name)
+        is_bare = not below and len(target.key) == 1
+        if not below and not target.key:
+            raise invalid_query(f'rows of "{path}" have no key: name the fields that they are to show')
+        inner = _Level(target, path, _alias(deep.get(_ALIAS), target, path, f"deep.{path}.{_ALIAS}"), deep)
+        paths = below or [(name,) for name in target.key]
+        projection = self._projection(paths, inner)
+        if not reference.is_many:
+            _check_one(deep, path)
+            return Nested(reference, projection)
+        return self._many(reference, projection, is_bare=is_bare, level=inner)
+
+    def _many(self, reference: Reference, projection: Projection, *, is_bare: bool, level: _Level) -> Nested:
+        deep, prefix = level.deep, f"deep.{level.path}."
+        limit, _ = forms.limit(deep.get("_limit"), self._limits, f"{prefix}_limit")
+        return Nested(
+            reference,
+            projection,
+            is_bare,
+            all_of(
+                [
+                    self._filters.parse(deep.get("_filter"), level.collection, level.path, f"{prefix}_filter"),
+                    parse_search(deep.get("_search"), level.collection, self._speller, f"{prefix}_search"),
+                ]
+            ),
+            total_order(
+                parse_sort(deep.get("_sort"), level.collection, self._catalog, level.path, f"{prefix}_sort"),
+                level.collection,
+            ),
+            limit,
+            forms.offset(deep.get("_offset"), deep.get("_page"), limit, f"{prefix}_"),
+        )
+
+
+def _split(name: str, collection: Collection) -> _Path:
+    """A column may have dots in its name."""
+    if name in collection.by_name:
+        return (name,)
+    path = tuple(name.split(".", DEPTH_MAX))
+    if len(path) > DEPTH_MAX:
+        raise invalid_query(f'"fields" goes deeper than {DEPTH_MAX} levels')
+    return path
+
+
+def _alias(raw: Any, collection: Collection, path: str, parameter: str) -> dict[str, str]:
+    """Other names, by the names that clients choose; none of these is taken."""
+    alias = forms.members(raw, parameter)
+    for name, meant in alias.items():
+        if not isinstance(meant, str):
+            raise invalid_query(f'"{parameter}" has no name of a field for "{name[:100]}"')
+        if not name or name == "*" or "." in name:
+            raise invalid_query(f'"{parameter}" has "{name[:100]}", which is no name that a field can get')
+        if name != meant and (name in collection.by_name or name in collection.by_reference):
+            raise invalid_query(f'"{parameter}" has "{name}", which is a field already')
+        if meant not in collection.by_reference:
+            field_names.find(meant, collection, path)
+    return alias
+
+
+def _check_one(deep: dict[str, Any], path: str) -> None:
+    for word in deep:
+        if word in DEEP:
+            raise invalid_query(f'"deep" has "{word}" for "{path}", which is one row, not many')
+
+
+def _not_deep(word: str, level: _Level) -> RequestError:
+    if word.startswith("_"):
+        return invalid_query(f'"{word[:100]}" is not a known parameter of "deep"')
+    return invalid_query(f'"deep" has "{joined(level.path, word)}", but "fields" asks for no rows of such a relation')
+
+
+def _too_many() -> RequestError:
+    return invalid_query(f'"fields" asks for more than {OUTPUTS_MAX} fields')

@@ -1,0 +1,238 @@
+"""A client's `filter`: groups, fields and relations. Comparisons are read by `comparison_parser`.
+
+Nothing is ignored: what is not understood is refused by its name. Hostile filters end at a bound: so much depth, and so
+many nodes for all filters of a query together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+from cdc_bridge.model.catalog import Catalog, Collection, Column, Reference
+from cdc_bridge.model.errors import RequestError, invalid_query
+from cdc_bridge.model.filter import EVERYTHING, Field, Filter, Operand, Operator, Path, Quantifier
+from cdc_bridge.query import field_names, forms, operators
+from cdc_bridge.query.comparison_parser import Asked, ComparisonParser
+from cdc_bridge.query.dynamic import Claims
+from cdc_bridge.query.field_names import joined
+from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.normal_form import all_of, any_of, related
+from cdc_bridge.query.speller import Speller
+
+_OPERATORS = {operator.value: operator for operator in Operator}
+_GROUPS = {"_and": all_of, "_or": any_of}
+_QUANTIFIERS = {"_some": Quantifier.SOME, "_none": Quantifier.NONE}
+_JSON_PATH = "_json"
+_PATH_MEMBERS_MAX = 50
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in the filter we are. `path` leads from the query's collection to this one."""
+
+    collection: Collection
+    path: str = ""
+    depth: int = 0
+
+    def deeper(self) -> _Place:
+        return replace(self, depth=self.depth + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """A field or a place in JSON, what the client calls it, and where it leads when it is a foreign key."""
+
+    operand: Operand
+    label: str
+    reference: Reference | None = None
+
+
+_Parse: TypeAlias = Callable[[Any, _Place], Filter]
+
+
+class FilterParser:
+    """Reads all filters of one query."""
+
+    def __init__(
+        self, catalog: Catalog, limits: QueryLimits, speller: Speller, claims: Mapping[str, Any] | None
+    ) -> None:
+        self._catalog = catalog
+        self._limits = limits
+        self._comparisons = ComparisonParser(speller, Claims(claims), limits.in_values_max)
+        self._nodes = 0
+
+    def parse(self, raw: Any, collection: Collection, path: str = "", parameter: str = "filter") -> Filter:
+        """An object or the JSON text of one. Raises `RequestError`."""
+        return self._rows(forms.members(raw, parameter), _Place(collection, path))
+
+    def _rows(self, raw: Any, place: _Place) -> Filter:
+        """Conditions on the rows of a collection."""
+        if not isinstance(raw, dict):
+            raise invalid_query(f"{_where(place)} has {forms.shown(raw)} where fields and conditions are expected")
+        return all_of([self._condition(name, condition, place) for name, condition in raw.items()])
+
+    def _condition(self, name: str, raw: Any, place: _Place) -> Filter:
+        if name in _GROUPS:
+            return self._group(name, raw, place, self._rows)
+        collection = place.collection
+        reference = collection.by_reference.get(name)
+        if reference is not None and reference.is_many and name not in collection.by_name:
+            return self._children(raw, reference, self._entered(place))
+        if name.startswith("_") and name not in collection.by_name:
+            raise invalid_query(f'"{name[:100]}" is not a known filter operator ({_where(place)})')
+        field = field_names.find(name, collection, place.path)
+        parent = reference if field.function is None else None
+        return self._subject(_Subject(field, joined(place.path, name), parent), raw, place)
+
+    def _group(self, name: str, raw: Any, place: _Place, parse: _Parse) -> Filter:
+        if not isinstance(raw, list):
+            raise invalid_query(f'"{name}" needs an array of conditions ({_where(place)})')
+        if len(raw) > self._limits.filter_nodes_max:
+            raise self._too_wide()
+        inside = self._entered(place)
+        parts = [parse(each, inside) for each in raw]
+        return _GROUPS[name](parts) if parts else EVERYTHING
+
+    def _subject(self, subject: _Subject, raw: Any, place: _Place) -> Filter:
+        """Conditions on a field, and on the row that it names."""
+        if not isinstance(raw, dict):
+            return self._comparison(subject, Operator.EQ, raw)
+        parts = []
+        of_parent = {}
+        for word, value in raw.items():
+            if self._is_of_parent(word, subject.reference):
+                of_parent[word] = value
+            elif word in _GROUPS:
+                parts.append(self._group(word, value, place, lambda each, inside: self._subject(subject, each, inside)))
+            elif word == _JSON_PATH:
+                parts.append(self._json(subject, value, self._entered(place)))
+            else:
+                parts.append(self._comparison(subject, _operator(word, subject), value))
+        if of_parent and subject.reference is not None:
+            parts.append(self._parent(of_parent, subject.reference, self._entered(place)))
+        return all_of(parts)
+
+    def _is_of_parent(self, word: str, reference: Reference | None) -> bool:
+        """Words of ours and of Directus go before names of columns."""
+        if reference is None or word in _OPERATORS or word in _GROUPS:
+            return False
+        if not word.startswith("_"):
+            return True
+        target = self._catalog.by_relation_id.get(reference.target_id)
+        return target is not None and word in target.by_name
+
+    def _comparison(self, subject: _Subject, operator: Operator, raw: Any) -> Filter:
+        self._count()
+        return self._comparisons.parse(Asked(subject.operand, operator, subject.label), raw)
+
+    def _parent(self, raw: dict[str, Any], reference: Reference, place: _Place) -> Filter:
+        """Conditions on the one row that a foreign key names."""
+        return related(reference, Quantifier.JOINED, self._rows(raw, self._target(reference, place)))
+
+    def _children(self, raw: Any, reference: Reference, place: _Place) -> Filter:
+        """Conditions on the rows that refer to this one. One has to meet them where nothing else is said."""
+        if not isinstance(raw, dict):
+            raise invalid_query(f'"{reference.name}" is a relation to many rows: it needs "_some", "_none" or a field')
+        parts = []
+        of_some = {}
+        for word, value in raw.items():
+            if word in _QUANTIFIERS:
+                condition = self._rows(value, self._target(reference, place))
+                parts.append(related(reference, _QUANTIFIERS[word], condition))
+            elif word in _GROUPS and _is_of_relation(value):
+                parts.append(
+                    self._group(word, value, place, lambda each, inside: self._children(each, reference, inside))
+                )
+            else:
+                of_some[word] = value
+        if of_some:
+            condition = self._rows(of_some, self._target(reference, place))
+            parts.append(EVERYTHING if condition == EVERYTHING else related(reference, Quantifier.SOME, condition))
+        return all_of(parts)
+
+    def _json(self, subject: _Subject, raw: Any, place: _Place) -> Filter:
+        """Conditions on what is inside of a json or jsonb column."""
+        operand = subject.operand
+        if not isinstance(operand, Field) or not operand.type.is_json:
+            type_ = operators.word(operand.type)
+            raise invalid_query(
+                f'"{type_}" field type does not contain the "_json" filter operator (field "{subject.label}")'
+            )
+        if not isinstance(raw, dict):
+            raise invalid_query(f'the "_json" filter operator of field "{subject.label}" needs an object of paths')
+        return self._members(operand.column, (), subject.label, raw, place)
+
+    def _members(
+        self, column: Column, members: tuple[str, ...], label: str, raw: dict[str, Any], place: _Place
+    ) -> Filter:
+        """Conditions that begin with paths."""
+        parts = []
+        for word, value in raw.items():
+            if word in _GROUPS:
+                parts.append(
+                    self._group(
+                        word, value, place, lambda each, inside: self._member(column, members, label, each, inside)
+                    )
+                )
+            else:
+                longer = (*members, *word.split(".", _PATH_MEMBERS_MAX))
+                if len(longer) > _PATH_MEMBERS_MAX or "" in longer:
+                    raise invalid_query(f'"{word[:100]}" is no path into JSON (field "{label[:200]}")')
+                parts.append(self._member(column, longer, joined(label, word), value, self._entered(place)))
+        return all_of(parts)
+
+    def _member(self, column: Column, members: tuple[str, ...], label: str, raw: Any, place: _Place) -> Filter:
+        """Conditions on one place, or on places below it."""
+        subject = _Subject(Path(column, members, operators.TEXT), label)
+        if not isinstance(raw, dict):
+            if not members:
+                raise invalid_query(f'the "_json" filter operator of field "{label}" needs an object of paths')
+            return self._comparison(subject, Operator.EQ, raw)
+        if not members:
+            return self._members(column, members, label, raw, place)
+        below = {word: value for word, value in raw.items() if not word.startswith("_") or word in _GROUPS}
+        parts = [
+            self._comparison(subject, _operator(word, subject), value)
+            for word, value in raw.items()
+            if word not in below
+        ]
+        return all_of([*parts, self._members(column, members, label, below, place)])
+
+    def _target(self, reference: Reference, place: _Place) -> _Place:
+        target = field_names.target(reference, place.collection, self._catalog, place.path)
+        return replace(place, collection=target, path=joined(place.path, reference.name))
+
+    def _entered(self, place: _Place) -> _Place:
+        """One level deeper, which is a node."""
+        self._count()
+        if place.depth >= self._limits.filter_depth_max:
+            raise invalid_query(f'"filter" is nested deeper than {self._limits.filter_depth_max} levels')
+        return place.deeper()
+
+    def _count(self) -> None:
+        self._nodes += 1
+        if self._nodes > self._limits.filter_nodes_max:
+            raise self._too_wide()
+
+    def _too_wide(self) -> RequestError:
+        return invalid_query(f'"filter" has more than {self._limits.filter_nodes_max} conditions')
+
+
+def _operator(word: str, subject: _Subject) -> Operator:
+    operator = _OPERATORS.get(word)
+    if operator is None:
+        raise invalid_query(f'"{word[:100]}" is not a known filter operator (field "{subject.label}")')
+    return operator
+
+
+def _is_of_relation(raw: Any) -> bool:
+    """Whether a group inside of a relation is about how many rows there are, not about what each one is like."""
+    return isinstance(raw, list) and any(
+        isinstance(each, dict) and not _QUANTIFIERS.keys().isdisjoint(each) for each in raw
+    )
+
+
+def _where(place: _Place) -> str:
+    return f'filter of "{place.path}"' if place.path else "filter"

@@ -1,0 +1,242 @@
+"""What filters ask of a value instead of comparing it as it is: its year, how many elements it has, what is inside.
+
+As `comparing`, exactly or not at all. What is read may also be None: PostgreSQL's NULL.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+from cdc_bridge.model import instants
+from cdc_bridge.model.catalog import Collation, PgType, TypeKind
+from cdc_bridge.model.filter import Function, Literal, Operand, Path, Value
+from cdc_bridge.model.instants import DAY_US, HOUR_US, SECOND_US
+from cdc_bridge.model.rawjson import split_array, split_object
+from cdc_bridge.query.comparing import NULL, READERS_MAX, Read, Undecided, read_numeric, read_text
+from cdc_bridge.query.row_version import Aspect
+
+NUMBER_BYTES_MAX = 10_000
+"""Longer ones, and those with exponents that are, PostgreSQL may refuse."""
+
+Part: TypeAlias = Callable[[int, int], int]
+"""From days since 1970 and the microseconds of the day."""
+
+
+OF_PATHS = Collation(has_plain_ascii=False)
+"""The database's own, of which nothing is known but that equal means the same bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How an operand is read, and how the values that it is compared with are."""
+
+    aspect: Aspect
+    literal: Read
+
+    def bounds(self, values: tuple[Value, ...]) -> tuple[Any, ...]:
+        """Raises `Undecided`. `$NOW` stays what it is."""
+        return tuple(self.literal(value.raw) if isinstance(value, Literal) else value for value in values)
+
+
+def way(operand: Operand, of_column: Callable[[PgType, Collation], Read | None]) -> Way | None:
+    """`of_column` reads what a column of a type holds; the results of functions and what is in JSON have their own."""
+    column = operand.column
+    if isinstance(operand, Path):
+        read, literal = path(operand), of_column(operand.type, OF_PATHS)
+    elif operand.function is not None:
+        read = function(operand.function, column.type)
+        literal = of_column(operand.type, OF_PATHS)
+    else:
+        read = literal = of_column(column.type, column.collation)
+    if read is None or literal is None:
+        return None
+    if isinstance(operand, Path) and operand.type.name == "text":
+        literal = read_text  # as `path` gives it, whatever a column of text would be read as
+    return Way((column.name, read), literal)
+
+
+@lru_cache(READERS_MAX)
+def function(function_: Function, type_: PgType) -> Read | None:
+    """The result of a function. None: memory cannot tell."""
+    if function_ is Function.COUNT:
+        if type_.kind is TypeKind.ARRAY:
+            return _cardinality
+        return _json_length if type_.is_json else None
+    part = _PARTS[function_]
+    if type_.name in ("time without time zone", "time with time zone"):
+        return _clock_part(part) if function_ in _OF_CLOCK else None
+    if type_.name == "date":
+        return _part_of(instants.read_date, part) if function_ not in _OF_CLOCK else None
+    read = _STAMPS.get(type_.name)
+    return _part_of(read, part) if read else None
+
+
+def path(path_: Path) -> Read | None:
+    """What is at a place in a JSON document, as text or as a number. None: memory cannot tell."""
+    if not path_.column.type.is_json or not path_.members:
+        return None
+    is_jsonb = path_.column.type.name == "jsonb"
+    match path_.type.name:
+        case "text":
+            return _text_at(path_.members, is_jsonb)
+        case "numeric":
+            return _number_at(path_.members, is_jsonb)
+    return None
+
+
+def _part_of(read: Callable[[bytes], instants.Instant], part: Part) -> Read:
+    """What is infinite has no parts."""
+
+    def read_part(raw: bytes) -> int | None:
+        try:
+            instant = read(raw)
+        except (ValueError, OverflowError) as error:
+            raise Undecided from error
+        return part(*divmod(instant, DAY_US)) if isinstance(instant, int) else None
+
+    return read_part
+
+
+def _clock_part(part: Part) -> Read:
+    """Midnight at the end of a day is its hour 24."""
+
+    def read_clock_part(raw: bytes) -> int:
+        try:
+            return part(0, instants.read_clock(raw))
+        except ValueError as error:
+            raise Undecided from error
+
+    return read_clock_part
+
+
+def _year(day: int, _: int) -> int:
+    """There is none between -1, which is 1 BC, and 1."""
+    year = instants.civil(day)[0]
+    return year if year > 0 else year - 1
+
+
+def _week(day: int, _: int) -> int:
+    """The year that has a week's Thursday has the week."""
+    thursday = day - (day + 3) % 7 + 3
+    return (thursday - instants.day_number(instants.civil(thursday)[0], 1, 1)) // 7 + 1
+
+
+_STAMPS: dict[str, Callable[[bytes], instants.Instant]] = {
+    "timestamp without time zone": instants.read_timestamp,
+    "timestamp with time zone": instants.read_timestamptz,
+}
+_OF_CLOCK = frozenset({Function.HOUR, Function.MINUTE, Function.SECOND})
+_PARTS: dict[Function, Part] = {
+    Function.YEAR: _year,
+    Function.MONTH: lambda day, _: instants.civil(day)[1],
+    Function.WEEK: _week,
+    Function.DAY: lambda day, _: instants.civil(day)[2],
+    Function.WEEKDAY: lambda day, _: (day + 4) % 7,
+    Function.HOUR: lambda _, clock_us: clock_us // HOUR_US,
+    Function.MINUTE: lambda _, clock_us: clock_us // (60 * SECOND_US) % 60,
+    Function.SECOND: lambda _, clock_us: clock_us // SECOND_US % 60,
+}
+
+
+def _json_length(raw: bytes) -> int | None:
+    return len(_items(raw)) if raw[:1] == b"[" else None
+
+
+def _cardinality(raw: bytes) -> int:
+    """Several dimensions look like elements that are JSON arrays."""
+    items = _items(raw)
+    if raw[:1] != b"[" or any(item[:1] == b"[" for item in items):
+        raise Undecided
+    return len(items)
+
+
+@lru_cache(READERS_MAX)
+def _text_at(members: tuple[str, ...], is_jsonb: bool) -> Read:
+    def read_text_at(raw: bytes) -> str | None:
+        found = _at(raw, members, is_jsonb)
+        if found is None:
+            return None
+        return read_text(found) if found[:1] == b'"' else found.decode()
+
+    return read_text_at
+
+
+@lru_cache(READERS_MAX)
+def _number_at(members: tuple[str, ...], is_jsonb: bool) -> Read:
+    def read_number_at(raw: bytes) -> Any:
+        found = _at(raw, members, is_jsonb)
+        if found is None or found[:1] not in b"-0123456789":
+            return None
+        if len(found) > NUMBER_BYTES_MAX or _LONG_EXPONENT.search(found):
+            raise Undecided
+        return read_numeric(found)
+
+    return read_number_at
+
+
+_LONG_EXPONENT = re.compile(rb"[eE][+-]?0*[1-9][0-9]{3}")
+_INDEX = re.compile(r"-?[0-9]{1,9}", re.ASCII)
+_ODD_INDEX = re.compile(r"\s*[+-]?[0-9]+")
+
+
+# A json (not a jsonb) may hold what no text can; whether anything is found beside it is for PostgreSQL to say.
+_UNREADABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+
+
+def _at(raw: bytes, members: tuple[str, ...], is_jsonb: bool) -> bytes | None:
+    """As `#>` finds it; None for null too."""
+    if not is_jsonb and _UNREADABLE.search(raw):
+        raise Undecided
+    for position, member in enumerate(members):
+        if raw[:1] == b"{":
+            if not is_jsonb and position < len(members) - 1:
+                _refuse_repeated(raw)
+            found = _members(raw).get(member)
+        else:
+            found = _item(_items(raw), member) if raw[:1] == b"[" else None
+        if found is None:
+            return None
+        raw = bytes(found).strip()
+    return None if raw == NULL else raw
+
+
+def _item(items: list[bytes], member: str) -> bytes | None:
+    """Negative positions count from the end."""
+    if not _INDEX.fullmatch(member):
+        if _ODD_INDEX.fullmatch(member):
+            raise Undecided
+        return None
+    index = int(member)
+    return items[index] if -len(items) <= index < len(items) else None
+
+
+def _items(raw: bytes) -> list[bytes]:
+    try:
+        return [bytes(item).strip() for item in split_array(raw)]
+    except ValueError as error:
+        raise Undecided from error
+
+
+def _members(raw: bytes) -> Any:
+    try:
+        return split_object(raw)
+    except ValueError as error:
+        raise Undecided from error
+
+
+def _refuse_repeated(raw: bytes) -> None:
+    """The last one of the same name counts, but PostgreSQL's paths look at it that way at their end only."""
+    try:
+        json.loads(raw, object_pairs_hook=_unrepeated, parse_int=str)
+    except (ValueError, RecursionError) as error:
+        raise Undecided from error
+
+
+def _unrepeated(members: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in members}) < len(members):
+        raise Undecided

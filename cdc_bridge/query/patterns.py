@@ -1,0 +1,127 @@
+"""Questions about text: what it begins with, what it contains; and what an array contains."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cdc_bridge.model.catalog import Collation, PgType, TypeKind
+from cdc_bridge.model.filter import Comparison, Operand, Operator, Path
+from cdc_bridge.query import comparing
+from cdc_bridge.query.comparing import Read, Undecided
+from cdc_bridge.query.operands import way as way_of
+from cdc_bridge.query.row_version import UNSURE, Aspect, Judge, RowVersion
+
+
+@dataclass(frozen=True, slots=True)
+class _Pattern:
+    """A question about text. `is_folded`: upper and lower case are the same to it."""
+
+    matches: Callable[[str, str], bool]
+    is_folded: bool = False
+    is_negated: bool = False
+
+
+PATTERNS: dict[Operator, _Pattern] = {
+    Operator.IEQ: _Pattern(operator.eq, is_folded=True),
+    Operator.NIEQ: _Pattern(operator.eq, is_folded=True, is_negated=True),
+    Operator.CONTAINS: _Pattern(operator.contains),
+    Operator.NCONTAINS: _Pattern(operator.contains, is_negated=True),
+    Operator.ICONTAINS: _Pattern(operator.contains, is_folded=True),
+    Operator.NICONTAINS: _Pattern(operator.contains, is_folded=True, is_negated=True),
+    Operator.STARTS_WITH: _Pattern(str.startswith),
+    Operator.NSTARTS_WITH: _Pattern(str.startswith, is_negated=True),
+    Operator.ISTARTS_WITH: _Pattern(str.startswith, is_folded=True),
+    Operator.NISTARTS_WITH: _Pattern(str.startswith, is_folded=True, is_negated=True),
+    Operator.ENDS_WITH: _Pattern(str.endswith),
+    Operator.NENDS_WITH: _Pattern(str.endswith, is_negated=True),
+    Operator.IENDS_WITH: _Pattern(str.endswith, is_folded=True),
+    Operator.NIENDS_WITH: _Pattern(str.endswith, is_folded=True, is_negated=True),
+}
+
+
+def pattern(comparison: Comparison) -> Judge | None:
+    """The function that judges by it. None: memory cannot."""
+    question = PATTERNS[comparison.operator]
+    if comparison.operand.type.kind is TypeKind.ARRAY:
+        return _contained(comparison) if question.matches is operator.contains and not question.is_folded else None
+    return _text_pattern(comparison, question)
+
+
+def _text_pattern(comparison: Comparison, question: _Pattern) -> Judge | None:
+    """Byte by byte whatever the collation, as in SQL. But the case of letters is the collation's affair."""
+    read = _folded_characters if question.is_folded else _characters
+    if question.is_folded and not _can_fold(comparison.operand, question):
+        return None
+    way = way_of(comparison.operand, read)
+    if way is None:
+        return None
+    try:
+        (part,) = way.bounds(comparison.values)
+    except Undecided:
+        return None
+    if comparison.operand.type.name == comparing.BPCHAR and question.matches is operator.eq:
+        return _of_text(_equal_but_for_blanks, part, way.aspect, question.is_negated)
+    return _of_text(question.matches, part, way.aspect, question.is_negated)
+
+
+def _can_fold(operand: Operand, question: _Pattern) -> bool:
+    """What is in JSON has the database's own collation, of which nothing is known."""
+    if isinstance(operand, Path):
+        return False
+    collation = operand.column.collation
+    return collation.has_plain_ascii and (collation.is_deterministic or question.matches is not operator.eq)
+
+
+def _characters(type_: PgType, _: Collation) -> Read | None:
+    return comparing.characters(type_)
+
+
+def _folded_characters(type_: PgType, _: Collation) -> Read | None:
+    return _read_folded if comparing.characters(type_) else None
+
+
+def _read_folded(raw: bytes) -> str:
+    """Past ASCII nobody but PostgreSQL knows what is the lower case of what."""
+    text = comparing.read_text(raw)
+    if not text.isascii():
+        raise Undecided
+    return text.lower()
+
+
+def _equal_but_for_blanks(text: str, other: str) -> bool:
+    """Of a char(n) those that fill it do not count."""
+    return text.rstrip(" ") == other.rstrip(" ")
+
+
+def _of_text(matches: Callable[[str, str], bool], part: str, aspect: Aspect, is_negated: bool) -> Judge:
+    def judge_text(image: RowVersion) -> bool | None:
+        text = image.read(aspect)
+        if text is None or text is UNSURE:
+            return None if text is UNSURE else False
+        return matches(text, part) is not is_negated
+
+    return judge_text
+
+
+def _contained(comparison: Comparison) -> Judge | None:
+    """Arrays contain arrays as sets do. A NULL is in none of them, and no array with one in another."""
+    is_negated = comparison.operator is Operator.NCONTAINS
+    way = way_of(comparison.operand, comparing.elements)
+    if way is None:
+        return None
+    try:
+        (wanted,) = way.bounds(comparison.values)
+    except Undecided:
+        return None
+    aspect = way.aspect
+    is_hopeless = comparing.NULL_ELEMENT in wanted
+
+    def judge_contained(image: RowVersion) -> bool | None:
+        value = image.read(aspect)
+        if value is None or value is UNSURE:
+            return None if value is UNSURE else False
+        return (not is_hopeless and wanted <= value) is not is_negated
+
+    return judge_contained

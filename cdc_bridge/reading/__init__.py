@@ -1,1 +1,0 @@
-"""What is read from the tables: initial data, and what memory cannot decide about changes. Adapters of `ports`."""

@@ -1,0 +1,1 @@
+"""How clients reach the bridge: connections, HTTP, authentication handshake, limits."""

@@ -1,1 +1,0 @@
-"""How clients reach us. One module a way of transport."""

@@ -1,0 +1,227 @@
+"""The parts of a bridge, made of what was chosen. That stops here: each part gets the values that it needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from psycopg_pool import AsyncConnectionPool
+
+from cdc_bridge.access.authenticator import Authenticator
+from cdc_bridge.access.keys import Key, public, shared
+from cdc_bridge.access.published_keys import PublishedKeys
+from cdc_bridge.access.roles import Roles
+from cdc_bridge.access.rules import RuleBook
+from cdc_bridge.access.tokens import Verifier
+from cdc_bridge.admin.custodian import LogCustodian
+from cdc_bridge.admin.pruner import LogPruner
+from cdc_bridge.capture.connection import KEEPALIVES
+from cdc_bridge.capture.log import LogCapture, LogOptions
+from cdc_bridge.capture.log_reader import PooledLogReader
+from cdc_bridge.conninfo import READ
+from cdc_bridge.database.catalog_reader import PooledCatalogReader
+from cdc_bridge.database.row_evaluator import PooledRowEvaluator
+from cdc_bridge.database.session import prepare
+from cdc_bridge.database.snapshot import Pool, SnapshotReader
+from cdc_bridge.engine.broker import Broker
+from cdc_bridge.engine.desk import ASKING_MAX
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.loader import SLOW_WORKERS
+from cdc_bridge.options import BridgeOptions
+from cdc_bridge.query.query import QueryLimits
+from cdc_bridge.server.addresses import is_loopback
+from cdc_bridge.server.http import Door
+from cdc_bridge.server.tls import Certificate
+from cdc_bridge.server.websocket import WebSocketOptions
+
+CATALOG_CONNECTIONS = 2
+CLIENTS_CONNECTIONS = 2
+"""For what has to be asked to read a client's query, and to tell who comes back what was missed."""
+
+REFRESHERS = 1
+"""Readings of what has changed elsewhere that are done at the same time."""
+
+RESUMES_MAX = 4
+"""Clients that are told at the same time what they have missed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """The connections that read, by what for.
+
+    The stream waits for the catalog at times, and for the evaluator: no client's query may stand in its way.
+    """
+
+    catalog: Pool
+    data: Pool
+    log: Pool
+    evaluator: Pool
+    clients: Pool
+
+
+@asynccontextmanager
+async def open_pools(options: BridgeOptions) -> AsyncIterator[Pools]:
+    async with (
+        _pool(options, CATALOG_CONNECTIONS) as catalog,
+        _pool(options, options.snapshot_concurrency + SLOW_WORKERS + ASKING_MAX + REFRESHERS) as data,
+        _pool(options, RESUMES_MAX + ASKING_MAX) as log,
+        _pool(options, 1) as evaluator,
+        _pool(options, CLIENTS_CONNECTIONS) as clients,
+    ):
+        yield Pools(catalog, data, log, evaluator, clients)
+
+
+@asynccontextmanager
+async def _pool(options: BridgeOptions, size_max: int) -> AsyncIterator[Pool]:
+    """Connections that read. They come when the database does."""
+    pool: Pool = AsyncConnectionPool(
+        options.dsn,
+        min_size=1,
+        max_size=size_max,
+        timeout=options.connect_timeout_s,
+        reconnect_timeout=options.reconnect_delay_max_s,
+        open=False,
+        configure=lambda connection: prepare(connection, options.schema),
+        check=AsyncConnectionPool.check_connection,
+        kwargs={
+            "autocommit": True,
+            "prepare_threshold": None,
+            "application_name": READ,
+            "client_encoding": "UTF8",
+            "connect_timeout": max(2, round(options.connect_timeout_s)),
+            **KEEPALIVES,
+        },
+    )
+    await pool.open(wait=False)
+    try:
+        yield pool
+    finally:
+        await pool.close(timeout=1)
+
+
+def capture(options: BridgeOptions, hub: Callable[[], Hub]) -> LogCapture:
+    """`hub` comes later: it belongs to the broker, which needs a capture to begin with."""
+    return LogCapture(
+        LogOptions(
+            conninfo=options.dsn,
+            schema=options.schema,
+            heartbeat_interval_s=options.heartbeat_interval_s,
+            heartbeat_timeout_s=options.heartbeat_timeout_s,
+            connect_timeout_s=options.connect_timeout_s,
+            reconnect_delay_max_s=options.reconnect_delay_max_s,
+            poll_interval_s=options.poll_interval_s,
+        ),
+        lambda relation_id: hub().catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
+        lambda relation_ids: hub().is_congested(relation_ids),
+    )
+
+
+def broker(options: BridgeOptions, capture: LogCapture, pools: Pools) -> Broker:
+    return Broker(
+        capture,
+        SnapshotReader(pools.data, options.schema),
+        PooledCatalogReader(
+            pools.catalog,
+            options.dsn,
+            options.schema,
+            options.collections,
+            options.relations,
+            roles=tuple({*options.roles, options.anon_role} - {""}),
+        ),
+        PooledLogReader(pools.log, options.schema),
+        PooledRowEvaluator(pools.evaluator),
+        clients_evaluator=PooledRowEvaluator(pools.clients),
+        resumes_max=RESUMES_MAX,
+        limits=_query_limits(options),
+        subscriptions_max=options.subscriptions_max,
+        held_bytes_max=options.held_bytes_max,
+        rules=RuleBook(tuple(options.rules)),
+    )
+
+
+def custodian(options: BridgeOptions, pool: Pool) -> LogCustodian:
+    pruner = LogPruner(
+        options.dsn,
+        options.schema,
+        retention_age_s=options.retention_age_s,
+        retention_bytes=options.retention_bytes,
+    )
+    return LogCustodian(pool, options.schema, pruner, notify=options.notify)
+
+
+def _query_limits(options: BridgeOptions) -> QueryLimits:
+    return QueryLimits(
+        options.limit_default,
+        options.limit_max,
+        options.filter_depth_max,
+        options.filter_nodes_max,
+        options.in_values_max,
+    )
+
+
+def authenticator(options: BridgeOptions, broker: Broker, keys: Sequence[Key]) -> Authenticator:
+    roles = Roles(
+        database=frozenset(options.roles),
+        anonymous=options.anon_role,
+        is_ruled=broker.is_ruled,
+        public=options.insecure_public,
+    )
+    return Authenticator(
+        roles,
+        Verifier(options.jwt_audience, options.jwt_issuer, options.jwt_leeway_s),
+        keys,
+        PublishedKeys(options.jwt_jwks_url) if options.jwt_jwks_url else None,
+        options.static_tokens,
+    )
+
+
+def websocket_options(options: BridgeOptions) -> WebSocketOptions:
+    return WebSocketOptions(
+        host=options.host,
+        port=options.port,
+        frame_bytes_max=options.frame_bytes_max,
+        backlog_bytes_max=options.backlog_bytes_max,
+        messages_per_second_max=options.messages_per_second_max,
+        ping_interval_s=options.ping_interval_s,
+        compression=options.compression,
+        auth_mode=options.mode,
+        auth_timeout_s=options.auth_timeout_s,
+    )
+
+
+def door(options: BridgeOptions, broker: Broker, capture: LogCapture, custodian: LogCustodian) -> Door:
+
+    def not_ready() -> str | None:
+        reasons = list(custodian.problems)
+        if not broker.listening:
+            reasons.insert(0, "not listening to the database")
+        elif time.monotonic() - capture.last_heard_s > options.heartbeat_timeout_s:
+            reasons.insert(0, f"no heartbeat for {options.heartbeat_timeout_s:g} s")
+        return "; ".join(reasons) or None
+
+    return Door(
+        connections_max=options.connections_max,
+        connections_per_address_max=options.connections_per_address_max,
+        allowed_origins=tuple(options.allowed_origins),
+        not_ready=not_ready,
+        loopback_only=is_loopback(options.host),
+        handshakes_max=options.handshakes_max,
+        behind_proxy=options.behind_proxy,
+    )
+
+
+def keys_at_hand(options: BridgeOptions) -> tuple[Key, ...]:
+    """Not those that an issuer publishes. Raises `SettingsError`."""
+    found = []
+    if options.jwt_secret:
+        found.append(shared(options.jwt_secret))
+    if options.jwt_public_key:
+        found.append(public(options.jwt_public_key))
+    return tuple(found)
+
+
+def certificate(options: BridgeOptions) -> Certificate | None:
+    """Raises `SettingsError`."""
+    return Certificate(options.tls_certificate, options.tls_key) if options.tls_certificate else None
