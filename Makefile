@@ -8,7 +8,7 @@ ENV = env -u PYTHONPATH -u PYTHONHOME
 # A server older than the embedded one, for the second run of the database's tests: the first of these that is here.
 OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17 16 14,/usr/lib/postgresql/$(v)/bin/postgres))))
 
-.PHONY: demo test lint lock audit bench torture docker-test clean
+.PHONY: demo check test lint lock audit bench torture docker-test clean
 
 # Options of the demo: make demo ARGS="--port 0"
 demo: .venv-demo/ready
@@ -35,6 +35,10 @@ test: lint
 	sleep 1; kill $$showing; wait $$showing 2>/dev/null; \
 	[ -z "$$failed" ] || { echo "== FAILED $$failed"; exit 1; }
 
+# What to run while you work: lint, types, layers and all tests that need no database. Under 90 s after set-up.
+check: lint
+	$(ENV) .venv/bin/python -m pytest -q -m "not database" tests/core tests/protocol tests/test_*.py
+
 lint: .venv/ready
 	$(ENV) .venv/bin/python -m ruff check .
 	$(ENV) .venv/bin/python -m ruff format --check .
@@ -55,9 +59,10 @@ audit: .venv-audit/installed
 	    $(ENV) .venv-audit/bin/python -m pip_audit --strict --disable-pip --require-hashes --requirement requirements/$$part.txt || exit; done
 
 # Everything, or a part of durable mode: make bench ARGS="commits --rounds 3"; its other parts are bulk, latency, large. What
-# queries and rights cost is shown by benchmarks.matching, sharing, crowd, rights and hardening.
+# a change costs on its way is shown by benchmarks.short_path, what queries and rights cost by benchmarks.matching, sharing,
+# crowd, rights and hardening.
 bench: .venv/ready
-	@[ -n "$(ARGS)" ] || for part in live matching sharing rights crowd; do $(ENV) .venv/bin/python -m benchmarks.$$part || exit; done
+	@[ -n "$(ARGS)" ] || for part in short_path live matching sharing rights crowd; do $(ENV) .venv/bin/python -m benchmarks.$$part || exit; done
 	@$(ENV) .venv/bin/python -m benchmarks.durable $(ARGS)
 
 # Random stories, judged by an oracle, for as long as you like: make torture SEED=7 MINUTES=30. The first one with that seed, each

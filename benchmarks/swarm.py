@@ -1,0 +1,179 @@
+"""Many clients in a process of its own, as cheap as clients can be: they answer PINGs and count frames."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from typing import cast
+from urllib.parse import urlsplit
+
+import uvloop
+
+from benchmarks.subscriber import CONTEXT
+
+READY_WITHIN_S = 120.0
+HEAR_WITHIN_S = 120.0
+OPENING_MAX = 50
+"""Handshakes under way at once."""
+
+TEXT, PING = 0x81, 0x89
+
+
+class Client(asyncio.Protocol):
+    """One socket. `ready` is resolved by the first text frame: the reply to the request."""
+
+    def __init__(self, request: bytes, shared: Shared) -> None:
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._request = request
+        self._shared = shared
+        self._buffer = b""
+        self._upgraded = False
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        host, port = transport.get_extra_info("peername")[:2]
+        self._transport.write(
+            f"GET /websocket HTTP/1.1\r\nHost: {host}:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+        )
+
+    def data_received(self, data: bytes) -> None:
+        assert self._transport is not None
+        self._buffer += data
+        if not self._upgraded:
+            head, end, rest = self._buffer.partition(b"\r\n\r\n")
+            if not end:
+                return
+            if not head.startswith(b"HTTP/1.1 101"):
+                self.ready.set_exception(RuntimeError(head.decode()))
+                return
+            self._upgraded, self._buffer = True, rest
+            self._transport.write(self._request)
+        answers = b"".join(self._answers())
+        if answers:
+            self._transport.write(answers)
+
+    def _answers(self) -> Iterator[bytes]:
+        buffer, at = self._buffer, 0
+        while len(buffer) - at >= 2:
+            size, begin = buffer[at + 1], at + 2
+            if size == 126:
+                size, begin = int.from_bytes(buffer[begin : begin + 2], "big"), begin + 2
+            elif size == 127:
+                size, begin = int.from_bytes(buffer[begin : begin + 8], "big"), begin + 8
+            if len(buffer) < begin + size:
+                break
+            if buffer[at] == PING:
+                yield struct.pack("!BBL", 0x8A, 0x80 | size, 0) + buffer[begin : begin + size]
+            elif buffer[at] == TEXT:
+                self._take(buffer[begin : begin + size])
+            at = begin + size
+        self._buffer = buffer[at:]
+
+    def _take(self, text: bytes) -> None:
+        if not self.ready.done():
+            self.ready.set_result(None)
+        elif text != b'{"type":"ping"}':
+            self._shared.frames.value += 1
+            self._shared.last_ns.value = time.monotonic_ns()
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What the process of the clients tells the one that started it."""
+
+    ready: Event
+    frames: Synchronized[int]
+    last_ns: Synchronized[int]
+
+
+class Swarm:
+    """The side of the process that started it."""
+
+    def __init__(self, url: str, requests: Sequence[str]) -> None:
+        self._shared = Shared(CONTEXT.Event(), CONTEXT.Value("q", 0, lock=False), CONTEXT.Value("q", 0, lock=False))
+        self._process = CONTEXT.Process(target=_main, args=(url, list(requests), self._shared), daemon=True)
+        self._process.start()
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not self._shared.ready.wait(0.1):
+            if not self._process.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError("not all clients have got their initial data")
+
+    @property
+    def frames(self) -> int:
+        """How many frames all clients have received after their initial data."""
+        return self._shared.frames.value
+
+    @property
+    def silent_s(self) -> float:
+        """For how long no client has received a frame."""
+        return (time.monotonic_ns() - self._shared.last_ns.value) / 1e9
+
+    def wait_for(self, frames: int) -> None:
+        deadline = time.monotonic() + HEAR_WITHIN_S
+        while self.frames < frames:
+            if not self._process.is_alive() or time.monotonic() > deadline:
+                raise RuntimeError(f"{self.frames} frames came instead of {frames}")
+            time.sleep(0.002)
+
+    def wait_for_silence(self, seconds: float) -> None:
+        """Wait until nothing has come for so long."""
+        while self.silent_s < seconds:
+            time.sleep(seconds / 10)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.join()
+
+
+@contextlib.contextmanager
+def swarm(url: str, requests: Sequence[str]) -> Iterator[Swarm]:
+    """A client for each request, all of them with their initial data."""
+    clients = Swarm(url, requests)
+    try:
+        yield clients
+    finally:
+        clients.stop()
+
+
+def subscribe(collection: str, **query: object) -> str:
+    """A request for what comes, and for no rows that are there."""
+    return json.dumps({"type": "subscribe", "collection": collection, "uid": "1", "query": {"limit": 0, **query}})
+
+
+def _main(url: str, requests: list[str], shared: Shared) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(_follow(url, requests, shared))
+
+
+async def _follow(url: str, requests: list[str], shared: Shared) -> None:
+    address = urlsplit(url)
+    loop, opening = asyncio.get_running_loop(), asyncio.Semaphore(OPENING_MAX)
+
+    async def connect(request: str) -> None:
+        async with opening:
+            _, client = await loop.create_connection(
+                lambda: Client(_frame(request.encode()), shared), str(address.hostname), int(address.port or 80)
+            )
+            await client.ready
+
+    async with asyncio.TaskGroup() as tasks:
+        for request in requests:
+            tasks.create_task(connect(request))
+    shared.ready.set()
+    await asyncio.Event().wait()
+
+
+def _frame(text: bytes) -> bytes:
+    """A text frame from a client; its mask of zeros changes nothing."""
+    size = len(text)
+    head = struct.pack("!BB", TEXT, 0x80 | size) if size < 126 else struct.pack("!BBH", TEXT, 0x80 | 126, size)
+    return head + bytes(4) + text
