@@ -260,7 +260,7 @@ async def hub_with(count: int, catalog: Catalog, evaluator: PooledRowEvaluator) 
     hub.adopt(catalog, lambda known, _: known)
     principal = Principal(ROLE, ROLE, json.dumps({"role": ROLE, "sub": user(1)}))
     parser = QueryParser(evaluator, QueryLimits(100, 10_000, 10, 100, 10_000), Permits())
-    read = await parser.read({}, "messages", catalog, principal, to_follow=True)
+    read = await parser.parse({}, "messages", catalog, principal, to_follow=True)
     client = Client()
     for number in range(count):
         wanted = Subscription(read.collection, read.query, uid=str(number), context=read.context, rights=read.rights)

@@ -11,7 +11,7 @@ from typing import Protocol, TypeAlias
 
 from cdc_bridge.model.catalog import Catalog, Collection, PgType
 from cdc_bridge.model.change import Change, Position, Relation, Snapshot
-from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.subscription import Meta, Query
 
@@ -96,10 +96,15 @@ class RowEvaluator(Protocol):
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]: ...
 
-    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]: ...
-
-    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
-        """JSON texts as `row_to_json` writes them in columns of these types; None is not of the type."""
+    async def look_up(
+        self,
+        literals: Sequence[tuple[PgType, str]] = (),
+        claims: Sequence[ClaimExpression] = (),
+        probes: Sequence[Case] = (),
+    ) -> LookedUp:
+        """Everything that a request needs to know, in one call: JSON texts as `row_to_json` writes them in columns of
+        these types, the values of expressions of claims, and whether policies can be evaluated.
+        """
         ...
 
 

@@ -30,6 +30,16 @@ def needed(condition: Condition) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_needed(condition)))
 
 
+def opaque_parts(condition: Condition) -> Iterator[str]:
+    """The parts that PostgreSQL has to evaluate, whatever the claims are."""
+    match condition:
+        case AllOf(parts) | AnyOf(parts):
+            for part in parts:
+                yield from opaque_parts(part)
+        case Opaque(text):
+            yield text
+
+
 def to_filter(condition: Condition, values: Mapping[str, ClaimValue], opaque: Callable[[str], Filter]) -> Filter:
     """The rows of which `condition` is true.
 

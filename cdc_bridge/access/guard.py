@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from cdc_bridge.access.conditions import Condition
-from cdc_bridge.access.deciding import needed, to_filter
+from cdc_bridge.access.deciding import needed, opaque_parts, to_filter
 from cdc_bridge.access.policy_claims import FunctionName
 from cdc_bridge.access.policy_parser import parse
 from cdc_bridge.model.catalog import Collection, Column
@@ -48,6 +48,11 @@ class Guard:
         permissive = [self._one(policy, values) for policy in self.policies if policy.is_permissive]
         restrictive = [self._one(policy, values) for policy in self.policies if not policy.is_permissive]
         return all_of([any_of(permissive), *restrictive])
+
+    def opaque(self) -> list[Filter]:
+        """The parts that PostgreSQL has to evaluate, whatever the claims are. Raises `Unjudgeable`."""
+        ordered = sorted(self.policies, key=lambda policy: not policy.is_permissive)
+        return [self._opaque(policy, text) for policy in ordered for text in opaque_parts(self._condition(policy))]
 
     def _one(self, policy: RowPolicy, values: Mapping[str, ClaimValue]) -> Filter:
         return to_filter(self._condition(policy), values, lambda text: self._opaque(policy, text))

@@ -1,7 +1,7 @@
 """What principals may see: their view of the catalog, and what rows have to be like.
 
 Grants and policies are PostgreSQL's, rules are the configuration's; both hold. What only PostgreSQL can say is in
-`answers`.
+`policy_cache`.
 
 Bounds: `RULINGS_MAX` rulings of principals, and `COMPLAINTS_MAX` complaints to the operator. Policy: past it all are
 forgotten, and worked out, or told, again.
@@ -10,12 +10,12 @@ forgotten, and worked out, or told, again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 
-from cdc_bridge.access.answers import Answers, Probe, Unanswered
 from cdc_bridge.access.digest import digest
 from cdc_bridge.access.guard import Guard, Unjudgeable
+from cdc_bridge.access.policy_cache import PolicyCache, Probe, Questions
 from cdc_bridge.access.rules import NO_RULES, Rule, RuleBook
 from cdc_bridge.access.ruling import Proofreader, Ruling, ruling
 from cdc_bridge.access.view import access_to, rule_for, view
@@ -25,9 +25,8 @@ from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, Filter, Policy, leaves
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.ports import RowEvaluator
+from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.normal_form import all_of
-from cdc_bridge.query.speller import Spelling
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class _Known:
     """What has been worked out for one catalog."""
 
     catalog: Catalog
-    answers: Answers
+    cache: PolicyCache = field(default_factory=PolicyCache)
     views: dict[tuple[str, str | None, frozenset[int]], Catalog] = field(default_factory=dict)
     rulings: dict[Principal, Ruling] = field(default_factory=dict)
     complaints: set[_Complaint] = field(default_factory=set)
@@ -83,22 +82,27 @@ class Permits:
             known.views.clear()
             known.rulings.clear()
 
-    def proofread(self, catalog: Catalog, spelling: Spelling) -> None:
+    def proofread(self, catalog: Catalog, literals: Literals) -> None:
         """A catalog has come, or other rules: tell the operator what does not fit."""
-        self._proofreader.read(self.book, catalog, spelling)
+        self._proofreader.read(self.book, catalog, literals)
 
-    def ruling(self, principal: Principal, catalog: Catalog, spelling: Spelling) -> Ruling:
-        """What the rules say of rows. Raises `Unspelled`."""
+    def ruling(self, principal: Principal, catalog: Catalog, questions: Questions) -> Ruling:
+        """What the rules say of rows. It is not to be used when it has left a question."""
         rules = self.book.of(principal.name)
         if not rules:
             return Ruling(SecurityContext(principal))
         known = self._of(catalog).rulings
         if principal not in known:
+            granted = self.view(Principal(role=principal.role), catalog)  # PostgreSQL lets the role read nothing else
+            literals = Literals(questions.literals.known)
+            found = ruling(rules, principal, granted, literals)
+            if literals.missing:
+                questions.literals.missing.update(literals.missing)
+                return found
             if len(known) >= RULINGS_MAX:
                 known.clear()
-            granted = self.view(Principal(role=principal.role), catalog)  # PostgreSQL lets the role read nothing else
-            known[principal] = ruling(rules, principal, granted, spelling)
-            self._proofreader.hear_of(known[principal].faults)
+            known[principal] = found
+            self._proofreader.hear_of(found.faults)
         return known[principal]
 
     def view(self, principal: Principal, catalog: Catalog, unseen: frozenset[int] = frozenset()) -> Catalog:
@@ -112,21 +116,25 @@ class Permits:
     def rule(self, principal: Principal, collection: Collection) -> Rule | None:
         return rule_for(principal, collection, self.book)
 
-    def guard(self, collection: Collection, principal: Principal, catalog: Catalog) -> Filter:
-        """The rows that policies let be seen. Raises `Unanswered`, and `RequestError` where one cannot be judged."""
+    def guard(self, collection: Collection, principal: Principal, catalog: Catalog, questions: Questions) -> Filter:
+        """Return the rows that policies let be seen; not to be used when it has left a question.
+
+        Raises `RequestError` when a policy cannot be evaluated for changes.
+        """
         policies = access_to(collection, catalog, principal.role).policies
         if policies is None:
             return EVERYTHING
         guard = Guard(collection, policies, catalog.access.claim_functions)
         known = self._of(catalog)
         try:
-            filter_ = guard.filter(known.answers.values(guard.needed(), principal))
-            _check(filter_, collection, principal, known.answers)
+            values = known.cache.values(guard.needed(), principal, questions)
+            if values is None:  # what is opaque whatever the claims are is probed in the same call
+                return _checked(all_of(guard.opaque()), collection, principal, known.cache, questions)
+            return _checked(guard.filter(values), collection, principal, known.cache, questions)
         except Unjudgeable as unjudgeable:
             table = str(collection.relation)
             known.complain(_Complaint(table, principal.role, unjudgeable.policy, unjudgeable.reason))
             raise _refused(collection) from None
-        return filter_
 
     def rights(self, principal: Principal, relation_ids: Iterable[int], catalog: Catalog) -> bytes:
         """A digest of all that may be seen of these tables."""
@@ -135,30 +143,32 @@ class Permits:
     def make_room(self) -> None:
         """Forget what has become too much, before more is learned."""
         for known in self._known:
-            known.answers.make_room()
+            known.cache.make_room()
 
     def forget_obstacles(self, catalog: Catalog) -> None:
         """What policies cannot be judged for. Not before all are told who are judged together."""
-        self._of(catalog).answers.forget_obstacles()
+        self._of(catalog).cache.forget_obstacles()
 
-    async def learn(self, unanswered: Sequence[Unanswered], evaluator: RowEvaluator) -> None:
-        """What is missing of one catalog. Raises `SourceUnavailable`."""
-        await self._of(unanswered[0].catalog).answers.learn(unanswered, evaluator)
+    def cache(self, catalog: Catalog) -> PolicyCache:
+        return self._of(catalog).cache
 
     def _of(self, catalog: Catalog) -> _Known:
         """Two catalogs are in use while one takes the other's place."""
         for known in self._known:
             if known.catalog is catalog:
                 return known
-        self._known = [*self._known[-1:], _Known(catalog, Answers(catalog))]
+        self._known = [*self._known[-1:], _Known(catalog)]
         return self._known[-1]
 
 
-def _check(filter_: Filter, collection: Collection, principal: Principal, answers: Answers) -> None:
-    """Raises `Unjudgeable` when what is left of policies cannot be judged."""
+def _checked(
+    filter_: Filter, collection: Collection, principal: Principal, cache: PolicyCache, questions: Questions
+) -> Filter:
+    """Return the filter. Raises `Unjudgeable` when what PostgreSQL has to evaluate of it cannot be evaluated."""
     opaque = [leaf for leaf in leaves(filter_) if isinstance(leaf, Policy)]
-    if opaque and (reason := answers.obstacle(Probe(collection, all_of(opaque), principal))):
+    if opaque and (reason := cache.obstacle(Probe(collection, all_of(opaque), principal), questions)):
         raise Unjudgeable(" and ".join(policy.expression for policy in opaque), reason)
+    return filter_
 
 
 def _refused(collection: Collection) -> RequestError:

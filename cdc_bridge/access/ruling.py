@@ -18,8 +18,8 @@ from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import NOTHING, Comparison, Filter, Now, Required, leaves
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.query.literals import Literals, TypedText
 from cdc_bridge.query.query import QueryLimits, resolve_filter
-from cdc_bridge.query.speller import Spelling, Unspelled
 
 log = logging.getLogger(__name__)
 
@@ -36,23 +36,18 @@ class Ruling:
     faults: tuple[tuple[Rule, str], ...] = ()
 
 
-def ruling(rules: Mapping[str, Rule], principal: Principal, catalog: Catalog, spelling: Spelling) -> Ruling:
-    """By collection: what the rules of the principal's role say, who reads these tables. Raises `Unspelled`, for all of
-    them together.
+def ruling(rules: Mapping[str, Rule], principal: Principal, catalog: Catalog, literals: Literals) -> Ruling:
+    """By collection: what the rules of the principal's role say, who reads these tables. It is not to be used when it
+    has left something `missing` in `literals`.
     """
-    needed: list[Unspelled] = []
     rows: list[tuple[int, Filter]] = []
     faults: dict[int, tuple[Rule, str]] = {}
     for collection, rule in _with_a_filter(rules, catalog):
         try:
-            rows.append((collection.relation_id, _condition(rule, collection, catalog, principal, spelling)))
-        except Unspelled as unspelled:
-            needed.append(unspelled)
+            rows.append((collection.relation_id, _condition(rule, collection, catalog, principal, literals)))
         except RequestError as error:
             rows.append((collection.relation_id, NOTHING))
             faults[collection.relation_id] = rule, error.message
-    if needed:
-        raise Unspelled(tuple(dict.fromkeys(each for unspelled in needed for each in unspelled.needed)))
     return Ruling(SecurityContext(principal, tuple(rows)), frozenset(faults), tuple(faults.values()))
 
 
@@ -62,10 +57,10 @@ def _with_a_filter(rules: Mapping[str, Rule], catalog: Catalog) -> Iterable[tupl
 
 
 def _condition(
-    rule: Rule, collection: Collection, catalog: Catalog, principal: Principal, spelling: Spelling
+    rule: Rule, collection: Collection, catalog: Catalog, principal: Principal, literals: Literals
 ) -> Filter:
     claims = principal.claim_values
-    return lasting(resolve_filter(rule.condition, collection, LIMITS, catalog, spelling=spelling, claims=claims))
+    return lasting(resolve_filter(rule.condition, collection, LIMITS, catalog, literals=literals, claims=claims))
 
 
 def lasting(filter_: Filter) -> Filter:
@@ -87,10 +82,10 @@ class Proofreader:
         self._told: frozenset[tuple[Rule, str]] = frozenset()
         self._refused: set[Rule] = set()
 
-    def read(self, book: RuleBook, catalog: Catalog, spelling: Spelling) -> None:
+    def read(self, book: RuleBook, catalog: Catalog, literals: Literals) -> None:
         """All rules, by a catalog that has come. What claims will be worth nobody knows yet."""
         missing = {(rule, what) for rule in book.rules for what in _missing(rule, catalog)}
-        faults = {(rule, reason) for rule in book.rules for reason in _faults(rule, catalog, spelling)}
+        faults = {(rule, reason) for rule in book.rules for reason in _faults(rule, catalog, literals.known)}
         for rule, what in sorted(missing - self._told, key=str):
             log.warning("a rule names what is not in the database", extra=_facts(rule, missing=what))
         for rule, reason in sorted(faults - self._told, key=str):
@@ -136,12 +131,11 @@ def _vain(rule: Rule, catalog: Catalog) -> list[str]:
     return [f"{reader} reads for it, and no policy shows that one a row"] if access.policies == () else []
 
 
-def _faults(rule: Rule, catalog: Catalog, spelling: Spelling) -> list[str]:
-    """Values that PostgreSQL has not spelled yet are found out when somebody asks."""
-    try:
-        return [reason for _, reason in ruling({rule.collection: rule}, Principal(rule.role), catalog, spelling).faults]
-    except Unspelled:
-        return []
+def _faults(rule: Rule, catalog: Catalog, known: Mapping[TypedText, bytes | None]) -> list[str]:
+    """Values that PostgreSQL has not normalized yet are found out when somebody asks."""
+    literals = Literals(known)
+    found = ruling({rule.collection: rule}, Principal(rule.role), catalog, literals)
+    return [] if literals.missing else [reason for _, reason in found.faults]
 
 
 def _facts(rule: Rule, **more: object) -> dict[str, Mapping[str, object]]:

@@ -10,7 +10,7 @@ for whom no time was left: however many have something slow to ask, the stream w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
+from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeAlias
 
@@ -24,11 +24,20 @@ from cdc_bridge.database.fragments import parameters
 from cdc_bridge.database.refusals import is_of_the_statement, sentence
 from cdc_bridge.database.resting import Resting
 from cdc_bridge.database.scripts import Connection, Sighted, ask_together
-from cdc_bridge.database.select import completions, spellings, verdicts, worth
+from cdc_bridge.database.select import completions, normalized, verdicts, worth
 from cdc_bridge.database.where import Surroundings
 from cdc_bridge.model.catalog import Column, PgType
 from cdc_bridge.model.errors import BridgeError, SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.evaluation import (
+    Case,
+    ClaimExpression,
+    ClaimValue,
+    Completed,
+    Completion,
+    Failure,
+    LookedUp,
+    Verdict,
+)
 from cdc_bridge.model.rawjson import split_array, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.values import NULL
@@ -50,36 +59,39 @@ class PooledRowEvaluator:
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         """Equal filters of one table are asked for once, of all images at hand, for each of those who ask."""
-        batches = in_batches(cases)
-        asked = [(batch, _decision(batch)) for batch in batches]
-        subjects = [
-            (batch.predicate.relation_id, batch.predicate.filter, context)
-            for batch, _ in asked
-            for context in batch.contexts
-        ]
-        statements = [_seen(statement, context) for batch, statement in asked for context in batch.contexts]
-        answers = iter(await self._ask_unless_resting(subjects, statements))
-        of_batches = [(batch, {context: next(answers) for context in batch.contexts}) for batch in batches]
-        return verdicts_of(len(cases), of_batches)
+        decisions = _Decisions(cases)
+        return decisions.verdicts(await self._ask_unless_resting(decisions.subjects, decisions.statements))
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         subjects = [(each.collection.relation_id, each.projection, each.context) for each in completions]
         answers = await self._ask_unless_resting(subjects, [_completion(each) for each in completions])
         return [answer if isinstance(answer, Failure) else tuple(map(split_object, answer)) for answer in answers]
 
-    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
-        answers = await self._ask([(worth(each.expression), SecurityContext(each.principal)) for each in worths])
-        return [answer if isinstance(answer, Failure) else _value(answer[0]) for answer in answers]
+    async def look_up(
+        self,
+        literals: Sequence[tuple[PgType, str]] = (),
+        claims: Sequence[ClaimExpression] = (),
+        probes: Sequence[Case] = (),
+    ) -> LookedUp:
+        """All literals of a type are one statement; where PostgreSQL refuses it, each half of them, down to the one."""
+        groups, decisions = _by_type(literals), _Decisions(probes)
+        statements: list[Statement] = [(_normalization([literals[i] for i in group]), BY_ITSELF) for group in groups]
+        statements += [(worth(each.expression), SecurityContext(each.principal)) for each in claims]
+        subjects: list[Hashable] = [None] * len(statements)
+        answers = await self._ask_unless_resting([*subjects, *decisions.subjects], [*statements, *decisions.statements])
+        of_literals, answers = answers[: len(groups)], answers[len(groups) :]
+        of_claims, of_probes = answers[: len(claims)], answers[len(claims) :]
+        return LookedUp(
+            await self._normalized(literals, groups, of_literals),
+            [answer if isinstance(answer, Failure) else _value(answer[0]) for answer in of_claims],
+            decisions.verdicts(of_probes),
+        )
 
-    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
-        """All values of a type together; where PostgreSQL stumbles, each half of them, down to the one."""
-        found: list[bytes | None] = [None] * len(values)
-        of_types: dict[PgType, list[int]] = {}
-        for position, (type_, _) in enumerate(values):
-            of_types.setdefault(type_, []).append(position)
-        groups = list(of_types.values())
+    async def _normalized(
+        self, literals: Sequence[tuple[PgType, str]], groups: Sequence[list[int]], answers: Sequence[Answer]
+    ) -> list[bytes | None]:
+        found: list[bytes | None] = [None] * len(literals)
         while groups:
-            answers = await self._ask([(_spelling([values[i] for i in group]), BY_ITSELF) for group in groups])
             refused = []
             for group, answer in zip(groups, answers, strict=True):
                 if isinstance(answer, Failure):
@@ -88,15 +100,17 @@ class PooledRowEvaluator:
                     for position, text in zip(group, answer, strict=True):
                         found[position] = text.encode()
             groups = refused
+            answers = await self._ask([(_normalization([literals[i] for i in group]), BY_ITSELF) for group in groups])
         return found
 
     async def _ask_unless_resting(
         self, subjects: Sequence[Hashable], statements: Sequence[Statement]
     ) -> Sequence[Answer]:
+        """Ask what does not rest. What has no subject never does."""
         now_s = asyncio.get_running_loop().time()
         answers = await self._ask(
             [
-                RESTS if self._resting.is_resting(subject, now_s) else statement
+                RESTS if subject is not None and self._resting.is_resting(subject, now_s) else statement
                 for subject, statement in zip(subjects, statements, strict=True)
             ]
         )
@@ -104,7 +118,7 @@ class PooledRowEvaluator:
         slow = {
             subject
             for subject, answer in zip(subjects, answers, strict=True)
-            if answer in (TOOK_TOO_LONG, NO_TIME_LEFT)
+            if subject is not None and answer in (TOOK_TOO_LONG, NO_TIME_LEFT)
         }
         for subject, answer in zip(subjects, answers, strict=True):
             if not isinstance(answer, Failure) and subject not in slow:
@@ -193,6 +207,25 @@ NO_TIME_LEFT = Failure("others took too long", is_temporary=True)
 RESTS = Failure("it took too long before, and is not asked again so soon", is_temporary=True)
 
 
+class _Decisions:
+    """Cases as statements, one for each batch and each of those who ask, and their answers as verdicts."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self._count = len(cases)
+        self._batches = in_batches(cases)
+        self.subjects: list[Hashable] = []
+        self.statements: list[Statement] = []
+        for batch in self._batches:
+            statement, predicate = _decision(batch), batch.predicate
+            self.subjects += [(predicate.relation_id, predicate.filter, context) for context in batch.contexts]
+            self.statements += [_seen(statement, context) for context in batch.contexts]
+
+    def verdicts(self, answers: Iterable[Answer]) -> list[Verdict]:
+        following = iter(answers)
+        answered = [(batch, {context: next(following) for context in batch.contexts}) for batch in self._batches]
+        return verdicts_of(self._count, answered)
+
+
 def _seen(statement: sql.Composed | Failure, context: SecurityContext) -> Statement:
     return statement if isinstance(statement, Failure) else (statement, context)
 
@@ -216,9 +249,17 @@ def _completion(asked: Completion) -> Statement:
         return Failure(str(error))
 
 
-def _spelling(values: Sequence[tuple[PgType, str]]) -> sql.Composed:
-    column = Column("value", 1, values[0][0])
-    return spellings(column, [{"value": msgspec.Raw(text.encode())} for _, text in values])
+def _by_type(literals: Sequence[tuple[PgType, str]]) -> list[list[int]]:
+    """The positions of the literals of each type."""
+    found: dict[PgType, list[int]] = {}
+    for position, (type_, _) in enumerate(literals):
+        found.setdefault(type_, []).append(position)
+    return list(found.values())
+
+
+def _normalization(literals: Sequence[tuple[PgType, str]]) -> sql.Composed:
+    column = Column("value", 1, literals[0][0])
+    return normalized(column, [{"value": msgspec.Raw(text.encode())} for _, text in literals])
 
 
 def _value(text: str) -> ClaimValue:

@@ -79,7 +79,7 @@ def verdicts(collection: Collection, filter_: Filter, rows: Sequence[Row], surro
     ).format(where(filter_, ALIAS, surroundings), Name(ALIAS, ordinal(columns)), images(columns, rows, ALIAS))
 
 
-def spellings(column: Column, rows: Sequence[Row]) -> sql.Composed:
+def normalized(column: Column, rows: Sequence[Row]) -> sql.Composed:
     """For images of one column, its value as PostgreSQL writes it."""
     return sql.SQL("SELECT coalesce(pg_catalog.to_json({}), 'null')::text FROM {} ORDER BY {}").format(
         Name(ALIAS, column.name), images([column], rows, ALIAS), Name(ALIAS, ordinal([column]))

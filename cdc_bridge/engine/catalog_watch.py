@@ -14,19 +14,16 @@ import logging
 from functools import partial
 from typing import TypeAlias
 
-from cdc_bridge.access.answers import Unanswered
 from cdc_bridge.access.rules import RuleBook
 from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.hub import Hub
-from cdc_bridge.engine.query_parser import QueryParser
+from cdc_bridge.engine.query_parser import NotYetKnown, QueryParser
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Change, Operation
-from cdc_bridge.model.errors import RequestError, SourceUnavailable, invalid_payload
-from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.errors import RequestError, SourceUnavailable
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import CatalogReader
-from cdc_bridge.query.speller import Unspelled
 from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
@@ -98,11 +95,11 @@ class CatalogWatch:
                 self._agenda.order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
                 return self._parser.permits.forget_obstacles(catalog)
             except ExceptionGroup as group:
-                unknown = [each for each in group.exceptions if isinstance(each, (Unspelled, Unanswered))]
+                unknown = [each for each in group.exceptions if isinstance(each, NotYetKnown)]
                 if len(unknown) < len(group.exceptions):
                     raise
                 self._hub.hold_back(self._parser.sees_otherwise(catalog))
-                await self._parser.learn_all(unknown)
+                await self._parser.answer(unknown, catalog)
 
     async def adopt_rules(self, book: RuleBook) -> None:
         """Other rules hold: everybody is judged anew by them."""
@@ -174,25 +171,10 @@ class CatalogWatch:
                 self._old_layouts.clear()
             self._old_layouts[change.relation_id] = layout
 
-    def judge(
-        self, subscription: Subscription, name: str, catalog: Catalog, principal: Principal | None = None
-    ) -> Subscription:
-        """The same request by this catalog, for the same principal or another one.
-
-        Raises `RequestError`, `Unspelled` and `Unanswered`.
-        """
-        principal = principal or subscription.context.principal
-        understood = self._parser.read_at_once(subscription.request, name, catalog, principal, to_follow=True)
-        collection = understood.collection
-        if subscription.item is not None and subscription.collection.key_columns != collection.key_columns:
-            raise invalid_payload(f'The key of collection "{name}" has changed: subscribe again')
-        understood.require(subscription.event)
-        return understood.narrowed(subscription)
-
     def _judge(self, catalog: Catalog, subscription: Subscription, collection: Collection) -> Subscription:
         try:
-            return self.judge(subscription, collection.name, catalog)
-        except (RequestError, Unspelled, Unanswered):
+            return self._parser.judge(subscription, collection.name, catalog)
+        except (RequestError, NotYetKnown):
             raise
         except Exception as error:  # nor may one whom we stumble over keep all the others from what is new
             log.exception("a subscription cannot be judged by a new catalog")

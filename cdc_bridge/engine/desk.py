@@ -12,11 +12,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from cdc_bridge.access.answers import Unanswered
 from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
 from cdc_bridge.engine.hub import Hub
-from cdc_bridge.engine.query_parser import QueryParser, Understood
+from cdc_bridge.engine.query_parser import ParsedQuery, QueryParser
 from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog
@@ -26,7 +25,6 @@ from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import Asked, InitialData, LogReader, Reader
 from cdc_bridge.query.query import frugal, item_key
-from cdc_bridge.query.speller import Unspelled
 from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
@@ -91,15 +89,7 @@ class Desk:
 
     async def _judge_anew(self, subscription: Subscription, principal: Principal) -> Subscription:
         name = subscription.collection.name
-        while True:
-            catalog = await self._catalog.current(name)
-            try:
-                return self._catalog.judge(subscription, name, catalog, principal)
-            except (Unspelled, Unanswered) as unknown:
-                await self._parser.learn(unknown)
-            except RequestError:
-                self._parser.permits.forget_obstacles(catalog)
-                raise
+        return await self._parser.parse_again(subscription, name, await self._catalog.current(name), principal)
 
     async def read_items(self, request: ReadItems, principal: Principal) -> InitialData:
         """What an `items` reply tells. With an `id` it is one row. Raises `RequestError`."""
@@ -112,21 +102,21 @@ class Desk:
         name = request.collection
         catalog = await self._catalog.current(name)
         book = self._parser.permits.book
-        understood = await self._parser.read(request.query, name, catalog, principal, to_follow=True)
-        understood.require(request.event)
-        collection = understood.collection
+        parsed = await self._parser.parse(request.query, name, catalog, principal, to_follow=True)
+        parsed.require(request.event)
+        collection = parsed.collection
         key = item_key(request.item, collection) if request.item is not None else None
-        item = await self._find_key(understood, key, request) if key is not None else None
+        item = await self._find_key(parsed, key, request) if key is not None else None
         if self._hub.catalog is not catalog or self._parser.permits.book is not book:
             raise SourceChanged
-        return understood.narrowed(_subscription(request, understood, key, item))
+        return parsed.narrowed(_subscription(request, parsed, key, item))
 
-    async def _find_key(self, understood: Understood, key: tuple[str, ...], request: Subscribe) -> bytes:
+    async def _find_key(self, parsed: ParsedQuery, key: tuple[str, ...], request: Subscribe) -> bytes:
         """Who resumes may follow a row that is gone: its `delete` is what was missed."""
-        collection = understood.collection
+        collection = parsed.collection
         async with self._asking:
             try:
-                return await self._reader.find_key(collection, key, self._hub.catalog, understood.context)
+                return await self._reader.find_key(collection, key, self._hub.catalog, parsed.context)
             except RequestError:
                 if request.after is None or self._log_reader is None:
                     raise
@@ -134,9 +124,9 @@ class Desk:
 
     async def _read_once(self, request: ReadItems, principal: Principal) -> InitialData:
         catalog = await self._catalog.current(request.collection)
-        understood = await self._parser.read(request.query, request.collection, catalog, principal, to_follow=False)
-        key = item_key(request.item, understood.collection) if request.item is not None else None
-        asked = Asked(understood.collection, understood.query, key, understood.context)
+        parsed = await self._parser.parse(request.query, request.collection, catalog, principal, to_follow=False)
+        key = item_key(request.item, parsed.collection) if request.item is not None else None
+        asked = Asked(parsed.collection, parsed.query, key, parsed.context)
         async with self._asking:
             try:
                 return await self._reader.read(asked, catalog)
@@ -171,11 +161,11 @@ class Desk:
 
 
 def _subscription(
-    request: Subscribe, understood: Understood, key: tuple[str, ...] | None, item: bytes | None
+    request: Subscribe, parsed: ParsedQuery, key: tuple[str, ...] | None, item: bytes | None
 ) -> Subscription:
     return Subscription(
-        understood.collection,
-        understood.query,
+        parsed.collection,
+        parsed.query,
         request.event,
         item,
         key,

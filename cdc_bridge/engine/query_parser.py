@@ -1,30 +1,33 @@
-"""Reads clients' queries, as far as they may see what they ask for. What only PostgreSQL knows, it is asked: how a
-value is spelled, and what `permits` needs.
+"""Parse clients' queries, as far as the principal may see what they ask for.
 
-Bound: `KNOWN_BYTES_MAX` of spelled values. Policy: past it all are forgotten; to ask again costs one round trip. What
-all that are here need at once may be more, until somebody asks for something else.
+Rule: a pass over a request never waits. It collects every question that only PostgreSQL can answer: the text form of a
+literal, the value of an expression of claims, whether a policy can be evaluated. All of them are looked up in one call,
+and a second pass finds every answer in the caches. (A third one is needed only where the claims' values leave more of a
+policy to PostgreSQL than could be told from its text.)
+
+Bound: `KNOWN_BYTES_MAX` of normalized literals. Policy: past it all are forgotten; to ask again costs one round trip.
+What all that are here need at once may be more, until somebody asks for something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
 
-from cdc_bridge.access.answers import Unanswered
 from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.policy_cache import Questions
 from cdc_bridge.engine.relating import tables_read
 from cdc_bridge.model.catalog import Catalog, Collection
-from cdc_bridge.model.errors import RequestError, forbidden_collection, forbidden_event
+from cdc_bridge.model.errors import RequestError, forbidden_collection, forbidden_event, invalid_payload
 from cdc_bridge.model.filter import EVERYTHING
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind, Query, Subscription
 from cdc_bridge.ports import RowEvaluator
+from cdc_bridge.query.literals import Literals, TypedText
 from cdc_bridge.query.normal_form import all_of
 from cdc_bridge.query.query import QueryLimits, resolve
-from cdc_bridge.query.speller import Spelled, Spelling, Unspelled
 from cdc_bridge.wanted import check_still_wanted
 
 KNOWN_BYTES_MAX = 8 * 1024 * 1024
@@ -32,15 +35,22 @@ KNOWN_BYTES_EACH = 300
 """What an answer occupies besides its texts."""
 
 AT_ONCE_MAX = 1000
-"""Values that are asked for together."""
+"""Questions of each kind that go into one call."""
 
-Unknown = Unspelled | Unanswered
-"""What `learn` can mend."""
+Parsed = TypeVar("Parsed")
+
+
+class NotYetKnown(Exception):
+    """A subscription cannot be judged before these questions are answered."""
+
+    def __init__(self, questions: Questions) -> None:
+        super().__init__()
+        self.questions = questions
 
 
 @dataclass(frozen=True, slots=True)
-class Understood:
-    """A query, read for somebody. `rights` is a digest of what may be seen of its tables.
+class ParsedQuery:
+    """A query, parsed for somebody. `rights` is a digest of what may be seen of its tables.
 
     `allowed` and `is_guarded` are as in `Subscription`.
     """
@@ -58,7 +68,7 @@ class Understood:
             raise forbidden_event(event.value, self.collection.name)
 
     def narrowed(self, subscription: Subscription) -> Subscription:
-        """To what may be seen of it."""
+        """Return the subscription, as far as it may be seen."""
         return replace(
             subscription,
             collection=self.collection,
@@ -71,7 +81,10 @@ class Understood:
 
 
 class QueryParser:
-    """See the module's docstring. Without an evaluator such values are refused. `urgent`: whom the stream has asked."""
+    """See the module's docstring. Without an evaluator, requests that have questions are refused.
+
+    `urgent` is asked for `judge`, while subscribers wait to go on.
+    """
 
     def __init__(
         self,
@@ -85,65 +98,146 @@ class QueryParser:
         self._evaluator = evaluator
         self._urgent = urgent or evaluator
         self._limits = limits
-        self._spelled: dict[Spelled, bytes | None] = {}
-        self._spelled_bytes = 0
+        self._literals: dict[TypedText, bytes | None] = {}
+        self._literals_bytes = 0
 
-    async def read(
+    # --- requests ---
+
+    async def parse(
         self, raw: Mapping[str, Any], name: str, catalog: Catalog, principal: Principal, *, to_follow: bool
-    ) -> Understood:
-        """See `read_at_once`. Raises `RequestError` and `SourceUnavailable`."""
-        while True:
-            check_still_wanted()
-            try:
-                return self.read_at_once(raw, name, catalog, principal, to_follow=to_follow)
-            except (Unspelled, Unanswered) as unknown:
-                await self.learn(unknown)
-            except RequestError:
-                self.permits.forget_obstacles(catalog)
-                raise
+    ) -> ParsedQuery:
+        """Parse a request's query. `to_follow`: the policies that rows have to meet become part of the query; where
+        rows are only read, PostgreSQL applies them by itself.
 
-    def read_at_once(
-        self, raw: Mapping[str, Any], name: str, catalog: Catalog, principal: Principal, *, to_follow: bool
-    ) -> Understood:
-        """`to_follow`: the policies that rows have to meet become part of the query; where rows are only read,
-        PostgreSQL applies them by itself.
-
-        Raises `RequestError`, and `Unspelled` or `Unanswered` when there is something to `learn` first.
+        Raises `RequestError` and `SourceUnavailable`.
         """
-        asked = self._asked(raw, name, catalog, principal)
-        return self._followed(asked, catalog, principal) if to_follow else asked
+        return await self._complete(
+            catalog, lambda questions: self._parse(raw, name, principal, questions, to_follow=to_follow)
+        )
 
-    def _asked(self, raw: Mapping[str, Any], name: str, catalog: Catalog, principal: Principal) -> Understood:
+    async def parse_again(
+        self, subscription: Subscription, name: str, catalog: Catalog, principal: Principal
+    ) -> Subscription:
+        """The same request by this catalog, for another principal. Raises as `parse` does."""
+        return await self._complete(
+            catalog, lambda questions: self._parse_again(subscription, name, principal, questions)
+        )
+
+    def judge(self, subscription: Subscription, name: str, catalog: Catalog) -> Subscription:
+        """The same request by a new catalog. Raises `RequestError` and `NotYetKnown`."""
+        questions = self._questions(catalog)
+        judged = self._parse_again(subscription, name, subscription.context.principal, questions)
+        if questions:
+            raise NotYetKnown(questions)
+        return judged
+
+    # --- one pass ---
+
+    def _parse(
+        self, raw: Mapping[str, Any], name: str, principal: Principal, questions: Questions, *, to_follow: bool
+    ) -> ParsedQuery:
+        parsed = self._by_rules(raw, name, principal, questions)
+        return self._by_policies(parsed, principal, questions) if to_follow else parsed
+
+    def _by_rules(self, raw: Mapping[str, Any], name: str, principal: Principal, questions: Questions) -> ParsedQuery:
         """As far as the principal may see it by grants and rules."""
-        spelling = Spelling(self._spelled)
-        ruling = self.permits.ruling(principal, catalog, spelling)
+        catalog = questions.catalog
+        ruling = self.permits.ruling(principal, catalog, questions)
+        questions.is_tentative = bool(questions)
         view = self.permits.view(principal, catalog, ruling.unseen)
         collection = view.by_name.get(name)
         if collection is None:
             raise forbidden_collection(name)
-        query = resolve(raw, collection, self._limits, view, spelling=spelling, claims=principal.claim_values)
+        literals, claims = questions.literals, principal.claim_values
+        query = resolve(raw, collection, self._limits, view, literals=literals, claims=claims)
         ruled = ruling.context.rows_of(collection.relation_id)
         query = replace(query, filter=all_of([query.filter, ruled]))
         rule = self.permits.rule(principal, collection)
         allowed = EVERY_EVENT if rule is None else rule.events
-        return Understood(collection, query, ruling.context, allowed=allowed, is_guarded=ruled != EVERYTHING)
+        return ParsedQuery(collection, query, ruling.context, allowed=allowed, is_guarded=ruled != EVERYTHING)
 
-    def _followed(self, asked: Understood, catalog: Catalog, principal: Principal) -> Understood:
-        """And by policies."""
-        collection, query = asked.collection, asked.query
-        guard = self.permits.guard(catalog.by_relation_id[collection.relation_id], principal, catalog)
-        rights = self.permits.rights(principal, tables_read(collection, query, asked.context), catalog)
+    def _by_policies(self, parsed: ParsedQuery, principal: Principal, questions: Questions) -> ParsedQuery:
+        collection, query, catalog = parsed.collection, parsed.query, questions.catalog
+        guard = self.permits.guard(catalog.by_relation_id[collection.relation_id], principal, catalog, questions)
+        rights = self.permits.rights(principal, tables_read(collection, query, parsed.context), catalog)
         if guard == EVERYTHING:
-            return replace(asked, rights=rights)
+            return replace(parsed, rights=rights)
         query = replace(query, filter=all_of([query.filter, guard]), asked=query.filter)
-        return replace(asked, query=query, rights=rights, is_guarded=True)
+        return replace(parsed, query=query, rights=rights, is_guarded=True)
+
+    def _parse_again(
+        self, subscription: Subscription, name: str, principal: Principal, questions: Questions
+    ) -> Subscription:
+        parsed = self._parse(subscription.request, name, principal, questions, to_follow=True)
+        if subscription.item is not None and subscription.collection.key_columns != parsed.collection.key_columns:
+            raise invalid_payload(f'The key of collection "{name}" has changed: subscribe again')
+        parsed.require(subscription.event)
+        return parsed.narrowed(subscription)
+
+    # --- questions ---
+
+    def _questions(self, catalog: Catalog) -> Questions:
+        return Questions(catalog, Literals(self._literals))
+
+    async def _complete(self, catalog: Catalog, parse: Callable[[Questions], Parsed]) -> Parsed:
+        """Return what `parse` returns once it leaves no question."""
+        while True:
+            check_still_wanted()
+            questions = self._questions(catalog)
+            try:
+                parsed = parse(questions)
+            except RequestError:
+                if not questions.is_tentative:
+                    self.permits.forget_obstacles(catalog)
+                    raise
+            else:
+                if not questions:
+                    return parsed
+            self._make_room()
+            await self._look_up(questions, self._evaluator)
+
+    def _make_room(self) -> None:
+        if self._literals_bytes > KNOWN_BYTES_MAX:
+            self._literals.clear()
+            self._literals_bytes = 0
+        self.permits.make_room()
+
+    async def answer(self, unknown: Iterable[NotYetKnown], catalog: Catalog) -> None:
+        """Look up what many subscriptions need to be judged. Nothing is forgotten before all is known, or it never
+        would be. Raises `SourceUnavailable`.
+        """
+        questions = self._questions(catalog)
+        for each in unknown:
+            questions.add(each.questions)
+        await self._look_up(questions, self._urgent)
+
+    async def _look_up(self, questions: Questions, evaluator: RowEvaluator | None) -> None:
+        if evaluator is None:
+            raise RequestError("SERVICE_UNAVAILABLE", "No database is there to normalize a value of this type.")
+        literals, claims = list(questions.literals.missing), list(questions.claims)
+        probes = list(questions.probes.values())
+        cache = self.permits.cache(questions.catalog)
+        for begin in range(0, max(len(literals), len(claims), len(probes)), AT_ONCE_MAX):
+            part = slice(begin, begin + AT_ONCE_MAX)
+            cases = [probe.case(questions.catalog) for probe in probes[part]]
+            found = await evaluator.look_up(literals[part], claims[part], cases)
+            self._keep_literals(zip(literals[part], found.literals, strict=True))
+            cache.keep_values(zip(claims[part], found.claims, strict=True))
+            cache.keep_verdicts(zip(probes[part], found.probes, strict=True))
+
+    def _keep_literals(self, normalized: Iterable[tuple[TypedText, bytes | None]]) -> None:
+        for literal, raw in normalized:
+            self._literals[literal] = raw
+            self._literals_bytes += len(literal[1]) + len(raw or b"") + KNOWN_BYTES_EACH
+
+    # --- other catalogs, other rules ---
 
     def proofread(self, catalog: Catalog) -> None:
         """A catalog has come, or other rules: tell the operator what does not fit."""
-        self.permits.proofread(catalog, Spelling(self._spelled))
+        self.permits.proofread(catalog, Literals(self._literals))
 
     def sees_otherwise(self, catalog: Catalog) -> Callable[[Subscription], bool]:
-        """A test: whether a subscription shows something else by this catalog, or by the rules as they are now."""
+        """Return a test: whether a subscription shows something else by this catalog, or by the rules as they are."""
         known: dict[tuple[Principal, frozenset[int]], bytes | None] = {}
 
         def is_so(subscription: Subscription) -> bool:
@@ -157,34 +251,8 @@ class QueryParser:
         return is_so
 
     def _rights(self, principal: Principal, tables: frozenset[int], catalog: Catalog) -> bytes | None:
-        """None for whom we stumble over: what becomes of it, and says why, is for who judges it."""
+        """None when it cannot be told: `judge` says why."""
         try:
             return self.permits.rights(principal, tables, catalog)
         except Exception:
             return None
-
-    async def learn(self, unknown: Unknown) -> None:
-        """Raises `SourceUnavailable`."""
-        if self._spelled_bytes > KNOWN_BYTES_MAX:
-            self._spelled.clear()
-            self._spelled_bytes = 0
-        self.permits.make_room()
-        await self._learn([unknown], self._evaluator)
-
-    async def learn_all(self, unknown: Sequence[Unknown]) -> None:
-        """Nothing is forgotten before all is known, or it never would be. Raises `SourceUnavailable`."""
-        for begin in range(0, len(unknown), AT_ONCE_MAX):
-            await self._learn(unknown[begin : begin + AT_ONCE_MAX], self._urgent)
-
-    async def _learn(self, unknown: Sequence[Unknown], evaluator: RowEvaluator | None) -> None:
-        if evaluator is None:
-            raise RequestError("SERVICE_UNAVAILABLE", "Nobody can say how a value of this type is spelled.")
-        await self._spell((each.needed for each in unknown if isinstance(each, Unspelled)), evaluator)
-        if unanswered := [each for each in unknown if isinstance(each, Unanswered)]:
-            await self.permits.learn(unanswered, evaluator)
-
-    async def _spell(self, needed: Iterable[Iterable[Spelled]], evaluator: RowEvaluator) -> None:
-        values = list(dict.fromkeys(chain.from_iterable(needed)))
-        for spelled, raw in zip(values, await evaluator.spell(values) if values else (), strict=True):
-            self._spelled[spelled] = raw
-            self._spelled_bytes += len(spelled[1]) + len(raw or b"") + KNOWN_BYTES_EACH

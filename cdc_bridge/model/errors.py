@@ -27,8 +27,8 @@ secret. The facts of an error are attributes, so that nobody parses the sentence
 
 Others never leave their part of the program, and so stand there: `model.messages.InvalidMessage`,
 `cli.output.ReaderGone`, `capture.reading.Unreadable`, `query.scalars.Undecided`, `query.spelling.NotNative`,
-`query.speller.Unspelled`, `access.refusal.Refused`, `access.policy_tokens.NotUnderstood`, `access.guard.Unjudgeable`
-and `access.answers.Unanswered`.
+`access.refusal.Refused`, `access.policy_tokens.NotUnderstood`, `access.guard.Unjudgeable` and
+`engine.query_parser.NotYetKnown`.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ rows is answered as those are now.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Row
@@ -45,8 +45,8 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
-    """What is an expression worth, that depends on a principal's claims alone?"""
+class ClaimExpression:
+    """An expression that depends on a principal's claims alone."""
 
     principal: Principal
     expression: str
@@ -54,7 +54,7 @@ class Worth:
 
 @dataclass(frozen=True, slots=True)
 class ClaimValue:
-    """That worth. `type` is printed as those of columns are, `raw` is as `to_json` writes it; None for NULL."""
+    """Its value. `type` is printed as those of columns are, `raw` is as `to_json` writes it; None for NULL."""
 
     type: str
     raw: bytes | None
@@ -79,6 +79,14 @@ class Verdict:
     seen_by: tuple[frozenset[SecurityContext], ...]
     failures: Mapping[SecurityContext, str] = field(default_factory=dict)
     failed_for_now: frozenset[SecurityContext] = frozenset()
+
+
+class LookedUp(NamedTuple):
+    """Answers in the order of their questions. `literals`: None is not of the type."""
+
+    literals: Sequence[bytes | None] = ()
+    claims: Sequence[ClaimValue | Failure] = ()
+    probes: Sequence[Verdict] = ()
 
 
 Completed: TypeAlias = tuple[Row, ...] | Failure

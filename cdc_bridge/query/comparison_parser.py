@@ -13,8 +13,8 @@ from cdc_bridge.model.filter import NOTHING, Comparison, Field, Filter, Literal,
 from cdc_bridge.query import dynamic, operators
 from cdc_bridge.query.dynamic import ABSENT, Claimed, Claims, claimed
 from cdc_bridge.query.forms import shown
+from cdc_bridge.query.literals import PLACEHOLDER, Literals
 from cdc_bridge.query.normal_form import member_of, none_of
-from cdc_bridge.query.speller import Speller
 
 GEOJSON: Final = PgType("json")
 JSONPATH: Final = PgType("jsonpath")
@@ -49,10 +49,10 @@ class Asked:
 
 
 class ComparisonParser:
-    """Reads comparisons; their values by way of the speller and the claims."""
+    """Reads comparisons; their values by way of `literals` and the claims."""
 
-    def __init__(self, speller: Speller, claims: Claims, in_values_max: int) -> None:
-        self._speller = speller
+    def __init__(self, literals: Literals, claims: Claims, in_values_max: int) -> None:
+        self._literals = literals
         self._claims = claims
         self._in_values_max = in_values_max
 
@@ -133,8 +133,8 @@ class ComparisonParser:
         try:
             if moment := dynamic.now(type_, value):
                 return moment
-            literal = self._speller.spell(type_, _coerced(asked, type_, value))
-            if asked.operator is Operator.REGEX:
+            literal = self._literals.normalize(type_, _coerced(asked, type_, value))
+            if asked.operator is Operator.REGEX and literal is not PLACEHOLDER:
                 self._check_pattern(literal)
             return literal
         except (ValueError, RecursionError):
@@ -144,7 +144,7 @@ class ComparisonParser:
         """PostgreSQL has no type of patterns, but one of which the values hold patterns, checked when they are read.
         To leave it to the first row would be too late. Raises `ValueError`.
         """
-        self._speller.spell(JSONPATH, f"$ ? (@ like_regex {literal.raw.decode()})")
+        self._literals.normalize(JSONPATH, f"$ ? (@ like_regex {literal.raw.decode()})")
 
 
 def _check_allowed(asked: Asked) -> None:

@@ -19,10 +19,10 @@ from cdc_bridge.query import field_names, forms
 from cdc_bridge.query.field_names import joined
 from cdc_bridge.query.filter_parser import FilterParser
 from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.normal_form import all_of
 from cdc_bridge.query.search import parse_search
 from cdc_bridge.query.sort_parser import parse_sort
-from cdc_bridge.query.speller import Speller
 
 DEPTH_MAX = 10
 OUTPUTS_MAX = 1000
@@ -56,11 +56,11 @@ class _Level:
 class FieldsParser:
     """Reads the projection of one query."""
 
-    def __init__(self, catalog: Catalog, limits: QueryLimits, filters: FilterParser, speller: Speller) -> None:
+    def __init__(self, catalog: Catalog, limits: QueryLimits, filters: FilterParser, literals: Literals) -> None:
         self._catalog = catalog
         self._limits = limits
         self._filters = filters
-        self._speller = speller
+        self._literals = literals
         self._outputs_left = OUTPUTS_MAX
 
     def parse(self, raw: Any, raw_alias: Any, raw_deep: Any, collection: Collection) -> Projection:
@@ -171,7 +171,7 @@ class FieldsParser:
             all_of(
                 [
                     self._filters.parse(deep.get("_filter"), level.collection, level.path, f"{prefix}_filter"),
-                    parse_search(deep.get("_search"), level.collection, self._speller, f"{prefix}_search"),
+                    parse_search(deep.get("_search"), level.collection, self._literals, f"{prefix}_search"),
                 ]
             ),
             total_order(

@@ -18,8 +18,8 @@ from cdc_bridge.query.comparison_parser import Asked, ComparisonParser
 from cdc_bridge.query.dynamic import Claims
 from cdc_bridge.query.field_names import joined
 from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.normal_form import all_of, any_of, related
-from cdc_bridge.query.speller import Speller
 
 _OPERATORS = {operator.value: operator for operator in Operator}
 _GROUPS = {"_and": all_of, "_or": any_of}
@@ -56,11 +56,11 @@ class FilterParser:
     """Reads all filters of one query."""
 
     def __init__(
-        self, catalog: Catalog, limits: QueryLimits, speller: Speller, claims: Mapping[str, Any] | None
+        self, catalog: Catalog, limits: QueryLimits, literals: Literals, claims: Mapping[str, Any] | None
     ) -> None:
         self._catalog = catalog
         self._limits = limits
-        self._comparisons = ComparisonParser(speller, Claims(claims), limits.in_values_max)
+        self._comparisons = ComparisonParser(literals, Claims(claims), limits.in_values_max)
         self._nodes = 0
 
     def parse(self, raw: Any, collection: Collection, path: str = "", parameter: str = "filter") -> Filter:

@@ -1,8 +1,8 @@
 """From a client's `query` to a `Query`: everything is checked here, nothing is ignored.
 
 `forms` reads the forms in which the parts come, `filter_parser`, `fields`, `sort_parser`, `search` and
-`aggregate_parser` the parts themselves. None of them asks the database. Where only the database knows how a value is
-spelled, `resolve` raises `Unspelled`; the caller has it spelled, and calls again.
+`aggregate_parser` the parts themselves. None of them asks the database. Values that only the database can normalize are
+collected in `Literals.missing`; when there are any, the caller has them looked up and calls again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from cdc_bridge.query.aggregate_parser import check_sort, parse_aggregate
 from cdc_bridge.query.fields import FieldsParser
 from cdc_bridge.query.filter_parser import FilterParser
 from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.normal_form import all_of
 from cdc_bridge.query.search import parse_search
 from cdc_bridge.query.sort_parser import parse_sort
-from cdc_bridge.query.speller import Speller, Spelling, Unspelled
 
-__all__ = ["KNOWN", "QueryLimits", "Spelling", "Unspelled", "frugal", "item_key", "resolve", "resolve_filter"]
+__all__ = ["KNOWN", "Literals", "QueryLimits", "frugal", "item_key", "resolve", "resolve_filter"]
 
 _LISTS = ("fields", "sort", "groupBy")
 _OBJECTS = ("filter", "deep", "alias", "aggregate")
@@ -43,19 +43,19 @@ def resolve(
     limits: QueryLimits,
     catalog: Catalog = _ALONE,
     *,
-    spelling: Spelling | None = None,
+    literals: Literals | None = None,
     claims: Mapping[str, Any] | None = None,
 ) -> Query:
-    """Raises `RequestError` for anything that is not understood, by its name, and `Unspelled`."""
+    """Raises `RequestError` for anything that is not understood, by its name."""
     for member in raw:
         if member not in KNOWN:
             raise invalid_query(f'"{member[:100]}" is not a known parameter')
-    speller = Speller(spelling)
-    filters = FilterParser(catalog, limits, speller, claims)
+    literals = literals or Literals()
+    filters = FilterParser(catalog, limits, literals, claims)
     aggregate = parse_aggregate(raw.get("aggregate"), raw.get("groupBy"), collection)
     sort = parse_sort(raw.get("sort"), collection, catalog)
     if aggregate is None:
-        fields = FieldsParser(catalog, limits, filters, speller)
+        fields = FieldsParser(catalog, limits, filters, literals)
         projection = fields.parse(raw.get("fields"), raw.get("alias"), raw.get("deep"), collection)
     else:
         _check_figures(raw, sort, aggregate)
@@ -63,9 +63,8 @@ def resolve(
     limit, limit_is_ours = forms.limit(raw.get("limit"), limits)
     offset = forms.offset(raw.get("offset"), raw.get("page"), limit)
     condition = filters.parse(raw.get("filter"), collection)
-    term = parse_search(raw.get("search"), collection, speller)
+    term = parse_search(raw.get("search"), collection, literals)
     meta = _meta(raw.get("meta"))
-    speller.check()
     return Query(projection, sort, limit, offset, limit_is_ours, all_of([condition, term]), meta, aggregate)
 
 
@@ -75,14 +74,12 @@ def resolve_filter(
     limits: QueryLimits,
     catalog: Catalog,
     *,
-    spelling: Spelling | None = None,
+    literals: Literals | None = None,
     claims: Mapping[str, Any] | None = None,
 ) -> Filter:
     """A filter that stands alone, as those of rules do. Raises as `resolve` does."""
-    speller = Speller(spelling)
-    condition = FilterParser(catalog, limits, speller, claims).parse(raw, collection)
-    speller.check()
-    return condition
+    literals = literals or Literals()
+    return FilterParser(catalog, limits, literals, claims).parse(raw, collection)
 
 
 def frugal(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,13 +12,13 @@ from cdc_bridge.model.catalog import Collection, Column
 from cdc_bridge.model.errors import invalid_query
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Filter, Operator
 from cdc_bridge.query import operators
+from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.normal_form import any_of
-from cdc_bridge.query.speller import Speller
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
 
 
-def parse_search(raw: Any, collection: Collection, speller: Speller, parameter: str = "search") -> Filter:
+def parse_search(raw: Any, collection: Collection, literals: Literals, parameter: str = "search") -> Filter:
     """Where no column can hold the term, no row has it. Raises `RequestError`."""
     if raw is None:
         return EVERYTHING
@@ -29,16 +29,16 @@ def parse_search(raw: Any, collection: Collection, speller: Speller, parameter: 
         return EVERYTHING
     if "\0" in term:
         raise invalid_query(f'"{parameter}" holds a zero byte, which no text has')
-    return any_of([part for column in collection.columns for part in _in_column(column, term, speller)])
+    return any_of([part for column in collection.columns for part in _in_column(column, term, literals)])
 
 
-def _in_column(column: Column, term: str, speller: Speller) -> Iterator[Filter]:
+def _in_column(column: Column, term: str, literals: Literals) -> Iterator[Filter]:
     operator, value = _condition(column, term)
     if operator is None:
         return
     type_ = operators.TEXT if operator is Operator.ICONTAINS else column.type
     try:
-        yield Comparison(Field(column), operator, (speller.spell(type_, value),))
+        yield Comparison(Field(column), operator, (literals.normalize(type_, value),))
     except ValueError:
         return  # a number, but none that this column could hold
 

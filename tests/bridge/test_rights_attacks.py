@@ -28,7 +28,7 @@ from cdc_bridge.database.where import Surroundings, where
 from cdc_bridge.demo.postgres import Cluster
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError, SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimValue, Worth
+from cdc_bridge.model.evaluation import Case, ClaimExpression, ClaimValue
 from cdc_bridge.model.filter import And, Comparison, Field, Literal, Operator, Policy
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.projection import Projection
@@ -750,7 +750,7 @@ async def assert_changes_are_judged_rightly(
         _, first, _, second = await asking.evaluator.decide(cases)
         assert list(map(set, first.seen_by)) == [{ann}, {bob}, {ann}], (kind, first)
         assert list(map(set, second.seen_by)) == [{ann}, set()], (kind, second)
-        (value,) = await asking.evaluator.value([Worth(ann.principal, "auth.uid()")])
+        (value,) = (await asking.evaluator.look_up(claims=[ClaimExpression(ann.principal, "auth.uid()")])).claims
         assert value == ClaimValue("uuid", f'"{ANN}"'.encode()), kind
 
 

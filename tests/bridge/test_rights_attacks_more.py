@@ -22,7 +22,7 @@ from cdc_bridge.admin.mode import Mode
 from cdc_bridge.database import grants_reader as access
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.session import prepare
-from cdc_bridge.model.evaluation import ClaimValue, Failure, Worth
+from cdc_bridge.model.evaluation import LookedUp
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.server import Database
@@ -294,14 +294,14 @@ async def test_database_that_changes_its_owner_is_noticed(place: Place) -> None:
 def keep_waiting(monkeypatch: pytest.MonkeyPatch) -> tuple[asyncio.Event, asyncio.Event]:
     """Who asks what claims are worth: it has been asked, and it may be answered."""
     is_asked, may_answer = asyncio.Event(), asyncio.Event()
-    value = PooledRowEvaluator.value
+    look_up = PooledRowEvaluator.look_up
 
-    async def slow(self: PooledRowEvaluator, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
+    async def slow(self: PooledRowEvaluator, *questions: Any) -> LookedUp:
         is_asked.set()
         await may_answer.wait()
-        return await value(self, worths)
+        return await look_up(self, *questions)
 
-    monkeypatch.setattr(PooledRowEvaluator, "value", slow)
+    monkeypatch.setattr(PooledRowEvaluator, "look_up", slow)
     return is_asked, may_answer
 
 

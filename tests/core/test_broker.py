@@ -16,7 +16,7 @@ from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
 from cdc_bridge.model.change import NOTHING_SEEN, Change, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
 from cdc_bridge.model.cursor import Cursor, Seal
 from cdc_bridge.model.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from cdc_bridge.model.messages import Subscribe
 from cdc_bridge.model.principal import SELF
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
@@ -341,10 +341,10 @@ class Thinking:
 
     def __init__(self) -> None:
         self.asked = 0
-        self.spellings = 0
+        self.look_ups = 0
         self.go_on = asyncio.Event()
-        self.can_spell = asyncio.Event()
-        self.can_spell.set()
+        self.can_look_up = asyncio.Event()
+        self.can_look_up.set()
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         self.asked += 1
@@ -354,13 +354,15 @@ class Thinking:
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         return []
 
-    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
-        return []
-
-    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
-        self.spellings += 1
-        await self.can_spell.wait()
-        return [text.encode() for _, text in values]
+    async def look_up(
+        self,
+        literals: Sequence[tuple[PgType, str]] = (),
+        claims: Sequence[ClaimExpression] = (),
+        probes: Sequence[Case] = (),
+    ) -> LookedUp:
+        self.look_ups += 1
+        await self.can_look_up.wait()
+        return LookedUp([text.encode() for _, text in literals])
 
 
 async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_nothing() -> None:
@@ -406,7 +408,7 @@ async def test_nothing_is_read_for_those_who_have_gone_while_others_were_read(mo
 async def test_stream_does_not_wait_behind_what_one_client_asks() -> None:
     stream, clients = Thinking(), Thinking()
     stream.go_on.set()
-    clients.can_spell.clear()
+    clients.can_look_up.clear()
     tags = replace(MESSAGES, columns=columns(id=INT8, tag=PgType("citext")))
     async with scene(catalog=Catalog([tags]), evaluator=stream, clients_evaluator=clients) as s:
         s.stream.say(Listening())
@@ -420,7 +422,7 @@ async def test_stream_does_not_wait_behind_what_one_client_asks() -> None:
         await s.quiet()
         assert (stream.asked, slow.done()) == (1, False)
         assert s.client.take() == [("create", [{"id": "1", "tag": "a"}])]
-        clients.can_spell.set()
+        clients.can_look_up.set()
         await slow
 
 
@@ -437,12 +439,12 @@ async def test_what_all_followers_of_a_changed_table_need_spelled_is_asked_at_on
             await s.broker.subscribe(s.client, replace(SUBSCRIBE, query={"filter": {"tag": {"_eq": f"tag {number}"}}}))
         await s.quiet()
         s.client.take()
-        evaluator.spellings = 0
+        evaluator.look_ups = 0
         s.tables.catalog = Catalog([replace(tags, columns=columns(id=INT8, tag=PgType("citext"), more=TEXT))])
         s.stream.say(insert(row(id=1, tag="tag 1", more="x"), xid=20))
         await s.quiet()
         assert s.client.take() == [RESYNC] * 20
-        assert evaluator.spellings == 1
+        assert evaluator.look_ups == 1
 
 
 async def test_changes_older_than_the_catalog_do_not_read_it_again_and_again() -> None:

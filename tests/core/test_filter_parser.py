@@ -32,7 +32,7 @@ from cdc_bridge.model.filter import (
     Value,
 )
 from cdc_bridge.query import operators
-from cdc_bridge.query.query import QueryLimits, Spelling, Unspelled, resolve
+from cdc_bridge.query.query import Literals, QueryLimits, resolve
 from tests.core.shapes import AUTHORS, CATALOG, MESSAGES, THINGS, TYPES
 from tests.support.server import Database
 
@@ -495,28 +495,28 @@ def test_dynamic_values_have_to_be_of_the_type(raw: Any, words: list[str]) -> No
 INTERVAL = (TYPES["iv"], '"1 day"')
 
 
-def test_values_that_only_the_database_spells_are_asked_for_all_at_once() -> None:
+def test_values_that_only_the_database_normalizes_are_collected_in_one_pass() -> None:
     raw = {"iv": {"_in": ["1 day", "2 days"]}, "net": {"_gt": "::1"}}
-    with pytest.raises(Unspelled) as asked:
-        parsed(raw)
-    assert set(asked.value.needed) == {INTERVAL, (TYPES["iv"], '"2 days"'), (TYPES["net"], '"::1"')}
-    known = Spelling({INTERVAL: b'"P1D"', (TYPES["iv"], '"2 days"'): b'"P2D"', (TYPES["net"], '"::1"'): b'"::1"'})
-    assert parsed(raw, spelling=known) == And(
+    literals = Literals()
+    parsed(raw, literals=literals)
+    assert set(literals.missing) == {INTERVAL, (TYPES["iv"], '"2 days"'), (TYPES["net"], '"::1"')}
+    known = Literals({INTERVAL: b'"P1D"', (TYPES["iv"], '"2 days"'): b'"P2D"', (TYPES["net"], '"::1"'): b'"::1"'})
+    assert parsed(raw, literals=known) == And(
         (compared("iv", Operator.IN, '"P1D"', '"P2D"'), compared("net", Operator.GT, '"::1"'))
     )
 
 
 def test_pattern_is_shown_to_the_database_before_any_row_is() -> None:
     """A pattern that is none would otherwise be found out when a row changes."""
-    with pytest.raises(Unspelled) as asked:
-        parsed({"v": {"_regex": '^a+"$'}})
-    (probe,) = asked.value.needed
+    literals = Literals()
+    parsed({"v": {"_regex": '^a+"$'}}, literals=literals)
+    (probe,) = literals.missing
     assert json.loads(probe[1]) == '$ ? (@ like_regex "^a+\\"$")'
-    assert parsed({"v": {"_regex": '^a+"$'}}, spelling=Spelling({probe: b'"..."'})) == compared(
+    assert parsed({"v": {"_regex": '^a+"$'}}, literals=Literals({probe: b'"..."'})) == compared(
         "v", Operator.REGEX, '"^a+\\"$"'
     )
     with pytest.raises(RequestError, match='"_regex" filter operator of field "v"'):
-        parsed({"v": {"_regex": '^a+"$'}}, spelling=Spelling({probe: None}))
+        parsed({"v": {"_regex": '^a+"$'}}, literals=Literals({probe: None}))
 
 
 @pytest.mark.parametrize(
@@ -525,9 +525,9 @@ def test_pattern_is_shown_to_the_database_before_any_row_is() -> None:
      ("***=(", True), ("(?i)a", True), ("\t\x01/'%s{}", True), ("(a)\\1", True), ("a\nb", True), ("", True)],
 )  # fmt: skip
 def test_probe_of_a_pattern_tells_what_the_operator_would(database: Database, pattern: str, is_one: bool) -> None:
-    with pytest.raises(Unspelled) as asked:
-        parsed({"v": {"_regex": pattern}})
-    ((_, text),) = asked.value.needed
+    literals = Literals()
+    parsed({"v": {"_regex": pattern}}, literals=literals)
+    ((_, text),) = literals.missing
     for statement, value in (("SELECT %s::jsonpath", json.loads(text)), ("SELECT 'a' ~ %s", pattern)):
         with nullcontext() if is_one else pytest.raises(psycopg.DataError):
             database.execute(statement, [value])
@@ -535,7 +535,7 @@ def test_probe_of_a_pattern_tells_what_the_operator_would(database: Database, pa
 
 def test_what_the_database_refuses_is_refused_by_name() -> None:
     with pytest.raises(RequestError, match='the "_gt" filter operator of field "iv" needs a value of type "interval"'):
-        parsed({"iv": {"_gt": "1 day"}}, spelling=Spelling({INTERVAL: None}))
+        parsed({"iv": {"_gt": "1 day"}}, literals=Literals({INTERVAL: None}))
 
 
 def test_request_that_is_wrong_anyway_asks_the_database_nothing() -> None:
@@ -543,9 +543,9 @@ def test_request_that_is_wrong_anyway_asks_the_database_nothing() -> None:
 
 
 def test_values_are_asked_for_as_the_client_wrote_them() -> None:
-    with pytest.raises(Unspelled) as asked:
-        parsed({"pair": {"_eq": {"a": Decimal("1.50"), "b": "x"}}})
-    assert asked.value.needed == ((TYPES["pair"], '{"a":1.50,"b":"x"}'),)
+    literals = Literals()
+    parsed({"pair": {"_eq": {"a": Decimal("1.50"), "b": "x"}}}, literals=literals)
+    assert list(literals.missing) == [(TYPES["pair"], '{"a":1.50,"b":"x"}')]
 
 
 # --- refusals ---
@@ -642,7 +642,7 @@ def test_depth_of_values_is_no_trouble() -> None:
         nested = [nested]
     for name in THINGS.by_name:
         for operator in ("_eq", "_in", "_contains", "_json"):
-            with suppress(RequestError, Unspelled):
+            with suppress(RequestError):
                 parsed({name: {operator: nested}})
 
 
@@ -674,7 +674,7 @@ filters = st.dictionaries(
 @settings(max_examples=200, deadline=None)
 @given(filters, st.sampled_from([THINGS, MESSAGES, AUTHORS]), st.sampled_from([None, ANN]))
 def test_whatever_is_asked_is_a_filter_or_a_refusal(raw: Any, of: Collection, claims: Any) -> None:
-    with suppress(RequestError, Unspelled):
+    with suppress(RequestError):
         hash(parsed(raw, of, claims))
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from cdc_bridge.access.rules import Rule, RuleBook
+from cdc_bridge.model.catalog import PgType
 from cdc_bridge.model.change import Listening
 from cdc_bridge.model.errors import SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimValue, Failure, Verdict, Worth
+from cdc_bridge.model.evaluation import Case, ClaimExpression, LookedUp, Verdict
 from cdc_bridge.model.grants import RowPolicy
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.ports import InitialData
@@ -36,13 +37,18 @@ class Asked(Database):
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         return [Verdict(tuple(frozenset() for _ in case.images)) for case in cases]
 
-    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
+    async def look_up(
+        self,
+        literals: Sequence[tuple[PgType, str]] = (),
+        claims: Sequence[ClaimExpression] = (),
+        probes: Sequence[Case] = (),
+    ) -> LookedUp:
         if self.is_away:
             raise SourceUnavailable("no connection is free")
         self.rounds += 1
         if self.arrives:
             await self.arrives()
-        return await super().value(worths)
+        return await super().look_up(literals, claims, probes)
 
 
 async def followed(s: Scene) -> None:

@@ -10,13 +10,22 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access.answers import Unanswered
 from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.policy_cache import Questions
 from cdc_bridge.access.rules import Rule, RuleBook
-from cdc_bridge.engine.query_parser import QueryParser
+from cdc_bridge.engine.query_parser import NotYetKnown, QueryParser
 from cdc_bridge.model.catalog import Catalog, PgType
 from cdc_bridge.model.errors import RequestError, SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.evaluation import (
+    Case,
+    ClaimExpression,
+    ClaimValue,
+    Completed,
+    Completion,
+    Failure,
+    LookedUp,
+    Verdict,
+)
 from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Policy
 from cdc_bridge.model.grants import Access, RoleAccess, RowPolicy, TableAccess
 from cdc_bridge.model.principal import SELF, Principal
@@ -52,24 +61,32 @@ class Database:
     """What an expression is worth to somebody is the claim `sub`. It may say why it cannot judge a policy."""
 
     def __init__(self) -> None:
-        self.worths: list[Worth] = []
+        self.calls = 0
+        self.claims: list[ClaimExpression] = []
         self.probes: list[Case] = []
         self.obstacle = ""
         self.has_no_value: set[Principal] = set()
 
-    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
-        self.worths += worths
-        return [self._value(worth.principal) for worth in worths]
+    async def look_up(
+        self,
+        literals: Sequence[tuple[PgType, str]] = (),
+        claims: Sequence[ClaimExpression] = (),
+        probes: Sequence[Case] = (),
+    ) -> LookedUp:
+        self.calls += 1
+        self.claims += claims
+        self.probes += probes
+        return LookedUp(
+            [text.encode() for _, text in literals],
+            [self._value(each.principal) for each in claims],
+            [Verdict((), dict.fromkeys(each.contexts, self.obstacle) if self.obstacle else {}) for each in probes],
+        )
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
-        self.probes += cases
-        return [Verdict((), dict.fromkeys(each.contexts, self.obstacle) if self.obstacle else {}) for each in cases]
+        raise AssertionError("no row is judged")
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         raise AssertionError("nothing is shown")
-
-    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
-        raise AssertionError("there is nothing to spell")
 
     def _value(self, principal: Principal) -> ClaimValue | Failure:
         if principal in self.has_no_value:
@@ -79,12 +96,15 @@ class Database:
 
 async def guard(permits: Permits, database: Database, principal: Principal, catalog: Catalog) -> Filter:
     """What comes out once PostgreSQL has been asked for all that is missing."""
-    while True:
-        try:
-            return permits.guard(MESSAGES, principal, catalog)
-        except Unanswered as unanswered:
-            permits.make_room()
-            await permits.learn([unanswered], database)
+    parser = QueryParser(database, QueryLimits(), permits)
+    parsed = await parser.parse({}, "messages", catalog, principal, to_follow=True)
+    return parsed.query.filter
+
+
+def guard_now(permits: Permits, principal: Principal, catalog: Catalog) -> tuple[Filter, Questions]:
+    """What can be said without PostgreSQL, and what it has to be asked."""
+    questions = Questions(catalog)
+    return permits.guard(MESSAGES, principal, catalog, questions), questions
 
 
 def is_text(value: str) -> Comparison:
@@ -100,7 +120,7 @@ async def test_what_claims_are_worth_is_asked_once_for_each_viewer() -> None:
         for principal in (ANN, BOB):
             filter_ = await guard(permits, database, principal, catalog)
             assert filter_ == is_text(principal.claim_values["sub"])
-    assert database.worths == [Worth(ANN, CLAIM), Worth(BOB, CLAIM)]
+    assert database.claims == [ClaimExpression(ANN, CLAIM), ClaimExpression(BOB, CLAIM)]
     assert database.probes == []
 
 
@@ -109,7 +129,7 @@ async def test_another_catalog_has_answers_of_its_own() -> None:
     permits, database, old, new = Permits(), Database(), guarded(OWN), guarded(OWN)
     for catalog in (old, new, old, new):
         await guard(permits, database, ANN, catalog)
-    assert database.worths == [Worth(ANN, CLAIM)] * 2
+    assert database.claims == [ClaimExpression(ANN, CLAIM)] * 2
 
 
 async def test_policy_that_only_postgresql_can_judge_is_tried_once_for_a_role() -> None:
@@ -122,52 +142,41 @@ async def test_policy_that_only_postgresql_can_judge_is_tried_once_for_a_role() 
     assert (probe.filter, probe.images, [context.principal for context in probe.contexts]) == (TO_JUDGE, (), [ANN])
 
 
-async def test_policies_are_asked_for_step_by_step_until_all_is_known() -> None:
-    """What is left to be judged is known only when values are."""
+async def test_everything_that_a_request_needs_is_looked_up_in_one_call() -> None:
+    """The claims' values, and the policies that PostgreSQL has to evaluate whatever they are."""
     permits, database = Permits(), Database()
     catalog = guarded(OWN, replace(OPAQUE, is_permissive=False))
-    asked: list[tuple[int, int]] = []
-    while True:
-        try:
-            filter_ = permits.guard(MESSAGES, ANN, catalog)
-            break
-        except Unanswered as unanswered:
-            asked.append((len(unanswered.worths), len(unanswered.probes)))
-            await permits.learn([unanswered], database)
-    assert asked == [(1, 0), (0, 1)]
+    filter_ = await guard(permits, database, ANN, catalog)
+    assert (database.calls, len(database.claims), len(database.probes)) == (1, 1, 1)
     assert isinstance(filter_, And)
     assert set(filter_.parts) == {is_text("ann"), TO_JUDGE}
 
 
 async def test_what_many_need_is_asked_together_and_each_once() -> None:
     permits, database, catalog = Permits(), Database(), guarded(OWN)
-    unknown = []
-    for principal in (ANN, BOB, ANN):
-        with pytest.raises(Unanswered) as unanswered:
-            permits.guard(MESSAGES, principal, catalog)
-        unknown.append(unanswered.value)
-    await permits.learn(unknown, database)
-    assert database.worths == [Worth(ANN, CLAIM), Worth(BOB, CLAIM)]
-    assert permits.guard(MESSAGES, BOB, catalog) == is_text("bob")
+    unknown = [NotYetKnown(guard_now(permits, principal, catalog)[1]) for principal in (ANN, BOB, ANN)]
+    await QueryParser(database, QueryLimits(), permits).answer(unknown, catalog)
+    assert database.claims == [ClaimExpression(ANN, CLAIM), ClaimExpression(BOB, CLAIM)]
+    assert guard_now(permits, BOB, catalog)[0] == is_text("bob")
 
 
 async def test_more_than_is_kept_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.access.answers.KNOWN_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.access.policy_cache.KNOWN_MAX", 1)
     permits, database, catalog = Permits(), Database(), guarded(OWN)
     for principal in (ANN, BOB, person("eve"), ANN):
         await guard(permits, database, principal, catalog)
-    assert [worth.principal for worth in database.worths] == [ANN, BOB, person("eve"), ANN]
+    assert [each.principal for each in database.claims] == [ANN, BOB, person("eve"), ANN]
 
 
 async def test_what_all_need_at_once_is_kept_until_all_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or who judges all of them anew, when the catalog has changed, would never be done."""
-    monkeypatch.setattr("cdc_bridge.access.answers.KNOWN_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.access.policy_cache.KNOWN_MAX", 1)
     monkeypatch.setattr("cdc_bridge.engine.query_parser.AT_ONCE_MAX", 1)
     permits, database, catalog = Permits(), Database(), guarded(OWN)
     everybody = [person(name) for name in ("ann", "bob", "eve", "joe")]
-    unknown = [Unanswered(catalog, (Worth(principal, CLAIM),)) for principal in everybody]
-    await QueryParser(database, QueryLimits(), permits).learn_all(unknown)
-    assert [permits.guard(MESSAGES, principal, catalog) for principal in everybody] == [
+    unknown = [NotYetKnown(guard_now(permits, principal, catalog)[1]) for principal in everybody]
+    await QueryParser(database, QueryLimits(), permits).answer(unknown, catalog)
+    assert [guard_now(permits, principal, catalog)[0] for principal in everybody] == [
         is_text(principal.claim_values["sub"]) for principal in everybody
     ]
 
@@ -192,32 +201,34 @@ async def test_expression_without_a_value_is_left_to_postgresql() -> None:
 def test_nothing_is_asked_where_nothing_has_to_be_judged(
     principal: Principal, policies: tuple[RowPolicy, ...], filter_: Filter
 ) -> None:
-    assert Permits().guard(MESSAGES, principal, guarded(*policies)) == filter_
+    found, questions = guard_now(Permits(), principal, guarded(*policies))
+    assert found == filter_
+    assert not questions
 
 
 async def test_requests_are_read_once_all_is_known() -> None:
     """The parser asks, and asks for a read that PostgreSQL guards by itself nothing."""
     database, catalog = Database(), guarded(OWN, replace(OPAQUE, is_permissive=False))
     parser = QueryParser(database, QueryLimits(), Permits())
-    read = await parser.read({}, "messages", catalog, ANN, to_follow=False)
-    assert (read.query.filter, database.worths, database.probes) == (EVERYTHING, [], [])
-    followed = await parser.read({"filter": {"id": 1}}, "messages", catalog, ANN, to_follow=True)
+    read = await parser.parse({}, "messages", catalog, ANN, to_follow=False)
+    assert (read.query.filter, database.claims, database.probes) == (EVERYTHING, [], [])
+    followed = await parser.parse({"filter": {"id": 1}}, "messages", catalog, ANN, to_follow=True)
     assert isinstance(followed.query.filter, And)
     assert {is_text("ann"), TO_JUDGE} < set(followed.query.filter.parts)
-    assert (len(database.worths), len(database.probes)) == (1, 1)
+    assert (len(database.claims), len(database.probes)) == (1, 1)
 
 
 async def test_database_that_is_gone_answers_nothing_and_is_asked_again() -> None:
     permits, database, catalog = Permits(), Database(), guarded(OWN)
 
-    async def gone(worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
+    async def gone(*_: Any) -> LookedUp:
         raise SourceUnavailable("gone")
 
-    answers = database.value
-    database.value = gone  # type: ignore[method-assign]
+    answers = database.look_up
+    database.look_up = gone  # type: ignore[method-assign, assignment]
     with pytest.raises(SourceUnavailable):
         await guard(permits, database, ANN, catalog)
-    database.value = answers  # type: ignore[method-assign]
+    database.look_up = answers  # type: ignore[method-assign]
     assert await guard(permits, database, ANN, catalog) == is_text("ann")
 
 
@@ -240,7 +251,7 @@ def test_policy_that_cannot_be_judged_is_refused_and_told_to_the_operator_only(
     policy: RowPolicy, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(RequestError) as refused:
-        Permits().guard(MESSAGES, ANN, guarded(OWN, policy))
+        guard_now(Permits(), ANN, guarded(OWN, policy))
     assert refused.value.code == "FORBIDDEN"
     assert told(caplog) == [{"table": "public.messages", "role": "reader", "policy": "odd", "reason": reason}]
     assert not any(word in str(refused.value) for word in ("pin", "odd", "secret", "tableoid", "reader"))
@@ -252,14 +263,16 @@ async def test_policy_that_postgresql_cannot_evaluate_is_refused_with_its_reason
     """What it depends on may be mended. Until all are told who are judged together, it stays what it was."""
     permits, database, catalog = Permits(), Database(), guarded(OPAQUE)
     database.obstacle = "permission denied for function secret"
+    _, questions = guard_now(permits, ANN, catalog)
+    await QueryParser(database, QueryLimits(), permits).answer([NotYetKnown(questions)], catalog)
     with pytest.raises(RequestError, match="FORBIDDEN") as refused:
-        await guard(permits, database, ANN, catalog)
+        guard_now(permits, ANN, catalog)
     (facts,) = told(caplog)
     assert (facts["policy"], facts["reason"], facts["role"]) == (OPAQUE.expression, database.obstacle, "reader")
     assert "secret" not in str(refused.value)
     database.obstacle = ""
     with pytest.raises(RequestError, match="FORBIDDEN"):
-        permits.guard(MESSAGES, ANN, catalog)
+        guard_now(permits, ANN, catalog)
     permits.forget_obstacles(catalog)
     assert await guard(permits, database, ANN, catalog) == TO_JUDGE
     assert len(database.probes) == 2
@@ -273,7 +286,7 @@ def test_operator_is_told_once_however_many_clients_try_and_again_when_the_catal
     for catalog in (guarded(odd), guarded(odd)):
         for principal in (ANN, BOB, ANN):
             with pytest.raises(RequestError, match="FORBIDDEN"):
-                permits.guard(MESSAGES, principal, catalog)
+                guard_now(permits, principal, catalog)
     assert len(told(caplog)) == 2
 
 
@@ -287,7 +300,7 @@ def test_what_the_operator_has_been_told_is_kept_within_bounds(
     permits, catalog = Permits(), Catalog([MESSAGES], Access(access))
     for role in "aaba":
         with pytest.raises(RequestError, match="FORBIDDEN"):
-            permits.guard(MESSAGES, person("ann", role), catalog)
+            guard_now(permits, person("ann", role), catalog)
     assert [each["role"] for each in told(caplog)] == ["a", "b", "a"]
 
 

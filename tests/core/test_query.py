@@ -16,7 +16,7 @@ from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Function, Literal, Operator, Or
 from cdc_bridge.model.projection import Projection, SortKey
 from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Meta, Query, scalar_text
-from cdc_bridge.query.query import KNOWN, QueryLimits, Spelling, Unspelled, frugal, item_key, resolve
+from cdc_bridge.query.query import KNOWN, Literals, QueryLimits, frugal, item_key, resolve
 from tests.core import shapes
 from tests.core.facts import COMPOSITE, KEYLESS, MESSAGES
 
@@ -387,11 +387,12 @@ def test_values_for_all_parts_are_asked_for_at_once() -> None:
         "fields": "messages.id",
         "deep": {"messages": {"_filter": {"ts": {"_lt": "Jan 3 2000"}}}},
     }
-    with pytest.raises(Unspelled) as unspelled:
-        asked(shapes.AUTHORS, **raw)
-    assert [text for _, text in unspelled.value.needed] == ['"Jan 3 2000"', '"Jan 2 2000"']
-    known = Spelling(dict.fromkeys(unspelled.value.needed, b'"2000-01-02"'))
-    assert resolve(raw, shapes.AUTHORS, LIMITS, shapes.CATALOG, spelling=known)
+    literals = Literals()
+    resolve(raw, shapes.AUTHORS, LIMITS, shapes.CATALOG, literals=literals)
+    assert [text for _, text in literals.missing] == ['"Jan 3 2000"', '"Jan 2 2000"']
+    known = Literals(dict.fromkeys(literals.missing, b'"2000-01-02"'))
+    assert resolve(raw, shapes.AUTHORS, LIMITS, shapes.CATALOG, literals=known)
+    assert not known.missing
 
 
 scalars = (
@@ -413,7 +414,7 @@ values = st.recursive(
 @settings(max_examples=200, deadline=None)
 @given(st.dictionaries(st.sampled_from([*sorted(KNOWN), "bogus"]), values, max_size=4))
 def test_whatever_is_asked_is_a_query_or_a_refusal(raw: dict[str, Any]) -> None:
-    with suppress(RequestError, Unspelled):
+    with suppress(RequestError):
         query = asked(**raw)
         assert asked(**frugal(raw)) == query
         assert hash(query) is not None

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.policy_cache import Questions
 from cdc_bridge.access.rules import Rule, RuleBook
 from cdc_bridge.access.ruling import ruling
 from cdc_bridge.access.view import view
@@ -34,12 +35,11 @@ from cdc_bridge.model.grants import NO_ACCESS, Access, TableAccess
 from cdc_bridge.model.principal import SELF, Principal
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EventKind, Subscription
+from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.query import QueryLimits
-from cdc_bridge.query.speller import Spelling, Unspelled
 from tests.core.facts import INT4, MESSAGES, TEXT, columns, insert, row, subscription, update
 from tests.core.test_broker import INIT, RESYNC, SUBSCRIBE, Scene, scene
 
-WORDS = Spelling()
 TO_AUTHOR = Reference("author", "author", 600, "id")
 OF_AUTHOR = Reference("posts", "id", 500, "author", is_many=True)
 POSTS = Collection(
@@ -76,8 +76,8 @@ def book(*rules: Rule) -> RuleBook:
     return RuleBook(rules)
 
 
-def ruled(principal: Principal, *rules: Rule, catalog: Catalog = BLOG) -> Any:
-    return ruling({each.collection: each for each in rules}, principal, catalog, WORDS)
+def ruled(principal: Principal, *rules: Rule, catalog: Catalog = BLOG, literals: Literals | None = None) -> Any:
+    return ruling({each.collection: each for each in rules}, principal, catalog, literals or Literals())
 
 
 # --- what is there ---
@@ -94,7 +94,7 @@ def test_who_is_ruled_sees_what_rules_name_and_nothing_else() -> None:
 def test_who_is_not_ruled_loses_nothing_by_rules() -> None:
     rules = book(rule("authors", '{"team": 1}', "id"))
     assert view(BLOG, SELF, rules).by_name == BLOG.by_name
-    assert Permits(rules).ruling(SELF, BLOG, WORDS).context == SecurityContext(SELF)
+    assert Permits(rules).ruling(SELF, BLOG, Questions(BLOG)).context == SecurityContext(SELF)
 
 
 @pytest.mark.parametrize("rules", [(), (rule("posts", role="other"),)])
@@ -169,12 +169,13 @@ def test_filter_that_makes_no_sense_hides_its_collection_and_no_other(filter_: s
     assert seen.by_name["posts"].references == ()
 
 
-def test_values_that_only_the_database_can_spell_are_asked_for_together() -> None:
+def test_values_that_only_the_database_can_normalize_are_collected_together() -> None:
     tree = columns(id=INT4, path=PgType("ltree"))
     catalog = Catalog([replace(POSTS, columns=tree, references=()), replace(AUTHORS, columns=tree, references=())])
-    with pytest.raises(Unspelled) as unspelled:
-        ruled(app(), rule("posts", '{"path": "a"}'), rule("authors", '{"path": "b"}'), catalog=catalog)
-    assert sorted(text for _, text in unspelled.value.needed) == ['"a"', '"b"']
+    literals = Literals()
+    rules = rule("posts", '{"path": "a"}'), rule("authors", '{"path": "b"}')
+    ruled(app(), *rules, catalog=catalog, literals=literals)
+    assert sorted(text for _, text in literals.missing) == ['"a"', '"b"']
 
 
 def test_limits_of_clients_are_not_those_of_rules() -> None:
@@ -191,19 +192,19 @@ def test_tables_to_which_rules_lead_count_among_those_that_are_read() -> None:
 
 
 @pytest.mark.parametrize("table", [500, 600])
-def test_what_somebody_may_see_of_a_table_to_which_a_rule_leads_makes_other_rights(table: int) -> None:
+async def test_what_somebody_may_see_of_a_table_to_which_a_rule_leads_makes_other_rights(table: int) -> None:
     """Which rows the rule lets be seen may be others then."""
 
-    def rights(seen: TableAccess) -> bytes:
+    async def rights(seen: TableAccess) -> bytes:
         granted = {500: TableAccess(), 600: TableAccess()} | {table: seen}
         catalog = Catalog([POSTS, AUTHORS], Access({"reader": granted}))
         permits = Permits(book(rule("posts", '{"author": {"team": 7}}', role="reader")))
         principal = Principal("reader", "reader", "{}")
-        read = QueryParser(None, QueryLimits(), permits).read_at_once({}, "posts", catalog, principal, to_follow=True)
-        return read.rights
+        parsed = await QueryParser(None, QueryLimits(), permits).parse({}, "posts", catalog, principal, to_follow=True)
+        return parsed.rights
 
-    assert rights(TableAccess()) == rights(TableAccess())
-    assert rights(TableAccess()) != rights(TableAccess(frozenset({"id", "author", "team"})))
+    assert await rights(TableAccess()) == await rights(TableAccess())
+    assert await rights(TableAccess()) != await rights(TableAccess(frozenset({"id", "author", "team"})))
 
 
 # --- what the operator is told ---
@@ -218,16 +219,16 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 def test_operator_is_told_once_until_it_is_put_right(caplog: pytest.LogCaptureFixture) -> None:
     rules = [rule("authors", '{"nonsense": 1}', "id", "typo"), rule("nowhere")]
     permits = Permits(book(*rules))
-    permits.proofread(BLOG, WORDS)
+    permits.proofread(BLOG, Literals())
     assert said(caplog) == [("WARNING", "authors"), ("WARNING", "nowhere"), ("ERROR", "authors")]
     for sub in ("ann", "bob"):
-        permits.ruling(app(sub=sub), BLOG, WORDS)
-    permits.proofread(Catalog([POSTS, AUTHORS]), WORDS)
+        permits.ruling(app(sub=sub), BLOG, Questions(BLOG))
+    permits.proofread(Catalog([POSTS, AUTHORS]), Literals())
     assert said(caplog) == []
     mended = replace(AUTHORS, columns=columns(id=INT4, typo=INT4, nonsense=INT4))
-    permits.proofread(Catalog([POSTS, mended]), WORDS)
+    permits.proofread(Catalog([POSTS, mended]), Literals())
     assert said(caplog) == []
-    permits.proofread(BLOG, WORDS)
+    permits.proofread(BLOG, Literals())
     assert said(caplog) == [("WARNING", "authors"), ("ERROR", "authors")]
 
 
@@ -249,7 +250,7 @@ def test_operator_is_told_of_rules_about_what_their_reader_may_not_read(
     catalog = Catalog([AUTHORS], Access({name: {AUTHORS.relation_id: each} for name, each in given.items()}))
     permits = Permits(book(rule("authors", role=role)))
     for _ in range(2):
-        permits.proofread(catalog, WORDS)
+        permits.proofread(catalog, Literals())
     reasons = [record.__dict__["facts"]["reason"] for record in caplog.records]
     assert len(reasons) == (reason is not None)
     assert all(reason and reason in each for each in reasons)
@@ -257,11 +258,11 @@ def test_operator_is_told_of_rules_about_what_their_reader_may_not_read(
 
 def test_operator_is_told_once_of_claims_that_do_not_fit(caplog: pytest.LogCaptureFixture) -> None:
     permits = Permits(book(rule("authors", '{"team": {"_eq": "$CURRENT_USER"}}')))
-    permits.proofread(BLOG, WORDS)
+    permits.proofread(BLOG, Literals())
     assert said(caplog) == []
     for sub in ("ann", "bob", "ann"):
-        assert permits.ruling(app(sub=sub), BLOG, WORDS).unseen == {600}
-    assert permits.ruling(app(sub="7"), BLOG, WORDS).unseen == frozenset()
+        assert permits.ruling(app(sub=sub), BLOG, Questions(BLOG)).unseen == {600}
+    assert permits.ruling(app(sub="7"), BLOG, Questions(BLOG)).unseen == frozenset()
     assert said(caplog) == [("ERROR", "authors")]
 
 

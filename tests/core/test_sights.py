@@ -22,7 +22,7 @@ from cdc_bridge.model.catalog import Catalog, PgType, Reference
 from cdc_bridge.model.change import NO_ERA, Change, Era, Listening, Position, Row
 from cdc_bridge.model.cursor import Cursor
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator, Policy
 from cdc_bridge.model.grants import Access, RoleAccess, RowPolicy, TableAccess
 from cdc_bridge.model.principal import Principal
@@ -79,11 +79,15 @@ class Owners:
         self.completions += completions
         return [tuple(_shown_to(each.context) for _ in each.images) for each in completions]
 
-    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
-        raise AssertionError("there are no claims to be asked about")
-
-    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
-        raise AssertionError("there is nothing to spell")
+    async def look_up(
+        self,
+        literals: Sequence[tuple[PgType, str]] = (),
+        claims: Sequence[ClaimExpression] = (),
+        probes: Sequence[Case] = (),
+    ) -> LookedUp:
+        assert not literals
+        assert not claims
+        return LookedUp(probes=[self._verdict(case) for case in probes])
 
     def _verdict(self, case: Case) -> Verdict:
         failing = self.failing.intersection(case.contexts)

@@ -14,7 +14,7 @@ from cdc_bridge.engine.subscriber import Anchor, Reading
 from cdc_bridge.model.catalog import PgType, Reference
 from cdc_bridge.model.change import NO_ERA, Change, Row, Snapshot
 from cdc_bridge.model.errors import SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimValue, Completed, Completion, Failure, Verdict, Worth
+from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.projection import Nested, Output, Projection
 from cdc_bridge.model.subscription import Subscription
@@ -64,11 +64,13 @@ class Database:
         self.completions += completions
         return [tuple(map(_shown, completion.images)) for completion in completions]
 
-    async def value(self, worths: Sequence[Worth]) -> list[ClaimValue | Failure]:
-        raise AssertionError("there are no claims")
-
-    async def spell(self, values: Sequence[tuple[PgType, str]]) -> list[bytes | None]:
-        raise AssertionError("there is nothing to spell")
+    async def look_up(
+        self,
+        literals: Sequence[tuple[PgType, str]] = (),
+        claims: Sequence[ClaimExpression] = (),
+        probes: Sequence[Case] = (),
+    ) -> LookedUp:
+        raise AssertionError("there is nothing to look up")
 
     def _called(self) -> None:
         self.calls += 1

@@ -159,9 +159,9 @@ async def test_completions_have_what_images_lack_by_the_positions_of_outputs(t: 
     ]
 
 
-async def test_values_are_spelled_as_rows_have_them(t: Questions) -> None:
+async def test_values_are_normalized_as_rows_have_them(t: Questions) -> None:
     texts = PgType("text[]", TypeKind.ARRAY, PgType("text"))
-    spelled = await t.evaluator.spell(
+    literals, *_ = await t.evaluator.look_up(
         [
             (PgType("interval"), '"1 day 25 hours"'),
             (PgType("interval"), '"junk"'),
@@ -177,7 +177,7 @@ async def test_values_are_spelled_as_rows_have_them(t: Questions) -> None:
             (PgType("bit varying"), '"101"'),
         ]
     )
-    assert spelled == [
+    assert literals == [
         b'"P1DT25H"',
         None,
         b'"10.0.0.1"',
@@ -193,10 +193,10 @@ async def test_values_are_spelled_as_rows_have_them(t: Questions) -> None:
     ]
 
 
-async def test_thousand_values_of_which_some_are_junk_are_spelled_soon(t: Questions) -> None:
+async def test_thousand_values_of_which_some_are_junk_are_normalized_soon(t: Questions) -> None:
     values = [(PgType("interval"), f'"{n} days"' if n % 300 else '"junk"') for n in range(1000)]
-    spelled = await t.evaluator.spell(values)
-    assert [n for n, value in enumerate(spelled) if value is None] == [0, 300, 600, 900]
+    literals, *_ = await t.evaluator.look_up(values)
+    assert [n for n, value in enumerate(literals) if value is None] == [0, 300, 600, 900]
 
 
 async def test_database_that_cannot_be_reached_answers_nothing(t: Questions) -> None:
