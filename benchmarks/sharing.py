@@ -12,7 +12,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import orjson
@@ -143,7 +142,7 @@ def judged(hub: Hub, changes: Sequence[Change]) -> None:
 def fan_out(hub: Hub, round_number: int) -> None:
     """Twenty changes, each of a transaction of its own."""
     for number in range(20):
-        hub.apply(replace(FIRST, xid=1_000_000 + round_number * 20 + number))
+        hub.apply(FIRST._replace(xid=1_000_000 + round_number * 20 + number))
 
 
 def told(hub: Hub, texts: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Where changes come from.
 
-A capture is an asynchronous source of `Heard`. Its guarantee, which every implementation gives:
+A capture is an asynchronous source of items (`model.change.StreamItem`). Every implementation guarantees:
 
 - Between a `Listening` and the next `Lost` or `Gap`, every committed change is there, once, in an order in
   which no change comes before one that its transaction could have seen.
@@ -15,10 +15,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from typing import Protocol
 
-from cdc_bridge.model.change import Heard
+from cdc_bridge.model.change import StreamItem
 
 
 class Capture(Protocol):
     """See the module's docstring for the guarantee."""
 
-    def heard(self) -> AsyncGenerator[Heard, None]: ...
+    def batches(self) -> AsyncGenerator[list[StreamItem], None]:
+        """Each batch is all that is at hand in one turn of the event loop, at least one item."""
+        ...

@@ -9,14 +9,12 @@ It never reads the clock or the network.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from cdc_bridge.capture.lane import Lane
 from cdc_bridge.capture.liveness import GapWatch
 from cdc_bridge.capture.progress import Progress
-from cdc_bridge.model.change import Era, Heard, Snapshot
+from cdc_bridge.model.change import Era, Snapshot, StreamItem
 
 
 @dataclass(slots=True)
@@ -28,7 +26,7 @@ class Account:
     """Whether anything was forgotten that this did not see is to be looked at next."""
     gaps: GapWatch = field(default_factory=GapWatch)
     lanes: dict[frozenset[int], Lane] = field(default_factory=dict)
-    unsaid: deque[Heard] = field(default_factory=deque)
+    unsaid: list[StreamItem] = field(default_factory=list)
 
     @classmethod
     def opened(cls, era: Era, seen: Snapshot) -> Account:
@@ -40,10 +38,10 @@ class Account:
         """Tables of which lanes tell, and nobody else."""
         return frozenset(relation_id for relations in self.lanes for relation_id in relations)
 
-    def say(self, *heard: Heard) -> None:
+    def say(self, *heard: StreamItem) -> None:
         self.unsaid += heard
 
-    def said(self) -> Iterator[Heard]:
-        """What is to be said now, each leaving `unsaid` as it is said."""
-        while self.unsaid:
-            yield self.unsaid.popleft()
+    def take(self) -> list[StreamItem]:
+        """What is to be said now; it leaves `unsaid` with that."""
+        unsaid, self.unsaid = self.unsaid, []
+        return unsaid

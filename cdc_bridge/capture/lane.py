@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from cdc_bridge.model.change import Change, Position, Snapshot
 
@@ -42,9 +42,9 @@ class Lane:
         """The changes of the page that waits, each with its position."""
         page = self._pages.get_nowait()
         if page is None:
-            self.told = Position(self.told.era, self.upto)
+            self.told = Position.of(self.told.era, self.upto)
             self.is_done = True
             return
         for change in page:
-            self.told = replace(self.told, upto=self.upto, seq=change.seq)
+            self.told = Position(self.told.journal, self.told.length, self.upto, change.seq)
             yield change.at_position(self.told)

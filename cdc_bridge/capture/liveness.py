@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cdc_bridge.model.change import Gap, Heard, Heartbeat, Listening, Snapshot
+from cdc_bridge.model.change import Gap, Heartbeat, Listening, Snapshot, StreamItem
 
 
 @dataclass(slots=True)
@@ -21,7 +21,7 @@ class Proof:
     sender: str
     proven: bool = False
 
-    def hear(self, heard: Heard | None) -> tuple[Heard, ...]:
+    def hear(self, heard: StreamItem | None) -> tuple[StreamItem, ...]:
         """What may be passed on of something that has arrived. None: a part of a payload."""
         if self.proven:
             return () if heard is None else (heard,)

@@ -28,7 +28,7 @@ from cdc_bridge.capture.reading import Siblings
 from cdc_bridge.capture.telling import Telling
 from cdc_bridge.capture.watch import Watch
 from cdc_bridge.logs import facts
-from cdc_bridge.model.change import Era, Heard, Heartbeat, Listening, Lost
+from cdc_bridge.model.change import Era, Heartbeat, Listening, Lost, StreamItem
 from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseError
 from cdc_bridge.wanted import check_still_wanted
 
@@ -56,35 +56,34 @@ class LogCapture:
         self.last_heard_s = float("-inf")
         """When the database last proved that it is heard, by the monotonic clock."""
 
-    async def heard(self) -> AsyncGenerator[Heard, None]:
+    async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
         """Raises `CannotListen` when notifications do not arrive although LISTEN was accepted."""
         while True:
             check_still_wanted()
             reason = "unknown"
             try:
                 async with aclosing(self._live()) as life:
-                    async for heard in life:
-                        self._note(heard)
-                        yield heard
+                    async for batch in life:
+                        self._note(batch)
+                        yield batch
             except CannotListen as error:
                 if not self._proven:
                     raise
                 reason = str(error)
             except (CaptureLost, DatabaseError, psycopg.Error, OSError, UnicodeDecodeError) as error:
                 reason = _reason(error)
-            if self._account is not None:
-                for heard in self._account.said():
-                    yield heard
-            yield Lost(reason)
+            owed = self._account.take() if self._account is not None else []
+            yield [*owed, Lost(reason)]
             await self._pause(reason)
 
-    def _note(self, heard: Heard) -> None:
+    def _note(self, batch: list[StreamItem]) -> None:
         """What is said proves that the database is there, or does not."""
-        if isinstance(heard, Listening):
-            self._proven = True
-            self._delay_s = self._options.reconnect_delay_min_s
-        if isinstance(heard, Listening | Heartbeat):
-            self.last_heard_s = time.monotonic()
+        for item in batch:
+            if isinstance(item, Listening):
+                self._proven = True
+                self._delay_s = self._options.reconnect_delay_min_s
+            if isinstance(item, Listening | Heartbeat):
+                self.last_heard_s = time.monotonic()
 
     async def _pause(self, reason: str) -> None:
         pause_s = self._delay_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
@@ -92,21 +91,19 @@ class LogCapture:
         await asyncio.sleep(pause_s)
         self._delay_s = min(self._delay_s * 2, self._options.reconnect_delay_max_s)
 
-    async def _live(self) -> AsyncGenerator[Heard, None]:
+    async def _live(self) -> AsyncGenerator[list[StreamItem], None]:
         """What one life of the connections tells."""
         async with connected(self._options) as life:
             try:
                 async with aclosing(self._told(life)) as told:
-                    number = 0
-                    async for heard in told:
-                        yield heard
-                        number += 1
-                        if number % AT_ONCE_MAX == 0:
+                    async for batch in told:
+                        yield batch
+                        if len(batch) >= AT_ONCE_MAX:
                             await asyncio.sleep(0)
             finally:
                 self._gate.shut()
 
-    async def _told(self, life: Life) -> AsyncGenerator[Heard, None]:
+    async def _told(self, life: Life) -> AsyncGenerator[list[StreamItem], None]:
         async with life.in_time():
             generation, secret = await life.generation()
             resumed = await self._resumes(life, generation)
@@ -120,9 +117,9 @@ class LogCapture:
         lanes = Lanes(life, account, self._is_congested)
         listening = Listening(account.told.era, secret, resumed)
         telling = Telling(life, account, watch, self._gate, lanes, siblings=self._siblings, listening=listening)
-        async with aclosing(telling.heard()) as turns:
-            async for heard in turns:
-                yield heard
+        async with aclosing(telling.batches()) as turns:
+            async for batch in turns:
+                yield batch
 
     async def _resumes(self, life: Life, generation: bytes) -> bool:
         """Whether it goes on where listening ended: the same life of the database, and the log reaches back so far."""

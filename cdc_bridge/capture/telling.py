@@ -29,7 +29,7 @@ from cdc_bridge.capture.liveness import GapLimit
 from cdc_bridge.capture.payload import Decoder, Inline, Told, Wake
 from cdc_bridge.capture.reading import Siblings, Unreadable, read_new
 from cdc_bridge.capture.watch import Watch
-from cdc_bridge.model.change import Change, Gap, Heard, Heartbeat, Listening
+from cdc_bridge.model.change import Change, Gap, Heartbeat, Listening, StreamItem
 from cdc_bridge.model.errors import PayloadError
 from cdc_bridge.wanted import check_still_wanted
 
@@ -66,21 +66,19 @@ class Telling:
     def _is_proven(self) -> bool:
         return self._watch.proof.proven
 
-    async def heard(self) -> AsyncGenerator[Heard, None]:
-        """Whatever is next, for ever."""
+    async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
+        """Whatever is next, for ever: all that is at hand in one turn, at most `AT_ONCE_MAX` notifications."""
         if self._is_proven:
-            yield self._listening
+            yield [self._listening]
         await self._life.listen()
         self._lanes.resume()
         while True:
             check_still_wanted()
             for item in await self._life.arrived(self._due_s()):
                 await self._take(item)
-                for heard in self._account.said():
-                    yield heard
             await self._do_what_is_due()
-            for heard in self._account.said():
-                yield heard
+            if batch := self._account.take():
+                yield batch
             if self._is_proven:
                 await self._keeper.steer()
 
@@ -182,7 +180,7 @@ class Telling:
             self._account.unchecked = found.snapshot
         self._lanes.give_up_grown(self._siblings)
         self._lanes.begin(found.heavy, position, found.snapshot)
-        fresh = list(told.read(found.changes, found.snapshot))
+        fresh = told.read(found.changes, found.snapshot)
         self._account.say(*fresh)
         now = time.monotonic()
         self._gate.count(len(fresh), now)

@@ -156,5 +156,5 @@ class Watch:
         if gap := account.gaps.look(now):
             account.say(gap)
         if account.gaps.settled != account.told.era.gaps:
-            account.told.era = Era(account.told.era.generation, account.gaps.settled)
+            account.told.turn(Era(account.told.era.generation, account.gaps.settled))
             account.say(Turn(account.told.era))

@@ -107,7 +107,7 @@ class Catching:
 
         False when too much came after it to be kept: that has to be read too, from the log.
         """
-        start = Position(self.anchor.era, snapshot)
+        start = Position.of(self.anchor.era, snapshot)
         self.told = (start,)
         if self.hub.go_on(self.subscriber, start):
             return True

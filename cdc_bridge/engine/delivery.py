@@ -123,7 +123,7 @@ class Delivery:
     # --- inside ---
 
     def _send_data(self, subscriber: Subscriber, anchor: Anchor, data: InitialData) -> None:
-        subscriber.start = Position(anchor.era, data.snapshot)
+        subscriber.start = Position.of(anchor.era, data.snapshot)
         subscriber.after = None
         receipt = self.receipt(subscriber, Cursor(anchor.shape, anchor.era, (subscriber.start,)))
         subscriber.outlet.push(subscriber, _init(subscriber, data), receipt)

@@ -1,7 +1,7 @@
 """Takes what the capture hears to the hub, one after the other.
 
 The stream waits here for the database, and nowhere else, when a change cannot be applied as it is: for the catalog, and
-for what memory cannot decide. So that it waits once for many changes, it is read ahead; bound: `READ_AHEAD_MAX`.
+for what memory cannot decide. It waits once for all the changes of a batch.
 """
 
 from __future__ import annotations
@@ -13,21 +13,17 @@ from typing import assert_never
 
 from cdc_bridge.capture import Capture
 from cdc_bridge.engine.agenda import Agenda
-from cdc_bridge.engine.ahead import batches
 from cdc_bridge.engine.asking import Asking, judged_at
 from cdc_bridge.engine.catalog_watch import CatalogWatch
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.subscriber import Reading, Subscriber
 from cdc_bridge.engine.weighing import Weighing
 from cdc_bridge.logs import facts
-from cdc_bridge.model.change import NO_ERA, Change, Gap, Heard, Heartbeat, Listening, Lost, Turn
+from cdc_bridge.model.change import NO_ERA, Change, Gap, Heartbeat, Listening, Lost, StreamItem, Turn
 from cdc_bridge.ports import Reader
 from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
-
-READ_AHEAD_MAX = 64
-"""What is heard is a MiB at most, mostly some hundred bytes."""
 
 
 class Listener:
@@ -45,11 +41,11 @@ class Listener:
 
     async def listen(self) -> None:
         """Take everything that is heard, for ever. Raises what the capture raises."""
-        async with aclosing(batches(self._capture.heard(), READ_AHEAD_MAX)) as stream:
-            async for batch in stream:
+        async with aclosing(self._capture.batches()) as batches:
+            async for batch in batches:
                 await self._hear_all(batch)
 
-    async def _hear_all(self, batch: Sequence[Heard]) -> None:
+    async def _hear_all(self, batch: Sequence[StreamItem]) -> None:
         """In their order, changes that follow each other together."""
         changes: list[Change] = []
         for heard in batch:
@@ -61,7 +57,7 @@ class Listener:
                 await self._hear(heard)
         await self._tell_all(changes)
 
-    async def _hear(self, heard: Heard) -> None:
+    async def _hear(self, heard: StreamItem) -> None:
         match heard:
             case Change():
                 await self._tell_all([heard])

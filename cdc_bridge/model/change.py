@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from itertools import islice
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
@@ -99,30 +100,87 @@ NO_ERA = Era(b"")
 """That of positions which nobody can go on from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
-    """What has been told of a relation: what `seen` sees, the changes in `beyond`, and, while what `upto` sees is
-    being told in the order of `seq`, that up to `seq`.
+class Journal:
+    """What the stream has delivered in one era: all that `seen` sees, and since then changes that it does not see.
+
+    Rule: a journal only grows, so a position in it stays true. When the stream comes to another snapshot, it begins
+    another journal.
+    """
+
+    __slots__ = ("delivered", "encoded", "ends", "era", "seen")
+
+    def __init__(self, era: Era, seen: Snapshot, delivered: Iterable[tuple[int, int]] = ()) -> None:
+        self.era = era
+        self.seen = seen
+        self.delivered = {change: number for number, change in enumerate(dict.fromkeys(delivered))}
+        """Changes as (xid, seq), each with its number, in the order of delivery."""
+        self.encoded = bytearray()
+        self.ends: list[int] = []
+        """What `model.cursor` has encoded so far, and where each change ends in it."""
+
+    def deliver(self, xid: int, seq: int) -> None:
+        self.delivered[xid, seq] = len(self.delivered)
+
+
+class Position(NamedTuple):
+    """What has been delivered of a relation: what the journal's snapshot sees, its first `length` changes, and, while
+    what `upto` sees is being delivered in the order of `seq`, that up to `seq`.
 
     A `seq` alone says nothing, since transactions commit in another order than they write.
     """
 
-    era: Era
-    seen: Snapshot
-    beyond: frozenset[tuple[int, int]] = frozenset()
-    """Changes as (xid, seq), none of which `seen` sees."""
+    journal: Journal
+    length: int = 0
     upto: Snapshot | None = None
     seq: int = 0
 
+    @classmethod
+    def of(
+        cls,
+        era: Era,
+        seen: Snapshot,
+        beyond: Iterable[tuple[int, int]] = (),
+        upto: Snapshot | None = None,
+        seq: int = 0,
+    ) -> Position:
+        """A position with a journal of its own. `beyond` are the changes that `seen` does not see."""
+        journal = Journal(era, seen, beyond)
+        return cls(journal, len(journal.delivered), upto, seq)
+
+    @property
+    def era(self) -> Era:
+        return self.journal.era
+
+    @property
+    def seen(self) -> Snapshot:
+        return self.journal.seen
+
+    @property
+    def beyond(self) -> frozenset[tuple[int, int]]:
+        """Changes as (xid, seq), none of which `seen` sees."""
+        return frozenset(islice(self.journal.delivered, self.length))
+
     def has(self, xid: int, seq: int) -> bool:
-        """Whether this change has been told."""
-        if self.seen.sees(xid) or (xid, seq) in self.beyond:
+        """Whether this change has been delivered."""
+        if self.journal.seen.sees(xid) or self.journal.delivered.get((xid, seq), self.length) < self.length:
             return True
         return self.upto is not None and seq <= self.seq and self.upto.sees(xid)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Position) and self._value == other._value
 
-@dataclass(frozen=True, slots=True)
-class Change:
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    @property
+    def _value(self) -> tuple[object, ...]:
+        return self.era, self.seen, self.beyond, self.upto, self.seq
+
+
+class Change(NamedTuple):
     """The rows of one statement (or a part of them) and one operation, committed.
 
     `relation_id` is the `oid` of the table that the trigger fired on: a partition's, when the write named
@@ -132,8 +190,8 @@ class Change:
     `old` and `new` hold row images. An INSERT has `new`, a DELETE `old`, an UPDATE both, pairwise; a
     TRUNCATE has none.
 
-    `at` is when it was written, in microseconds since 1970 by the server's clock. `position` is what has been told
-    of its table once this has; None where nothing is stored (live mode), so that nobody can go on from there.
+    `at` is when it was written, in microseconds since 1970 by the server's clock. `position` is what has been
+    delivered of its table once this has; None where nothing is stored (live mode), so that nobody can resume there.
     """
 
     operation: Operation
@@ -147,18 +205,8 @@ class Change:
     position: Position | None = None
 
     def at_position(self, position: Position) -> Change:
-        """The same change, placed. (`dataclasses.replace` takes ten times as long, and each change is placed.)"""
-        return Change(
-            self.operation,
-            self.seq,
-            self.xid,
-            self.relation_id,
-            self.filenode,
-            self.old,
-            self.new,
-            self.at,
-            position,
-        )
+        """The same change with its position."""
+        return Change(*self[:8], position)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,4 +254,4 @@ class Turn:
     era: Era
 
 
-Heard: TypeAlias = Change | Heartbeat | Listening | Lost | Gap | Turn
+StreamItem: TypeAlias = Change | Heartbeat | Listening | Lost | Gap | Turn

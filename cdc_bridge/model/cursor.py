@@ -12,24 +12,26 @@ from __future__ import annotations
 import hashlib
 import os
 from base64 import b64decode, urlsafe_b64encode
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from cdc_bridge.model.catalog import SHAPE_BYTES
-from cdc_bridge.model.change import NO_ERA, NOTHING_SEEN, Era, Position, Snapshot
+from cdc_bridge.model.change import NO_ERA, NOTHING_SEEN, Era, Journal, Position, Snapshot
 
-VERSION = b"\x01"
+VERSION = b"\x02"
 SALT_BYTES = 16
+NUMBER_BYTES = 8
 PLAIN_BYTES_MAX = 6_000
 TEXT_CHARACTERS_MAX = 9_000
 TOLD_MAX = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(NamedTuple):
     """What has been told of one collection: whatever any of the positions has. All are of one era.
 
     `shape` is the collection's when this was true; for a collection of another shape it says nothing.
@@ -83,7 +85,7 @@ def united(shape: bytes, told: tuple[Position, ...]) -> Cursor:
 
 def going_on(told: tuple[Position, ...], upto: Snapshot, seq: int) -> tuple[Position, ...]:
     """`told`, and of what `upto` sees everything up to `seq`."""
-    newest = Position(told[0].era, NOTHING_SEEN, upto=upto, seq=seq)
+    newest = Position.of(told[0].era, NOTHING_SEEN, upto=upto, seq=seq)
     kept = tuple(position for position in told if not _covers(newest, position))
     return (*kept, newest) if len(kept) < TOLD_MAX else kept
 
@@ -99,24 +101,35 @@ def _covers(position: Position, other: Position) -> bool:
 
 @dataclass(slots=True, eq=False)
 class Seal:
-    """Makes texts of cursors, and cursors of texts that were made with the same secret, for the same rights."""
+    """Makes texts of cursors, and cursors of texts that were made with the same secret, for the same rights.
+
+    Theory: bridges cannot agree on nonces, and 12 random bytes are few for all their cursors. So each object has a key
+    of its own, which follows from the secret, the rights and a random salt, and counts its texts under that key. The
+    salt and the number are part of the text.
+    """
 
     secret: bytes = field(default_factory=lambda: os.urandom(32), repr=False)
     rights: bytes = b""
     _key: bytes = field(init=False, repr=False)
+    _salt: bytes = field(init=False, repr=False)
+    _cipher: ChaCha20Poly1305 = field(init=False, repr=False)
+    _number: int = 0
 
     def __post_init__(self) -> None:
         secret = hashlib.blake2b(self.secret, digest_size=32).digest()
         self._key = hashlib.blake2b(self.rights, digest_size=32, key=secret, person=b"cursor").digest()
+        self._salt = os.urandom(SALT_BYTES)
+        self._cipher = self._cipher_of(self._salt)
 
     def given_under(self, rights: bytes) -> Seal:
         """The seal of the same secret for other rights."""
         return Seal(self.secret, rights)
 
     def seal(self, cursor: Cursor) -> str:
-        salt = os.urandom(SALT_BYTES)
-        sealed = self._cipher(salt).encrypt(_NONCE, _frugal(cursor), VERSION)
-        return _text(VERSION + salt + sealed)
+        number = self._number.to_bytes(NUMBER_BYTES)
+        self._number += 1
+        sealed = self._cipher.encrypt(_NONCE_HEAD + number, _frugal(cursor), VERSION)
+        return _text(b"".join((VERSION, self._salt, number, sealed)))
 
     def open(self, text: str) -> Cursor | None:
         """None for whatever is not, to the last bit, one of our texts."""
@@ -126,20 +139,21 @@ class Seal:
             raw = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
         except ValueError:
             return None
-        version, salt, sealed = raw[:1], raw[1 : 1 + SALT_BYTES], raw[1 + SALT_BYTES :]
-        if version != VERSION or _text(raw) != text:  # the last character of base64 can have bits that mean nothing
+        if raw[:1] != VERSION or _text(raw) != text:  # the last character of base64 can have bits that mean nothing
             return None
+        salt, number, sealed = raw[1:_NUMBER_AT], raw[_NUMBER_AT:_SEALED_AT], raw[_SEALED_AT:]
         try:
-            return decode(self._cipher(salt).decrypt(_NONCE, sealed, VERSION))
+            return decode(self._cipher_of(salt).decrypt(_NONCE_HEAD + number, sealed, VERSION))
         except (InvalidTag, ValueError):
             return None
 
-    def _cipher(self, salt: bytes) -> ChaCha20Poly1305:
-        """A key for each text: bridges cannot agree on nonces, and 12 random bytes are few for all their cursors."""
+    def _cipher_of(self, salt: bytes) -> ChaCha20Poly1305:
         return ChaCha20Poly1305(hashlib.blake2b(salt, digest_size=32, key=self._key).digest())
 
 
-_NONCE = bytes(12)
+_NONCE_HEAD = bytes(12 - NUMBER_BYTES)
+_NUMBER_AT = 1 + SALT_BYTES
+_SEALED_AT = _NUMBER_AT + NUMBER_BYTES
 
 
 def _text(raw: bytes) -> str:
@@ -150,16 +164,17 @@ def _frugal(cursor: Cursor) -> bytes:
     """Encoded, and where that is too long, saying less."""
     plain = encode(cursor)
     if len(plain) > PLAIN_BYTES_MAX:
-        plain = encode(replace(cursor, told=tuple(replace(p, beyond=frozenset()) for p in cursor.told)))
+        told = tuple(Position.of(cursor.era, p.seen, (), p.upto, p.seq) for p in cursor.told)
+        plain = encode(cursor._replace(told=told))
     if len(plain) > PLAIN_BYTES_MAX:
-        plain = encode(replace(cursor, told=tuple(_by_xmin(p) for p in cursor.told)))
+        plain = encode(cursor._replace(told=tuple(_by_xmin(p) for p in cursor.told)))
     return plain
 
 
 def _by_xmin(position: Position) -> Position:
     """Without the transactions that had ended before older ones did."""
     upto = position.upto
-    return Position(
+    return Position.of(
         position.era,
         Snapshot(position.seen.xmin, position.seen.xmin, frozenset()),
         upto=upto and Snapshot(upto.xmin, upto.xmin, frozenset()),
@@ -167,18 +182,18 @@ def _by_xmin(position: Position) -> Position:
     )
 
 
-# --- the binary form: numbers of as many bytes as they need, each near to one before it -----------------------------
+# --- the binary form: numbers of as many bytes as they need, most of them as the difference to one before ------------
 
 
 def encode(cursor: Cursor) -> bytes:
-    writer = _Writer(bytearray(cursor.shape))
-    writer.unsigned(len(cursor.era.generation))
-    writer.out += cursor.era.generation
-    writer.signed(cursor.era.gaps)
-    writer.unsigned(len(cursor.told))
-    for position in cursor.told:
-        writer.position(position)
-    return bytes(writer.out)
+    parts = [cursor.shape, _era(cursor.era), _unsigned(len(cursor.told))]
+    for journal, length, upto, seq in cursor.told:
+        parts += (_unsigned(length), _delivered(journal, length))
+        if upto is None:
+            parts.append(b"\0")
+        else:
+            parts += (b"\1", _snapshot(upto), _signed(seq >> _LOW_BITS), _signed((seq & _LOW) - upto.xmin))
+    return b"".join(parts)
 
 
 def decode(plain: bytes) -> Cursor:
@@ -192,58 +207,67 @@ def decode(plain: bytes) -> Cursor:
     return Cursor(shape, era, told)
 
 
-@dataclass(slots=True)
-class _Writer:
-    out: bytearray
-    last_xid: int = 0
-    last_seq: int = 0
+_LOW_BITS = 64
+_LOW = (1 << _LOW_BITS) - 1
+"""A `seq` of the log is a position in the WAL above, and the transaction's id in the lower bits."""
 
-    def unsigned(self, number: int) -> None:
-        while number > 0x7F:
-            self.out.append(0x80 | number & 0x7F)
-            number >>= 7
-        self.out.append(number)
+_SHORT = [bytes([number]) for number in range(0x80)]
 
-    def signed(self, number: int) -> None:
-        self.unsigned(number << 1 if number >= 0 else (-number << 1) - 1)
 
-    def position(self, position: Position) -> None:
-        self.snapshot(position.seen)
-        self.unsigned(len(position.beyond))
-        for xid, seq in sorted(position.beyond):
-            self.xid(xid)
-            self.seq(seq)
-        self.unsigned(position.upto is not None)
-        if position.upto is not None:
-            self.snapshot(position.upto)
-            self.seq(position.seq)
+def _unsigned(number: int) -> bytes:
+    if number < 0x80:
+        return _SHORT[number]
+    out = bytearray()
+    while number > 0x7F:
+        out.append(0x80 | number & 0x7F)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
 
-    def snapshot(self, snapshot: Snapshot) -> None:
-        self.xid(snapshot.xmax)
-        self.ids(sorted(snapshot.in_progress))
-        self.xid(snapshot.xmin)
 
-    def ids(self, xids: Iterable[int]) -> None:
-        xids = list(xids)
-        self.unsigned(len(xids))
-        for xid in xids:
-            self.xid(xid)
+def _signed(number: int) -> bytes:
+    return _unsigned(number << 1 if number >= 0 else (-number << 1) - 1)
 
-    def xid(self, xid: int) -> None:
-        self.signed(xid - self.last_xid)
-        self.last_xid = xid
 
-    def seq(self, seq: int) -> None:
-        self.signed(seq - self.last_seq)
-        self.last_seq = seq
+@lru_cache(64)
+def _era(era: Era) -> bytes:
+    return _unsigned(len(era.generation)) + era.generation + _signed(era.gaps)
+
+
+@lru_cache(256)
+def _snapshot(snapshot: Snapshot) -> bytes:
+    """The ids in progress from the oldest one on."""
+    numbers = [snapshot.xmin, snapshot.xmax - snapshot.xmin, len(snapshot.in_progress)]
+    last = snapshot.xmin
+    for xid in sorted(snapshot.in_progress):
+        numbers.append(xid - last)
+        last = xid
+    return b"".join(map(_unsigned, numbers))
+
+
+def _delivered(journal: Journal, count: int) -> bytes:
+    """The snapshot of a journal, and its first changes. Each journal is encoded once, as far as it is asked for."""
+    encoded, ends = journal.encoded, journal.ends
+    if not ends:
+        encoded += _snapshot(journal.seen)
+        ends.append(len(encoded))
+    if len(ends) <= count:
+        before = max(0, len(ends) - 2)
+        last_xid, last_high = journal.seen.xmax, 0
+        for number, (xid, seq) in enumerate(islice(journal.delivered, before, count), before + 1):
+            if number == len(ends):
+                encoded += _signed(xid - last_xid)
+                encoded += _signed((seq >> _LOW_BITS) - last_high)
+                encoded += _signed((seq & _LOW) - xid)
+                ends.append(len(encoded))
+            last_xid, last_high = xid, seq >> _LOW_BITS
+    return bytes(encoded[: ends[count]])
 
 
 @dataclass(slots=True)
 class _Reader:
     plain: bytes
     at: int = 0
-    last_xid: int = 0
-    last_seq: int = 0
 
     def take(self, count: int) -> bytes:
         taken = self.plain[self.at : self.at + count]
@@ -266,21 +290,25 @@ class _Reader:
         return number >> 1 if number % 2 == 0 else -(number + 1 >> 1)
 
     def position(self, era: Era) -> Position:
+        count = self.unsigned()
         seen = self.snapshot()
-        beyond = frozenset([(self.xid(), self.seq()) for _ in range(self.unsigned())])
+        changes = []
+        xid, high = seen.xmax, 0
+        for _ in range(count):
+            xid += self.signed()
+            high += self.signed()
+            changes.append((xid, (high << _LOW_BITS) + xid + self.signed()))
         if not self.unsigned():
-            return Position(era, seen, beyond)
-        return Position(era, seen, beyond, self.snapshot(), self.seq())
+            return Position.of(era, seen, changes)
+        upto = self.snapshot()
+        return Position.of(era, seen, changes, upto, (self.signed() << _LOW_BITS) + self.signed() + upto.xmin)
 
     def snapshot(self) -> Snapshot:
-        xmax = self.xid()
-        in_progress = frozenset([self.xid() for _ in range(self.unsigned())])
-        return Snapshot(self.xid(), xmax, in_progress)
-
-    def xid(self) -> int:
-        self.last_xid += self.signed()
-        return self.last_xid
-
-    def seq(self) -> int:
-        self.last_seq += self.signed()
-        return self.last_seq
+        xmin = self.unsigned()
+        xmax = xmin + self.unsigned()
+        in_progress = set()
+        xid = xmin
+        for _ in range(self.unsigned()):
+            xid += self.unsigned()
+            in_progress.add(xid)
+        return Snapshot(xmin, xmax, frozenset(in_progress))

@@ -11,7 +11,7 @@ import pytest
 
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.capture.log import LogCapture, LogOptions
-from cdc_bridge.model.change import Change, Gap, Heard, Heartbeat, Listening, Lost
+from cdc_bridge.model.change import Change, Gap, Heartbeat, Listening, Lost, StreamItem
 from tests.capture.ear import attach_tables
 from tests.support.server import Database
 
@@ -53,27 +53,37 @@ def congested() -> list[bool]:
 
 
 @pytest.fixture
-async def heard(polled: Database, group: set[int], congested: list[bool]) -> AsyncIterator[AsyncGenerator[Heard, None]]:
+async def heard(
+    polled: Database, group: set[int], congested: list[bool]
+) -> AsyncIterator[AsyncGenerator[StreamItem, None]]:
     capture = LogCapture(
         LogOptions(polled.dsn, heartbeat_interval_s=NEVER_S, heartbeat_timeout_s=WITHIN_S),
         lambda relation_id: frozenset(group | {relation_id}) if relation_id in group else frozenset({relation_id}),
         lambda relation_ids: bool(congested),
     )
-    async with aclosing(capture.heard()) as generator:
+    async with aclosing(items(capture)) as generator:
         await until(generator, Listening)
         await until(generator, Heartbeat)
         yield generator
 
 
-async def until(heard: AsyncGenerator[Heard, None], kind: type[Heard]) -> list[Heard]:
+async def items(capture: LogCapture) -> AsyncGenerator[StreamItem, None]:
+    """The items of all batches, one by one."""
+    async with aclosing(capture.batches()) as batches:
+        async for batch in batches:
+            for item in batch:
+                yield item
+
+
+async def until(heard: AsyncGenerator[StreamItem, None], kind: type[StreamItem]) -> list[StreamItem]:
     """What is said up to the next of its kind."""
-    said: list[Heard] = []
+    said: list[StreamItem] = []
     while not (said and isinstance(said[-1], kind)):
         said.append(await anext(heard))
     return said
 
 
-def told(said: list[Heard]) -> list[str | list[int]]:
+def told(said: list[StreamItem]) -> list[str | list[int]]:
     """The ids of each change, and "gap" for a gap."""
     return [
         "gap" if isinstance(each, Gap) else [int(bytes(row["id"])) for row in each.new]
@@ -82,7 +92,7 @@ def told(said: list[Heard]) -> list[str | list[int]]:
     ]
 
 
-def lagging(said: list[Heard]) -> frozenset[int]:
+def lagging(said: list[StreamItem]) -> frozenset[int]:
     beat = said[-1]
     assert isinstance(beat, Heartbeat)
     return beat.lagging
@@ -106,7 +116,7 @@ def notify_nonsense(database: Database) -> None:
 
 
 async def test_what_was_forgotten_unread_is_said_before_anything_that_comes_after_it(
-    polled: Database, heard: AsyncGenerator[Heard, None]
+    polled: Database, heard: AsyncGenerator[StreamItem, None]
 ) -> None:
     """Otherwise a cursor of what comes after would claim it."""
     polled.execute("INSERT INTO t VALUES (1)")
@@ -119,7 +129,7 @@ async def test_what_was_forgotten_unread_is_said_before_anything_that_comes_afte
 
 @pytest.mark.parametrize("rows", [3, 3000])
 async def test_what_was_forgotten_after_it_was_read_is_not_missed(
-    polled: Database, heard: AsyncGenerator[Heard, None], rows: int
+    polled: Database, heard: AsyncGenerator[StreamItem, None], rows: int
 ) -> None:
     """However long a transaction elsewhere keeps the bridge from forgetting that it saw it."""
     async with await polled.connect(autocommit=False) as elsewhere:
@@ -135,7 +145,7 @@ async def test_what_was_forgotten_after_it_was_read_is_not_missed(
 
 
 async def test_lane_is_given_up_when_its_table_gets_another_partition(
-    polled: Database, heard: AsyncGenerator[Heard, None], group: set[int], congested: list[bool]
+    polled: Database, heard: AsyncGenerator[StreamItem, None], group: set[int], congested: list[bool]
 ) -> None:
     """It does not know of that one; no other lane may tell beside it what it tells."""
     [(t, grown)] = polled.execute("SELECT 't'::regclass::oid::bigint, 'grown'::regclass::oid::bigint")
@@ -163,7 +173,7 @@ async def test_lane_is_given_up_when_its_table_gets_another_partition(
 
 
 async def test_collections_that_are_much_together_wait_for_clients_together(
-    polled: Database, heard: AsyncGenerator[Heard, None], congested: list[bool], monkeypatch: pytest.MonkeyPatch
+    polled: Database, heard: AsyncGenerator[StreamItem, None], congested: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of them is large. Whoever follows all of them could be told too much at once."""
     monkeypatch.setattr("cdc_bridge.capture.reading.READ_ALL_BYTES_MAX", 5_000_000)
@@ -185,7 +195,7 @@ async def test_collections_that_are_much_together_wait_for_clients_together(
 
 
 async def test_nonsense_in_the_log_is_a_gap_but_not_too_often(
-    polled: Database, heard: AsyncGenerator[Heard, None]
+    polled: Database, heard: AsyncGenerator[StreamItem, None]
 ) -> None:
     """What comes after it waits for that gap, so that no position claims what could not be read."""
     log_nonsense(polled)
@@ -203,7 +213,7 @@ async def test_nonsense_in_the_log_is_a_gap_but_not_too_often(
 async def test_heartbeat_does_not_claim_what_nonsense_in_the_log_holds_up(t: Database) -> None:
     """Whatever the gate does meanwhile."""
     capture = LogCapture(LogOptions(t.dsn, heartbeat_interval_s=0.05))
-    async with aclosing(capture.heard()) as heard:
+    async with aclosing(items(capture)) as heard:
         await until(heard, Listening)
         log_nonsense(t)
         await until(heard, Gap)
@@ -226,7 +236,7 @@ async def test_notifications_that_are_nonsense_are_a_gap_but_not_too_often_and_o
     last_s = 0.0
 
     async def listen() -> None:
-        async with aclosing(capture.heard()) as heard:
+        async with aclosing(items(capture)) as heard:
             await until(heard, Listening)
             listening.set()
             async for each in heard:
@@ -252,7 +262,7 @@ async def test_notifications_that_are_nonsense_are_a_gap_but_not_too_often_and_o
 async def test_who_takes_what_is_told_late_has_not_lost_the_database(t: Database) -> None:
     """While nobody takes it no heartbeat is sent or heard, and that proves nothing."""
     capture = LogCapture(LogOptions(t.dsn, heartbeat_interval_s=0.2, heartbeat_timeout_s=1))
-    async with aclosing(capture.heard()) as heard:
+    async with aclosing(items(capture)) as heard:
         await until(heard, Listening)
         await until(heard, Heartbeat)
         for _ in range(2):

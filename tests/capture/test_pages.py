@@ -56,7 +56,7 @@ async def test_everything_is_read_once_in_order_whatever_the_bounds(
     """A change of several rows is never torn, wherever the bounds fall."""
     monkeypatch.setattr("cdc_bridge.capture.pages.KEYS_MAX", keys_max)
     monkeypatch.setattr("cdc_bridge.capture.pages.PAGE_BYTES_MAX", page_bytes_max)
-    begun = Position(ERA, await current_snapshot(reader))
+    begun = Position.of(ERA, await current_snapshot(reader))
     first = itertools.count(1)
     sizes = [1, 5, 33, 40, 1, 32, 2, 33, 33, 1, 100]
     for size in sizes:
@@ -76,7 +76,7 @@ async def test_everything_is_read_once_in_order_whatever_the_bounds(
 
 
 async def test_what_the_last_snapshot_does_not_see_is_left_for_later(t: Database, reader: Connection) -> None:
-    begun = Position(ERA, await current_snapshot(reader))
+    begun = Position.of(ERA, await current_snapshot(reader))
     async with await t.connect(autocommit=False) as open_one:
         await open_one.execute("INSERT INTO t VALUES (1)")
         t.execute("INSERT INTO t VALUES (2)")
@@ -84,12 +84,12 @@ async def test_what_the_last_snapshot_does_not_see_is_left_for_later(t: Database
         await open_one.commit()
     t.execute("INSERT INTO t VALUES (3)")
     assert [ids(page.changes) for page in await read(reader, relations(t, "t"), begun, upto)] == [[2]]
-    later = await read(reader, relations(t, "t"), Position(ERA, upto))
+    later = await read(reader, relations(t, "t"), Position.of(ERA, upto))
     assert [ids(page.changes) for page in later] == [[1, 3]]
 
 
 async def test_only_the_tables_that_are_asked_for_are_read(t: Database, reader: Connection) -> None:
-    begun = Position(ERA, await current_snapshot(reader))
+    begun = Position.of(ERA, await current_snapshot(reader))
     t.execute("BEGIN; INSERT INTO t VALUES (1); INSERT INTO other VALUES (2); COMMIT")
     assert [ids(page.changes) for page in await read(reader, relations(t, "other"), begun)] == [[2]]
     both = await read(reader, relations(t, "t", "other"), begun)
@@ -98,19 +98,19 @@ async def test_only_the_tables_that_are_asked_for_are_read(t: Database, reader: 
 
 async def test_transaction_that_was_told_in_part_comes_with_what_was_told(t: Database, reader: Connection) -> None:
     """Whoever judges an order needs the changes that came before in the same transaction."""
-    begun = Position(ERA, await current_snapshot(reader))
+    begun = Position.of(ERA, await current_snapshot(reader))
     t.execute("BEGIN; INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); INSERT INTO t VALUES (3); COMMIT")
     upto = await current_snapshot(reader)
     [whole] = await read(reader, relations(t, "t"), begun, upto)
     for told, change in enumerate(whole.changes, start=1):
-        half = Position(ERA, begun.seen, upto=upto, seq=change.seq)
+        half = Position.of(ERA, begun.seen, upto=upto, seq=change.seq)
         rest = await read(reader, relations(t, "t"), half, upto)
         expected = [(ids(whole.changes[:told]), ids(whole.changes[told:]))] if told < 3 else []
         assert [(ids(page.earlier), ids(page.changes)) for page in rest] == expected
 
 
 async def test_lane_carries_its_position_along_and_ends_at_its_snapshot() -> None:
-    begun = Position(ERA, snapshot(100, 100))
+    begun = Position.of(ERA, snapshot(100, 100))
     upto = snapshot(110, 110)
     one, two = (insert(split_object('{"id":1}'), xid=xid, seq=seq) for xid, seq in [(105, 7), (103, 9)])
     lane = Lane(frozenset({1}), begun, upto)
@@ -127,5 +127,5 @@ async def test_lane_carries_its_position_along_and_ends_at_its_snapshot() -> Non
     assert lane.told == second.position
     await lane.put(None)
     assert list(lane.take()) == []
-    assert lane.told == Position(ERA, upto)
+    assert lane.told == Position.of(ERA, upto)
     assert lane.is_done

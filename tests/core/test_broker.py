@@ -13,7 +13,18 @@ import pytest
 from cdc_bridge.access.permits import Permits
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
-from cdc_bridge.model.change import NOTHING_SEEN, Change, Era, Gap, Heard, Listening, Lost, Position, Relation, Turn
+from cdc_bridge.model.change import (
+    NOTHING_SEEN,
+    Change,
+    Era,
+    Gap,
+    Listening,
+    Lost,
+    Position,
+    Relation,
+    StreamItem,
+    Turn,
+)
 from cdc_bridge.model.cursor import Cursor, Seal
 from cdc_bridge.model.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
@@ -47,15 +58,18 @@ class Stream:
     """A capture that hears what the test says."""
 
     def __init__(self) -> None:
-        self._said: asyncio.Queue[Heard] = asyncio.Queue()
+        self._said: asyncio.Queue[StreamItem] = asyncio.Queue()
 
-    def say(self, *heard: Heard) -> None:
+    def say(self, *heard: StreamItem) -> None:
         for each in heard:
             self._said.put_nowait(each)
 
-    async def heard(self) -> AsyncGenerator[Heard, None]:
+    async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
         while True:
-            yield await self._said.get()
+            batch = [await self._said.get()]
+            while not self._said.empty():
+                batch.append(self._said.get_nowait())
+            yield batch
 
 
 @dataclass
@@ -195,7 +209,7 @@ async def test_connections_from_before_a_loss_are_not_trusted() -> None:
 
 
 @pytest.mark.parametrize("gap", [[Lost("cut"), Listening()], [Gap("marked")]])
-async def test_gap_brings_fresh_data(gap: list[Heard]) -> None:
+async def test_gap_brings_fresh_data(gap: list[StreamItem]) -> None:
     async with scene() as s:
         s.stream.say(Listening())
         await s.broker.subscribe(s.client, SUBSCRIBE)
@@ -255,8 +269,8 @@ async def test_change_of_an_altered_table_is_read_by_the_new_catalog() -> None:
         wider = replace(MESSAGES, columns=columns(id=INT8, text=TEXT), filenodes={100: 1001})
         s.tables.catalog = Catalog([wider])
         s.tables.xmax = 30
-        altered = replace(insert(row(id=1, text="in the data"), xid=20), filenode=1001)
-        after = replace(insert(row(id=2, text="after"), xid=40), filenode=1001)
+        altered = insert(row(id=1, text="in the data"), xid=20)._replace(filenode=1001)
+        after = insert(row(id=2, text="after"), xid=40)._replace(filenode=1001)
         s.stream.say(altered, after)
         await s.quiet()
         assert s.client.take() == [RESYNC, ("create", [{"id": "2", "text": "after"}])]
@@ -452,7 +466,7 @@ async def test_changes_older_than_the_catalog_do_not_read_it_again_and_again() -
         s.stream.say(Listening())
         await s.quiet()
         before = s.tables.catalogs_read
-        s.stream.say(*(replace(insert(row(id=n, text="old"), xid=20), filenode=999) for n in range(100)))
+        s.stream.say(*(insert(row(id=n, text="old"), xid=20)._replace(filenode=999) for n in range(100)))
         await s.quiet()
         assert s.tables.catalogs_read == before
 
@@ -482,7 +496,7 @@ async def test_limit_of_subscriptions() -> None:
 
 ERA = Era(b"generation", 0)
 DURABLE = replace(MESSAGES, durable=True)
-TOLD = Cursor(DURABLE.shape, ERA, (Position(ERA, snapshot(5, 5)),))
+TOLD = Cursor(DURABLE.shape, ERA, (Position.of(ERA, snapshot(5, 5)),))
 SECRET = b"secret"
 HEARD = Listening(ERA, SECRET)
 
@@ -546,16 +560,16 @@ async def test_cursors_on_the_way_say_how_far_it_is() -> None:
         s.stream.say(HEARD)
         await s.broker.subscribe(s.client, back())
         await s.quiet()
-        position = Position(ERA, snapshot(25, 25), frozenset({(40, 11)}))
+        position = Position.of(ERA, snapshot(25, 25), frozenset({(40, 11)}))
         s.stream.say(insert(row(id=3, text="new"), xid=40, position=position))
         await s.quiet()
         told = [claim.cursor.told for claim in s.client.claims if claim]
-        partly = [Position(ERA, NOTHING_SEEN, upto=UPTO, seq=seq) for seq in (7, 9)]
+        partly = [Position.of(ERA, NOTHING_SEEN, upto=UPTO, seq=seq) for seq in (7, 9)]
         assert told == [
             TOLD.told,
             (*TOLD.told, partly[0]),
             (*TOLD.told, partly[1]),
-            (Position(ERA, UPTO), position),
+            (Position.of(ERA, UPTO), position),
         ]
 
 
@@ -604,7 +618,7 @@ async def test_without_a_log_a_cursor_brings_fresh_data() -> None:
         assert s.client.take() == [("open",), RESYNC]
 
 
-ALTERED = replace(insert(row(id=1, text="a"), xid=20), filenode=999)
+ALTERED = insert(row(id=1, text="a"), xid=20)._replace(filenode=999)
 NESTED = (
     update((row(id=1, text="a"), row(id=1, text="b")), xid=20, seq=7),
     insert(row(id=1, text="a"), xid=20, seq=8),
@@ -640,7 +654,7 @@ async def test_log_that_cannot_be_read_for_a_while_is_read_on_from_where_it_was(
         await s.broker.subscribe(s.client, back())
         await s.quiet()
         assert s.client.take() == WHOLE
-        assert log.asked[1] == log.asked[2] == (*TOLD.told, Position(ERA, NOTHING_SEEN, upto=UPTO, seq=7))
+        assert log.asked[1] == log.asked[2] == (*TOLD.told, Position.of(ERA, NOTHING_SEEN, upto=UPTO, seq=7))
 
 
 async def test_more_new_changes_than_may_be_kept_are_read_from_the_log_too() -> None:
@@ -650,12 +664,12 @@ async def test_more_new_changes_than_may_be_kept_are_read_from_the_log_too() -> 
         s.stream.say(HEARD)
         await s.broker.subscribe(s.client, back())
         await asyncio.sleep(0.05)
-        assert log.asked == [TOLD.told, (Position(ERA, UPTO),)]
+        assert log.asked == [TOLD.told, (Position.of(ERA, UPTO),)]
         assert s.client.take() == [("open",), ("resumed",)]
 
 
 @pytest.mark.parametrize("trouble", [Gap("marked"), HEARD, Turn(Era(b"generation", 1))])
-async def test_gap_while_a_client_catches_up_brings_fresh_data(trouble: Heard) -> None:
+async def test_gap_while_a_client_catches_up_brings_fresh_data(trouble: StreamItem) -> None:
     async with durable([PAGE, PAGE, DONE]) as (s, log):
         log.rounds[0].insert(1, lambda: s.stream.say(trouble))
         s.stream.say(HEARD)

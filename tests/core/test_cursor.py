@@ -45,7 +45,7 @@ def positions(draw: st.DrawFn, era: Era = ERA) -> Position:
     seen = draw(snapshots() | st.just(NOTHING_SEEN))
     beyond = draw(st.frozensets(st.tuples(xids, seqs), max_size=10))
     upto = draw(st.none() | snapshots())
-    return Position(era, seen, beyond, upto, draw(seqs) if upto else 0)
+    return Position.of(era, seen, beyond, upto, draw(seqs) if upto else 0)
 
 
 @st.composite
@@ -97,7 +97,7 @@ def test_text_past_the_bound_is_not_even_decoded() -> None:
 
 
 def test_equal_cursors_read_differently_and_show_nothing() -> None:
-    cursor = Cursor(SHAPE, ERA, (Position(ERA, snapshot(10, 12)),))
+    cursor = Cursor(SHAPE, ERA, (Position.of(ERA, snapshot(10, 12)),))
     texts = {SEAL.seal(cursor) for _ in range(10)}
     assert len(texts) == 10
     assert not any(SHAPE in urlsafe_b64decode(text + "==") for text in texts)
@@ -106,16 +106,16 @@ def test_equal_cursors_read_differently_and_show_nothing() -> None:
 def test_usual_cursor_is_short() -> None:
     """It is in every message of those who ask for it."""
     now = snapshot(4_000_000_000, 4_000_000_050, *range(4_000_000_000, 4_000_000_050, 5))
-    cursor = Cursor(SHAPE, Era(b"g" * 16, 1), (Position(ERA, now, frozenset({(4_000_000_051, 9_000_000_000)})),))
+    cursor = Cursor(SHAPE, Era(b"g" * 16, 1), (Position.of(ERA, now, frozenset({(4_000_000_051, 9_000_000_000)})),))
     assert len(SEAL.seal(cursor)) < 160
 
 
 @pytest.mark.parametrize(
     "position",
     [
-        Position(ERA, snapshot(100, 101), frozenset((100 + n, n * n) for n in range(5000))),
-        Position(ERA, snapshot(100, 9_000_000, *range(100, 9_000_000, 1000))),
-        Position(ERA, NOTHING_SEEN, upto=snapshot(100, 9_000_000, *range(100, 9_000_000, 1000)), seq=7),
+        Position.of(ERA, snapshot(100, 101), frozenset((100 + n, n * n) for n in range(5000))),
+        Position.of(ERA, snapshot(100, 9_000_000, *range(100, 9_000_000, 1000))),
+        Position.of(ERA, NOTHING_SEEN, upto=snapshot(100, 9_000_000, *range(100, 9_000_000, 1000)), seq=7),
     ],
 )
 def test_cursor_that_would_be_too_long_claims_less(position: Position) -> None:
@@ -132,12 +132,12 @@ def test_cursor_that_would_be_too_long_claims_less(position: Position) -> None:
 
 @given(st.lists(st.tuples(snapshots(), seqs), max_size=2 * TOLD_MAX), snapshots())
 def test_rounds_that_were_cut_short_add_up_and_stay_few(rounds: list[tuple[Snapshot, int]], first: Snapshot) -> None:
-    told: tuple[Position, ...] = (Position(ERA, first),)
+    told: tuple[Position, ...] = (Position.of(ERA, first),)
     every = told
     for upto, seq in rounds:
         before = told
         told = going_on(told, upto, seq)
-        every = (*every, Position(ERA, NOTHING_SEEN, upto=upto, seq=seq))
+        every = (*every, Position.of(ERA, NOTHING_SEEN, upto=upto, seq=seq))
         assert len(told) <= TOLD_MAX
         for xid, number in [(first.xmin, 0), (upto.xmin - 1, seq), (upto.xmin - 1, seq + 1)]:
             has = any(position.has(xid, number) for position in told)
@@ -146,16 +146,16 @@ def test_rounds_that_were_cut_short_add_up_and_stay_few(rounds: list[tuple[Snaps
 
 
 def test_round_that_goes_on_needs_one_position() -> None:
-    told: tuple[Position, ...] = (Position(ERA, snapshot(10, 10)),)
+    told: tuple[Position, ...] = (Position.of(ERA, snapshot(10, 10)),)
     for seq in range(100):
         told = going_on(told, snapshot(50, 50), seq)
-    assert told == (Position(ERA, snapshot(10, 10)), Position(ERA, NOTHING_SEEN, upto=snapshot(50, 50), seq=99))
+    assert told == (Position.of(ERA, snapshot(10, 10)), Position.of(ERA, NOTHING_SEEN, upto=snapshot(50, 50), seq=99))
 
 
 def test_positions_of_different_eras_add_up_to_nothing_that_lasts() -> None:
-    other = Position(Era(b"generation", 4), snapshot(20, 20))
-    assert united(SHAPE, (Position(ERA, snapshot(10, 10)), other)) == Cursor(SHAPE, NO_ERA, ())
-    assert united(SHAPE, (Position(Era(b"generation"), snapshot(10, 10)),)) == Cursor(SHAPE, NO_ERA, ())
+    other = Position.of(Era(b"generation", 4), snapshot(20, 20))
+    assert united(SHAPE, (Position.of(ERA, snapshot(10, 10)), other)) == Cursor(SHAPE, NO_ERA, ())
+    assert united(SHAPE, (Position.of(Era(b"generation"), snapshot(10, 10)),)) == Cursor(SHAPE, NO_ERA, ())
 
 
 def test_claim_is_sealed_once() -> None:
@@ -164,7 +164,7 @@ def test_claim_is_sealed_once() -> None:
 
 
 def test_followers_whose_data_make_no_difference_share_one_claim() -> None:
-    mark = Mark(SHAPE, Position(ERA, snapshot(10, 10)))
+    mark = Mark(SHAPE, Position.of(ERA, snapshot(10, 10)))
     assert mark.receipt(SEAL, None) is mark.receipt(SEAL, None)
 
 

@@ -33,7 +33,7 @@ def told(wanted: Subscription, *changes: Any) -> list[tuple[Any, ...]]:
     client.take()
     client.events.clear()
     for xid, change in enumerate(changes, 10):
-        hub.apply(replace(change, xid=xid))
+        hub.apply(change._replace(xid=xid))
     return [
         (event.kind.value, list(event.rows or ()), *([event.reason.value] if event.reason else []))
         for event in client.events

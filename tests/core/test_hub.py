@@ -59,7 +59,7 @@ class Scene:
 
     def after(self, *changes: Any) -> list[tuple[Any, ...]]:
         for change in changes:
-            self.hub.apply(replace(change, xid=max(change.xid, 10)))
+            self.hub.apply(change._replace(xid=max(change.xid, 10)))
         return self.client.take()
 
 
@@ -137,7 +137,7 @@ def test_who_resumes_while_it_is_held_back_gets_fresh_data() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription(cursor=True), after="a cursor")
     scene.hub.hold_back(concerns_messages)
-    assert not scene.hub.go_on(reading.subscriber, Position(NO_ERA, NOW))
+    assert not scene.hub.go_on(reading.subscriber, Position.of(NO_ERA, NOW))
     assert begin(scene, scene.hub.start_anew(reading.subscriber)) == [("open",)]
     (fresh,) = scene.hub.release()
     assert begin(scene, fresh) == [("init", [{"id": 0}], "resync")]
@@ -330,7 +330,7 @@ def test_rewritten_table_brings_fresh_data() -> None:
 def test_new_storage_by_a_truncate_that_was_heard_disturbs_nobody() -> None:
     scene = Scene()
     scene.follow(subscription())
-    scene.hub.apply(replace(truncate(xid=20), filenode=1001))
+    scene.hub.apply(truncate(xid=20)._replace(filenode=1001))
     emptied = replace(MESSAGES, filenodes={100: 1001})
     assert scene.hub.adopt(Catalog([emptied]), keep) == []
 
@@ -338,7 +338,7 @@ def test_new_storage_by_a_truncate_that_was_heard_disturbs_nobody() -> None:
 def test_rewriting_after_a_truncate_brings_fresh_data() -> None:
     scene = Scene()
     scene.follow(subscription())
-    scene.hub.apply(replace(truncate(xid=20), filenode=1001))
+    scene.hub.apply(truncate(xid=20)._replace(filenode=1001))
     rewritten = replace(MESSAGES, filenodes={100: 1002})
     assert len(scene.hub.adopt(Catalog([rewritten]), keep)) == 1
 
@@ -395,9 +395,9 @@ def test_claim_of_the_data_is_their_snapshot_and_an_event_adds_its_position() ->
     """The stream may not have told all that the data hold: only together they are what the client has."""
     scene = durable_scene()
     begun(scene, snapshot(20, 25, 20))
-    start = Position(ERA, snapshot(20, 25, 20))
+    start = Position.of(ERA, snapshot(20, 25, 20))
     assert claimed(scene) == Cursor(DURABLE.shape, ERA, (start,))
-    behind = Position(ERA, snapshot(15, 15), frozenset({(25, 1)}))
+    behind = Position.of(ERA, snapshot(15, 15), frozenset({(25, 1)}))
     scene.hub.apply(insert(row(id=1, text="a"), xid=25, position=behind))
     assert claimed(scene).told == (start, behind)
 
@@ -406,7 +406,7 @@ def test_snapshot_of_the_data_is_no_longer_claimed_once_the_stream_has_all_of_it
     scene = durable_scene()
     begun(scene, snapshot(20, 25, 20))
     begun(scene, snapshot(20, 25, 20))
-    past = Position(ERA, snapshot(25, 25))
+    past = Position.of(ERA, snapshot(25, 25))
     scene.hub.apply(insert(row(id=1, text="a"), xid=30, position=past))
     assert claimed(scene).told == (past,)
     assert scene.client.claims[-1] is scene.client.claims[-2]
@@ -416,7 +416,7 @@ def test_of_the_events_of_one_change_only_the_last_claims_it() -> None:
     scene = durable_scene()
     begun(scene)
     pairs = [(row(id=1, text="a"), row(id=2, text="a")), (row(id=5, text="a"), row(id=5, text="b"))]
-    scene.hub.apply(update(*pairs, xid=30, position=Position(ERA, snapshot(30, 30))))
+    scene.hub.apply(update(*pairs, xid=30, position=Position.of(ERA, snapshot(30, 30))))
     assert [claim is not None for claim in scene.client.claims] == [True, False, False, True]
 
 
@@ -427,10 +427,10 @@ def test_era_that_began_while_data_were_read_leaves_a_cursor_that_does_not_last(
     scene.hub.turn(Era(b"generation", 1))
     scene.hub.begin(reading, anchor, InitialData(NOW, (), more=False))
     assert not claimed(scene).era.is_lasting
-    later = Position(Era(b"generation", 1), snapshot(9, 9))
+    later = Position.of(Era(b"generation", 1), snapshot(9, 9))
     scene.hub.apply(insert(row(id=1, text="a"), xid=10, position=later))
     assert not claimed(scene).era.is_lasting
-    past = Position(Era(b"generation", 1), snapshot(12, 12))
+    past = Position.of(Era(b"generation", 1), snapshot(12, 12))
     scene.hub.apply(insert(row(id=2, text="a"), xid=13, position=past))
     assert claimed(scene) == Cursor(DURABLE.shape, past.era, (past,))
 
@@ -447,7 +447,7 @@ def test_who_did_not_ask_for_cursors_claims_nothing() -> None:
     scene = durable_scene()
     reading = scene.hub.follow(scene.client, subscription(DURABLE))
     scene.hub.begin(reading, scene.hub.anchor(100), InitialData(NOW, (), more=False))
-    scene.hub.apply(insert(row(id=1, text="a"), xid=20, position=Position(ERA, snapshot(20, 20))))
+    scene.hub.apply(insert(row(id=1, text="a"), xid=20, position=Position.of(ERA, snapshot(20, 20))))
     assert scene.client.claims == [None, None]
 
 

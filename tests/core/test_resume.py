@@ -24,7 +24,6 @@ from cdc_bridge.model.change import (
     Change,
     Era,
     Gap,
-    Heard,
     Heartbeat,
     Listening,
     Lost,
@@ -33,6 +32,7 @@ from cdc_bridge.model.change import (
     Relation,
     Row,
     Snapshot,
+    StreamItem,
     Turn,
 )
 from cdc_bridge.model.cursor import Receipt
@@ -236,17 +236,20 @@ class Capture:
 
     database: Database
     era: Era
-    said: asyncio.Queue[Heard] = field(default_factory=asyncio.Queue)
-    pending: deque[list[Change] | Heard] = field(default_factory=deque)
+    said: asyncio.Queue[StreamItem] = field(default_factory=asyncio.Queue)
+    pending: deque[list[Change] | StreamItem] = field(default_factory=deque)
     seen: Snapshot = field(init=False)
     beyond: set[tuple[int, int]] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.seen = self.database.snapshot()
 
-    async def heard(self) -> AsyncGenerator[Heard, None]:
+    async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
         while True:
-            yield await self.said.get()
+            batch = [await self.said.get()]
+            while not self.said.empty():
+                batch.append(self.said.get_nowait())
+            yield batch
 
     def deliver(self) -> None:
         if not self.pending:
@@ -255,7 +258,7 @@ class Capture:
             case list() as changes:
                 for change in changes:
                     self.beyond.add((change.xid, change.seq))
-                    self._say(change, Position(self.era, self.seen, frozenset(self.beyond)))
+                    self._say(change, Position.of(self.era, self.seen, frozenset(self.beyond)))
             case Heartbeat() as beat:
                 self._has_seen(beat.snapshot)
                 self.said.put_nowait(beat)
@@ -270,7 +273,7 @@ class Capture:
         snapshot = self.database.snapshot()
         changes = [change for item in self.pending if isinstance(item, list) for change in item]
         for change in sorted(changes, key=lambda change: change.seq):
-            position = Position(self.era, self.seen, frozenset(self.beyond), snapshot, change.seq)
+            position = Position.of(self.era, self.seen, frozenset(self.beyond), snapshot, change.seq)
             self._say(change, position)
         self._has_seen(snapshot)
         self.said.put_nowait(Heartbeat("me", 0, snapshot))
@@ -287,7 +290,7 @@ class Capture:
             self.beyond = {(xid, seq) for xid, seq in self.beyond if not snapshot.sees(xid)}
 
     def _say(self, change: Change, position: Position) -> None:
-        self.said.put_nowait(replace(change, position=position))
+        self.said.put_nowait(change.at_position(position))
 
 
 # --- clients ---

@@ -427,7 +427,7 @@ def test_cursor_is_worth_something_under_the_rights_only_under_which_it_was_give
     principals = [person("ann", exp=1, iat=0), person("ann", exp=9, iat=8), person("bob"), person("ann", role="writer")]
     rights = [Permits().rights(principal, [durable.relation_id], catalog) for principal in principals]
     them = Followers(*(seen_by(ANN, OWN, cursor=True, rights=each) for each in rights), catalog=catalog)
-    cursor = Cursor(durable.shape, Era(b"generation", 0), (Position(Era(b"generation", 0), NOW),))
+    cursor = Cursor(durable.shape, Era(b"generation", 0), (Position.of(Era(b"generation", 0), NOW),))
     receipt = them.hub.receipt(them.subscribers[0], cursor)
     assert receipt
     assert [them.hub.open(subscriber, receipt.text) for subscriber in them.subscribers] == [cursor, cursor, None, None]
