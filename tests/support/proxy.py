@@ -9,6 +9,7 @@ import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Self
+from urllib.parse import urlsplit
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
@@ -21,8 +22,9 @@ class Proxy:
     """Forwards 127.0.0.1:`port` to a target, and misbehaves on request.
 
     It is ACCEPTING or refusing, and FLOWING or frozen, independently of each other; both may change at any
-    time. With `swallow` (bytes naming message types, `b"A"` for NotificationResponse) it follows PostgreSQL's
-    protocol and drops the server's messages of those types; the attribute may be changed at any time too.
+    time. Replies, what the target sends, can be held alone. With `swallow` (bytes naming message types, `b"A"` for
+    NotificationResponse) it follows PostgreSQL's protocol and drops the server's messages of those types; the attribute
+    may be changed at any time too.
     """
 
     def __init__(self, host: str, port: int, *, swallow: bytes | None = None) -> None:
@@ -34,6 +36,8 @@ class Proxy:
         self._listener: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._replying = asyncio.Event()
+        self._replying.set()
         self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
 
     @classmethod
@@ -41,6 +45,16 @@ class Proxy:
         """A proxy in front of a database server; `proxy.dsn(dsn)` leads through it."""
         target = conninfo_to_dict(dsn)
         return cls(str(target["host"]), int(target.get("port") or 5432), swallow=swallow)
+
+    @classmethod
+    def before_bridge(cls, url: str) -> Self:
+        """A proxy in front of a bridge; `proxy.url` is for clients."""
+        target = urlsplit(url)
+        return cls(str(target.hostname), int(target.port or 80))
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/websocket"
 
     def dsn(self, dsn: str) -> str:
         return make_conninfo(dsn, host="127.0.0.1", port=self.port)
@@ -53,6 +67,7 @@ class Proxy:
         self.refuse()
         tasks = list(self._connections)
         self.cut()
+        self.let_replies_go()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     @property
@@ -87,6 +102,14 @@ class Proxy:
         """Forward again, beginning with what was held."""
         self._flowing.set()
 
+    def hold_replies(self) -> None:
+        """Forward nothing more of what the target sends; the other direction goes on."""
+        self._replying.clear()
+
+    def let_replies_go(self) -> None:
+        """Forward them again, beginning with what was held."""
+        self._replying.set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -96,6 +119,8 @@ class Proxy:
             await self._forward(reader, writer, self._connections[task])
         except OSError:
             pass  # one side was cut, or the target refuses: the other side learns it by the reset below
+        except asyncio.CancelledError:
+            pass  # cut by us, and asyncio's server has no use for it
         finally:
             for open_writer in self._connections.pop(task):
                 _reset(open_writer)
@@ -125,6 +150,7 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: _Conversation | None
     ) -> None:
         async for data in self._chunks(reader):
+            await self._replying.wait()
             await _write(writer, conversation.server_sent(data, self.swallow or b"") if conversation else data)
         _end(writer)
 
