@@ -25,7 +25,7 @@ PARSED_MAX = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Unjudgeable(Exception):
-    """A policy, by its name or by what it says, cannot be evaluated of an image of a row."""
+    """A policy, or one of several, cannot be evaluated for the rows of changes."""
 
     policy: str
     reason: str
@@ -59,7 +59,7 @@ class Guard:
 
     def _opaque(self, policy: RowPolicy, text: str) -> Policy:
         columns = tuple([self.collection.by_name[name] for name in policy.columns])
-        return Policy(self.collection.relation.name, text, columns)
+        return Policy(self.collection.relation.name, text, columns, policy.name)
 
     def _condition(self, policy: RowPolicy) -> Condition:
         if policy.obstacle:

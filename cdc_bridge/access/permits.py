@@ -167,7 +167,7 @@ def _checked(
     """Return the filter. Raises `Unjudgeable` when what PostgreSQL has to evaluate of it cannot be evaluated."""
     opaque = [leaf for leaf in leaves(filter_) if isinstance(leaf, Policy)]
     if opaque and (reason := cache.obstacle(Probe(collection, all_of(opaque), principal), questions)):
-        raise Unjudgeable(" and ".join(policy.expression for policy in opaque), reason)
+        raise Unjudgeable(", ".join(dict.fromkeys(policy.name for policy in opaque)), reason)
     return filter_
 
 

@@ -124,6 +124,8 @@ def _output(output: Output, alias: str, surroundings: Surroundings) -> sql.Compo
     match output.source:
         case Field() as field:
             return operand(alias, field)
+        case Nested(is_count=True) as nested:
+            return _count_along(nested.reference, alias, surroundings)
         case Nested(reference=Reference(is_many=True)) as nested:
             return _many(nested, alias, surroundings)
         case Nested() as nested:
@@ -144,6 +146,16 @@ def _many(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Compose
     return sql.SQL(
         "(SELECT coalesce(pg_catalog.json_agg(pg_catalog.row_to_json(x.*)), '[]') FROM ({}{}{}) AS x)"
     ).format(_belonging(nested, alias, surroundings), _order(nested.sort, _inner(alias), surroundings), limit)
+
+
+def _count_along(reference: Reference, alias: str, surroundings: Surroundings, result: str = "::text") -> sql.Composed:
+    """The number of rows that a relation leads to. Clients get a `bigint` as text."""
+    inner = _inner(alias)
+    return sql.SQL("(SELECT pg_catalog.count(*){} FROM {} WHERE {})").format(
+        sql.SQL(result),
+        table(surroundings.target(reference), inner),
+        link(reference, alias, inner, surroundings),
+    )
 
 
 def _belonging(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Composed:
@@ -179,6 +191,8 @@ def _sorted_by(key: SortKey, alias: str, surroundings: Surroundings) -> sql.Comp
     if not key.path:
         return operand(alias, key.field)
     (reference, *rest), inner = key.path, _inner(alias)
+    if reference.is_many:
+        return _count_along(reference, alias, surroundings, "")
     target = surroundings.target(reference)
     return sql.SQL("(SELECT {} FROM {} WHERE {} LIMIT 1)").format(
         _sorted_by(SortKey(key.field, path=tuple(rest)), inner, surroundings),

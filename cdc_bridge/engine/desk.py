@@ -124,7 +124,9 @@ class Desk:
 
     async def _read_once(self, request: ReadItems, principal: Principal) -> InitialData:
         catalog = await self._catalog.current(request.collection)
-        parsed = await self._parser.parse(request.query, request.collection, catalog, principal, to_follow=False)
+        parsed = await self._parser.parse(
+            request.query, request.collection, catalog, principal, to_follow=False, items=request.items
+        )
         key = item_key(request.item, parsed.collection) if request.item is not None else None
         asked = Asked(parsed.collection, parsed.query, key, parsed.context)
         async with self._asking:

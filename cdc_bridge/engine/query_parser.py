@@ -11,7 +11,7 @@ What all that are here need at once may be more, until somebody asks for somethi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from cdc_bridge.model.errors import RequestError, forbidden_collection, forbidde
 from cdc_bridge.model.filter import EVERYTHING
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.model.subscription import EVERY_EVENT, EventKind, Query, Subscription
+from cdc_bridge.model.subscription import EVERY_EVENT, EventKind, Item, Query, Subscription
 from cdc_bridge.ports import RowEvaluator
 from cdc_bridge.query.literals import Literals, TypedText
 from cdc_bridge.query.normal_form import all_of
@@ -104,15 +104,22 @@ class QueryParser:
     # --- requests ---
 
     async def parse(
-        self, raw: Mapping[str, Any], name: str, catalog: Catalog, principal: Principal, *, to_follow: bool
+        self,
+        raw: Mapping[str, Any],
+        name: str,
+        catalog: Catalog,
+        principal: Principal,
+        *,
+        to_follow: bool,
+        items: Sequence[Item] | None = None,
     ) -> ParsedQuery:
         """Parse a request's query. `to_follow`: the policies that rows have to meet become part of the query; where
-        rows are only read, PostgreSQL applies them by itself.
+        rows are only read, PostgreSQL applies them by itself. `items` are the keys of the rows asked for, None for all.
 
         Raises `RequestError` and `SourceUnavailable`.
         """
         return await self._complete(
-            catalog, lambda questions: self._parse(raw, name, principal, questions, to_follow=to_follow)
+            catalog, lambda questions: self._parse(raw, name, principal, questions, to_follow=to_follow, items=items)
         )
 
     async def parse_again(
@@ -134,12 +141,26 @@ class QueryParser:
     # --- one pass ---
 
     def _parse(
-        self, raw: Mapping[str, Any], name: str, principal: Principal, questions: Questions, *, to_follow: bool
+        self,
+        raw: Mapping[str, Any],
+        name: str,
+        principal: Principal,
+        questions: Questions,
+        *,
+        to_follow: bool,
+        items: Sequence[Item] | None = None,
     ) -> ParsedQuery:
-        parsed = self._by_rules(raw, name, principal, questions)
+        parsed = self._by_rules(raw, name, principal, questions, items)
         return self._by_policies(parsed, principal, questions) if to_follow else parsed
 
-    def _by_rules(self, raw: Mapping[str, Any], name: str, principal: Principal, questions: Questions) -> ParsedQuery:
+    def _by_rules(
+        self,
+        raw: Mapping[str, Any],
+        name: str,
+        principal: Principal,
+        questions: Questions,
+        items: Sequence[Item] | None,
+    ) -> ParsedQuery:
         """As far as the principal may see it by grants and rules."""
         catalog = questions.catalog
         ruling = self.permits.ruling(principal, catalog, questions)
@@ -149,7 +170,7 @@ class QueryParser:
         if collection is None:
             raise forbidden_collection(name)
         literals, claims = questions.literals, principal.claim_values
-        query = resolve(raw, collection, self._limits, view, literals=literals, claims=claims)
+        query = resolve(raw, collection, self._limits, view, literals=literals, claims=claims, items=items)
         ruled = ruling.context.rows_of(collection.relation_id)
         query = replace(query, filter=all_of([query.filter, ruled]))
         rule = self.permits.rule(principal, collection)

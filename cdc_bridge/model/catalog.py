@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from collections.abc import Container, Iterable, Mapping
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cdc_bridge.model.change import Relation
@@ -84,6 +85,7 @@ class Reference:
     From the table that has it (`is_many` is false) it leads to the one row that it names and is called like its
     column. From the table that it refers to it leads to all rows that name one, and is called like their collection.
     `column` is of the collection that has this reference, `target_column` of the one with the id `target_id`.
+    `short_name` is the name without the schema of the table, if it has one: see `Collection.by_reference`.
     """
 
     name: str
@@ -91,6 +93,7 @@ class Reference:
     target_id: int
     target_column: str
     is_many: bool = False
+    short_name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,8 @@ class Collection:
     `durable`: its changes are in the log. `shape` is a digest of all that a position in its changes depends on: while
     it is the same, nothing has happened to the rows that no change tells of.
 
-    `references` lead to other collections, or to this one.
+    `references` lead to other collections, or to this one. `by_reference` finds them by their names, and by their short
+    names where these name nothing else here.
     """
 
     name: str
@@ -131,7 +135,7 @@ class Collection:
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(column.name for column in self.columns))
         object.__setattr__(self, "by_name", {column.name: column for column in self.columns})
-        object.__setattr__(self, "by_reference", {reference.name: reference for reference in self.references})
+        object.__setattr__(self, "by_reference", _by_reference(self.references, self.by_name))
         object.__setattr__(self, "shape", _shape(self))
 
     @property
@@ -145,6 +149,16 @@ class Collection:
     def reads_as(self, other: Collection) -> bool:
         """Whether a row of this collection means the same to a client as a row of `other`."""
         return (self.relation_id, self.columns, self.key) == (other.relation_id, other.columns, other.key)
+
+
+def _by_reference(references: Sequence[Reference], columns: Container[str]) -> dict[str, Reference]:
+    found = {reference.name: reference for reference in references}
+    short = Counter(reference.short_name for reference in references)
+    for reference in references:
+        name = reference.short_name
+        if name and short[name] == 1 and name not in columns:
+            found.setdefault(name, reference)
+    return found
 
 
 def _shape(collection: Collection) -> bytes:
@@ -186,7 +200,7 @@ def with_children(collections: Iterable[Collection], names: Mapping[str, str]) -
 
     Children are called like their collection, or as `names` says: `{"messages.author": "posts"}`. Where several
     foreign keys of one collection lead to another, each needs a name of its own there: `messages_by_author`. A name
-    that a column has is not taken.
+    that a column has is not taken. The children `app.projects` have the short name `projects`.
     """
     known = list(collections)
     children: dict[int, list[Reference]] = {collection.relation_id: [] for collection in known}
@@ -197,7 +211,11 @@ def with_children(collections: Iterable[Collection], names: Mapping[str, str]) -
                 continue
             usual = child.name if targets.count(own.target_id) == 1 else f"{child.name}_by_{own.column}"
             name = names.get(f"{child.name}.{own.column}", usual)
-            many = Reference(name, own.target_column, child.relation_id, own.column, is_many=True)
+            bare = name.removeprefix(f"{child.relation.schema}.")
+            short_name = bare if bare != name else ""
+            many = Reference(
+                name, own.target_column, child.relation_id, own.column, is_many=True, short_name=short_name
+            )
             children[own.target_id].append(many)
     return [_with_references(collection, children[collection.relation_id], set(children)) for collection in known]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from cdc_bridge.model.catalog import Column, PgType, Reference
@@ -167,12 +167,14 @@ class Related:
 class Policy:
     """A policy of row-level security that only PostgreSQL can judge, for whoever asks.
 
-    `expression` is its condition as PostgreSQL prints it: it calls the table by `table`, and uses these columns of it.
+    `expression` is its condition, or a part of it, as PostgreSQL prints it: it calls the table by `table`, and uses
+    these columns of it. `name` is the policy's own, for the log.
     """
 
     table: str
     expression: str
     columns: tuple[Column, ...]
+    name: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,12 +60,13 @@ class Authenticate:
 
 @dataclass(frozen=True, slots=True)
 class ReadItems:
-    """`items` with `action: read`. `item` is the row asked for by `id`."""
+    """`items` with `action: read`. `item` is the row asked for by `id`, `items` are those asked for by `ids`."""
 
     collection: str
     item: Item | None
     query: dict[str, Any]
     uid: Uid
+    items: tuple[Item, ...] | None = None
 
 
 Message: TypeAlias = Subscribe | Unsubscribe | Ping | Pong | Authenticate | ReadItems
@@ -118,7 +119,9 @@ def _decode(text: str | bytes) -> Any:
     try:
         body = exactjson.decode(text)
         if isinstance(body, dict):
-            body.update({member: _as_javascript(body[member]) for member in ("uid", "item", "id") if member in body})
+            body.update(
+                {member: _as_javascript(body[member]) for member in ("uid", "item", "id", "ids") if member in body}
+            )
         return body
     except ValueError:
         error = RequestError("INVALID_PAYLOAD", "Unable to parse the incoming message.")
@@ -129,6 +132,8 @@ def _as_javascript(value: Any) -> Any:
     """Raises `ValueError` for a number that JavaScript does not have."""
     if isinstance(value, dict):
         return {name: _as_javascript(each) if isinstance(each, Decimal) else each for name, each in value.items()}
+    if isinstance(value, list):
+        return [_as_javascript(each) if isinstance(each, (Decimal, dict)) else each for each in value]
     if not isinstance(value, Decimal):
         return value
     number = float(value)
@@ -193,14 +198,16 @@ def _read_items(body: dict[str, Any]) -> ReadItems:
             RequestError("INVALID_PAYLOAD", f'Invalid payload. "action" is {shown}; the bridge only reads: "read".'),
             uid,
         )
-    problems = _object_problems(body, collection="string", query="object")
-    if "ids" in body:
-        problems.append('"ids" is not supported: ask for one "id", or for rows by "query"')
+    problems = _object_problems(body, collection="string", query="object", ids="array")
+    if not problems and not all(map(_is_item, body.get("ids", ()))):
+        problems.append('Invalid input: expected string or number in each element of "ids"')
     if "id" in body and not _is_item(body["id"]):
         problems.append(_expected("string", body, "id") + " or " + _expected("number", body, "id"))
     if problems:
         raise InvalidMessage("items", _validation_of(problems), uid)
-    return ReadItems(body["collection"], body.get("id"), body.get("query", {}), uid)
+    item, items = body.get("id"), body.get("ids")
+    of_many = None if items is None or item is not None else tuple(items)
+    return ReadItems(body["collection"], item, body.get("query", {}), uid, of_many)
 
 
 _CREDENTIALS = ({"access_token"}, {"email", "password"}, {"refresh_token"})

@@ -20,7 +20,10 @@ from cdc_bridge.model.rawjson import split_array, split_object
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """`path` leads from row to row, each time to the one that a foreign key names, to the one that has the field."""
+    """A field to sort by. `path` leads to its row along foreign keys, from row to row.
+
+    A last step of the path to many rows sorts by the number of these; `field` is the column that they refer to.
+    """
 
     field: Field
     descending: bool = False
@@ -37,13 +40,14 @@ def total_order(sort: tuple[SortKey, ...], collection: Collection) -> tuple[Sort
 class Nested:
     """Rows of another collection that belong to a row: one object or null, or with `reference.is_many` a list.
 
-    `is_bare`: not objects, but the value of the projection's only output. The rest says which of many, and in what
-    order; `limit` of None is all.
+    `is_bare`: not objects, but the value of the projection's only output. `is_count`: their number instead, without a
+    projection. The rest says which of many, and in what order; `limit` of None is all.
     """
 
     reference: Reference
     projection: Projection
     is_bare: bool = False
+    is_count: bool = False
     filter: Filter = EVERYTHING
     sort: tuple[SortKey, ...] = ()
     limit: int | None = None
@@ -161,6 +165,8 @@ def _part(output: Output, name: str) -> Part:
 def _encoder(source: Field | Nested) -> Encode | None:
     if isinstance(source, Field):
         return values.encoder(source.type)
+    if source.is_count:
+        return None
     one = _bare(source.projection.outputs[0].source) if source.is_bare else _object(source.projection)
     return _list(one) if source.reference.is_many else one
 

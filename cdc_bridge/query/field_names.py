@@ -23,6 +23,37 @@ def find(name: str, collection: Collection, path: str = "") -> Field:
     return _called(call[1], call[2], collection, path)
 
 
+def counted(name: str, collection: Collection) -> Reference | None:
+    """Return the relation whose rows `count(name)` counts. A column of that name goes first."""
+    call = _CALL.fullmatch(name)
+    if call is None or call[1] != Function.COUNT.value or call[2] in collection.by_name:
+        return None
+    reference = collection.by_reference.get(call[2])
+    return reference if reference is not None and reference.is_many else None
+
+
+def key_of_count(name: str) -> str:
+    """Return what `count(messages)` is called in a row: `messages_count`."""
+    call = _CALL.fullmatch(name)
+    assert call is not None
+    return f"{call[2]}_{call[1]}"
+
+
+def step(path: str, collection: Collection) -> tuple[str, str | None]:
+    """Split a path behind its first name. None: nothing follows.
+
+    Names can have dots in them. The column that is called like the whole path goes first, then the relation with the
+    longest name that the path begins with: `app.projects.id` are the `id` of rows of `app.projects`.
+    """
+    if path in collection.by_name:
+        return path, None
+    known = [name for name in collection.by_reference if path.startswith(name) and path[len(name) :][:1] in ("", ".")]
+    first = max(known, key=len, default=path.partition(".")[0])
+    if "(" in first and not known:  # the dots in `count(app.projects)` are not of the path
+        return path, None
+    return first, path[len(first) + 1 :] if len(path) > len(first) else None
+
+
 def key_of(field: Field) -> str:
     """What the field is called in a row."""
     return field.column.name if field.function is None else f"{field.column.name}_{field.function.value}"
@@ -55,7 +86,7 @@ def _called(word: str, argument: str, collection: Collection, path: str) -> Fiel
     if column is None:
         reference = collection.by_reference.get(argument)
         if function is Function.COUNT and reference is not None:
-            raise invalid_query(f'"count({argument})" is not supported: rows of a relation cannot be counted')
+            raise invalid_query(f'"count({argument[:100]})", of a relation, can be used in "fields" and "sort" only')
         raise forbidden_field(argument, collection.name, path)
     if function not in operators.functions(column.type):
         raise invalid_query(f'"{column.type.name}" field type of "{column.name}" does not have the "{word}" function')

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from cdc_bridge.model.catalog import Catalog, Collection, Reference
 from cdc_bridge.model.errors import RequestError, invalid_query
@@ -31,26 +31,29 @@ OUTPUTS_MAX = 1000
 DEEP = {"_filter", "_search", "_sort", "_limit", "_offset", "_page"}
 _ALIAS = "_alias"
 
-_Path: TypeAlias = tuple[str, ...]
-
 
 @dataclass(slots=True)
 class _Entry:
-    """An output in the making. With a reference it shows other rows: of these, what the paths in `below` name."""
+    """An output in the making. With a reference it shows other rows: of these, what the paths in `below` name.
+
+    With `counted` it shows the number of these.
+    """
 
     field: Field | None = None
     reference: Reference | None = None
-    below: dict[_Path, None] = dataclasses.field(default_factory=dict)
+    counted: Reference | None = None
+    below: dict[str, None] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Level:
-    """One table of the projection. `path` leads there."""
+    """One table of the projection. `path` leads there in `depth` steps."""
 
     collection: Collection
     path: str
     alias: dict[str, str]
     deep: dict[str, Any]
+    depth: int = 0
 
 
 class FieldsParser:
@@ -74,25 +77,25 @@ class FieldsParser:
             if word in DEEP or word == _ALIAS:
                 raise invalid_query(f'"deep" has "{word[:100]}" outside of a relation')
         level = _Level(collection, "", _alias(raw_alias, collection, "", "alias"), deep)
-        return self._projection([_split(name, collection) for name in names], level)
+        return self._projection(names, level)
 
-    def _projection(self, paths: Iterable[_Path], level: _Level) -> Projection:
+    def _projection(self, paths: Iterable[str], level: _Level) -> Projection:
         entries = self._entries(paths, level)
         for word in level.deep:
             if word not in DEEP and word != _ALIAS and (word not in entries or entries[word].reference is None):
                 raise _not_deep(word, level)
         return Projection(tuple(Output(name, self._source(name, entry, level)) for name, entry in entries.items()))
 
-    def _entries(self, paths: Iterable[_Path], level: _Level) -> dict[str, _Entry]:
+    def _entries(self, paths: Iterable[str], level: _Level) -> dict[str, _Entry]:
         entries: dict[str, _Entry] = {}
-        of_parents: dict[_Path, None] = {}
+        of_parents: dict[str, None] = {}
         for path in paths:
-            if path[0] == "*":
+            name, below = field_names.step(path, level.collection)
+            if name == "*":
                 self._add_columns(entries, level)
-                of_parents[path[1:]] = None
+                of_parents.update({} if below is None else {below: None})
             else:
-                self._add(entries, path[0], path[1:], level)
-        of_parents.pop((), None)
+                self._add(entries, name, below, level)
         if of_parents:
             self._add_parents(entries, of_parents, level)
         return entries
@@ -101,7 +104,7 @@ class FieldsParser:
         for column in level.collection.columns:
             self._entry(entries, column.name, _Entry(Field(column)))
 
-    def _add_parents(self, entries: dict[str, _Entry], below: dict[_Path, None], level: _Level) -> None:
+    def _add_parents(self, entries: dict[str, _Entry], below: dict[str, None], level: _Level) -> None:
         """`*.name`: of every row that a column of the table names. What is not attached stays a column."""
         for column in level.collection.columns:
             reference = level.collection.by_reference.get(column.name)
@@ -111,17 +114,21 @@ class FieldsParser:
                 entry.reference = reference
                 entry.below.update(below)
 
-    def _add(self, entries: dict[str, _Entry], name: str, below: _Path, level: _Level) -> None:
+    def _add(self, entries: dict[str, _Entry], name: str, below: str | None, level: _Level) -> None:
         """What one path names. A bare foreign key is its column, a bare relation to many rows is their keys."""
         meant = level.alias.get(name, name)
         reference = level.collection.by_reference.get(meant)
-        if below and reference is None:
+        if below is not None and reference is None:
             raise field_names.below_plain(meant, level.collection, level.path)
-        if reference is not None and (below or meant not in level.collection.by_name):
+        if reference is not None and (below is not None or meant not in level.collection.by_name):
             entry = self._entry(entries, name, _Entry(reference=reference))
             entry.reference = reference
-            if below:
+            if below is not None:
                 entry.below[below] = None
+            return
+        if (counted := field_names.counted(meant, level.collection)) is not None:
+            key = name if meant != name else field_names.key_of_count(name)
+            self._entry(entries, key, _Entry(counted=counted))
             return
         found = field_names.find(meant, level.collection, level.path)
         self._entry(entries, name if meant != name else field_names.key_of(found), _Entry(found))
@@ -134,28 +141,32 @@ class FieldsParser:
             if self._outputs_left < 0:
                 raise _too_many()
             entry = entries[name] = fresh
-        elif fresh.field is not None:
-            if entry.field not in (None, fresh.field):
-                raise invalid_query(f'"fields" has two fields that are called "{name[:100]}": use "alias"')
-            entry.field = fresh.field
+        elif entry.counted != fresh.counted or (fresh.field and entry.field not in (None, fresh.field)):
+            raise invalid_query(f'"fields" has two fields that are called "{name[:100]}": use "alias"')
+        entry.field = fresh.field or entry.field
         return entry
 
     def _source(self, name: str, entry: _Entry, level: _Level) -> Field | Nested:
+        if entry.counted is not None:
+            field_names.target(entry.counted, level.collection, self._catalog, level.path)
+            return Nested(entry.counted, Projection(()), is_count=True)
         if entry.reference is None:
             assert entry.field is not None
             return entry.field
         deep = forms.members(level.deep.get(name), f"deep.{name[:100]}")
         return self._nested(entry.reference, list(entry.below), deep, level)
 
-    def _nested(self, reference: Reference, below: list[_Path], deep: dict[str, Any], level: _Level) -> Nested:
+    def _nested(self, reference: Reference, below: list[str], deep: dict[str, Any], level: _Level) -> Nested:
+        if below and level.depth + 1 >= DEPTH_MAX:
+            raise invalid_query(f'"fields" goes deeper than {DEPTH_MAX} levels')
         target = field_names.target(reference, level.collection, self._catalog, level.path)
         path = joined(level.path, reference.name)
         is_bare = not below and len(target.key) == 1
         if not below and not target.key:
             raise invalid_query(f'rows of "{path}" have no key: name the fields that they are to show')
-        inner = _Level(target, path, _alias(deep.get(_ALIAS), target, path, f"deep.{path}.{_ALIAS}"), deep)
-        paths = below or [(name,) for name in target.key]
-        projection = self._projection(paths, inner)
+        alias = _alias(deep.get(_ALIAS), target, path, f"deep.{path}.{_ALIAS}")
+        inner = _Level(target, path, alias, deep, level.depth + 1)
+        projection = self._projection(below or target.key, inner)
         if not reference.is_many:
             _check_one(deep, path)
             return Nested(reference, projection)
@@ -167,30 +178,20 @@ class FieldsParser:
         return Nested(
             reference,
             projection,
-            is_bare,
-            all_of(
+            is_bare=is_bare,
+            filter=all_of(
                 [
                     self._filters.parse(deep.get("_filter"), level.collection, level.path, f"{prefix}_filter"),
                     parse_search(deep.get("_search"), level.collection, self._literals, f"{prefix}_search"),
                 ]
             ),
-            total_order(
+            sort=total_order(
                 parse_sort(deep.get("_sort"), level.collection, self._catalog, level.path, f"{prefix}_sort"),
                 level.collection,
             ),
-            limit,
-            forms.offset(deep.get("_offset"), deep.get("_page"), limit, f"{prefix}_"),
+            limit=limit,
+            offset=forms.offset(deep.get("_offset"), deep.get("_page"), limit, f"{prefix}_"),
         )
-
-
-def _split(name: str, collection: Collection) -> _Path:
-    """A column may have dots in its name."""
-    if name in collection.by_name:
-        return (name,)
-    path = tuple(name.split(".", DEPTH_MAX))
-    if len(path) > DEPTH_MAX:
-        raise invalid_query(f'"fields" goes deeper than {DEPTH_MAX} levels')
-    return path
 
 
 def _alias(raw: Any, collection: Collection, path: str, parameter: str) -> dict[str, str]:
@@ -203,7 +204,7 @@ def _alias(raw: Any, collection: Collection, path: str, parameter: str) -> dict[
             raise invalid_query(f'"{parameter}" has "{name[:100]}", which is no name that a field can get')
         if name != meant and (name in collection.by_name or name in collection.by_reference):
             raise invalid_query(f'"{parameter}" has "{name}", which is a field already')
-        if meant not in collection.by_reference:
+        if meant not in collection.by_reference and field_names.counted(meant, collection) is None:
             field_names.find(meant, collection, path)
     return alias
 

@@ -6,13 +6,13 @@ many nodes for all filters of a query together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from cdc_bridge.model.catalog import Catalog, Collection, Column, Reference
-from cdc_bridge.model.errors import RequestError, invalid_query
-from cdc_bridge.model.filter import EVERYTHING, Field, Filter, Operand, Operator, Path, Quantifier
+from cdc_bridge.model.errors import RequestError, forbidden_item, invalid_query
+from cdc_bridge.model.filter import EVERYTHING, NOTHING, Field, Filter, Operand, Operator, Path, Quantifier
 from cdc_bridge.query import field_names, forms, operators
 from cdc_bridge.query.comparison_parser import Asked, ComparisonParser
 from cdc_bridge.query.dynamic import Claims
@@ -66,6 +66,19 @@ class FilterParser:
     def parse(self, raw: Any, collection: Collection, path: str = "", parameter: str = "filter") -> Filter:
         """An object or the JSON text of one. Raises `RequestError`."""
         return self._rows(forms.members(raw, parameter), _Place(collection, path))
+
+    def with_keys(self, keys: Sequence[tuple[str, ...]], collection: Collection) -> Filter:
+        """The rows that have one of these keys. Raises `RequestError`: what cannot be a key is forbidden."""
+        if len(keys) * len(collection.key) > self._limits.in_values_max:
+            raise invalid_query(f'"ids" has more than {self._limits.in_values_max} values')
+        operator = Operator.IN if len(collection.key) == 1 else Operator.EQ
+        columns = [Asked(Field(column), operator, column.name) for column in collection.key_columns]
+        try:
+            if operator is Operator.IN:
+                return self._comparisons.parse(columns[0], [value for (value,) in keys]) if keys else NOTHING
+            return any_of([all_of(map(self._comparisons.parse, columns, key)) for key in keys])
+        except RequestError:
+            raise forbidden_item() from None
 
     def _rows(self, raw: Any, place: _Place) -> Filter:
         """Conditions on the rows of a collection."""

@@ -7,13 +7,13 @@ collected in `Literals.missing`; when there are any, the caller has them looked 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError, forbidden_item, invalid_query
-from cdc_bridge.model.filter import Filter
+from cdc_bridge.model.filter import EVERYTHING, Filter
 from cdc_bridge.model.projection import Projection, SortKey
 from cdc_bridge.model.subscription import Aggregate, Item, Meta, Query, scalar_text
 from cdc_bridge.query import forms
@@ -45,8 +45,12 @@ def resolve(
     *,
     literals: Literals | None = None,
     claims: Mapping[str, Any] | None = None,
+    items: Sequence[Item] | None = None,
 ) -> Query:
-    """Raises `RequestError` for anything that is not understood, by its name."""
+    """With `items` the query is about the rows that have these keys. As in Directus their number is the usual limit.
+
+    Raises `RequestError` for anything that is not understood, by its name.
+    """
     for member in raw:
         if member not in KNOWN:
             raise invalid_query(f'"{member[:100]}" is not a known parameter')
@@ -61,11 +65,16 @@ def resolve(
         _check_figures(raw, sort, aggregate)
         projection = Projection(())
     limit, limit_is_ours = forms.limit(raw.get("limit"), limits)
+    if items and (limit == 0 or raw.get("limit") is None):
+        limit, limit_is_ours = min(len(items), limits.limit_max), True
     offset = forms.offset(raw.get("offset"), raw.get("page"), limit)
-    condition = filters.parse(raw.get("filter"), collection)
-    term = parse_search(raw.get("search"), collection, literals)
+    conditions = [
+        filters.parse(raw.get("filter"), collection),
+        parse_search(raw.get("search"), collection, literals),
+        EVERYTHING if items is None else filters.with_keys([item_key(item, collection) for item in items], collection),
+    ]
     meta = _meta(raw.get("meta"))
-    return Query(projection, sort, limit, offset, limit_is_ours, all_of([condition, term]), meta, aggregate)
+    return Query(projection, sort, limit, offset, limit_is_ours, all_of(conditions), meta, aggregate)
 
 
 def resolve_filter(

@@ -1,10 +1,10 @@
-"""A client's `sort`: `-id`, `author.name`, `year(created)`."""
+"""A client's `sort`: `-id`, `author.name`, `year(created)`, `count(messages)`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.catalog import Catalog, Collection, Reference
 from cdc_bridge.model.errors import invalid_query
 from cdc_bridge.model.filter import Field
 from cdc_bridge.model.projection import SortKey
@@ -32,20 +32,24 @@ def _key(name: str, collection: Collection, catalog: Catalog, path: str, paramet
     """Names of columns go before signs and dots, which may be in them."""
     descending = name.startswith("-") and name not in collection.by_name
     bare = name[1:] if descending else name
-    steps = [bare] if bare in collection.by_name else bare.split(".", DEPTH_MAX)
-    if len(steps) > DEPTH_MAX:
-        raise invalid_query(f'"{parameter}" goes deeper than {DEPTH_MAX} levels')
-    references = []
-    for step in steps[:-1]:
+    references: list[Reference] = []
+    step, rest = field_names.step(bare, collection)
+    while rest is not None:
         reference = collection.by_reference.get(step)
         if reference is None:
             raise field_names.below_plain(step, collection, path)
         if reference.is_many:
             raise invalid_query(f'"{parameter}" names "{bare[:100]}", but "{step}" leads to many rows')
+        references.append(reference)
+        if len(references) >= DEPTH_MAX:
+            raise invalid_query(f'"{parameter}" goes deeper than {DEPTH_MAX} levels')
         collection = field_names.target(reference, collection, catalog, path)
         path = joined(path, step)
-        references.append(reference)
-    field = field_names.find(steps[-1], collection, path)
+        step, rest = field_names.step(rest, collection)
+    if (counted := field_names.counted(step, collection)) is not None:
+        field_names.target(counted, collection, catalog, path)
+        return SortKey(Field(collection.by_name[counted.column]), descending, (*references, counted))
+    field = field_names.find(step, collection, path)
     _check_sortable(field, bare, parameter)
     return SortKey(field, descending, tuple(references))
 

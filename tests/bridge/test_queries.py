@@ -206,6 +206,70 @@ async def test_children_are_sorted_filtered_and_cut(database: Database) -> None:
         assert init["data"] == [{"name": "Ann", "messages": [{"id": 3}]}, {"name": "Bob", "messages": [{"id": 2}]}]
 
 
+SCHEMAS = """
+CREATE SCHEMA app;
+CREATE TABLE app.projects (id int PRIMARY KEY, owner int REFERENCES authors, name text);
+INSERT INTO app.projects VALUES (1, 1, 'bridge'), (2, 1, 'road');
+"""
+
+
+@pytest.mark.parametrize("name", ["app.projects", "projects"])
+async def test_rows_of_another_schema_are_shown_by_either_name(database: Database, name: str) -> None:
+    database.execute(BLOG + SCHEMAS)
+    attach(database, "authors", "app.projects")
+    async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
+        query = {
+            "fields": ["id", f"{name}.name"],
+            "deep": {name: {"_sort": "-id", "_limit": 1}},
+            "filter": {name: {"_some": {"id": {"_gt": 0}}}},
+            "sort": f"-count({name})",
+        }
+        init = await subscribe(client, query, "authors")
+        assert init["data"] == [{"id": 1, name: [{"name": "road"}]}]
+        database.execute(
+            "UPDATE app.projects SET name = 'sea' WHERE id = 2; UPDATE authors SET name = 'A' WHERE id = 1"
+        )
+        assert await events(client, 1) == [("update", {"id": 1, name: [{"name": "sea"}]})]
+
+
+async def test_rows_that_refer_to_one_are_counted(database: Database, mode: Mode) -> None:
+    """In the data, in the events of the row, and with `related` when one of them comes or goes."""
+    async with blog(database, mode) as client:
+        database.execute("INSERT INTO authors VALUES (3, 'Cid')")
+        query = {"fields": ["id", "count(messages)", "n"], "alias": {"n": "count(messages)"}}
+        init = await subscribe(client, query | {"sort": ["-count(messages)", "-id"]}, "authors", related=True)
+        assert init["data"] == [
+            {"id": 1, "messages_count": "2", "n": "2"},
+            {"id": 2, "messages_count": "1", "n": "1"},
+            {"id": 3, "messages_count": "0", "n": "0"},
+        ]
+        database.execute("UPDATE authors SET name = 'Rob' WHERE id = 2")
+        assert await events(client, 1) == [("update", {"id": 2, "messages_count": "1", "n": "1"})]
+        database.execute("INSERT INTO messages (id, author) VALUES (4, 3)")
+        assert await events(client, 1) == [("update", {"id": 3, "messages_count": "1", "n": "1"})]
+        await subscribe(client, {"fields": ["author.count(messages)"]}, item=1)
+        database.execute("DELETE FROM messages WHERE id = 3; UPDATE messages SET text = 'one' WHERE id = 1")
+        while (message := await client.next())["uid"] != "s" or isinstance(message["data"], list):
+            pass
+        assert message["data"] == {"author": {"messages_count": "1"}}
+
+
+async def test_rows_are_read_by_their_keys(database: Database) -> None:
+    """As Directus does: those that are there, in the order of `sort`, and as many as there are keys."""
+    async with blog(database, limit_default=1) as client:
+        asked = {"type": "items", "action": "read", "collection": "messages", "query": {"fields": ["id"]}}
+
+        async def read(*ids: Any, **query: Any) -> Any:
+            await client.send({**asked, "ids": ids, "query": {"fields": ["id"], **query}})
+            return await client.next()
+
+        assert await read(3, "1", 99) == {"type": "items", "data": [{"id": 1}, {"id": 3}]}
+        assert (await read(3, 1, 2, sort="-id", limit=2))["data"] == [{"id": 3}, {"id": 2}]
+        assert (await read(1, 3, filter={"room": 2}))["data"] == [{"id": 3}]
+        assert (await read())["data"] == []
+        assert (await read("junk"))["error"]["code"] == "FORBIDDEN"
+
+
 async def test_related_rows_are_shown_again(database: Database, mode: Mode) -> None:
     async with blog(database, mode) as client:
         await subscribe(client, {"fields": ["id", "author.name"], "filter": {"room": {"_eq": 1}}}, related=True)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.model.catalog import Collection, Column, PgType
+from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, Reference, with_children
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Literal, Operator
 from cdc_bridge.model.projection import Nested, Output, Projection, SortKey
+from cdc_bridge.model.subscription import Query
 from cdc_bridge.query.query import QueryLimits, resolve
 from tests.core.shapes import AUTHORS, CATALOG, LINES, MESSAGES, PAIRS, TEAMS
 
@@ -114,6 +116,76 @@ def test_wildcards_follow_foreign_keys_down_to_the_depth_that_they_name() -> Non
     assert shown("*.*.*", TEAMS) == ["id", "name"]
 
 
+def test_rows_along_a_relation_are_counted() -> None:
+    replies = MESSAGES.by_reference["replies"]
+    count = Nested(replies, Projection(()), is_count=True)
+    assert projected("id,count(replies)").outputs[1] == Output("replies_count", count)
+    assert projected(["n"], alias={"n": "count(replies)"}).outputs == (Output("n", count),)
+    assert shown("author.count(messages)") == [("author", [("messages_count", [])])]
+
+
+def test_count_is_no_other_field() -> None:
+    assert "replies_count" in refusal("replies_count,count(replies)", alias={"replies_count": "text"}).message
+    assert "replies_count" in refusal("count(replies),replies_count.id", alias={"replies_count": "replies"}).message
+    assert "replies_count" in refusal("count(replies)", deep={"replies_count": {"_limit": 1}}).message
+
+
+TEAM, PROJECT, OLD_PROJECT = with_children(
+    [
+        Collection("team", Relation("public", "team"), 1, MESSAGES.columns[:2], ("id",), {1: 1}),
+        *(
+            Collection(
+                f"{schema}.projects",
+                Relation(schema, "projects"),
+                oid,
+                MESSAGES.columns[:3],
+                ("id",),
+                {oid: 1},
+                references=(Reference("room", "room", 1, "id"),),
+            )
+            for schema, oid in (("app", 2), ("old", 3))
+        ),
+    ],
+    {},
+)
+ONE, BOTH = Catalog([replace(TEAM, references=TEAM.references[:1]), PROJECT]), Catalog([TEAM, PROJECT, OLD_PROJECT])
+
+
+def of_team(catalog: Catalog, fields: Any, **raw: Any) -> Query:
+    return resolve({"fields": fields, **raw}, catalog.by_name["team"], LIMITS, catalog)
+
+
+@pytest.mark.parametrize("name", ["app.projects", "projects"])
+def test_relation_to_another_schema_goes_by_its_full_name_and_by_its_own(name: str) -> None:
+    """The same names everywhere: dots of the name are not of the path."""
+    query = of_team(
+        ONE,
+        [f"{name}.id", f"{name}.room.text", f"count({name})", "n", "all.id"],
+        alias={"n": f"count({name})", "all": name},
+        deep={name: {"_limit": 1, "_sort": "room.text"}},
+        filter={name: {"_some": {"id": 1}}},
+        sort=[f"-count({name})"],
+    )
+    assert _shown(query.projection) == [(name, ["id", ("room", ["text"])]), (f"{name}_count", []), ("n", []),
+                                        ("all", ["id"])]  # fmt: skip
+    assert query.sort == (SortKey(Field(TEAM.by_name["id"]), descending=True, path=TEAM.references[:1]),)
+    (chosen, *_) = query.projection.outputs
+    assert isinstance(chosen.source, Nested)
+    assert (chosen.source.reference.name, chosen.source.limit) == ("app.projects", 1)
+    there_and_back = resolve({"fields": f"room.{name}.id"}, ONE.by_name["app.projects"], LIMITS, ONE)
+    assert _shown(there_and_back.projection) == [("room", [(name, ["id"])])]
+
+
+def test_short_name_of_two_relations_is_none() -> None:
+    assert _shown(of_team(BOTH, ["app.projects.id", "old.projects.text"]).projection) == [
+        ("app.projects", ["id"]),
+        ("old.projects", ["text"]),
+    ]
+    for fields in ("projects.id", "count(projects)"):
+        with pytest.raises(RequestError, match=r'FORBIDDEN.*"projects"'):
+            of_team(BOTH, [fields])
+
+
 def test_depth_ends_at_ten() -> None:
     assert shown(".".join(["reply_to"] * 9 + ["id"]))
     assert "deeper than 10" in refusal(".".join(["reply_to"] * 10 + ["id"])).message
@@ -145,7 +217,9 @@ def test_number_of_outputs_has_a_bound_that_wide_tables_do_not_meet() -> None:
         ("author.name.id", "INVALID_QUERY", ['"author.name" is no relation']),
         ("foo(ts)", "INVALID_QUERY", ['"foo"']),
         ("year(text)", "INVALID_QUERY", ['"text" field type of "text"', '"year"']),
-        ("count(replies)", "INVALID_QUERY", ["count(replies)"]),
+        ("count(author)", "INVALID_QUERY", ["count"]),
+        ("count(nope)", "FORBIDDEN", ["nope"]),
+        ("count(replies).id", "FORBIDDEN", ["count(replies)"]),
         ("year(ts", "FORBIDDEN", ["year(ts"]),
         (5, "INVALID_QUERY", ["fields"]),
         ([["id"]], "INVALID_QUERY", ["fields"]),

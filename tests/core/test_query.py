@@ -15,7 +15,7 @@ from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Function, Literal, Operator, Or
 from cdc_bridge.model.projection import Projection, SortKey
-from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Meta, Query, scalar_text
+from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Item, Meta, Query, scalar_text
 from cdc_bridge.query.query import KNOWN, Literals, QueryLimits, frugal, item_key, resolve
 from tests.core import shapes
 from tests.core.facts import COMPOSITE, KEYLESS, MESSAGES
@@ -172,6 +172,14 @@ def test_sort_follows_foreign_keys_and_knows_functions() -> None:
     )
 
 
+def test_sort_counts_rows_along_a_relation() -> None:
+    """The step to many rows ends the path. The column that they refer to stands for the field."""
+    author, messages = shapes.MESSAGES.by_reference["author"], shapes.AUTHORS.by_reference["messages"]
+    assert asked(sort="-author.count(messages)").sort == (
+        SortKey(Field(shapes.AUTHORS.by_name["id"]), True, (author, messages)),
+    )
+
+
 def test_second_direction_of_a_field_is_not_looked_at() -> None:
     assert asked(sort="id,-id").sort == asked(sort="id").sort
 
@@ -185,6 +193,8 @@ def test_second_direction_of_a_field_is_not_looked_at() -> None:
         ("replies.id", ["replies", "many"]),
         ("replies", ['"replies"']),
         ("lost.id", ['"lost"']),
+        ("count(nope)", ['"nope"']),
+        ("count(replies).id", ['"count(replies).id"']),
         ("year(id)", ['"year"', '"id"']),
         (".".join(["reply_to"] * 11), ["deeper than 10"]),
         ([f"{'reply_to.' * depth}{name}" for depth in range(10) for name in shapes.MESSAGES.by_name if name != "tags"]
@@ -204,6 +214,46 @@ def test_what_has_no_order_is_not_sorted_by(name: str) -> None:
     message = refusal(shapes.THINGS, sort=name)
     assert f'"sort" names "{name}"' in message
     assert "no order" in message
+
+
+# --- keys ---
+
+
+def by_keys(*items: Item, of: Collection = MESSAGES, **raw: Any) -> Query:
+    return resolve(raw, of, LIMITS, items=items)
+
+
+def test_rows_are_asked_for_by_their_keys() -> None:
+    """Besides what else is asked. Their number is the usual limit."""
+    field = Field(MESSAGES.by_name["id"])
+    query = by_keys(7, "5", 7.0, filter={"text": "x"})
+    assert query.filter == resolved(filter={"id": {"_in": [5, 7]}, "text": "x"}).filter
+    assert query.limit == 3
+    assert by_keys(5).filter == Comparison(field, Operator.EQ, (Literal(b"5"),))
+    assert by_keys(5, 6, limit=1).limit == 1
+    assert by_keys().filter == NOTHING
+
+
+def test_rows_are_asked_for_by_composite_keys() -> None:
+    query = by_keys({"a": 1, "b": 2}, {"b": "4", "a": 3}, of=COMPOSITE)
+    pairs = {"_or": [{"a": 1, "b": 2}, {"a": 3, "b": 4}]}
+    assert query.filter == resolve({"filter": pairs}, COMPOSITE, LIMITS).filter
+
+
+@pytest.mark.parametrize(
+    ("items", "of", "code"),
+    [
+        ((1, "junk"), MESSAGES, "FORBIDDEN"),
+        ((1, {"a": 1}), MESSAGES, "FORBIDDEN"),
+        ((1,), COMPOSITE, "FORBIDDEN"),
+        ((1,), KEYLESS, "INVALID_PAYLOAD"),
+        (tuple(range(10_001)), MESSAGES, "INVALID_QUERY"),
+    ],
+)
+def test_what_can_be_no_key_is_refused(items: tuple[Any, ...], of: Collection, code: str) -> None:
+    with pytest.raises(RequestError) as refused:
+        by_keys(*items, of=of)
+    assert refused.value.code == code
 
 
 # --- search ---

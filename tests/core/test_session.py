@@ -51,6 +51,9 @@ def test_unsubscribe_and_items_are_requests() -> None:
     assert received({"type": "items", "action": "read", "collection": "m", "id": 3, "uid": "u"}) == ReadItems(
         "m", 3, {}, "u"
     )
+    rows = {"type": "items", "action": "read", "collection": "m", "ids": [3, "4", {"a": 1.5}]}
+    assert received(rows) == ReadItems("m", None, {}, None, (3, "4", {"a": 1.5}))
+    assert received({**rows, "id": 5, "ids": [3]}) == ReadItems("m", 5, {}, None)
 
 
 @pytest.mark.parametrize("uid", ["p", 5, 1.5, ""])

@@ -224,9 +224,11 @@ ANSWERS: dict[tuple[str, str | None], list[str | bytes]] = {
         '{"type":"items","action":"create","collection":"messages","data":{}}',
         '{"type":"items","action":5,"collection":"messages"}',
         '{"type":"items","action":"read"}',
-        '{"type":"items","action":"read","collection":"messages","ids":[1]}',
+        '{"type":"items","action":"read","collection":"messages","ids":1}',
+        '{"type":"items","action":"read","collection":"messages","ids":[null]}',
     ],
     ("items", "FORBIDDEN"): [
+        '{"type":"items","action":"read","collection":"messages","ids":[1,"junk"]}',
         '{"type":"items","action":"read","collection":"nothing","uid":1.5}',
         '{"type":"items","action":"read","collection":"messages","id":"junk"}',
         '{"type":"items","action":"read","collection":"messages","id":{}}',
