@@ -10,8 +10,7 @@ for whom no time was left: however many have something slow to ask, the stream w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Hashable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -20,10 +19,9 @@ from psycopg import errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.database.batches import Answer, Batch, in_batches, verdicts_of
-from cdc_bridge.database.fragments import parameters
 from cdc_bridge.database.refusals import is_of_the_statement, sentence
 from cdc_bridge.database.resting import Resting
-from cdc_bridge.database.scripts import Connection, Sighted, ask_together
+from cdc_bridge.database.scripts import Connection, Sighted, ask_by_itself, ask_together
 from cdc_bridge.database.select import completions, normalized, verdicts, worth
 from cdc_bridge.database.where import Surroundings
 from cdc_bridge.model.catalog import Column, PgType
@@ -156,12 +154,9 @@ class PooledRowEvaluator:
         seen = {i: sighted for i, sighted in asked.items() if i not in common}
         answers: dict[int, Answer] = {}
         if common:
-            async with connection.pipeline(), self._transaction(connection, limit_s):
-                cursors = {i: await connection.execute(each, parameters(each)) for i, each in common.items()}
-                answers.update({i: [row for (row,) in await cursor.fetchall()] for i, cursor in cursors.items()})
+            answers.update(zip(common, await ask_by_itself(connection, list(common.values()), limit_s), strict=True))
         if seen:
-            found = await ask_together(connection, list(seen.values()), limit_s)
-            answers.update(zip(seen, found, strict=True))
+            answers.update(zip(seen, await ask_together(connection, list(seen.values()), limit_s), strict=True))
         return answers
 
     async def _one_by_one(self, connection: Connection, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
@@ -182,9 +177,7 @@ class PooledRowEvaluator:
         try:
             if context != BY_ITSELF:
                 return (await ask_together(connection, [sighted], limit_s))[0]
-            async with self._transaction(connection, limit_s):
-                cursor = await connection.execute(statement, parameters(statement))
-                return [row for (row,) in await cursor.fetchall()]
+            return (await ask_by_itself(connection, [statement], limit_s))[0]
         except (errors.QueryCanceled, errors.LockNotAvailable):
             return TOOK_TOO_LONG
         except UnicodeEncodeError as error:
@@ -193,13 +186,6 @@ class PooledRowEvaluator:
             if not is_of_the_statement(error):
                 raise
             return Failure(sentence(error))
-
-    @asynccontextmanager
-    async def _transaction(self, connection: Connection, limit_s: float) -> AsyncIterator[None]:
-        async with connection.transaction(force_rollback=True):
-            await connection.execute("SET TRANSACTION READ ONLY")
-            await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(max(1, round(limit_s * 1000))))
-            yield
 
 
 TOOK_TOO_LONG = Failure("it took too long", is_temporary=True)

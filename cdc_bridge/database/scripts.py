@@ -14,14 +14,15 @@ what is prepared is thrown away with it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import count, groupby
+from collections.abc import AsyncIterator, Sequence
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import psycopg
-from psycopg import AsyncClientCursor, AsyncConnection, errors, sql
+from psycopg import AsyncClientCursor, AsyncConnection, AsyncCursor, errors, sql
 
 from cdc_bridge.database.fragments import parameters
+from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.statements import statement
 
@@ -35,24 +36,60 @@ NO_ROLE = "none"
 """That of the session."""
 
 
-async def look_through(connection: Connection, context: SecurityContext) -> None:
-    """Until the transaction is rolled back. The eyes that are open now are the bridge's own."""
-    if context.principal != BY_ITSELF.principal:
-        await connection.execute(statement("queries/look_through"), _who(context))
+async def begin_read(connection: Connection, limit_s: float) -> tuple[Snapshot, Snapshot | None, int]:
+    """Begin a repeatable-read transaction in one round trip. Return its snapshot, on a standby a snapshot from before
+    it, and the instant at which it began.
+    """
+    script = statement(
+        "steps/begin_read",
+        settled=statement("queries/settled_snapshot"),
+        limit_ms=sql.Literal(max(1, round(limit_s * 1000))),
+    )
+    cursor = await connection.execute(script)
+    found = [row async for rows in _results(cursor) for row in rows]
+    (settled,), (snapshot, now_us) = found
+    return Snapshot.parse(snapshot), Snapshot.parse(settled) if settled else None, int(now_us)
 
 
-async def begin_looking(connection: Connection, context: SecurityContext) -> None:
-    """Inside of a transaction, until `end_looking`."""
-    await connection.execute("SAVEPOINT looking")
+async def ask_in_turn(connection: Connection, asked: Sequence[Sighted]) -> list[list[str]]:
+    """Run statements in the transaction that has begun, and roll it back, all in one round trip. Return the rows of
+    each, each a text.
+
+    What one statement does to the session is undone before the next one. Raises `psycopg.Error` when one of them fails,
+    and then the transaction is still to be rolled back.
+    """
+    steps: list[tuple[AsyncCursor[tuple[str, ...]], bool]] = []
     try:
-        await look_through(connection, context)
-    except errors.InvalidParameterValue as error:  # there is no such role any more
-        raise errors.InsufficientPrivilege(str(error)) from error
+        async with connection.pipeline():
+            for text, context in asked:
+                await connection.execute("SAVEPOINT looking")
+                if context.principal != BY_ITSELF.principal:
+                    steps.append((await connection.execute(statement("queries/look_through"), _who(context)), True))
+                steps.append((await connection.execute(text, parameters(text)), False))
+                await connection.execute("ROLLBACK TO looking")
+            await connection.execute("ROLLBACK")
+    except errors.InvalidParameterValue as error:
+        if next((is_role for cursor, is_role in steps if cursor.pgresult is None), False):
+            raise errors.InsufficientPrivilege(str(error)) from error  # there is no such role any more
+        raise
+    return [[row[0] for row in await cursor.fetchall()] for cursor, is_role in steps if not is_role]
 
 
-async def end_looking(connection: Connection) -> None:
-    """The session is as before, whatever a function has done to it."""
-    await connection.execute("ROLLBACK TO looking")
+async def ask_by_itself(connection: Connection, asked: Sequence[sql.Composed], limit_s: float) -> list[list[str]]:
+    """Run statements as the bridge itself, in a transaction of their own and one round trip. Return the rows of each,
+    each a text. Raises `psycopg.Error` when one of them fails; the connection can be used on.
+    """
+    try:
+        async with connection.pipeline():
+            await connection.execute("BEGIN READ ONLY")
+            await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(max(1, round(limit_s * 1000))))
+            cursors = [await connection.execute(each, parameters(each)) for each in asked]
+            await connection.execute("ROLLBACK")
+    except (psycopg.Error, UnicodeEncodeError):
+        if not connection.closed:
+            await connection.rollback()
+        raise
+    return [[row[0] for row in await cursor.fetchall()] for cursor in cursors]
 
 
 async def ask_together(connection: Connection, asked: Sequence[Sighted], limit_s: float) -> list[list[str]]:
@@ -116,15 +153,17 @@ class _Script:
         self._lines.append(line)
 
 
-async def _answers(cursor: psycopg.AsyncCursor[Any], positions: Sequence[int]) -> list[list[str]]:
-    wanted = set(positions)
-    answers: list[list[str]] = []
-    for position in count():
-        if position in wanted:
-            answers.append([text for (text,) in await cursor.fetchall()])
+async def _answers(cursor: AsyncCursor[Any], positions: Sequence[int]) -> list[list[str]]:
+    results = [rows async for rows in _results(cursor)]
+    return [[row[0] for row in results[position]] for position in positions]
+
+
+async def _results(cursor: AsyncCursor[Any]) -> AsyncIterator[list[tuple[str, ...]]]:
+    """The rows of each statement of a script; of those that return none, no row."""
+    while True:
+        yield await cursor.fetchall() if cursor.description is not None else []
         if not cursor.nextset():
-            return answers
-    raise AssertionError("results do not end")
+            return
 
 
 def _who(context: SecurityContext) -> dict[str, str]:

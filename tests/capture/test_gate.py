@@ -59,7 +59,7 @@ class SteppedBridge:
     asks_the_gate: bool = True
 
     def begin(self) -> None:
-        self.progress = Progress(Era(b"gate"), Snapshot.parse(value(self.reader, "queries/snapshot")))
+        self.progress = Progress(Era(b"gate"), Snapshot.parse(value(self.reader, "queries/settled_snapshot")))
         self.gate, self.decoder, self.told = Gate(), Decoder(), []
         self.beats, self.proved_beat = 0, -1
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Self
@@ -24,7 +25,8 @@ class Proxy:
     It is ACCEPTING or refusing, and FLOWING or frozen, independently of each other; both may change at any
     time. Replies, what the target sends, can be held alone. With `swallow` (bytes naming message types, `b"A"` for
     NotificationResponse) it follows PostgreSQL's protocol and drops the server's messages of those types; the attribute
-    may be changed at any time too.
+    may be changed at any time too. It counts the server's messages then: every round trip ends with one `b"Z"`
+    (ReadyForQuery).
     """
 
     def __init__(self, host: str, port: int, *, swallow: bytes | None = None) -> None:
@@ -32,6 +34,7 @@ class Proxy:
         self.swallow = swallow
         self.port = 0
         self.accepted = 0
+        self.server_messages: Counter[bytes] = Counter()
         self._follows_protocol = swallow is not None
         self._listener: asyncio.Server | None = None
         self._flowing = asyncio.Event()
@@ -131,7 +134,7 @@ class Proxy:
         await self._flowing.wait()
         target_reader, target_writer = await asyncio.open_connection(*self.target, limit=READ_BYTES_MAX)
         writers.append(target_writer)
-        conversation = _Conversation() if self._follows_protocol else None
+        conversation = _Conversation(self.server_messages) if self._follows_protocol else None
         with contextlib.suppress(ExceptionGroup):
             async with asyncio.TaskGroup() as directions:
                 directions.create_task(self._to_server(reader, target_writer, conversation))
@@ -171,6 +174,7 @@ class _Conversation:
     After that, whatever the server sends is a type, a length, and a body.
     """
 
+    counted: Counter[bytes]
     single_bytes: int = 0
     started: bool = False
     _opening: bytearray = field(default_factory=bytearray)
@@ -193,6 +197,7 @@ class _Conversation:
         self._unread += data
         passed = bytearray()
         while message := self._next_message():
+            self.counted[message[:1]] += 1
             if len(message) == 1 or message[0] not in swallow:
                 passed += message
         return bytes(passed)

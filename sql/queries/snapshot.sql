@@ -1,2 +1,0 @@
--- Which transactions are visible now.
-SELECT pg_current_snapshot()::text
