@@ -20,9 +20,10 @@ import msgspec
 from benchmarks.figures import headline, in_turn, show, show_ratio
 from cdc_bridge.engine.matching import Index
 from cdc_bridge.model.catalog import Collection, Column, PgType
-from cdc_bridge.model.change import Relation, Row
+from cdc_bridge.model.change import Relation
 from cdc_bridge.model.filter import EVERYTHING, And, Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.projection import Output, Projection
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.subscription import Query, Subscription
 from cdc_bridge.query.row_version import RowVersion
 
@@ -85,7 +86,7 @@ class Crowd:
     """Some subscriptions, and rows each of which concerns ten of them."""
 
     index: Index[int]
-    rows: Sequence[Row]
+    rows: Sequence[RowValues]
 
     @classmethod
     def of(cls, ask: Callable[[int], Asked], count: int) -> Crowd:
@@ -95,7 +96,7 @@ class Crowd:
         rooms = count // MATCHING
         return cls(index, [_row(number * 7_919 % rooms) for number in range(CHANGES)])
 
-    def told(self, row: Row) -> int:
+    def told(self, row: RowValues) -> int:
         """How many are concerned by this row having been inserted."""
         image = RowVersion(row, 0)
         count = 0
@@ -111,7 +112,7 @@ class Crowd:
         return (time.thread_time() - began) / len(self.rows) * 1e6
 
 
-def _row(room: int) -> Row:
+def _row(room: int) -> RowValues:
     return {"room": msgspec.Raw(b"%d" % room), "size": msgspec.Raw(b"50")}
 
 

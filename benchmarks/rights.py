@@ -44,8 +44,9 @@ from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.subscriber import Anchor
 from cdc_bridge.model.catalog import Catalog
-from cdc_bridge.model.change import NO_ERA, Change, Operation, Row, Snapshot
+from cdc_bridge.model.change import NO_ERA, Change, Operation, Snapshot
 from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import InitialData
 from cdc_bridge.query.query import QueryLimits
@@ -287,7 +288,7 @@ async def weighed_us(hub: Hub, evaluator: PooledRowEvaluator) -> float:
 
 def message(number: int) -> Row:
     fields = {"id": number, "room": number % ROOMS, "text": "what is said"}
-    return {name: msgspec.Raw(json.dumps(value).encode()) for name, value in fields.items()}
+    return Row(msgspec.Raw(msgspec.json.encode(fields)))
 
 
 def run(cluster: Cluster, options: Options) -> None:

@@ -20,7 +20,7 @@ from cdc_bridge.model.filter import (
     conjunction,
     disjunction,
 )
-from cdc_bridge.model.rawjson import split_array
+from cdc_bridge.model.row import split_array
 from cdc_bridge.query.comparing import NULL
 from cdc_bridge.query.normal_form import member_of, none_of
 

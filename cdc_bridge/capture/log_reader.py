@@ -16,8 +16,8 @@ from cdc_bridge.capture.pages import base, current_snapshot, is_forgotten, pages
 from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.change import Position
 from cdc_bridge.model.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
-from cdc_bridge.model.projection import KeyEncoder
-from cdc_bridge.model.rawjson import split_object
+from cdc_bridge.model.row import split_object
+from cdc_bridge.model.table import key_encoder
 from cdc_bridge.ports import CaughtUp, Missed, Page
 from cdc_bridge.statements import statement
 
@@ -72,4 +72,4 @@ class PooledLogReader:
             raise SourceUnavailable(str(error) or "no answer in time") from error
         if row is None:
             raise forbidden_item()
-        return KeyEncoder(collection).encode(split_object(row[0]))
+        return key_encoder(collection)(split_object(row[0]))

@@ -23,14 +23,13 @@ Versions: a new decoder is released before the trigger that writes the new form,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from cdc_bridge.model.change import Change, Heartbeat, Operation, Row, Snapshot
+from cdc_bridge.model.change import Change, Heartbeat, Operation, Snapshot
 from cdc_bridge.model.errors import PayloadError
-from cdc_bridge.model.rawjson import split_object, split_rows
+from cdc_bridge.model.row import Raw, Row, split_rows
 
 VERSION = "1"
 
@@ -38,15 +37,13 @@ SHUT = "2 S\n"
 """The gate is shut: read the log."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wake:
+class Wake(NamedTuple):
     """The log has something that the notification does not hold. `is_shut`: and nobody notifies from here on."""
 
     is_shut: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Inline:
+class Inline(NamedTuple):
     """A change that is in the log, and came with its notification. `gate` is the value that its writer found."""
 
     change: Change
@@ -64,11 +61,12 @@ def heartbeat(sender: str, beat: int) -> str:
 RowTexts: TypeAlias = tuple[str | None, str | None]
 """Old and new rows, as the log holds them."""
 
-_INLINE = msgspec.json.Decoder(tuple[list[dict[str, msgspec.Raw]], list[dict[str, msgspec.Raw]]])
+_decode_inline = msgspec.json.Decoder(tuple[list[Raw], list[Raw]]).decode
+_OPERATIONS = {operation.value: operation for operation in Operation}
 
 
 class Decoder:
-    """Turns payloads, in the order of their arrival, into what was heard.
+    """Turns payloads, in the order of their arrival, into changes and heartbeats.
 
     It is either between two payloads or inside one that comes in parts. Parts of one payload follow each
     other without a stranger in between, since PostgreSQL queues the notifications of a transaction in one
@@ -80,15 +78,16 @@ class Decoder:
         self._parts: list[str] = []
 
     def receive(self, payload: str) -> Told | None:
-        """The change or heartbeat that this payload completes, or None when parts are still to come."""
+        """Return the change or heartbeat that this payload completes, or None when parts are still to come."""
         line, newline, body = payload.partition("\n")
-        match line.split(" "):
+        words = line.split(" ")
+        if len(words) == 8 and newline and words[0] == "2":
+            return _inline(words, body) if body else _WAKE
+        match words:
             case ["1", "H", sender, beat] if newline:
                 return self._heartbeat(sender, beat, body)
             case ["2", "S", *_] if newline:
                 return Wake(is_shut=True)
-            case ["2", _, _, _, _, _, _, _] if newline:
-                return _inline(line, body) if body else Wake()
             case ["1", *head, part, "+"] if newline:
                 self._receive_part(head, part, body)
                 return None
@@ -113,7 +112,7 @@ class Decoder:
         self._parts.append(body)
 
     def _forget(self) -> list[str]:
-        """Be between payloads; the parts that were there."""
+        """Be between payloads, and return the parts that were there."""
         parts, self._parts = self._parts, []
         return parts
 
@@ -122,9 +121,9 @@ class Decoder:
         try:
             letter, seq, xid, relation_id, filenode = self._head
             operation = Operation(letter)
-            rows = tuple(split_rows(body)) if operation is not Operation.TRUNCATE else ()
-            old, new = _images(operation, rows)
-            return Change(operation, int(seq), int(xid), int(relation_id), int(filenode), old, new)
+            rows = split_rows(body) if operation is not Operation.TRUNCATE else []
+            old, new = _old_and_new(operation, rows)
+            return Change(operation, int(seq), int(xid), int(relation_id), int(filenode), tuple(old), tuple(new))
         except (ValueError, msgspec.DecodeError) as error:
             raise PayloadError(f"a payload cannot be read: {error}") from error
 
@@ -149,8 +148,10 @@ def logged_rows(operation: Operation, texts: Iterable[RowTexts]) -> tuple[tuple[
     new: list[Row] = []
     try:
         for old_text, new_text in texts:
-            old += _logged_rows(old_text)
-            new += _logged_rows(new_text)
+            if old_text:
+                old += _logged_rows(old_text)
+            if new_text:
+                new += _logged_rows(new_text)
     except (ValueError, msgspec.DecodeError) as error:
         raise PayloadError(f"a row of the log cannot be read: {error}") from error
     if operation is Operation.UPDATE and len(old) != len(new):
@@ -158,43 +159,50 @@ def logged_rows(operation: Operation, texts: Iterable[RowTexts]) -> tuple[tuple[
     return tuple(old), tuple(new)
 
 
-def _logged_rows(text: str | None) -> list[Row]:
-    if not text:
-        return []
-    return [split_object(text)] if text.startswith("{") else list(split_rows(text))
+def _logged_rows(text: str) -> list[Row]:
+    """A row that stands alone is taken apart at once, as the layout of its change asks for it anyway."""
+    if text[0] != "{":
+        return split_rows(text)
+    row = Row(Raw(text))
+    _ = row.columns
+    return [row]
 
 
-def _inline(line: str, body: str) -> Inline | Wake:
+_WAKE = Wake()
+
+
+def _inline(words: list[str], body: str) -> Inline | Wake:
     """What cannot be read here, as nesting past what msgspec follows, is read from the log."""
     try:
-        _, letter, seq, xid, relation_id, filenode, at, gate = line.split(" ")
-        old, new = _INLINE.decode(body)
+        _, letter, seq, xid_text, relation_id, filenode, at, gate = words
+        xid = int(xid_text)
+        old, new = _decode_inline(body)
         return Inline(
             Change(
-                Operation(letter),
-                log_sequence(wal_position(seq), int(xid)),
-                int(xid),
+                _OPERATIONS[letter],
+                log_sequence(wal_position(seq), xid),
+                xid,
                 int(relation_id),
                 int(filenode),
-                tuple(old),
-                tuple(new),
+                tuple(map(Row, old)),
+                tuple(map(Row, new)),
                 int(at),
             ),
             int(gate),
         )
-    except (ValueError, msgspec.DecodeError, RecursionError):
-        return Wake()
+    except (ValueError, KeyError, msgspec.DecodeError, RecursionError):
+        return _WAKE
 
 
-def _images(operation: Operation, rows: tuple[Row, ...]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+def _old_and_new(operation: Operation, rows: list[Row]) -> tuple[list[Row], list[Row]]:
     match operation:
         case Operation.INSERT:
-            return (), rows
+            return [], rows
         case Operation.DELETE:
-            return rows, ()
+            return rows, []
         case Operation.UPDATE:
             if len(rows) % 2:
                 raise ValueError("an update has an old row without a new one")
             return rows[0::2], rows[1::2]
         case Operation.TRUNCATE:
-            return (), ()
+            return [], []

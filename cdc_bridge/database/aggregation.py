@@ -17,8 +17,8 @@ from cdc_bridge.database.select import ALIAS, condition, cut, order
 from cdc_bridge.database.where import Surroundings
 from cdc_bridge.model import values
 from cdc_bridge.model.catalog import Collection
-from cdc_bridge.model.change import Row
 from cdc_bridge.model.filter import Field
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Query
 
 _CALLS: Mapping[AggregateFunction, str] = {
@@ -82,14 +82,14 @@ class FiguresEncoder:
         for position, (function, field) in enumerate(aggregate.functions, len(aggregate.group_by)):
             self._functions.setdefault(function, []).append((field, str(position)))
 
-    def encode(self, row: Row) -> bytes:
+    def encode(self, row: RowValues) -> bytes:
         members = [name + _encoded(encode, row[str(position)]) for position, (name, encode) in enumerate(self._group)]
         for function, asked in self._functions.items():
             members.append(values.name(function.value) + _figures(function, asked, row))
         return b"{" + b",".join(members) + b"}"
 
 
-def _figures(function: AggregateFunction, asked: list[tuple[Field | None, str]], row: Row) -> bytes:
+def _figures(function: AggregateFunction, asked: list[tuple[Field | None, str]], row: RowValues) -> bytes:
     """Only that of `*` stands alone."""
     if [field for field, _ in asked] == [None]:
         return bytes(row[asked[0][1]])

@@ -16,9 +16,9 @@ from cdc_bridge.database.doubts import UNREADABLE, doubtful, possible
 from cdc_bridge.database.select import columns_in
 from cdc_bridge.database.where import has_now
 from cdc_bridge.model.catalog import Column
-from cdc_bridge.model.change import Row
 from cdc_bridge.model.evaluation import Case, Failure, Verdict
 from cdc_bridge.model.filter import Filter
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import RowRules, SecurityContext
 
 UNCERTAIN = "?"
@@ -57,8 +57,8 @@ class Batch:
     case: Case
     columns: tuple[str, ...]
     doubtful: tuple[Column, ...] = ()
-    images: list[Row] = field(default_factory=list)
-    rows: list[Row] = field(default_factory=list)
+    images: list[RowValues] = field(default_factory=list)
+    rows: list[RowValues] = field(default_factory=list)
     rows_of: list[slice] = field(default_factory=list)
     shares: dict[int, list[int]] = field(default_factory=dict)
     askers: dict[int, list[SecurityContext]] = field(default_factory=dict)
@@ -70,7 +70,7 @@ class Batch:
         self.askers.setdefault(position, []).extend(contexts)
         self.contexts.update(dict.fromkeys(contexts))
 
-    def _place(self, image: Row) -> int:
+    def _place(self, image: RowValues) -> int:
         read = tuple([None if (raw := image.get(name)) is None else bytes(raw) for name in self.columns])
         place = self._known.get(read)
         if place is None:

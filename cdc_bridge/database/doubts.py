@@ -14,9 +14,8 @@ from itertools import product
 import msgspec
 
 from cdc_bridge.model.catalog import Column, PgType, TypeKind
-from cdc_bridge.model.change import Row
 from cdc_bridge.model.filter import Filter, Policy, leaves
-from cdc_bridge.model.rawjson import split_array, split_object
+from cdc_bridge.model.row import RowValues, split_array, split_object
 from cdc_bridge.model.values import NULL
 
 NULLS_MAX = 4
@@ -34,7 +33,7 @@ def doubtful(filter_: Filter) -> tuple[Column, ...]:
     return tuple([column for column in used if _has_json(column.type)])
 
 
-def possible(image: Row, columns: Iterable[Column]) -> Sequence[Row]:
+def possible(image: RowValues, columns: Iterable[Column]) -> Sequence[RowValues]:
     """The rows that this may be an image of, as far as these columns go; none where nobody can say which they are."""
     nulls = []
     for column in columns:

@@ -14,7 +14,7 @@ from psycopg import sql
 from cdc_bridge.database.fragments import Name, Parameter, TypeName, collate, joined
 from cdc_bridge.database.restoring import TEXT, carrier, restored
 from cdc_bridge.model.catalog import Collection, Column
-from cdc_bridge.model.change import Row
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.values import NULL, array
 from cdc_bridge.model.values import name as member_name
 
@@ -32,7 +32,7 @@ def ordinal(columns: Sequence[Column]) -> str:
     return next(name for name in map(str, count()) if name not in taken)
 
 
-def images(columns: Sequence[Column], rows: Iterable[Row], alias: str) -> sql.Composed:
+def images(columns: Sequence[Column], rows: Iterable[RowValues], alias: str) -> sql.Composed:
     """Only these columns, and `ordinal`. A column that an image lacks is NULL: the image is older than the column."""
     number = ordinal(columns)
     asked = columns or (Column(number + "_", 0, TEXT),)  # a list of columns cannot be empty
@@ -50,12 +50,12 @@ def images(columns: Sequence[Column], rows: Iterable[Row], alias: str) -> sql.Co
     )
 
 
-def _document(columns: Sequence[Column], rows: Iterable[Row]) -> str:
+def _document(columns: Sequence[Column], rows: Iterable[RowValues]) -> str:
     members = [(column.name, member_name(column.name), column.type.is_json) for column in columns]
     return array([_object(members, row) for row in rows]).decode()
 
 
-def _object(members: Iterable[tuple[str, bytes, bool]], row: Row) -> bytes:
+def _object(members: Iterable[tuple[str, bytes, bool]], row: RowValues) -> bytes:
     parts = []
     for name, key, comes_as_text in members:
         if (raw := row.get(name)) is not None:

@@ -36,7 +36,7 @@ from cdc_bridge.model.evaluation import (
     LookedUp,
     Verdict,
 )
-from cdc_bridge.model.rawjson import split_array, split_object
+from cdc_bridge.model.row import split_array, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.values import NULL
 

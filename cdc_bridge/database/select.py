@@ -1,6 +1,6 @@
 """The statements that read what a client asked for: rows with their outputs called by their positions.
 
-An output along a relation is a subquery, which gives JSON; see `projection.ReadEncoder` for who reads it.
+An output along a relation is a subquery, which gives JSON; see `table.read_encoder` for who reads it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from cdc_bridge.database.fragments import Name, Parameter, Verbatim, compare, jo
 from cdc_bridge.database.images import images, ordinal, table
 from cdc_bridge.database.where import Surroundings, link, where
 from cdc_bridge.model.catalog import Collection, Column, Reference
-from cdc_bridge.model.change import Row
 from cdc_bridge.model.filter import Comparison, Field, Filter, Policy, Related, Required, leaves
 from cdc_bridge.model.projection import Nested, Output, Projection, SortKey, total_order
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.subscription import Query
 
 ALIAS = "t"
@@ -60,7 +60,7 @@ def _seen(collection: Collection, surroundings: Surroundings) -> Filter:
 
 
 def completions(
-    collection: Collection, projection: Projection, rows: Sequence[Row], surroundings: Surroundings
+    collection: Collection, projection: Projection, rows: Sequence[RowValues], surroundings: Surroundings
 ) -> sql.Composed:
     """For images of rows, what they lack of a projection."""
     columns = _columns_of(projection, collection)
@@ -71,7 +71,9 @@ def completions(
     )
 
 
-def verdicts(collection: Collection, filter_: Filter, rows: Sequence[Row], surroundings: Surroundings) -> sql.Composed:
+def verdicts(
+    collection: Collection, filter_: Filter, rows: Sequence[RowValues], surroundings: Surroundings
+) -> sql.Composed:
     """For images of rows, `t` or `f` each, in one text: whether they belong to a filter."""
     columns = columns_in(filter_, collection)
     return sql.SQL(
@@ -79,7 +81,7 @@ def verdicts(collection: Collection, filter_: Filter, rows: Sequence[Row], surro
     ).format(where(filter_, ALIAS, surroundings), Name(ALIAS, ordinal(columns)), images(columns, rows, ALIAS))
 
 
-def normalized(column: Column, rows: Sequence[Row]) -> sql.Composed:
+def normalized(column: Column, rows: Sequence[RowValues]) -> sql.Composed:
     """For images of one column, its value as PostgreSQL writes it."""
     return sql.SQL("SELECT coalesce(pg_catalog.to_json({}), 'null')::text FROM {} ORDER BY {}").format(
         Name(ALIAS, column.name), images([column], rows, ALIAS), Name(ALIAS, ordinal([column]))

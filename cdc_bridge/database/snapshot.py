@@ -18,13 +18,13 @@ from cdc_bridge.database.scripts import Connection, Sighted, ask_in_turn, begin_
 from cdc_bridge.database.select import count, key_of, rows
 from cdc_bridge.database.where import Surroundings
 from cdc_bridge.model.catalog import Catalog, Collection
-from cdc_bridge.model.change import Row, Snapshot
+from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.errors import forbidden_item
 from cdc_bridge.model.filter import EVERYTHING
-from cdc_bridge.model.projection import KeyEncoder, ReadEncoder
-from cdc_bridge.model.rawjson import split_object
+from cdc_bridge.model.row import RowValues, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.subscription import Meta, Query
+from cdc_bridge.model.table import key_encoder, read_encoder
 from cdc_bridge.ports import Asked, InitialData
 from cdc_bridge.statements import statement
 
@@ -80,7 +80,7 @@ class SnapshotReader:
                 (found,) = await read.ask([(asked, context)])
         if not found:
             raise forbidden_item()
-        return KeyEncoder(collection).encode(split_object(found[0]))
+        return key_encoder(collection)(split_object(found[0]))
 
     @asynccontextmanager
     async def _transaction(self, collection: Collection, timeout_s: float | None = None) -> AsyncIterator[_Read]:
@@ -146,8 +146,8 @@ def _data(
     return InitialData(snapshot, tuple(encoded[: query.limit]), more, meta)
 
 
-def _encoder(query: Query) -> Callable[[Row], bytes]:
-    return ReadEncoder(query.projection).encode if query.aggregate is None else FiguresEncoder(query.aggregate).encode
+def _encoder(query: Query) -> Callable[[RowValues], bytes]:
+    return read_encoder(query.projection) if query.aggregate is None else FiguresEncoder(query.aggregate).encode
 
 
 def _count(asked: Meta, of: Asked, surroundings: Surroundings) -> sql.Composed:

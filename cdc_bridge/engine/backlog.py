@@ -16,8 +16,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Hashable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from cdc_bridge.model import frames
 from cdc_bridge.model.cursor import Receipt
@@ -134,7 +136,8 @@ class Backlog:
             for last in self._taken_together(stream, len(rows), _size(event, begun, end)):
                 rows += last.rows or ()
                 old += last.old or ()
-        whole = replace(last, rows=tuple(rows), old=None if last.old is None else tuple(old))
+        told_old = None if last.old is None else tuple(old)
+        whole = replace(last, rows=tuple(rows), old=told_old, frames={})
         return frames.event_frame(whole, stream.uid, one=False, cursor=stream.cursor)
 
     def _taken_together(self, stream: Stream, rows_count: int, size_bytes: int) -> Iterator[Event]:

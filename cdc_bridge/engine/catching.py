@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cdc_bridge.engine.backlog import Waiting
+from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.matching import Group, Sieve
 from cdc_bridge.engine.order import TransactionOrders
-from cdc_bridge.engine.rendering import Rendering
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.engine.weighing import CannotTell, Weighing
 from cdc_bridge.model.change import Change, Operation, Position, Snapshot
@@ -48,7 +48,7 @@ class Catching:
         if subscriber.subscription.related or subscriber.subscription.query.aggregate is not None:
             return None  # what it is shown has come from other tables too, or is not told row by row
         subscriber.after = None
-        key = hub.encoders(relation_id).key
+        key = hub.table(relation_id).key
         subscriber.outlet.push(subscriber, Event(EventKind.INIT, resumed=True), hub.receipt(subscriber, cursor))
         sieve: Sieve[Subscriber] = Sieve(subscriber.subscription.query.filter)
         sieve.put(Group(subscriber.subscription))
@@ -74,8 +74,8 @@ class Catching:
         collection = self.hub.catalog.by_relation_id[change.relation_id]
         if change.operation is Operation.TRUNCATE:
             return None
-        encoders = self.hub.encoders(collection.relation_id)
-        weighing: Weighing[Subscriber] = Weighing(change, collection, self.hub.catalog, encoders, now_us)
+        table = self.hub.table(collection.relation_id)
+        weighing: Weighing[Subscriber] = Weighing(change, collection, self.hub.catalog, table, now_us)
         weighing.judge_one(self._sieve)
         return weighing
 
@@ -98,7 +98,7 @@ class Catching:
     def _events(self, change: Change, weighing: Weighing[Subscriber] | None) -> tuple[Event, ...] | None:
         if weighing is None:  # it was emptied
             collection = self.hub.catalog.by_relation_id[change.relation_id]
-            return Rendering(change, self.hub.encoders(collection.relation_id)).events(self.subscriber.subscription)
+            return EventEncoder(change, self.hub.table(collection.relation_id)).events(self.subscriber.subscription)
         _, told = next(weighing.told(None), (None, ()))
         return None if isinstance(told, CannotTell) else told
 

@@ -15,10 +15,10 @@ from dataclasses import replace
 from typing import TypeAlias
 
 from cdc_bridge.engine.delivery import Delivery
+from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.engine.feed import Feed
 from cdc_bridge.engine.register import Differences, Register
 from cdc_bridge.engine.relating import tables_of
-from cdc_bridge.engine.rendering import Encoders, Rendering
 from cdc_bridge.engine.roll import Judge, Judgement, Roll
 from cdc_bridge.engine.stale import Stale, rows_that_show
 from cdc_bridge.engine.subscriber import Anchor, Outlet, Reading, Subscriber
@@ -29,6 +29,7 @@ from cdc_bridge.model.cursor import Cursor, Mark, Receipt
 from cdc_bridge.model.errors import RequestError, forbidden_collection
 from cdc_bridge.model.filter import NOTHING
 from cdc_bridge.model.subscription import Event, EventKind, Subscription
+from cdc_bridge.model.table import Table
 from cdc_bridge.ports import InitialData
 
 Concerned: TypeAlias = Callable[[Subscription], bool]
@@ -157,8 +158,8 @@ class Hub:
         collection = self.catalog.by_relation_id.get(change.relation_id)
         if collection is None or change.operation is Operation.TRUNCATE:
             return None
-        encoders = self.encoders(collection.relation_id)
-        weighing: Weighing[Subscriber] = Weighing(change, collection, self.catalog, encoders, now_us)
+        table = self.table(collection.relation_id)
+        weighing: Weighing[Subscriber] = Weighing(change, collection, self.catalog, table, now_us)
         weighing.judge_all(self._roll.index)
         return weighing
 
@@ -187,7 +188,7 @@ class Hub:
         return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
 
     def _empty(self, change: Change, collection: Collection) -> None:
-        rendering = Rendering(change, self.encoders(collection.relation_id), _mark(change, collection))
+        rendering = EventEncoder(change, self.table(collection.relation_id), _mark(change, collection))
         for group in self._roll.groups(collection.relation_id):
             self._delivery.offer(group.members, change, rendering.events(group.subscription))
 
@@ -303,9 +304,9 @@ class Hub:
     def catalog(self) -> Catalog:
         return self._register.catalog
 
-    def encoders(self, relation_id: int) -> Encoders:
+    def table(self, relation_id: int) -> Table:
         """Of a collection that is in the catalog."""
-        return self._register.encoders(relation_id)
+        return self._register.table(relation_id)
 
     def adopt(self, catalog: Catalog, judge: Judge, *, rights_changed: bool = False) -> list[Reading]:
         """Take over a new catalog; subscribers of changed tables are judged anew, and start anew or are refused.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from cdc_bridge.engine.rendering import Matches
+from cdc_bridge.engine.event_encoder import Matches
 from cdc_bridge.model.evaluation import Verdict
 from cdc_bridge.model.security_context import SecurityContext
 

@@ -110,6 +110,11 @@ class Index(Generic[Member]):
         table = self._tables.get(relation_id)
         return {} if table is None else table.candidates(images, keys)
 
+    def has_items(self, relation_id: int) -> bool:
+        """Whether anybody follows a single row of the table."""
+        table = self._tables.get(relation_id)
+        return table is not None and table.has_items
+
     def members(self, relation_id: int) -> list[Member]:
         return [member for group in self.find(relation_id) for member in group.members]
 
@@ -123,6 +128,10 @@ class _Table(Generic[Member]):
         self._by_cover: Shelves[Sieve[Member]] = Shelves()
         self._by_every_row: Roster[Sieve[Member], None] = Roster()
         self._by_item: Values[Sieve[Member]] = Values()
+
+    @property
+    def has_items(self) -> bool:
+        return bool(self._by_item)
 
     def add(self, subscription: Subscription, member: Member) -> None:
         place = _place(subscription)

@@ -17,7 +17,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cdc_bridge.model.change import Change, Operation, Row
+from cdc_bridge.model.change import Change, Operation
+from cdc_bridge.model.row import Row
 
 
 class _Gone(enum.Enum):
@@ -158,4 +159,4 @@ class TransactionOrders:
 
 
 def _hash(row: Row) -> int:
-    return hash(tuple([(name, bytes(value)) for name, value in row.items()]))
+    return hash(bytes(row.raw))

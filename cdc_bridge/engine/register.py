@@ -1,6 +1,6 @@
 """The collections as the hub knows them: the newest catalog, and what goes with each collection until the next one.
 
-That is how its rows are encoded, and in which order the changes of its transactions have come. Encoders are kept from
+That is how its rows are encoded, and in which order the changes of its transactions have come. Tables are kept from
 one catalog to the next where rows still read the same; orders begin anew, and so does what TRUNCATE has told.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cdc_bridge.engine.order import TransactionOrders
-from cdc_bridge.engine.rendering import Encoders
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Change
+from cdc_bridge.model.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class Register:
 
     def __init__(self) -> None:
         self.catalog = Catalog()
-        self._encoders: dict[int, Encoders] = {}
+        self._tables: dict[int, Table] = {}
         self._orders: dict[int, TransactionOrders] = {}
         self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
 
-    def encoders(self, relation_id: int) -> Encoders:
+    def table(self, relation_id: int) -> Table:
         """Of a collection that is in the catalog."""
-        return self._encoders[relation_id]
+        return self._tables[relation_id]
 
     def is_in_order(self, change: Change, collection: Collection) -> bool:
         """Whether it can have happened after the others of its transaction. To be asked of each change, once."""
@@ -87,17 +87,17 @@ class Register:
     def adopt(self, catalog: Catalog) -> None:
         """Take over a new catalog."""
         self.catalog = catalog
-        known = self._encoders
-        self._encoders = {
+        known = self._tables
+        self._tables = {
             collection.relation_id: known[collection.relation_id]
             if collection.relation_id in known and known[collection.relation_id].collection.reads_as(collection)
-            else Encoders(collection)
+            else Table(collection)
             for collection in catalog.by_name.values()
         }
         self._orders = {
-            relation_id: TransactionOrders(encoders.key)
-            for relation_id, encoders in self._encoders.items()
-            if encoders.key is not None
+            relation_id: TransactionOrders(table.key)
+            for relation_id, table in self._tables.items()
+            if table.key is not None
         }
         self._truncated.clear()
 

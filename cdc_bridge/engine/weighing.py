@@ -15,18 +15,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from cdc_bridge.engine.event_encoder import EventEncoder, Matches, Shown, needs_old_rows
 from cdc_bridge.engine.judging import Judged, Question, Side
 from cdc_bridge.engine.matching import Group, Index, Sieve
-from cdc_bridge.engine.rendering import Encoders, Matches, Rendering, Shown, needs_old_rows
 from cdc_bridge.model.catalog import Catalog, Collection
-from cdc_bridge.model.change import Change, Operation, Row
+from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import Mark
 from cdc_bridge.model.evaluation import Case, Completed, Completion, Failure, Verdict
 from cdc_bridge.model.filter import EVERYTHING, Filter, of_the_past
 from cdc_bridge.model.projection import Projection
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event
-from cdc_bridge.query.row_version import RowVersion
+from cdc_bridge.model.table import Table
+from cdc_bridge.query.row_version import RowVersion, RowVersions
 
 Member = TypeVar("Member")
 
@@ -41,19 +43,17 @@ class CannotTell:
 class Weighing(Generic[Member]):
     """See the module's docstring. `now_us`: the moment of `$NOW`, in microseconds since 1970."""
 
-    def __init__(
-        self, change: Change, collection: Collection, catalog: Catalog, encoders: Encoders, now_us: int
-    ) -> None:
+    def __init__(self, change: Change, collection: Collection, catalog: Catalog, table: Table, now_us: int) -> None:
         self.change = change
         self.collection = collection
         self._catalog = catalog
-        self._encoders = encoders
+        self._table = table
         self._now_us = now_us
         self._judged: dict[Sieve[Member], Judged] = {}
         self._every_row: list[Sieve[Member]] = []
         self._questions: dict[tuple[Filter, bool], Question] = {}
         self._completing: dict[Shown, list[int]] = {}
-        self._completions: dict[Shown, dict[int, Row]] = {}
+        self._completions: dict[Shown, dict[int, RowValues]] = {}
         self._incomplete: dict[tuple[Projection, SecurityContext], str] = {}
 
     def __bool__(self) -> bool:
@@ -65,8 +65,9 @@ class Weighing(Generic[Member]):
     def judge_all(self, index: Index[Member]) -> None:
         """For all groups that the index finds."""
         images = self._images()
-        key = self._encoders.key
-        keys = None if key is None else [key(row) for row in (*self.change.old, *self.change.new)]
+        key = self._table.key
+        is_asked = key is not None and index.has_items(self.collection.relation_id)
+        keys = list(map(key, (*self.change.old, *self.change.new))) if key is not None and is_asked else None
         for sieve, positions in index.candidates(self.collection.relation_id, images, keys).items():
             self._judge(sieve, images, positions)
 
@@ -75,9 +76,9 @@ class Weighing(Generic[Member]):
         images = self._images()
         self._judge(sieve, images, range(len(images)))
 
-    def _images(self) -> list[RowVersion]:
+    def _images(self) -> Sequence[RowVersion]:
         """All rows as they were, then all as they are."""
-        return [RowVersion(row, self._now_us) for row in (*self.change.old, *self.change.new)]
+        return RowVersions((*self.change.old, *self.change.new), self._now_us)
 
     def _judge(self, sieve: Sieve[Member], images: Sequence[RowVersion], positions: Sequence[int]) -> None:
         if sieve.filter == EVERYTHING:
@@ -161,7 +162,7 @@ class Weighing(Generic[Member]):
 
     def told(self, mark: Mark | None) -> Iterator[tuple[Group[Member], tuple[Event, ...] | CannotTell]]:
         """The events of each group that has any, or why it has to start anew."""
-        rendering = Rendering(self.change, self._encoders, mark, self._completions)
+        rendering = EventEncoder(self.change, self._table, mark, self._completions)
         for group, matches in self._found():
             if reason := self._why_incomplete(group, matches):
                 yield group, CannotTell(reason)

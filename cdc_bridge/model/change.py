@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, TypeAlias
 
-import msgspec
-
-Row: TypeAlias = Mapping[str, msgspec.Raw]
-"""One image of a row: column name -> the value as PostgreSQL's `row_to_json` wrote it, not yet decoded.
-
-The bytes are kept because decoding loses: an `int8` past 2**53 and a `numeric` have more digits than a
-JSON number can carry through Python's `float`.
-"""
+from cdc_bridge.model.row import Row
 
 
 class Operation(enum.Enum):

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from cdc_bridge.model.catalog import Catalog, Collection
-from cdc_bridge.model.change import Row
 from cdc_bridge.model.filter import Filter
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.projection import Projection
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 
 
@@ -27,7 +27,7 @@ class Case:
     collection: Collection
     catalog: Catalog
     filter: Filter
-    images: tuple[Row, ...]
+    images: tuple[RowValues, ...]
     now_us: int
     contexts: tuple[SecurityContext, ...] = (BY_ITSELF,)
 
@@ -39,7 +39,7 @@ class Completion:
     collection: Collection
     catalog: Catalog
     projection: Projection
-    images: tuple[Row, ...]
+    images: tuple[RowValues, ...]
     now_us: int
     context: SecurityContext = BY_ITSELF
 
@@ -89,5 +89,5 @@ class LookedUp(NamedTuple):
     probes: Sequence[Verdict] = ()
 
 
-Completed: TypeAlias = tuple[Row, ...] | Failure
+Completed: TypeAlias = tuple[RowValues, ...] | Failure
 """For each image of a completion, in their order."""

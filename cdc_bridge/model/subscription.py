@@ -6,7 +6,9 @@ import enum
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
 
 from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.cursor import Mark
@@ -168,16 +170,14 @@ class Reason(enum.Enum):
     LEAVE = "leave"  # of a delete: the row is there, but the filter lets it through no more
 
 
-@dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(NamedTuple):
     """Who made a change. `at` is when it was written, in microseconds since 1970; 0 when nobody knows."""
 
     xid: int
     at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(msgspec.Struct):
     """One message of a subscription before it is a frame: rows or keys, each one JSON value.
 
     `rows` is None for an `init` without data. `more`: a limit of ours has cut the rows. `resumed`: the client goes on
@@ -201,24 +201,9 @@ class Event:
     transaction: Transaction | None = None
     meta: tuple[tuple[Meta, int], ...] = ()
     stale: Filter | None = None
-    mark: Mark | None = field(default=None, compare=False)
-    frames: dict[Hashable, bytes] = field(default_factory=dict, init=False, repr=False, compare=False)
+    mark: Mark | None = None
+    frames: dict[Hashable, bytes] = msgspec.field(default_factory=dict)
     """What has been made of it, for the next one who gets the same."""
-
-    def marked(self, mark: Mark) -> Event:
-        """The same event with its mark."""
-        return Event(
-            self.kind,
-            self.rows,
-            self.reason,
-            self.more,
-            self.resumed,
-            self.old,
-            self.transaction,
-            self.meta,
-            self.stale,
-            mark,
-        )
 
     @property
     def cost_bytes(self) -> int:

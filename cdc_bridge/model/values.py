@@ -18,7 +18,7 @@ import msgspec
 
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.instants import civil, day_number
-from cdc_bridge.model.rawjson import split_array, split_object
+from cdc_bridge.model.row import split_array, split_object
 
 Encoder: TypeAlias = Callable[[bytes], bytes]
 

@@ -17,7 +17,7 @@ from json import JSONDecoder
 from typing import Any
 
 from cdc_bridge.model.catalog import Collation, PgType, TypeKind
-from cdc_bridge.model.rawjson import split_array
+from cdc_bridge.model.row import split_array
 from cdc_bridge.query.scalars import (
     NULL,
     NULL_ELEMENT,

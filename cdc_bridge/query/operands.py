@@ -16,7 +16,7 @@ from cdc_bridge.model import instants
 from cdc_bridge.model.catalog import Collation, PgType, TypeKind
 from cdc_bridge.model.filter import Function, Literal, Operand, Path, Value
 from cdc_bridge.model.instants import DAY_US, HOUR_US, SECOND_US
-from cdc_bridge.model.rawjson import split_array, split_object
+from cdc_bridge.model.row import split_array, split_object
 from cdc_bridge.query.comparing import NULL, READERS_MAX, Read, Undecided, read_numeric, read_text
 from cdc_bridge.query.row_version import Aspect
 

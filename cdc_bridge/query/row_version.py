@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, TypeAlias, overload
 
-from cdc_bridge.model.change import Row
 from cdc_bridge.model.filter import Now
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.query import moment
 from cdc_bridge.query.comparing import NULL, Read, Undecided
 
@@ -24,7 +24,7 @@ class RowVersion:
 
     __slots__ = ("_known", "_row", "now_us")
 
-    def __init__(self, row: Row, now_us: int) -> None:
+    def __init__(self, row: RowValues, now_us: int) -> None:
         self._row = row
         self._known: dict[Hashable, Any] = {}
         self.now_us = now_us
@@ -65,6 +65,32 @@ class RowVersion:
             raw = None if value is None else bytes(value).strip()
             raw = self._known[name] = None if raw == NULL else raw
         return raw  # type: ignore[no-any-return]
+
+
+class RowVersions(Sequence[RowVersion]):
+    """The versions of some rows at one moment, each made when it is first looked at."""
+
+    __slots__ = ("_made", "_rows", "now_us")
+
+    def __init__(self, rows: Sequence[RowValues], now_us: int) -> None:
+        self._rows = rows
+        self._made: dict[int, RowVersion] = {}
+        self.now_us = now_us
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, position: int) -> RowVersion: ...
+    @overload
+    def __getitem__(self, position: slice) -> Sequence[RowVersion]: ...
+    def __getitem__(self, position: int | slice) -> RowVersion | Sequence[RowVersion]:
+        if isinstance(position, slice):
+            return [self[i] for i in range(*position.indices(len(self)))]
+        version = self._made.get(position)
+        if version is None:
+            version = self._made[position] = RowVersion(self._rows[position], self.now_us)
+        return version
 
 
 Judge: TypeAlias = Callable[[RowVersion], bool | None]

@@ -12,7 +12,7 @@ from cdc_bridge.capture.connection import Connection, connect
 from cdc_bridge.capture.lane import Lane
 from cdc_bridge.capture.pages import Page, current_snapshot, pages
 from cdc_bridge.model.change import Change, Era, Position, Snapshot
-from cdc_bridge.model.rawjson import split_object
+from cdc_bridge.model.row import Raw, Row
 from tests.capture.ear import attach_tables
 from tests.core.facts import insert, snapshot
 from tests.support.server import Database
@@ -112,7 +112,7 @@ async def test_transaction_that_was_told_in_part_comes_with_what_was_told(t: Dat
 async def test_lane_carries_its_position_along_and_ends_at_its_snapshot() -> None:
     begun = Position.of(ERA, snapshot(100, 100))
     upto = snapshot(110, 110)
-    one, two = (insert(split_object('{"id":1}'), xid=xid, seq=seq) for xid, seq in [(105, 7), (103, 9)])
+    one, two = (insert(Row(Raw('{"id":1}')), xid=xid, seq=seq) for xid, seq in [(105, 7), (103, 9)])
     lane = Lane(frozenset({1}), begun, upto)
     had_page = lane.has_page
     await lane.put((one,))

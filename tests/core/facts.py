@@ -10,11 +10,12 @@ import msgspec
 
 from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
-from cdc_bridge.model.change import Change, Operation, Position, Relation, Row, Snapshot
+from cdc_bridge.model.change import Change, Operation, Position, Relation, Snapshot
 from cdc_bridge.model.cursor import Receipt
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.evaluation import Verdict
 from cdc_bridge.model.projection import Projection
+from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind, Query, Subscription
 
@@ -51,7 +52,7 @@ def verdict(contexts: Iterable[SecurityContext], let_through: Iterable[bool]) ->
 
 
 def row(**values: Any) -> Row:
-    return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in values.items()}
+    return Row(msgspec.Raw(msgspec.json.encode(values)))
 
 
 def change(

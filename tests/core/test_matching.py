@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cdc_bridge.engine.matching import Group, Index, Sieve
 from cdc_bridge.model.catalog import Collation, Collection, Column, PgType, TypeKind
-from cdc_bridge.model.change import Relation, Row
+from cdc_bridge.model.change import Relation
 from cdc_bridge.model.filter import (
     EVERYTHING,
     NOTHING,
@@ -31,6 +31,7 @@ from cdc_bridge.model.filter import (
     conjunction,
     disjunction,
 )
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.subscription import Aggregate, AggregateFunction, EventKind, Meta, Subscription
 from cdc_bridge.query.predicate import compile_filter
 from cdc_bridge.query.row_version import RowVersion
@@ -85,11 +86,11 @@ def asking(filter_: Filter, **facts: Any) -> Subscription:
     return replace(plain, query=replace(plain.query, filter=filter_))
 
 
-def image(values: Row) -> RowVersion:
+def image(values: RowValues) -> RowVersion:
     return RowVersion(values, 0)
 
 
-def found(index: Index[Any], *rows: Row, **facts: Any) -> set[Any]:
+def found(index: Index[Any], *rows: RowValues, **facts: Any) -> set[Any]:
     return {
         member
         for sieve in index.candidates(500, [*map(image, rows)], **facts)
@@ -133,7 +134,7 @@ filters = st.recursive(
 
 
 @st.composite
-def rows(draw) -> Row:
+def rows(draw) -> RowValues:
     drawn = {field.column.name: draw(st.none() | values) for field, values in VALUES.items()}
     return {name: msgspec.Raw(b"null" if value is None else _raw(value)) for name, value in drawn.items()}
 

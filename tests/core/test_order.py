@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from cdc_bridge.engine.order import TransactionOrder, TransactionOrders
 from cdc_bridge.model.change import Change
-from cdc_bridge.model.projection import KeyEncoder
+from cdc_bridge.model.table import key_encoder
 from tests.core.facts import MESSAGES, delete, insert, row, truncate, update
 
 
 def order(keys_max: int = 1000) -> TransactionOrder:
-    return TransactionOrder(KeyEncoder(MESSAGES).encode, keys_max)
+    return TransactionOrder(key_encoder(MESSAGES), keys_max)
 
 
 def told(*changes: Change) -> list[bool]:
@@ -112,7 +112,7 @@ def test_every_order_that_did_happen_holds(steps: list[tuple[str, int, int, str]
 
 
 def orders(**bounds: int) -> TransactionOrders:
-    return TransactionOrders(KeyEncoder(MESSAGES).encode, **bounds)
+    return TransactionOrders(key_encoder(MESSAGES), **bounds)
 
 
 def test_transaction_is_followed_through_others_in_between() -> None:

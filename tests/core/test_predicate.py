@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc_bridge.model.catalog import NO_COLLATION, Collation, Column, PgType, Reference, TypeKind
-from cdc_bridge.model.change import Row
 from cdc_bridge.model.filter import (
     EVERYTHING,
     NOTHING,
@@ -32,6 +31,7 @@ from cdc_bridge.model.filter import (
     Related,
     Value,
 )
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.query.comparing import spell
 from cdc_bridge.query.predicate import RowVersion, compile_filter
 
@@ -64,7 +64,7 @@ def valued(type_: PgType, value: Any) -> Value:
     return value if isinstance(value, Now | Literal) else Literal(spell(type_, value))
 
 
-def row(**raw: str) -> Row:
+def row(**raw: str) -> RowValues:
     return {name: msgspec.Raw(value.encode()) for name, value in raw.items()}
 
 
@@ -493,7 +493,7 @@ filters = st.recursive(
 rows = st.fixed_dictionaries({of.name: st.none() | values for of, values in DRAWN})
 
 
-def image_of(plain: Plain) -> Row:
+def image_of(plain: Plain) -> RowValues:
     raw = {of.name: plain[of.name] for of, _ in DRAWN}
     types = {of.name: of.type for of, _ in DRAWN}
     return {

@@ -30,7 +30,6 @@ from cdc_bridge.model.change import (
     Operation,
     Position,
     Relation,
-    Row,
     Snapshot,
     StreamItem,
     Turn,
@@ -38,6 +37,7 @@ from cdc_bridge.model.change import (
 from cdc_bridge.model.cursor import Receipt
 from cdc_bridge.model.errors import Forgotten, RequestError
 from cdc_bridge.model.messages import Subscribe
+from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, Missed, Page

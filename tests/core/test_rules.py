@@ -13,10 +13,10 @@ from cdc_bridge.access.policy_cache import Questions
 from cdc_bridge.access.rules import Rule, RuleBook
 from cdc_bridge.access.ruling import ruling
 from cdc_bridge.access.view import view
+from cdc_bridge.engine.event_encoder import EventEncoder, Matches
 from cdc_bridge.engine.matching import Index
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.relating import tables_of
-from cdc_bridge.engine.rendering import Encoders, Matches, Rendering
 from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
 from cdc_bridge.model.change import Listening, Relation
 from cdc_bridge.model.errors import RequestError
@@ -35,6 +35,7 @@ from cdc_bridge.model.grants import NO_ACCESS, Access, TableAccess
 from cdc_bridge.model.principal import SELF, Principal
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EventKind, Subscription
+from cdc_bridge.model.table import Table
 from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.query import QueryLimits
 from tests.core.facts import INT4, MESSAGES, TEXT, columns, insert, row, subscription, update
@@ -368,8 +369,8 @@ CHANGE = update((row(id=1, text="unseen"), row(id=1, text="seen")), (row(id=2, t
 
 @pytest.mark.parametrize(("is_guarded", "as_it_was"), [(True, None), (False, {"id": 1, "text": "unseen"})])
 def test_row_that_enters_was_perhaps_not_to_be_seen_before(is_guarded: bool, as_it_was: Any) -> None:
-    rendering = Rendering(CHANGE, Encoders(MESSAGES))
-    (event,) = rendering.events(entering(is_guarded=is_guarded), Matches([1], [0, 1]))
+    encoder = EventEncoder(CHANGE, Table(MESSAGES))
+    (event,) = encoder.events(entering(is_guarded=is_guarded), Matches([1], [0, 1]))
     assert event.kind is EventKind.UPDATE
     assert [msgspec.json.decode(each) for each in event.old or ()] == [as_it_was, {"id": 2, "text": "a"}]
 

@@ -19,7 +19,7 @@ from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.matching import Index
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.model.catalog import Catalog, PgType, Reference
-from cdc_bridge.model.change import NO_ERA, Change, Era, Listening, Position, Row
+from cdc_bridge.model.change import NO_ERA, Change, Era, Listening, Position
 from cdc_bridge.model.cursor import Cursor
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
@@ -27,6 +27,7 @@ from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.grants import Access, RoleAccess, RowPolicy, TableAccess
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.projection import Nested, Output, Projection
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EventKind, Subscription
 from cdc_bridge.ports import InitialData
@@ -100,7 +101,7 @@ def _name(context: SecurityContext) -> Any:
     return context.principal.claim_values["sub"]
 
 
-def _shown_to(context: SecurityContext) -> Row:
+def _shown_to(context: SecurityContext) -> RowValues:
     return {"1": msgspec.Raw(msgspec.json.encode({"0": f"for {_name(context)}"}))}
 
 

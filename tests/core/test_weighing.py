@@ -12,11 +12,12 @@ from cdc_bridge.engine.asking import Asking
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.subscriber import Anchor, Reading
 from cdc_bridge.model.catalog import PgType, Reference
-from cdc_bridge.model.change import NO_ERA, Change, Row, Snapshot
+from cdc_bridge.model.change import NO_ERA, Change, Snapshot
 from cdc_bridge.model.errors import SourceUnavailable
 from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.projection import Nested, Output, Projection
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import InitialData
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update, verdict
@@ -88,7 +89,7 @@ class Database:
         return verdict(case.contexts, matching)
 
 
-def _shown(image: Row) -> Row:
+def _shown(image: RowValues) -> RowValues:
     return {"1": msgspec.Raw(b'{"0":' + bytes(image["text"]) + b"}")}
 
 

@@ -19,10 +19,9 @@ from cdc_bridge.database.session import prepare
 from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.database.where import Surroundings, where
 from cdc_bridge.model.catalog import Catalog, Collection
-from cdc_bridge.model.change import Row
 from cdc_bridge.model.evaluation import Case, Failure, Verdict
 from cdc_bridge.model.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
-from cdc_bridge.model.rawjson import split_object
+from cdc_bridge.model.row import RowValues, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
@@ -59,7 +58,7 @@ class Questions:
         assert not verdict.failures, verdict
         return [number(image) for image, seen_by in zip(images, verdict.seen_by, strict=True) if seen_by]
 
-    async def images(self, collection: Collection) -> tuple[Row, ...]:
+    async def images(self, collection: Collection) -> tuple[RowValues, ...]:
         """All rows of the table, as a change would carry them."""
         statement = sql.SQL("SELECT row_to_json(t.*)::text FROM {} ORDER BY t.id").format(table(collection, "t"))
         async with self.pool.connection() as connection:
@@ -77,7 +76,7 @@ def failed(failure: Failure, images_count: int = 3) -> Verdict:
     return Verdict((frozenset(),) * images_count, {BY_ITSELF: failure.reason}, failed_for_now)
 
 
-def number(image: Row) -> int:
+def number(image: RowValues) -> int:
     return int(bytes(image["id"]))
 
 

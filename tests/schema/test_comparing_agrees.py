@@ -14,7 +14,7 @@ from psycopg import sql
 
 from cdc_bridge.model.catalog import NO_COLLATION, Collation, Column, PgType, TypeKind
 from cdc_bridge.model.filter import Function, Path
-from cdc_bridge.model.rawjson import split_array
+from cdc_bridge.model.row import split_array
 from cdc_bridge.query import comparing, operands
 from cdc_bridge.query.comparing import NotNative, Read, Undecided, spell
 from tests.support.server import Database, Server

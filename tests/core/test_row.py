@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.model import rawjson
+from cdc_bridge.model import row as rows
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -22,24 +22,24 @@ DEEP = "[" * 5000 + "]" * 5000
 @given(st.lists(VALUES, max_size=5))
 def test_scanner_splits_arrays_as_the_parser_does(values: list[Any]) -> None:
     text = msgspec.json.encode(values)
-    assert list(rawjson._items(text)) == [bytes(item) for item in rawjson.split_array(text)]
+    assert list(rows._items(text)) == [bytes(item) for item in rows.split_array(text)]
 
 
 @given(st.dictionaries(st.text(), VALUES, max_size=5))
 def test_scanner_splits_objects_as_the_parser_does(values: dict[str, Any]) -> None:
     text = msgspec.json.encode(values)
-    scanned = {name: bytes(value) for name, value in rawjson._members(text).items()}
-    assert scanned == {name: bytes(value) for name, value in rawjson.split_object(text).items()}
+    scanned = {name: bytes(value) for name, value in rows._members(text).items()}
+    assert scanned == {name: bytes(value) for name, value in rows.split_object(text).items()}
 
 
 def test_deep_values_pass_as_they_are() -> None:
-    (row,) = rawjson.split_rows('[{"id":1,"deep":' + DEEP + "}]")
+    (row,) = rows.split_rows('[{"id":1,"deep":' + DEEP + "}]")
     assert {name: bytes(value) for name, value in row.items()} == {"id": b"1", "deep": DEEP.encode()}
-    assert [bytes(item) for item in rawjson.split_array(f"[1,{DEEP}]".encode())] == [b"1", DEEP.encode()]
-    assert bytes(rawjson.split_object('{"a,b":' + DEEP + "}")["a,b"]) == DEEP.encode()
+    assert [bytes(item) for item in rows.split_array(f"[1,{DEEP}]".encode())] == [b"1", DEEP.encode()]
+    assert bytes(rows.split_object('{"a,b":' + DEEP + "}")["a,b"]) == DEEP.encode()
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, '{"a"' + DEEP + "}"])
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
-        rawjson.split_object(text)
+        rows.split_object(text)

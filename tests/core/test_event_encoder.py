@@ -3,10 +3,12 @@
 import msgspec
 import pytest
 
-from cdc_bridge.engine.rendering import Encoders, Rendering
+from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation, Relation
+from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Subscription
+from cdc_bridge.model.table import Table
 from cdc_bridge.query.query import QueryLimits, resolve
 
 TABLE = Collection(
@@ -22,20 +24,20 @@ TABLE = Collection(
     filenodes={1: 1},
 )
 ROWS = [
-    {"id": b"9", "n": b"10.5", "name": b'"b"'},
-    {"id": b"10", "n": b"9.25", "name": b'"a"'},
-    {"id": b"11", "n": b'"NaN"', "name": b"null"},
-    {"id": b"12", "n": b"null", "name": b'"a"'},
+    b'{"id":9,"n":10.5,"name":"b"}',
+    b'{"id":10,"n":9.25,"name":"a"}',
+    b'{"id":11,"n":"NaN","name":null}',
+    b'{"id":12,"n":null,"name":"a"}',
 ]
 
 
 def _ids(operation: Operation, sort: str) -> list[int]:
-    images = tuple({name: msgspec.Raw(raw) for name, raw in row.items()} for row in ROWS)
+    images = tuple(Row(msgspec.Raw(raw)) for raw in ROWS)
     new = () if operation is Operation.DELETE else images
     old = () if operation is Operation.INSERT else images
     change = Change(operation, seq=1, xid=1, relation_id=1, filenode=1, old=old, new=new)
     query = resolve({"fields": "id", "sort": sort}, TABLE, QueryLimits())
-    [event] = Rendering(change, Encoders(TABLE)).events(Subscription(TABLE, query))
+    [event] = EventEncoder(change, Table(TABLE)).events(Subscription(TABLE, query))
     decoded = [msgspec.json.decode(row) for row in event.rows or ()]
     return [row["id"] if isinstance(row, dict) else row for row in decoded]
 

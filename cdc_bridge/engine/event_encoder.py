@@ -1,0 +1,292 @@
+"""From a change to the events of a subscription. Each distinct piece of work is done once per change.
+
+The rows of one event come in the order of the subscription's `sort`, as far as the change itself tells: nulls where
+PostgreSQL puts them, text by its code points, since its collation is the database's own affair and one event is too
+little to ask it. A key that a row of the change does not have (`author.name`, `year(created)`) orders nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, NamedTuple, TypeAlias
+
+import msgspec
+
+from cdc_bridge.model import values
+from cdc_bridge.model.catalog import PgType, TypeKind
+from cdc_bridge.model.change import Change, Operation
+from cdc_bridge.model.cursor import Mark
+from cdc_bridge.model.filter import EVERYTHING
+from cdc_bridge.model.projection import Projection, SortKey
+from cdc_bridge.model.row import Row, RowValues
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.subscription import Event, EventKind, Reason, Subscription, Transaction
+from cdc_bridge.model.table import Table
+
+Positions: TypeAlias = Sequence[int]
+"""Rows of a change, in their order. A `range` is all of them."""
+
+Shown: TypeAlias = tuple[Projection, SecurityContext, bool]
+"""What is shown, to whom, and whether of rows as they were."""
+
+Completions: TypeAlias = Mapping[Shown, Mapping[int, RowValues]]
+"""What rows lack of a projection (see `table`), by position."""
+
+NO_COMPLETIONS: Completions = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Matches:
+    """The rows that a filter lets through: as they were, and as they are now."""
+
+    old: Positions
+    new: Positions
+    is_every_row: bool = False
+
+    @classmethod
+    def every_row(cls, change: Change) -> Matches:
+        return cls(range(len(change.old)), range(len(change.new)), is_every_row=True)
+
+
+class _Draft(NamedTuple):
+    """An event before it is encoded."""
+
+    kind: EventKind
+    positions: Positions
+    reason: Reason | None = None
+
+
+class EventEncoder:
+    """Encodes one change on demand: keys once, rows once per projection. `mark` is what it brings the stream to."""
+
+    def __init__(
+        self, change: Change, table: Table, mark: Mark | None = None, completions: Completions = NO_COMPLETIONS
+    ) -> None:
+        self._change = change
+        self._table = table
+        self._mark = mark
+        self._completions = completions
+        self._every: dict[tuple[Projection, bool], tuple[bytes, ...]] = {}
+        self._some: dict[Hashable, dict[int, bytes]] = {}
+        self._keys: dict[bool, list[bytes]] = {}
+        self._rekeyed: frozenset[int] | None = None
+
+    def events(self, subscription: Subscription, matches: Matches | None = None) -> tuple[Event, ...]:
+        """Return what the subscription's `event` and `item` let through, in the order in which it is to be sent.
+
+        `matches` is what its filter lets through; None: everything.
+        """
+        if subscription.query.aggregate is not None:
+            return _figures(subscription)
+        if self._change.operation is Operation.TRUNCATE:
+            return self._truncate(subscription)
+        matches = self._of_item(subscription, matches or Matches.every_row(self._change))
+        drafts = [draft for draft in self._drafts(subscription, matches) if draft.positions]
+        last = len(drafts) - 1
+        return tuple(
+            [
+                self._event(draft, subscription, matches, self._mark if number == last else None)
+                for number, draft in enumerate(drafts)
+            ]
+        )
+
+    # --- which events there are ---
+
+    def _truncate(self, subscription: Subscription) -> tuple[Event, ...]:
+        transaction = self._transaction(subscription)
+        if subscription.item is None:
+            rows = None if subscription.event else ()
+            event = Event(EventKind.INIT, rows, Reason.TRUNCATE, transaction=transaction, mark=self._mark)
+        else:
+            event = Event(EventKind.DELETE, (subscription.item,), transaction=transaction, mark=self._mark)
+        return (event,) if subscription.wants(event.kind) else ()
+
+    def _of_item(self, subscription: Subscription, matches: Matches) -> Matches:
+        """Keep the rows that an `item` subscription is about."""
+        item = subscription.item
+        if item is None:
+            return matches
+        old, new = self._keys_of(of_old=True), self._keys_of(of_old=False)
+        return Matches([i for i in matches.old if old[i] == item], [i for i in matches.new if new[i] == item])
+
+    def _drafts(self, subscription: Subscription, matches: Matches) -> list[_Draft]:
+        match self._change.operation:
+            case Operation.INSERT:
+                drafts = [_Draft(EventKind.CREATE, matches.new)]
+            case Operation.DELETE:
+                drafts = [_Draft(EventKind.DELETE, matches.old)]
+            case _:
+                drafts = self._update(subscription, matches)
+        wanted = [draft for draft in drafts if _wants(subscription, draft)]
+        if not subscription.changes_only:
+            return wanted
+        return [
+            _Draft(EventKind.UPDATE, self._changed(subscription, draft.positions, matches.old))
+            if draft.kind is EventKind.UPDATE
+            else draft
+            for draft in wanted
+        ]
+
+    def _update(self, subscription: Subscription, matches: Matches) -> list[_Draft]:
+        """A row that changed its key has gone under the old one and come under the new one."""
+        rekeyed = self._rekeyed_rows() if subscription.collection.key else frozenset()
+        if not rekeyed and matches.is_every_row:
+            return [_Draft(EventKind.UPDATE, matches.new)]
+        before, after = set(matches.old), set(matches.new)
+        one = subscription.item is not None  # its row has another key, or had one: that is not a matter of the filter
+        gone = [i for i in matches.old if i in rekeyed and (one or i in after)]
+        left = [i for i in matches.old if i not in after and not (one and i in rekeyed)]
+        come = [i for i in matches.new if i in rekeyed and (one or i in before)]
+        still = [i for i in matches.new if i not in rekeyed or not (one or i in before)]
+        return [
+            _Draft(EventKind.DELETE, gone),
+            _Draft(EventKind.DELETE, left, Reason.LEAVE),
+            _Draft(EventKind.CREATE, come),
+            _Draft(EventKind.UPDATE, still),
+        ]
+
+    def _rekeyed_rows(self) -> frozenset[int]:
+        if self._rekeyed is None:
+            self._rekeyed = frozenset()
+            if self._table.key is not None:
+                old, new = self._keys_of(of_old=True), self._keys_of(of_old=False)
+                if old != new:
+                    self._rekeyed = frozenset([i for i, key in enumerate(old) if key != new[i]])
+        return self._rekeyed
+
+    def _changed(self, subscription: Subscription, positions: Positions, before: Iterable[int]) -> Positions:
+        """Leave out the rows that look as before to a client that knew them before."""
+        known = sorted(set(before).intersection(positions))
+        looked = dict(zip(known, self._rows(subscription, known, of_old=True), strict=True))
+        looks = zip(positions, self._rows(subscription, positions, of_old=False), strict=True)
+        return [i for i, row in looks if looked.get(i) != row]
+
+    # --- what they carry ---
+
+    def _event(self, draft: _Draft, subscription: Subscription, matches: Matches, mark: Mark | None) -> Event:
+        kind, positions, reason = draft
+        if kind is EventKind.DELETE:
+            data = self._gone(subscription, positions)
+        else:
+            positions = _in_order(positions, self._change.new, subscription.query.sort)
+            data = self._rows(subscription, positions, of_old=False)
+        return Event(
+            kind,
+            tuple(data),
+            reason,
+            old=self._old(kind, subscription, positions, matches) if subscription.old else None,
+            transaction=self._transaction(subscription),
+            mark=mark,
+        )
+
+    def _gone(self, subscription: Subscription, positions: Positions) -> Sequence[bytes]:
+        """Return keys; the rows as they were where there are none."""
+        if not subscription.collection.key:
+            return self._rows(subscription, positions, of_old=True)
+        keys = self._keys_of(of_old=True)
+        return [keys[i] for i in positions]
+
+    def _old(
+        self, kind: EventKind, subscription: Subscription, positions: Positions, matches: Matches
+    ) -> tuple[bytes, ...] | None:
+        """Tell nothing of rows that have entered where it may be that they could not be seen before."""
+        if kind is EventKind.CREATE:
+            return None
+        rows = self._rows(subscription, positions, of_old=True)
+        if kind is EventKind.DELETE or matches.is_every_row or not subscription.is_guarded:
+            return tuple(rows)
+        before = set(matches.old)
+        return tuple([row if i in before else values.NULL for i, row in zip(positions, rows, strict=True)])
+
+    def _transaction(self, subscription: Subscription) -> Transaction | None:
+        return Transaction(self._change.xid, self._change.at) if subscription.tx else None
+
+    def _keys_of(self, *, of_old: bool) -> list[bytes]:
+        """Return the keys of all rows. The collection has a key."""
+        keys = self._keys.get(of_old)
+        if keys is None:
+            assert self._table.key is not None
+            keys = self._keys[of_old] = list(map(self._table.key, self._rows_as(of_old)))
+        return keys
+
+    def _rows(self, subscription: Subscription, positions: Positions, *, of_old: bool) -> Sequence[bytes]:
+        """Return the rows at these positions as the subscription shows them."""
+        projection = subscription.query.projection
+        if projection.is_flat:  # it shows everybody the same
+            return self._flat_rows(projection, positions, of_old)
+        shown = projection, subscription.asked_by, of_old
+        rows, completions = self._rows_as(of_old), self._completions[shown]
+        complete = self._table.encoder(projection).complete
+        return self._encoded(shown, positions, lambda i: complete(rows[i], completions[i]))
+
+    def _flat_rows(self, projection: Projection, positions: Positions, of_old: bool) -> Sequence[bytes]:
+        every = self._every.get((projection, of_old))
+        if every is None:
+            rows = self._rows_as(of_old)
+            encode = self._table.encoder(projection).for_rows_like(rows[0])
+            if not isinstance(positions, range):
+                return self._encoded((projection, of_old), positions, lambda i: encode(rows[i]))
+            every = self._every[projection, of_old] = tuple(map(encode, rows))
+        return every if isinstance(positions, range) else [every[i] for i in positions]
+
+    def _encoded(self, shown: Hashable, positions: Positions, encode: Callable[[int], bytes]) -> list[bytes]:
+        known = self._some.setdefault(shown, {})
+        for i in positions:
+            if i not in known:
+                known[i] = encode(i)
+        return [known[i] for i in positions]
+
+    def _rows_as(self, of_old: bool) -> Sequence[Row]:
+        return self._change.old if of_old else self._change.new
+
+
+def _figures(subscription: Subscription) -> tuple[Event, ...]:
+    """Whatever has changed, figures have to be worked out anew."""
+    return (Event(EventKind.UPDATE, stale=EVERYTHING),) if subscription.wants(EventKind.UPDATE) else ()
+
+
+def needs_old_rows(subscription: Subscription) -> bool:
+    """Return whether the rows as they were are shown, or compared, and not just their keys."""
+    return subscription.old or subscription.changes_only or not subscription.collection.key
+
+
+def _wants(subscription: Subscription, draft: _Draft) -> bool:
+    """A client that asked for deletes only did not ask to be told of rows that are still there."""
+    return subscription.wants(draft.kind) and not (draft.reason is Reason.LEAVE and subscription.event is not None)
+
+
+def _in_order(positions: Sequence[int], rows: Sequence[RowValues], sort: Sequence[SortKey]) -> Sequence[int]:
+    """Return the positions of rows, sorted. Equal rows stay as they are."""
+    if not sort or len(positions) < 2:
+        return positions
+    keys = [key for key in sort if not (key.path or key.field.function)]
+    if not keys:
+        return positions
+    result = list(positions)
+    for key in reversed(keys):
+        column = key.field.column
+        rank = _rank(column.type)
+        ranks = {i: rank(bytes(rows[i].get(column.name, values.NULL))) for i in result}
+        result.sort(key=ranks.__getitem__, reverse=key.descending)
+    return result
+
+
+def _rank(type_: PgType) -> Callable[[bytes], Any]:
+    is_number = type_.kind is TypeKind.QUOTED or type_.name in ("smallint", "integer", "real", "double precision")
+    return _number_rank if is_number else _text_rank
+
+
+def _number_rank(raw: bytes) -> tuple[int, Decimal]:
+    """NaN is more than any number, null more than everything."""
+    if raw == values.NULL:
+        return 2, Decimal()
+    number = Decimal(raw.decode().strip('"'))
+    return (1, Decimal()) if number.is_nan() else (0, number)
+
+
+def _text_rank(raw: bytes) -> tuple[bool, Hashable]:
+    if raw == values.NULL:
+        return True, ""
+    return False, msgspec.json.decode(raw) if raw[:1] == b'"' else raw.decode()

@@ -1,0 +1,182 @@
+"""From a row to the JSON that clients get, compiled once per collection.
+
+PostgreSQL's bytes pass through wherever no value has to be rewritten; `values` says which have to be. What the database
+has to add to the row of a change comes as a second row, the completion, whose members are called by the position of
+their output. Where the database reads the rows, all members are called so.
+
+Bound: `ENCODERS_MAX` projections, since clients choose them. Policy: past it they are compiled anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+from cdc_bridge.model import values
+from cdc_bridge.model.catalog import Collection
+from cdc_bridge.model.filter import Field
+from cdc_bridge.model.projection import Nested, Output, Projection
+from cdc_bridge.model.row import Row, RowValues, split_array, split_object
+
+ENCODERS_MAX = 1000
+
+Encode: TypeAlias = Callable[[bytes], bytes]
+EncodeRow: TypeAlias = Callable[[RowValues], bytes]
+
+Part: TypeAlias = tuple[bytes, str, Encode | None]
+"""The name with its colon, the member of the row that has the value, and how to rewrite it."""
+
+
+class Table:
+    """What follows from a collection's columns for its rows. It lives as long as these do."""
+
+    def __init__(self, collection: Collection) -> None:
+        self.collection = collection
+        self.key = _row_key(collection) if collection.key else None
+        self._encoders: dict[Projection, RowEncoder] = {}
+
+    def encoder(self, projection: Projection) -> RowEncoder:
+        encoder = self._encoders.get(projection)
+        if encoder is None:
+            if len(self._encoders) >= ENCODERS_MAX:
+                self._encoders.clear()
+            encoder = self._encoders[projection] = RowEncoder(projection)
+        return encoder
+
+
+class RowEncoder:
+    """Encodes rows of changes by one projection."""
+
+    def __init__(self, projection: Projection) -> None:
+        parts = [_part(output, position) for position, output in enumerate(projection.outputs)]
+        is_plain = [output.column is not None for output in projection.outputs]
+        self._parts = list(zip(parts, is_plain, strict=True))
+        self._encode = object_encoder([part for part, is_plain in self._parts if is_plain])
+        self._verbatim = _verbatim_names(projection)
+
+    def for_rows_like(self, row: Row) -> EncodeRow:
+        """Return the encoder, by a flat projection, of rows with the columns of this one.
+
+        A column that they lack, since they are older than it, reads null.
+        """
+        return _verbatim if tuple(row.columns) == self._verbatim else self._encode
+
+    def complete(self, row: RowValues, completion: RowValues) -> bytes:
+        """Encode by any projection."""
+        members = [_member(part, row if is_plain else completion) for part, is_plain in self._parts]
+        return b"{" + b",".join(members) + b"}"
+
+
+def read_encoder(projection: Projection) -> EncodeRow:
+    """Return the encoder of rows whose members are called by the positions of the projection's outputs."""
+    return object_encoder([(values.name(o.name), str(i), _encoder(o.source)) for i, o in enumerate(projection.outputs)])
+
+
+def key_encoder(collection: Collection) -> EncodeRow:
+    """Return the encoder of keys as `delete` carries them: the value, or an object when there are several columns."""
+    columns = collection.key_columns
+    if len(columns) > 1:
+        return object_encoder([(values.name(c.name), c.name, values.encoder(c.type)) for c in columns])
+    name, encode = columns[0].name, values.encoder(columns[0].type)
+    if encode is None:
+        return lambda row: bytes(row.get(name, values.NULL))
+    return lambda row: encode(bytes(row.get(name, values.NULL)))
+
+
+def _row_key(collection: Collection) -> Callable[[Row], bytes]:
+    """Return the function that gives a row's key as `key_encoder` does; most keys are read without taking it apart."""
+    encode_key = key_encoder(collection)
+    if len(collection.key) > 1:
+        return lambda row: encode_key(row.columns)
+    begin = b"{" + values.name(collection.key[0])
+    encode = values.encoder(collection.key_columns[0].type)
+
+    def row_key(row: Row) -> bytes:
+        raw = row.value_after(begin)
+        if raw is None:
+            return encode_key(row.columns)
+        return raw if encode is None else encode(raw)
+
+    return row_key
+
+
+def object_encoder(parts: Sequence[Part]) -> EncodeRow:
+    """Return a function that makes one JSON object of these members of a row; null of those that it lacks."""
+    if not parts:
+        return lambda _: b"{}"
+    names = [name for _, name, _ in parts]
+    pick = itemgetter(*names) if len(names) > 1 else lambda row: (row[names[0]],)
+    pieces: list[Any] = [piece for key, _, _ in parts for piece in (b"," + key, b"")] + [b"}"]
+    pieces[0] = b"{" + parts[0][0]
+    rewritten = [(2 * position + 1, encode) for position, (_, _, encode) in enumerate(parts) if encode is not None]
+
+    def encode_object(row: RowValues) -> bytes:
+        members = pieces.copy()
+        try:
+            members[1::2] = pick(row)
+        except KeyError:
+            members[1::2] = [row.get(name, values.NULL) for name in names]
+        for position, encode in rewritten:
+            members[position] = encode(bytes(members[position]))
+        return b"".join(members)
+
+    return encode_object
+
+
+def _verbatim(row: RowValues) -> bytes:
+    assert isinstance(row, Row)
+    return bytes(row.raw)
+
+
+def _verbatim_names(projection: Projection) -> tuple[str, ...]:
+    """Return the columns of the rows that the projection shows as PostgreSQL wrote them; empty when there are none.
+
+    The text of a `json` may have blanks around it, which are no part of the value that other rows show.
+    """
+    for output in projection.outputs:
+        column = output.column
+        if column is None or column.name != output.name or column.type.name == "json":
+            return ()
+        if values.encoder(column.type) is not None or values.name(column.name) != b'"%b":' % column.name.encode():
+            return ()
+    return tuple([output.name for output in projection.outputs])
+
+
+def _member(part: Part, row: RowValues) -> bytes:
+    key, name, encode = part
+    raw = bytes(row.get(name, values.NULL))
+    return key + (raw if encode is None else encode(raw))
+
+
+def _part(output: Output, position: int) -> Part:
+    column = output.column
+    return values.name(output.name), str(position) if column is None else column.name, _encoder(output.source)
+
+
+def _encoder(source: Field | Nested) -> Encode | None:
+    if isinstance(source, Field):
+        return values.encoder(source.type)
+    if source.is_count:
+        return None
+    one = _bare(source.projection.outputs[0].source) if source.is_bare else _object(source.projection)
+    return _list(one) if source.reference.is_many else one
+
+
+def _object(projection: Projection) -> Encode:
+    encode = read_encoder(projection)
+    return lambda raw: raw if raw == values.NULL else encode(split_object(raw))
+
+
+def _bare(source: Field | Nested) -> Encode:
+    encode = _encoder(source)
+
+    def encode_bare(raw: bytes) -> bytes:
+        value = raw if raw == values.NULL else bytes(split_object(raw)["0"])
+        return encode(value) if encode else value
+
+    return encode_bare
+
+
+def _list(one: Encode) -> Encode:
+    return lambda raw: values.array([one(bytes(item)) for item in split_array(raw)])
