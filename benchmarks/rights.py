@@ -34,7 +34,7 @@ from benchmarks import stage
 from benchmarks.figures import headline, in_turn, show, show_ratio
 from benchmarks.sharing import Client
 from benchmarks.subscriber import CONTEXT, Message
-from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.session import prepare
@@ -260,7 +260,7 @@ async def hub_with(count: int, catalog: Catalog, evaluator: PooledRowEvaluator) 
     hub = Hub(1 << 24)
     hub.adopt(catalog, lambda known, _: known)
     principal = Principal(ROLE, ROLE, json.dumps({"role": ROLE, "sub": user(1)}))
-    parser = QueryParser(evaluator, QueryLimits(100, 10_000, 10, 100, 10_000), Permits())
+    parser = QueryParser(evaluator, QueryLimits(100, 10_000, 10, 100, 10_000), AccessPolicy())
     read = await parser.parse({}, "messages", catalog, principal, to_follow=True)
     client = Client()
     for number in range(count):

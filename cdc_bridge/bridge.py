@@ -11,7 +11,7 @@ from typing import Any
 
 from cdc_bridge import wiring as parts
 from cdc_bridge.access.authenticator import Authenticator
-from cdc_bridge.access.rules import RuleBook
+from cdc_bridge.access.rules import RuleSet
 from cdc_bridge.admin.custodian import LogCustodian
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.logs import facts
@@ -99,7 +99,7 @@ class Bridge:
             self._revising.clear()
             if revision := self._revision():
                 authenticator.take(revision.static_tokens)
-                await broker.adopt_rules(RuleBook(tuple(revision.rules)))
+                await broker.adopt_rules(RuleSet(tuple(revision.rules)))
                 log.info("the rules and tokens of the configuration hold as it says now", extra=_counts(revision))
 
     def _revision(self) -> Revision | None:

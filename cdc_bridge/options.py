@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from cdc_bridge.access.auth_state import AuthMode
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.access.static_tokens import StaticToken
+from cdc_bridge.access.tokens import StaticToken
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.access.authenticator import Authenticator
+from cdc_bridge.access.authenticator import Authenticator, Roles
 from cdc_bridge.access.keys import Key, public, shared
 from cdc_bridge.access.published_keys import PublishedKeys
-from cdc_bridge.access.roles import Roles
-from cdc_bridge.access.rules import RuleBook
+from cdc_bridge.access.rules import RuleSet
 from cdc_bridge.access.tokens import Verifier
 from cdc_bridge.admin.custodian import LogCustodian
 from cdc_bridge.admin.pruner import LogPruner
@@ -137,7 +136,7 @@ def broker(options: BridgeOptions, capture: LogCapture, pools: Pools) -> Broker:
         limits=_query_limits(options),
         subscriptions_max=options.subscriptions_max,
         held_bytes_max=options.held_bytes_max,
-        rules=RuleBook(tuple(options.rules)),
+        rules=RuleSet(tuple(options.rules)),
     )
 
 

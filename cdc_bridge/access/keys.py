@@ -1,7 +1,7 @@
-"""Keys that tokens are verified with, each for one algorithm.
+"""Keys that verify tokens. Each is for one algorithm.
 
-It is the key that says by which algorithm it verifies, and never the token: so nobody can have a public key taken for
-a shared secret, or do without a signature.
+Rule: the key decides the algorithm, never the token. So no token can have a public key used as a shared secret, or do
+without a signature.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ RSA_BITS_MIN = 2048
 """RFC 7518, section 3.3."""
 
 PUBLISHED_MAX = 100
-"""Keys of one set; no issuer has more than a few."""
+"""The most keys read of one set. No issuer publishes more than a few."""
 
 _FAMILIES: Mapping[str, Any] = {"RSA": RSAAlgorithm, "EC": ECAlgorithm, "OKP": OKPAlgorithm}
-"""The kinds of public keys. A symmetric key (`oct`) that somebody publishes is no secret, and so is none of these."""
+"""The types of public keys. A published symmetric key (`oct`) is not a secret, so it is not accepted."""
 
 _UNREADABLE = (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError)
-"""What libraries raise for keys that are none."""
+"""What the libraries raise for text that is not a key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`kid` is how the issuer calls it, if it is one of several."""
+    """A key for one algorithm. `kid` is the issuer's name for it."""
 
     algorithm: str
     material: Any = field(repr=False)
@@ -52,31 +52,34 @@ def shared(secret: str) -> Key:
 
 
 def public(text: str) -> Key:
-    """From PEM, or from a file that holds it. Raises `SettingsError`, without a word of what it has read."""
-    pem = text.replace("\\n", "\n") if "-----BEGIN" in text else _read(text)  # as one line, where there can be only one
+    """Read a public key from PEM text, or from the file that the text names.
+
+    Raises `SettingsError`, which repeats nothing of what was read.
+    """
+    pem = text.replace("\\n", "\n") if "-----BEGIN" in text else _read(text)  # environment variables have one line
     if "PRIVATE KEY-----" in pem:
         raise SettingsError("jwt_public_key is a private key, which only the issuer may have: give the public one")
     try:
         material = load_pem_public_key(pem.encode())
     except _UNREADABLE:
-        raise SettingsError("jwt_public_key is no public key in PEM, nor a file that holds one") from None
+        raise SettingsError("jwt_public_key is neither a public key in PEM form nor a file that holds one") from None
     algorithm = _algorithm(material)
     if algorithm is None:
         raise SettingsError(
-            f"jwt_public_key has to be an RSA key of {RSA_BITS_MIN} bits or more, or one on P-256, Ed25519 or Ed448"
+            f"jwt_public_key must be an RSA key of {RSA_BITS_MIN} bits or more, or a key on P-256, Ed25519 or Ed448"
         )
     return Key(algorithm, material)
 
 
 def published(text: bytes) -> tuple[Key, ...]:
-    """The keys of a JSON Web Key Set that we can use; others do no harm. Raises `ValueError` when it is no such set."""
+    """Read the usable keys of a JSON Web Key Set, and skip the others. Raises `ValueError` when it is not a set."""
     try:
         found = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deep") from None
     members = found.get("keys") if isinstance(found, dict) else None
     if not isinstance(members, list):
-        raise ValueError("no set of keys")
+        raise ValueError("not a JSON Web Key Set")
     keys = [_from_jwk(member) for member in members[:PUBLISHED_MAX] if isinstance(member, dict)]
     return tuple(key for key in keys if key is not None)
 
@@ -85,7 +88,7 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, ValueError):
-        raise SettingsError("jwt_public_key is no PEM text, and there is no file of that name to be read") from None
+        raise SettingsError("jwt_public_key is neither PEM text nor the name of a readable file") from None
 
 
 def _from_jwk(jwk: Mapping[str, Any]) -> Key | None:
@@ -107,7 +110,7 @@ def _is_for_signatures(jwk: Mapping[str, Any]) -> bool:
 
 
 def _algorithm(material: object) -> str | None:
-    """What a public key verifies by; None for one that we do not take, private keys among them."""
+    """Return the algorithm of a public key. None for keys that are not accepted, private keys among them."""
     match material:
         case RSAPublicKey(key_size=bits) if bits >= RSA_BITS_MIN:
             return "RS256"

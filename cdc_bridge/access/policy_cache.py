@@ -1,11 +1,11 @@
-"""What PostgreSQL has said of claims and policies: the value of an expression of claims for a principal, and whether
-PostgreSQL can evaluate a policy for the image of a row. Each is asked once, and kept.
+"""What PostgreSQL has said about claims and policies: the value of an expression of claims for a principal, and whether
+it can evaluate a policy for the rows of changes. Each question is asked once, and its answer kept.
 
-Rule: nothing here waits. What is not known yet is collected in `Questions` during a pass over one or many requests; the
-caller has all of it looked up in one call, keeps the answers, and makes the pass again.
+Rule: nothing here waits. Unknown answers are collected in `Questions` during a pass over one or many requests. The
+caller has all of them looked up in one call, keeps the answers, and repeats the pass.
 
-Bound: `KNOWN_MAX` answers of each kind. Policy: past it all are forgotten, and asked for again; but only in
-`make_room`, so that what everybody who is here needs at once may be more.
+Bound: `KNOWN_MAX` answers of each kind. Policy: past it all are forgotten, but only in `make_room`, so that requests
+that are parsed together may need more.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from cdc_bridge.query.literals import Literals
 KNOWN_MAX = 100_000
 
 Subject: TypeAlias = tuple[str | None, int, Filter]
+"""The role, the table and the policies of a probe."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Probe:
-    """Whether a role can have policies evaluated for the image of a row: all together, since each may keep the others
-    from being evaluated (see `database.scripts`).
+    """Can a role have these policies evaluated for the rows of changes?
+
+    Policies are probed together, since each may keep the others from being evaluated (see `database.scripts`).
     """
 
     collection: Collection
@@ -38,19 +40,19 @@ class Probe:
 
     @property
     def subject(self) -> Subject:
-        """Which of the role's principals asks makes no difference."""
+        """The answer is the same for all principals of the role."""
         return self.principal.role, self.collection.relation_id, self.policies
 
     def case(self, catalog: Catalog) -> Case:
-        """Evaluate the policies for no row: that takes every right that evaluating them takes."""
+        """Evaluate the policies for no row: this needs the same privileges as evaluating them for one."""
         return Case(self.collection, catalog, self.policies, (), 0, (SecurityContext(self.principal),))
 
 
 @dataclass(slots=True, eq=False)
 class Questions:
-    """What PostgreSQL has to be asked before requests can be judged by `catalog`. True while there is anything.
+    """What PostgreSQL has to be asked before requests can be parsed by `catalog`. True while there is anything.
 
-    `is_tentative`: the rules that apply are not known yet, so a refusal may turn out to be another one.
+    `is_tentative`: the rules that apply are not known yet, so a refusal may not be final.
     """
 
     catalog: Catalog
@@ -78,8 +80,8 @@ class PolicyCache:
     def values(
         self, expressions: Sequence[str], principal: Principal, questions: Questions
     ) -> Mapping[str, ClaimValue] | None:
-        """Return the values that the expressions have for this principal, without those that have none. None: not all
-        are known yet.
+        """Return the values of the expressions for this principal, without those that could not be evaluated. None: not
+        all are known yet.
         """
         asked = [ClaimExpression(principal, expression) for expression in expressions]
         missing = [each for each in asked if each not in self._values]
@@ -90,14 +92,15 @@ class PolicyCache:
         return {expression: value for expression, value in found.items() if isinstance(value, ClaimValue)}
 
     def obstacle(self, probe: Probe, questions: Questions) -> str:
-        """Return why the policies cannot be evaluated; empty when they can, or when that is not known yet."""
+        """Return why the policies cannot be evaluated; empty when they can, or when it is not known yet."""
         if probe.subject not in self._obstacles:
             questions.probes[probe.subject] = probe
         return self._obstacles.get(probe.subject, "")
 
     def forget_obstacles(self) -> None:
-        """Ask again the next time: the obstacle may be gone by then. Call it when all who were judged together have
-        been told.
+        """Ask again the next time, since the obstacle may be gone by then.
+
+        Call it when all requests that were parsed together have been answered.
         """
         self._obstacles = {subject: reason for subject, reason in self._obstacles.items() if not reason}
 
@@ -110,7 +113,7 @@ class PolicyCache:
         self._values.update(values)
 
     def keep_verdicts(self, verdicts: Iterable[tuple[Probe, Verdict]]) -> None:
-        """A probe that took too long counts as passed: subscribers get fresh data should rows take too long as well."""
+        """A probe that took too long counts as passed: subscribers get fresh data if rows take too long as well."""
         for probe, verdict in verdicts:
             reasons = [reason for context, reason in verdict.failures.items() if context not in verdict.failed_for_now]
             self._obstacles[probe.subject] = next(iter(reasons), "")

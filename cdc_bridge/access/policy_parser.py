@@ -1,30 +1,124 @@
-"""Takes the condition of a policy apart.
+"""Parse the condition of a policy, as far as it is understood.
 
-PostgreSQL prints brackets around each operator with its operands and around each AND, OR and NOT, and every cast of
-what an operator compares, so that the types on both its sides are the operator's own.
+PostgreSQL prints parentheses around each operator with its operands and around each AND, OR and NOT, and prints every
+cast of what an operator compares, so that the types on both of its sides are the operator's own.
+
+A comparison of a column with claims or literals is decided in memory, once PostgreSQL has given their values for a
+principal. What is not understood with certainty is `Opaque`: PostgreSQL evaluates it for each row.
+
+A row is visible where the whole condition is true, so false and NULL are alike at the top and beneath AND and OR. A NOT
+is pushed down to the comparisons, where it reverses the operator and leaves NULL what it was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias, assert_never
 
-from cdc_bridge.access.conditions import (
-    WHOLE_NUMBERS,
-    AllOf,
-    AnyOf,
-    Compared,
-    Condition,
-    Constant,
-    Opaque,
-    Settled,
-    flag,
-    negated,
-)
 from cdc_bridge.access.policy_claims import LITERALS, FunctionName, is_of_claims, printed
 from cdc_bridge.access.policy_tokens import Group, Kind, NotUnderstood, Token, Unit, grouped, tokens
 from cdc_bridge.model.catalog import Column, TypeKind
-from cdc_bridge.model.filter import Comparison, Field, Operator
+from cdc_bridge.model.filter import Comparison, Field, Literal, Operator
+
+WHOLE_NUMBERS = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+"""The types of whole numbers, which compare with each other, and the first number that each cannot hold."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    parts: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    parts: tuple[Condition, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A column compared with the value of `expression`. With IN and NIN that is an array, as in `= ANY` and `<> ALL`.
+
+    `cast` is the type that the column is cast to, empty without a cast. `text` is the whole comparison.
+    """
+
+    column: Column
+    operator: Operator
+    expression: str
+    cast: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A comparison that needs no value: a test for NULL, or of a boolean column."""
+
+    comparison: Comparison
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A condition on claims alone, the same for all rows."""
+
+    expression: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opaque:
+    """A condition that only PostgreSQL can evaluate."""
+
+    text: str
+
+
+Condition: TypeAlias = AllOf | AnyOf | Compared | Settled | Constant | Opaque
+
+_TRUE, _FALSE = Literal(b"true"), Literal(b"false")
+
+
+def flag(column: Column, *, is_set: bool) -> Settled:
+    """Test a boolean column for true or for false."""
+    return Settled(Comparison(Field(column), Operator.EQ, (_TRUE if is_set else _FALSE,)))
+
+
+def negated(condition: Condition) -> Condition:
+    """Return what is true where `condition` is false."""
+    match condition:
+        case AllOf(parts):
+            return AnyOf(tuple(map(negated, parts)))
+        case AnyOf(parts):
+            return AllOf(tuple(map(negated, parts)))
+        case Compared(operator=operator, text=text):
+            return replace(condition, operator=_NEGATED[operator], text=f"(NOT {text})")
+        case Settled(comparison):
+            return Settled(_negated_comparison(comparison))
+        case Constant(expression):
+            return Constant(f"(NOT ({expression}))")
+        case Opaque(text):
+            return Opaque(f"(NOT {text})")
+    assert_never(condition)
+
+
+_NEGATED = {
+    Operator.EQ: Operator.NEQ,
+    Operator.NEQ: Operator.EQ,
+    Operator.LT: Operator.GTE,
+    Operator.GTE: Operator.LT,
+    Operator.GT: Operator.LTE,
+    Operator.LTE: Operator.GT,
+    Operator.IN: Operator.NIN,
+    Operator.NIN: Operator.IN,
+    Operator.NULL: Operator.NNULL,
+    Operator.NNULL: Operator.NULL,
+}
+
+
+def _negated_comparison(comparison: Comparison) -> Comparison:
+    if comparison.operator is Operator.EQ:  # of a boolean column
+        return replace(comparison, values=(_FALSE if comparison.values == (_TRUE,) else _TRUE,))
+    return replace(comparison, operator=_NEGATED[comparison.operator])
+
+
+# --- the parser ---
 
 _MIRRORED = {
     Operator.EQ: Operator.EQ,
@@ -48,7 +142,7 @@ _OF_ARRAYS = {("=", "ANY"): Operator.IN, ("<>", "ALL"): Operator.NIN}
 def parse(
     expression: str, columns: Mapping[str, Column], functions: frozenset[FunctionName] = frozenset()
 ) -> Condition:
-    """`expression` is as `pg_get_expr` prints it. `columns` are the table's own; `functions` are of claims alone."""
+    """Parse an expression as `pg_get_expr` prints it. `functions` are those that depend on claims alone."""
     try:
         parts = tokens(expression)
         units = grouped(parts)
@@ -60,7 +154,7 @@ def parse(
 
 @dataclass(frozen=True, slots=True)
 class _Parser:
-    """Of one expression. What it is given are pieces of it, in its order."""
+    """Parses one expression. The units that its methods take are a part of the expression."""
 
     expression: str
     tokens: Sequence[Token]
@@ -98,7 +192,7 @@ class _Parser:
         return self._tested(units) or self._compared(units)
 
     def _tested(self, units: Sequence[Unit]) -> Condition | None:
-        """`IS NULL` and `IS TRUE`, and what they are with NOT."""
+        """`IS NULL` and `IS TRUE`, also with NOT."""
         column = self._column(units[:1])
         if column is None or not _is_word(units[1], "IS") or len(units) > 4:
             return None
@@ -123,7 +217,7 @@ class _Parser:
     def _compared_with_array(
         self, units: Sequence[Unit], left: Sequence[Unit], sign: Token, right: Sequence[Unit]
     ) -> Condition | None:
-        """The rows of a SELECT that stands there are not an array."""
+        """`= ANY (...)` and `<> ALL (...)`, but not with a SELECT, of which the rows are not an array."""
         quantifier, array = right
         if not isinstance(array, Group) or not _is_bracketed(array) or not isinstance(quantifier, Token):
             return None
@@ -143,7 +237,7 @@ class _Parser:
         return Compared(column, operator, self._text(right), cast, f"({self._text(units)})")
 
     def _column(self, units: Sequence[Unit]) -> Column | None:
-        """Names in brackets are columns too."""
+        """Return the column that the units are, with or without parentheses."""
         if len(units) != 1:
             return None
         (unit,) = units
@@ -184,16 +278,17 @@ _SAME = frozenset(WHOLE_NUMBERS) | frozenset(
         "uuid",
     }
 )
-"""Types of which operators that go by no schema are PostgreSQL's own, and mean what a filter's do."""
+"""Types for which operators without a schema are PostgreSQL's own, and mean the same as those of a filter."""
 _EQUALITY = frozenset({Operator.EQ, Operator.NEQ, Operator.IN, Operator.NIN})
 _WITH_ONE_TEXT = frozenset(WHOLE_NUMBERS) | {"uuid"}
-"""Equal values, and no others, are printed alike."""
+"""Types for which two values are equal exactly when their texts are."""
 
 
 def is_comparable(column: Column, operator: Operator, cast: str) -> bool:
-    """Whether a filter on the column says the same as the comparison. A cast to the type itself is one from a domain.
+    """Whether a filter on the column means the same as the comparison.
 
-    As text, char(n) loses its blanks and others have several spellings; varchar is always compared as text.
+    A cast to the column's own type comes from a domain. As text, char(n) loses its blanks, and values of most types
+    have several texts; varchar is always compared as text.
     """
     type_ = column.type
     if type_.name == "character varying":
@@ -204,7 +299,7 @@ def is_comparable(column: Column, operator: Operator, cast: str) -> bool:
 
 
 def _test(column: Column, word: Unit) -> Condition | None:
-    """A composite of NULLs is neither NULL nor not; the null of a JSON value is not NULL, but looks so in an image."""
+    """A composite of NULLs is neither NULL nor not NULL. A JSON null is not NULL, but a row version has it as one."""
     if column.type.kind is TypeKind.COMPOSITE or column.type.is_json:
         return None
     if _is_word(word, "NULL"):
@@ -226,7 +321,7 @@ def _split(units: Sequence[Unit], word: str) -> list[Sequence[Unit]]:
 
 
 def _is_bracketed(group: Group) -> bool:
-    """Not the brackets that belong to a SELECT."""
+    """Whether these are parentheses around an expression, not around a SELECT."""
     return group.bracket == "(" and bool(group.units) and not _is_word(group.units[0], "SELECT", "VALUES", "WITH")
 
 

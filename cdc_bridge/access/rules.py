@@ -1,22 +1,39 @@
-"""What the configuration says of who may see what, besides the database or instead of it.
+"""The rules of the configuration: who may see what, besides the database or instead of it.
 
-Rules only ever take away: the columns, rows and events that no rule of a role names, and the collections, are not
-there for it. A role that no rule names has none taken away.
+Rules only take away. A role that rules name sees nothing but the collections, columns, rows and events that its rules
+name. A role that no rule names loses nothing.
+
+A rule whose filter is invalid (no such field, or a claim that is not of the field's type) hides its collection from the
+role, and does nothing else. The log says so once.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cdc_bridge.logs import facts
 from cdc_bridge.model import exactjson
+from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.filter import NOTHING, Comparison, Filter, Now, Required, leaves
+from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind
+from cdc_bridge.query.literals import Literals, TypedText
+from cdc_bridge.query.query import QueryLimits, resolve_filter
+
+log = logging.getLogger(__name__)
+
+LIMITS = QueryLimits(filter_depth_max=100, filter_nodes_max=10_000, in_values_max=1_000_000)
+"""Wider than those of clients: the operator is trusted, and claims can be long lists."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one role may see of one collection. `fields` of None are all, `filter` is as a client would write it."""
+    """What one role may see of one collection. `fields` of None are all; `filter` is written as clients write it."""
 
     role: str
     collection: str
@@ -32,28 +49,148 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
-class RuleBook:
+class RuleSet:
     """All rules. No role has two for one collection."""
 
     rules: tuple[Rule, ...] = ()
     _by_role: Mapping[str, Mapping[str, Rule]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_by_role", _by_role(self.rules))
+        found: dict[str, dict[str, Rule]] = {}
+        for rule in self.rules:
+            found.setdefault(rule.role, {})[rule.collection] = rule
+        object.__setattr__(self, "_by_role", found)
 
     def names(self, role: str) -> bool:
         return role in self._by_role
 
-    def of(self, role: str) -> Mapping[str, Rule] | None:
-        """By collection. None: nothing is taken away."""
-        return self._by_role.get(role)
+    def of(self, principal: Principal) -> Mapping[str, Rule] | None:
+        """Return the rules for a principal by collection. None: nothing is taken away.
+
+        A role of the configuration alone sees nothing once no rule names it.
+        """
+        rules = self._by_role.get(principal.name)
+        return {} if rules is None and principal.name and principal.role is None else rules
+
+    def rule(self, principal: Principal, collection: Collection) -> Rule | None:
+        """Return the rule for one collection. None: nothing is taken away, or the collection is hidden."""
+        rules = self.of(principal)
+        return None if rules is None else rules.get(collection.name)
 
 
-def _by_role(rules: Iterable[Rule]) -> Mapping[str, Mapping[str, Rule]]:
-    found: dict[str, dict[str, Rule]] = {}
-    for rule in rules:
-        found.setdefault(rule.role, {})[rule.collection] = rule
-    return found
+NO_RULES = RuleSet()
 
 
-NO_RULES = RuleBook()
+# --- what the rules say to a principal ---
+
+
+@dataclass(frozen=True, slots=True)
+class RulePolicy:
+    """The rows that rules let a principal see (`context`). `hidden` are the tables, by `oid`, of invalid rules;
+    `faults` say what is wrong with these.
+    """
+
+    context: SecurityContext
+    hidden: frozenset[int] = frozenset()
+    faults: tuple[tuple[Rule, str], ...] = ()
+
+
+def rule_policy(rules: Mapping[str, Rule], principal: Principal, catalog: Catalog, literals: Literals) -> RulePolicy:
+    """Resolve the filters of the principal's rules. Discard the result when it leaves something in
+    `literals.missing`.
+    """
+    rows: list[tuple[int, Filter]] = []
+    faults: dict[int, tuple[Rule, str]] = {}
+    for name, rule in sorted(rules.items()):
+        collection = catalog.by_name.get(name)
+        if collection is None or not rule.filter:
+            continue
+        try:
+            claims = principal.claim_values
+            found = resolve_filter(rule.condition, collection, LIMITS, catalog, literals=literals, claims=claims)
+            rows.append((collection.relation_id, required(found)))
+        except RequestError as error:
+            rows.append((collection.relation_id, NOTHING))
+            faults[collection.relation_id] = rule, error.message
+    return RulePolicy(SecurityContext(principal, tuple(rows)), frozenset(faults), tuple(faults.values()))
+
+
+def required(filter_: Filter) -> Filter:
+    """Mark a rule's filter as one that past row versions must meet too."""
+    is_plain = all(
+        isinstance(leaf, Comparison) and not any(isinstance(value, Now) for value in leaf.values)
+        for leaf in leaves(filter_)
+    )
+    return filter_ if is_plain else Required(filter_)
+
+
+# --- what is wrong with the rules ---
+
+
+class RuleChecker:
+    """Logs what is wrong with the rules: once, until it is mended or other rules come.
+
+    Bound: a sentence for each fault of each rule.
+    """
+
+    def __init__(self) -> None:
+        self._logged: frozenset[tuple[Rule, str]] = frozenset()
+        self._invalid: set[Rule] = set()
+
+    def check(self, rules: RuleSet, catalog: Catalog, literals: Literals) -> None:
+        """Check all rules against a new catalog, as far as they do not depend on claims."""
+        missing = {(rule, what) for rule in rules.rules for what in _missing(rule, catalog)}
+        faults = {(rule, reason) for rule in rules.rules for reason in _faults(rule, catalog, literals.known)}
+        for rule, what in sorted(missing - self._logged, key=str):
+            log.warning("a rule names what is not in the database", extra=_facts(rule, missing=what))
+        for rule, reason in sorted(faults - self._logged, key=str):
+            self._log_invalid(rule, reason)
+        useless = {(rule, reason) for rule in rules.rules for reason in _useless(rule, catalog)}
+        for rule, reason in sorted(useless - self._logged, key=str):
+            log.warning("a rule shows nothing to anybody", extra=_facts(rule, reason=reason))
+        self._logged = frozenset(missing | faults | useless)
+        self._invalid = {rule for rule, _ in faults}
+
+    def report(self, faults: Iterable[tuple[Rule, str]]) -> None:
+        """Log faults that came up with the claims of a principal."""
+        for rule, reason in faults:
+            if rule not in self._invalid:
+                self._invalid.add(rule)
+                self._log_invalid(rule, reason)
+
+    def _log_invalid(self, rule: Rule, reason: str) -> None:
+        log.error(
+            "the filter of a rule is invalid, so the collection is hidden from its role",
+            extra=_facts(rule, reason=reason),
+        )
+
+
+def _missing(rule: Rule, catalog: Catalog) -> list[str]:
+    collection = catalog.by_name.get(rule.collection)
+    if collection is None:
+        return ["the collection"]
+    return [f'the field "{name}"' for name in sorted((rule.fields or frozenset()) - collection.by_name.keys())]
+
+
+def _useless(rule: Rule, catalog: Catalog) -> list[str]:
+    """A rule shows nothing that its reader was not granted. A role of the configuration alone reads as the bridge."""
+    collection = catalog.by_name.get(rule.collection)
+    if collection is None:
+        return []
+    role = rule.role if rule.role in catalog.access.roles else None
+    access = catalog.access.to(collection.relation_id, role)
+    reader = role or "the role that the bridge connects as"
+    if access.columns == frozenset():
+        return [f"{reader} reads for it, and may not SELECT the table"]
+    return [f"{reader} reads for it, and no policy shows that role a row"] if access.policies == () else []
+
+
+def _faults(rule: Rule, catalog: Catalog, known: Mapping[TypedText, bytes | None]) -> list[str]:
+    """Leave out rules with values that PostgreSQL has not normalized yet: requests find their faults."""
+    literals = Literals(known)
+    found = rule_policy({rule.collection: rule}, Principal(rule.role), catalog, literals)
+    return [] if literals.missing else [reason for _, reason in found.faults]
+
+
+def _facts(rule: Rule, **more: object) -> dict[str, Mapping[str, object]]:
+    return facts(role=rule.role, collection=rule.collection, **more)

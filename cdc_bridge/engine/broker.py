@@ -8,8 +8,8 @@ lock: the hub changes between two awaits. What the hub wants to be read for its 
 
 from __future__ import annotations
 
-from cdc_bridge.access.permits import Permits
-from cdc_bridge.access.rules import NO_RULES, RuleBook
+from cdc_bridge.access.access_policy import AccessPolicy
+from cdc_bridge.access.rules import NO_RULES, RuleSet
 from cdc_bridge.capture import Capture
 from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.asking import Asking
@@ -45,14 +45,14 @@ class Broker:
         held_bytes_max: int,
         retry_delay_s: float = 0.5,
         resumes_max: int = 4,
-        rules: RuleBook = NO_RULES,
+        rules: RuleSet = NO_RULES,
     ) -> None:
         """`clients_evaluator` answers questions of single clients, so that the stream need not wait behind them."""
         clients_evaluator = clients_evaluator or evaluator
         self.hub = hub = Hub(held_bytes_max)
         self._agenda = agenda = Agenda(hub, can_resume=log_reader is not None)
-        self._permits = permits = Permits(rules)
-        parser = QueryParser(clients_evaluator, limits, permits, urgent=evaluator)
+        self._access = access = AccessPolicy(rules)
+        parser = QueryParser(clients_evaluator, limits, access, urgent=evaluator)
         self._catalog = catalog = CatalogWatch(catalog_reader, hub, agenda, parser, retry_delay_s=retry_delay_s)
         self._listener = Listener(capture, reader, hub, agenda, catalog=catalog, asking=Asking(evaluator))
         self._refresher = Refresher(reader, hub, agenda, catalog)
@@ -136,11 +136,11 @@ class Broker:
         """What an `items` reply tells. Raises `RequestError`."""
         return await self._desk.read_items(request, principal)
 
-    async def adopt_rules(self, rules: RuleBook) -> None:
+    async def adopt_rules(self, rules: RuleSet) -> None:
         """Other rules hold from now on, for those who are here as well."""
-        if rules != self._permits.book:
+        if rules != self._access.rules:
             await self._catalog.adopt_rules(rules)
 
     def is_ruled(self, role: str) -> bool:
         """Whether a rule names it."""
-        return self._permits.book.names(role)
+        return self._access.rules.names(role)

@@ -14,7 +14,7 @@ import logging
 from functools import partial
 from typing import TypeAlias
 
-from cdc_bridge.access.rules import RuleBook
+from cdc_bridge.access.rules import RuleSet
 from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import NotYetKnown, QueryParser
@@ -83,7 +83,7 @@ class CatalogWatch:
             return
         catalog = await self._reader.read()
         await self._adopt(catalog)
-        self._parser.proofread(catalog)
+        self._parser.check_rules(catalog)
         self._fingerprint = fingerprint
         self._old_layouts.clear()
 
@@ -93,7 +93,7 @@ class CatalogWatch:
         while True:
             try:
                 self._agenda.order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
-                return self._parser.permits.forget_obstacles(catalog)
+                return self._parser.access.cache(catalog).forget_obstacles()
             except ExceptionGroup as group:
                 unknown = [each for each in group.exceptions if isinstance(each, NotYetKnown)]
                 if len(unknown) < len(group.exceptions):
@@ -101,13 +101,13 @@ class CatalogWatch:
                 self._hub.hold_back(self._parser.sees_otherwise(catalog))
                 await self._parser.answer(unknown, catalog)
 
-    async def adopt_rules(self, book: RuleBook) -> None:
+    async def adopt_rules(self, rules: RuleSet) -> None:
         """Other rules hold: everybody is judged anew by them."""
         async with self._refreshing:
-            self._parser.permits.take(book)
+            self._parser.access.adopt(rules)
             await self._apply_rules()
             if self._fingerprint:  # else there is no catalog yet
-                self._parser.proofread(self._hub.catalog)
+                self._parser.check_rules(self._hub.catalog)
 
     async def _apply_rules(self) -> None:
         while True:

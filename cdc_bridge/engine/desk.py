@@ -101,13 +101,13 @@ class Desk:
     async def _judge_request(self, request: Subscribe, principal: Principal) -> Subscription:
         name = request.collection
         catalog = await self._catalog.current(name)
-        book = self._parser.permits.book
+        rules = self._parser.access.rules
         parsed = await self._parser.parse(request.query, name, catalog, principal, to_follow=True)
         parsed.require(request.event)
         collection = parsed.collection
         key = item_key(request.item, collection) if request.item is not None else None
         item = await self._find_key(parsed, key, request) if key is not None else None
-        if self._hub.catalog is not catalog or self._parser.permits.book is not book:
+        if self._hub.catalog is not catalog or self._parser.access.rules is not rules:
             raise SourceChanged
         return parsed.narrowed(_subscription(request, parsed, key, item))
 

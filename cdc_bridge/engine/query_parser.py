@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.policy_cache import Questions
 from cdc_bridge.engine.relating import tables_read
 from cdc_bridge.model.catalog import Catalog, Collection
@@ -90,11 +90,11 @@ class QueryParser:
         self,
         evaluator: RowEvaluator | None,
         limits: QueryLimits,
-        permits: Permits,
+        access: AccessPolicy,
         *,
         urgent: RowEvaluator | None = None,
     ) -> None:
-        self.permits = permits
+        self.access = access
         self._evaluator = evaluator
         self._urgent = urgent or evaluator
         self._limits = limits
@@ -163,27 +163,28 @@ class QueryParser:
     ) -> ParsedQuery:
         """As far as the principal may see it by grants and rules."""
         catalog = questions.catalog
-        ruling = self.permits.ruling(principal, catalog, questions)
+        by_rules = self.access.rule_policy(principal, catalog, questions)
         questions.is_tentative = bool(questions)
-        view = self.permits.view(principal, catalog, ruling.unseen)
+        view = self.access.view(principal, catalog, by_rules.hidden)
         collection = view.by_name.get(name)
         if collection is None:
             raise forbidden_collection(name)
         literals, claims = questions.literals, principal.claim_values
         query = resolve(raw, collection, self._limits, view, literals=literals, claims=claims, items=items)
-        ruled = ruling.context.rows_of(collection.relation_id)
+        ruled = by_rules.context.rows_of(collection.relation_id)
         query = replace(query, filter=all_of([query.filter, ruled]))
-        rule = self.permits.rule(principal, collection)
+        rule = self.access.rules.rule(principal, collection)
         allowed = EVERY_EVENT if rule is None else rule.events
-        return ParsedQuery(collection, query, ruling.context, allowed=allowed, is_guarded=ruled != EVERYTHING)
+        return ParsedQuery(collection, query, by_rules.context, allowed=allowed, is_guarded=ruled != EVERYTHING)
 
     def _by_policies(self, parsed: ParsedQuery, principal: Principal, questions: Questions) -> ParsedQuery:
         collection, query, catalog = parsed.collection, parsed.query, questions.catalog
-        guard = self.permits.guard(catalog.by_relation_id[collection.relation_id], principal, catalog, questions)
-        rights = self.permits.rights(principal, tables_read(collection, query, parsed.context), catalog)
-        if guard == EVERYTHING:
+        whole = catalog.by_relation_id[collection.relation_id]
+        visible = self.access.row_filter(whole, principal, catalog, questions)
+        rights = self.access.rights(principal, tables_read(collection, query, parsed.context), catalog)
+        if visible == EVERYTHING:
             return replace(parsed, rights=rights)
-        query = replace(query, filter=all_of([query.filter, guard]), asked=query.filter)
+        query = replace(query, filter=all_of([query.filter, visible]), asked=query.filter)
         return replace(parsed, query=query, rights=rights, is_guarded=True)
 
     def _parse_again(
@@ -209,7 +210,7 @@ class QueryParser:
                 parsed = parse(questions)
             except RequestError:
                 if not questions.is_tentative:
-                    self.permits.forget_obstacles(catalog)
+                    self.access.cache(catalog).forget_obstacles()
                     raise
             else:
                 if not questions:
@@ -221,7 +222,7 @@ class QueryParser:
         if self._literals_bytes > KNOWN_BYTES_MAX:
             self._literals.clear()
             self._literals_bytes = 0
-        self.permits.make_room()
+        self.access.make_room()
 
     async def answer(self, unknown: Iterable[NotYetKnown], catalog: Catalog) -> None:
         """Look up what many subscriptions need to be judged. Nothing is forgotten before all is known, or it never
@@ -237,7 +238,7 @@ class QueryParser:
             raise RequestError("SERVICE_UNAVAILABLE", "No database is there to normalize a value of this type.")
         literals, claims = list(questions.literals.missing), list(questions.claims)
         probes = list(questions.probes.values())
-        cache = self.permits.cache(questions.catalog)
+        cache = self.access.cache(questions.catalog)
         for begin in range(0, max(len(literals), len(claims), len(probes)), AT_ONCE_MAX):
             part = slice(begin, begin + AT_ONCE_MAX)
             cases = [probe.case(questions.catalog) for probe in probes[part]]
@@ -253,9 +254,9 @@ class QueryParser:
 
     # --- other catalogs, other rules ---
 
-    def proofread(self, catalog: Catalog) -> None:
-        """A catalog has come, or other rules: tell the operator what does not fit."""
-        self.permits.proofread(catalog, Literals(self._literals))
+    def check_rules(self, catalog: Catalog) -> None:
+        """Log what is wrong with the rules: after a new catalog, or new rules."""
+        self.access.check_rules(catalog, Literals(self._literals))
 
     def sees_otherwise(self, catalog: Catalog) -> Callable[[Subscription], bool]:
         """Return a test: whether a subscription shows something else by this catalog, or by the rules as they are."""
@@ -274,6 +275,6 @@ class QueryParser:
     def _rights(self, principal: Principal, tables: frozenset[int], catalog: Catalog) -> bytes | None:
         """None when it cannot be told: `judge` says why."""
         try:
-            return self.permits.rights(principal, tables, catalog)
+            return self.access.rights(principal, tables, catalog)
         except Exception:
             return None

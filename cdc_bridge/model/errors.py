@@ -1,33 +1,33 @@
 """Every error that cdc_bridge raises on purpose.
 
     BridgeError
-    ├── UsageError                the caller asked for something that cannot be (exit code 2)
+    ├── UsageError                the command line, or what it names, is invalid (exit code 2)
     │   └── SettingsError         a setting is unknown or has a bad value
-    ├── DatabaseError             the database is not as we need it (exit code 3)
-    │   ├── DatabaseUnreachable   nobody answers, or the log-in failed
-    │   ├── RelationError         a table cannot be attached, or is not there
-    │   ├── NotOwner              a table or our schema belongs to somebody else
-    │   ├── SchemaClosed          our role may not use our schema
-    │   ├── LockNotAcquired       the application holds the table for too long (exit code 4)
-    │   ├── NotInstalled          our schema is not in this database
-    │   └── CannotListen          notifications do not arrive here (a transaction pooler) (exit code 5)
-    ├── CannotServe               the address or the port to listen on is not to be had (exit code 5)
-    ├── SubscriptionRefused       a bridge does not let us subscribe (exit code 6)
-    ├── CaptureLost               the stream of changes broke; what follows is a gap
-    ├── PayloadError              a notification is not one of ours, or not whole
-    ├── SourceChanged             a table is not what the catalog said
-    ├── SourceUnavailable         the database cannot be read just now
-    ├── Forgotten                 the log no longer holds what came after a cursor
-    ├── RequestError              a client's request is refused; the client is told
-    ├── ClusterFailed             the PostgreSQL that demo and tests bring along does not start
-    └── DemoFailed                so the demo does not either
+    ├── DatabaseError             the database lacks or refuses something (exit code 3)
+    │   ├── DatabaseUnreachable   no server answers, or the log-in failed
+    │   ├── RelationError         a table cannot be attached, or does not exist
+    │   ├── NotOwner              a table or the schema of cdc_bridge belongs to another role
+    │   ├── SchemaClosed          the role may not use the schema of cdc_bridge
+    │   ├── LockNotAcquired       the application holds a table for too long (exit code 4)
+    │   ├── NotInstalled          the schema of cdc_bridge is not in this database
+    │   └── CannotListen          notifications do not arrive (a transaction pooler) (exit code 5)
+    ├── CannotServe               the address or port to listen on is not available (exit code 5)
+    ├── SubscriptionRefused       a bridge refuses a subscription (exit code 6)
+    ├── CaptureLost               the stream of changes broke, and a gap follows
+    ├── PayloadError              a notification is not one of ours, or incomplete
+    ├── SourceChanged             a table differs from the catalog
+    ├── SourceUnavailable         the database cannot be read at the moment
+    ├── Forgotten                 the log no longer holds all changes after a cursor
+    ├── RequestError              a client's request is refused, and the client is told
+    ├── ClusterFailed             the PostgreSQL server of the demo or the tests does not start
+    └── DemoFailed                the demo does not start
 
 `str(error)` is one sentence for a person: what is wrong and what to do about it. It never shows a
-secret. The facts of an error are attributes, so that nobody parses the sentence.
+secret. The facts of an error are attributes, so that no code parses the sentence.
 
-Others never leave their part of the program, and so stand there: `model.messages.InvalidMessage`,
+Exceptions that never leave their package are defined there: `model.messages.InvalidMessage`,
 `cli.output.ReaderGone`, `capture.reading.Unreadable`, `query.scalars.Undecided`, `query.spelling.NotNative`,
-`access.refusal.Refused`, `access.policy_tokens.NotUnderstood`, `access.guard.Unjudgeable` and
+`access.tokens.TokenRefused`, `access.policy_tokens.NotUnderstood`, `access.policy_filter.UnsupportedPolicy` and
 `engine.query_parser.NotYetKnown`.
 """
 
@@ -43,23 +43,23 @@ class BridgeError(Exception):
 
 
 class UsageError(BridgeError):
-    """The command line, or what it names, makes no sense."""
+    """The command line, or what it names, is invalid."""
 
     exit_code = 2
 
 
 class SettingsError(UsageError):
-    """A setting is unknown or its value is refused."""
+    """A setting is unknown, or its value is invalid."""
 
 
 class DatabaseError(BridgeError):
-    """The database refuses or lacks something that we need."""
+    """The database lacks or refuses something that the bridge needs."""
 
     exit_code = 3
 
 
 class DatabaseUnreachable(DatabaseError):
-    """No server answers, or it does not let us in."""
+    """No server answers, or the log-in failed."""
 
 
 class RelationError(DatabaseError):
@@ -79,7 +79,7 @@ class NotOwner(DatabaseError):
 
 @dataclass(eq=False)
 class SchemaClosed(DatabaseError):
-    """Our schema is open to its owner and to the runtime role only."""
+    """A role may not use the schema of cdc_bridge, which is open to its owner and the runtime role only."""
 
     role: str
     schema: str
@@ -94,7 +94,7 @@ class SchemaClosed(DatabaseError):
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """A session that is in the way. Of other roles' sessions PostgreSQL may not show everything."""
+    """A session that holds a lock. PostgreSQL may hide facts about sessions of other roles."""
 
     pid: int
     application_name: str | None = None
@@ -108,7 +108,7 @@ class LockHolder:
 
 @dataclass(eq=False)
 class LockNotAcquired(DatabaseError):
-    """A table was busy at every attempt. `limit_s` is None when it was not we who chose how long to wait."""
+    """A table was busy at every attempt. `limit_s` is None when the limit was not ours."""
 
     exit_code = 4
 
@@ -129,7 +129,7 @@ class LockNotAcquired(DatabaseError):
 
 @dataclass(eq=False)
 class NotInstalled(DatabaseError):
-    """The schema of cdc_bridge is not in this database."""
+    """This database has no schema of cdc_bridge."""
 
     schema: str
 
@@ -147,7 +147,7 @@ class CannotListen(DatabaseError):
 
 @dataclass(eq=False)
 class CannotServe(BridgeError):
-    """The address or the port to listen on is not to be had. `reason` is the operating system's, `remedy` ours."""
+    """The address or port to listen on is not available. `reason` is the operating system's."""
 
     exit_code = 5
 
@@ -161,34 +161,34 @@ class CannotServe(BridgeError):
 
 
 class SubscriptionRefused(BridgeError):
-    """The server does not let us subscribe, now or later."""
+    """The server refuses the subscription, or ended it."""
 
     exit_code = 6
 
 
 class CaptureLost(BridgeError):
-    """Listening ended. Changes may have happened unheard."""
+    """Listening ended. Changes may have been missed."""
 
 
 class PayloadError(BridgeError):
-    """A payload that this version cannot read, or of which a part is missing."""
+    """This version cannot read a payload, or a part of it is missing."""
 
 
 class SourceChanged(BridgeError):
-    """The table is not what the catalog said. Read the catalog and try again."""
+    """A table differs from the catalog. Read the catalog again and retry."""
 
 
 class SourceUnavailable(BridgeError):
-    """The database cannot be reached. Try again later."""
+    """The database cannot be reached. Retry later."""
 
 
 class Forgotten(BridgeError):
-    """The log no longer holds all that came after a position. Begin with fresh data."""
+    """The log no longer holds all changes after a position. Begin with fresh data."""
 
 
 @dataclass(eq=False)
 class ClusterFailed(BridgeError):
-    """A server of our own could not be created or started; `log` holds the end of what it said."""
+    """A PostgreSQL server of the demo or the tests did not start. `log` is the end of its log."""
 
     what: str
     log: str = ""
@@ -198,14 +198,14 @@ class ClusterFailed(BridgeError):
 
 
 class DemoFailed(BridgeError):
-    """The database of the demo does not start."""
+    """The demo does not start."""
 
 
 @dataclass(eq=False)
 class RequestError(BridgeError):
     """A client's request is refused.
 
-    `code` is one of Directus's error codes, `message` the sentence for the client.
+    `code` is an error code of Directus, `message` the sentence for the client.
     """
 
     code: str
@@ -228,7 +228,7 @@ def forbidden_item() -> RequestError:
 
 
 def forbidden_collection(collection: str) -> RequestError:
-    """A collection that is missing and one that is forbidden read the same."""
+    """A collection that does not exist and a forbidden one get the same answer."""
     return RequestError(
         "FORBIDDEN",
         f'You don\'t have permission to access collection "{collection}" or it does not exist. Queried in root.',
@@ -236,18 +236,18 @@ def forbidden_collection(collection: str) -> RequestError:
 
 
 def cannot_be_read() -> RequestError:
-    """Why is for the operator: the log has it."""
+    """The reason is for the operator, in the log."""
     return RequestError("SERVICE_UNAVAILABLE", "The data cannot be read.")
 
 
 def forbidden_event(event: str, collection: str) -> RequestError:
     return RequestError(
-        "FORBIDDEN", f'You don\'t have permission to be told of the event "{event}" of collection "{collection}".'
+        "FORBIDDEN", f'You don\'t have permission to receive the event "{event}" of collection "{collection}".'
     )
 
 
 def forbidden_field(field: str, collection: str, path: str = "") -> RequestError:
-    """A field that is missing and one that is forbidden read the same. `path` leads to its collection."""
+    """A field that does not exist and a forbidden one get the same answer. `path` leads to its collection."""
     place = f'"{path}"' if path else "root"
     return RequestError(
         "FORBIDDEN",

@@ -52,6 +52,12 @@ class Access:
     def of(self, role: str | None) -> RoleAccess:
         return self.roles.get(role, _NOWHERE)
 
+    def to(self, relation_id: int, role: str | None) -> TableAccess:
+        """Return what the role may see of a table. Without a database, the bridge itself may see everything."""
+        if role is None and None not in self.roles:
+            return EVERYTHING_THERE
+        return self.of(role).get(relation_id, NO_ACCESS)
+
 
 _NOWHERE: RoleAccess = MappingProxyType({})
 UNKNOWN = Access()

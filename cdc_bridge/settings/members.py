@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from cdc_bridge import conninfo
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.access.static_tokens import StaticToken
+from cdc_bridge.access.tokens import StaticToken
 from cdc_bridge.settings import rule_tables, token_tables
 from cdc_bridge.settings.origins import origin
 from cdc_bridge.settings.refusal import refusal as _refusal

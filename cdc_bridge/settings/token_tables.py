@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 
-from cdc_bridge.access.static_tokens import StaticToken
+from cdc_bridge.access.tokens import StaticToken
 from cdc_bridge.settings.refusal import refusal
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")

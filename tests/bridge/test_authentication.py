@@ -20,8 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.exceptions import InvalidStatus
 
 from cdc_bridge import logs
-from cdc_bridge.access.minting import mint
-from cdc_bridge.access.static_tokens import StaticToken
+from cdc_bridge.access.tokens import StaticToken, mint
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.model.errors import SubscriptionRefused
 from cdc_bridge.options import Revision

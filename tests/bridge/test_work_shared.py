@@ -10,7 +10,7 @@ from unittest.mock import Mock
 import psycopg
 import pytest
 
-from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import Rule
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.evaluation import Case
@@ -88,12 +88,12 @@ async def test_somebody_over_whom_we_stumble_ends_alone(place: Place, monkeypatc
         for client in (ann, bob):
             await follow(client, "notes")
 
-        def rights(_: Permits, principal: Principal, *more: Any) -> bytes:
+        def rights(_: AccessPolicy, principal: Principal, *more: Any) -> bytes:
             if ANN in principal.claims:
                 raise RecursionError
             return b"others"
 
-        monkeypatch.setattr(Permits, "rights", rights)
+        monkeypatch.setattr(AccessPolicy, "rights", rights)
         place.execute("REVOKE SELECT (text) ON notes FROM {role}", place.user)
         answer = await ann.until(uid="notes")
         assert (answer["type"], answer["error"]["code"]) == ("subscribe", "SERVICE_UNAVAILABLE")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
 from cdc_bridge.model.change import (
@@ -502,7 +502,7 @@ HEARD = Listening(ERA, SECRET)
 
 
 def back(cursor: Cursor = TOLD, secret: bytes = SECRET, of: Collection = MESSAGES) -> Subscribe:
-    seal = Seal(secret, Permits().rights(SELF, [of.relation_id], CATALOG))
+    seal = Seal(secret, AccessPolicy().rights(SELF, [of.relation_id], CATALOG))
     return replace(SUBSCRIBE, collection=of.name, cursor=True, after=seal.seal(cursor))
 
 

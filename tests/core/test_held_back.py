@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.access.rules import Rule, RuleBook
+from cdc_bridge.access.rules import Rule, RuleSet
 from cdc_bridge.model.catalog import PgType
 from cdc_bridge.model.change import Listening
 from cdc_bridge.model.errors import SourceUnavailable
@@ -18,8 +18,8 @@ from cdc_bridge.model.grants import RowPolicy
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.ports import InitialData
 from tests.core.facts import Recorder, insert, row
+from tests.core.test_access_policy import ANN, OWN, Database, guarded, person
 from tests.core.test_broker import SUBSCRIBE, Scene, Tables, scene
-from tests.core.test_permits import ANN, OWN, Database, guarded, person
 
 NOBODY = RowPolicy("nobody", "false", (), is_permissive=False, digest="3")
 ROUNDS_MAX = 3
@@ -68,7 +68,7 @@ async def test_other_rules_release_nobody_who_waits_for_a_catalog() -> None:
             await s.broker._catalog.refresh()
         assert s.broker.hub.held_back_count == 1
         database.is_away = False
-        await s.broker.adopt_rules(RuleBook((Rule("somebody else", "messages"),)))
+        await s.broker.adopt_rules(RuleSet((Rule("somebody else", "messages"),)))
         await s.quiet()
         assert [kind for kind, *_ in s.client.take()] == ["init"]
         s.stream.say(insert(row(id=1, text="ann"), xid=20))

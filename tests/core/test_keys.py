@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
 from cdc_bridge.access import keys
-from cdc_bridge.access.fetching import fetch
-from cdc_bridge.access.published_keys import PublishedKeys
+from cdc_bridge.access.published_keys import PublishedKeys, fetch
 from cdc_bridge.model.errors import SettingsError
 from tests.support.issuer import Issuer, jwk, jwks, pem, running_issuer
 
@@ -60,9 +59,9 @@ def test_public_key_may_stand_in_one_line() -> None:
     ("text", "reason"),
     [
         (private_pem(P256), "is a private key"),
-        ("-----BEGIN PUBLIC KEY-----\nsekret\n-----END PUBLIC KEY-----", "is no public key"),
-        ("/nowhere/sekret.pem", "no PEM text, and there is no file"),
-        ("sekret\0", "no PEM text, and there is no file"),
+        ("-----BEGIN PUBLIC KEY-----\nsekret\n-----END PUBLIC KEY-----", "neither a public key in PEM form"),
+        ("/nowhere/sekret.pem", "neither PEM text nor the name of a readable file"),
+        ("sekret\0", "neither PEM text nor the name of a readable file"),
         (pem(rsa.generate_private_key(65537, 1024)), "2048 bits or more"),
         (pem(ec.generate_private_key(ec.SECP384R1())), "P-256"),
         (pem(ec.generate_private_key(ec.SECP256K1())), "P-256"),

@@ -8,11 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.access_policy import AccessPolicy, view
 from cdc_bridge.access.policy_cache import Questions
-from cdc_bridge.access.rules import Rule, RuleBook
-from cdc_bridge.access.ruling import ruling
-from cdc_bridge.access.view import view
+from cdc_bridge.access.rules import Rule, RuleSet, rule_policy
 from cdc_bridge.engine.event_encoder import EventEncoder, Matches
 from cdc_bridge.engine.matching import Index
 from cdc_bridge.engine.query_parser import QueryParser
@@ -73,12 +71,12 @@ def rule(collection: str, filter_: str = "", *fields: str, role: str = "app", **
     return Rule(role, collection, frozenset(fields) or None, filter_, **members)
 
 
-def book(*rules: Rule) -> RuleBook:
-    return RuleBook(rules)
+def book(*rules: Rule) -> RuleSet:
+    return RuleSet(rules)
 
 
 def ruled(principal: Principal, *rules: Rule, catalog: Catalog = BLOG, literals: Literals | None = None) -> Any:
-    return ruling({each.collection: each for each in rules}, principal, catalog, literals or Literals())
+    return rule_policy({each.collection: each for each in rules}, principal, catalog, literals or Literals())
 
 
 # --- what is there ---
@@ -95,7 +93,7 @@ def test_who_is_ruled_sees_what_rules_name_and_nothing_else() -> None:
 def test_who_is_not_ruled_loses_nothing_by_rules() -> None:
     rules = book(rule("authors", '{"team": 1}', "id"))
     assert view(BLOG, SELF, rules).by_name == BLOG.by_name
-    assert Permits(rules).ruling(SELF, BLOG, Questions(BLOG)).context == SecurityContext(SELF)
+    assert AccessPolicy(rules).rule_policy(SELF, BLOG, Questions(BLOG)).context == SecurityContext(SELF)
 
 
 @pytest.mark.parametrize("rules", [(), (rule("posts", role="other"),)])
@@ -161,11 +159,11 @@ def test_what_a_rule_leads_to_is_not_subject_to_rules() -> None:
 def test_filter_that_makes_no_sense_hides_its_collection_and_no_other(filter_: str, claims: dict[str, Any]) -> None:
     principal, bad, good = app(**claims), rule("authors", filter_), rule("posts", '{"id": 1}')
     found = ruled(principal, bad, good)
-    assert found.unseen == {600}
+    assert found.hidden == {600}
     assert found.context.rows_of(600) == NOTHING
     assert found.context.rows_of(500) not in (NOTHING, EVERYTHING)
     assert [each for each, _ in found.faults] == [bad]
-    seen = view(BLOG, principal, book(bad, good), found.unseen)
+    seen = view(BLOG, principal, book(bad, good), found.hidden)
     assert list(seen.by_name) == ["posts"]
     assert seen.by_name["posts"].references == ()
 
@@ -199,9 +197,9 @@ async def test_what_somebody_may_see_of_a_table_to_which_a_rule_leads_makes_othe
     async def rights(seen: TableAccess) -> bytes:
         granted = {500: TableAccess(), 600: TableAccess()} | {table: seen}
         catalog = Catalog([POSTS, AUTHORS], Access({"reader": granted}))
-        permits = Permits(book(rule("posts", '{"author": {"team": 7}}', role="reader")))
+        policy = AccessPolicy(book(rule("posts", '{"author": {"team": 7}}', role="reader")))
         principal = Principal("reader", "reader", "{}")
-        parsed = await QueryParser(None, QueryLimits(), permits).parse({}, "posts", catalog, principal, to_follow=True)
+        parsed = await QueryParser(None, QueryLimits(), policy).parse({}, "posts", catalog, principal, to_follow=True)
         return parsed.rights
 
     assert await rights(TableAccess()) == await rights(TableAccess())
@@ -219,17 +217,17 @@ def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
 
 def test_operator_is_told_once_until_it_is_put_right(caplog: pytest.LogCaptureFixture) -> None:
     rules = [rule("authors", '{"nonsense": 1}', "id", "typo"), rule("nowhere")]
-    permits = Permits(book(*rules))
-    permits.proofread(BLOG, Literals())
+    policy = AccessPolicy(book(*rules))
+    policy.check_rules(BLOG, Literals())
     assert said(caplog) == [("WARNING", "authors"), ("WARNING", "nowhere"), ("ERROR", "authors")]
     for sub in ("ann", "bob"):
-        permits.ruling(app(sub=sub), BLOG, Questions(BLOG))
-    permits.proofread(Catalog([POSTS, AUTHORS]), Literals())
+        policy.rule_policy(app(sub=sub), BLOG, Questions(BLOG))
+    policy.check_rules(Catalog([POSTS, AUTHORS]), Literals())
     assert said(caplog) == []
     mended = replace(AUTHORS, columns=columns(id=INT4, typo=INT4, nonsense=INT4))
-    permits.proofread(Catalog([POSTS, mended]), Literals())
+    policy.check_rules(Catalog([POSTS, mended]), Literals())
     assert said(caplog) == []
-    permits.proofread(BLOG, Literals())
+    policy.check_rules(BLOG, Literals())
     assert said(caplog) == [("WARNING", "authors"), ("ERROR", "authors")]
 
 
@@ -237,7 +235,7 @@ def test_operator_is_told_once_until_it_is_put_right(caplog: pytest.LogCaptureFi
     ("role", "access", "reason"),
     [
         ("app", NO_ACCESS, "the role that the bridge connects as reads for it, and may not SELECT"),
-        ("app", TableAccess(None, ()), "no policy shows that one a row"),
+        ("app", TableAccess(None, ()), "no policy shows that role a row"),
         ("app", TableAccess(frozenset({"id"})), None),
         ("reader", NO_ACCESS, "reader reads for it, and may not SELECT"),
         ("reader", TableAccess(), None),
@@ -249,21 +247,21 @@ def test_operator_is_told_of_rules_about_what_their_reader_may_not_read(
     """Everybody else may read the table."""
     given = {None: TableAccess(), "reader": TableAccess()} | {None if role == "app" else role: access}
     catalog = Catalog([AUTHORS], Access({name: {AUTHORS.relation_id: each} for name, each in given.items()}))
-    permits = Permits(book(rule("authors", role=role)))
+    policy = AccessPolicy(book(rule("authors", role=role)))
     for _ in range(2):
-        permits.proofread(catalog, Literals())
+        policy.check_rules(catalog, Literals())
     reasons = [record.__dict__["facts"]["reason"] for record in caplog.records]
     assert len(reasons) == (reason is not None)
     assert all(reason and reason in each for each in reasons)
 
 
 def test_operator_is_told_once_of_claims_that_do_not_fit(caplog: pytest.LogCaptureFixture) -> None:
-    permits = Permits(book(rule("authors", '{"team": {"_eq": "$CURRENT_USER"}}')))
-    permits.proofread(BLOG, Literals())
+    policy = AccessPolicy(book(rule("authors", '{"team": {"_eq": "$CURRENT_USER"}}')))
+    policy.check_rules(BLOG, Literals())
     assert said(caplog) == []
     for sub in ("ann", "bob", "ann"):
-        assert permits.ruling(app(sub=sub), BLOG, Questions(BLOG)).unseen == {600}
-    assert permits.ruling(app(sub="7"), BLOG, Questions(BLOG)).unseen == frozenset()
+        assert policy.rule_policy(app(sub=sub), BLOG, Questions(BLOG)).hidden == {600}
+    assert policy.rule_policy(app(sub="7"), BLOG, Questions(BLOG)).hidden == frozenset()
     assert said(caplog) == [("ERROR", "authors")]
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access.permits import Permits
-from cdc_bridge.access.rules import Rule, RuleBook
+from cdc_bridge.access.access_policy import AccessPolicy
+from cdc_bridge.access.rules import Rule, RuleSet
 from cdc_bridge.engine.asking import Asking
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.matching import Index
@@ -409,7 +409,7 @@ async def test_other_rules_hold_for_those_who_are_here() -> None:
         await s.quiet()
         writer.take(), deletes.take(), reader.take()
         rule = Rule("writer", "messages", frozenset({"text"}), events=frozenset({EventKind.CREATE}))
-        await s.broker.adopt_rules(RuleBook((rule,)))
+        await s.broker.adopt_rules(RuleSet((rule,)))
         await s.quiet()
         assert (writer.take(), reader.take()) == ([RESYNC], [])
         assert deletes.take() == [("drop",), ("refuse", "FORBIDDEN")]
@@ -426,7 +426,7 @@ def test_cursor_is_worth_something_under_the_rights_only_under_which_it_was_give
     durable = replace(MESSAGES, durable=True)
     catalog = Catalog([durable], Access(GRANTED))
     principals = [person("ann", exp=1, iat=0), person("ann", exp=9, iat=8), person("bob"), person("ann", role="writer")]
-    rights = [Permits().rights(principal, [durable.relation_id], catalog) for principal in principals]
+    rights = [AccessPolicy().rights(principal, [durable.relation_id], catalog) for principal in principals]
     them = Followers(*(seen_by(ANN, OWN, cursor=True, rights=each) for each in rights), catalog=catalog)
     cursor = Cursor(durable.shape, Era(b"generation", 0), (Position.of(Era(b"generation", 0), NOW),))
     receipt = them.hub.receipt(them.subscribers[0], cursor)

@@ -19,14 +19,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.access import claims, keys
+from cdc_bridge.access import keys
 from cdc_bridge.access.auth_state import Identity
-from cdc_bridge.access.authenticator import Authenticator
-from cdc_bridge.access.minting import mint
+from cdc_bridge.access.authenticator import Authenticator, Roles
 from cdc_bridge.access.published_keys import PublishedKeys
-from cdc_bridge.access.roles import Roles
-from cdc_bridge.access.static_tokens import StaticToken, StaticTokens
-from cdc_bridge.access.tokens import TOKEN_CHARACTERS_MAX, Verifier
+from cdc_bridge.access.tokens import TOKEN_CHARACTERS_MAX, StaticToken, StaticTokens, Verifier, mint, with_role
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.principal import SELF, Principal
 from tests.support.issuer import jwk, pem, running_issuer
@@ -540,7 +537,7 @@ def test_role_is_added_to_claims_that_have_none(role: str, said: dict[str, str])
     said.pop("role", None)
     for indent in (None, 2):
         text = json.dumps(said, indent=indent)
-        assert json.loads(claims.with_role(text, role)) == said | {"role": role}
+        assert json.loads(with_role(text, role)) == said | {"role": role}
 
 
 # --- static tokens ---

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.access.rules import NO_RULES, Rule, RuleBook
-from cdc_bridge.access.view import access_to, view
+from cdc_bridge.access.access_policy import view
+from cdc_bridge.access.rules import NO_RULES, Rule, RuleSet
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.grants import Access, TableAccess
@@ -37,7 +37,7 @@ def _hidden(columns: dict[str, set[str] | None]) -> set[int]:
 
 
 def ruled(*rules: Rule) -> Catalog:
-    return view(granted(), RULED, RuleBook(rules))
+    return view(granted(), RULED, RuleSet(rules))
 
 
 def names(collection: Collection) -> set[str]:
@@ -117,7 +117,7 @@ def test_bridge_itself_sees_what_is_granted_to_it() -> None:
     narrow = Catalog([TEAMS, LINES], Access({None: {TEAMS.relation_id: TableAccess(frozenset({"id"}))}}))
     assert {name: names(each) for name, each in view(narrow, SELF, NO_RULES).by_name.items()} == {"teams": {"id"}}
     assert view(CATALOG, SELF, NO_RULES).by_name == {**CATALOG.by_name, "messages": seen_messages()}
-    assert access_to(TEAMS, CATALOG, "reader").columns == frozenset()
+    assert CATALOG.access.to(TEAMS.relation_id, "reader").columns == frozenset()
 
 
 def seen_messages() -> Collection:
@@ -139,7 +139,7 @@ def test_rules_leave_the_collections_and_fields_that_they_name() -> None:
 
 
 def test_rules_of_others_are_nobody_elses() -> None:
-    book = RuleBook((Rule("guest", "teams", frozenset({"id"})),))
+    book = RuleSet((Rule("guest", "teams", frozenset({"id"})),))
     assert set(view(granted(), READER, book).by_name) == set(CATALOG.by_name)
 
 
@@ -149,7 +149,7 @@ def test_rule_without_fields_leaves_nothing_of_its_collection() -> None:
 
 def test_rules_and_grants_both_hold() -> None:
     catalog = granted(authors={"id", "name", "born"}, pairs=None)
-    book = RuleBook(
+    book = RuleSet(
         (
             Rule("reader", "authors", frozenset({"name", "born", "team"})),
             Rule("reader", "pairs"),

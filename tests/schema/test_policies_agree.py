@@ -19,10 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 
-from cdc_bridge.access.conditions import AllOf, AnyOf, Condition, Opaque
-from cdc_bridge.access.deciding import needed, to_filter
 from cdc_bridge.access.policy_claims import FunctionName, SqlFunction, claim_functions
-from cdc_bridge.access.policy_parser import parse
+from cdc_bridge.access.policy_filter import needed, to_filter
+from cdc_bridge.access.policy_parser import AllOf, AnyOf, Condition, Opaque, parse
 from cdc_bridge.database.catalog import read_catalog
 from cdc_bridge.database.fragments import parameters
 from cdc_bridge.database.session import prepare

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.database.catalog import read_catalog
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.session import prepare
@@ -95,7 +95,7 @@ async def test_initial_read_takes_few_round_trips(
     """That of the pool's check of its connection included."""
     async with wire(database, role) as w:
         notes = w.catalog.by_name["notes"]
-        parser = QueryParser(w.evaluator, QueryLimits(), Permits())
+        parser = QueryParser(w.evaluator, QueryLimits(), AccessPolicy())
         parsed = await parser.parse({"meta": [each.value for each in meta]}, "notes", w.catalog, SELF, to_follow=False)
         asked = Asked(notes, parsed.query, None, SecurityContext(principal(role)))
         data, trips = await w.counted(w.reader.read(asked, w.catalog))
@@ -117,7 +117,7 @@ async def test_key_of_an_item_is_found_in_few_round_trips(database: Database, ro
 async def test_many_reads_take_no_more_round_trips_than_one(database: Database, role: str) -> None:
     async with wire(database, role) as w:
         notes = w.catalog.by_name["notes"]
-        parser = QueryParser(w.evaluator, QueryLimits(), Permits())
+        parser = QueryParser(w.evaluator, QueryLimits(), AccessPolicy())
         query = (await parser.parse({}, "notes", w.catalog, SELF, to_follow=False)).query
         contexts = [SecurityContext(principal(role, name)) for name in ["bob", "ann"] * 10]
         asked = [Asked(notes, query, None, context) for context in contexts]
@@ -143,7 +143,7 @@ async def test_everything_that_a_query_needs_is_looked_up_in_few_round_trips(dat
         assert [verdict.failures for verdict in probes] == [{}]
         assert trips <= ROUND_TRIPS_MAX
 
-        parser = QueryParser(w.evaluator, QueryLimits(), Permits())
+        parser = QueryParser(w.evaluator, QueryLimits(), AccessPolicy())
         raw = {"filter": {"took": {"_gt": "36 hours"}}}
         for allowed in (ROUND_TRIPS_MAX, 0):
             _, trips = await w.counted(parser.parse(raw, "notes", w.catalog, SELF, to_follow=True))

@@ -10,9 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access.permits import Permits
+from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.policy_cache import Questions
-from cdc_bridge.access.rules import Rule, RuleBook
+from cdc_bridge.access.rules import Rule, RuleSet
 from cdc_bridge.engine.query_parser import NotYetKnown, QueryParser
 from cdc_bridge.model.catalog import Catalog, PgType
 from cdc_bridge.model.errors import RequestError, SourceUnavailable
@@ -94,17 +94,17 @@ class Database:
         return ClaimValue("text", msgspec.json.encode(principal.claim_values["sub"]))
 
 
-async def guard(permits: Permits, database: Database, principal: Principal, catalog: Catalog) -> Filter:
+async def guard(policy: AccessPolicy, database: Database, principal: Principal, catalog: Catalog) -> Filter:
     """What comes out once PostgreSQL has been asked for all that is missing."""
-    parser = QueryParser(database, QueryLimits(), permits)
+    parser = QueryParser(database, QueryLimits(), policy)
     parsed = await parser.parse({}, "messages", catalog, principal, to_follow=True)
     return parsed.query.filter
 
 
-def guard_now(permits: Permits, principal: Principal, catalog: Catalog) -> tuple[Filter, Questions]:
+def guard_now(policy: AccessPolicy, principal: Principal, catalog: Catalog) -> tuple[Filter, Questions]:
     """What can be said without PostgreSQL, and what it has to be asked."""
     questions = Questions(catalog)
-    return permits.guard(MESSAGES, principal, catalog, questions), questions
+    return policy.row_filter(MESSAGES, principal, catalog, questions), questions
 
 
 def is_text(value: str) -> Comparison:
@@ -115,10 +115,10 @@ def is_text(value: str) -> Comparison:
 
 
 async def test_what_claims_are_worth_is_asked_once_for_each_viewer() -> None:
-    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    policy, database, catalog = AccessPolicy(), Database(), guarded(OWN)
     for _ in range(2):
         for principal in (ANN, BOB):
-            filter_ = await guard(permits, database, principal, catalog)
+            filter_ = await guard(policy, database, principal, catalog)
             assert filter_ == is_text(principal.claim_values["sub"])
     assert database.claims == [ClaimExpression(ANN, CLAIM), ClaimExpression(BOB, CLAIM)]
     assert database.probes == []
@@ -126,17 +126,17 @@ async def test_what_claims_are_worth_is_asked_once_for_each_viewer() -> None:
 
 async def test_another_catalog_has_answers_of_its_own() -> None:
     """While it takes the place of the old one, both are asked for."""
-    permits, database, old, new = Permits(), Database(), guarded(OWN), guarded(OWN)
+    policy, database, old, new = AccessPolicy(), Database(), guarded(OWN), guarded(OWN)
     for catalog in (old, new, old, new):
-        await guard(permits, database, ANN, catalog)
+        await guard(policy, database, ANN, catalog)
     assert database.claims == [ClaimExpression(ANN, CLAIM)] * 2
 
 
 async def test_policy_that_only_postgresql_can_judge_is_tried_once_for_a_role() -> None:
     """Of no row at all; which of the role's principals asks makes no difference."""
-    permits, database, catalog = Permits(), Database(), guarded(OPAQUE)
+    policy, database, catalog = AccessPolicy(), Database(), guarded(OPAQUE)
     for principal in (ANN, BOB):
-        filter_ = await guard(permits, database, principal, catalog)
+        filter_ = await guard(policy, database, principal, catalog)
         assert filter_ == TO_JUDGE
     (probe,) = database.probes
     assert (probe.filter, probe.images, [context.principal for context in probe.contexts]) == (TO_JUDGE, (), [ANN])
@@ -144,27 +144,27 @@ async def test_policy_that_only_postgresql_can_judge_is_tried_once_for_a_role() 
 
 async def test_everything_that_a_request_needs_is_looked_up_in_one_call() -> None:
     """The claims' values, and the policies that PostgreSQL has to evaluate whatever they are."""
-    permits, database = Permits(), Database()
+    policy, database = AccessPolicy(), Database()
     catalog = guarded(OWN, replace(OPAQUE, is_permissive=False))
-    filter_ = await guard(permits, database, ANN, catalog)
+    filter_ = await guard(policy, database, ANN, catalog)
     assert (database.calls, len(database.claims), len(database.probes)) == (1, 1, 1)
     assert isinstance(filter_, And)
     assert set(filter_.parts) == {is_text("ann"), TO_JUDGE}
 
 
 async def test_what_many_need_is_asked_together_and_each_once() -> None:
-    permits, database, catalog = Permits(), Database(), guarded(OWN)
-    unknown = [NotYetKnown(guard_now(permits, principal, catalog)[1]) for principal in (ANN, BOB, ANN)]
-    await QueryParser(database, QueryLimits(), permits).answer(unknown, catalog)
+    policy, database, catalog = AccessPolicy(), Database(), guarded(OWN)
+    unknown = [NotYetKnown(guard_now(policy, principal, catalog)[1]) for principal in (ANN, BOB, ANN)]
+    await QueryParser(database, QueryLimits(), policy).answer(unknown, catalog)
     assert database.claims == [ClaimExpression(ANN, CLAIM), ClaimExpression(BOB, CLAIM)]
-    assert guard_now(permits, BOB, catalog)[0] == is_text("bob")
+    assert guard_now(policy, BOB, catalog)[0] == is_text("bob")
 
 
 async def test_more_than_is_kept_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cdc_bridge.access.policy_cache.KNOWN_MAX", 1)
-    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    policy, database, catalog = AccessPolicy(), Database(), guarded(OWN)
     for principal in (ANN, BOB, person("eve"), ANN):
-        await guard(permits, database, principal, catalog)
+        await guard(policy, database, principal, catalog)
     assert [each.principal for each in database.claims] == [ANN, BOB, person("eve"), ANN]
 
 
@@ -172,19 +172,19 @@ async def test_what_all_need_at_once_is_kept_until_all_have_it(monkeypatch: pyte
     """Or who judges all of them anew, when the catalog has changed, would never be done."""
     monkeypatch.setattr("cdc_bridge.access.policy_cache.KNOWN_MAX", 1)
     monkeypatch.setattr("cdc_bridge.engine.query_parser.AT_ONCE_MAX", 1)
-    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    policy, database, catalog = AccessPolicy(), Database(), guarded(OWN)
     everybody = [person(name) for name in ("ann", "bob", "eve", "joe")]
-    unknown = [NotYetKnown(guard_now(permits, principal, catalog)[1]) for principal in everybody]
-    await QueryParser(database, QueryLimits(), permits).answer(unknown, catalog)
-    assert [guard_now(permits, principal, catalog)[0] for principal in everybody] == [
+    unknown = [NotYetKnown(guard_now(policy, principal, catalog)[1]) for principal in everybody]
+    await QueryParser(database, QueryLimits(), policy).answer(unknown, catalog)
+    assert [guard_now(policy, principal, catalog)[0] for principal in everybody] == [
         is_text(principal.claim_values["sub"]) for principal in everybody
     ]
 
 
 async def test_expression_without_a_value_is_left_to_postgresql() -> None:
-    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    policy, database, catalog = AccessPolicy(), Database(), guarded(OWN)
     database.has_no_value.add(ANN)
-    filter_ = await guard(permits, database, ANN, catalog)
+    filter_ = await guard(policy, database, ANN, catalog)
     assert filter_ == Policy("messages", OWN.expression, (TEXT,))
     assert len(database.probes) == 1
 
@@ -201,7 +201,7 @@ async def test_expression_without_a_value_is_left_to_postgresql() -> None:
 def test_nothing_is_asked_where_nothing_has_to_be_judged(
     principal: Principal, policies: tuple[RowPolicy, ...], filter_: Filter
 ) -> None:
-    found, questions = guard_now(Permits(), principal, guarded(*policies))
+    found, questions = guard_now(AccessPolicy(), principal, guarded(*policies))
     assert found == filter_
     assert not questions
 
@@ -209,7 +209,7 @@ def test_nothing_is_asked_where_nothing_has_to_be_judged(
 async def test_requests_are_read_once_all_is_known() -> None:
     """The parser asks, and asks for a read that PostgreSQL guards by itself nothing."""
     database, catalog = Database(), guarded(OWN, replace(OPAQUE, is_permissive=False))
-    parser = QueryParser(database, QueryLimits(), Permits())
+    parser = QueryParser(database, QueryLimits(), AccessPolicy())
     read = await parser.parse({}, "messages", catalog, ANN, to_follow=False)
     assert (read.query.filter, database.claims, database.probes) == (EVERYTHING, [], [])
     followed = await parser.parse({"filter": {"id": 1}}, "messages", catalog, ANN, to_follow=True)
@@ -219,7 +219,7 @@ async def test_requests_are_read_once_all_is_known() -> None:
 
 
 async def test_database_that_is_gone_answers_nothing_and_is_asked_again() -> None:
-    permits, database, catalog = Permits(), Database(), guarded(OWN)
+    policy, database, catalog = AccessPolicy(), Database(), guarded(OWN)
 
     async def gone(*_: Any) -> LookedUp:
         raise SourceUnavailable("gone")
@@ -227,9 +227,9 @@ async def test_database_that_is_gone_answers_nothing_and_is_asked_again() -> Non
     answers = database.look_up
     database.look_up = gone  # type: ignore[method-assign, assignment]
     with pytest.raises(SourceUnavailable):
-        await guard(permits, database, ANN, catalog)
+        await guard(policy, database, ANN, catalog)
     database.look_up = answers  # type: ignore[method-assign]
-    assert await guard(permits, database, ANN, catalog) == is_text("ann")
+    assert await guard(policy, database, ANN, catalog) == is_text("ann")
 
 
 # --- what cannot be judged ---
@@ -251,7 +251,7 @@ def test_policy_that_cannot_be_judged_is_refused_and_told_to_the_operator_only(
     policy: RowPolicy, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(RequestError) as refused:
-        guard_now(Permits(), ANN, guarded(OWN, policy))
+        guard_now(AccessPolicy(), ANN, guarded(OWN, policy))
     assert refused.value.code == "FORBIDDEN"
     assert told(caplog) == [{"table": "public.messages", "role": "reader", "policy": "odd", "reason": reason}]
     assert not any(word in str(refused.value) for word in ("pin", "odd", "secret", "tableoid", "reader"))
@@ -261,20 +261,20 @@ async def test_policy_that_postgresql_cannot_evaluate_is_refused_with_its_reason
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """What it depends on may be mended. Until all are told who are judged together, it stays what it was."""
-    permits, database, catalog = Permits(), Database(), guarded(OPAQUE)
+    policy, database, catalog = AccessPolicy(), Database(), guarded(OPAQUE)
     database.obstacle = "permission denied for function secret"
-    _, questions = guard_now(permits, ANN, catalog)
-    await QueryParser(database, QueryLimits(), permits).answer([NotYetKnown(questions)], catalog)
+    _, questions = guard_now(policy, ANN, catalog)
+    await QueryParser(database, QueryLimits(), policy).answer([NotYetKnown(questions)], catalog)
     with pytest.raises(RequestError, match="FORBIDDEN") as refused:
-        guard_now(permits, ANN, catalog)
+        guard_now(policy, ANN, catalog)
     (facts,) = told(caplog)
     assert (facts["policy"], facts["reason"], facts["role"]) == ("odd", database.obstacle, "reader")
     assert "secret" not in str(refused.value)
     database.obstacle = ""
     with pytest.raises(RequestError, match="FORBIDDEN"):
-        guard_now(permits, ANN, catalog)
-    permits.forget_obstacles(catalog)
-    assert await guard(permits, database, ANN, catalog) == TO_JUDGE
+        guard_now(policy, ANN, catalog)
+    policy.cache(catalog).forget_obstacles()
+    assert await guard(policy, database, ANN, catalog) == TO_JUDGE
     assert len(database.probes) == 2
 
 
@@ -282,25 +282,25 @@ def test_operator_is_told_once_however_many_clients_try_and_again_when_the_catal
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Clients that come back again and again, of whom anybody may be one, do not fill the log."""
-    permits, odd = Permits(), replace(OPAQUE, obstacle="it uses the column tableoid")
+    policy, odd = AccessPolicy(), replace(OPAQUE, obstacle="it uses the column tableoid")
     for catalog in (guarded(odd), guarded(odd)):
         for principal in (ANN, BOB, ANN):
             with pytest.raises(RequestError, match="FORBIDDEN"):
-                guard_now(permits, principal, catalog)
+                guard_now(policy, principal, catalog)
     assert len(told(caplog)) == 2
 
 
 def test_what_the_operator_has_been_told_is_kept_within_bounds(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("cdc_bridge.access.permits.COMPLAINTS_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.access.access_policy.LOGGED_MAX", 1)
     access: dict[str | None, RoleAccess] = {
         role: {MESSAGES.relation_id: TableAccess(None, (replace(OPAQUE, obstacle=role),))} for role in "ab"
     }
-    permits, catalog = Permits(), Catalog([MESSAGES], Access(access))
+    policy, catalog = AccessPolicy(), Catalog([MESSAGES], Access(access))
     for role in "aaba":
         with pytest.raises(RequestError, match="FORBIDDEN"):
-            guard_now(permits, person("ann", role), catalog)
+            guard_now(policy, person("ann", role), catalog)
     assert [each["role"] for each in told(caplog)] == ["a", "b", "a"]
 
 
@@ -313,7 +313,7 @@ def rights(
     *rules: Rule,
     of: Sequence[int] = (MESSAGES.relation_id,),
 ) -> bytes:
-    return Permits(RuleBook(rules)).rights(principal, of, catalog or guarded(OWN))
+    return AccessPolicy(RuleSet(rules)).rights(principal, of, catalog or guarded(OWN))
 
 
 def test_rights_are_the_same_on_each_bridge_and_with_each_token_of_a_person() -> None:
@@ -379,13 +379,13 @@ def test_rights_are_not_touched_by_what_happens_to_others() -> None:
 
 
 def test_view_is_kept_until_other_rules_hold() -> None:
-    permits, catalog = Permits(), guarded(OWN)
-    first = permits.view(ANN, catalog)
-    assert permits.view(BOB, catalog) is first, "columns are a matter of roles"
+    policy, catalog = AccessPolicy(), guarded(OWN)
+    first = policy.view(ANN, catalog)
+    assert policy.view(BOB, catalog) is first, "columns are a matter of roles"
     assert set(first.by_name) == {"messages", "log"}
-    permits.take(RuleBook((Rule("reader", "messages", frozenset({"id"})),)))
-    narrow = permits.view(ANN, catalog)
+    policy.adopt(RuleSet((Rule("reader", "messages", frozenset({"id"})),)))
+    narrow = policy.view(ANN, catalog)
     assert {name: [column.name for column in each.columns] for name, each in narrow.by_name.items()} == {
         "messages": ["id"]
     }
-    assert permits.view(person("eve", "writer"), catalog).by_name["messages"] is MESSAGES
+    assert policy.view(person("eve", "writer"), catalog).by_name["messages"] is MESSAGES

@@ -1,0 +1,219 @@
+"""Row-level security as a filter: the rows of a table that its policies let a principal see.
+
+Permissive policies add up, restrictive ones take away; without a permissive one nothing is visible. Comparisons of
+columns with claims become part of the filter. The rest stays a `Policy`, which PostgreSQL evaluates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TypeAlias, assert_never
+
+from cdc_bridge.access.policy_claims import FunctionName
+from cdc_bridge.access.policy_parser import (
+    WHOLE_NUMBERS,
+    AllOf,
+    AnyOf,
+    Compared,
+    Condition,
+    Constant,
+    Opaque,
+    Settled,
+    parse,
+)
+from cdc_bridge.model.catalog import Collection, Column
+from cdc_bridge.model.evaluation import ClaimValue
+from cdc_bridge.model.filter import (
+    EVERYTHING,
+    NOTHING,
+    Comparison,
+    Field,
+    Filter,
+    Literal,
+    Operator,
+    Policy,
+    conjunction,
+    disjunction,
+)
+from cdc_bridge.model.grants import RowPolicy
+from cdc_bridge.model.row import split_array
+from cdc_bridge.query.comparing import NULL
+from cdc_bridge.query.normal_form import all_of, any_of, member_of, none_of
+
+PARSED_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class UnsupportedPolicy(Exception):
+    """A policy cannot be evaluated for the rows of changes. `policy` is its name, or the names of several."""
+
+    policy: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RlsPolicy:
+    """The policies that apply to a role in one table. Every method raises `UnsupportedPolicy`."""
+
+    collection: Collection
+    policies: Sequence[RowPolicy]
+    functions: frozenset[FunctionName]
+
+    def needed(self) -> tuple[str, ...]:
+        """Return the expressions of claims that the filter depends on."""
+        return tuple(dict.fromkeys(text for policy in self.policies for text in needed(self._condition(policy))))
+
+    def filter(self, values: Mapping[str, ClaimValue]) -> Filter:
+        """Return the filter for a principal. `values` are those that the expressions of claims have for it."""
+        permissive = [self._one(policy, values) for policy in self.policies if policy.is_permissive]
+        restrictive = [self._one(policy, values) for policy in self.policies if not policy.is_permissive]
+        return all_of([any_of(permissive), *restrictive])
+
+    def opaque(self) -> list[Filter]:
+        """Return the parts that PostgreSQL has to evaluate, whatever the claims are."""
+        ordered = sorted(self.policies, key=lambda policy: not policy.is_permissive)
+        return [self._opaque(policy, text) for policy in ordered for text in opaque_parts(self._condition(policy))]
+
+    def _one(self, policy: RowPolicy, values: Mapping[str, ClaimValue]) -> Filter:
+        return to_filter(self._condition(policy), values, lambda text: self._opaque(policy, text))
+
+    def _opaque(self, policy: RowPolicy, text: str) -> Policy:
+        columns = tuple([self.collection.by_name[name] for name in policy.columns])
+        return Policy(self.collection.relation.name, text, columns, policy.name)
+
+    def _condition(self, policy: RowPolicy) -> Condition:
+        if policy.obstacle:
+            raise UnsupportedPolicy(policy.name, policy.obstacle)
+        for name in policy.columns:
+            if name not in self.collection.by_name:
+                raise UnsupportedPolicy(policy.name, f'it uses the column "{name}", which is excluded')
+        return _parsed(policy.expression, self.collection.columns, self.functions)
+
+
+@lru_cache(PARSED_MAX)
+def _parsed(expression: str, columns: tuple[Column, ...], functions: frozenset[FunctionName]) -> Condition:
+    return parse(expression, {column.name: column for column in columns}, functions)
+
+
+# --- one condition ---
+
+
+def needed(condition: Condition) -> Iterator[str]:
+    """Yield the expressions of claims in a condition."""
+    match condition:
+        case AllOf(parts) | AnyOf(parts):
+            for part in parts:
+                yield from needed(part)
+        case Compared(expression=expression) | Constant(expression):
+            yield expression
+
+
+def opaque_parts(condition: Condition) -> Iterator[str]:
+    """Yield the parts that PostgreSQL has to evaluate, whatever the claims are."""
+    match condition:
+        case AllOf(parts) | AnyOf(parts):
+            for part in parts:
+                yield from opaque_parts(part)
+        case Opaque(text):
+            yield text
+
+
+def to_filter(condition: Condition, values: Mapping[str, ClaimValue], opaque: Callable[[str], Filter]) -> Filter:
+    """Return the rows for which `condition` is true.
+
+    `opaque` makes the filter of a part that PostgreSQL has to evaluate: one that was not understood, or whose
+    expression of claims has no value here (evaluating it failed) or a value of another type than the column.
+    """
+    match condition:
+        case AllOf(parts):
+            return conjunction(*(to_filter(part, values, opaque) for part in parts))
+        case AnyOf(parts):
+            return disjunction(*(to_filter(part, values, opaque) for part in parts))
+        case Settled(comparison):
+            return comparison
+        case Compared(expression=expression, text=text):
+            found = _compared(condition, values[expression]) if expression in values else None
+            return opaque(text) if found is None else found
+        case Constant(expression):
+            value = values.get(expression)
+            if value is None or value.type != "boolean":
+                return opaque(expression)
+            return EVERYTHING if value.raw == b"true" else NOTHING
+        case Opaque(text):
+            return opaque(text)
+    assert_never(condition)
+
+
+def _compared(compared: Compared, value: ClaimValue) -> Filter | None:
+    """None: a filter might not mean the same."""
+    is_array = compared.operator in (Operator.IN, Operator.NIN)
+    if is_array and not value.type.endswith("[]"):
+        return None
+    read = _reader(compared, value.type.removesuffix("[]") if is_array else value.type)
+    if read is None:
+        return None
+    if value.raw is None or value.raw == NULL:
+        return NOTHING
+    if is_array:
+        return _compared_with_array(compared, value.raw, read)
+    literal = read(value.raw)
+    if compared.operator in (Operator.EQ, Operator.NEQ):
+        return _member(compared.column, compared.operator, [literal])
+    return None if literal is None else Comparison(Field(compared.column), compared.operator, (literal,))
+
+
+def _compared_with_array(compared: Compared, raw: bytes, read: _Read) -> Filter | None:
+    """`= ANY` or `<> ALL`. Arrays of several dimensions are left to PostgreSQL."""
+    items = [bytes(item).strip() for item in split_array(raw)]
+    if any(item[:1] == b"[" for item in items):
+        return None
+    literals = [read(item) for item in items if item != NULL]
+    if compared.operator is Operator.IN:
+        return _member(compared.column, Operator.EQ, literals)
+    if not items:
+        return EVERYTHING
+    return NOTHING if NULL in items else _member(compared.column, Operator.NEQ, literals)
+
+
+def _member(column: Column, operator: Operator, literals: Iterable[Literal | None]) -> Filter:
+    """The column is one of the literals (EQ), or none of them (NEQ). No value of the column is equal to a None."""
+    known = [each for each in literals if each is not None]
+    if operator is Operator.EQ:
+        return member_of(Field(column), known)
+    return none_of(Field(column), known) if known else Comparison(Field(column), Operator.NNULL)
+
+
+# --- the values of claims ---
+
+_Read: TypeAlias = Callable[[bytes], Literal | None]
+"""Converts a value to the column's type. None: no value of the column is equal to it."""
+
+_WHOLE_TEXT = re.compile(rb'"(0|-?[1-9][0-9]{0,18})"')
+_UUID_TEXT = re.compile(rb'"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"')
+
+
+def _reader(compared: Compared, type_: str) -> _Read | None:
+    """Return how to read a value of the type `type_`. None: the column is not compared as this type."""
+    name = compared.column.type.name
+    if compared.cast != "text" or name == "text":
+        if name in WHOLE_NUMBERS and type_ in WHOLE_NUMBERS:
+            return lambda raw: _whole(name, raw)
+        return Literal if type_ == name else None
+    if type_ != "text":
+        return None
+    if name == "uuid":
+        return lambda raw: Literal(raw) if _UUID_TEXT.fullmatch(raw) else None
+    return (lambda raw: _printed_whole(name, raw)) if name in WHOLE_NUMBERS else Literal
+
+
+def _printed_whole(name: str, raw: bytes) -> Literal | None:
+    found = _WHOLE_TEXT.fullmatch(raw)
+    return _whole(name, found[1]) if found else None
+
+
+def _whole(name: str, raw: bytes) -> Literal | None:
+    end = WHOLE_NUMBERS[name]
+    return Literal(raw) if -end <= int(raw) < end else None
