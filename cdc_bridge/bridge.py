@@ -17,7 +17,7 @@ from cdc_bridge.engine.broker import Broker
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import BridgeError, UsageError
 from cdc_bridge.options import BridgeOptions, Revision
-from cdc_bridge.server.websocket import WebSocketServer
+from cdc_bridge.server.server import WebSocketServer
 from cdc_bridge.wanted import check_still_wanted
 from cdc_bridge.wiring import Pools
 
@@ -72,9 +72,9 @@ class Bridge:
         capture = parts.capture(options, lambda: broker.hub)
         broker = parts.broker(options, capture, pools)
         custodian = parts.custodian(options, pools.catalog)
-        door = parts.door(options, broker, capture, custodian)
+        requests = parts.request_policy(options, broker, capture, custodian)
         authenticator = parts.authenticator(options, broker, self._keys)
-        server = WebSocketServer(broker, door, authenticator, parts.websocket_options(options), self._certificate)
+        server = WebSocketServer(broker, requests, authenticator, parts.server_options(options), self._certificate)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in self._side_by_side(broker, custodian)]
             running.append(tasks.create_task(authenticator.keep_fresh()))

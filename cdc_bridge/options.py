@@ -42,7 +42,7 @@ class BridgeOptions:
     filter_nodes_max: int = 100
     in_values_max: int = 10_000
     backlog_bytes_max: int = 16 * 1024 * 1024
-    ping_interval_s: float = 30
+    ping_interval_s: float = 25
     connections_max: int = 10_000
     connections_per_address_max: int = 0
     handshakes_max: int = 1000

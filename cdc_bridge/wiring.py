@@ -30,10 +30,10 @@ from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.loader import SLOW_WORKERS
 from cdc_bridge.options import BridgeOptions
 from cdc_bridge.query.query import QueryLimits
-from cdc_bridge.server.addresses import is_loopback
-from cdc_bridge.server.http import Door
+from cdc_bridge.server.http import RequestPolicy
+from cdc_bridge.server.limits import ConnectionLimits, is_loopback
+from cdc_bridge.server.server import ServerOptions
 from cdc_bridge.server.tls import Certificate
-from cdc_bridge.server.websocket import WebSocketOptions
 
 CATALOG_CONNECTIONS = 2
 CLIENTS_CONNECTIONS = 2
@@ -176,8 +176,8 @@ def authenticator(options: BridgeOptions, broker: Broker, keys: Sequence[Key]) -
     )
 
 
-def websocket_options(options: BridgeOptions) -> WebSocketOptions:
-    return WebSocketOptions(
+def server_options(options: BridgeOptions) -> ServerOptions:
+    return ServerOptions(
         host=options.host,
         port=options.port,
         frame_bytes_max=options.frame_bytes_max,
@@ -190,7 +190,9 @@ def websocket_options(options: BridgeOptions) -> WebSocketOptions:
     )
 
 
-def door(options: BridgeOptions, broker: Broker, capture: LogCapture, custodian: LogCustodian) -> Door:
+def request_policy(
+    options: BridgeOptions, broker: Broker, capture: LogCapture, custodian: LogCustodian
+) -> RequestPolicy:
 
     def not_ready() -> str | None:
         reasons = list(custodian.problems)
@@ -200,14 +202,16 @@ def door(options: BridgeOptions, broker: Broker, capture: LogCapture, custodian:
             reasons.insert(0, f"no heartbeat for {options.heartbeat_timeout_s:g} s")
         return "; ".join(reasons) or None
 
-    return Door(
-        connections_max=options.connections_max,
-        connections_per_address_max=options.connections_per_address_max,
+    return RequestPolicy(
+        ConnectionLimits(
+            options.connections_max,
+            options.connections_per_address_max,
+            handshakes_max=options.handshakes_max,
+            behind_proxy=options.behind_proxy,
+        ),
         allowed_origins=tuple(options.allowed_origins),
         not_ready=not_ready,
         loopback_only=is_loopback(options.host),
-        handshakes_max=options.handshakes_max,
-        behind_proxy=options.behind_proxy,
     )
 
 

@@ -105,6 +105,8 @@ class State(enum.Enum):
 class AuthState:
     """See the module's docstring. `nobody` is who has shown no token, and can be another one as time passes."""
 
+    __slots__ = ("_identity", "_judged_later", "_limit_s", "_mode", "_nobody", "_state", "_timeout_s", "_viewer")
+
     def __init__(
         self,
         mode: AuthMode,

@@ -23,7 +23,7 @@ from cdc_bridge.conninfo import server
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import CannotServe, UsageError
 from cdc_bridge.options import BridgeOptions, Revision
-from cdc_bridge.server.addresses import is_loopback
+from cdc_bridge.server.limits import is_loopback
 from cdc_bridge.settings import Settings, as_options
 
 log = logging.getLogger(__name__)

@@ -1,41 +1,50 @@
-"""The plain HTTP answers of the port that serves WebSockets: health, and refusals before the upgrade."""
+"""What the port answers to plain HTTP: health, refusals before the upgrade, and the upgrade itself."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import cast
-from urllib.parse import SplitResult, urlsplit
+from typing import TYPE_CHECKING, cast
+from urllib.parse import SplitResult, parse_qs, urlsplit
 
-from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
+from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
 
+from cdc_bridge.access.auth_state import AuthMode, Identity
 from cdc_bridge.logs import facts
-from cdc_bridge.server.addresses import counted, is_address, peer_of
-from cdc_bridge.server.crowd import Crowd, Visitor
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.server import limits
+from cdc_bridge.server.limits import BoundedReader, ConnectionLimits, is_address, peer_of
+
+if TYPE_CHECKING:
+    from cdc_bridge.server.server import WebSocketServer
 
 log = logging.getLogger(__name__)
 
 WEBSOCKET_PATH = "/websocket"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+BLANK_LINE = b"\r\n\r\n"
+
+NO_HEADERS: Mapping[str, str] = {}
+
+Answer = tuple[HTTPStatus, str]
+
 _OWN_PORTS = {"http": 80, "https": 443}
+_OTHER_METHOD = re.compile(rb"(?!GET |HEAD )[A-Z]{1,20} \S+ HTTP/1\.[01]\r\n")
+_FIRST_LINE_BYTES_MAX = 8192
 
 
 @dataclass(slots=True)
-class Door:
-    """Who may come in. 0 means no limit.
+class RequestPolicy:
+    """Decides which requests may become WebSockets, and answers the others."""
 
-    A visitor KNOCKS from the moment the connection is accepted, is INSIDE once its request may be upgraded, and is
-    neither once the connection has ended. Those who knock say nothing for as long as they like, so there are
-    `handshakes_max` of them at most: past it the one that has knocked longest gives way, from the address from which
-    most do. An attacker displaces his own, and whoever sends a request at once has been heard long before.
-    """
-
-    connections_max: int
-    connections_per_address_max: int
+    limits: ConnectionLimits
     allowed_origins: Sequence[str]
     not_ready: Callable[[], str | None]
     """Why the bridge is not ready, or None when it is."""
@@ -43,85 +52,35 @@ class Door:
     loopback_only: bool = True
     """Whether the port is on a loopback address, where only this machine's names are anybody's host."""
 
-    handshakes_max: int = 1000
-    behind_proxy: bool = False
-    """Whether a proxy says who the client is. Then all connections come from its address."""
+    is_open: bool = True
 
-    open: bool = True
-    _knocking: Crowd = field(default_factory=Crowd)
-    _inside: Crowd = field(default_factory=Crowd)
-
-    def knock(self, visitor: Visitor, peer: str) -> None:
-        """A connection was accepted."""
-        address = counted(peer)
-        self._knocking.add(visitor, address)
-        for gives_way in self._too_many(address):
-            self._knocking.remove(gives_way)
-            gives_way.turn_away()
-
-    def answer(self, connection: ServerConnection, request: Request) -> Response | None:
-        """The response to a request that is not to be upgraded, else None, and the connection is inside."""
+    def answer(self, request: Request) -> Answer | None:
+        """Return the answer to a request that may not be upgraded, whoever sends it, else None."""
         path = request.path.partition("?")[0]
         if path == "/healthz":
-            return connection.respond(HTTPStatus.OK, "alive\n")
+            return HTTPStatus.OK, "alive\n"
         if path == "/readyz":
             reason = self.not_ready()
-            status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
-            return connection.respond(status, f"{reason or 'ready'}\n")
+            return HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK, f"{reason or 'ready'}\n"
         if path != WEBSOCKET_PATH:
-            return connection.respond(HTTPStatus.NOT_FOUND, "nothing here\n")
-        if refusal := self._refusal(connection, request.headers):
-            return connection.respond(*refusal)
-        return None
-
-    def leave(self, visitor: Visitor) -> None:
-        """The connection has ended, wherever it was."""
-        self._knocking.remove(visitor)
-        self._inside.remove(visitor)
-
-    def turn_everybody_away(self) -> None:
-        """Wait for no request any more."""
-        for visitor in self._knocking:
-            visitor.turn_away()
-
-    def _refusal(self, connection: ServerConnection, headers: Headers) -> tuple[HTTPStatus, str] | None:
-        if not self.open:
+            return HTTPStatus.NOT_FOUND, "nothing here\n"
+        if not self.is_open:
             return HTTPStatus.SERVICE_UNAVAILABLE, "shutting down\n"
-        if len(headers.get_all("Host")) > 1:
+        if len(request.headers.get_all("Host")) > 1:
             return HTTPStatus.BAD_REQUEST, "more than one Host\n"
-        if not self._is_allowed_origin(headers):
-            origin, host = (", ".join(headers.get_all(name)) for name in ("Origin", "Host"))
+        if not self._is_allowed_origin(request.headers):
+            origin, host = (", ".join(request.headers.get_all(name)) for name in ("Origin", "Host"))
             log.debug("a web page of another origin was turned away", extra=facts(origin=origin, host=host))
             return HTTPStatus.FORBIDDEN, "this origin is not allowed\n"
-        if self.connections_max and len(self._inside) >= self.connections_max:
-            return HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n"
-        address = counted(self._client_of(connection, headers))
-        if self.connections_per_address_max and self._inside.count(address) >= self.connections_per_address_max:
-            return HTTPStatus.TOO_MANY_REQUESTS, "too many connections from this address\n"
-        self._let_in(connection, address)
         return None
 
-    def _let_in(self, connection: ServerConnection, address: str) -> None:
-        """Counted before the upgrade, or many that are upgraded at the same time would all find room."""
-        visitor = cast("Visitor", connection)
-        self._knocking.remove(visitor)
-        self._inside.add(visitor, address)
-
-    def _too_many(self, address: str) -> Iterator[Visitor]:
-        """Those who have to give way for the one that knocks."""
-        each_max = 0 if self.behind_proxy else self.connections_per_address_max
-        if each_max and self._knocking.count(address) > each_max:
-            yield self._knocking.first(address)
-        if self.handshakes_max and len(self._knocking) > self.handshakes_max:
-            yield self._knocking.first()
-
-    def _client_of(self, connection: ServerConnection, headers: Headers) -> str:
-        """Whose connection this is. What the last proxy has added is true; what stands before it may be a lie."""
-        if self.behind_proxy and (forwarded := headers.get_all("X-Forwarded-For")):
+    def client_of(self, headers: Headers, peer: str) -> str:
+        """Return whose connection this is. What the last proxy has added is true; what is before it may be a lie."""
+        if self.limits.behind_proxy and (forwarded := headers.get_all("X-Forwarded-For")):
             client = forwarded[-1].rpartition(",")[2].strip()
             if is_address(client):
                 return client
-        return peer_of(connection.transport)
+        return peer
 
     def _is_allowed_origin(self, headers: Headers) -> bool:
         """No Origin (not a browser), one on the list, or, where there is no list, a page from the host that was asked.
@@ -140,20 +99,192 @@ class Door:
         return not self.loopback_only and _place(page) is not None and _place(page) == _place(asked)
 
 
+class Handshake(BoundedReader):
+    """One request of a new connection, until it is answered.
+
+    Rule: what comes behind the request waits until that is answered. Then a `Connection` takes over, or the rest is
+    thrown away and the connection ends.
+    """
+
+    __slots__ = (
+        "_address",
+        "_behind",
+        "_ending",
+        "_first_line",
+        "_identifying",
+        "_protocol",
+        "_request_bytes",
+        "_server",
+        "_tail",
+    )
+
+    def __init__(self, server: WebSocketServer) -> None:
+        super().__init__(server.shared_buffer)
+        self._server = server
+        self._protocol: ServerProtocol = server.new_protocol()
+        self._first_line: bytes | None = b""
+        self._tail = b""
+        self._request_bytes = 0
+        self._behind: bytearray | None = None
+        self._identifying: asyncio.Task[None] | None = None
+        self._address: str | None = None
+        self._ending: asyncio.TimerHandle
+
+    # --- asyncio.BufferedProtocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._server.limits.knock(self, peer_of(transport))
+        self._ending = asyncio.get_running_loop().call_later(limits.OPEN_TIMEOUT_S, self.transport.abort)
+
+    def eof_received(self) -> None:
+        """Let the transport close itself."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._ending.cancel()
+        self._server.limits.leave(self)
+        if self._address is not None:
+            self._server.limits.depart(self._address)
+        if self._identifying is not None:
+            self._identifying.cancel()
+
+    # --- limits ---
+
+    def turn_away(self) -> None:
+        self.transport.abort()
+
+    @property
+    def may_read(self) -> bool:
+        return self._behind is None or len(self._behind) <= limits.REQUEST_BYTES_MAX
+
+    def read_on(self) -> None:
+        if not self._is_upgraded:
+            super().read_on()
+
+    # --- the request ---
+
+    def received(self, data: bytearray) -> None:
+        if self._protocol.eof_sent:
+            return
+        if self._behind is not None:
+            self._behind += data
+            return
+        before = len(self._tail)
+        joined = self._tail + data
+        end = joined.find(BLANK_LINE)
+        self._tail = joined[1 - len(BLANK_LINE) :]
+        if end < 0:
+            self._feed(data)
+        else:
+            rest = end + len(BLANK_LINE) - before
+            self._behind = data[rest:]
+            self._feed(data[:rest])
+
+    @property
+    def _is_upgraded(self) -> bool:
+        return self._protocol.state is OPEN
+
+    def _feed(self, data: bytearray) -> None:
+        self._request_bytes += len(data)
+        if self._is_of_another_method(data):
+            self._respond((HTTPStatus.METHOD_NOT_ALLOWED, "only GET is understood here\n"), {"Allow": "GET, HEAD"})
+            return
+        self._protocol.receive_data(data)
+        for request in self._protocol.events_received():
+            self._answer(cast("Request", request))
+        if self._request_bytes > limits.REQUEST_BYTES_MAX and not self._protocol.eof_sent:
+            text = f"a request may have {limits.REQUEST_BYTES_MAX} bytes\n"
+            self._respond((HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, text))
+        else:
+            self._write_out()
+
+    def _is_of_another_method(self, data: bytearray) -> bool:
+        """Websockets gives no answer to a request with a body."""
+        if self._first_line is None:
+            return False
+        self._first_line += data
+        is_other = _OTHER_METHOD.match(self._first_line) is not None
+        if b"\n" in data or len(self._first_line) > _FIRST_LINE_BYTES_MAX:
+            self._first_line = None
+        return is_other
+
+    def _answer(self, request: Request) -> None:
+        if answer := self._server.requests.answer(request):
+            self._respond(answer, has_body=request.method != "HEAD")
+            return
+        client = self._server.requests.client_of(request.headers, peer_of(self.transport))
+        admitted = self._server.limits.admit(self, client)
+        if not isinstance(admitted, str):
+            self._respond(admitted)
+            return
+        self._address = admitted
+        tokens = parse_qs(request.path.partition("?")[2], keep_blank_values=True).get("access_token", [])
+        if tokens or self._server.options.auth_mode is AuthMode.STRICT:
+            identifying = self._identify(request, tokens[-1] if tokens else "")
+            self._identifying = asyncio.get_running_loop().create_task(identifying)
+        else:
+            self._accept(request, None)
+
+    async def _identify(self, request: Request, token: str) -> None:
+        identity: Identity | None = None
+        try:
+            identity = await self._server.authenticator.identify(token)
+        except RequestError:
+            pass
+        except Exception:
+            log.exception("a token could not be judged")
+            self.transport.abort()
+        if self.transport.is_closing():
+            return
+        if identity is None:
+            answer = HTTPStatus.UNAUTHORIZED, "a good token is needed, as ?access_token=\n"
+            self._respond(answer, {"WWW-Authenticate": "Bearer"})  # HTTP wants some
+        else:
+            self._accept(request, identity)
+
+    def _accept(self, request: Request, identity: Identity | None) -> None:
+        """Upgrade, or say what the request lacks for that."""
+        self._protocol.send_response(self._protocol.accept(request))
+        self._write_out()
+        if self._is_upgraded:
+            self._ending.cancel()
+            assert self._address is not None
+            address, self._address = self._address, None
+            self._server.upgrade(self.transport, self._protocol, address, identity, self._behind)
+
+    def _respond(self, answer: Answer, headers: Mapping[str, str] = NO_HEADERS, *, has_body: bool = True) -> None:
+        response = self._protocol.reject(*answer)
+        response.headers.update(headers)
+        if not has_body:
+            response.body = b""
+        self._protocol.send_response(response)
+        self._write_out()
+
+    def _write_out(self) -> None:
+        self.write_out(self._protocol)
+        if self._protocol.close_expected():
+            self._end_in(limits.CLOSE_TIMEOUT_S)
+
+    def _end_in(self, seconds: float) -> None:
+        self._ending.cancel()
+        self._ending = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+
+
 _NOWHERE = SplitResult("", "", "", "", "")
 
 
 def _parts(url: str) -> SplitResult:
+    """Return the parts of a URL; of nowhere when it, or its port, is malformed."""
     try:
-        return urlsplit(url)
+        parts = urlsplit(url)
+        _ = parts.port
     except ValueError:
         return _NOWHERE
+    return parts
 
 
 def _place(url: SplitResult) -> tuple[str, int] | None:
     """Host and port, the scheme's own one where none is named."""
-    try:
-        port = url.port or _OWN_PORTS.get(url.scheme)
-    except ValueError:
-        return None
+    port = url.port or _OWN_PORTS.get(url.scheme)
     return (url.hostname, port) if url.hostname and port else None

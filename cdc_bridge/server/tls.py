@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import socket
 import ssl
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any, cast
 
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import SettingsError
+from cdc_bridge.server import limits
+from cdc_bridge.server.limits import ConnectionLimits, peer_of
 
 log = logging.getLogger(__name__)
 
@@ -56,3 +62,59 @@ def _context(certificate: str, key: str) -> ssl.SSLContext:
 def _no_password() -> bytes:
     """Instead of asking a terminal that may not be there."""
     raise ValueError("encrypted")
+
+
+class Securing(asyncio.Protocol):
+    """A connection from its acceptance to the end of the TLS handshake.
+
+    The loop's own server tells of nobody before that has ended, and so would count nobody.
+    """
+
+    def __init__(
+        self,
+        counts: ConnectionLimits,
+        certificate: Certificate,
+        then: Callable[[], asyncio.BaseProtocol],
+        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        self._limits = counts
+        self._certificate = certificate
+        self._then = then
+        self._start = start
+        self._task: asyncio.Task[None]
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        peer = peer_of(transport)
+        accepted = _socket_of(cast("asyncio.Transport", transport))
+        self._task = self._start(self._secure(accepted))
+        self._task.add_done_callback(lambda task: self._end(task, accepted))
+        self._limits.knock(self, peer)
+
+    def turn_away(self) -> None:
+        self._task.cancel()
+
+    async def _secure(self, accepted: socket.socket) -> None:
+        await asyncio.get_running_loop().connect_accepted_socket(
+            self._then,
+            accepted,
+            ssl=self._certificate.context,
+            ssl_handshake_timeout=limits.OPEN_TIMEOUT_S,
+            ssl_shutdown_timeout=limits.CLOSE_TIMEOUT_S,
+        )
+
+    def _end(self, task: asyncio.Task[None], accepted: socket.socket) -> None:
+        """Forget it; if it was secured, it knocks as another connection by now."""
+        self._limits.leave(self)
+        if task.cancelled():
+            accepted.close()
+        elif error := task.exception():  # what ssl raises is an OSError, and so is a timeout
+            log.debug("no TLS handshake", extra=facts(reason=str(error)))
+            accepted.close()
+
+
+def _socket_of(transport: asyncio.Transport) -> socket.socket:
+    """Return the socket, for a transport of its own: loops start to read from this one whatever they are told."""
+    accepted: socket.socket = transport.get_extra_info("socket").dup()
+    transport.set_protocol(asyncio.Protocol())  # which hears nothing
+    transport.abort()
+    return accepted

@@ -228,7 +228,7 @@ async def test_subscriber_in_the_terminal_is_told_that_it_needs_a_token(tables: 
 async def test_operator_can_find_out_what_was_refused_to_whom(
     tables: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "cdc_bridge.transport")
+    caplog.set_level(logging.DEBUG, "cdc_bridge.server")
     async with serving(tables) as bridge, connected(f"{bridge.url}?access_token={token()}") as client:
         for uid, message in (("s", {"type": "subscribe"}), ("i", {"type": "items", "action": "read"})):
             await client.send(message | {"collection": "nosuch", "uid": uid})

@@ -3,58 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
-from websockets.asyncio.server import ServerConnection
 from websockets.datastructures import Headers
-from websockets.http11 import Request, Response
+from websockets.http11 import Request
 
-from cdc_bridge.server.addresses import counted, is_loopback
-from cdc_bridge.server.http import Door
+from cdc_bridge.server.http import RequestPolicy
+from cdc_bridge.server.limits import ConnectionLimits, counted, is_loopback
 
 
 @dataclass(eq=False)
 class Guest:
-    """A connection as far as the door knows one."""
+    """A connection as far as its limits know one."""
 
     peer: str = "192.0.2.1"
     away: bool = False
-
-    @property
-    def transport(self) -> Any:
-        return SimpleNamespace(get_extra_info=lambda name: (self.peer, 1) if name == "peername" else None)
+    address: str = ""
 
     def turn_away(self) -> None:
         self.away = True
 
-    def respond(self, status: int, text: str) -> Response:
-        return Response(status, text, Headers())
+
+@dataclass
+class Door:
+    """What a request meets, in its order."""
+
+    policy: RequestPolicy
+
+    def asks(self, guest: Guest, *headers: tuple[str, str]) -> int:
+        """The status of the answer; 101 for none."""
+        request = Request("/websocket?access_token=x", Headers(headers or [("Host", "bridge.example")]))
+        if answer := self.policy.answer(request):
+            return answer[0]
+        admitted = self.policy.limits.admit(guest, self.policy.client_of(request.headers, guest.peer))
+        if not isinstance(admitted, str):
+            return admitted[0]
+        guest.address = admitted
+        return 101
 
 
-def door(**options: Any) -> Door:
-    defaults: dict[str, Any] = {
-        "connections_max": 0,
-        "connections_per_address_max": 0,
-        "allowed_origins": (),
-        "not_ready": lambda: None,
-        "loopback_only": False,
-    }
-    return Door(**defaults | options)
+def door(*, allowed_origins: tuple[str, ...] = (), loopback_only: bool = False, **limits: Any) -> Door:
+    counts = ConnectionLimits(**{"connections_max": 0, "connections_per_address_max": 0} | limits)
+    return Door(RequestPolicy(counts, allowed_origins, lambda: None, loopback_only))
 
 
 def asks(at: Door, guest: Guest, *headers: tuple[str, str]) -> int:
-    """The status of the answer; 101 for none."""
-    request = Request("/websocket?access_token=x", Headers(headers or [("Host", "bridge.example")]))
-    response = at.answer(cast("ServerConnection", guest), request)
-    return response.status_code if response else 101
+    return at.asks(guest, *headers)
 
 
 def knocking(at: Door, *peers: str) -> list[Guest]:
     guests = [Guest(peer) for peer in peers]
     for guest in guests:
-        at.knock(guest, guest.peer)
+        at.policy.limits.knock(guest, guest.peer)
     return guests
 
 
@@ -84,6 +85,9 @@ def knocking(at: Door, *peers: str) -> list[Guest]:
         ("file://", "", False, 403),
         ("https://bridge.example:99999", "bridge.example:99999", False, 403),
         ("https://[::1", "[::1", True, 403),
+        ("http://127.0.0.1:8765.evil.example", "127.0.0.1:8765", True, 403),
+        ("http://localhost:x", "localhost:8765", True, 403),
+        ("http://localhost:8765", "localhost:8765.evil.example", True, 403),
     ],
 )
 def test_page_is_let_in_when_it_is_of_the_host_that_was_asked(
@@ -101,7 +105,7 @@ def test_connections_count_from_the_request_on_and_not_from_the_upgrade() -> Non
     at = door(connections_max=2)
     guests = knocking(at, "192.0.2.1", "192.0.2.2", "192.0.2.3")
     assert [asks(at, guest) for guest in guests] == [101, 101, 503]
-    at.leave(guests[0])
+    at.policy.limits.depart(guests[0].address)
     assert asks(at, guests[2]) == 101
 
 
@@ -116,7 +120,7 @@ def test_addresses_are_counted_by_themselves() -> None:
     at = door(connections_per_address_max=1)
     ann, ben, more = knocking(at, "192.0.2.1", "192.0.2.2", "192.0.2.1")
     assert [asks(at, ann), asks(at, ben), asks(at, more)] == [101, 101, 429]
-    at.leave(ann)
+    at.policy.limits.depart(ann.address)
     assert asks(at, more) == 101
 
 
@@ -177,7 +181,7 @@ def test_at_the_end_nobody_is_waited_for() -> None:
     at = door()
     guests = knocking(at, "192.0.2.1", "192.0.2.2")
     assert asks(at, guests[0]) == 101
-    at.turn_everybody_away()
+    at.policy.limits.turn_everybody_away()
     assert [guest.away for guest in guests] == [False, True]
 
 

@@ -12,8 +12,6 @@ import contextlib
 import json
 import logging
 import os
-import socket
-import struct
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Iterator
@@ -25,20 +23,26 @@ import pytest
 
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.rawclient import (
+    CLOSE,
+    CONTINUATION,
+    DEFLATE,
+    PING,
+    TEXT,
+    UPGRADE,
+    WITHIN_S,
+    Raw,
+    frame,
+    raw,
+    upgraded,
+)
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 
 pytestmark = pytest.mark.once  # nothing here depends on the server's version
 
-WITHIN_S = 30.0
 MIB = 1024 * 1024
 PIECE = bytes(64 * 1024)
-TEXT, BINARY, CONTINUATION, CLOSE, PING = 1, 2, 0, 8, 9
-UPGRADE = (
-    "GET /websocket HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n"
-)
-DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate\r\n"
 
 
 @dataclass
@@ -87,90 +91,7 @@ def _nothing_is_logged_as_our_error(caplog: pytest.LogCaptureFixture) -> Iterato
 
 @pytest.fixture(autouse=True)
 def _ends_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.server.guarded.CLOSE_TIMEOUT_S", 0.2)
-
-
-class Raw:
-    """A connection that says what it likes. Nothing is read unless it is asked for."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def send(self, data: bytes) -> None:
-        """As far as the other side takes it: the end of the connection is for the reader to find."""
-        with contextlib.suppress(ConnectionError):
-            self.writer.write(data)
-            await self.writer.drain()
-
-    async def rest(self) -> bytes:
-        """Everything up to the end."""
-        found = b""
-        with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(WITHIN_S):
-                while chunk := await self.reader.read(65536):
-                    found += chunk
-        return found
-
-    async def frames(self) -> AsyncIterator[tuple[int, bytes]]:
-        """Opcodes and payloads, up to the end."""
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            while True:
-                head = await self.reader.readexactly(2)
-                size = head[1] & 127
-                if size > 125:
-                    size = int.from_bytes(await self.reader.readexactly(2 if size == 126 else 8))
-                yield head[0] & 15, await self.reader.readexactly(size)
-
-    async def text(self) -> Any:
-        """The next message."""
-        async for opcode, payload in self.frames():
-            if opcode == TEXT:
-                return json.loads(payload)
-        raise AssertionError("closed")
-
-    async def close_code(self) -> int | None:
-        """What the server closes with; None when it says nothing."""
-        code = None
-        async with asyncio.timeout(WITHIN_S):
-            async for opcode, payload in self.frames():
-                if opcode == CLOSE:
-                    code = struct.unpack("!H", payload[:2])[0]
-        return code
-
-
-@asynccontextmanager
-async def raw(port: int, receive_bytes: int | None = None) -> AsyncIterator[Raw]:
-    connection = socket.socket()
-    if receive_bytes:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
-    connection.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", port))
-    reader, writer = await asyncio.open_connection(sock=connection, limit=2048 if receive_bytes else 65536)
-    try:
-        yield Raw(reader, writer)
-    finally:
-        writer.transport.abort()
-
-
-@asynccontextmanager
-async def upgraded(port: int, more: str = "", receive_bytes: int | None = None) -> AsyncIterator[Raw]:
-    async with raw(port, receive_bytes) as connection:
-        await connection.send(f"{UPGRADE}{more}\r\n".encode())
-        assert b" 101 " in await connection.reader.readuntil(b"\r\n\r\n")
-        yield connection
-
-
-def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, compressed: bool = False) -> bytes:
-    """As a client sends it, masked with zeros."""
-    head = bytes([fin << 7 | compressed << 6 | opcode])
-    if len(payload) < 126:
-        size = bytes([128 | len(payload)])
-    elif len(payload) < 65536:
-        size = bytes([128 | 126]) + len(payload).to_bytes(2)
-    else:
-        size = bytes([128 | 127]) + len(payload).to_bytes(8)
-    return head + size + b"\0\0\0\0" + payload
+    monkeypatch.setattr("cdc_bridge.server.limits.CLOSE_TIMEOUT_S", 0.2)
 
 
 # --- before the upgrade ---
@@ -201,7 +122,7 @@ async def test_one_address_has_few_connections_that_say_nothing(database: Databa
 async def test_request_that_comes_byte_by_byte_is_not_waited_for(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cdc_bridge.server.guarded.OPEN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("cdc_bridge.server.limits.OPEN_TIMEOUT_S", 0.3)
     async with stage(database) as on, raw(on.port) as slow:
 
         async def trickle() -> None:
@@ -394,7 +315,7 @@ async def test_flood_of_pings_of_which_no_answer_is_read_ends(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answers are not kept for it: they are sent, or the connection ends."""
-    monkeypatch.setattr("cdc_bridge.server.guarded.REST", 0)  # or it takes long to get there
+    monkeypatch.setattr("cdc_bridge.server.limits.REST", 0)  # or it takes long to get there
     block = frame(PING, b"x" * 125) * 500
     async with stage(database) as on, upgraded(on.port, receive_bytes=4096) as hostile:
 

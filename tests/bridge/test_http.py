@@ -62,7 +62,15 @@ async def refusal(bridge: RunningBridge, **keywords: Any) -> int:
 
 
 @pytest.mark.parametrize(
-    "origin", ["https://evil.example", "null", "file://", "http://127.0.0.1.evil.example", "http://[::1"]
+    "origin",
+    [
+        "https://evil.example",
+        "null",
+        "file://",
+        "http://127.0.0.1.evil.example",
+        "http://127.0.0.1:8765.evil.example",
+        "http://[::1",
+    ],
 )
 async def test_page_of_another_host_is_kept_out(table: Database, origin: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("DEBUG", "cdc_bridge.server.http")

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
-from unittest.mock import Mock
 
 import psycopg
 import pytest
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.evaluation import Case
 from cdc_bridge.model.filter import Policy
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.server.conversation import Conversation
 from tests.bridge.test_rights_attacks import (
     ANN,
     BOB,
@@ -116,23 +112,6 @@ async def test_locked_table_of_which_a_policy_is_new_stops_no_other(place: Place
             seen: set[int] = set()
             while 8 not in seen:  # by an event, or in the fresh data that come when the policy is known
                 seen.update(ids(await ann.until(uid="notes")))
-
-
-@pytest.mark.once
-async def test_what_is_done_in_the_moment_in_which_a_token_expires_is_not_told() -> None:
-    conversation = Conversation(
-        Mock(), Mock(), Mock(), session=Mock(), auth_state=Mock(), identify=Mock(), ping_interval_s=1
-    )
-
-    async def read(*, expires: bool) -> str:
-        if expires:
-            asyncio.get_running_loop().call_soon(conversation._break_off)
-        return "rows"
-
-    assert await conversation._unless_broken_off(read(expires=False)) == "rows"
-    with pytest.raises(RequestError, match="TOKEN_EXPIRED"):
-        await conversation._unless_broken_off(read(expires=True))
-    assert await conversation._unless_broken_off(read(expires=False)) == "rows"
 
 
 @pytest.mark.once

@@ -19,7 +19,7 @@ from cdc_bridge.model.filter import Operator
 from cdc_bridge.model.messages import Authenticate, InvalidMessage, Ping, Pong, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.model.subscription import Query
 from cdc_bridge.query.query import KNOWN, Literals, QueryLimits, item_key, resolve
-from cdc_bridge.server.session import Abuse, Reply, Session
+from cdc_bridge.server.requests import Abuse, MessageReader, Reply
 from tests.core import shapes
 from tests.support.budget import examples
 
@@ -222,7 +222,7 @@ def check_refusal(error: RequestError) -> None:
 @settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(frames, st.floats(0, 3)), min_size=1, max_size=8), st.sampled_from([0, 0.5, 2]))
 def test_session_never_raises_and_answers_in_json(frames: list[tuple[str | bytes, float]], rate: float) -> None:
-    session = Session(rate)
+    session = MessageReader(rate)
     for frame, now_s in sorted(frames, key=lambda pair: pair[1]):
         match session.receive(frame, now_s):
             case Reply(reply):
@@ -277,5 +277,5 @@ def test_token_comes_back_in_no_answer_and_in_no_text_about_it(others: dict[str,
     members = {"type": '"auth"', "uid": "1"} | others | {"access_token": json.dumps(TOKEN)}
     text = "{" + ",".join(f'"{name}":{value}' for name, value in members.items()) + "}"
     for frame in (text, text[: len(text) - cut]):
-        received = Session().receive(frame, 0.0)
+        received = MessageReader().receive(frame, 0.0)
         assert TOKEN not in (received.frame.decode() if isinstance(received, Reply) else repr(received))

@@ -9,12 +9,12 @@ import pytest
 
 from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.model.subscription import EventKind
-from cdc_bridge.server.session import Abuse, Reply, Session
+from cdc_bridge.server.requests import Abuse, MessageReader, Reply
 
 
-def received(message: Any, session: Session | None = None, now_s: float = 0) -> Any:
+def received(message: Any, session: MessageReader | None = None, now_s: float = 0) -> Any:
     text = message if isinstance(message, str | bytes) else msgspec.json.encode(message).decode()
-    result = (session or Session()).receive(text, now_s)
+    result = (session or MessageReader()).receive(text, now_s)
     return msgspec.json.decode(result.frame) if isinstance(result, Reply) else result
 
 
@@ -130,14 +130,14 @@ def test_token_is_in_no_repr() -> None:
 
 
 def test_client_that_says_nothing_between_two_pings_is_dead() -> None:
-    session = Session()
+    session = MessageReader()
     assert session.tick()
     assert not session.tick()
 
 
 @pytest.mark.parametrize("sign", ['{"type":"pong"}', '{"type":"ping"}', '{"type":"unsubscribe"}'])
 def test_valid_message_is_a_sign_of_life(sign: str) -> None:
-    session = Session()
+    session = MessageReader()
     session.tick()
     session.receive(sign, 0)
     assert session.tick()
@@ -145,14 +145,14 @@ def test_valid_message_is_a_sign_of_life(sign: str) -> None:
 
 @pytest.mark.parametrize("noise", ["{bad", '{"type":"auth","access_token":"x"}'])
 def test_noise_and_authentication_are_no_sign_of_life(noise: str) -> None:
-    session = Session()
+    session = MessageReader()
     session.tick()
     session.receive(noise, 0)
     assert not session.tick()
 
 
 def test_messages_past_the_rate_are_dropped_and_answered() -> None:
-    session = Session(messages_per_second_max=2)
+    session = MessageReader(messages_per_second_max=2)
     kinds = [received({"type": "ping"}, session, now_s=0.1)["type"] for _ in range(4)]
     assert kinds == ["pong", "pong", "server", "server"]
     refused = received({"type": "ping"}, session, now_s=0.6)
@@ -161,7 +161,7 @@ def test_messages_past_the_rate_are_dropped_and_answered() -> None:
 
 
 def test_going_on_past_the_rate_is_abuse() -> None:
-    session = Session(messages_per_second_max=2)
+    session = MessageReader(messages_per_second_max=2)
     results = [session.receive('{"type":"ping"}', 0.1) for _ in range(23)]
     assert isinstance(results[-1], Abuse)
     assert not any(isinstance(result, Abuse) for result in results[:22])

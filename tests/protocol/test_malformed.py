@@ -20,7 +20,7 @@ from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.model.subscription import uid_text
 from cdc_bridge.query.query import QueryLimits, item_key, resolve
-from cdc_bridge.server.session import Reply, Session
+from cdc_bridge.server.requests import MessageReader, Reply
 from tests.core.facts import CATALOG, COMPOSITE, KEYLESS, MESSAGES
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
@@ -345,7 +345,7 @@ def _examples(test: Any) -> Any:
 @given(frames)
 def test_session_answers_whatever_it_receives(frame: str | bytes) -> None:
     """A request, or a reply that is an error or a pong; never an exception."""
-    received = Session().receive(frame, 0.0)
+    received = MessageReader().receive(frame, 0.0)
     match received:
         case Reply(reply):
             _check_reply(reply)
@@ -402,7 +402,7 @@ def _check_reply(frame: bytes) -> None:
 
 def test_rate_below_one_message_a_second_lets_some_through() -> None:
     """One message in each two seconds; the others are told how long to wait."""
-    session = Session(messages_per_second_max=0.5)
+    session = MessageReader(messages_per_second_max=0.5)
     answers = [session.receive('{"type":"ping"}', now_s) for now_s in (0.0, 0.5, 1.9, 2.0, 3.0)]
     types = [json.loads(answer.frame)["type"] for answer in answers if isinstance(answer, Reply)]
     assert types == ["pong", "server", "server", "pong", "server"]
@@ -489,7 +489,7 @@ async def test_arbitrary_messages_over_a_socket(messages_table: Database, log: L
     collect()
     async with running_bridge(messages_table.dsn) as bridge, connected(bridge.url) as client:
         for frame in sent:
-            understood = Session().receive(frame, 0.0)
+            understood = MessageReader().receive(frame, 0.0)
             answer = await _only_answer(client, frame)
             match understood:
                 case Reply(reply):

@@ -102,11 +102,12 @@ async def application(
     busy_ms: int = 0,
     auth_mode: str = "public",
     token: str = "",
+    driver: str = "driver.mjs",
 ) -> AsyncIterator[Application]:
     """`application(url, {"a": ("messages", {"query": {"limit": 1}})})`: connected and subscribed.
 
     `deflate`: it offers compression. `busy_ms`: CPU time that its loop spends on each message. `auth_mode` and `token`
-    are what the SDK is told.
+    are what the SDK is told. `driver`: the program, in this folder.
     """
     plan = {
         "url": url,
@@ -122,7 +123,7 @@ async def application(
     }
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
-        str(NODE), "driver.mjs", json.dumps(plan), cwd=HERE, stdin=pipe, stdout=pipe, limit=64 * 1024 * 1024
+        str(NODE), driver, json.dumps(plan), cwd=HERE, stdin=pipe, stdout=pipe, limit=64 * 1024 * 1024
     )
     app = Application(process)
     reading = asyncio.create_task(app.read())

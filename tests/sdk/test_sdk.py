@@ -1,6 +1,6 @@
 """The official Directus SDK, unmodified, on a real Node, against the bridge.
 
-It reads one frame per turn of its event loop and loses the others (see `cdc_bridge/transport/outlet.py`), so
+It reads one frame per turn of its event loop and loses the others (see `cdc_bridge/server/connection.py`), so
 the tests count rows: each one is seen once.
 """
 
@@ -151,6 +151,23 @@ async def test_sdk_comes_back_after_a_restart_and_sees_each_row_once(messages: D
         await stack.enter_async_context(running_bridge(messages.dsn, port=port))
         await app.until_messages("m", 2)
         messages.execute("INSERT INTO messages(id, text) VALUES (1, 'after the restart')")
+        await _until_last(messages, app)
+    assert _ids(app.rows("m")) == [1, 0]
+
+
+async def test_loop_of_the_readme_survives_an_outage(messages: Database, client: str) -> None:
+    """The SDK's own reconnecting does not: nobody listens for longer than it waits before its one attempt."""
+    async with contextlib.AsyncExitStack() as stack:
+        async with running_bridge(messages.dsn) as first:
+            app = await stack.enter_async_context(application(first.url, {}, client=client, driver="outage.mjs"))
+            await app.until_messages("m", 1)
+        for _ in range(20):  # attempts that are refused
+            await app.until_state("lost")
+            app.states.clear()
+        port = int(first.http.rpartition(":")[2])
+        await stack.enter_async_context(running_bridge(messages.dsn, port=port))
+        await app.until_messages("m", 2)
+        messages.execute("INSERT INTO messages(id, text) VALUES (1, 'after the outage')")
         await _until_last(messages, app)
     assert _ids(app.rows("m")) == [1, 0]
 

@@ -1,0 +1,313 @@
+"""One client's socket after the upgrade: frames go out, one at a time, and messages come in.
+
+Rule: a connection is OPEN, CLOSING once either side has said so, and lost. It sends a frame when nothing holds it
+(`Hold`): no PONG is awaited, the transport takes more, and it is OPEN. It has no task and no timer of its own.
+
+Pacing: behind each frame goes a WebSocket PING, in the same write, and the next frame waits for its PONG. Every client
+answers PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses the
+others that came in the same turn; and it costs little, since what gathers meanwhile leaves in one frame.
+
+Bound: what waits to be sent is bounded by the backlog. Policy: past it the client is too slow and is closed (1013).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from typing import TYPE_CHECKING
+
+from websockets.frames import CloseCode as LibraryCode
+from websockets.protocol import OPEN
+
+from cdc_bridge.engine.backlog import Backlog
+from cdc_bridge.engine.subscriber import Subscriber
+from cdc_bridge.model import frames
+from cdc_bridge.model.cursor import Receipt
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.subscription import Event
+from cdc_bridge.server import limits
+from cdc_bridge.server.framing import PONG_BYTES, Framing, Signal, is_pong
+from cdc_bridge.server.limits import BoundedReader
+from cdc_bridge.server.requests import ClientSession
+
+if TYPE_CHECKING:
+    from cdc_bridge.server.server import WebSocketServer
+
+
+class Hold(enum.IntFlag):
+    """Why nothing is sent."""
+
+    PONG = 1
+    FULL = 2
+    CLOSING = 4
+
+
+PONG, FULL, CLOSING = map(int, Hold)
+
+
+class Connection(BoundedReader):
+    """Implements `engine.subscriber.Outlet`. Nothing here waits, but for `room`.
+
+    `framing` is None while no byte of a frame and no fragment of a message is held. `room_timeout_s`: whoever has more
+    to push than may wait leaves half of the backlog empty, and waits for that. A client that has not made room by then
+    is too slow as well.
+    """
+
+    __slots__ = (
+        "_address",
+        "_backlog",
+        "_farewell",
+        "_framing",
+        "_holds",
+        "_room",
+        "_server",
+        "_session",
+        "_subscribers",
+        "_unread_bytes",
+        "tick",
+    )
+
+    def __init__(self, server: WebSocketServer, transport: asyncio.Transport, address: str, framing: Framing | None):
+        super().__init__(server.shared_buffer)
+        self.transport = transport
+        self.tick = 0
+        self._server = server
+        self._address = address
+        self._framing = framing
+        self._session: ClientSession
+        self._backlog = Backlog(server.options.backlog_bytes_max)
+        self._subscribers: list[Subscriber] = []
+        self._holds = 0
+        self._unread_bytes = 0
+        self._farewell: tuple[CloseCode, str] | None = None
+        self._room: asyncio.Event | None = None
+
+    def begin(self, session: ClientSession, behind: bytearray | None) -> None:
+        """Take over the transport. `behind` came right behind the request."""
+        self._session = session
+        self.transport.set_protocol(self)
+        self.plan()
+        if behind:
+            self.in_turn(self.received, behind)
+        self.read_on()
+
+    # --- what is sent ---
+
+    def wake(self) -> None:
+        """Send the next frame, if there is one and nothing holds it."""
+        if not self._holds and self._backlog and not self.transport.is_closing():
+            frame = self._backlog.next_frame()
+            self._holds = PONG
+            if self._framing is not None and self._framing.is_compressed:
+                self.transport.write(self._framing.text_and_ping(frame))
+            else:
+                self.transport.write(self._server.text_and_ping(frame))
+            if self._room is not None:
+                self._tell_of_room()
+
+    def reply(self, frame: bytes) -> None:
+        """Send an answer before any event."""
+        if self._holds & CLOSING:
+            return
+        if self._backlog.reply(frame):
+            self.wake()
+        else:
+            self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+
+    def _is_read(self) -> None:
+        """The PONG has come."""
+        self._holds &= ~PONG
+        if self._backlog:
+            self.wake()
+        elif self._farewell is not None:
+            self.close(*self._farewell)
+
+    # --- engine.subscriber.Outlet ---
+
+    @property
+    def count(self) -> int:
+        return len(self._subscribers)
+
+    def subscribers(self) -> list[Subscriber]:
+        return list(self._subscribers)
+
+    def open(self, subscriber: Subscriber) -> None:
+        self._subscribers.append(subscriber)
+        self._open_in_backlog(subscriber)
+
+    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None) -> None:
+        if self._holds & CLOSING:
+            return
+        if not self._backlog.push(subscriber, event, receipt):
+            self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+        elif not self._holds:
+            self._server.wake_soon(self)
+
+    def silence(self, subscriber: Subscriber) -> None:
+        self._drop_from_backlog(subscriber)
+        self._open_in_backlog(subscriber)
+
+    def drop(self, subscriber: Subscriber) -> None:
+        self._drop_from_backlog(subscriber)
+        if subscriber in self._subscribers:
+            self._subscribers.remove(subscriber)
+
+    def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
+        self.reply(frames.error("subscribe", error, subscriber.subscription.uid))
+
+    @property
+    def has_room(self) -> bool:
+        return self._backlog.size_bytes <= self._server.options.backlog_bytes_max // 2 and not self._holds & CLOSING
+
+    async def room(self, size_bytes: int) -> bool:
+        if not self._has_room_for(size_bytes):
+            try:
+                async with asyncio.timeout(self._server.options.room_timeout_s):
+                    while not self._has_room_for(size_bytes) and not self._holds & CLOSING:
+                        self._room = self._room or asyncio.Event()
+                        await self._room.wait()
+            except TimeoutError:
+                self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+        return not self._holds & CLOSING
+
+    def _has_room_for(self, size_bytes: int) -> bool:
+        return not self._backlog or self._backlog.size_bytes + size_bytes <= self._server.options.backlog_bytes_max // 2
+
+    def _open_in_backlog(self, subscriber: Subscriber) -> None:
+        subscription = subscriber.subscription
+        self._backlog.open(subscriber, subscription.stream_uid, one=subscription.item is not None)
+
+    def _drop_from_backlog(self, subscriber: Subscriber) -> None:
+        self._backlog.drop(subscriber)
+        self._tell_of_room()
+
+    def _tell_of_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
+            self._room = None
+
+    # --- what is received ---
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if nbytes == PONG_BYTES and self._framing is None and is_pong(self._shared_buffer):
+            self._is_read()
+        else:
+            super().buffer_updated(nbytes)
+
+    def received(self, data: bytearray) -> None:
+        framing = self._framing or self._server.borrow_framing()
+        messages = framing.receive(data)
+        self._keep(framing)
+        if framing.protocol.writes:
+            self._answer(framing)
+        for message in messages:
+            if self._holds & CLOSING:
+                return
+            if message is Signal.PONG:
+                self._is_read()
+            elif not isinstance(message, Signal):
+                self._session.receive(message)
+
+    @property
+    def may_read(self) -> bool:
+        return bool(self._holds & CLOSING) or not self._session.is_congested
+
+    def _keep(self, framing: Framing) -> None:
+        """Keep a framing while it has to do with this connection, else give it back."""
+        if framing.is_clean:
+            self._framing = None
+            self._server.give_back(framing)
+        else:
+            self._framing = framing
+
+    def _answer(self, framing: Framing) -> None:
+        """Write PONGs and the answer to a CLOSE. They are not kept for ever; a client that has read all begins anew."""
+        if not self.transport.get_write_buffer_size():
+            self._unread_bytes = 0
+        self._unread_bytes += self._write(framing)
+        if self._unread_bytes > limits.UNREAD_BYTES_MAX and not self._holds & CLOSING:
+            framing.protocol.fail(LibraryCode.POLICY_VIOLATION, "read what you are answered")
+            self._keep(framing)
+            self._write(framing)
+
+    def _write(self, framing: Framing) -> int:
+        written_bytes = self.write_out(framing.protocol)
+        if framing.protocol.state is not OPEN:
+            self._is_closing()
+        return written_bytes
+
+    # --- the end ---
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Close at once; what still waits is forgotten. The first one who asks gives the reason."""
+        if not self._holds & CLOSING:
+            framing = self._framing or self._server.borrow_framing()
+            framing.protocol.send_close(code, reason)
+            self._keep(framing)
+            self._write(framing)
+
+    def fail(self) -> None:
+        """Close after an error of ours."""
+        if not self._holds & CLOSING:
+            framing = self._framing or self._server.borrow_framing()
+            framing.protocol.fail(LibraryCode.INTERNAL_ERROR)
+            self._keep(framing)
+            self._write(framing)
+
+    def drain(self, code: CloseCode, reason: str) -> None:
+        """Send what waits, then close. The first one who asks gives the reason."""
+        self._farewell = self._farewell or (code, reason)
+        if not self._backlog and not self._holds & PONG:
+            self.close(*self._farewell)
+
+    def see_off(self, code: CloseCode, reason: str, within_s: float) -> None:
+        """Send what waits, then close, and close then in any case: a client may read nothing any more."""
+        self.drain(code, reason)
+        asyncio.get_running_loop().call_later(within_s, self.close, code, reason)
+
+    def turn_away(self) -> None:
+        self.transport.abort()
+
+    def _is_closing(self) -> None:
+        if self._holds & CLOSING:
+            return
+        self._holds |= CLOSING
+        self._tell_of_room()
+        loop = asyncio.get_running_loop()
+        loop.call_soon(self._session.end)  # not now: the broker may be in the midst of telling its subscribers
+        loop.call_later(limits.CLOSE_TIMEOUT_S, self.transport.abort)
+        self.read_on()
+
+    # --- asyncio.BufferedProtocol ---
+
+    def pause_writing(self) -> None:
+        self._holds |= FULL
+
+    def resume_writing(self) -> None:
+        self._holds &= ~FULL
+        self.wake()
+
+    def eof_received(self) -> None:
+        """Let the transport close itself."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        del exc
+        self._holds |= CLOSING
+        self._tell_of_room()
+        self._session.end()
+        self._server.forget(self, self._address)
+        del self._session  # which knows this connection
+
+    # --- what time brings ---
+
+    def time_is_up(self) -> None:
+        """Do what is due. The timer calls this when `plan` has asked for it."""
+        if not self._holds & CLOSING:
+            self._session.pass_time()
+            self.plan()
+
+    def plan(self) -> None:
+        """Ask to be called when something will be due."""
+        if not self._holds & CLOSING:
+            self._server.timer.set(self, self._session.due_s)

@@ -1,0 +1,233 @@
+"""Bounds on what strangers can make us do: how many connections there are, and how much of each is read at one go.
+
+A connection is KNOCKING from the moment it is accepted, INSIDE once its request may be upgraded, and neither once it
+has ended. Whoever knocks may say nothing for as long as it likes, so there are `handshakes_max` of them at most: past
+it the one that has knocked longest gives way, from the address from which most do. An attacker displaces his own, and
+a client that sends its request at once has been heard long before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Protocol
+
+from websockets.protocol import SEND_EOF
+from websockets.server import ServerProtocol
+
+READ_BYTES = 2048
+"""As much is read from one client before the others have their turn. It may hold 341 pings."""
+
+ACCEPTED_AT_ONCE = 512
+"""Connections that may wait to be accepted. More would be accepted in one go, while everybody waits; with less, a
+client that comes in the midst of many has to try again, which TCP does after a second.
+"""
+
+LONG_S = 0.0005
+REST = 4
+"""After a read that took us long its client is not read from for this many times as long."""
+
+REQUEST_BYTES_MAX = 32 * 1024
+
+UNREAD_BYTES_MAX = 64 * 1024
+"""Answers to pings that wait for a client to read them."""
+
+OPEN_TIMEOUT_S = 10.0
+"""From the connection to the upgrade; for the TLS handshake before it as long again."""
+
+CLOSE_TIMEOUT_S = 2.0
+"""From our CLOSE, or the last answer to plain HTTP, to the end of the connection."""
+
+IPV6_NETWORK_BITS = 64
+"""A client that has one IPv6 address has as many as fit into this, so they count as one."""
+
+
+class Visitor(Protocol):
+    """A connection that knocks."""
+
+    def turn_away(self) -> None:
+        """Cut it off without a word."""
+
+
+@dataclass(slots=True)
+class ConnectionLimits:
+    """Counts connections; see the module's docstring. 0 means no limit."""
+
+    connections_max: int
+    connections_per_address_max: int
+    handshakes_max: int = 1000
+    behind_proxy: bool = False
+    """Whether a proxy says who the client is. Then all connections come from its address."""
+
+    _knocking: dict[str, dict[Visitor, None]] = field(default_factory=dict)
+    _addresses: dict[Visitor, str] = field(default_factory=dict)
+    _inside: dict[str, int] = field(default_factory=dict)
+    _inside_count: int = 0
+
+    def knock(self, visitor: Visitor, peer: str) -> None:
+        """Count a connection that was accepted. Turn away those that have to give way for it."""
+        address = counted(peer)
+        self._addresses[visitor] = address
+        self._knocking.setdefault(address, {})[visitor] = None
+        for gives_way in self._too_many(address):
+            self.leave(gives_way)
+            gives_way.turn_away()
+
+    def admit(self, visitor: Visitor, client: str) -> str | tuple[HTTPStatus, str]:
+        """Let a connection in. Return under which address it counts from now on, for `depart`, or why it may not.
+
+        It is counted before the upgrade, or many that are upgraded at the same time would all find room.
+        """
+        if self.connections_max and self._inside_count >= self.connections_max:
+            return HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n"
+        address = sys.intern(counted(client))
+        count = self._inside.get(address, 0)
+        if self.connections_per_address_max and count >= self.connections_per_address_max:
+            return HTTPStatus.TOO_MANY_REQUESTS, "too many connections from this address\n"
+        self.leave(visitor)
+        self._inside[address] = count + 1
+        self._inside_count += 1
+        return address
+
+    def leave(self, visitor: Visitor) -> None:
+        """Forget a connection that knocks. Does nothing for another one."""
+        address = self._addresses.pop(visitor, None)
+        if address is not None:
+            del self._knocking[address][visitor]
+            if not self._knocking[address]:
+                del self._knocking[address]
+
+    def depart(self, address: str) -> None:
+        """Forget a connection that was let in under this address."""
+        self._inside_count -= 1
+        self._inside[address] -= 1
+        if not self._inside[address]:
+            del self._inside[address]
+
+    def turn_everybody_away(self) -> None:
+        """Wait for no request any more."""
+        for visitor in list(self._addresses):
+            visitor.turn_away()
+
+    def _too_many(self, address: str) -> Iterator[Visitor]:
+        each_max = 0 if self.behind_proxy else self.connections_per_address_max
+        if each_max and len(self._knocking[address]) > each_max:
+            yield next(iter(self._knocking[address]))
+        if self.handshakes_max and len(self._addresses) > self.handshakes_max:
+            most = max(self._knocking, key=lambda each: len(self._knocking[each]))
+            yield next(iter(self._knocking[most]))
+
+
+class BoundedReader(asyncio.BufferedProtocol):
+    """Reads from one client piece by piece.
+
+    It is READING or resting: after a piece that was whole, or took us long, until the others have had their turn. A
+    loop fills the buffer and says so in one go, so all readers of a loop share one buffer.
+    """
+
+    __slots__ = ("_is_resting", "_shared_buffer", "transport")
+
+    def __init__(self, shared_buffer: bytearray) -> None:
+        self.transport: asyncio.Transport
+        self._shared_buffer = shared_buffer
+        self._is_resting = False
+
+    def received(self, data: bytearray) -> None:
+        """Take what was read."""
+        raise NotImplementedError
+
+    @property
+    def may_read(self) -> bool:
+        """Whether more can be taken."""
+        return True
+
+    def read_on(self) -> None:
+        """Read, unless it rests or can take no more."""
+        if self.transport.is_closing():
+            return
+        if self._is_resting or not self.may_read:
+            self.transport.pause_reading()
+        else:
+            self.transport.resume_reading()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        del sizehint
+        return self._shared_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.in_turn(self.received, self._shared_buffer[:nbytes], is_whole=nbytes == READ_BYTES)
+
+    def write_out(self, protocol: ServerProtocol) -> int:
+        """Write what a protocol has to send. Return how many bytes that is."""
+        pieces = protocol.data_to_send()
+        if not pieces or self.transport.is_closing():
+            return 0
+        data = b"".join(pieces)
+        if data:
+            self.transport.write(data)
+        if pieces[-1] == SEND_EOF:
+            self._write_eof()
+        return len(data)
+
+    def _write_eof(self) -> None:
+        if self.transport.can_write_eof():
+            with suppress(OSError, RuntimeError):  # uvloop raises the latter
+                self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def in_turn(self, take: Callable[[bytearray], None], data: bytearray, *, is_whole: bool = False) -> None:
+        """Have data taken, and rest afterwards if that is due."""
+        began_s = time.perf_counter()
+        take(data)
+        took_s = time.perf_counter() - began_s
+        if is_whole or took_s > LONG_S:
+            self._is_resting = True
+            asyncio.get_running_loop().call_later(REST * took_s, self._rested)
+        if self._is_resting or not self.may_read:
+            self.read_on()
+
+    def _rested(self) -> None:
+        self._is_resting = False
+        self.read_on()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def counted(address: str) -> str:
+    """Return what an address counts as: itself, or the network of an IPv6 one."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((int(parsed), IPV6_NETWORK_BITS), strict=False))
+
+
+def is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def peer_of(transport: asyncio.BaseTransport) -> str:
+    """Return the address at the other end, as it is seen here."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else "local"

@@ -1,0 +1,245 @@
+"""The port: accepts connections, upgrades them, and has what all of them share."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from math import ceil, floor
+from typing import Any
+
+from websockets.extensions.permessage_deflate import enable_server_permessage_deflate
+from websockets.protocol import CONNECTING, OPEN
+from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
+
+from cdc_bridge.access.auth_state import AuthMode, AuthState, Identity, Moment
+from cdc_bridge.access.authenticator import Authenticator
+from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.server import framing, limits
+from cdc_bridge.server.connection import Connection
+from cdc_bridge.server.framing import Framing
+from cdc_bridge.server.http import WEBSOCKET_PATH, Handshake, RequestPolicy
+from cdc_bridge.server.requests import ClientSession, Engine
+from cdc_bridge.server.tls import Certificate, Securing
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Limits of a connection, see the wire contract."""
+
+    host: str = "127.0.0.1"
+    port: int = 8765
+    frame_bytes_max: int = 1024 * 1024
+    backlog_bytes_max: int = 16 * 1024 * 1024
+    messages_per_second_max: float = 0
+    ping_interval_s: float = 25
+    room_timeout_s: float = 30
+    compression: bool = False
+    auth_mode: AuthMode = AuthMode.PUBLIC
+    auth_timeout_s: float = 10
+
+
+class Timer:
+    """Calls connections when they asked for it, in steps of `STEP_S`. One handle of the loop serves all of them."""
+
+    STEP_S = 0.02
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._due: dict[int, set[Connection]] = {}
+        self._ticks: list[int] = []
+        self._handle: asyncio.TimerHandle | None = None
+        self._next_tick = 0
+
+    def set(self, connection: Connection, when_s: float) -> None:
+        """Call `time_is_up` then, and not at the time that was set before."""
+        self.forget(connection)
+        tick = ceil(when_s / self.STEP_S)
+        connection.tick = tick
+        if tick not in self._due:
+            self._due[tick] = set()
+            heapq.heappush(self._ticks, tick)
+            self._wait()
+        self._due[tick].add(connection)
+
+    def forget(self, connection: Connection) -> None:
+        if connection.tick in self._due:
+            self._due[connection.tick].discard(connection)
+
+    def stop(self) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+
+    def _wait(self) -> None:
+        if self._ticks and (self._handle is None or self._ticks[0] < self._next_tick):
+            self.stop()
+            self._next_tick = self._ticks[0]
+            self._handle = self._loop.call_at(self._next_tick * self.STEP_S, self._go_off)
+
+    def _go_off(self) -> None:
+        self._handle = None
+        now = floor(self._loop.time() / self.STEP_S + 0.5)
+        while self._ticks and self._ticks[0] <= now:
+            for connection in self._due.pop(heapq.heappop(self._ticks)):
+                connection.time_is_up()
+        self._wait()
+
+
+class WebSocketServer:
+    """Serves `/websocket` to many clients, and answers HTTP beside it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        requests: RequestPolicy,
+        authenticator: Authenticator,
+        options: ServerOptions,
+        certificate: Certificate | None = None,
+    ) -> None:
+        self.engine = engine
+        self.requests = requests
+        self.limits = requests.limits
+        self.authenticator = authenticator
+        self.options = options
+        self.timer: Timer
+        self.shared_buffer = bytearray(limits.READ_BYTES)
+        self._loop: asyncio.AbstractEventLoop
+        self._certificate = certificate
+        self._extensions = enable_server_permessage_deflate(None) if options.compression else ()
+        self._anonymous = authenticator.anonymous
+        self._connections: dict[Connection, None] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._woken: dict[Connection, None] = {}
+        self._somebody_left = asyncio.Event()
+        self._spare: Framing | None = None
+        self._payload = b""
+        self._framed = b""
+
+    # --- from start to stop ---
+
+    @asynccontextmanager
+    async def run(self) -> AsyncIterator[str]:
+        """Accept clients; the value is the URL. At the end every client is closed."""
+        self._loop = asyncio.get_running_loop()
+        self.timer = Timer(self._loop)
+        server = await self._loop.create_server(
+            self._accepted, self.options.host, self.options.port, backlog=limits.ACCEPTED_AT_ONCE
+        )
+        try:
+            yield self._url(server)
+        finally:
+            server.close()
+            self.abort()
+            await self._until_nobody_is_here()
+            self.timer.stop()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+
+    async def say_goodbye(self) -> None:
+        """Accept nobody any more, send everybody what waits for them, close, and wait until they are gone."""
+        self.requests.is_open = False
+        for connection in list(self._connections):
+            connection.drain(CloseCode.GOING_AWAY, "shutting down")
+        await self._until_nobody_is_here()
+
+    def abort(self) -> None:
+        """Cut off whoever is still there."""
+        self.requests.is_open = False
+        self.limits.turn_everybody_away()
+        for connection in list(self._connections):
+            connection.turn_away()
+
+    async def _until_nobody_is_here(self) -> None:
+        while self._connections:
+            self._somebody_left.clear()
+            await self._somebody_left.wait()
+
+    def _accepted(self) -> asyncio.BaseProtocol:
+        if self._certificate is None:
+            return Handshake(self)
+        return Securing(self.limits, self._certificate, lambda: Handshake(self), self.start)
+
+    def _url(self, server: asyncio.Server) -> str:
+        host, scheme = self.options.host, "wss" if self._certificate else "ws"
+        port = server.sockets[0].getsockname()[1]
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{WEBSOCKET_PATH}"
+
+    # --- connections ---
+
+    def new_protocol(self) -> ServerProtocol:
+        """Return a protocol that expects a request."""
+        return framing.new_protocol(
+            self.options.frame_bytes_max,
+            state=CONNECTING,
+            extensions=self._extensions,
+            select_subprotocol=_first_offered,
+        )
+
+    def upgrade(
+        self,
+        transport: asyncio.Transport,
+        protocol: ServerProtocol,
+        address: str,
+        identity: Identity | None,
+        behind: bytearray | None,
+    ) -> None:
+        """Let a client in whose request has been answered."""
+        options = self.options
+        connection = Connection(self, transport, address, Framing(protocol) if protocol.extensions else None)
+        auth_state = AuthState(options.auth_mode, options.auth_timeout_s, self._anonymous, self.now(), identity)
+        self._connections[connection] = None
+        connection.begin(ClientSession(self, connection, auth_state), behind)
+        if not self.requests.is_open:
+            connection.drain(CloseCode.GOING_AWAY, "shutting down")
+
+    def forget(self, connection: Connection, address: str) -> None:
+        """A client has left."""
+        self.limits.depart(address)
+        self.timer.forget(connection)
+        del self._connections[connection]
+        self._somebody_left.set()
+
+    # --- what connections share ---
+
+    def now(self) -> Moment:
+        return Moment(self._loop.time(), time.time())
+
+    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run it beside everything else. The end of the server waits for it."""
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def wake_soon(self, connection: Connection) -> None:
+        """Have it send when this turn of the loop is over, so that what comes in one turn leaves in one frame."""
+        if not self._woken:
+            self._loop.call_soon(self._wake)
+        self._woken[connection] = None
+
+    def _wake(self) -> None:
+        woken, self._woken = self._woken, {}
+        for connection in woken:
+            connection.wake()
+
+    def text_and_ping(self, payload: bytes) -> bytes:
+        """Return the frame of this payload. Equal subscribers are sent the same payload one after the other."""
+        if payload is not self._payload:
+            self._payload, self._framed = payload, framing.text_and_ping(payload)
+        return self._framed
+
+    def borrow_framing(self) -> Framing:
+        found, self._spare = self._spare, None
+        return found or Framing(framing.new_protocol(self.options.frame_bytes_max, state=OPEN))
+
+    def give_back(self, clean: Framing) -> None:
+        self._spare = clean
+
+
+def _first_offered(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
+    """Directus takes the first one, and so do clients expect."""
+    return offered[0] if offered else None

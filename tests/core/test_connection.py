@@ -1,0 +1,305 @@
+"""The server with an engine that does as it is told: how frames are paced, what is idle, and what HTTP is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosedError
+
+from cdc_bridge.access.auth_state import AuthMode, Identity
+from cdc_bridge.engine.subscriber import Subscriber
+from cdc_bridge.model.principal import Principal
+from cdc_bridge.server.connection import Connection
+from cdc_bridge.server.framing import PING, PING_PAYLOAD
+from tests.support.rawclient import CONTINUATION, DEFLATE, PONG, TEXT, UPGRADE, WITHIN_S, Raw, frame, raw, upgraded
+from tests.support.stubserver import StubEngine, StubServer, created, stub_server
+
+SUBSCRIBE = b'{"type":"subscribe","collection":"messages"}'
+ITEMS = '{"type":"items","action":"read","collection":"messages"}'
+
+
+@asynccontextmanager
+async def subscribed(room_timeout_s: float = 10) -> AsyncIterator[tuple[Connection, ClientConnection, Subscriber]]:
+    """A client with one subscription, of whose backlog more than half is taken. Nothing is sent yet."""
+    async with (
+        stub_server(backlog_bytes_max=1000, room_timeout_s=room_timeout_s) as on,
+        connect(on.url, proxy=None) as client,
+    ):
+        await client.send(SUBSCRIBE.decode())
+        connection, subscriber = await on.engine.subscribed.get()
+        connection.pause_writing()
+        connection.push(subscriber, created(b"1" * 600), None)
+        yield connection, client, subscriber
+
+
+@asynccontextmanager
+async def raw_subscribed(on: StubServer, more: str = "") -> AsyncIterator[tuple[Connection, Raw, Subscriber]]:
+    async with upgraded(on.port, more) as client:
+        await client.send(frame(TEXT, SUBSCRIBE))
+        connection, subscriber = await on.engine.subscribed.get()
+        yield connection, client, subscriber
+
+
+# --- room for those who have much to tell ---
+
+
+async def test_there_is_room_once_what_waited_has_been_sent() -> None:
+    async with subscribed() as (connection, client, _):
+        waiting = asyncio.create_task(connection.room(100))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        connection.resume_writing()
+        await client.recv()
+        assert await waiting
+
+
+async def test_what_may_never_wait_has_room_when_nothing_else_waits() -> None:
+    """So who is told much gets on, however large it is."""
+    async with subscribed() as (connection, client, _):
+        waiting = asyncio.create_task(connection.room(5000))
+        await asyncio.sleep(0)
+        connection.resume_writing()
+        await client.recv()
+        assert await waiting
+        assert await connection.room(5000)
+
+
+async def test_client_that_makes_no_room_in_time_is_closed_as_too_slow() -> None:
+    async with subscribed(room_timeout_s=0.05) as (connection, client, _):
+        assert not await connection.room(100)
+        with pytest.raises(ConnectionClosedError) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1013
+
+
+async def test_subscription_that_ends_makes_room() -> None:
+    async with subscribed() as (connection, _, subscriber):
+        waiting = asyncio.create_task(connection.room(100))
+        await asyncio.sleep(0)
+        connection.drop(subscriber)
+        assert await waiting
+
+
+# --- pacing ---
+
+
+async def test_frame_and_its_ping_are_one_write_and_the_next_frame_waits_for_the_pong() -> None:
+    async with stub_server() as on, raw_subscribed(on) as (connection, client, subscriber):
+        connection.push(subscriber, created(b"1"), None)
+        assert (await client.reader.readuntil(PING)).endswith(b'"data":[1]}' + PING)
+        for row in (b"2", b"3"):
+            connection.push(subscriber, created(row), None)
+        await client.send(frame(PONG, b"none") + frame(PONG) + frame(9, b"x"))
+        assert await client.reader.readexactly(3) == b"\x8a\x01x"  # nothing but the answer to its ping
+        await client.send(frame(PONG, PING_PAYLOAD))
+        assert (await client.reader.readuntil(PING)).endswith(b'"data":[2,3]}' + PING)  # what has gathered
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [bytes([byte]) for byte in frame(PONG, PING_PAYLOAD)],
+        [frame(TEXT, b'{"type":"p', fin=False) + frame(PONG, PING_PAYLOAD) + frame(CONTINUATION, b'ong"}')],
+        [frame(TEXT, b'{"type":"pong"}')[:7], frame(TEXT, b'{"type":"pong"}')[7:] + frame(PONG, PING_PAYLOAD)],
+        [frame(TEXT, b'{"type":"p', fin=False), frame(PONG, PING_PAYLOAD), frame(CONTINUATION, b'ong"}')],
+    ],
+)
+async def test_pong_is_understood_wherever_it_is(pieces: list[bytes]) -> None:
+    async with stub_server() as on, raw_subscribed(on) as (connection, client, subscriber):
+        for row in (b"1", b"2"):
+            connection.push(subscriber, created(row), None)
+            assert (await client.reader.readuntil(PING)).endswith(b'"data":[' + row + b"]}" + PING)
+            for piece in pieces:
+                await client.send(piece)
+                await asyncio.sleep(0)
+
+
+async def test_ten_bytes_inside_a_message_are_not_taken_for_a_pong() -> None:
+    """The message has the very bytes of a PONG, at the begin of what is read."""
+    pong = frame(PONG, PING_PAYLOAD)
+    message = b'{"type":"ping","uid":"' + b"x" * 8
+    async with stub_server() as on, raw_subscribed(on) as (connection, client, subscriber):
+        connection.push(subscriber, created(b"1"), None)
+        await client.reader.readuntil(PING)
+        connection.push(subscriber, created(b"2"), None)
+        await client.send(frame(TEXT, message + pong + b'"}')[: 6 + len(message)])
+        await asyncio.sleep(0.05)
+        await client.send(pong)
+        await asyncio.sleep(0.05)
+        await client.send(b'"}')
+        assert await client.close_code() == 1007  # these bytes are no text
+
+
+async def test_client_that_reads_nothing_and_answers_every_ping_holds_up_only_itself() -> None:
+    """A PONG that is forged lets no more frames into memory than the transport takes."""
+    async with stub_server(backlog_bytes_max=4_000_000) as on, upgraded(on.port, receive_bytes=4096) as client:
+        await client.send(frame(TEXT, SUBSCRIBE))
+        connection, subscriber = await on.engine.subscribed.get()
+        async with asyncio.timeout(WITHIN_S):
+            while connection.has_room:
+                connection.push(subscriber, created(b"1" * 100_000), None)
+                await client.send(frame(PONG, PING_PAYLOAD))
+                await asyncio.sleep(0)
+        assert connection.transport.get_write_buffer_size() < 500_000
+
+
+# --- what is idle ---
+
+
+async def test_idle_connection_has_no_task() -> None:
+    async with stub_server() as on, raw_subscribed(on), raw_subscribed(on):
+        before = {asyncio.current_task()}
+        async with asyncio.timeout(WITHIN_S):
+            while asyncio.all_tasks() != before:  # noqa: ASYNC110 - nothing tells when a task has ended
+                await asyncio.sleep(0)
+
+
+async def test_server_that_ends_waits_for_what_is_being_done() -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def read() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    async with stub_server(StubEngine(read)) as on, connect(on.url, proxy=None) as client:
+        await client.send(ITEMS)
+        await begun.wait()
+        client.transport.abort()
+    assert ended.is_set()
+
+
+# --- requests ---
+
+
+@pytest.mark.parametrize("swallows", [False, True])
+async def test_what_is_done_while_a_token_expires_is_not_told(swallows: bool) -> None:
+    """Also when it is done in that very moment, so that the cancellation is lost."""
+    begun: asyncio.Queue[None] = asyncio.Queue()
+    reads = 0
+
+    async def read() -> None:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            begun.put_nowait(None)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if not swallows:
+                    raise
+
+    async with (
+        stub_server(StubEngine(read), auth_mode=AuthMode.HANDSHAKE, auth_timeout_s=60) as on,
+        connect(on.url, proxy=None) as client,
+    ):
+        ann = Principal("ann", None, "{}")
+        on.authenticator.tokens = {"short": Identity(ann, time.time() + 1), "long": Identity(ann)}
+        await client.send('{"type":"auth","access_token":"short"}')
+        assert '"status":"ok"' in str(await client.recv())
+        await client.send(ITEMS)
+        await begun.get()
+        for _ in range(2):
+            assert "TOKEN_EXPIRED" in str(await client.recv())
+        await client.send('{"type":"auth","access_token":"long"}')
+        assert '"status":"ok"' in str(await client.recv())
+        await client.send(ITEMS)
+        assert '"data":[{"id":1}]' in str(await client.recv())
+        assert on.engine.seen_as == [ann]
+
+
+async def test_fault_of_ours_closes_with_1011(caplog: pytest.LogCaptureFixture) -> None:
+    async def read() -> None:
+        raise ZeroDivisionError
+
+    async with stub_server(StubEngine(read)) as on, connect(on.url, proxy=None) as client:
+        await client.send(ITEMS)
+        with pytest.raises(ConnectionClosedError) as closed:
+            await client.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1011
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == ["a request has failed"]
+
+
+async def test_nothing_more_is_read_while_requests_wait() -> None:
+    go_on = asyncio.Event()
+
+    async def read() -> None:
+        await go_on.wait()
+
+    pings = frame(TEXT, b'{"type":"ping"}') * 1000
+    async with stub_server(StubEngine(read)) as on, upgraded(on.port) as client:
+        await client.send(frame(TEXT, ITEMS.encode()) * 2000)
+        await client.send(pings)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await client.text()  # the pings are not answered, since they are not read
+        go_on.set()
+        assert (await client.text())["type"] == "items"
+
+
+async def test_connection_that_ends_ends_its_subscriptions() -> None:
+    async with stub_server() as on:
+        async with raw_subscribed(on) as (connection, _, subscriber):
+            pass
+        async with asyncio.timeout(WITHIN_S):
+            while not on.engine.ended:  # noqa: ASYNC110 - nothing tells when the server has noticed
+                await asyncio.sleep(0.01)
+        assert on.engine.ended == [subscriber]
+        assert connection.count == 0
+
+
+# --- HTTP ---
+
+
+async def answer(port: int, request: bytes) -> tuple[bytes, bytes]:
+    async with raw(port) as client:
+        await client.send(request)
+        head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+        return head, body
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+@pytest.mark.parametrize("body", ["", "Content-Length: 5\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"])
+async def test_other_methods_than_get_are_answered(method: str, body: str) -> None:
+    async with stub_server() as on:
+        for path in ("/websocket", "/healthz"):
+            request = f"{method} {path} HTTP/1.1\r\nHost: a\r\n{body or chr(13) + chr(10)}".encode()
+            head, text = await answer(on.port, request)
+            assert head.startswith(b"HTTP/1.1 405 ")
+            assert b"\r\nAllow: GET, HEAD" in head
+            assert text
+
+
+async def test_head_of_health_has_no_body() -> None:
+    async with stub_server() as on:
+        head, text = await answer(on.port, b"HEAD /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert text == b""
+
+
+@pytest.mark.parametrize("compression", [False, True])
+async def test_compression_is_offered_where_it_is_on(compression: bool) -> None:
+    async with stub_server(compression=compression) as on, raw(on.port) as client:
+        await client.send(f"{UPGRADE}{DEFLATE}\r\n".encode())
+        head = await client.reader.readuntil(b"\r\n\r\n")
+        assert b" 101 " in head
+        assert (b"permessage-deflate" in head) == compression
+
+
+async def test_compressed_frames_are_paced_too() -> None:
+    async with stub_server(compression=True) as on, connect(on.url, proxy=None) as client:
+        await client.send(SUBSCRIBE.decode())
+        connection, subscriber = await on.engine.subscribed.get()
+        for row in (b"1", b"2", b"3"):
+            connection.push(subscriber, created(row * 1000), None)
+            assert row.decode() * 1000 in str(await client.recv())
