@@ -12,7 +12,7 @@ from typing import Any
 from cdc_bridge import wiring as parts
 from cdc_bridge.access.authenticator import Authenticator
 from cdc_bridge.access.rules import RuleSet
-from cdc_bridge.admin.custodian import LogCustodian
+from cdc_bridge.admin.maintenance import LogMaintenance
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import BridgeError, UsageError
@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 CATALOG_INTERVAL_S = 2.0
 """How long a change of tables can go unnoticed that no row change tells of."""
 
-CUSTODY_INTERVAL_S = 5.0
-"""How often the log is pruned and looked at."""
+MAINTENANCE_INTERVAL_S = 5.0
+"""How often the log is looked at, and pruned if that cannot wait."""
 
 
 class Bridge:
@@ -70,13 +70,14 @@ class Bridge:
     async def _serve(self, pools: Pools) -> None:
         options = self._options
         capture = parts.capture(options, lambda: broker.hub)
-        broker = parts.broker(options, capture, pools)
-        custodian = parts.custodian(options, pools.catalog)
-        requests = parts.request_policy(options, broker, capture, custodian)
+        catalog = parts.catalog_reader(options, pools.catalog)
+        broker = parts.broker(options, capture, catalog, pools)
+        maintenance = parts.maintenance(options, pools.catalog)
+        requests = parts.request_policy(options, broker, capture, catalog)
         authenticator = parts.authenticator(options, broker, self._keys)
         server = WebSocketServer(broker, requests, authenticator, parts.server_options(options), self._certificate)
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(work) for work in self._side_by_side(broker, custodian)]
+            running = [tasks.create_task(work) for work in self._side_by_side(broker, maintenance)]
             running.append(tasks.create_task(authenticator.keep_fresh()))
             running.append(tasks.create_task(self._keep_revised(broker, authenticator)))
             async with server.run() as url:
@@ -111,14 +112,14 @@ class Bridge:
             log.error("the configuration stays as it was", extra=facts(reason=str(error)))
             return None
 
-    def _side_by_side(self, broker: Broker, custodian: LogCustodian) -> list[Coroutine[Any, Any, None]]:
+    def _side_by_side(self, broker: Broker, maintenance: LogMaintenance) -> list[Coroutine[Any, Any, None]]:
         return [
             broker.listen(),
             broker.watch_catalog(CATALOG_INTERVAL_S),
             broker.serve_slow_readings(),
             broker.serve_resumes(),
             broker.serve_stale(),
-            custodian.watch(CUSTODY_INTERVAL_S),
+            maintenance.run(MAINTENANCE_INTERVAL_S),
             *(broker.serve_readings() for _ in range(self._options.snapshot_concurrency)),
         ]
 

@@ -126,7 +126,7 @@ class LogReader(Protocol):
 class CatalogReader(Protocol):
     """The catalog as the database has it now. Raises `SourceUnavailable`.
 
-    `fingerprint` is cheap and changes whenever `read` would return something else.
+    `fingerprint` is cheap and changes whenever `read` would return something else. `repair` acts on what it has found.
     """
 
     async def read(self) -> Catalog: ...

@@ -14,8 +14,7 @@ from cdc_bridge.access.keys import Key, public, shared
 from cdc_bridge.access.published_keys import PublishedKeys
 from cdc_bridge.access.rules import RuleSet
 from cdc_bridge.access.tokens import Verifier
-from cdc_bridge.admin.custodian import LogCustodian
-from cdc_bridge.admin.pruner import LogPruner
+from cdc_bridge.admin.maintenance import LogMaintenance
 from cdc_bridge.capture.connection import KEEPALIVES
 from cdc_bridge.capture.log import LogCapture, LogOptions
 from cdc_bridge.capture.log_reader import PooledLogReader
@@ -38,6 +37,9 @@ from cdc_bridge.server.tls import Certificate
 CATALOG_CONNECTIONS = 2
 CLIENTS_CONNECTIONS = 2
 """For what has to be asked to read a client's query, and to tell who comes back what was missed."""
+
+PREPARED_AFTER = 5
+"""The catalog is asked the same few things for ever: planning them each time would cost more than the answers."""
 
 REFRESHERS = 1
 """Readings of what has changed elsewhere that are done at the same time."""
@@ -63,7 +65,7 @@ class Pools:
 @asynccontextmanager
 async def open_pools(options: BridgeOptions) -> AsyncIterator[Pools]:
     async with (
-        _pool(options, CATALOG_CONNECTIONS) as catalog,
+        _pool(options, CATALOG_CONNECTIONS, prepare_threshold=PREPARED_AFTER) as catalog,
         _pool(options, options.snapshot_concurrency + SLOW_WORKERS + ASKING_MAX + REFRESHERS) as data,
         _pool(options, RESUMES_MAX + ASKING_MAX) as log,
         _pool(options, 1) as evaluator,
@@ -73,7 +75,7 @@ async def open_pools(options: BridgeOptions) -> AsyncIterator[Pools]:
 
 
 @asynccontextmanager
-async def _pool(options: BridgeOptions, size_max: int) -> AsyncIterator[Pool]:
+async def _pool(options: BridgeOptions, size_max: int, *, prepare_threshold: int | None = None) -> AsyncIterator[Pool]:
     """Connections that read. They come when the database does."""
     pool: Pool = AsyncConnectionPool(
         options.dsn,
@@ -86,7 +88,7 @@ async def _pool(options: BridgeOptions, size_max: int) -> AsyncIterator[Pool]:
         check=AsyncConnectionPool.check_connection,
         kwargs={
             "autocommit": True,
-            "prepare_threshold": None,
+            "prepare_threshold": prepare_threshold,
             "application_name": READ,
             "client_encoding": "UTF8",
             "connect_timeout": max(2, round(options.connect_timeout_s)),
@@ -117,18 +119,22 @@ def capture(options: BridgeOptions, hub: Callable[[], Hub]) -> LogCapture:
     )
 
 
-def broker(options: BridgeOptions, capture: LogCapture, pools: Pools) -> Broker:
+def catalog_reader(options: BridgeOptions, pool: Pool) -> PooledCatalogReader:
+    return PooledCatalogReader(
+        pool,
+        options.dsn,
+        options.schema,
+        options.collections,
+        options.relations,
+        roles=tuple({*options.roles, options.anon_role} - {""}),
+    )
+
+
+def broker(options: BridgeOptions, capture: LogCapture, catalog: PooledCatalogReader, pools: Pools) -> Broker:
     return Broker(
         capture,
         SnapshotReader(pools.data, options.schema),
-        PooledCatalogReader(
-            pools.catalog,
-            options.dsn,
-            options.schema,
-            options.collections,
-            options.relations,
-            roles=tuple({*options.roles, options.anon_role} - {""}),
-        ),
+        catalog,
         PooledLogReader(pools.log, options.schema),
         PooledRowEvaluator(pools.evaluator),
         clients_evaluator=PooledRowEvaluator(pools.clients),
@@ -140,14 +146,15 @@ def broker(options: BridgeOptions, capture: LogCapture, pools: Pools) -> Broker:
     )
 
 
-def custodian(options: BridgeOptions, pool: Pool) -> LogCustodian:
-    pruner = LogPruner(
+def maintenance(options: BridgeOptions, pool: Pool) -> LogMaintenance:
+    return LogMaintenance(
+        pool,
         options.dsn,
         options.schema,
         retention_age_s=options.retention_age_s,
         retention_bytes=options.retention_bytes,
+        notify=options.notify,
     )
-    return LogCustodian(pool, options.schema, pruner, notify=options.notify)
 
 
 def _query_limits(options: BridgeOptions) -> QueryLimits:
@@ -191,11 +198,11 @@ def server_options(options: BridgeOptions) -> ServerOptions:
 
 
 def request_policy(
-    options: BridgeOptions, broker: Broker, capture: LogCapture, custodian: LogCustodian
+    options: BridgeOptions, broker: Broker, capture: LogCapture, catalog: PooledCatalogReader
 ) -> RequestPolicy:
 
     def not_ready() -> str | None:
-        reasons = list(custodian.problems)
+        reasons = list(catalog.problems)
         if not broker.listening:
             reasons.insert(0, "not listening to the database")
         elif time.monotonic() - capture.last_heard_s > options.heartbeat_timeout_s:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -21,6 +21,12 @@ async def read_attached_async(conn: AsyncConnection[Any], schema: str) -> list[T
         roots = sorted({row["root"] for row in await cursor.fetchall()})
         await cursor.execute(statement("queries/tables", schema), {**ours(schema), "oids": roots})
         return [tree for tree in trees(await cursor.fetchall()) if tree.is_attached]
+
+
+def bridge_problems(attached: Iterable[Tree]) -> list[str]:
+    """What a bridge cannot mend by itself: changes that may be missed, and what could misuse or hinder our triggers."""
+    found = [problem for tree in attached if (problem := missed(tree))]
+    return found + [problem for tree in attached for problem in dangers(tree)]
 
 
 def missed(tree: Tree) -> str | None:
@@ -60,8 +66,14 @@ def capture_problems(tree: Tree) -> Iterator[str]:
 
 
 def dangers(tree: Tree) -> Iterator[str]:
-    """What has come into its tables that could misuse the rights of our triggers."""
+    """Another owner of its tables, and what has come into them that could misuse the rights of our triggers."""
     for table in tree.tables:
+        if table.triggers and table.stranger:
+            yield (
+                f'{table.relation} belongs to the role "{table.owner}", whose rights the owner of our schema,'
+                f' "{table.stranger}", does not have: the bridge may be unable to read it or to keep its triggers up to'
+                f' date. GRANT "{table.owner}" TO "{table.stranger}", or detach the table as its owner'
+            )
         if table.foreign_cast:
             yield f"{table.relation} {danger(table.foreign_cast)}, or detach the table"
 

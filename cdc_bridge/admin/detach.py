@@ -101,7 +101,8 @@ def _detach_tree(tree: Tree, lock_timeout_ms: int) -> Task | None:
 def _check_owned(tables: Iterable[Table]) -> None:
     for table in tables:
         if not table.is_owned:
-            raise NotOwner(str(table.relation), table.owner)
+            advice = "nothing was detached, and the other tables can be named one by one"
+            raise NotOwner(str(table.relation), table.owner, advice)
 
 
 def _purge(conn: psycopg.Connection[Any], there: Installation, schema: str, lock_timeout_ms: int) -> list[Task]:

@@ -53,6 +53,8 @@ def _objection(table: Table) -> str | None:
         return "is a temporary table, which only its own session can see"
     if table.has_inheritance:
         return "is part of an inheritance hierarchy (INHERITS), which cannot be attached: use partitions instead"
+    if not table.columns:
+        return "has no columns, so there is nothing to tell clients: attach it when it has some"
     if table.foreign_cast:
         return danger(table.foreign_cast)
     return None

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection
 
 from cdc_bridge.admin import installation
 from cdc_bridge.admin.attach import tasks_of_tree
-from cdc_bridge.admin.capture_problems import read_attached_async
 from cdc_bridge.admin.objections import check_table
 from cdc_bridge.admin.plan import LOCK_LIMIT_S, LOCK_TIMEOUT_MS, Plan, apply, check_connection
 from cdc_bridge.admin.tables import Tree, catalog_settings, read_captured, read_trees
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import DatabaseError
+
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """An attached table that needs repair, and the error that forbids it, if any."""
+
+    oid: int
+    error: DatabaseError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +38,21 @@ def repair(
     schema: str = "cdc",
     *,
     lock_limit_s: float = LOCK_LIMIT_S,
-    skipped: Container[Relation] = (),
+    roots: Collection[int] | None = None,
 ) -> Outcome:
-    """Each table for itself: what is in the way of one does not keep others waiting. Raises `NotInstalled`."""
+    """Repair each table by itself, so that an obstacle at one does not stop the others. Raises `NotInstalled`.
+
+    `roots` are the oids of the tables to look at; without it, all attached ones are.
+    """
     check_connection(conn)
     with catalog_settings(conn):
         installation.require_installed(conn, schema)
-        found = read_trees(conn, schema, {root for _, root in read_captured(conn, schema)})
+        attached = {root for _, root in read_captured(conn, schema)}
+        found = read_trees(conn, schema, attached if roots is None else attached.intersection(roots))
     outcome = Outcome()
     for tree in found:
         relation = tree.root.relation
-        if relation in skipped or not _is_incomplete(tree):
+        if not (tree.is_attached and tree.outdated()):
             continue
         try:
             if _repair(conn, tree, schema, lock_limit_s):
@@ -52,14 +62,9 @@ def repair(
     return outcome
 
 
-async def find_incomplete(conn: AsyncConnection[Any], schema: str) -> dict[Relation, DatabaseError | None]:
-    """The attached tables that want repair, each with what forbids it. The session has been prepared, see `session`."""
-    found = await read_attached_async(conn, schema)
-    return {tree.root.relation: _objection(tree) for tree in found if tree.outdated()}
-
-
-def _is_incomplete(tree: Tree) -> bool:
-    return tree.is_attached and bool(tree.outdated())
+def find_incomplete(attached: Iterable[Tree]) -> dict[Relation, Incomplete]:
+    """Return the attached tables that need repair."""
+    return {tree.root.relation: Incomplete(tree.root.oid, _objection(tree)) for tree in attached if tree.outdated()}
 
 
 def _objection(tree: Tree) -> DatabaseError | None:

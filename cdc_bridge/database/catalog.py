@@ -81,7 +81,10 @@ async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
 
 
 async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
-    """Changes whenever `read_catalog` would return something else. Raises `NotInstalled`."""
+    """A cheap text that differs whenever anything read from the catalogs may differ: tables, rights, triggers.
+
+    Raises `NotInstalled`.
+    """
     (found,) = await fetch(conn, "queries/fingerprint", schema)
     return found
 

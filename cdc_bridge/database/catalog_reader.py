@@ -1,4 +1,7 @@
-"""The catalog as the bridge wants it: read through the pool, renamed as configured, repaired when tables change."""
+"""The catalog as the bridge uses it: read through a pool when it has changed, renamed as configured.
+
+What is read besides decides whether triggers have to follow a changed table, and what is wrong with them and the log.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,9 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.admin.repair import Outcome, find_incomplete, repair
+from cdc_bridge.admin.capture_problems import bridge_problems, read_attached_async
+from cdc_bridge.admin.log_problems import log_problems_async
+from cdc_bridge.admin.repair import Incomplete, Outcome, find_incomplete, repair
 from cdc_bridge.conninfo import REPAIR
 from cdc_bridge.database.catalog import fingerprint, read_catalog
 from cdc_bridge.database.grants_reader import AccessReader
@@ -29,17 +34,22 @@ log = logging.getLogger(__name__)
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
 
 ANSWER_LIMIT_S = 10.0
-"""After this a server that does not answer counts as gone."""
+"""A server that does not answer for so long counts as gone."""
 
 REPAIR_LIMIT_S = 0.0
-"""A lock that is not to be had at once is asked for again when the catalog is looked at next."""
+"""A lock that is not free is asked for again at the next look at the catalog."""
 
 
 class PooledCatalogReader:
-    """Implements `ports.CatalogReader`. `names` renames collections: `{"sales.orders": "orders"}`. `relations`
-    names the rows that refer to another by a foreign key: `{"messages.author": "posts"}`.
+    """Reads tables, rights and triggers through a pool. Implements `ports.CatalogReader`.
 
-    `roles` are those that clients may be given.
+    Rule: all of it is read again only when the fingerprint of the catalogs has changed. The fingerprint is taken before
+    the reading, so a change in between is found at the next look.
+
+    Args:
+        names: other names for collections, `{"sales.orders": "orders"}`.
+        relations: names for the rows that refer to another by a foreign key, `{"messages.author": "posts"}`.
+        roles: the database roles that clients may be given.
 
     A database without our schema has an empty catalog: nothing is attached there.
     """
@@ -60,70 +70,111 @@ class PooledCatalogReader:
         self._names = names
         self._relations = relations
         self._access = AccessReader(schema, roles)
+        self._fingerprint = ""
+        self._catalog: Catalog | None = None
+        self._catalogs = 0
+        self._incomplete: dict[Relation, Incomplete] = {}
         self._forbidden: set[Relation] = set()
-        self._told: set[tuple[Relation, type[Exception]]] = set()
-
-    async def read(self) -> Catalog:
-        try:
-            async with self._connection() as connection:
-                catalog = await read_catalog(connection, self._schema)
-                access = await self._access.read(connection)
-                is_standby = await _is_standby(connection)
-        except NotInstalled:
-            return Catalog()
-        collections = self._renamed(catalog)
-        return Catalog(with_children(_logged(collections) if is_standby else collections, self._relations), access)
+        self._reported: set[tuple[Relation, type[Exception]]] = set()
+        self.problems: tuple[str, ...] = ()
 
     async def fingerprint(self) -> str:
+        """Look whether anything has changed, and if so, read it. Returns the same text for the same catalog."""
         try:
             async with self._connection() as connection:
-                shape = await fingerprint(connection, self._schema)
-                return f"{shape} {await self._access.fingerprint(connection)}"
+                found = await fingerprint(connection, self._schema)
+                if found != self._fingerprint or self._access.is_incomplete:
+                    await self._read(connection)
+                    self._fingerprint = found
         except NotInstalled:
-            return "not installed"
+            self._fingerprint = ""
+            self._take(Catalog(), {}, [], [])
+        return str(self._catalogs)
+
+    async def read(self) -> Catalog:
+        """Return the catalog that `fingerprint` has found."""
+        if self._catalog is None:
+            await self.fingerprint()
+        assert self._catalog is not None
+        return self._catalog
 
     async def renew(self) -> None:
         await self._pool.drain()
 
     async def repair(self) -> list[Relation]:
-        """Let triggers follow what has changed in attached tables. Returns those of which changes may be missing.
+        """Let triggers follow what has changed in attached tables, as `fingerprint` has found them.
 
-        What cannot be done now is tried again at the next call, unless this role has no right to do it.
+        Returns the tables of which changes may be missing. A table whose lock is not to be had is tried again at the
+        next call; one that this role has no right to is not.
         """
-        try:
-            async with self._connection() as connection:
-                if await _is_standby(connection):
-                    return []
-                incomplete = await find_incomplete(connection, self._schema)
-        except NotInstalled:
-            return []
-        self._forbidden &= incomplete.keys()
-        outcome = Outcome(failed={relation: error for relation, error in incomplete.items() if error})
-        if incomplete.keys() - outcome.failed.keys() - self._forbidden:
+        self._forbidden &= self._incomplete.keys()
+        outcome = Outcome(failed={each: found.error for each, found in self._incomplete.items() if found.error})
+        wanted = self._incomplete.keys() - outcome.failed.keys() - self._forbidden
+        if wanted:
             try:
-                outcome = await asyncio.to_thread(self._repair)
+                outcome = await asyncio.to_thread(self._repair, [self._incomplete[each].oid for each in wanted])
             except (BridgeError, psycopg.Error) as error:
-                outcome.failed.update(dict.fromkeys(incomplete, error))
-        self._note(outcome, incomplete)
+                outcome.failed.update(dict.fromkeys(self._incomplete, error))
+        self._report(outcome)
+        for relation in outcome.repaired:
+            self._incomplete.pop(relation, None)
         return outcome.repaired
 
-    def _repair(self) -> Outcome:
+    async def _read(self, connection: AsyncConnection[Any]) -> None:
+        catalog = await read_catalog(connection, self._schema)
+        access = await self._access.read(connection)
+        attached = await read_attached_async(connection, self._schema)
+        problems_of_log = await log_problems_async(connection, self._schema)
+        is_standby = await _is_standby(connection)
+        collections = self._renamed(catalog)
+        if is_standby:
+            collections = _only_logged(collections)
+        self._take(
+            Catalog(with_children(collections, self._relations), access),
+            {} if is_standby else find_incomplete(attached),
+            problems_of_log,
+            bridge_problems(attached),
+        )
+
+    def _take(
+        self,
+        catalog: Catalog,
+        incomplete: dict[Relation, Incomplete],
+        problems_of_log: Sequence[str],
+        problems_of_tables: Sequence[str],
+    ) -> None:
+        if catalog != self._catalog:
+            self._catalog = catalog
+            self._catalogs += 1
+        self._incomplete = incomplete
+        self._report_problems("the change log is not as it should be", problems_of_log)
+        self._report_problems("a table is not captured as it should be", problems_of_tables)
+        self.problems = (*problems_of_log, *problems_of_tables)
+
+    def _report_problems(self, message: str, problems: Iterable[str]) -> None:
+        """Log each problem once for as long as it lasts."""
+        for problem in problems:
+            if problem not in self.problems:
+                log.error(message, extra=facts(reason=problem))
+
+    def _repair(self, roots: Sequence[int]) -> Outcome:
         with psycopg.connect(
             self._conninfo, autocommit=True, application_name=REPAIR, connect_timeout=round(ANSWER_LIMIT_S)
         ) as connection:
-            return repair(connection, self._schema, lock_limit_s=REPAIR_LIMIT_S, skipped=self._forbidden)
+            return repair(connection, self._schema, lock_limit_s=REPAIR_LIMIT_S, roots=roots)
 
-    def _note(self, outcome: Outcome, incomplete: Iterable[Relation]) -> None:
-        """Remember what is not to be tried again, and tell of everything once."""
+    def _report(self, outcome: Outcome) -> None:
+        """Log each outcome once, and remember which tables are not to be tried again."""
         for relation, error in outcome.failed.items():
             if isinstance(error, psycopg.errors.InsufficientPrivilege):
                 self._forbidden.add(relation)
-            if (relation, type(error)) not in self._told:
+            if (relation, type(error)) not in self._reported:
                 log.error("changes are missed", extra=facts(table=str(relation), reason=str(error)))
         for relation in outcome.repaired:
             log.warning("triggers follow a table that has changed", extra=facts(table=str(relation)))
-        known = {told for told in self._told if told[0] in set(incomplete).difference(outcome.repaired)}
-        self._told = known | {(relation, type(error)) for relation, error in outcome.failed.items()}
+        lasting = self._incomplete.keys() - set(outcome.repaired)
+        self._reported = {each for each in self._reported if each[0] in lasting}
+        self._reported |= {(relation, type(error)) for relation, error in outcome.failed.items()}
 
     def _renamed(self, catalog: Catalog) -> list[Collection]:
         collections: dict[str, Collection] = {}
@@ -153,8 +204,8 @@ async def _is_standby(connection: AsyncConnection[Any]) -> bool:
     return row is not None and row[0] == "yes"
 
 
-def _logged(collections: Iterable[Collection]) -> list[Collection]:
-    """Those that a hot standby can tell of: nothing notifies there."""
+def _only_logged(collections: Iterable[Collection]) -> list[Collection]:
+    """Return the collections that a hot standby can serve: nothing notifies there."""
     logged: list[Collection] = []
     for collection in collections:
         if collection.durable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,7 +27,6 @@ nothing through; other tables do not wait for it.
 """
 
 
-NO_POLICIES = "[]"
 # Zones by which UTC goes under another name.
 UTC = ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Universal", "Zulu", "Etc/Universal", "Etc/Zulu", "UCT", "Etc/UCT")
 
@@ -62,23 +60,14 @@ class AccessReader:
         self._schema = schema
         self._roles = list(roles)
         self._printed: dict[tuple[int, str], str] = {}
-        self._hint = ""
-        self._digest = ""
         self._problems: Mapping[str, str] = {}
         self._unprinted: frozenset[int] = frozenset()
-        self._tries = 0
         self._time_zone = ""
 
-    async def fingerprint(self, connection: AsyncConnection[Any]) -> str:
-        """Changes whenever `read` would return something else, or might. Raises `NotInstalled`."""
-        hint = await _only_text(connection, "queries/access_hint")
-        if hint != self._hint:
-            tables, policies = await self._fetch(connection)
-            functions = await _functions(connection) if policies != NO_POLICIES else ()
-            self._digest = hashlib.blake2b(repr((tables, policies, functions)).encode(), digest_size=16).hexdigest()
-            self._hint = hint
-        self._tries += 1
-        return f"{self._digest} {self._tries}" if self._unprinted else self._digest
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether a policy could not be printed, so that reading again may give another answer."""
+        return bool(self._unprinted)
 
     async def read(self, connection: AsyncConnection[Any]) -> Access:
         """Raises `NotInstalled`."""

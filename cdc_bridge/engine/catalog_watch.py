@@ -60,8 +60,9 @@ class CatalogWatch:
             check_still_wanted()
             await asyncio.sleep(interval_s)
             try:
-                repaired = await self._reader.repair()
                 await self.refresh()
+                if repaired := await self._reader.repair():
+                    await self.refresh()
                 for collection in self._hub.catalog.by_name.values():
                     if collection.relation in repaired:
                         self._agenda.order(self._hub.hold(collection.relation_id))

@@ -68,13 +68,15 @@ class RelationError(DatabaseError):
 
 @dataclass(eq=False)
 class NotOwner(DatabaseError):
-    """Only the owner can do this. `what` is a table, or `the schema "cdc"`."""
+    """Only the owner can do this. `what` is a table, or `the schema "cdc"`; `advice` is added to the message."""
 
     what: str
     owner: str
+    advice: str = ""
 
     def __str__(self) -> str:
-        return f'{self.what} belongs to the role "{self.owner}": connect as that role, or as a member of it'
+        advice = f"; {self.advice}" if self.advice else ""
+        return f'{self.what} belongs to the role "{self.owner}": connect as that role, or as a member of it{advice}'
 
 
 @dataclass(eq=False)
@@ -94,13 +96,25 @@ class SchemaClosed(DatabaseError):
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:
-    """A session that holds a lock. PostgreSQL may hide facts about sessions of other roles."""
+    """A session that holds a lock, or a prepared transaction, which has a `gid` and an `owner` instead of a process.
 
-    pid: int
+    PostgreSQL may hide some facts about the sessions of other roles.
+    """
+
+    pid: int | None
     application_name: str | None = None
     held_s: float | None = None
+    gid: str | None = None
+    owner: str | None = None
 
     def __str__(self) -> str:
+        if self.gid is not None:
+            gid = "'" + self.gid.replace("'", "''") + "'"
+            since = f" {self.held_s:.0f} s ago" if self.held_s is not None else ""
+            return (
+                f"the prepared transaction {gid}, prepared{since}: COMMIT PREPARED {gid} or ROLLBACK PREPARED {gid}, as"
+                f' the role "{self.owner}" or a superuser, ends it'
+            )
         name = f' "{self.application_name}"' if self.application_name else ""
         since = f", in a transaction for {self.held_s:.0f} s" if self.held_s is not None else ""
         return f"process {self.pid}{name}{since}"

@@ -44,6 +44,25 @@ orders AS MATERIALIZED (
     WHERE own.names <> whole.names
     GROUP BY own.root
 ),
+references_of AS MATERIALIZED (
+    SELECT k.conrelid AS oid, json_agg(json_build_array(own.attname, k.confrelid::bigint, other.attname) ORDER BY k.oid) AS references
+    FROM pg_constraint k
+    JOIN columns own ON own.oid = k.conrelid AND own.attnum = k.conkey[1]
+    JOIN columns other ON other.oid = k.confrelid AND other.attnum = k.confkey[1]
+    WHERE k.contype = 'f' AND cardinality(k.conkey) = 1
+    GROUP BY k.conrelid
+),
+filenodes_of AS MATERIALIZED (
+    SELECT root AS oid, json_agg(json_build_array(oid::bigint, coalesce(pg_relation_filenode(oid), 0)::bigint) ORDER BY oid) AS filenodes
+    FROM tree
+    GROUP BY root
+),
+-- In the log are all changes of a table only when every trigger that reports under it writes there.
+durable AS MATERIALIZED (
+    SELECT m.root AS oid, bool_and(t.durable) AS durable
+    FROM tree m JOIN triggers t ON t.tgrelid = m.oid
+    GROUP BY m.root
+),
 revision AS MATERIALIZED (
     SELECT root AS oid, md5(string_agg(fact, ',' ORDER BY fact COLLATE "C")) AS digest
     FROM revisions
@@ -92,20 +111,14 @@ SELECT
             FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(number, position)
             JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum = k.number
             WHERE i.indrelid = r.oid AND i.indisprimary AND k.position <= i.indnkeyatts),
-        'references', (SELECT coalesce(json_agg(json_build_array(own.attname, k.confrelid::bigint, other.attname) ORDER BY k.oid), '[]')
-            FROM pg_constraint k
-            JOIN columns own ON own.oid = r.oid AND own.attnum = k.conkey[1]
-            JOIN columns other ON other.oid = k.confrelid AND other.attnum = k.confkey[1]
-            WHERE k.conrelid = r.oid AND k.contype = 'f' AND cardinality(k.conkey) = 1),
-        'filenodes', (SELECT json_agg(json_build_array(m.oid::bigint,
-                coalesce(pg_relation_filenode(m.oid), 0)::bigint) ORDER BY m.oid)
-            FROM tree m WHERE m.root = r.oid),
+        'references', coalesce(f.references, '[]'),
+        'filenodes', n.filenodes,
         'orders', coalesce(o.orders, '[]'),
         'revision', revision.digest,
-        -- In the log are all changes of a table only when every trigger that reports under it writes there.
-        'durable', (SELECT bool_and(t.durable) FROM tree m JOIN triggers t ON t.tgrelid = m.oid WHERE m.root = r.oid)
+        'durable', durable.durable
         ) ORDER BY r.nspname, r.relname), '[]')
-     FROM attached r LEFT JOIN columns_of c USING (oid) LEFT JOIN orders o USING (oid) JOIN revision USING (oid))::text AS collections,
+     FROM attached r LEFT JOIN columns_of c USING (oid) LEFT JOIN orders o USING (oid) JOIN revision USING (oid)
+        LEFT JOIN references_of f USING (oid) JOIN filenodes_of n USING (oid) JOIN durable USING (oid))::text AS collections,
     (SELECT coalesce(json_agg(json_build_object(
         'oid', t.oid::bigint, 'name', format_type(t.oid, NULL), 'base', t.typbasetype::bigint,
         'element', CASE WHEN t.typsubscript = 'array_subscript_handler'::regproc THEN t.typelem::bigint ELSE 0 END,

@@ -8,10 +8,16 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from cdc_bridge.admin import attach as attaching
+from cdc_bridge.admin import detach as detaching
 from cdc_bridge.admin.capture_problems import missed, read_attached_async
+from cdc_bridge.admin.status import read_status
 from cdc_bridge.database.session import prepare
+from cdc_bridge.model.errors import NotOwner
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.follower import following
@@ -26,7 +32,6 @@ MESSAGE = "a table is not captured as it should be"
 
 @pytest.fixture(autouse=True)
 def _custody_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.bridge.CUSTODY_INTERVAL_S", 0.1)
     monkeypatch.setattr("cdc_bridge.bridge.CATALOG_INTERVAL_S", 0.1)
 
 
@@ -128,3 +133,30 @@ async def test_what_this_role_may_not_mend_is_said(database: Database) -> None:
         assert of_t.startswith('changes of public.t may be missed: public.t has the row trigger "app"')
     finally:
         database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def test_table_given_to_another_role_is_said_until_its_rights_are(database: Database) -> None:
+    """Its subscribers are refused, and nobody else would tell why."""
+    owner, app = f"owner_{database.name}", f"app_{database.name}"
+    database.execute(
+        f"CREATE ROLE {owner} LOGIN; CREATE ROLE {app}; ALTER DATABASE {database.name} OWNER TO {owner};"
+        f"CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t OWNER TO {owner}"
+    )
+    dsn = make_conninfo(database.dsn, user=owner)
+    try:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            attaching.apply(conn, attaching.plan(conn, attaching.Request(("t",))))
+            async with running_bridge(dsn, **QUICK) as bridge:
+                await says(bridge, "ready")
+                database.execute(f"ALTER TABLE t OWNER TO {app}")
+                problem = f'public.t belongs to the role "{app}"'
+                await says(bridge, problem)
+                (table,) = await asyncio.to_thread(lambda: read_status(conn).tables)
+                assert any(each.startswith(problem) for each in table.problems)
+                with pytest.raises(NotOwner, match="as that role, or as a member of it; nothing was detached"):
+                    await asyncio.to_thread(detaching.plan, conn, detaching.Request(all_tables=True))
+                database.execute(f"GRANT {app} TO {owner}")
+                await says(bridge, "ready")
+    finally:
+        database.execute(f"ALTER DATABASE {database.name} OWNER TO CURRENT_USER")
+        database.execute(f"DROP OWNED BY {owner}, {app} CASCADE; DROP ROLE {owner}, {app}")

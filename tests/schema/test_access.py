@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
+from cdc_bridge.database.catalog import fingerprint
 from cdc_bridge.database.grants_reader import AccessReader
 from cdc_bridge.database.session import prepare
 from cdc_bridge.model.grants import Access, TableAccess
@@ -164,10 +165,10 @@ async def test_whatever_changes_of_rights_shows(database: Database, roles: tuple
     one, group = roles
     database.execute(f"GRANT SELECT (room) ON messages TO {group}")
     async with reader(database, one) as (reads, connection):
-        before, printed = await reads.fingerprint(connection), await reads.read(connection)
-        assert await reads.fingerprint(connection) == before
+        before, printed = await fingerprint(connection, "cdc"), await reads.read(connection)
+        assert await fingerprint(connection, "cdc") == before
         await asyncio.to_thread(database.execute, change.format(one=one, group=group))
-        assert await reads.fingerprint(connection) != before
+        assert await fingerprint(connection, "cdc") != before
         assert await reads.read(connection) != printed
 
 
@@ -227,12 +228,12 @@ async def test_policy_is_another_one_when_something_changes_that_its_functions_l
     database.execute(f"{LED_TO}; ALTER POLICY of_members ON messages USING ({policy})")
     async with reader(database, one) as (reads, connection):
         before = await reads.read(connection)
-        fingerprint = await reads.fingerprint(connection)
+        mark = await fingerprint(connection, "cdc")
         await asyncio.to_thread(database.execute, change.format(one=one, group=group))
         after = await reads.read(connection)
         assert (after.of(one) != before.of(one)) is is_led_to
         if is_led_to:
-            assert await reads.fingerprint(connection) != fingerprint
+            assert await fingerprint(connection, "cdc") != mark
 
 
 GROWN = """

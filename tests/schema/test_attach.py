@@ -93,6 +93,7 @@ REFUSED = {
     "CREATE MATERIALIZED VIEW x AS SELECT 1 AS id": "is a materialized view",
     "CREATE SEQUENCE x": "is a sequence",
     "CREATE TEMP TABLE x (id int)": "is a temporary table",
+    "CREATE TABLE x ()": "has no columns",
     "CREATE TABLE root (id int) PARTITION BY LIST (id); CREATE TABLE x PARTITION OF root"
     " DEFAULT": "is a partition of public.root",
     "CREATE TABLE parent (id int); CREATE TABLE x () INHERITS (parent)": "inheritance",

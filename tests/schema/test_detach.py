@@ -188,3 +188,20 @@ def test_lock_that_is_never_free_names_its_holder(database: Database, conn: psyc
         ):
             detach.apply(conn, detach.plan(conn, detach.Request(all_tables=True)), lock_limit_s=0.3)
     assert attach.plan(conn, attach.Request(tables=("t",))).tasks == ()
+
+
+def test_prepared_transaction_in_the_way_is_named(database: Database, conn: psycopg.Connection[Any]):
+    """It has no process that could be asked or ended."""
+    conn.execute("CREATE TABLE t (id int)")
+    attach_tables(database, "t")
+    gid = f"Ann's {database.name}"
+    with psycopg.connect(database.dsn, autocommit=True) as writer:
+        writer.execute(psycopg.sql.SQL("BEGIN; SELECT FROM t; PREPARE TRANSACTION {}").format(psycopg.sql.Literal(gid)))
+    try:
+        with pytest.raises(
+            LockNotAcquired, match=r"held by the prepared transaction 'Ann''s .*: COMMIT PREPARED 'Ann''s"
+        ):
+            detach.apply(conn, detach.plan(conn, detach.Request(all_tables=True)), lock_limit_s=0.3)
+    finally:
+        conn.execute(psycopg.sql.SQL("ROLLBACK PREPARED {}").format(psycopg.sql.Literal(gid)))
+    detach_all(conn)

@@ -153,6 +153,7 @@ async def test_lock_that_is_not_to_be_had_is_asked_for_again(
     conn.execute("CREATE TABLE p2 PARTITION OF p DEFAULT; CREATE TABLE t1 PARTITION OF t DEFAULT")
     async with pool:
         reader = PooledCatalogReader(pool, database.dsn, "cdc", {})
+        await reader.fingerprint()
         with psycopg.connect(database.dsn) as writer:
             writer.execute("INSERT INTO p2 VALUES (7)")
             assert await reader.repair() == [T]
@@ -174,13 +175,15 @@ async def test_table_of_somebody_else_is_not_repaired_and_not_said_to_be(
     try:
         async with _pool(dsn) as pool:
             reader = PooledCatalogReader(pool, dsn, "cdc", {})
+            await reader.fingerprint()
             assert [await reader.repair() for _ in range(3)] == [[], [], []]
-            assert [record.getMessage() for record in caplog.records] == ["changes are missed"]
+            assert [record.getMessage() for record in caplog.records].count("changes are missed") == 1
             with psycopg.connect(dsn, autocommit=True) as stranger:
                 assert isinstance(repair(stranger).failed[P], NotOwner)
             conn.execute(f"ALTER TABLE p OWNER TO {role}; ALTER TABLE p1 OWNER TO {role}".encode())
             conn.execute(f"ALTER TABLE p2 OWNER TO {role}".encode())
             conn.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA cdc TO {role}".encode())
+            await reader.fingerprint()
             assert await reader.repair() == [P]
     finally:
         conn.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())

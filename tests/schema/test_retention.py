@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
+from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.admin import pruning, retention
-from cdc_bridge.admin.pruner import LogPruner
+from cdc_bridge.admin.maintenance import LogMaintenance
 from cdc_bridge.admin.pruning import Pruned, prune, read_log
 from cdc_bridge.admin.retention import RING, Advance, Forget, Log, Segment, decide
 from cdc_bridge.capture.pages import current_snapshot, is_forgotten
@@ -390,10 +391,15 @@ async def test_merging_what_was_forgotten_spares_what_a_long_transaction_may_ask
 # --- as the bridge does it ---
 
 
+def maintenance(dsn: str, **retention: Any) -> LogMaintenance:
+    """For a test that prunes and does not watch: the pool stays closed."""
+    return LogMaintenance(AsyncConnectionPool(dsn, open=False), dsn, "cdc", **retention)
+
+
 async def test_pruner_warns_of_what_it_forgets_too_early(
     database: Database, conn: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    pruner = LogPruner(database.dsn, "cdc", retention_age_s=DAY_S, retention_bytes=100_000)
+    pruner = maintenance(database.dsn, retention_age_s=DAY_S, retention_bytes=100_000)
     write(conn)
     assert await pruner.prune() == Pruned()
     assert caplog.records == []
@@ -406,7 +412,7 @@ async def test_pruner_warns_of_what_it_forgets_too_early(
 async def test_pruner_warns_once_of_a_lock(
     database: Database, conn: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    pruner = LogPruner(database.dsn, "cdc", retention_age_s=DAY_S, retention_bytes=100_000)
+    pruner = maintenance(database.dsn, retention_age_s=DAY_S, retention_bytes=100_000)
     write(conn, 1000)
     with psycopg.connect(database.dsn) as dump:
         dump.execute("LOCK TABLE cdc.change_log_0 IN ACCESS SHARE MODE")
@@ -422,7 +428,7 @@ async def test_pruner_of_a_role_without_the_right_leaves_it_to_others(
     conn.execute(f"CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA cdc TO {role}".encode())
     try:
         dsn = make_conninfo(database.dsn, user=role)
-        pruner = LogPruner(dsn, "cdc", retention_age_s=1, retention_bytes=0)
+        pruner = maintenance(dsn, retention_age_s=1, retention_bytes=0)
         assert [await pruner.prune() for _ in range(2)] == [Pruned(), Pruned()]
         assert caplog.text.count("this role cannot prune the change log") == 1
     finally:
@@ -430,11 +436,11 @@ async def test_pruner_of_a_role_without_the_right_leaves_it_to_others(
 
 
 async def test_pruner_tells_that_the_database_is_away() -> None:
-    pruner = LogPruner("host=127.0.0.1 port=1", "cdc", retention_age_s=1, retention_bytes=0)
+    pruner = maintenance("host=127.0.0.1 port=1", retention_age_s=1, retention_bytes=0)
     with pytest.raises(SourceUnavailable):
         await pruner.prune()
 
 
 async def test_pruner_has_nothing_to_do_where_nothing_is_installed(database: Database) -> None:
-    pruner = LogPruner(database.dsn, "cdc", retention_age_s=1, retention_bytes=0)
+    pruner = maintenance(database.dsn, retention_age_s=1, retention_bytes=0)
     assert await pruner.prune() == Pruned()

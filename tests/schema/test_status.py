@@ -8,6 +8,7 @@ import pytest
 
 from cdc_bridge import statements
 from cdc_bridge.admin import status
+from cdc_bridge.admin.capture_problems import read_attached_async
 from cdc_bridge.admin.mode import Mode, Notify
 from cdc_bridge.admin.notification import record_notify
 from cdc_bridge.admin.repair import Outcome, find_incomplete, repair
@@ -15,7 +16,7 @@ from cdc_bridge.admin.triggers import Level
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
 from cdc_bridge.database.session import prepare
 from cdc_bridge.model.change import Relation
-from cdc_bridge.model.errors import NotInstalled
+from cdc_bridge.model.errors import DatabaseError, NotInstalled
 from tests.schema.telling import attach_tables, changes
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
@@ -161,18 +162,24 @@ def test_former_partition_with_triggers_is_a_problem(database: Database, conn: p
     assert shown.problems == ("public.p1 was a partition and still carries triggers: attach it, or detach it",)
 
 
+async def incomplete(bridge: psycopg.AsyncConnection[Any]) -> dict[Relation, DatabaseError | None]:
+    """The tables that a bridge finds to need repair, each with what forbids it."""
+    found = find_incomplete(await read_attached_async(bridge, "cdc"))
+    return {relation: each.error for relation, each in found.items()}
+
+
 async def test_new_partition_is_found_and_repaired(database: Database, conn: psycopg.Connection[Any], mode: Mode):
     conn.execute("CREATE TABLE p (id int, secret int) PARTITION BY LIST (id); CREATE TABLE other (id int)")
     attach_tables(database, "p", "other", exclude=("p.secret",), mode=mode)
     async with await database.connect() as bridge:
         await prepare(bridge, "cdc")
-        assert await find_incomplete(bridge, "cdc") == {}
+        assert await incomplete(bridge) == {}
         conn.execute("CREATE TABLE p1 PARTITION OF p DEFAULT")
         assert problems(conn) == ["the partition public.p1 has no triggers yet: run attach again"]
-        assert await find_incomplete(bridge, "cdc") == {Relation("public", "p"): None}
+        assert await incomplete(bridge) == {Relation("public", "p"): None}
         assert repair(conn) == Outcome([Relation("public", "p")])
         assert repair(conn) == Outcome()
-        assert await find_incomplete(bridge, "cdc") == {}
+        assert await incomplete(bridge) == {}
     assert problems(conn) == []
     assert changes(database, "INSERT INTO p1 VALUES (1, 2)") == [("I", [{"id": 1}])]
 
@@ -185,9 +192,9 @@ async def test_first_virtual_column_is_found_and_repaired(database: Database, co
     conn.execute("ALTER TABLE t ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL")
     async with await database.connect() as bridge:
         await prepare(bridge, "cdc")
-        assert await find_incomplete(bridge, "cdc") == {Relation("public", "t"): None}
+        assert await incomplete(bridge) == {Relation("public", "t"): None}
         repair(conn)
-        assert await find_incomplete(bridge, "cdc") == {}
+        assert await incomplete(bridge) == {}
     assert changes(database, "INSERT INTO t VALUES (1)") == [("I", [{"id": 1, "twice": 2}])]
 
 

@@ -1,0 +1,148 @@
+"""Maintain the change log while a bridge runs: prune it, and record what the operator has decided about notifying.
+
+Policy: every few seconds one cheap statement says whether pruning cannot wait. Otherwise the log is pruned once a
+minute, or more often where `retention_age_s` is short. Pruning has a connection of its own and looks at every segment,
+which costs the database more than everything else that an idle bridge does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Any, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection, errors
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from cdc_bridge.admin.mode import Notify
+from cdc_bridge.admin.notification import record_notify_async
+from cdc_bridge.admin.pruning import Pruned, is_standby, prune
+from cdc_bridge.admin.retention import PARTS
+from cdc_bridge.conninfo import PRUNE
+from cdc_bridge.logs import facts
+from cdc_bridge.model.errors import BridgeError, NotInstalled, SourceUnavailable
+from cdc_bridge.statements import statement
+from cdc_bridge.wanted import check_still_wanted
+
+log = logging.getLogger(__name__)
+
+Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
+
+ANSWER_LIMIT_S = 10
+"""A server that does not answer for so long counts as gone."""
+
+PRUNE_INTERVAL_MAX_S = 60.0
+
+
+class LogMaintenance:
+    """Watches and prunes the log of one database.
+
+    Args:
+        pool: connections for the look, prepared by `session`.
+        conninfo: for the connection that prunes.
+        notify: the setting to record in the database once, or nothing.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        conninfo: str,
+        schema: str,
+        *,
+        retention_age_s: float,
+        retention_bytes: int,
+        notify: str = "",
+    ) -> None:
+        self._pool = pool
+        self._conninfo = conninfo
+        self._schema = schema
+        self._retention_age_s = retention_age_s
+        self._retention_bytes = retention_bytes
+        self._notify = notify
+        self._prune_interval_s = min(PRUNE_INTERVAL_MAX_S, retention_age_s / PARTS / 2)
+        self._pruned_at_s = float("-inf")
+        self._is_forbidden = False
+        self._reported_locked: set[int] = set()
+
+    async def run(self, interval_s: float) -> None:
+        """Look after the log until cancelled. A database that is away is waited for."""
+        while True:
+            check_still_wanted()
+            try:
+                if await self._is_due():
+                    await self.prune()
+                    self._pruned_at_s = time.monotonic()
+            except (psycopg.Error, PoolTimeout, TimeoutError, BridgeError) as error:
+                log.debug("the change log cannot be looked after", extra=facts(reason=str(error)))
+            await asyncio.sleep(interval_s)
+
+    async def _is_due(self) -> bool:
+        async with asyncio.timeout(ANSWER_LIMIT_S), self._pool.connection() as connection:
+            if await self._is_standby(connection):
+                return False
+            if self._notify:
+                await record_notify_async(connection, self._schema, Notify(self._notify))
+                self._notify = ""
+            if self._is_forbidden or time.monotonic() - self._pruned_at_s >= self._prune_interval_s:
+                return not self._is_forbidden
+            try:
+                row = await (await connection.execute(statement("queries/log_due", self._schema))).fetchone()
+            except (errors.LockNotAvailable, errors.ProgrammingError):
+                return True  # pruning skips what is locked, and says what is missing
+            return bool(row and row[0])
+
+    @staticmethod
+    async def _is_standby(connection: AsyncConnection[Any]) -> bool:
+        """Whether nothing can be written here: bridges of the primary prune and record."""
+        row = await (await connection.execute(statement("queries/standby"))).fetchone()
+        return row is not None and row[0] == "yes"
+
+    async def prune(self) -> Pruned:
+        """Prune the log now. A database without a log has nothing to prune. Raises `SourceUnavailable`.
+
+        A role that has no right to prune leaves it to others from then on.
+        """
+        if self._is_forbidden:
+            return Pruned()
+        try:
+            done = await asyncio.to_thread(self._prune)
+        except NotInstalled:
+            return Pruned()
+        except psycopg.errors.InsufficientPrivilege as error:
+            self._is_forbidden = True
+            log.warning(
+                "this role cannot prune the change log: prune as its owner, or see cdc-bridge sql --roles",
+                extra=facts(reason=str(error)),
+            )
+            return Pruned()
+        except (psycopg.Error, BridgeError) as error:
+            raise SourceUnavailable(str(error).strip() or type(error).__name__) from error
+        self._report(done)
+        return done
+
+    def _prune(self) -> Pruned:
+        with psycopg.connect(
+            self._conninfo, autocommit=True, application_name=PRUNE, connect_timeout=ANSWER_LIMIT_S
+        ) as connection:
+            if is_standby(connection):
+                return Pruned()
+            return prune(connection, self._schema, self._retention_age_s, self._retention_bytes)
+
+    def _report(self, done: Pruned) -> None:
+        """Log what an operator should know: segments changed by hand, forgotten too early, or locked."""
+        if done.changed:
+            log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=done.changed))
+        early = [each for each in done.forgotten if (each.newest_age_s or 0) < self._retention_age_s]
+        if early:
+            log.warning(
+                "the change log was full: younger changes than retention_age_s says are forgotten",
+                extra=facts(
+                    size_bytes=sum(each.size_bytes for each in early),
+                    newest_age_s=round(min(each.newest_age_s or 0 for each in early)),
+                ),
+            )
+        if late := set(done.locked) - self._reported_locked:
+            log.warning("a part of the change log is locked and cannot be pruned", extra=facts(segments=sorted(late)))
+        self._reported_locked = set(done.locked)
