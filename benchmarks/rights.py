@@ -49,7 +49,7 @@ from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import InitialData
-from cdc_bridge.query.query import QueryLimits
+from cdc_bridge.query.forms import QueryLimits
 
 ROLE = "bench_user"
 SECRET = "only for figures, and long enough for that"

@@ -28,7 +28,7 @@ from cdc_bridge.engine.desk import ASKING_MAX
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.loader import SLOW_WORKERS
 from cdc_bridge.options import BridgeOptions
-from cdc_bridge.query.query import QueryLimits
+from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.server.http import RequestPolicy
 from cdc_bridge.server.limits import ConnectionLimits, is_loopback
 from cdc_bridge.server.server import ServerOptions

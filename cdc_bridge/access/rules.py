@@ -22,8 +22,9 @@ from cdc_bridge.model.filter import NOTHING, Comparison, Filter, Now, Required, 
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind
+from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals, TypedText
-from cdc_bridge.query.query import QueryLimits, resolve_filter
+from cdc_bridge.query.parser import parse_filter
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def rule_policy(rules: Mapping[str, Rule], principal: Principal, catalog: Catalo
             continue
         try:
             claims = principal.claim_values
-            found = resolve_filter(rule.condition, collection, LIMITS, catalog, literals=literals, claims=claims)
+            found = parse_filter(rule.condition, collection, LIMITS, catalog, literals=literals, claims=claims)
             rows.append((collection.relation_id, required(found)))
         except RequestError as error:
             rows.append((collection.relation_id, NOTHING))

@@ -25,7 +25,7 @@ from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.model.messages import ReadItems, Subscribe
 from cdc_bridge.model.principal import SELF, Principal
 from cdc_bridge.ports import CatalogReader, InitialData, LogReader, Reader, RowEvaluator
-from cdc_bridge.query.query import QueryLimits
+from cdc_bridge.query.forms import QueryLimits
 
 
 class Broker:

@@ -24,7 +24,7 @@ from cdc_bridge.model.messages import ReadItems, Subscribe
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import Asked, InitialData, LogReader, Reader
-from cdc_bridge.query.query import frugal, item_key
+from cdc_bridge.query.parser import compact, item_key
 from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _subscription(
         item,
         key,
         request.uid,
-        frugal(request.query),
+        compact(request.query),
         cursor=request.cursor,
         tx=request.tx,
         old=request.old,

@@ -25,9 +25,10 @@ from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind, Item, Query, Subscription
 from cdc_bridge.ports import RowEvaluator
+from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals, TypedText
 from cdc_bridge.query.normal_form import all_of
-from cdc_bridge.query.query import QueryLimits, resolve
+from cdc_bridge.query.parser import parse_query
 from cdc_bridge.wanted import check_still_wanted
 
 KNOWN_BYTES_MAX = 8 * 1024 * 1024
@@ -170,7 +171,7 @@ class QueryParser:
         if collection is None:
             raise forbidden_collection(name)
         literals, claims = questions.literals, principal.claim_values
-        query = resolve(raw, collection, self._limits, view, literals=literals, claims=claims, items=items)
+        query = parse_query(raw, collection, self._limits, view, literals=literals, claims=claims, items=items)
         ruled = by_rules.context.rows_of(collection.relation_id)
         query = replace(query, filter=all_of([query.filter, ruled]))
         rule = self.access.rules.rule(principal, collection)

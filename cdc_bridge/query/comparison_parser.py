@@ -1,7 +1,8 @@
-"""One comparison of a client's filter: `{"_eq": 1}` of some field."""
+"""Parse one comparison of a client's filter: `{"_eq": 1}` of some field, and the dynamic values in it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
@@ -9,18 +10,18 @@ from typing import Any, Final
 from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.errors import RequestError, invalid_query
-from cdc_bridge.model.filter import NOTHING, Comparison, Field, Filter, Literal, Operand, Operator, Path, Value
-from cdc_bridge.query import dynamic, operators
-from cdc_bridge.query.dynamic import ABSENT, Claimed, Claims, claimed
+from cdc_bridge.model.filter import NOTHING, Comparison, Field, Filter, Literal, Now, Operand, Operator, Path, Value
+from cdc_bridge.query import operators
 from cdc_bridge.query.forms import shown
 from cdc_bridge.query.literals import PLACEHOLDER, Literals
+from cdc_bridge.query.moment import parse_now
 from cdc_bridge.query.normal_form import member_of, none_of
 
 GEOJSON: Final = PgType("json")
 JSONPATH: Final = PgType("jsonpath")
 
 _DIGITS_MAX = 200_000
-"""No type of PostgreSQL has as many, and to write them out would cost."""
+"""No type of PostgreSQL has as many digits, and writing them out would cost."""
 
 _OPPOSITES = {
     Operator.NULL: Operator.NNULL,
@@ -34,7 +35,7 @@ _FLAGS = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is compared, how, and what the client calls it."""
+    """What is compared, and how. `label` is the client's name for it."""
 
     operand: Operand
     operator: Operator
@@ -49,7 +50,7 @@ class Asked:
 
 
 class ComparisonParser:
-    """Reads comparisons; their values by way of `literals` and the claims."""
+    """Parses comparisons. `literals` normalizes their values, `claims` replaces dynamic ones."""
 
     def __init__(self, literals: Literals, claims: Claims, in_values_max: int) -> None:
         self._literals = literals
@@ -109,7 +110,7 @@ class ComparisonParser:
         return Comparison(operand, asked.operator, values)
 
     def _list(self, asked: Asked, raw: Any) -> list[Any]:
-        """An array, the SDK's `"a,b"`, or one value. Arrays and JSON have commas of their own."""
+        """Read an array, the SDK's `"a,b"`, or one value. Values that can contain commas are not split."""
         if isinstance(raw, str) and not _has_commas(asked.operand.type):
             items = raw.split(",") if raw else []
             raw = items if asked.is_of_text else [item.strip() for item in items]
@@ -118,7 +119,7 @@ class ComparisonParser:
         return raw if isinstance(raw, list) else [raw]
 
     def _expanded(self, item: Any) -> list[Any]:
-        """A claim can be a list of values."""
+        """Replace a claim by its value, or by its values when it is a list."""
         value = self._claims.resolve(item)
         return list(map(claimed, value)) if value is not item and isinstance(value, list) else [value]
 
@@ -131,7 +132,7 @@ class ComparisonParser:
 
     def _value(self, asked: Asked, type_: PgType, value: Any) -> Value:
         try:
-            if moment := dynamic.now(type_, value):
+            if moment := now(type_, value):
                 return moment
             literal = self._literals.normalize(type_, _coerced(asked, type_, value))
             if asked.operator is Operator.REGEX and literal is not PLACEHOLDER:
@@ -141,7 +142,7 @@ class ComparisonParser:
             raise asked.refused(f"needs {_wanted(asked)}, not {shown(value)}") from None
 
     def _check_pattern(self, literal: Literal) -> None:
-        """PostgreSQL has no type of patterns, but one of which the values hold patterns, checked when they are read.
+        """Check a pattern now, not at the first row: by way of `jsonpath`, whose values can contain patterns.
         To leave it to the first row would be too late. Raises `ValueError`.
         """
         self._literals.normalize(JSONPATH, f"$ ? (@ like_regex {literal.raw.decode()})")
@@ -156,7 +157,7 @@ def _check_allowed(asked: Asked) -> None:
 
 
 def _word(asked: Asked) -> str:
-    """A place in JSON can have text or a number."""
+    """Name the type in an error message. A path into JSON can lead to text or a number."""
     return operators.word(asked.operand.type) if isinstance(asked.operand, Field) else "text or number"
 
 
@@ -167,7 +168,7 @@ def _wanted(asked: Asked) -> str:
 
 
 def _type_of_values(operator: Operator, type_: PgType) -> PgType:
-    """Patterns are text, and shapes come as GeoJSON; otherwise values are what the field is."""
+    """Values have the type of the field, but patterns are text and shapes are GeoJSON."""
     if operator in operators.INTERSECTION:
         return GEOJSON
     return operators.TEXT if operators.is_text(type_) and operator in operators.PATTERNS else type_
@@ -181,7 +182,7 @@ def _flag(raw: Any, asked: Asked) -> bool:
 
 
 def _is_null(value: Any, asked: Asked) -> bool:
-    """The text `null` is one too, unless it can be meant as it stands, or a claim says it."""
+    """The text `null` means NULL too, except for text and JSON fields, and except in a claim."""
     if value == "null" and not isinstance(value, Claimed):
         return not asked.is_of_text and not asked.operand.type.is_json
     return value is None
@@ -196,7 +197,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _coerced(asked: Asked, type_: PgType, value: Any) -> Any:
-    """One element that is asked of an array is an array of it; PostgreSQL's own way of writing one begins with `{`."""
+    """Turn one element of an array into an array. PostgreSQL's text of an array begins with `{`."""
     _check_digits(value)
     is_claimed = isinstance(value, Claimed)
     value = str(value) if is_claimed else value  # what decodes and encodes takes no other kind of str
@@ -209,15 +210,15 @@ def _coerced(asked: Asked, type_: PgType, value: Any) -> Any:
 
 
 def _shape(value: Any) -> Any:
-    """GeoJSON, or the JSON text of it. Whether the shape is one is left to PostGIS."""
+    """Read GeoJSON, or the JSON text of it. PostGIS checks the shape itself."""
     shape = exactjson.decode(value) if isinstance(value, str) else value
     if not isinstance(shape, dict) or not isinstance(shape.get("type"), str):
-        raise ValueError("no GeoJSON")
+        raise ValueError("not GeoJSON")
     return shape
 
 
 def _check_digits(value: Any) -> None:
-    """JSON and arrays may nest as deep as the decoder lets them."""
+    """Iterative, since JSON and arrays nest as deep as the decoder allows."""
     waiting = [value]
     while waiting:
         each = waiting.pop()
@@ -225,3 +226,56 @@ def _check_digits(value: Any) -> None:
             waiting += each
         elif isinstance(each, Decimal) and abs(each.adjusted()) > _DIGITS_MAX:
             raise ValueError("more digits than any type has")
+
+
+# --- dynamic values ---
+
+_USER = "$CURRENT_USER"
+_ROLE = "$CURRENT_ROLE"
+ABSENT: Final = object()
+"""A claim that the token does not have. As with NULL, a comparison with it is never true."""
+
+
+class Claimed(str):
+    """A text from a token. It is taken literally, even where a client's text would mean more: `null`, `$NOW`."""
+
+    __slots__ = ()
+
+
+class Claims:
+    """The claims of a client's token. Without a token there are none."""
+
+    def __init__(self, claims: Mapping[str, Any] | None) -> None:
+        self._claims = claims or {}
+
+    def resolve(self, value: Any) -> Any:
+        """Return the claim that the value names, or the value itself."""
+        if not isinstance(value, str) or not value.startswith("$"):
+            return value
+        if value == _ROLE:
+            return self._claim("role")
+        if value == _USER:
+            return self._claim("sub")
+        if value.startswith(_USER + "."):
+            return self._claim(value.removeprefix(_USER + "."))
+        return value
+
+    def _claim(self, name: str) -> Any:
+        """A name with dots is first tried as one name (`https://example.com/team`), then as a path."""
+        found: Any = self._claims.get(name, ABSENT)
+        if found is ABSENT:
+            found = self._claims
+            for member in name.split("."):
+                found = found.get(member, ABSENT) if isinstance(found, Mapping) else ABSENT
+        return ABSENT if found is None else claimed(found)
+
+
+def claimed(value: Any) -> Any:
+    return Claimed(value) if isinstance(value, str) else value
+
+
+def now(type_: PgType, value: Any) -> Now | None:
+    """Parse `$NOW`, if values of the type are instants. Raises `ValueError` for an invalid one."""
+    if type_.name not in operators.INSTANTS or not isinstance(value, str) or isinstance(value, Claimed):
+        return None
+    return parse_now(value)

@@ -1,7 +1,7 @@
-"""A client's `fields`, with `alias` and `deep`: from `["id","author.name"]` to a projection.
+"""Parse a client's `fields`, `alias` and `deep`: from `["id","author.name"]` to a projection.
 
-Paths that begin alike are one output: `author.id` and `author.name` are members of one object. An output keeps the
-place where its name was first asked for, so that `["*","author.*"]` shows the author in the place of the column.
+Paths that begin alike become one output: `author.id` and `author.name` are members of one object. An output has the
+position at which its name first appears, so `["*","author.*"]` shows the author in place of the column.
 """
 
 from __future__ import annotations
@@ -15,18 +15,14 @@ from cdc_bridge.model.catalog import Catalog, Collection, Reference
 from cdc_bridge.model.errors import RequestError, invalid_query
 from cdc_bridge.model.filter import Field
 from cdc_bridge.model.projection import Nested, Output, Projection, total_order
-from cdc_bridge.query import field_names, forms
-from cdc_bridge.query.field_names import joined
+from cdc_bridge.query import field_paths, forms
+from cdc_bridge.query.field_paths import joined
 from cdc_bridge.query.filter_parser import FilterParser
 from cdc_bridge.query.forms import QueryLimits
-from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.normal_form import all_of
-from cdc_bridge.query.search import parse_search
-from cdc_bridge.query.sort_parser import parse_sort
 
-DEPTH_MAX = 10
 OUTPUTS_MAX = 1000
-"""In all levels together, the columns of the query's own table aside."""
+"""Outputs of all levels together, besides the columns of the query's own table."""
 
 DEEP = {"_filter", "_search", "_sort", "_limit", "_offset", "_page"}
 _ALIAS = "_alias"
@@ -34,9 +30,8 @@ _ALIAS = "_alias"
 
 @dataclass(slots=True)
 class _Entry:
-    """An output in the making. With a reference it shows other rows: of these, what the paths in `below` name.
-
-    With `counted` it shows the number of these.
+    """An output that is being built. It shows a field, rows along `reference` (what the paths in `below` name of them),
+    or the number of rows along `counted`.
     """
 
     field: Field | None = None
@@ -57,13 +52,12 @@ class _Level:
 
 
 class FieldsParser:
-    """Reads the projection of one query."""
+    """Parses the projection of one query."""
 
-    def __init__(self, catalog: Catalog, limits: QueryLimits, filters: FilterParser, literals: Literals) -> None:
+    def __init__(self, catalog: Catalog, limits: QueryLimits, filters: FilterParser) -> None:
         self._catalog = catalog
         self._limits = limits
         self._filters = filters
-        self._literals = literals
         self._outputs_left = OUTPUTS_MAX
 
     def parse(self, raw: Any, raw_alias: Any, raw_deep: Any, collection: Collection) -> Projection:
@@ -90,7 +84,7 @@ class FieldsParser:
         entries: dict[str, _Entry] = {}
         of_parents: dict[str, None] = {}
         for path in paths:
-            name, below = field_names.step(path, level.collection)
+            name, below = field_paths.step(path, level.collection)
             if name == "*":
                 self._add_columns(entries, level)
                 of_parents.update({} if below is None else {below: None})
@@ -105,7 +99,7 @@ class FieldsParser:
             self._entry(entries, column.name, _Entry(Field(column)))
 
     def _add_parents(self, entries: dict[str, _Entry], below: dict[str, None], level: _Level) -> None:
-        """`*.name`: of every row that a column of the table names. What is not attached stays a column."""
+        """Expand `*.name` to every foreign key of the table. One to a table that is not attached stays a column."""
         for column in level.collection.columns:
             reference = level.collection.by_reference.get(column.name)
             entry = entries[column.name]
@@ -115,26 +109,26 @@ class FieldsParser:
                 entry.below.update(below)
 
     def _add(self, entries: dict[str, _Entry], name: str, below: str | None, level: _Level) -> None:
-        """What one path names. A bare foreign key is its column, a bare relation to many rows is their keys."""
+        """Add what one path names. A bare foreign key is its column, a bare relation to many rows is their keys."""
         meant = level.alias.get(name, name)
         reference = level.collection.by_reference.get(meant)
         if below is not None and reference is None:
-            raise field_names.below_plain(meant, level.collection, level.path)
+            raise field_paths.below_plain(meant, level.collection, level.path)
         if reference is not None and (below is not None or meant not in level.collection.by_name):
             entry = self._entry(entries, name, _Entry(reference=reference))
             entry.reference = reference
             if below is not None:
                 entry.below[below] = None
             return
-        if (counted := field_names.counted(meant, level.collection)) is not None:
-            key = name if meant != name else field_names.key_of_count(name)
+        if (counted := field_paths.counted(meant, level.collection)) is not None:
+            key = name if meant != name else field_paths.key_of_count(name)
             self._entry(entries, key, _Entry(counted=counted))
             return
-        found = field_names.find(meant, level.collection, level.path)
-        self._entry(entries, name if meant != name else field_names.key_of(found), _Entry(found))
+        found = field_paths.find(meant, level.collection, level.path)
+        self._entry(entries, name if meant != name else field_paths.key_of(found), _Entry(found))
 
     def _entry(self, entries: dict[str, _Entry], name: str, fresh: _Entry) -> _Entry:
-        """The one of this name, made when there is none. A relation knows of the column in the place of which it is."""
+        """Return the entry of this name, `fresh` if there is none. A relation keeps the column that it replaces."""
         entry = entries.get(name)
         if entry is None:
             self._outputs_left -= 1
@@ -148,7 +142,7 @@ class FieldsParser:
 
     def _source(self, name: str, entry: _Entry, level: _Level) -> Field | Nested:
         if entry.counted is not None:
-            field_names.target(entry.counted, level.collection, self._catalog, level.path)
+            field_paths.target(entry.counted, level.collection, self._catalog, level.path)
             return Nested(entry.counted, Projection(()), is_count=True)
         if entry.reference is None:
             assert entry.field is not None
@@ -157,9 +151,9 @@ class FieldsParser:
         return self._nested(entry.reference, list(entry.below), deep, level)
 
     def _nested(self, reference: Reference, below: list[str], deep: dict[str, Any], level: _Level) -> Nested:
-        if below and level.depth + 1 >= DEPTH_MAX:
-            raise invalid_query(f'"fields" goes deeper than {DEPTH_MAX} levels')
-        target = field_names.target(reference, level.collection, self._catalog, level.path)
+        if below and level.depth + 1 >= field_paths.DEPTH_MAX:
+            raise invalid_query(f'"fields" goes deeper than {field_paths.DEPTH_MAX} levels')
+        target = field_paths.target(reference, level.collection, self._catalog, level.path)
         path = joined(level.path, reference.name)
         is_bare = not below and len(target.key) == 1
         if not below and not target.key:
@@ -175,37 +169,33 @@ class FieldsParser:
     def _many(self, reference: Reference, projection: Projection, *, is_bare: bool, level: _Level) -> Nested:
         deep, prefix = level.deep, f"deep.{level.path}."
         limit, _ = forms.limit(deep.get("_limit"), self._limits, f"{prefix}_limit")
+        collection = level.collection
+        condition = self._filters.parse(deep.get("_filter"), collection, level.path, f"{prefix}_filter")
+        term = self._filters.search(deep.get("_search"), collection, f"{prefix}_search")
+        sort = field_paths.parse_sort(deep.get("_sort"), collection, self._catalog, level.path, f"{prefix}_sort")
         return Nested(
             reference,
             projection,
             is_bare=is_bare,
-            filter=all_of(
-                [
-                    self._filters.parse(deep.get("_filter"), level.collection, level.path, f"{prefix}_filter"),
-                    parse_search(deep.get("_search"), level.collection, self._literals, f"{prefix}_search"),
-                ]
-            ),
-            sort=total_order(
-                parse_sort(deep.get("_sort"), level.collection, self._catalog, level.path, f"{prefix}_sort"),
-                level.collection,
-            ),
+            filter=all_of([condition, term]),
+            sort=total_order(sort, collection),
             limit=limit,
             offset=forms.offset(deep.get("_offset"), deep.get("_page"), limit, f"{prefix}_"),
         )
 
 
 def _alias(raw: Any, collection: Collection, path: str, parameter: str) -> dict[str, str]:
-    """Other names, by the names that clients choose; none of these is taken."""
+    """Read an `alias`: fields by the names that the client chooses. None of these is a field already."""
     alias = forms.members(raw, parameter)
     for name, meant in alias.items():
         if not isinstance(meant, str):
-            raise invalid_query(f'"{parameter}" has no name of a field for "{name[:100]}"')
+            raise invalid_query(f'"{parameter}" does not name a field for "{name[:100]}"')
         if not name or name == "*" or "." in name:
-            raise invalid_query(f'"{parameter}" has "{name[:100]}", which is no name that a field can get')
+            raise invalid_query(f'"{parameter}" has "{name[:100]}", which cannot be the name of a field')
         if name != meant and (name in collection.by_name or name in collection.by_reference):
             raise invalid_query(f'"{parameter}" has "{name}", which is a field already')
-        if meant not in collection.by_reference and field_names.counted(meant, collection) is None:
-            field_names.find(meant, collection, path)
+        if meant not in collection.by_reference and field_paths.counted(meant, collection) is None:
+            field_paths.find(meant, collection, path)
     return alias
 
 

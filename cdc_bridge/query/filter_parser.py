@@ -1,22 +1,26 @@
-"""A client's `filter`: groups, fields and relations. Comparisons are read by `comparison_parser`.
+"""Parse a client's `filter` (groups, fields and relations; `comparison_parser` parses comparisons), and its `search`.
 
-Nothing is ignored: what is not understood is refused by its name. Hostile filters end at a bound: so much depth, and so
-many nodes for all filters of a query together.
+Nothing is ignored: what is not understood is refused by its name.
+
+Bound: the depth of a filter, and the nodes of all filters of a query together. Policy: past it the query is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any, TypeAlias
+from uuid import UUID
 
-from cdc_bridge.model.catalog import Catalog, Collection, Column, Reference
+from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, Reference
 from cdc_bridge.model.errors import RequestError, forbidden_item, invalid_query
-from cdc_bridge.model.filter import EVERYTHING, NOTHING, Field, Filter, Operand, Operator, Path, Quantifier
-from cdc_bridge.query import field_names, forms, operators
-from cdc_bridge.query.comparison_parser import Asked, ComparisonParser
-from cdc_bridge.query.dynamic import Claims
-from cdc_bridge.query.field_names import joined
+from cdc_bridge.model.filter import EVERYTHING, NOTHING, Comparison, Field, Filter, Operand, Operator, Path, Quantifier
+from cdc_bridge.query import field_paths, forms, operators
+from cdc_bridge.query.comparison_parser import Asked, Claims, ComparisonParser
+from cdc_bridge.query.field_paths import joined
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.normal_form import all_of, any_of, related
@@ -30,7 +34,7 @@ _PATH_MEMBERS_MAX = 50
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where in the filter we are. `path` leads from the query's collection to this one."""
+    """A place in the filter. `path` leads from the query's collection to this one."""
 
     collection: Collection
     path: str = ""
@@ -42,7 +46,9 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """A field or a place in JSON, what the client calls it, and where it leads when it is a foreign key."""
+    """What conditions are about: a field or a path into JSON. `label` is the client's name for it, `reference` the
+    relation of a foreign key.
+    """
 
     operand: Operand
     label: str
@@ -53,22 +59,23 @@ _Parse: TypeAlias = Callable[[Any, _Place], Filter]
 
 
 class FilterParser:
-    """Reads all filters of one query."""
+    """Parses all filters of one query."""
 
     def __init__(
         self, catalog: Catalog, limits: QueryLimits, literals: Literals, claims: Mapping[str, Any] | None
     ) -> None:
         self._catalog = catalog
+        self._literals = literals
         self._limits = limits
         self._comparisons = ComparisonParser(literals, Claims(claims), limits.in_values_max)
         self._nodes = 0
 
     def parse(self, raw: Any, collection: Collection, path: str = "", parameter: str = "filter") -> Filter:
-        """An object or the JSON text of one. Raises `RequestError`."""
+        """Parse an object, or the JSON text of one. Raises `RequestError`."""
         return self._rows(forms.members(raw, parameter), _Place(collection, path))
 
     def with_keys(self, keys: Sequence[tuple[str, ...]], collection: Collection) -> Filter:
-        """The rows that have one of these keys. Raises `RequestError`: what cannot be a key is forbidden."""
+        """Return the rows that have one of these keys. Raises `RequestError`: FORBIDDEN for what cannot be a key."""
         if len(keys) * len(collection.key) > self._limits.in_values_max:
             raise invalid_query(f'"ids" has more than {self._limits.in_values_max} values')
         operator = Operator.IN if len(collection.key) == 1 else Operator.EQ
@@ -80,8 +87,28 @@ class FilterParser:
         except RequestError:
             raise forbidden_item() from None
 
+    def search(self, raw: Any, collection: Collection, parameter: str = "search") -> Filter:
+        """Parse `search`: the rows that have the term in a text, or as a number or uuid. Raises `RequestError`."""
+        if raw is None:
+            return EVERYTHING
+        if isinstance(raw, bool) or not isinstance(raw, (str, int, float, Decimal)):
+            raise invalid_query(f'"{parameter}" has to be a string')
+        term = str(raw)
+        if not term.strip():
+            return EVERYTHING
+        if "\0" in term:
+            raise invalid_query(f'"{parameter}" contains a zero byte, which no text has')
+        return any_of([part for column in collection.columns for part in self._found_in(column, term)])
+
+    def _found_in(self, column: Column, term: str) -> Iterator[Filter]:
+        operator, type_ = _search_operator(column, term.strip())
+        if operator is not None:
+            with suppress(ValueError):  # a number, but not one that this column could hold
+                value = term if operator is Operator.ICONTAINS else term.strip()
+                yield Comparison(Field(column), operator, (self._literals.normalize(type_, value),))
+
     def _rows(self, raw: Any, place: _Place) -> Filter:
-        """Conditions on the rows of a collection."""
+        """Parse conditions on the rows of a collection."""
         if not isinstance(raw, dict):
             raise invalid_query(f"{_where(place)} has {forms.shown(raw)} where fields and conditions are expected")
         return all_of([self._condition(name, condition, place) for name, condition in raw.items()])
@@ -95,7 +122,7 @@ class FilterParser:
             return self._children(raw, reference, self._entered(place))
         if name.startswith("_") and name not in collection.by_name:
             raise invalid_query(f'"{name[:100]}" is not a known filter operator ({_where(place)})')
-        field = field_names.find(name, collection, place.path)
+        field = field_paths.find(name, collection, place.path)
         parent = reference if field.function is None else None
         return self._subject(_Subject(field, joined(place.path, name), parent), raw, place)
 
@@ -109,7 +136,7 @@ class FilterParser:
         return _GROUPS[name](parts) if parts else EVERYTHING
 
     def _subject(self, subject: _Subject, raw: Any, place: _Place) -> Filter:
-        """Conditions on a field, and on the row that it names."""
+        """Parse conditions on a field, and on the row that a foreign key leads to."""
         if not isinstance(raw, dict):
             return self._comparison(subject, Operator.EQ, raw)
         parts = []
@@ -128,7 +155,7 @@ class FilterParser:
         return all_of(parts)
 
     def _is_of_parent(self, word: str, reference: Reference | None) -> bool:
-        """Words of ours and of Directus go before names of columns."""
+        """Operators go before columns of the same name."""
         if reference is None or word in _OPERATORS or word in _GROUPS:
             return False
         if not word.startswith("_"):
@@ -145,7 +172,7 @@ class FilterParser:
         return related(reference, Quantifier.JOINED, self._rows(raw, self._target(reference, place)))
 
     def _children(self, raw: Any, reference: Reference, place: _Place) -> Filter:
-        """Conditions on the rows that refer to this one. One has to meet them where nothing else is said."""
+        """Parse conditions on the rows that refer to this one. The default is `_some`."""
         if not isinstance(raw, dict):
             raise invalid_query(f'"{reference.name}" is a relation to many rows: it needs "_some", "_none" or a field')
         parts = []
@@ -166,7 +193,7 @@ class FilterParser:
         return all_of(parts)
 
     def _json(self, subject: _Subject, raw: Any, place: _Place) -> Filter:
-        """Conditions on what is inside of a json or jsonb column."""
+        """Parse conditions on what is inside a json or jsonb column."""
         operand = subject.operand
         if not isinstance(operand, Field) or not operand.type.is_json:
             type_ = operators.word(operand.type)
@@ -180,7 +207,7 @@ class FilterParser:
     def _members(
         self, column: Column, members: tuple[str, ...], label: str, raw: dict[str, Any], place: _Place
     ) -> Filter:
-        """Conditions that begin with paths."""
+        """Parse conditions by paths."""
         parts = []
         for word, value in raw.items():
             if word in _GROUPS:
@@ -192,12 +219,12 @@ class FilterParser:
             else:
                 longer = (*members, *word.split(".", _PATH_MEMBERS_MAX))
                 if len(longer) > _PATH_MEMBERS_MAX or "" in longer:
-                    raise invalid_query(f'"{word[:100]}" is no path into JSON (field "{label[:200]}")')
+                    raise invalid_query(f'"{word[:100]}" is not a path into JSON (field "{label[:200]}")')
                 parts.append(self._member(column, longer, joined(label, word), value, self._entered(place)))
         return all_of(parts)
 
     def _member(self, column: Column, members: tuple[str, ...], label: str, raw: Any, place: _Place) -> Filter:
-        """Conditions on one place, or on places below it."""
+        """Parse conditions on one path, or on paths below it."""
         subject = _Subject(Path(column, members, operators.TEXT), label)
         if not isinstance(raw, dict):
             if not members:
@@ -214,11 +241,11 @@ class FilterParser:
         return all_of([*parts, self._members(column, members, label, below, place)])
 
     def _target(self, reference: Reference, place: _Place) -> _Place:
-        target = field_names.target(reference, place.collection, self._catalog, place.path)
+        target = field_paths.target(reference, place.collection, self._catalog, place.path)
         return replace(place, collection=target, path=joined(place.path, reference.name))
 
     def _entered(self, place: _Place) -> _Place:
-        """One level deeper, which is a node."""
+        """Go one level deeper, which counts as a node."""
         self._count()
         if place.depth >= self._limits.filter_depth_max:
             raise invalid_query(f'"filter" is nested deeper than {self._limits.filter_depth_max} levels')
@@ -241,7 +268,7 @@ def _operator(word: str, subject: _Subject) -> Operator:
 
 
 def _is_of_relation(raw: Any) -> bool:
-    """Whether a group inside of a relation is about how many rows there are, not about what each one is like."""
+    """Whether a group inside a relation has `_some` or `_none`, so that it is not a condition on one row."""
     return isinstance(raw, list) and any(
         isinstance(each, dict) and not _QUANTIFIERS.keys().isdisjoint(each) for each in raw
     )
@@ -249,3 +276,23 @@ def _is_of_relation(raw: Any) -> bool:
 
 def _where(place: _Place) -> str:
     return f'filter of "{place.path}"' if place.path else "filter"
+
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
+
+
+def _search_operator(column: Column, term: str) -> tuple[Operator | None, PgType]:
+    """Return how a column is searched for the term, and the type of the value. None: it cannot hold the term."""
+    if operators.is_text(column.type):
+        return (None if column.type.name == "name" else Operator.ICONTAINS), operators.TEXT
+    if column.type.name in operators.NUMBERS:
+        return (Operator.EQ if _NUMBER.fullmatch(term) else None), column.type
+    return (Operator.EQ if column.type.name == "uuid" and _is_uuid(term) else None), column.type
+
+
+def _is_uuid(term: str) -> bool:
+    try:
+        UUID(term)
+    except ValueError:
+        return False
+    return True

@@ -1,6 +1,6 @@
-"""The forms in which the parts of a query come.
+"""The two forms in which the parts of a query come: JSON, and the strings that the SDK sends.
 
-The SDK sends strings (`"fields":"id,text"`, `"limit":"2"`), people send JSON; both mean the same.
+`"fields":"id,text"` and `"fields":["id","text"]` mean the same, and so do `"limit":"2"` and `"limit":2`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ SHOWN_MAX = 80
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """What one query can ask for. The first two are rows of initial data: what a client gets that does not say, and
-    what it can ask for at most.
+    """The bounds of one query. `limit_default` and `limit_max` are rows of initial data.
 
-    `filter_nodes_max` is for all filters of a query together: a comparison is a node, however many values an `_in` has,
+    `filter_nodes_max` bounds all filters of a query together. A comparison is a node, however many values an `_in` has,
     and so are `_and`, `_or` and each step to another table.
     """
 
@@ -34,7 +33,7 @@ class QueryLimits:
 
 
 def names(raw: Any, parameter: str) -> list[str]:
-    """A list of names, each once, or the SDK's comma-separated string."""
+    """Read a list of names, or a comma-separated string of them. Each name is returned once."""
     if raw is None:
         return []
     found = raw.split(",") if isinstance(raw, str) else raw
@@ -44,21 +43,21 @@ def names(raw: Any, parameter: str) -> list[str]:
 
 
 def members(raw: Any, parameter: str) -> dict[str, Any]:
-    """An object, or the SDK's JSON text of one."""
+    """Read an object, or the JSON text of one."""
     if raw is None:
         return {}
     if isinstance(raw, str):
         try:
             raw = exactjson.decode(raw)
         except ValueError:
-            raise invalid_query(f'"{parameter}" is no JSON that can be read') from None
+            raise invalid_query(f'"{parameter}" is not valid JSON') from None
     if not isinstance(raw, dict):
         raise invalid_query(f'"{parameter}" has to be an object or the JSON text of one')
     return raw
 
 
 def limit(raw: Any, limits: QueryLimits, parameter: str = "limit") -> tuple[int, bool]:
-    """How many rows, and whether it was our choice."""
+    """Return the number of rows, and whether it is our limit rather than the client's."""
     if raw is None:
         return min(limits.limit_default, limits.limit_max), True
     value = integer(raw, parameter, at_least=-1)
@@ -70,7 +69,7 @@ def limit(raw: Any, limits: QueryLimits, parameter: str = "limit") -> tuple[int,
 
 
 def offset(raw_offset: Any, raw_page: Any, rows: int, prefix: str = "") -> int:
-    """`page` counts from 1 and wins over `offset`; 0 means it was not given, as in Directus."""
+    """Return the number of rows to skip. `page` counts from 1 and wins over `offset`; 0 is no page, as in Directus."""
     start = 0 if raw_offset is None else integer(raw_offset, f"{prefix}offset", at_least=0)
     page = 0 if raw_page is None else integer(raw_page, f"{prefix}page", at_least=0)
     if page:
@@ -96,7 +95,7 @@ def _whole(raw: Any) -> int | None:
 
 
 def shown(raw: Any) -> str:
-    """A client's value as a message repeats it: JSON, and short."""
+    """Return a client's value as an error message repeats it: JSON, and short."""
     try:
         text = exactjson.encode(raw[:SHOWN_MAX] if isinstance(raw, (str, list)) else raw)
     except RecursionError:

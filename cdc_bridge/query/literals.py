@@ -19,19 +19,19 @@ from cdc_bridge.query import comparing
 
 _OF_TIME = re.compile("date|time|^ts")
 _PASSING = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
-"""PostgreSQL would read these words, once and for ever."""
+"""Words that PostgreSQL would replace by the time at which it reads them."""
 
 TypedText: TypeAlias = tuple[PgType, str]
 """A type, and a client's value for it as JSON text."""
 
 PLACEHOLDER = Literal(b"null")
-"""Stands where PostgreSQL's answer is missing: what is parsed with it is not to be used."""
+"""Stands for a missing answer of PostgreSQL. Discard what was parsed with it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Literals:
-    """`known` are PostgreSQL's answers; None: the type does not accept the value. `missing` collects what it has to be
-    asked for, each value once.
+    """`known` are PostgreSQL's answers; None: the type does not accept the value. `missing` collects the values that it
+    has to be asked for.
     """
 
     known: Mapping[TypedText, bytes | None] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What can be asked of which type: what PostgreSQL has an operator or a function for, and no more."""
+"""Which filter operators and functions each type has: those for which PostgreSQL has an operator or a function."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ INTERSECTION = {
     Operator.NINTERSECTS_BBOX,
 }
 PATTERNS = frozenset(Operator) - _NULLS - _EQUALITY - _ORDER - INTERSECTION - {Operator.EMPTY, Operator.NEMPTY}
-"""What compares text with text of any type."""
+"""Operators that compare text, of any type of text."""
 
 _DATE_PARTS = {Function.YEAR, Function.MONTH, Function.WEEK, Function.DAY, Function.WEEKDAY}
 _TIME_PARTS = {Function.HOUR, Function.MINUTE, Function.SECOND}
 
 
 def word(type_: PgType) -> str:
-    """Its name; that of a type which an extension puts into some schema goes without it."""
+    """Return the name of a type, without the schema of an extension's type."""
     bare = type_.name.rpartition(".")[2]
     return bare if bare in _IN_ANY_SCHEMA else type_.name
 
@@ -70,14 +70,14 @@ def has_order(type_: PgType) -> bool:
 
 
 def has_extremes(type_: PgType) -> bool:
-    """Whether there are `min` and `max`, in every version."""
+    """Whether every version of PostgreSQL has `min` and `max` for the type."""
     is_generic = bool(type_.labels) or type_.kind is TypeKind.ARRAY
     return word(type_) in _WITH_EXTREMES or (is_generic and has_order(type_))
 
 
 @lru_cache(1024)
 def allowed(type_: PgType) -> frozenset[Operator]:
-    """The operators that a field of the type has."""
+    """Return the filter operators of a type."""
     operators = set(_NULLS)
     if has_equality(type_):
         operators |= _EQUALITY
@@ -93,7 +93,7 @@ def allowed(type_: PgType) -> frozenset[Operator]:
 
 
 def functions(type_: PgType) -> set[Function]:
-    """What can be asked of a column of the type instead of its value."""
+    """Return the functions of a column of the type."""
     if type_.is_json or type_.kind is TypeKind.ARRAY:
         return {Function.COUNT}
     if type_.name == "date":
@@ -104,7 +104,7 @@ def functions(type_: PgType) -> set[Function]:
 
 
 def _parts(type_: PgType) -> list[PgType]:
-    """The types of which its values are made, itself if of no other."""
+    """Return the types that the values of an array or a composite consist of; of other types, the type itself."""
     if type_.kind is TypeKind.ARRAY and type_.element is not None:
         return _parts(type_.element)
     if type_.kind is TypeKind.COMPOSITE:

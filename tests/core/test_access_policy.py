@@ -30,7 +30,7 @@ from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field,
 from cdc_bridge.model.grants import Access, RoleAccess, RowPolicy, TableAccess
 from cdc_bridge.model.principal import SELF, Principal
 from cdc_bridge.model.subscription import EventKind
-from cdc_bridge.query.query import QueryLimits
+from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import KEYLESS, MESSAGES
 
 TEXT = MESSAGES.by_name["text"]

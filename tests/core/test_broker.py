@@ -32,7 +32,7 @@ from cdc_bridge.model.messages import Subscribe
 from cdc_bridge.model.principal import SELF
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Page, RowEvaluator
-from cdc_bridge.query.query import QueryLimits
+from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import (
     CATALOG,
     INT8,

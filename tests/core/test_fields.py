@@ -16,14 +16,15 @@ from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Literal, Operator
 from cdc_bridge.model.projection import Nested, Output, Projection, SortKey
 from cdc_bridge.model.subscription import Query
-from cdc_bridge.query.query import QueryLimits, resolve
+from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.parser import parse_query
 from tests.core.shapes import AUTHORS, CATALOG, LINES, MESSAGES, PAIRS, TEAMS
 
 LIMITS = QueryLimits(limit_default=100, limit_max=1000)
 
 
 def projected(fields: Any, of: Collection = MESSAGES, **raw: Any) -> Projection:
-    return resolve({"fields": fields, **raw}, of, LIMITS, CATALOG).projection
+    return parse_query({"fields": fields, **raw}, of, LIMITS, CATALOG).projection
 
 
 def shown(fields: Any, of: Collection = MESSAGES, **raw: Any) -> Any:
@@ -152,7 +153,7 @@ ONE, BOTH = Catalog([replace(TEAM, references=TEAM.references[:1]), PROJECT]), C
 
 
 def of_team(catalog: Catalog, fields: Any, **raw: Any) -> Query:
-    return resolve({"fields": fields, **raw}, catalog.by_name["team"], LIMITS, catalog)
+    return parse_query({"fields": fields, **raw}, catalog.by_name["team"], LIMITS, catalog)
 
 
 @pytest.mark.parametrize("name", ["app.projects", "projects"])
@@ -172,7 +173,7 @@ def test_relation_to_another_schema_goes_by_its_full_name_and_by_its_own(name: s
     (chosen, *_) = query.projection.outputs
     assert isinstance(chosen.source, Nested)
     assert (chosen.source.reference.name, chosen.source.limit) == ("app.projects", 1)
-    there_and_back = resolve({"fields": f"room.{name}.id"}, ONE.by_name["app.projects"], LIMITS, ONE)
+    there_and_back = parse_query({"fields": f"room.{name}.id"}, ONE.by_name["app.projects"], LIMITS, ONE)
     assert _shown(there_and_back.projection) == [("room", [(name, ["id"])])]
 
 
@@ -213,8 +214,8 @@ def test_number_of_outputs_has_a_bound_that_wide_tables_do_not_meet() -> None:
         ("*.nope", "FORBIDDEN", ['"nope"', 'Queried in "author"']),
         ("author.", "FORBIDDEN", ['"" in collection "authors"']),
         ("lost.id", "FORBIDDEN", ['"lost" in collection "messages"']),
-        ("text.id", "INVALID_QUERY", ['"text" is no relation']),
-        ("author.name.id", "INVALID_QUERY", ['"author.name" is no relation']),
+        ("text.id", "INVALID_QUERY", ['"text" is not a relation']),
+        ("author.name.id", "INVALID_QUERY", ['"author.name" is not a relation']),
         ("foo(ts)", "INVALID_QUERY", ['"foo"']),
         ("year(text)", "INVALID_QUERY", ['"text" field type of "text"', '"year"']),
         ("count(author)", "INVALID_QUERY", ["count"]),

@@ -32,7 +32,9 @@ from cdc_bridge.model.filter import (
     Value,
 )
 from cdc_bridge.query import operators
-from cdc_bridge.query.query import Literals, QueryLimits, resolve
+from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.literals import Literals
+from cdc_bridge.query.parser import parse_query
 from tests.core.shapes import AUTHORS, CATALOG, MESSAGES, THINGS, TYPES
 from tests.support.server import Database
 
@@ -48,7 +50,7 @@ ANN: dict[str, Any] = {
 
 
 def parsed(raw: Any, of: Collection = THINGS, claims: dict[str, Any] | None = None, **known: Any) -> Filter:
-    return resolve({"filter": raw}, of, LIMITS, CATALOG, claims=claims, **known).filter
+    return parse_query({"filter": raw}, of, LIMITS, CATALOG, claims=claims, **known).filter
 
 
 def refusal(raw: Any, of: Collection = THINGS, claims: dict[str, Any] | None = None) -> str:
@@ -703,15 +705,15 @@ def _is_group(raw: Any) -> bool:
 @given(trees)
 def test_order_of_a_group_means_nothing(raw: Any) -> None:
     limits = QueryLimits()
-    one, other = (resolve({"filter": each}, THINGS, limits).filter for each in (raw, turned(raw)))
+    one, other = (parse_query({"filter": each}, THINGS, limits).filter for each in (raw, turned(raw)))
     assert one == other
-    assert resolve({"filter": json.dumps(raw)}, THINGS, limits).filter == one
+    assert parse_query({"filter": json.dumps(raw)}, THINGS, limits).filter == one
 
 
 @pytest.mark.parametrize("word", ["now", "TODAY", "yesterday", "$NOW ", " tomorrow"])
 def test_words_that_mean_another_moment_each_time_are_refused(word: str) -> None:
     """PostgreSQL would read them once, and for ever."""
     with pytest.raises(RequestError) as refused:
-        resolve({"filter": {"ts": {"_gt": word}}}, THINGS, QueryLimits())
+        parse_query({"filter": {"ts": {"_gt": word}}}, THINGS, QueryLimits())
     assert refused.value.code == "INVALID_QUERY"
     assert '"ts"' in refused.value.message

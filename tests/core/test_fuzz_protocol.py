@@ -18,7 +18,9 @@ from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import Operator
 from cdc_bridge.model.messages import Authenticate, InvalidMessage, Ping, Pong, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.model.subscription import Query
-from cdc_bridge.query.query import KNOWN, Literals, QueryLimits, item_key, resolve
+from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.literals import Literals
+from cdc_bridge.query.parser import KNOWN, item_key, parse_query
 from cdc_bridge.server.requests import Abuse, MessageReader, Reply
 from tests.core import shapes
 from tests.support.budget import examples
@@ -244,7 +246,7 @@ def test_query_is_understood_or_refused(query: str, of: Collection) -> None:
     assert isinstance(message, Subscribe)
     literals = Literals()
     try:
-        resolved = resolve(message.query, of, QueryLimits(), shapes.CATALOG, literals=literals, claims=CLAIMS)
+        resolved = parse_query(message.query, of, QueryLimits(), shapes.CATALOG, literals=literals, claims=CLAIMS)
     except RequestError as error:
         check_refusal(error)
     else:

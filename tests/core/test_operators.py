@@ -9,7 +9,7 @@ import pytest
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.filter import Function, Operator
 from cdc_bridge.model.subscription import AggregateFunction
-from cdc_bridge.query import aggregate_parser, operators
+from cdc_bridge.query import operators, parser
 from tests.support.server import Database
 
 SETUP = """
@@ -123,7 +123,7 @@ def test_little_is_refused_that_the_database_could_do(database: Database, types:
 def test_figures_are_those_that_the_database_works_out(
     database: Database, types: list[PgType], function: AggregateFunction, expression: str
 ) -> None:
-    allowed = _ours(types, lambda type_: aggregate_parser.can(function, type_))
+    allowed = _ours(types, lambda type_: parser.can(function, type_))
     assert sorted(allowed - _can(database, types, expression)) == []
 
 

@@ -16,7 +16,9 @@ from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Function, Literal, Operator, Or
 from cdc_bridge.model.projection import Projection, SortKey
 from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Item, Meta, Query, scalar_text
-from cdc_bridge.query.query import KNOWN, Literals, QueryLimits, frugal, item_key, resolve
+from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.literals import Literals
+from cdc_bridge.query.parser import KNOWN, compact, item_key, parse_query
 from tests.core import shapes
 from tests.core.facts import COMPOSITE, KEYLESS, MESSAGES
 
@@ -24,7 +26,7 @@ LIMITS = QueryLimits(limit_default=100, limit_max=1000)
 
 
 def resolved(**raw: Any) -> Query:
-    return resolve(raw, MESSAGES, LIMITS)
+    return parse_query(raw, MESSAGES, LIMITS)
 
 
 def fields(**raw: Any) -> list[str]:
@@ -115,7 +117,7 @@ def test_page_counts_from_one() -> None:
 )
 def test_what_is_not_understood_is_refused_by_name(raw: dict[str, Any], code: str, name: str) -> None:
     with pytest.raises(RequestError) as refused:
-        resolve(raw, MESSAGES, LIMITS)
+        parse_query(raw, MESSAGES, LIMITS)
     assert refused.value.code == code
     assert name in refused.value.message
 
@@ -153,7 +155,7 @@ def test_numbers_read_as_javascript_writes_them(number: float, text: str) -> Non
 
 
 def asked(of: Collection = shapes.MESSAGES, **raw: Any) -> Query:
-    return resolve(raw, of, LIMITS, shapes.CATALOG)
+    return parse_query(raw, of, LIMITS, shapes.CATALOG)
 
 
 def refusal(of: Collection = shapes.MESSAGES, **raw: Any) -> str:
@@ -189,7 +191,7 @@ def test_second_direction_of_a_field_is_not_looked_at() -> None:
     [
         ("author.nope", ['"nope" in collection "authors"', 'Queried in "author"']),
         ("nope.id", ['"nope"', "Queried in root"]),
-        ("text.id", ['"text" is no relation']),
+        ("text.id", ['"text" is not a relation']),
         ("replies.id", ["replies", "many"]),
         ("replies", ['"replies"']),
         ("lost.id", ['"lost"']),
@@ -220,7 +222,7 @@ def test_what_has_no_order_is_not_sorted_by(name: str) -> None:
 
 
 def by_keys(*items: Item, of: Collection = MESSAGES, **raw: Any) -> Query:
-    return resolve(raw, of, LIMITS, items=items)
+    return parse_query(raw, of, LIMITS, items=items)
 
 
 def test_rows_are_asked_for_by_their_keys() -> None:
@@ -237,7 +239,7 @@ def test_rows_are_asked_for_by_their_keys() -> None:
 def test_rows_are_asked_for_by_composite_keys() -> None:
     query = by_keys({"a": 1, "b": 2}, {"b": "4", "a": 3}, of=COMPOSITE)
     pairs = {"_or": [{"a": 1, "b": 2}, {"a": 3, "b": 4}]}
-    assert query.filter == resolve({"filter": pairs}, COMPOSITE, LIMITS).filter
+    assert query.filter == parse_query({"filter": pairs}, COMPOSITE, LIMITS).filter
 
 
 @pytest.mark.parametrize(
@@ -418,13 +420,13 @@ REQUESTS[1]["deep"]["author"]["_alias"] = {"w": "name"}
 
 @pytest.mark.parametrize("raw", REQUESTS)
 def test_frugal_request_means_the_same(raw: dict[str, Any]) -> None:
-    kept = frugal(raw)
+    kept = compact(raw)
     assert asked(**kept) == asked(**raw)
-    assert frugal(kept) == kept
+    assert compact(kept) == kept
 
 
 def test_frugal_request_is_flat() -> None:
-    assert frugal({"filter": {"a": [Decimal("1.50")]}, "fields": "a,a", "search": None}) == {
+    assert compact({"filter": {"a": [Decimal("1.50")]}, "fields": "a,a", "search": None}) == {
         "filter": '{"a":[1.50]}',
         "fields": ["a"],
     }
@@ -438,10 +440,10 @@ def test_values_for_all_parts_are_asked_for_at_once() -> None:
         "deep": {"messages": {"_filter": {"ts": {"_lt": "Jan 3 2000"}}}},
     }
     literals = Literals()
-    resolve(raw, shapes.AUTHORS, LIMITS, shapes.CATALOG, literals=literals)
+    parse_query(raw, shapes.AUTHORS, LIMITS, shapes.CATALOG, literals=literals)
     assert [text for _, text in literals.missing] == ['"Jan 3 2000"', '"Jan 2 2000"']
     known = Literals(dict.fromkeys(literals.missing, b'"2000-01-02"'))
-    assert resolve(raw, shapes.AUTHORS, LIMITS, shapes.CATALOG, literals=known)
+    assert parse_query(raw, shapes.AUTHORS, LIMITS, shapes.CATALOG, literals=known)
     assert not known.missing
 
 
@@ -466,5 +468,5 @@ values = st.recursive(
 def test_whatever_is_asked_is_a_query_or_a_refusal(raw: dict[str, Any]) -> None:
     with suppress(RequestError):
         query = asked(**raw)
-        assert asked(**frugal(raw)) == query
+        assert asked(**compact(raw)) == query
         assert hash(query) is not None

@@ -41,7 +41,7 @@ from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, Missed, Page
-from cdc_bridge.query.query import QueryLimits
+from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import INT4, TEXT, columns, row
 
 TABLE = Collection(

@@ -34,8 +34,8 @@ from cdc_bridge.model.principal import SELF, Principal
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EventKind, Subscription
 from cdc_bridge.model.table import Table
+from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals
-from cdc_bridge.query.query import QueryLimits
 from tests.core.facts import INT4, MESSAGES, TEXT, columns, insert, row, subscription, update
 from tests.core.test_broker import INIT, RESYNC, SUBSCRIBE, Scene, scene
 

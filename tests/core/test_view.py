@@ -13,7 +13,8 @@ from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.grants import Access, TableAccess
 from cdc_bridge.model.principal import SELF, Principal
-from cdc_bridge.query.query import QueryLimits, resolve
+from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.parser import parse_query
 from tests.core.shapes import AUTHORS, CATALOG, LINES, MESSAGES, PAIRS, TEAMS, THINGS
 
 READER = Principal("reader", "reader")
@@ -188,12 +189,12 @@ def test_hidden_names_read_the_same_as_unknown_ones(hidden: dict[str, Any]) -> N
     """Whoever sees it all can ask for each of these."""
     catalog = granted(authors={"id", "name", "team"}, teams={"id"}, messages={"id", "author"})
     seen = view(catalog, READER, NO_RULES)
-    resolve(hidden, AUTHORS, QueryLimits(), CATALOG)
+    parse_query(hidden, AUTHORS, QueryLimits(), CATALOG)
     with pytest.raises(RequestError) as refused:
-        resolve(hidden, seen.by_name["authors"], QueryLimits(), seen)
+        parse_query(hidden, seen.by_name["authors"], QueryLimits(), seen)
     without = Catalog([_without(each) for each in CATALOG.by_name.values()])
     with pytest.raises(RequestError) as unknown:
-        resolve(hidden, without.by_name["authors"], QueryLimits(), without)
+        parse_query(hidden, without.by_name["authors"], QueryLimits(), without)
     assert (refused.value.code, refused.value.message) == (unknown.value.code, unknown.value.message)
     assert refused.value.code == "FORBIDDEN"
 
@@ -207,7 +208,7 @@ def _without(collection: Collection) -> Collection:
 
 def test_star_is_what_may_be_seen() -> None:
     seen = view(granted(authors={"id", "name"}), READER, NO_RULES)
-    query = resolve({"fields": ["*"]}, seen.by_name["authors"], QueryLimits(), seen)
+    query = parse_query({"fields": ["*"]}, seen.by_name["authors"], QueryLimits(), seen)
     assert [output.name for output in query.projection.outputs] == ["id", "name"]
-    deep = resolve({"fields": ["author.*"]}, seen.by_name["pairs"], QueryLimits(), seen)
-    assert deep != resolve({"fields": ["author.*"]}, PAIRS, QueryLimits(), CATALOG)
+    deep = parse_query({"fields": ["author.*"]}, seen.by_name["pairs"], QueryLimits(), seen)
+    assert deep != parse_query({"fields": ["author.*"]}, PAIRS, QueryLimits(), CATALOG)

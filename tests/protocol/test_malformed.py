@@ -19,7 +19,8 @@ from cdc_bridge.model import messages as client_messages
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.model.subscription import uid_text
-from cdc_bridge.query.query import QueryLimits, item_key, resolve
+from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.parser import item_key, parse_query
 from cdc_bridge.server.requests import MessageReader, Reply
 from tests.core.facts import CATALOG, COMPOSITE, KEYLESS, MESSAGES
 from tests.support.attach import attach
@@ -366,7 +367,7 @@ def _check_request(request: Subscribe | ReadItems) -> None:
     uid_text(request.uid)
     for collection in (MESSAGES, KEYLESS, COMPOSITE):
         try:
-            query = resolve(request.query, collection, QueryLimits(), CATALOG)
+            query = parse_query(request.query, collection, QueryLimits(), CATALOG)
             if request.item is not None:
                 assert all(isinstance(part, str) for part in item_key(request.item, collection))
         except RequestError as error:

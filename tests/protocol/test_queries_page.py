@@ -14,7 +14,7 @@ import pytest
 from cdc_bridge.model.filter import Function, Operator, Quantifier
 from cdc_bridge.model.subscription import AggregateFunction, Meta
 from cdc_bridge.query.fields import DEEP
-from cdc_bridge.query.query import KNOWN
+from cdc_bridge.query.parser import KNOWN
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.process import PIPE, ROOT, environment, line_of

@@ -23,7 +23,7 @@ from cdc_bridge.model.principal import SELF, Principal
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Meta
 from cdc_bridge.ports import Asked
-from cdc_bridge.query.query import QueryLimits
+from cdc_bridge.query.forms import QueryLimits
 from tests.schema.telling import attach_tables
 from tests.support.proxy import Proxy
 from tests.support.server import Database
