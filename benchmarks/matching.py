@@ -18,13 +18,14 @@ from dataclasses import dataclass
 import msgspec
 
 from benchmarks.figures import headline, in_turn, show, show_ratio
-from cdc_bridge.engine.matching import Index
+from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.model.catalog import Collection, Column, PgType
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.filter import EVERYTHING, And, Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.projection import Output, Projection
-from cdc_bridge.model.row import RowValues
+from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Query, Subscription
+from cdc_bridge.model.table import Table
 from cdc_bridge.query.row_version import RowVersion
 
 INTEGER = PgType("integer")
@@ -32,6 +33,8 @@ ROOMS = Collection(
     "rooms", Relation("public", "rooms"), 1, (Column("room", 1, INTEGER), Column("size", 2, INTEGER)), ("room",), {1: 1}
 )
 ROOM, SIZE = map(Field, ROOMS.columns)
+
+KEY = Table(ROOMS).key
 
 MANY, FEW = 100_000, 100
 MATCHING = 10
@@ -85,24 +88,24 @@ def items(count: int) -> Asked:
 class Crowd:
     """Some subscriptions, and rows each of which concerns ten of them."""
 
-    index: Index[int]
-    rows: Sequence[RowValues]
+    index: FilterIndex[int]
+    rows: Sequence[Row]
 
     @classmethod
     def of(cls, ask: Callable[[int], Asked], count: int) -> Crowd:
-        index: Index[int] = Index()
+        index: FilterIndex[int] = FilterIndex()
         for member, subscription in enumerate(ask(count)):
             index.add(subscription, member)
         rooms = count // MATCHING
         return cls(index, [_row(number * 7_919 % rooms) for number in range(CHANGES)])
 
-    def told(self, row: RowValues) -> int:
+    def told(self, row: Row) -> int:
         """How many are concerned by this row having been inserted."""
-        image = RowVersion(row, 0)
+        version = RowVersion(row, 0)
         count = 0
-        for sieve in self.index.candidates(ROOMS.relation_id, [image], [bytes(row["room"])]):
-            if sieve.predicate(image):
-                count += sum(1 for group in sieve.groups for _ in group.members)
+        for filters in self.index.candidates(ROOMS.relation_id, [row], KEY):
+            if filters.predicate(version):
+                count += sum(1 for group in filters.groups for _ in group.members)
         return count
 
     def cost_us(self) -> float:
@@ -112,8 +115,8 @@ class Crowd:
         return (time.thread_time() - began) / len(self.rows) * 1e6
 
 
-def _row(room: int) -> RowValues:
-    return {"room": msgspec.Raw(b"%d" % room), "size": msgspec.Raw(b"50")}
+def _row(room: int) -> Row:
+    return Row(msgspec.Raw(b'{"room":%d,"size":50}' % room))
 
 
 def compare(title: str, ask: Callable[[int], Asked], target: str = "") -> None:
@@ -132,7 +135,7 @@ def come_and_go(title: str, ask: Callable[[int], Asked]) -> None:
 
     Without Python's collector: it walks over all objects of a process, and when it does is not the index's affair.
     """
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     asked = list(ask(MANY))
     gc.disable()
     added = [_timed(index.add, each, member) for member, each in enumerate(asked)]
@@ -150,7 +153,7 @@ def _timed(do: Callable[[Subscription, int], None], subscription: Subscription, 
 
 def remains(title: str, ask: Callable[[int], Asked]) -> None:
     """Memory that the index occupies at most, and that is left of it when all but one have gone."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     index.add(asking(EVERYTHING), -1)
     asked = list(ask(MANY))
     tracemalloc.start()

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from cdc_bridge.engine.backlog import Waiting
 from cdc_bridge.engine.event_encoder import EventEncoder
+from cdc_bridge.engine.filter_index import FilterGroup, Group
 from cdc_bridge.engine.hub import Hub
-from cdc_bridge.engine.matching import Group, Sieve
 from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.engine.weighing import CannotTell, Weighing
@@ -32,7 +32,7 @@ class Catching:
     reading: Reading
     anchor: Anchor
     told: tuple[Position, ...]
-    _sieve: Sieve[Subscriber]
+    _sieve: FilterGroup[Subscriber]
     _orders: TransactionOrders | None
     _emptied_by: int | None = None
 
@@ -50,7 +50,7 @@ class Catching:
         subscriber.after = None
         key = hub.table(relation_id).key
         subscriber.outlet.push(subscriber, Event(EventKind.INIT, resumed=True), hub.receipt(subscriber, cursor))
-        sieve: Sieve[Subscriber] = Sieve(subscriber.subscription.query.filter)
+        sieve: FilterGroup[Subscriber] = FilterGroup(subscriber.subscription.query.filter)
         sieve.put(Group(subscriber.subscription))
         return cls(hub, subscriber.reading(), anchor, cursor.told, sieve, TransactionOrders(key) if key else None)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from cdc_bridge.engine.roster import Crew, Roster, joined, left
+from cdc_bridge.engine.compact_dict import CompactDict, ItemSet, with_item, without_item
 
 Item = TypeVar("Item", bound=Hashable)
 
@@ -82,7 +82,7 @@ class _Node(Generic[Item]):
         self.low = interval.low
         self.high = self.reach = interval.high
         self.priority = priority
-        self.items: Crew[Item] = ()
+        self.items: ItemSet[Item] = ()
         self.left: _Node[Item] | None = None
         self.right: _Node[Item] | None = None
 
@@ -98,11 +98,11 @@ class _Node(Generic[Item]):
         self.reach = reach
 
 
-class Intervals(Generic[Item]):
+class IntervalTree(Generic[Item]):
     """Items by the interval that each was added with, by each interval once."""
 
     def __init__(self) -> None:
-        self._nodes: Roster[Interval, _Node[Item]] = Roster()
+        self._nodes: CompactDict[Interval, _Node[Item]] = CompactDict()
         self._root: _Node[Item] | None = None
         self._random = Random(0)  # noqa: S311  # priorities need to be unrelated to the intervals, not secret
 
@@ -120,12 +120,12 @@ class Intervals(Generic[Item]):
             node = _Node(interval, self._random.random())
             self._nodes.put(interval, node)
             self._insert(node)
-        node.items = joined(node.items, item)
+        node.items = with_item(node.items, item)
 
     def remove(self, interval: Interval, item: Item) -> None:
         """Raises `KeyError` when it is not there."""
         node = self._nodes[interval]
-        node.items = left(node.items, item)
+        node.items = without_item(node.items, item)
         if not node.items:
             self._nodes.drop(interval)
             self._delete(node)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Collection as Many
 from typing import TypeAlias
 
-from cdc_bridge.engine.matching import Group, Index
+from cdc_bridge.engine.filter_index import FilterIndex, Group
 from cdc_bridge.engine.register import Differences
 from cdc_bridge.engine.relating import deciding, tables_of, targets
 from cdc_bridge.engine.subscriber import Subscriber
@@ -24,7 +24,7 @@ class Roll:
     """See the module's docstring. It is walked over as it was at the beginning of the walk."""
 
     def __init__(self) -> None:
-        self.index: Index[Subscriber] = Index()
+        self.index: FilterIndex[Subscriber] = FilterIndex()
         self._subscribers: dict[Subscriber, None] = {}
         self._showing: dict[int, dict[Subscriber, None]] = {}
 
@@ -53,7 +53,7 @@ class Roll:
 
     def groups(self, relation_id: int) -> Many[Group[Subscriber]]:
         """Of those who follow this table."""
-        return self.index.find(relation_id)
+        return self.index.groups(relation_id)
 
     def following(self, relation_id: int) -> list[Subscriber]:
         return self.index.members(relation_id)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from cdc_bridge.engine.event_encoder import EventEncoder, Matches, Shown, needs_old_rows
+from cdc_bridge.engine.filter_index import FilterGroup, FilterIndex, Group
 from cdc_bridge.engine.judging import Judged, Question, Side
-from cdc_bridge.engine.matching import Group, Index, Sieve
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import Mark
@@ -49,8 +49,8 @@ class Weighing(Generic[Member]):
         self._catalog = catalog
         self._table = table
         self._now_us = now_us
-        self._judged: dict[Sieve[Member], Judged] = {}
-        self._every_row: list[Sieve[Member]] = []
+        self._judged: dict[FilterGroup[Member], Judged] = {}
+        self._every_row: list[FilterGroup[Member]] = []
         self._questions: dict[tuple[Filter, bool], Question] = {}
         self._completing: dict[Shown, list[int]] = {}
         self._completions: dict[Shown, dict[int, RowValues]] = {}
@@ -62,56 +62,50 @@ class Weighing(Generic[Member]):
 
     # --- 1: memory ---
 
-    def judge_all(self, index: Index[Member]) -> None:
+    def judge_all(self, index: FilterIndex[Member]) -> None:
         """For all groups that the index finds."""
-        images = self._images()
-        key = self._table.key
-        is_asked = key is not None and index.has_items(self.collection.relation_id)
-        keys = list(map(key, (*self.change.old, *self.change.new))) if key is not None and is_asked else None
-        for sieve, positions in index.candidates(self.collection.relation_id, images, keys).items():
-            self._judge(sieve, images, positions)
+        rows = (*self.change.old, *self.change.new)
+        versions = RowVersions(rows, self._now_us)
+        for group, positions in index.candidates(self.collection.relation_id, rows, self._table.key).items():
+            self._judge(group, versions, positions)
 
-    def judge_one(self, sieve: Sieve[Member]) -> None:
-        """For one sieve, which no index holds."""
-        images = self._images()
-        self._judge(sieve, images, range(len(images)))
+    def judge_one(self, filters: FilterGroup[Member]) -> None:
+        """For one filters, which no index holds."""
+        versions = RowVersions((*self.change.old, *self.change.new), self._now_us)
+        self._judge(filters, versions, range(len(versions)))
 
-    def _images(self) -> Sequence[RowVersion]:
-        """All rows as they were, then all as they are."""
-        return RowVersions((*self.change.old, *self.change.new), self._now_us)
-
-    def _judge(self, sieve: Sieve[Member], images: Sequence[RowVersion], positions: Sequence[int]) -> None:
-        if sieve.filter == EVERYTHING:
-            self._every_row.append(sieve)
+    def _judge(self, filters: FilterGroup[Member], images: Sequence[RowVersion], positions: Sequence[int]) -> None:
+        if filters.filter == EVERYTHING:
+            self._every_row.append(filters)
             return
         judged = Judged()
         begin = len(self.change.old)
         for position in positions:
             of_old = position < begin
-            verdict = (sieve.former if of_old else sieve.predicate)(images[position])
+            verdict = (filters.former if of_old else filters.predicate)(images[position])
             if verdict is not False:
                 side = judged.old if of_old else judged.new
                 (side.unsure if verdict is None else side.certain).append(position if of_old else position - begin)
         if judged:
-            self._judged[sieve] = judged
+            self._judged[filters] = judged
 
     # --- 2: what it could not judge ---
 
     def cases(self) -> list[Case]:
-        for sieve, judged in self._judged.items():
+        for filters, judged in self._judged.items():
             if judged.old.unsure:
-                self._ask(of_the_past(sieve.filter), sieve, judged.old, of_old=True)
+                self._ask(of_the_past(filters.filter), filters, judged.old, of_old=True)
             if judged.new.unsure:
-                self._ask(sieve.filter, sieve, judged.new, of_old=False)
+                self._ask(filters.filter, filters, judged.new, of_old=False)
         return [self._case(*asked, question) for asked, question in self._questions.items()]
 
-    def _ask(self, filter_: Filter, sieve: Sieve[Member], side: Side, *, of_old: bool) -> None:
+    def _ask(self, filter_: Filter, filters: FilterGroup[Member], side: Side, *, of_old: bool) -> None:
         """The same filter is one question, whoever asks."""
         question = self._questions.get((filter_, of_old))
         if question is None:
             question = self._questions[filter_, of_old] = Question()
         question.positions.update(side.unsure)
-        question.contexts.update(dict.fromkeys(sieve.by_context))
+        question.contexts.update(dict.fromkeys(filters.by_context))
         question.sides.append(side)
 
     def _case(self, filter_: Filter, of_old: bool, question: Question) -> Case:
@@ -168,28 +162,28 @@ class Weighing(Generic[Member]):
                 yield group, CannotTell(reason)
             elif events := rendering.events(group.subscription, matches):
                 yield group, events
-        for sieve, judged in self._judged.items():
-            for context in judged.concerned(sieve.by_context) if judged.is_asked else ():
+        for filters, judged in self._judged.items():
+            for context in judged.concerned(filters.by_context) if judged.is_asked else ():
                 if reason := judged.why_unsettled(context):
-                    yield from ((group, CannotTell(reason)) for group in sieve.by_context[context])
+                    yield from ((group, CannotTell(reason)) for group in filters.by_context[context])
 
     def _found(self) -> Iterator[tuple[Group[Member], Matches]]:
         if self._every_row:
             every_row = Matches.every_row(self.change)
-            for sieve in self._every_row:
-                yield from ((group, every_row) for group in sieve.groups)
-        for sieve, judged in self._judged.items():
+            for filters in self._every_row:
+                yield from ((group, every_row) for group in filters.groups)
+        for filters, judged in self._judged.items():
             if judged.is_asked:
-                yield from self._found_by_asking(sieve, judged)
+                yield from self._found_by_asking(filters, judged)
             else:
                 matches = Matches(judged.old.certain, judged.new.certain)
-                yield from ((group, matches) for group in sieve.groups)
+                yield from ((group, matches) for group in filters.groups)
 
-    def _found_by_asking(self, sieve: Sieve[Member], judged: Judged) -> Iterator[tuple[Group[Member], Matches]]:
-        for context in judged.concerned(sieve.by_context):
+    def _found_by_asking(self, filters: FilterGroup[Member], judged: Judged) -> Iterator[tuple[Group[Member], Matches]]:
+        for context in judged.concerned(filters.by_context):
             matches = judged.matches(context)
             if (matches.old or matches.new) and not judged.why_unsettled(context):
-                yield from ((group, matches) for group in sieve.by_context[context])
+                yield from ((group, matches) for group in filters.by_context[context])
 
     def _why_incomplete(self, group: Group[Member], matches: Matches) -> str:
         """Empty when what its rows show is at hand."""

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from cdc_bridge.model import values
 from cdc_bridge.model.catalog import Collection
+from cdc_bridge.model.change import Change
 from cdc_bridge.model.filter import Field
 from cdc_bridge.model.projection import Nested, Output, Projection
 from cdc_bridge.model.row import Row, RowValues, split_array, split_object
@@ -35,6 +36,14 @@ class Table:
         self.collection = collection
         self.key = _row_key(collection) if collection.key else None
         self._encoders: dict[Projection, RowEncoder] = {}
+
+    def fits(self, change: Change) -> bool:
+        """Return whether the rows of a change have the columns of the catalog; all its rows have the same.
+
+        Names have to have their order: only that shows that two columns have taken each other's names.
+        """
+        rows = change.new or change.old
+        return not rows or tuple(rows[0].columns) == self.collection.order(change.relation_id)
 
     def encoder(self, projection: Projection) -> RowEncoder:
         encoder = self._encoders.get(projection)

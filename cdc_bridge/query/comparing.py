@@ -29,6 +29,7 @@ from cdc_bridge.query.scalars import (
     read_numeric,
     read_text,
     same_bpchar,
+    same_integer,
     same_text,
 )
 from cdc_bridge.query.spelling import NotNative, spell
@@ -51,6 +52,7 @@ __all__ = [
 READERS_MAX = 4096
 TEXT = frozenset({"text", "character varying", "name"})
 BPCHAR = "character"
+INTEGERS = frozenset({"smallint", "integer", "bigint"})
 
 
 @lru_cache(READERS_MAX)
@@ -60,7 +62,11 @@ def equality(type_: PgType, collation: Collation) -> Read | None:
         if not collation.is_deterministic:
             return None
         return same_bpchar if type_.name == BPCHAR else same_text
-    if type_.name == "jsonb" and not type_.labels:
+    if type_.labels:
+        return enum(type_.labels)
+    if type_.name in INTEGERS:
+        return same_integer
+    if type_.name == "jsonb":
         return _jsonb
     if type_.kind is TypeKind.ARRAY and type_.element is not None:
         return _array(equality(type_.element, collation), type_.element)

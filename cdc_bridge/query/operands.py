@@ -17,8 +17,8 @@ from cdc_bridge.model.catalog import Collation, PgType, TypeKind
 from cdc_bridge.model.filter import Function, Literal, Operand, Path, Value
 from cdc_bridge.model.instants import DAY_US, HOUR_US, SECOND_US
 from cdc_bridge.model.row import split_array, split_object
-from cdc_bridge.query.comparing import NULL, READERS_MAX, Read, Undecided, read_numeric, read_text
-from cdc_bridge.query.row_version import Aspect
+from cdc_bridge.query.comparing import NULL, READERS_MAX, Read, Undecided, order, read_numeric, read_text
+from cdc_bridge.query.row_version import ColumnReader
 
 NUMBER_BYTES_MAX = 10_000
 """Longer ones, and those with exponents that are, PostgreSQL may refuse."""
@@ -32,32 +32,35 @@ OF_PATHS = Collation(has_plain_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """How an operand is read, and how the values that it is compared with are."""
+class OperandReader:
+    """How an operand is read of a row, and how the literals that it is compared with are read."""
 
-    aspect: Aspect
+    source: ColumnReader
     literal: Read
 
     def bounds(self, values: tuple[Value, ...]) -> tuple[Any, ...]:
-        """Raises `Undecided`. `$NOW` stays what it is."""
+        """Read the values. `$NOW` stays what it is. Raises `Undecided`."""
         return tuple(self.literal(value.raw) if isinstance(value, Literal) else value for value in values)
 
 
-def way(operand: Operand, of_column: Callable[[PgType, Collation], Read | None]) -> Way | None:
-    """`of_column` reads what a column of a type holds; the results of functions and what is in JSON have their own."""
+def operand_reader(operand: Operand, of_column: Callable[[PgType, Collation], Read | None]) -> OperandReader | None:
+    """Return how to read an operand, or None when memory cannot.
+
+    `of_column` reads a column of a type; the results of functions and what is in JSON have readers of their own.
+    """
     column = operand.column
+    read: Read | None
     if isinstance(operand, Path):
         read, literal = path(operand), of_column(operand.type, OF_PATHS)
+        if literal is not None and operand.type.name == "text":
+            literal = read_text  # as `path` gives it, whatever a column of text would be read as
     elif operand.function is not None:
-        read = function(operand.function, column.type)
-        literal = of_column(operand.type, OF_PATHS)
+        read, literal = function(operand.function, column.type), of_column(operand.type, OF_PATHS)
+        if literal is not None:
+            literal = order(operand.type, OF_PATHS)  # functions give integers
     else:
         read = literal = of_column(column.type, column.collation)
-    if read is None or literal is None:
-        return None
-    if isinstance(operand, Path) and operand.type.name == "text":
-        literal = read_text  # as `path` gives it, whatever a column of text would be read as
-    return Way((column.name, read), literal)
+    return None if read is None or literal is None else OperandReader(ColumnReader(column.name, read), literal)
 
 
 @lru_cache(READERS_MAX)

@@ -10,8 +10,8 @@ from cdc_bridge.model.catalog import Collation, PgType, TypeKind
 from cdc_bridge.model.filter import Comparison, Operand, Operator, Path
 from cdc_bridge.query import comparing
 from cdc_bridge.query.comparing import Read, Undecided
-from cdc_bridge.query.operands import way as way_of
-from cdc_bridge.query.row_version import UNSURE, Aspect, Judge, RowVersion
+from cdc_bridge.query.operands import operand_reader
+from cdc_bridge.query.row_version import UNSURE, ColumnReader, Judge, RowVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +54,16 @@ def _text_pattern(comparison: Comparison, question: _Pattern) -> Judge | None:
     read = _folded_characters if question.is_folded else _characters
     if question.is_folded and not _can_fold(comparison.operand, question):
         return None
-    way = way_of(comparison.operand, read)
-    if way is None:
+    reader = operand_reader(comparison.operand, read)
+    if reader is None:
         return None
     try:
-        (part,) = way.bounds(comparison.values)
+        (part,) = reader.bounds(comparison.values)
     except Undecided:
         return None
     if comparison.operand.type.name == comparing.BPCHAR and question.matches is operator.eq:
-        return _of_text(_equal_but_for_blanks, part, way.aspect, question.is_negated)
-    return _of_text(question.matches, part, way.aspect, question.is_negated)
+        return _of_text(_equal_but_for_blanks, part, reader.source, question.is_negated)
+    return _of_text(question.matches, part, reader.source, question.is_negated)
 
 
 def _can_fold(operand: Operand, question: _Pattern) -> bool:
@@ -95,9 +95,9 @@ def _equal_but_for_blanks(text: str, other: str) -> bool:
     return text.rstrip(" ") == other.rstrip(" ")
 
 
-def _of_text(matches: Callable[[str, str], bool], part: str, aspect: Aspect, is_negated: bool) -> Judge:
+def _of_text(matches: Callable[[str, str], bool], part: str, source: ColumnReader, is_negated: bool) -> Judge:
     def judge_text(image: RowVersion) -> bool | None:
-        text = image.read(aspect)
+        text = image.read(source)
         if text is None or text is UNSURE:
             return None if text is UNSURE else False
         return matches(text, part) is not is_negated
@@ -108,18 +108,18 @@ def _of_text(matches: Callable[[str, str], bool], part: str, aspect: Aspect, is_
 def _contained(comparison: Comparison) -> Judge | None:
     """Arrays contain arrays as sets do. A NULL is in none of them, and no array with one in another."""
     is_negated = comparison.operator is Operator.NCONTAINS
-    way = way_of(comparison.operand, comparing.elements)
-    if way is None:
+    reader = operand_reader(comparison.operand, comparing.elements)
+    if reader is None:
         return None
     try:
-        (wanted,) = way.bounds(comparison.values)
+        (wanted,) = reader.bounds(comparison.values)
     except Undecided:
         return None
-    aspect = way.aspect
+    source = reader.source
     is_hopeless = comparing.NULL_ELEMENT in wanted
 
     def judge_contained(image: RowVersion) -> bool | None:
-        value = image.read(aspect)
+        value = image.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return (not is_hopeless and wanted <= value) is not is_negated

@@ -29,9 +29,9 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.query import comparing
 from cdc_bridge.query.comparing import Undecided
-from cdc_bridge.query.operands import way as way_of
+from cdc_bridge.query.operands import operand_reader
 from cdc_bridge.query.patterns import PATTERNS, pattern
-from cdc_bridge.query.row_version import UNSURE, Aspect, Judge, RowVersion
+from cdc_bridge.query.row_version import UNSURE, ColumnReader, Judge, RowVersion
 
 __all__ = ["Judge", "RowVersion", "compile_filter"]
 
@@ -121,14 +121,14 @@ def _unsure_unless_null(operand: Operand) -> Judge:
 def _nullness(operand: Operand, *, is_null: bool) -> Judge:
     if isinstance(operand, Field) and operand.function is None:
         return _column_nullness(operand, is_null)
-    way = way_of(operand, comparing.equality)
-    if way is None:
+    reader = operand_reader(operand, comparing.equality)
+    if reader is None:
         name = operand.column.name
         return lambda image: is_null if image.is_null(name) else None
-    aspect = way.aspect
+    source = reader.source
 
     def judge_nullness(image: RowVersion) -> bool | None:
-        value = image.read(aspect)
+        value = image.read(source)
         return None if value is UNSURE else (value is None) is is_null
 
     return judge_nullness
@@ -147,14 +147,14 @@ def _column_nullness(field: Field, is_null: bool) -> Judge:
 def _emptiness(operand: Operand, *, is_empty: bool) -> Judge:
     """Blanks alone are empty in a char(n)."""
     name = operand.column.name
-    way = way_of(operand, lambda type_, _: comparing.characters(type_))
-    if way is None:
+    reader = operand_reader(operand, lambda type_, _: comparing.characters(type_))
+    if reader is None:
         return lambda image: is_empty if image.is_null(name) else None
-    aspect = way.aspect
+    source = reader.source
     blanks = " " if operand.type.name == comparing.BPCHAR else ""
 
     def judge_emptiness(image: RowVersion) -> bool | None:
-        value = image.read(aspect)
+        value = image.read(source)
         return None if value is UNSURE else (value is None or not value.strip(blanks)) is is_empty
 
     return judge_emptiness
@@ -180,27 +180,29 @@ _COMPARED: dict[Operator, Test] = {**_EQUAL, **_ORDERED}
 
 
 def _compared(comparison: Comparison) -> Judge | None:
-    way = way_of(comparison.operand, comparing.equality if comparison.operator in _EQUAL else comparing.order)
-    if way is None:
+    reader = operand_reader(
+        comparison.operand, comparing.equality if comparison.operator in _EQUAL else comparing.order
+    )
+    if reader is None:
         return None
     try:
-        bounds = way.bounds(comparison.values)
+        bounds = reader.bounds(comparison.values)
     except Undecided:
         return None
     if not any(isinstance(bound, Now) for bound in bounds):
-        return _with_fixed(comparison.operator, way.aspect, bounds)
+        return _with_fixed(comparison.operator, reader.source, bounds)
     if comparison.operand.type.name not in _INSTANTS:
         return None
-    return _with_moving(_COMPARED[comparison.operator], way.aspect, bounds)
+    return _with_moving(_COMPARED[comparison.operator], reader.source, bounds)
 
 
 _INSTANTS = frozenset({"date", "timestamp without time zone", "timestamp with time zone"})
 """What `$NOW` compares with: all of them are read as microseconds since 1970."""
 
 
-def _with_moving(test: Test, aspect: Aspect, bounds: tuple[Any, ...]) -> Judge:
+def _with_moving(test: Test, source: ColumnReader, bounds: tuple[Any, ...]) -> Judge:
     def judge_moving(image: RowVersion) -> bool | None:
-        value = image.read(aspect)
+        value = image.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return test(value, tuple([image.at(bound) if isinstance(bound, Now) else bound for bound in bounds]))
@@ -208,17 +210,17 @@ def _with_moving(test: Test, aspect: Aspect, bounds: tuple[Any, ...]) -> Judge:
     return judge_moving
 
 
-def _with_fixed(operator_: Operator, aspect: Aspect, bounds: tuple[Any, ...]) -> Judge:
+def _with_fixed(operator_: Operator, source: ColumnReader, bounds: tuple[Any, ...]) -> Judge:
     match operator_:
         case Operator.EQ:
-            return _equal(aspect, bounds[0])
+            return _equal(source, bounds[0])
         case Operator.IN:
-            return _among(aspect, frozenset(bounds))
+            return _among(source, frozenset(bounds))
         case Operator.NIN:
-            return _not_among(aspect, frozenset(bounds))
+            return _not_among(source, frozenset(bounds))
         case Operator.BETWEEN | Operator.NBETWEEN:
-            return _between(aspect, *bounds, is_inside=operator_ is Operator.BETWEEN)
-    return _by(_BY[operator_], aspect, bounds[0])
+            return _between(source, *bounds, is_inside=operator_ is Operator.BETWEEN)
+    return _by(_BY[operator_], source, bounds[0])
 
 
 _BY: dict[Operator, Callable[[Any, Any], bool]] = {
@@ -230,35 +232,35 @@ _BY: dict[Operator, Callable[[Any, Any], bool]] = {
 }
 
 
-def _equal(aspect: Aspect, bound: Any) -> Judge:
+def _equal(source: ColumnReader, bound: Any) -> Judge:
     """No bound equals None."""
 
     def judge_equal(image: RowVersion) -> bool | None:
-        value = image.read(aspect)
+        value = image.read(source)
         return None if value is UNSURE else value == bound
 
     return judge_equal
 
 
-def _among(aspect: Aspect, bounds: frozenset[Any]) -> Judge:
+def _among(source: ColumnReader, bounds: frozenset[Any]) -> Judge:
     def judge_among(image: RowVersion) -> bool | None:
-        value = image.read(aspect)
+        value = image.read(source)
         return None if value is UNSURE else value in bounds
 
     return judge_among
 
 
-def _not_among(aspect: Aspect, bounds: frozenset[Any]) -> Judge:
+def _not_among(source: ColumnReader, bounds: frozenset[Any]) -> Judge:
     def judge_not_among(image: RowVersion) -> bool | None:
-        value = image.read(aspect)
+        value = image.read(source)
         return None if value is UNSURE else value is not None and value not in bounds
 
     return judge_not_among
 
 
-def _between(aspect: Aspect, low: Any, high: Any, *, is_inside: bool) -> Judge:
+def _between(source: ColumnReader, low: Any, high: Any, *, is_inside: bool) -> Judge:
     def judge_between(image: RowVersion) -> bool | None:
-        value = image.read(aspect)
+        value = image.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return (low <= value <= high) is is_inside
@@ -266,9 +268,9 @@ def _between(aspect: Aspect, low: Any, high: Any, *, is_inside: bool) -> Judge:
     return judge_between
 
 
-def _by(compare: Callable[[Any, Any], bool], aspect: Aspect, bound: Any) -> Judge:
+def _by(compare: Callable[[Any, Any], bool], source: ColumnReader, bound: Any) -> Judge:
     def judge_by(image: RowVersion) -> bool | None:
-        value = image.read(aspect)
+        value = image.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return compare(value, bound)

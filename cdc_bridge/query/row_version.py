@@ -1,17 +1,22 @@
-"""One image of a row, as the comparisons of many filters look at it."""
+"""A version of a row, as the comparisons of many filters look at it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 from cdc_bridge.model.filter import Now
-from cdc_bridge.model.row import RowValues
+from cdc_bridge.model.row import Row, RowValues
 from cdc_bridge.query import moment
 from cdc_bridge.query.comparing import NULL, Read, Undecided
 
-Aspect: TypeAlias = tuple[str, Read]
-"""A column and how it is read; equal ones are read once."""
+
+class ColumnReader(NamedTuple):
+    """A column and how its values are read; equal readers read once."""
+
+    column: str
+    read: Read
+
 
 UNSURE: Any = object()
 """What is read where memory cannot tell. NULL is read as None."""
@@ -19,28 +24,48 @@ UNSURE: Any = object()
 _UNREAD: Any = object()
 
 
+def raw_value(row: RowValues, column: str) -> bytes | None:
+    """Return None for NULL, and for a column that is younger than the row. (A `json` may have blanks around it.)"""
+    value = row.get(column)
+    if value is None:
+        return None
+    raw = bytes(value).strip()
+    return None if raw == NULL else raw
+
+
+def read_value(read: Read, raw: bytes | None) -> Any:
+    """Return None for NULL, UNSURE, or a value to compare."""
+    if raw is None:
+        return None
+    try:
+        return read(raw)
+    except Undecided:
+        return UNSURE
+
+
 class RowVersion:
-    """One image of a row at one moment, in microseconds since 1970. It keeps what has been read of it."""
+    """A row as filters look at it at one moment, in microseconds since 1970. What has been read of it is kept."""
 
     __slots__ = ("_known", "_row", "now_us")
 
     def __init__(self, row: RowValues, now_us: int) -> None:
-        self._row = row
+        self._row = row.columns if isinstance(row, Row) else row
         self._known: dict[Hashable, Any] = {}
         self.now_us = now_us
 
-    def is_null(self, name: str) -> bool:
-        return self._raw(name) is None
+    def is_null(self, column: str) -> bool:
+        return self._raw(column) is None
 
-    def read(self, aspect: Aspect) -> Any:
-        """None for NULL, UNSURE, or a value to compare."""
-        value = self._known.get(aspect, _UNREAD)
+    def read(self, reader: ColumnReader) -> Any:
+        """Return None for NULL, UNSURE, or a value to compare."""
+        value = self._known.get(reader, _UNREAD)
         if value is _UNREAD:
-            value = self._known[aspect] = self._read(*aspect)
+            column, read = reader
+            value = self._known[reader] = read_value(read, self._raw(column))
         return value
 
     def at(self, now: Now) -> int:
-        """What `$NOW` is for this image. To move it by months takes a while."""
+        """Return what `$NOW` is for this row. To move it by months takes a while."""
         if not now.months:
             return moment.at(now, self.now_us)
         instant = self._known.get(now)
@@ -48,22 +73,10 @@ class RowVersion:
             instant = self._known[now] = moment.at(now, self.now_us)
         return int(instant)
 
-    def _read(self, name: str, read: Read) -> Any:
-        raw = self._raw(name)
-        if raw is None:
-            return None
-        try:
-            return read(raw)
-        except Undecided:
-            return UNSURE
-
-    def _raw(self, name: str) -> bytes | None:
-        """None for NULL, and for a column that is younger than the image. (A `json` may have blanks around it.)"""
-        raw = self._known.get(name, _UNREAD)
+    def _raw(self, column: str) -> bytes | None:
+        raw = self._known.get(column, _UNREAD)
         if raw is _UNREAD:
-            value = self._row.get(name)
-            raw = None if value is None else bytes(value).strip()
-            raw = self._known[name] = None if raw == NULL else raw
+            raw = self._known[column] = raw_value(self._row, column)
         return raw  # type: ignore[no-any-return]
 
 
@@ -94,4 +107,4 @@ class RowVersions(Sequence[RowVersion]):
 
 
 Judge: TypeAlias = Callable[[RowVersion], bool | None]
-"""None: the database has to say."""
+"""Judges a row by a filter. None: the database has to say."""

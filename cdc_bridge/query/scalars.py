@@ -82,6 +82,13 @@ def same_text(raw: bytes) -> bytes:
     return raw
 
 
+def same_integer(raw: bytes) -> bytes:
+    """PostgreSQL writes equal integers alike."""
+    if not (raw.isdigit() or (raw[:1] == b"-" and raw[1:].isdigit())):
+        raise Undecided
+    return raw
+
+
 def same_bpchar(raw: bytes) -> bytes:
     if raw[:1] != b'"':
         raise Undecided

@@ -1,4 +1,4 @@
-"""Intervals found by a value, against a plain list of them."""
+"""IntervalTree found by a value, against a plain list of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.engine.intervals import Interval, Intervals, _Node
+from cdc_bridge.engine.intervals import Interval, IntervalTree, _Node
 
 VALUES = st.integers(0, 12)
 
@@ -46,8 +46,8 @@ def test_an_interval_of_one_value_is_not_empty():
 @settings(max_examples=200)
 @given(st.lists(st.tuples(intervals(), st.booleans()), max_size=60), st.randoms(use_true_random=False))
 def test_finds_what_a_list_would(steps, random):
-    """Intervals come and go in any order; after each step every value finds what contains it."""
-    index: Intervals[int] = Intervals()
+    """IntervalTree come and go in any order; after each step every value finds what contains it."""
+    index: IntervalTree[int] = IntervalTree()
     listed: dict[int, Interval] = {}
     for number, (interval, goes) in enumerate(steps):
         index.add(interval, number)
@@ -61,7 +61,7 @@ def test_finds_what_a_list_would(steps, random):
     assert len(index) == len(set(listed.values()))
 
 
-def _depth(index: Intervals[int]) -> int:
+def _depth(index: IntervalTree[int]) -> int:
     level = [index._root] if index._root else []
     depth = 0
     while level:
@@ -72,7 +72,7 @@ def _depth(index: Intervals[int]) -> int:
 
 def test_intervals_in_order_make_no_deep_tree():
     """Sorted arrivals are the usual ones, think of times; a plain search tree would become a list."""
-    index: Intervals[int] = Intervals()
+    index: IntervalTree[int] = IntervalTree()
     for low in range(10_000):
         index.add(Interval.at_least(low) & Interval.at_most(low + 10), low)
     assert _depth(index) < 50
@@ -87,7 +87,7 @@ def _nodes_alive() -> int:
 def test_what_is_removed_leaves_nothing_behind():
     """Not the nodes, nor the place that they took."""
     before = _nodes_alive()
-    index: Intervals[int] = Intervals()
+    index: IntervalTree[int] = IntervalTree()
     for low in range(2_000):
         index.add(Interval.at_least(low), low)
     for low in range(2_000):

@@ -12,7 +12,7 @@ from cdc_bridge.access.access_policy import AccessPolicy, view
 from cdc_bridge.access.policy_cache import Questions
 from cdc_bridge.access.rules import Rule, RuleSet, rule_policy
 from cdc_bridge.engine.event_encoder import EventEncoder, Matches
-from cdc_bridge.engine.matching import Index
+from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.relating import tables_of
 from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
@@ -375,7 +375,7 @@ def test_row_that_enters_was_perhaps_not_to_be_seen_before(is_guarded: bool, as_
 
 def test_who_is_guarded_shares_no_old_rows_with_who_is_not() -> None:
     """Their filters can be equal: the one was told what the other asks for."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(entering(is_guarded=True), "guarded")
     index.add(entering(is_guarded=False), "free")
-    assert len(index.find(MESSAGES.relation_id)) == 2
+    assert len(index.groups(MESSAGES.relation_id)) == 2

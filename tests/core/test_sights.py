@@ -15,8 +15,8 @@ import pytest
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import Rule, RuleSet
 from cdc_bridge.engine.asking import Asking
+from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.engine.hub import Hub
-from cdc_bridge.engine.matching import Index
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.model.catalog import Catalog, PgType, Reference
 from cdc_bridge.model.change import NO_ERA, Change, Era, Listening, Position
@@ -173,10 +173,10 @@ async def test_what_relations_show_is_asked_for_with_the_eyes_of_each() -> None:
 
 
 def groups_of(*wanted: Subscription) -> int:
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     for member, each in enumerate(wanted):
         index.add(each, member)
-    return len(index.find(MESSAGES.relation_id))
+    return len(index.groups(MESSAGES.relation_id))
 
 
 @pytest.mark.parametrize(("filter_", "projection"), [(OWN, None), (EQUAL, NESTED)], ids=["policy", "nested"])
@@ -198,13 +198,13 @@ async def test_what_memory_decides_is_decided_and_encoded_once_for_all_eyes() ->
 
 def test_last_of_those_who_share_leaves_nothing_behind() -> None:
     """They share a place although each has another subscription."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     both = [seen_by(ANN, EQUAL, rights=b"ann's"), seen_by(BOB, EQUAL, rights=b"bob's")]
     for member, each in enumerate(both):
         index.add(each, member)
     for member, each in enumerate(both):
         index.remove(each, member)
-    assert list(index.find(MESSAGES.relation_id)) == []
+    assert list(index.groups(MESSAGES.relation_id)) == []
 
 
 # --- what somebody may see of a table ---

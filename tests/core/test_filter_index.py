@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.engine.matching import Group, Index, Sieve
+from cdc_bridge.engine.filter_index import FilterGroup, FilterIndex, Group
 from cdc_bridge.model.catalog import Collation, Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.filter import (
@@ -31,7 +31,7 @@ from cdc_bridge.model.filter import (
     conjunction,
     disjunction,
 )
-from cdc_bridge.model.row import RowValues
+from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Aggregate, AggregateFunction, EventKind, Meta, Subscription
 from cdc_bridge.query.predicate import compile_filter
 from cdc_bridge.query.row_version import RowVersion
@@ -86,15 +86,15 @@ def asking(filter_: Filter, **facts: Any) -> Subscription:
     return replace(plain, query=replace(plain.query, filter=filter_))
 
 
-def image(values: RowValues) -> RowVersion:
-    return RowVersion(values, 0)
+def version(of: Row) -> RowVersion:
+    return RowVersion(of, 0)
 
 
-def found(index: Index[Any], *rows: RowValues, **facts: Any) -> set[Any]:
+def found(index: FilterIndex[Any], *rows: Row, **facts: Any) -> set[Any]:
     return {
         member
-        for sieve in index.candidates(500, [*map(image, rows)], **facts)
-        for group in sieve.groups
+        for filter_group in index.candidates(500, rows, **facts)
+        for group in filter_group.groups
         for member in group.members
     }
 
@@ -134,27 +134,29 @@ filters = st.recursive(
 
 
 @st.composite
-def rows(draw) -> RowValues:
+def rows(draw) -> Row:
     drawn = {field.column.name: draw(st.none() | values) for field, values in VALUES.items()}
-    return {name: msgspec.Raw(b"null" if value is None else _raw(value)) for name, value in drawn.items()}
+    members = [b'"%b":%b' % (name.encode(), b"null" if value is None else _raw(value)) for name, value in drawn.items()]
+    return Row(msgspec.Raw(b"{" + b",".join(members) + b"}"))
 
 
-def _scan(index: Index[Any], images: list[RowVersion]) -> dict[Group[Any], list[int]]:
+def _scan(index: FilterIndex[Any], rows: list[Row]) -> dict[Group[Any], list[int]]:
     """What the index has to find: every row that a filter lets through, or that the database has to judge."""
-    judged = {group: compile_filter(group.subscription.query.filter) for group in index.find(500)}
-    verdicts = {g: [i for i, each in enumerate(images) if judge(each) is not False] for g, judge in judged.items()}
+    versions = list(map(version, rows))
+    judged = {group: compile_filter(group.subscription.query.filter) for group in index.groups(500)}
+    verdicts = {g: [i for i, each in enumerate(versions) if judge(each) is not False] for g, judge in judged.items()}
     return {group: positions for group, positions in verdicts.items() if positions}
 
 
-def _groups(found: Mapping[Sieve[Any], Sequence[int]]) -> dict[Group[Any], list[int]]:
-    return {group: list(positions) for sieve, positions in found.items() for group in sieve.groups}
+def _groups(found: Mapping[FilterGroup[Any], Sequence[int]]) -> dict[Group[Any], list[int]]:
+    return {group: list(positions) for filters, positions in found.items() for group in filters.groups}
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(filters, st.booleans()), max_size=20), st.lists(rows(), max_size=4), st.randoms())
-def test_finds_whatever_a_scan_finds(steps, images, random):
+def test_finds_whatever_a_scan_finds(steps, rows, random):
     """Whatever the filters are, and in whatever order they come and go."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     present: dict[int, Subscription] = {}
     for number, (filter_, goes) in enumerate(steps):
         present[number] = asking(filter_)
@@ -162,9 +164,8 @@ def test_finds_whatever_a_scan_finds(steps, images, random):
         if goes:
             gone = random.choice(list(present))
             index.remove(present.pop(gone), gone)
-    ready = [image(each) for each in images]
-    candidates = _groups(index.candidates(500, ready))
-    for group, positions in _scan(index, ready).items():
+    candidates = _groups(index.candidates(500, rows))
+    for group, positions in _scan(index, rows).items():
         assert set(positions) <= set(candidates.get(group, ()))
     assert sorted(index.members(500)) == sorted(present)
     for number, gone in present.items():
@@ -177,31 +178,30 @@ def test_finds_whatever_a_scan_finds(steps, images, random):
     st.lists(comparisons(EXACT), max_size=20),
     st.lists(rows(), max_size=4),
 )
-def test_finds_nothing_in_vain_by_one_comparison(alone, images):
+def test_finds_nothing_in_vain_by_one_comparison(alone, rows):
     """Equality, membership and intervals are exact: where nothing else is asked for, all that is found matches."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     for number, comparison in enumerate(alone):
         index.add(asking(comparison), number)
-    ready = [image(each) for each in images]
-    assert _groups(index.candidates(500, ready)) == _scan(index, ready)
+    assert _groups(index.candidates(500, rows)) == _scan(index, rows)
 
 
 def test_each_group_is_found_once_with_its_rows():
     """An UPDATE gives old and new images; who is concerned by both judges each of them."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(asking(where(ROOM, Operator.IN, 1, 2)), "both")
     index.add(asking(where(ROOM, Operator.EQ, 2)), "new")
     index.add(asking(EVERYTHING), "all")
     index.add(asking(where(ROOM, Operator.EQ, 3)), "none")
     index.add(asking(disjunction(where(ROOM, Operator.EQ, 1), where(ROOM, Operator.LT, 2))), "twice")
-    candidates = _groups(index.candidates(500, [image(row(room=1)), image(row(room=2))]))
+    candidates = _groups(index.candidates(500, [row(room=1), row(room=2)]))
     positions = {next(iter(group.members)): at for group, at in candidates.items()}
     assert positions == {"both": [0, 1], "new": [1], "all": [0, 1], "twice": [0]}
 
 
 def test_a_conjunction_is_found_by_its_rarest_value():
     """All of a tenant's subscriptions name the tenant; the room tells them apart, wherever it stands."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     for room in range(500):
         index.add(asking(conjunction(where(TAG, Operator.EQ, "tenant"), where(ROOM, Operator.EQ, room))), room)
     hits = found(index, row(tag="tenant", room=77))
@@ -211,18 +211,18 @@ def test_a_conjunction_is_found_by_its_rarest_value():
 
 def test_a_place_in_documents_is_read_only_when_it_pays():
     """Each client may name another place, and each place that the index knows is looked for in every row."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     for room in range(100):
         place = Path(DATA.column, (f"member{room}",), TEXT)
         odd = Comparison(place, Operator.EQ, (Literal(b'"red"'),))
         index.add(asking(conjunction(odd, where(ROOM, Operator.EQ, room))), room)
     assert found(index, row(room=7, data={"member7": "red"})) == {7}
-    assert len(index._tables[500]._by_cover) == 1
+    assert len(index._tables[500]._by_key) == 1
 
 
 def test_an_interval_is_better_than_a_value_that_all_share():
     """A hundred shares of one value are worse than the guess that an interval is."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     for low in range(500):
         between = where(ROOM, Operator.BETWEEN, low, low + 1)
         index.add(asking(conjunction(where(TAG, Operator.EQ, "taxi"), between)), low)
@@ -231,7 +231,7 @@ def test_an_interval_is_better_than_a_value_that_all_share():
 
 def test_two_half_open_intervals_are_one():
     """`_gt` and `_lt` of the same field are how most clients say between."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     for low in range(100):
         index.add(asking(And((where(ROOM, Operator.GTE, low), where(ROOM, Operator.LT, low + 1)))), low)
     assert found(index, row(room=50)) == {50}
@@ -241,7 +241,7 @@ def test_two_half_open_intervals_are_one():
 
 def test_an_alternative_that_nothing_is_known_of_is_asked_about_every_row():
     """`room = 1 or tag is not 'a'`: any row may pass."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(asking(disjunction(where(ROOM, Operator.EQ, 1), where(TAG, Operator.NEQ, "a"))), "either")
     index.add(asking(conjunction(where(ROOM, Operator.EQ, 1), where(TAG, Operator.NEQ, "a"))), "both")
     assert found(index, row(room=9, tag="b")) == {"either"}
@@ -250,7 +250,7 @@ def test_an_alternative_that_nothing_is_known_of_is_asked_about_every_row():
 
 def test_now_is_another_moment_each_time():
     """Nothing can be said beforehand of a comparison with `$NOW`, but the other end of an interval can."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(asking(Comparison(ROOM, Operator.LT, (Now(),))), "now")
     index.add(asking(Comparison(ROOM, Operator.BETWEEN, (Literal(b"5"), Now()))), "from five")
     assert found(index, row(room=4)) == {"now"}
@@ -259,7 +259,7 @@ def test_now_is_another_moment_each_time():
 
 def test_null_meets_no_value_and_no_interval():
     """Nor does a column that the image lacks."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(asking(where(ROOM, Operator.NULL)), "null")
     index.add(asking(where(ROOM, Operator.EQ, 1)), "value")
     index.add(asking(where(ROOM, Operator.LT, 1)), "interval")
@@ -268,7 +268,7 @@ def test_null_meets_no_value_and_no_interval():
 
 def test_a_value_that_memory_cannot_read_could_be_any():
     """An image may be older than its column's type. It concerns all that stand by this column, and nobody else."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(asking(where(ROOM, Operator.EQ, 1)), "value")
     index.add(asking(where(ROOM, Operator.GT, 1)), "interval")
     index.add(asking(where(ROOM, Operator.NULL)), "null")
@@ -278,7 +278,7 @@ def test_a_value_that_memory_cannot_read_could_be_any():
 
 def test_functions_and_places_in_documents_are_found_by_their_values():
     """`year(at) = 2026`, and what stands at `tags -> 0`."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(asking(where(YEAR, Operator.EQ, 2026)), "year")
     index.add(asking(Comparison(PART, Operator.EQ, (Literal(b'"red"'),))), "red")
     index.add(asking(Comparison(PART, Operator.NULL)), "none")
@@ -288,7 +288,7 @@ def test_functions_and_places_in_documents_are_found_by_their_values():
 
 def test_empty_is_null_or_no_text():
     """Of text; of what is no text, a number say, it is left to the database unless it is NULL."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(asking(where(TAG, Operator.EMPTY)), "text")
     index.add(asking(where(PAIR, Operator.NULL)), "pair")
     assert found(index, row(tag="", pair={"a": 1})) == {"text", "pair"}
@@ -298,52 +298,52 @@ def test_empty_is_null_or_no_text():
 
 def test_what_memory_cannot_compare_is_asked_about_every_row():
     """PostgreSQL has no equality for `point`."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(asking(where(PLACE, Operator.EQ, "(1,2)")), "there")
     assert found(index, row(place="(3,4)")) == {"there"}
 
 
 def test_an_item_is_found_by_its_key():
     """Of 100,000 who follow one row each, a change concerns those who follow its row."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     for key in range(100):
         index.add(asking(EVERYTHING, item=b"%d" % key), key)
     index.add(asking(EVERYTHING), -1)
-    assert found(index, row(room=7), row(room=8), keys=[b"7", b"8"]) == {7, 8, -1}
+    assert found(index, row(room=7), row(room=8), key=lambda row: bytes(row["room"])) == {7, 8, -1}
     assert len(found(index, row(room=7))) == 101
 
 
 def test_other_tables_are_not_concerned():
     """Nor is a table that nobody follows."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(subscription(MESSAGES), "messages")
     assert not found(index, row(room=1))
-    assert not index.find(500)
+    assert not index.groups(500)
     assert not index.members(500)
     assert index.members(100) == ["messages"]
 
 
 def test_equal_subscriptions_are_one_group():
     """They differ in who asked, and in how much of the initial data."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     filter_ = where(ROOM, Operator.EQ, 1)
     index.add(asking(filter_, uid="a"), "a")
     index.add(asking(where(ROOM, Operator.EQ, 1), uid="b", cursor=True), "b")
     limited = asking(filter_)
     index.add(replace(limited, query=replace(limited.query, limit=1, offset=5)), "c")
-    (group,) = index.find(500)
+    (group,) = index.groups(500)
     assert list(group.members) == ["a", "b", "c"]
     assert group.subscription.uid is None
 
 
 def test_equal_filters_are_judged_by_the_same_function():
     """Whatever else is different, so that who judges can tell that it has judged already."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(asking(where(ROOM, Operator.EQ, 1)), "all")
     index.add(asking(where(ROOM, Operator.EQ, 1), event=EventKind.CREATE), "new")
     index.add(asking(where(ROOM, Operator.EQ, 1), item=b"1"), "one")
-    first, second = index.candidates(500, [image(row(room=1))], [b"1"])
-    assert [[list(group.members) for group in sieve.groups] for sieve in (first, second)] == [
+    first, second = index.candidates(500, [row(room=1)], lambda row: b"1")
+    assert [[list(group.members) for group in filters.groups] for filters in (first, second)] == [
         [["all"], ["new"]],
         [["one"]],
     ]
@@ -372,23 +372,23 @@ PLAIN = asking(EVERYTHING)
 )
 def test_subscriptions_with_other_events_are_other_groups(other):
     """Whatever their events depend on tells them apart."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     index.add(PLAIN, "plain")
     index.add(other, "other")
-    assert [list(group.members) for group in index.find(500)] == [["plain"], ["other"]]
+    assert [list(group.members) for group in index.groups(500)] == [["plain"], ["other"]]
 
 
 def test_figures_depend_on_the_limit():
     """They are read anew after each change, so two limits are two groups."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     for limit in (1, 2):
         index.add(replace(PLAIN, query=replace(PLAIN.query, aggregate=FIGURES, limit=limit)), limit)
-    assert len(index.find(500)) == 2
+    assert len(index.groups(500)) == 2
 
 
 def test_who_is_not_there_cannot_be_removed():
     """It would be a mistake of ours, and hidden it would leak."""
-    index: Index[str] = Index()
+    index: FilterIndex[str] = FilterIndex()
     with pytest.raises(KeyError):
         index.remove(PLAIN, "nobody")
     index.add(PLAIN, "somebody")
@@ -398,7 +398,7 @@ def test_who_is_not_there_cannot_be_removed():
 
 def test_thousands_that_come_and_go_leave_nothing_behind():
     """Not even empty places beside the one that stays."""
-    index: Index[int] = Index()
+    index: FilterIndex[int] = FilterIndex()
     passing = [
         shape(number)
         for number in range(1_000)
@@ -415,9 +415,9 @@ def test_thousands_that_come_and_go_leave_nothing_behind():
     for number, each in enumerate(passing):
         index.remove(each, number)
     table = index._tables[500]
-    assert (len(table.groups), len(table._sieves), len(table._by_every_row)) == (1, 1, 1)
-    assert (len(table._by_cover), len(table._by_item)) == (0, 0)
-    rosters = table.groups, table._sieves, table._by_every_row, table._by_item._items
-    assert all(each.__sizeof__() < 3_000 for each in rosters)
+    assert (len(table.groups), len(table._filters), len(table._by_every_row)) == (1, 1, 1)
+    assert (len(table._by_key), len(table._by_item)) == (0, 0)
+    dicts = table.groups, table._filters, table._by_every_row, table._by_item._items
+    assert all(each.__sizeof__() < 3_000 for each in dicts)
     index.remove(PLAIN, -1)
     assert not index._tables

@@ -6,55 +6,55 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.engine.roster import Crew, Roster, joined, left
+from cdc_bridge.engine.compact_dict import CompactDict, ItemSet, with_item, without_item
 
 
 @given(st.lists(st.integers(0, 50), max_size=200))
-def test_a_roster_holds_what_a_dict_would(steps):
+def test_a_compact_holds_what_a_dict_would(steps):
     """In the same order, also after it has shrunk."""
-    roster: Roster[int, int] = Roster()
+    compact: CompactDict[int, int] = CompactDict()
     plain: dict[int, int] = {}
     for number, key in enumerate(steps):
         if key in plain:
-            roster.drop(key)
+            compact.drop(key)
             del plain[key]
         else:
-            roster.put(key, number)
+            compact.put(key, number)
             plain[key] = number
-        assert list(roster.items()) == list(plain.items())
+        assert list(compact.items()) == list(plain.items())
 
 
-def test_a_roster_shrinks_to_what_is_left():
+def test_a_compact_shrinks_to_what_is_left():
     """A dict would stay as large as it has ever been."""
-    roster: Roster[int, None] = Roster()
+    compact: CompactDict[int, None] = CompactDict()
     for key in range(10_000):
-        roster.put(key, None)
+        compact.put(key, None)
     for key in range(9_990):
-        roster.drop(key)
-    assert list(roster) == list(range(9_990, 10_000))
-    assert roster.__sizeof__() < 3_000
+        compact.drop(key)
+    assert list(compact) == list(range(9_990, 10_000))
+    assert compact.__sizeof__() < 3_000
 
 
 @given(st.lists(st.integers(0, 20), max_size=100))
-def test_a_crew_is_each_item_once(steps):
+def test_a_items_is_each_item_once(steps):
     """Few or many, whoever comes or goes."""
-    crew: Crew[int] = ()
+    items: ItemSet[int] = ()
     plain: dict[int, None] = {}
     for item in steps:
         if item in plain:
-            crew = left(crew, item)
+            items = without_item(items, item)
             del plain[item]
         else:
-            crew = joined(crew, item)
+            items = with_item(items, item)
             plain[item] = None
-        assert list(crew) == list(plain)
+        assert list(items) == list(plain)
 
 
 @pytest.mark.parametrize("count", [0, 1, 30])
-def test_who_is_not_in_a_crew_cannot_leave_it(count):
+def test_who_is_not_in_a_items_cannot_leave_it(count):
     """Or a mistake of ours would go unseen."""
-    crew: Crew[int] = ()
+    items: ItemSet[int] = ()
     for item in range(count):
-        crew = joined(crew, item)
+        items = with_item(items, item)
     with pytest.raises(KeyError):
-        left(crew, -1)
+        without_item(items, -1)

@@ -1,0 +1,210 @@
+"""Finds the subscriptions that a change concerns.
+
+Equal subscriptions, those that differ only in who asked, form one group: what a change means to them is computed once.
+Groups with the same filter, which also follow the same item if any, share a `FilterGroup`: it is found by the item, or
+by the keys of its filter (`index_keys`), and its filter is evaluated once.
+
+Rows are looked up by distinct value: a column is read once for all rows of a change that have the same value there.
+What memory cannot read could be any value, so it finds everything that is kept by that column.
+
+Bound: nothing is kept of what has been removed. Adding, removing and finding cost the same, or O(log n), whatever the
+number of subscriptions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Generic, TypeVar
+
+from cdc_bridge.engine.compact_dict import CompactDict, ItemSet, with_item, without_item
+from cdc_bridge.engine.index_keys import IndexKeys, KeyIndex, ValueIndex, index_keys
+from cdc_bridge.model.filter import Filter, of_the_past
+from cdc_bridge.model.row import Row
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.subscription import Subscription
+from cdc_bridge.query.predicate import compile_filter
+from cdc_bridge.query.row_version import Judge
+
+PREDICATES_MAX = 64
+"""Compiled filters that are kept for the next group with the same one."""
+
+Member = TypeVar("Member", bound=Hashable)
+
+
+@dataclass(slots=True, eq=False)
+class Group(Generic[Member]):
+    """`subscription` stands for all members; its `uid` is nobody's. Members keep their order of arrival."""
+
+    subscription: Subscription
+    members: CompactDict[Member, None] = field(default_factory=CompactDict)
+
+
+class FilterGroup(Generic[Member]):
+    """The groups that have one filter, and follow the same item where they follow one.
+
+    `predicate` says whether the filter matches a row, None where the database has to; `former` says it of rows as they
+    were (see `filter.of_the_past`). Without `keys` the group is found by every row.
+    """
+
+    __slots__ = ("_by_context", "filter", "former", "groups", "item", "keys", "predicate")
+
+    def __init__(self, filter_: Filter, item: bytes | None = None, keys: IndexKeys | None = None) -> None:
+        self.filter = filter_
+        self.item = item
+        self.keys = keys
+        self.predicate, self.former = _predicates(filter_)
+        self.groups: ItemSet[Group[Member]] = ()
+        self._by_context: Mapping[SecurityContext, Sequence[Group[Member]]] | None = None
+
+    @property
+    def by_context(self) -> Mapping[SecurityContext, Sequence[Group[Member]]]:
+        """The groups by the context on whose behalf the database is asked."""
+        if self._by_context is None:
+            found: dict[SecurityContext, list[Group[Member]]] = {}
+            for group in self.groups:
+                found.setdefault(group.subscription.asked_by, []).append(group)
+            self._by_context = found
+        return self._by_context
+
+    def put(self, group: Group[Member]) -> None:
+        self.groups = with_item(self.groups, group)
+        self._by_context = None
+
+    def drop(self, group: Group[Member]) -> None:
+        self.groups = without_item(self.groups, group)
+        self._by_context = None
+
+
+class FilterIndex(Generic[Member]):
+    """See the module's docstring."""
+
+    def __init__(self) -> None:
+        self._tables: dict[int, _TableIndex[Member]] = {}
+
+    def add(self, subscription: Subscription, member: Member) -> None:
+        table = self._tables.setdefault(subscription.collection.relation_id, _TableIndex())
+        table.add(subscription, member)
+
+    def remove(self, subscription: Subscription, member: Member) -> None:
+        """Raises `KeyError` when it is not there."""
+        relation_id = subscription.collection.relation_id
+        table = self._tables[relation_id]
+        table.remove(subscription, member)
+        if not table.groups:
+            del self._tables[relation_id]
+
+    def groups(self, relation_id: int) -> Collection[Group[Member]]:
+        """Return all groups of a table."""
+        table = self._tables.get(relation_id)
+        return () if table is None else table.groups.values()
+
+    def members(self, relation_id: int) -> list[Member]:
+        return [member for group in self.groups(relation_id) for member in group.members]
+
+    def candidates(
+        self, relation_id: int, rows: Sequence[Row], key: Callable[[Row], bytes] | None = None
+    ) -> Mapping[FilterGroup[Member], Sequence[int]]:
+        """Return the groups that these rows may concern, each with the positions of the rows in question, in order.
+
+        The filter of a group matches no other row. `rows` of an UPDATE are the old ones and the new ones. `key` encodes
+        the key of a row; without it all groups that follow one item are found.
+        """
+        table = self._tables.get(relation_id)
+        return {} if table is None else table.candidates(rows, key)
+
+
+class _TableIndex(Generic[Member]):
+    """The groups of one table by what they are, and by what they are found by."""
+
+    def __init__(self) -> None:
+        self.groups: CompactDict[tuple[FilterGroup[Member], Hashable], Group[Member]] = CompactDict()
+        self._filters: CompactDict[tuple[Filter, bytes | None], FilterGroup[Member]] = CompactDict()
+        self._by_every_row: CompactDict[FilterGroup[Member], None] = CompactDict()
+        self._by_item: ValueIndex[FilterGroup[Member]] = ValueIndex()
+        self._by_key: KeyIndex[FilterGroup[Member]] = KeyIndex()
+
+    def add(self, subscription: Subscription, member: Member) -> None:
+        filter_, item = subscription.query.filter, subscription.item
+        filter_group = self._filters.get((filter_, item))
+        if filter_group is None:
+            filter_group = self._put(filter_, item)
+        kind = filter_group, _kind(subscription)
+        group = self.groups.get(kind)
+        if group is None:
+            group = Group(replace(subscription, uid=None, key=None, request=None, cursor=False, rights=b""))
+            self.groups.put(kind, group)
+            filter_group.put(group)
+        group.members.put(member, None)
+
+    def remove(self, subscription: Subscription, member: Member) -> None:
+        filter_group = self._filters[subscription.query.filter, subscription.item]
+        kind = filter_group, _kind(subscription)
+        group = self.groups[kind]
+        group.members.drop(member)
+        if not group.members:
+            self.groups.drop(kind)
+            filter_group.drop(group)
+            if not filter_group.groups:
+                self._drop(filter_group)
+
+    def candidates(
+        self, rows: Sequence[Row], key: Callable[[Row], bytes] | None
+    ) -> Mapping[FilterGroup[Member], Sequence[int]]:
+        every = range(len(rows))
+        found: dict[FilterGroup[Member], Sequence[int]] = dict.fromkeys(self._by_every_row, every)
+        if self._by_key:
+            found.update([(group, sorted(positions)) for group, positions in self._by_key.find(rows).items()])
+        if self._by_item:
+            found.update(dict.fromkeys(self._by_item, every) if key is None else self._by_keys(rows, key))
+        return found
+
+    def _by_keys(self, rows: Sequence[Row], key: Callable[[Row], bytes]) -> Mapping[FilterGroup[Member], Sequence[int]]:
+        found: dict[FilterGroup[Member], list[int]] = {}
+        for position, row in enumerate(rows):
+            for group in self._by_item.at(key(row)):
+                found.setdefault(group, []).append(position)
+        return found
+
+    def _put(self, filter_: Filter, item: bytes | None) -> FilterGroup[Member]:
+        """An item says more than any filter, so a group that follows one is found by it alone."""
+        keys = index_keys(filter_, self._by_key.cost) if item is None else None
+        group: FilterGroup[Member] = FilterGroup(filter_, item, keys)
+        self._filters.put((filter_, item), group)
+        if item is not None:
+            self._by_item.add((item,), group)
+        elif keys is None:
+            self._by_every_row.put(group, None)
+        else:
+            self._by_key.add(keys, group)
+        return group
+
+    def _drop(self, group: FilterGroup[Member]) -> None:
+        self._filters.drop((group.filter, group.item))
+        if group.item is not None:
+            self._by_item.remove((group.item,), group)
+        elif group.keys is None:
+            self._by_every_row.drop(group)
+        else:
+            self._by_key.remove(group.keys, group)
+
+
+@lru_cache(PREDICATES_MAX)
+def _predicates(filter_: Filter) -> tuple[Judge, Judge]:
+    """Return the predicates of rows as they are, and as they were."""
+    predicate, past = compile_filter(filter_), of_the_past(filter_)
+    return predicate, predicate if past is filter_ else compile_filter(past)
+
+
+def _kind(subscription: Subscription) -> Hashable:
+    """Return what the events of a subscription depend on besides the filter. Limit and offset shape its initial data
+    only, unless there is nothing but that: figures, which are read anew.
+    """
+    query = subscription.query
+    cut = query.aggregate and (query.limit, query.offset)
+    read = query.projection, query.sort, query.aggregate, query.meta, cut
+    shown = subscription.tx, subscription.old, subscription.changes_only, subscription.related
+    hides_old = subscription.old and subscription.is_guarded
+    seen = subscription.asked_by, subscription.collection.key, subscription.allowed, hides_old
+    return read, subscription.event, subscription.item, shown, seen
