@@ -218,6 +218,7 @@ def request_policy(
         ),
         allowed_origins=tuple(options.allowed_origins),
         not_ready=not_ready,
+        subscriptions=lambda: len(broker.hub),
         loopback_only=is_loopback(options.host),
     )
 

@@ -53,7 +53,8 @@ class Hub:
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
 
     def __len__(self) -> int:
-        return len(self._roll)
+        """The number of subscriptions."""
+        return len(self._roll) + len(self._suspended)
 
     @property
     def stale(self) -> Stale:

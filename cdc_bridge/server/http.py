@@ -53,15 +53,18 @@ class RequestPolicy:
     """Whether the port is on a loopback address, where only this machine's names are anybody's host."""
 
     is_open: bool = True
+    subscriptions: Callable[[], int] = lambda: 0
+    """Return how many there are."""
 
     def answer(self, request: Request) -> Answer | None:
         """Return the answer to a request that may not be upgraded, whoever sends it, else None."""
-        path = request.path.partition("?")[0]
+        path, _, query = request.path.partition("?")
         if path == "/healthz":
             return HTTPStatus.OK, "alive\n"
         if path == "/readyz":
             reason = self.not_ready()
-            return HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK, f"{reason or 'ready'}\n"
+            status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
+            return status, f"{reason or 'ready'}\n{self._counts() if query == 'verbose' else ''}"
         if path != WEBSOCKET_PATH:
             return HTTPStatus.NOT_FOUND, "nothing here\n"
         if not self.is_open:
@@ -73,6 +76,9 @@ class RequestPolicy:
             log.debug("a web page of another origin was turned away", extra=facts(origin=origin, host=host))
             return HTTPStatus.FORBIDDEN, "this origin is not allowed\n"
         return None
+
+    def _counts(self) -> str:
+        return f"connections {self.limits.admitted_count}\nsubscriptions {self.subscriptions()}\n"
 
     def client_of(self, headers: Headers, peer: str) -> str:
         """Return whose connection this is. What the last proxy has added is true; what is before it may be a lie."""

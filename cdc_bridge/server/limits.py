@@ -70,6 +70,11 @@ class ConnectionLimits:
     _inside: dict[str, int] = field(default_factory=dict)
     _inside_count: int = 0
 
+    @property
+    def admitted_count(self) -> int:
+        """The number of connections that may be, or have been, upgraded."""
+        return self._inside_count
+
     def knock(self, visitor: Visitor, peer: str) -> None:
         """Count a connection that was accepted. Turn away those that have to give way for it."""
         address = counted(peer)

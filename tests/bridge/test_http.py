@@ -49,6 +49,20 @@ async def test_health_is_about_the_process_and_readiness_about_the_database(tabl
         assert await answer(bridge, "/readyz") == (503, "not listening to the database")
 
 
+async def test_verbose_readiness_counts_connections_and_subscriptions(table: Database) -> None:
+    async with running_bridge(table.dsn) as bridge:
+        assert await answer(bridge, "/readyz?verbose") == (200, "ready\nconnections 0\nsubscriptions 0")
+        async with await Client.connect(bridge.url) as client:
+            for uid in ("a", "b"):
+                await client.send({"type": "subscribe", "collection": "t", "uid": uid})
+                await client.expect(event="init")
+            assert await answer(bridge, "/readyz?verbose") == (200, "ready\nconnections 1\nsubscriptions 2")
+            await client.send({"type": "unsubscribe", "uid": "a"})
+            await client.expect(event="unsubscribe")
+            assert await answer(bridge, "/readyz?verbose") == (200, "ready\nconnections 1\nsubscriptions 1")
+        await bridge.counts_become(connections=0, subscriptions=0)
+
+
 @pytest.mark.parametrize("path", ["/", "/other", "/websocket/", "/healthz/x"])
 async def test_other_paths_are_answered_at_once(table: Database, path: str) -> None:
     async with running_bridge(table.dsn) as bridge:

@@ -43,6 +43,7 @@ async def test_nothing_arrives_of_a_subscription_that_ended_while_its_data_were_
             await hold.is_waited_for()
             await client.send({"type": "unsubscribe", "uid": "ended"})
             await client.expect(event="unsubscribe", uid="ended")
+            assert (await bridge.counts())["subscriptions"] == 0
         await sessions_are_idle(table)
         await subscribe(client, "fence")
         await client.expect(event="init", uid="fence", data=[])
@@ -59,6 +60,7 @@ async def test_same_uid_again_while_data_are_read_is_the_new_subscription_alone(
             await client.expect(event="init", uid="u", data=[])
             table.execute("INSERT INTO t VALUES (1, 'old')")
             await client.expect(event="create", uid="u", data=[{"v": "old"}])
+            assert (await bridge.counts())["subscriptions"] == 1
         await sessions_are_idle(table)
         table.execute("INSERT INTO t VALUES (2, 'new')")
         await client.expect(event="create", uid="u", data=[{"v": "new"}])

@@ -40,6 +40,17 @@ class RunningBridge:
             while await is_ready(self.http):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
+    async def counts(self) -> dict[str, int]:
+        """What `/readyz?verbose` counts: connections and subscriptions."""
+        _, *lines = (await asyncio.to_thread(_get, f"{self.http}/readyz?verbose"))[1].splitlines()
+        return {name: int(count) for name, count in (line.split() for line in lines)}
+
+    async def counts_become(self, **expected: int) -> None:
+        """Wait until it counts so many. Nothing but asking tells."""
+        async with asyncio.timeout(READY_WITHIN_S):
+            while not (await self.counts()).items() >= expected.items():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
     async def ended(self) -> None:
         """Wait until it ends by itself; raises what it ends with."""
         await asyncio.shield(self._running)
@@ -196,12 +207,13 @@ async def _until_ready(http: str, *watched: asyncio.Task[None]) -> None:
 
 
 async def is_ready(http: str) -> bool:
-    return await asyncio.to_thread(_status, f"{http}/readyz") == 200
+    return (await asyncio.to_thread(_get, f"{http}/readyz"))[0] == 200
 
 
-def _status(url: str) -> int:
+def _get(url: str) -> tuple[int, str]:
+    """Status and text of an answer."""
     try:
         with urllib.request.urlopen(url, timeout=5) as response:
-            return int(response.status)
+            return int(response.status), response.read().decode()
     except urllib.error.HTTPError as error:
-        return error.code
+        return error.code, ""
