@@ -20,7 +20,7 @@ from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Relation
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.model.frames import event_frame
+from cdc_bridge.model.frames import event_body, event_tail
 from cdc_bridge.model.projection import Projection
 from cdc_bridge.model.subscription import Query, Subscription
 from cdc_bridge.model.table import Table
@@ -87,7 +87,7 @@ class Bridge:
     def encode(self, change: Change, matched: Sequence[tuple[Subscription, Matches]]) -> list[bytes]:
         encoder = EventEncoder(change, self.table)
         return [
-            event_frame(event, "1", one=False)
+            event_body(event, one=False) + event_tail("1", None)
             for subscription, matches in matched
             for event in encoder.events(subscription, matches)
         ]

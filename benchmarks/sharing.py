@@ -18,16 +18,16 @@ import orjson
 
 from benchmarks.figures import headline, in_turn, show, show_ratio
 from cdc_bridge.capture.payload import Decoder, Inline
-from cdc_bridge.engine.backlog import Backlog
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Anchor, Subscriber
 from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import NO_ERA, Change, Relation, Snapshot
-from cdc_bridge.model.cursor import Receipt
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import Comparison, Field, Literal, Operator
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.projection import Projection
-from cdc_bridge.model.subscription import Event, Query, Subscription
+from cdc_bridge.model.subscription import Query, Subscription
 from cdc_bridge.ports import InitialData
 
 MESSAGES = Collection(
@@ -72,20 +72,19 @@ class Client:
     has_room = True
 
     def __init__(self) -> None:
-        self._backlog = Backlog(1 << 24)
+        self.outbox = Outbox(1 << 24)
         self.frame_bytes = 0
 
-    def open(self, subscriber: Subscriber) -> None:
-        self._backlog.open(subscriber, subscriber.subscription.stream_uid, one=False)
+    def open(self, subscriber: Subscriber) -> None: ...
 
-    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None) -> None:
-        self._backlog.push(subscriber, event, receipt)
-        self.frame_bytes += len(self._backlog.next_frame())
+    def wake(self) -> None:
+        while self.outbox:
+            self.frame_bytes += len(self.outbox.next_frame())
 
     def subscribers(self) -> list[Subscriber]:
         return []
 
-    def silence(self, subscriber: Subscriber) -> None: ...
+    def close(self, code: CloseCode, reason: str) -> None: ...
 
     def drop(self, subscriber: Subscriber) -> None: ...
 

@@ -10,11 +10,10 @@ Bound: a subscriber waits once at most, for the newest reading, so there are nev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable
 
-from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.hub import Hub, Refresh
 from cdc_bridge.engine.readings import Readings
-from cdc_bridge.engine.stale import Refresh
 from cdc_bridge.engine.subscriber import Reading, Subscriber
 
 
@@ -42,7 +41,7 @@ class Agenda:
             else:
                 self._order_data(self._hub.start_anew(reading.subscriber))
 
-        if self._hub.stale:
+        if self._hub.has_stale:
             self._stale_ordered.set()
 
     def leave(self, subscriber: Subscriber) -> None:
@@ -59,7 +58,7 @@ class Agenda:
 
     async def next_data(self, most: int = 1) -> list[list[Reading]]:
         """Wait for readings, those of the same data together: what has waited longest, and up to so many more."""
-        await self._until(self._data_ordered, self._data)
+        await self._until(self._data_ordered, lambda: bool(self._data))
         taken: list[list[Reading]] = []
         while self._data and len(taken) < most:
             taken.append(self._data.take())
@@ -67,23 +66,23 @@ class Agenda:
 
     async def next_missed(self) -> Reading:
         """Wait for somebody who comes back with a cursor."""
-        await self._until(self._missed_ordered, self._missed)
+        await self._until(self._missed_ordered, lambda: bool(self._missed))
         return self._missed.pop(next(iter(self._missed)))
 
     async def next_stale(self) -> list[Refresh]:
         """Wait for what subscribers have to be shown again."""
-        await self._until(self._stale_ordered, self._hub.stale)
-        return self._hub.stale.take()
+        await self._until(self._stale_ordered, lambda: self._hub.has_stale)
+        return self._hub.take_stale()
 
     def _order_data(self, reading: Reading) -> None:
         self._missed.pop(reading.subscriber, None)
         self._data.add(reading)
         self._data_ordered.set()
 
-    async def _until(self, ordered: asyncio.Event, line: Sized) -> None:
+    async def _until(self, ordered: asyncio.Event, is_there: Callable[[], bool]) -> None:
         while True:
             await ordered.wait()
             await self.listening.wait()
-            if line:
+            if is_there():
                 return
             ordered.clear()

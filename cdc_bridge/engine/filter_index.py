@@ -197,6 +197,13 @@ def _predicates(filter_: Filter) -> tuple[Judge, Judge]:
     return predicate, predicate if past is filter_ else compile_filter(past)
 
 
+def topic_key(subscription: Subscription) -> Hashable:
+    """Return what is equal for subscriptions that are sent the same. What is read again, is read for one principal."""
+    is_read_again = subscription.related or subscription.query.aggregate is not None
+    read_by = (subscription.context, subscription.query, subscription.key) if is_read_again else None
+    return subscription.collection.relation_id, subscription.query.filter, _kind(subscription), read_by
+
+
 def _kind(subscription: Subscription) -> Hashable:
     """Return what the events of a subscription depend on besides the filter. Limit and offset shape its initial data
     only, unless there is nothing but that: figures, which are read anew.

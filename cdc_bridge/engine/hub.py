@@ -1,34 +1,32 @@
-"""Who follows what on this node, and the way of a change to all of them.
+"""Which subscribers follow what on this node, and the way of a change to all of them.
 
-A hub is driven by calls and never waits: a change is fanned out between two awaits of its caller. It keeps
-three things in step: the catalog, the index of subscribers, and each subscriber's feed.
+A hub is driven by calls and never waits: a change is fanned out between two awaits of its caller. It keeps three things
+in step: the catalog, the index of topics, and each subscriber's state.
 
-Guarantee: a subscriber gets one `init` first; after it, in their order, every event that concerns it and that
-the `init` did not hold; and after a gap another `init`, never silence. A subscriber that resumes gets an `init`
-without data and what it has missed (`catching.py`), while its feed keeps what is new.
+Guarantee: a subscriber gets one `init` first; after it, in their order, every event that concerns it and that the
+`init` did not hold; and after a gap another `init`, never silence. A subscriber that resumes gets an `init` without
+data and what it has missed (`replay.py`), while its topic keeps what is new.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Set
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from cdc_bridge.engine.delivery import Delivery
+from cdc_bridge.engine.collection_registry import CollectionRegistry
+from cdc_bridge.engine.dependents import rows_that_show, tables_of
 from cdc_bridge.engine.event_encoder import EventEncoder
-from cdc_bridge.engine.feed import Feed
-from cdc_bridge.engine.register import Differences, Register
-from cdc_bridge.engine.relating import tables_of
-from cdc_bridge.engine.roll import Judge, Judgement, Roll
-from cdc_bridge.engine.stale import Stale, rows_that_show
-from cdc_bridge.engine.subscriber import Anchor, Outlet, Reading, Subscriber
+from cdc_bridge.engine.registry import Judge, Judgement, SubscriberRegistry
+from cdc_bridge.engine.subscriber import FOLLOWING, Anchor, Outlet, Reading, Seals, State, Step, Subscriber
+from cdc_bridge.engine.topic import Events, Pending, Topic
 from cdc_bridge.engine.weighing import CannotTell, Weighing
 from cdc_bridge.model.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.model.change import NO_ERA, Change, Era, Operation, Position, Snapshot
 from cdc_bridge.model.cursor import Cursor, Mark, Receipt
 from cdc_bridge.model.errors import RequestError, forbidden_collection
-from cdc_bridge.model.filter import NOTHING
-from cdc_bridge.model.subscription import Event, EventKind, Subscription
+from cdc_bridge.model.filter import NOTHING, Filter
+from cdc_bridge.model.subscription import Event, EventKind, Reason, Subscription
 from cdc_bridge.model.table import Table
 from cdc_bridge.ports import InitialData
 
@@ -36,17 +34,27 @@ Concerned: TypeAlias = Callable[[Subscription], bool]
 """Whether a subscription may show something else than its subscriber is told by."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Refresh:
+    """The rows of a topic that this filter lets through, or all figures, have to be read again."""
+
+    topic: Topic
+    subscription: Subscription
+    filter: Filter
+    pending: Pending
+
+
 class Hub:
     """See the module's docstring. Methods that make readings necessary return them."""
 
     def __init__(self, held_bytes_max: int) -> None:
         self.era = NO_ERA
-        self._register = Register()
-        self._held_bytes_max = held_bytes_max
-        self._roll = Roll()
-        self._delivery = Delivery()
-        self._suspended: dict[Subscriber, None] = {}
-        self._held_back: dict[Subscriber, None] = {}
+        self._collections = CollectionRegistry()
+        self._subscribers = SubscriberRegistry(held_bytes_max)
+        self._seals = Seals()
+        self._touched: dict[Topic, None] = {}
+        self._catching_up: dict[Topic, None] = {}
+        self._stale: dict[Topic, None] = {}
         self._is_concerned: Concerned = _nobody
         self.arrangement = object()
         """Another one when subscribers have been taken from where a weighing may have found them."""
@@ -54,64 +62,59 @@ class Hub:
 
     def __len__(self) -> int:
         """The number of subscriptions."""
-        return len(self._roll) + len(self._suspended)
+        return len(self._subscribers)
 
     @property
-    def stale(self) -> Stale:
-        """What subscribers have to be shown again."""
-        return self._delivery.stale
+    def is_settled(self) -> bool:
+        """Whether everything that came has been sent, and nothing has to be read."""
+        if self.has_stale or any(subscriber.state is State.LOADING for subscriber in self._subscribers):
+            return False
+        return not any(topic.is_pending for topic in self._subscribers.topics)
 
     # --- subscribers ---
 
     def follow(self, outlet: Outlet, subscription: Subscription, after: str | None = None) -> Reading:
-        feed = Feed(self._held_bytes_max)
-        subscriber = Subscriber(outlet, subscription, feed, after, has_data=after is not None)
-        self._roll.add(subscriber)
-        self._hold_back_if_concerned(subscriber)
+        subscriber = Subscriber(outlet, subscription, self._seals, after)
+        self._subscribers.add(subscriber)
+        self._join(subscriber)
         outlet.open(subscriber)
         return subscriber.reading()
 
     def leave(self, subscriber: Subscriber) -> None:
         """End a subscription. Does nothing when it has ended already."""
-        if subscriber in self._suspended:
-            del self._suspended[subscriber]
-        elif subscriber in self._roll:
-            self._detach(subscriber)
-        else:
-            return
-        subscriber.outlet.drop(subscriber)
+        if subscriber.state is not State.ENDED:
+            self._subscribers.remove(subscriber)
+            subscriber.take(Step.LEFT)
+            subscriber.forget()
+            subscriber.outlet.drop(subscriber)
 
     def suspend(self, subscriber: Subscriber) -> None:
         """Tell it nothing more until it goes on, not even what waits for it."""
-        if subscriber in self._roll:
-            self._detach(subscriber)
-            self._suspended[subscriber] = None
-            subscriber.outlet.silence(subscriber)
+        if subscriber.state not in (State.PAUSED, State.ENDED):
+            self._subscribers.part(subscriber)
+            subscriber.take(Step.PAUSED)
+            subscriber.forget()
 
     def go_on_as(self, subscriber: Subscriber, subscription: Subscription) -> Reading | None:
-        """The same request, seen with other eyes: fresh data. None for one that has ended, or sees no different."""
-        if subscriber in self._suspended:
-            del self._suspended[subscriber]
-            subscriber.subscription = subscription
-            self._roll.add(subscriber)
-            self._hold_back_if_concerned(subscriber)
-            return self.start_anew(subscriber)
+        """The same request for another principal: fresh data. None for one that has ended, or sees the same."""
         known = subscriber.subscription
-        if subscriber not in self._roll or known == subscription:
+        if subscriber.state is State.PAUSED:
+            subscriber.subscription = subscription
+            subscriber.take(Step.RESUMED)
+            self._join(subscriber)
+            subscriber.after = None
+            return subscriber.reading()
+        if subscriber.state is State.ENDED or known == subscription:
             return None
-        self._roll.move(subscriber, subscription)
-        self._hold_back_if_concerned(subscriber)
         self.arrangement = object()
-        return None if subscription.sees_as(known) else self.start_anew(subscriber)
-
-    def _detach(self, subscriber: Subscriber) -> None:
-        self._roll.remove(subscriber)
-        self._held_back.pop(subscriber, None)
-        self._delivery.stop(subscriber)
+        reading = self._move(subscriber, subscription)
+        if reading is None and subscriber.state in FOLLOWING and not subscription.sees_as(known):
+            return self.start_anew(subscriber)
+        return reading
 
     def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
         """End a subscription and say why."""
-        if subscriber in self._roll or subscriber in self._suspended:
+        if subscriber.state is not State.ENDED:
             self.leave(subscriber)
             subscriber.outlet.refuse(subscriber, error)
 
@@ -124,47 +127,96 @@ class Hub:
 
     def begin(self, reading: Reading, anchor: Anchor, data: InitialData) -> Reading | None:
         """Send initial data and what came after it. A reading comes back when the data came too late, or another one
-        has to follow, since something that came after it cannot be told. Who is held back is sent none.
+        has to follow, since something that came after it cannot be told.
         """
-        if not reading.current or reading.subscriber in self._held_back:
+        subscriber, topic = reading.subscriber, reading.subscriber.topic
+        if not reading.current or topic is None:
             return None
+        if topic.is_late(subscriber):
+            return topic.reload(subscriber)
         era = anchor.era if anchor.era == self.era else NO_ERA
-        return self._delivery.begin(reading.subscriber, Anchor(era, anchor.shape), data)
+        subscriber.start = Position.of(era, data.snapshot)
+        subscriber.after = None
+        receipt = self.receipt(subscriber, Cursor(anchor.shape, era, (subscriber.start,)))
+        subscriber.push(_init(subscriber, data), receipt)
+        subscriber.has_data = True
+        return None if self._start(topic, subscriber, data.snapshot) else topic.reload(subscriber)
 
     def go_on(self, subscriber: Subscriber, start: Position) -> bool:
         """The client has all that `start` has: send what came after it. False when too much came to be kept, or
-        something that cannot be told.
+        something that cannot be told: then a new reading is awaited.
         """
-        return subscriber not in self._held_back and self._delivery.go_on(subscriber, start)
+        topic = subscriber.topic
+        if topic is None or subscriber.state is not State.LOADING:
+            return False
+        if not self._start(topic, subscriber, start.seen):
+            topic.reload(subscriber)
+            return False
+        subscriber.start = start
+        return True
 
     def start_anew(self, subscriber: Subscriber) -> Reading:
         """The subscriber cannot go on from where it is: fresh data."""
         subscriber.after = None
-        return self._delivery.hold(subscriber)
+        return self._reload(subscriber)
+
+    def _start(self, topic: Topic, subscriber: Subscriber, snapshot: Snapshot) -> bool:
+        if not topic.start(subscriber, snapshot):
+            return False
+        self._catching_up[topic] = None
+        subscriber.outbox.check(subscriber.outlet)
+        subscriber.outlet.wake()
+        return True
+
+    def _join(self, subscriber: Subscriber) -> None:
+        if self._is_concerned(subscriber.subscription):
+            subscriber.take(Step.WITHHELD)
+        else:
+            self._subscribers.join(subscriber)
+
+    def _reload(self, subscriber: Subscriber) -> Reading:
+        return subscriber.topic.reload(subscriber) if subscriber.topic else subscriber.reading()
+
+    def _move(self, subscriber: Subscriber, subscription: Subscription) -> Reading | None:
+        """From here on it follows something else. A reading when it may have missed what its old topic waited for."""
+        topic = subscriber.topic
+        if topic is None:
+            subscriber.subscription = subscription
+            return None
+        is_incomplete = topic.is_pending or topic in self._stale or subscriber.state is State.LOADING
+        self._subscribers.part(subscriber)
+        subscriber.subscription = subscription
+        self._join(subscriber)
+        if subscriber.topic is None:
+            return None
+        if subscriber.state is State.CATCHING_UP:
+            self._catching_up[subscriber.topic] = None
+        return subscriber.topic.reload(subscriber) if is_incomplete else None
 
     # --- receipts of what clients have been told ---
 
     def receipt(self, subscriber: Subscriber, cursor: Cursor) -> Receipt | None:
         """None for those who did not ask for cursors."""
-        return self._delivery.receipt(subscriber, cursor)
+        rights = subscriber.subscription.rights
+        return Receipt(self._seals.under(rights), cursor) if subscriber.subscription.cursor else None
 
     def open(self, subscriber: Subscriber, text: str) -> Cursor | None:
         """None for whatever is not a cursor that we gave under the rights that this one has."""
-        return self._delivery.open(subscriber, text)
+        return self._seals.under(subscriber.subscription.rights).open(text)
 
     # --- the stream ---
 
-    def weigh(self, change: Change, now_us: int) -> Weighing[Subscriber] | None:
+    def weigh(self, change: Change, now_us: int) -> Weighing[Topic] | None:
         """What a change means, and what has to be asked to know it. None if it is no matter of rows that we know."""
         collection = self.catalog.by_relation_id.get(change.relation_id)
         if collection is None or change.operation is Operation.TRUNCATE:
             return None
         table = self.table(collection.relation_id)
-        weighing: Weighing[Subscriber] = Weighing(change, collection, self.catalog, table, now_us)
-        weighing.judge_all(self._roll.index)
+        weighing: Weighing[Topic] = Weighing(change, collection, self.catalog, table, now_us)
+        weighing.judge_all(self._subscribers.index)
         return weighing
 
-    def apply(self, change: Change, weighing: Weighing[Subscriber] | None = None) -> list[Reading]:
+    def apply(self, change: Change, weighing: Weighing[Topic] | None = None) -> list[Reading]:
         """Fan out one change, as it has been weighed. Its table must be in the catalog, or nobody can follow it.
 
         What has not been weighed yet, or not been asked, is told as far as memory can.
@@ -178,136 +230,170 @@ class Hub:
         readings = self._fan_out(change, collection, weighing)
         return readings + self._make_stale(change, collection)
 
+    def flush(self) -> None:
+        """Wake every connection that has something to send, once. To be called at the end of each batch."""
+        for topic in self._touched:
+            topic.announce()
+        self._touched.clear()
+        woken = self._subscribers.woken
+        while woken:
+            outlet, _ = woken.popitem()
+            outlet.outbox.check(outlet)
+            outlet.wake()
+
+    def _publish(self, topic: Topic, change: Change, events: Events | None) -> list[Reading]:
+        if events and events[0].stale is not None:
+            topic.make_stale(events[0].stale, change.xid)
+            self._stale[topic] = None
+            return []
+        self._touched[topic] = None
+        return topic.publish(change.xid, events)
+
     def _truncate(self, change: Change, collection: Collection) -> list[Reading]:
-        self._register.truncate(change)
+        self._collections.truncate(change)
         if change.relation_id == collection.relation_id:
             self._emptied_by[collection.relation_id] = change.xid
-            self._empty(change, collection)
-            return self.hold_these(self._roll.showing(collection.relation_id))
+            readings = self._empty(change, collection)
+            return readings + _reload_all(self._subscribers.topics_showing(collection.relation_id))
         if self._emptied_by.get(collection.relation_id) == change.xid:
             return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
         return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
 
-    def _empty(self, change: Change, collection: Collection) -> None:
-        rendering = EventEncoder(change, self.table(collection.relation_id), _mark(change, collection))
-        for group in self._roll.groups(collection.relation_id):
-            self._delivery.offer(group.members, change, rendering.events(group.subscription))
-
-    def _fan_out(self, change: Change, collection: Collection, weighing: Weighing[Subscriber] | None) -> list[Reading]:
-        if not self._roll.groups(collection.relation_id):
-            return []
-        if not self._register.is_in_order(change, collection):
-            return self._delivery.lack(self._told_of(collection.relation_id), change)
+    def _empty(self, change: Change, collection: Collection) -> list[Reading]:
+        encoder = EventEncoder(change, self.table(collection.relation_id), _mark(change, collection))
         readings: list[Reading] = []
+        for topic in self._subscribers.topics_of(collection.relation_id):
+            if events := encoder.events(topic.subscription):
+                readings += self._publish(topic, change, events)
+        return readings
+
+    def _fan_out(self, change: Change, collection: Collection, weighing: Weighing[Topic] | None) -> list[Reading]:
+        if not self._subscribers.index.groups(collection.relation_id):
+            return []
+        readings: list[Reading] = []
+        if not self._collections.is_in_order(change, collection):
+            for topic in self._subscribers.topics_told_of(collection.relation_id):
+                readings += self._publish(topic, change, None)
+            return readings
         weighing = self.weigh(change, change.at) if weighing is None else weighing
         for group, told in weighing.told(_mark(change, collection)) if weighing else ():
-            if isinstance(told, CannotTell):
-                readings += self._delivery.lack(group.members, change)
-            else:
-                self._delivery.offer(group.members, change, told)
+            for topic in group.members:
+                readings += self._publish(topic, change, None if isinstance(told, CannotTell) else told)
         return readings
 
     def _make_stale(self, change: Change, collection: Collection) -> list[Reading]:
         """Rows of other tables that show what has changed have to be shown again."""
         readings: list[Reading] = []
-        for subscriber, rows in rows_that_show(change, self._roll.showing(collection.relation_id), self.catalog):
+        for topic, rows in rows_that_show(
+            change, self._subscribers.topics_showing(collection.relation_id), self.catalog
+        ):
             if rows is None:
-                readings += self._delivery.lack([subscriber], change)
+                readings += self._publish(topic, change, None)
             elif rows != NOTHING:
-                event = Event(EventKind.UPDATE, stale=rows)
-                self._delivery.offer([subscriber], change, (event,))
+                self._publish(topic, change, (Event(EventKind.UPDATE, stale=rows),))
         return readings
 
-    def await_rows(self, subscribers: Iterable[Subscriber]) -> None:
-        """What is stale for these is about to be read: until it is shown, they are told nothing else."""
-        for subscriber in subscribers:
-            subscriber.feed.wait()
+    # --- what has to be read again ---
 
-    def show(self, subscribers: Iterable[Subscriber], rows: tuple[bytes, ...], seen: Snapshot) -> list[Reading]:
-        """What was stale has been read, in a snapshot. Who has been promised fresh data meanwhile needs none of it."""
-        return self._delivery.show([subscriber for subscriber in subscribers if subscriber in self._roll], rows, seen)
+    @property
+    def has_stale(self) -> bool:
+        """Whether rows or figures have to be read again."""
+        return any(topic.needs_refresh for topic in self._stale)
+
+    def take_stale(self) -> list[Refresh]:
+        """What has to be read again. Its topics are sent nothing else until it is shown, or cannot be."""
+        ready = [topic for topic in self._stale if topic.needs_refresh]
+        refreshes = [Refresh(topic, topic.subscription, topic.stale, topic.refresh()) for topic in ready]
+        self._stale = {topic: None for topic in self._stale if topic.subscribers and topic.stale != NOTHING}
+        return refreshes
+
+    def show(self, refresh: Refresh, rows: tuple[bytes, ...], seen: Snapshot) -> list[Reading]:
+        """What was stale has been read, in a snapshot."""
+        readings = refresh.topic.show(refresh.pending, rows, seen)
+        self._touched[refresh.topic] = None
+        self.flush()
+        return readings
+
+    def give_up(self, refresh: Refresh) -> list[Reading]:
+        """It cannot be shown: fresh data for those who still wait for it."""
+        return refresh.topic.reload_all() if refresh.topic.refreshing is refresh.pending else []
 
     def heard(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
         """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
-        for subscriber in self._delivery.meeting():
-            if lagging.isdisjoint(self.collection(subscriber).filenodes):
-                self._delivery.heard(subscriber, snapshot)
+        for topic in list(self._catching_up):
+            if lagging.isdisjoint(self.collection(topic.subscription).filenodes):
+                topic.heard(snapshot)
+            if not topic.catching_up:
+                del self._catching_up[topic]
 
     def is_congested(self, relation_ids: Iterable[int]) -> bool:
         """Whether nobody who follows these tables has room. Who has much to tell may wait for the quickest of them."""
-        subscribers = [subscriber for each in relation_ids for subscriber in self._roll.following(each)]
+        topics = [topic for each in relation_ids for topic in self._subscribers.topics_of(each)]
+        subscribers = [subscriber for topic in topics for subscriber in topic.subscribers]
         return bool(subscribers) and not any(subscriber.outlet.has_room for subscriber in subscribers)
 
-    def collection(self, subscriber: Subscriber) -> Collection:
+    def collection(self, subscription: Subscription) -> Collection:
         """What it follows, as the newest catalog has it."""
-        known = subscriber.subscription.collection
+        known = subscription.collection
         return self.catalog.by_relation_id.get(known.relation_id, known)
 
     def listening(self, era: Era, secret: bytes | None) -> None:
         """Positions are of this era now, and cursors are sealed with this secret; without one, by ours alone."""
         self.era = era
         if secret is not None:
-            self._delivery.seals.take(secret)
+            self._seals.take(secret)
 
     def turn(self, era: Era) -> None:
         self.era = era
 
     def hold_not_durable(self) -> list[Reading]:
         """After a gap in listening that the log has filled: those whose changes are not in it need fresh data."""
-        return [self._delivery.hold(subscriber) for subscriber in self._roll if not self._is_logged(subscriber)]
+        return _reload_all(topic for topic in self._subscribers.topics if not self._is_logged(topic.subscription))
 
-    def _is_logged(self, subscriber: Subscriber) -> bool:
+    def _is_logged(self, subscription: Subscription) -> bool:
         """Whether the log has all changes that it is told of."""
-        shown = tables_of(subscriber.subscription) if subscriber.subscription.related else ()
+        shown = tables_of(subscription) if subscription.related else ()
         others = [self.catalog.by_relation_id.get(relation_id) for relation_id in shown]
-        return self.collection(subscriber).durable and all(each is None or each.durable for each in others)
-
-    def hold_these(self, subscribers: Iterable[Subscriber]) -> list[Reading]:
-        """After a gap that concerns these, those of them that are still here."""
-        return [self._delivery.hold(subscriber) for subscriber in subscribers if subscriber in self._roll]
+        return self.collection(subscription).durable and all(each is None or each.durable for each in others)
 
     def hold(self, relation_id: int | None = None) -> list[Reading]:
         """After a gap: everybody, or those who are told of one table, need fresh data."""
         if relation_id is None:
-            return [self._delivery.hold(subscriber) for subscriber in self._roll]
-        return [self._delivery.hold(subscriber) for subscriber in self._told_of(relation_id)]
+            return _reload_all(self._subscribers.topics)
+        return _reload_all(self._subscribers.topics_told_of(relation_id))
 
-    # --- who is held back ---
+    # --- whose rights are being asked about ---
 
     @property
     def held_back_count(self) -> int:
-        return len(self._held_back)
-
-    def is_held_back(self, subscriber: Subscriber) -> bool:
-        return subscriber in self._held_back
+        return sum(subscriber.state is State.WAITING for subscriber in self._subscribers)
 
     def hold_back(self, is_concerned: Concerned) -> None:
         """Tell those nothing who are concerned, nor who comes meanwhile and is: not before `adopt` or `release`."""
         self._is_concerned = is_concerned
-        for subscriber in self._roll:
-            self._hold_back_if_concerned(subscriber)
+        for subscriber in self._subscribers:
+            if subscriber.topic is not None and is_concerned(subscriber.subscription):
+                self._subscribers.part(subscriber)
+                subscriber.take(Step.WITHHELD)
 
     def release(self) -> list[Reading]:
         """Whoever has been held back sees what it saw, after all; but it has not been told what came meanwhile."""
-        held_back, self._held_back = self._held_back, {}
         self._is_concerned = _nobody
-        return self.hold_these(held_back)
-
-    def _hold_back_if_concerned(self, subscriber: Subscriber) -> None:
-        if self._is_concerned(subscriber.subscription):
-            self._delivery.stop(subscriber)
-            subscriber.feed.keep_nothing()
-            self._held_back[subscriber] = None
+        waiting = [subscriber for subscriber in self._subscribers if subscriber.state is State.WAITING]
+        for subscriber in waiting:
+            subscriber.take(Step.RELEASED)
+            self._subscribers.join(subscriber)
+        return [subscriber.reading() for subscriber in waiting]
 
     # --- the catalog ---
 
     @property
     def catalog(self) -> Catalog:
-        return self._register.catalog
+        return self._collections.catalog
 
     def table(self, relation_id: int) -> Table:
         """Of a collection that is in the catalog."""
-        return self._register.table(relation_id)
+        return self._collections.table(relation_id)
 
     def adopt(self, catalog: Catalog, judge: Judge, *, rights_changed: bool = False) -> list[Reading]:
         """Take over a new catalog; subscribers of changed tables are judged anew, and start anew or are refused.
@@ -316,36 +402,39 @@ class Hub:
         `rights_changed`: everybody may see something else. Whatever `judge` raises besides `RequestError` comes, in one
         group, before anything has changed.
         """
-        differences = self._register.compare(catalog)
+        differences = self._collections.compare(catalog)
         if rights_changed:
             everything = frozenset(collection.relation_id for collection in catalog.by_name.values())
             differences = replace(differences, rights=everything)
-        judged = self._roll.judged_anew(catalog, differences, judge)
-        self._register.adopt(catalog)
+        judged = self._subscribers.judged_anew(catalog, differences, judge)
+        self._collections.adopt(catalog)
         self.arrangement = object()
-        for collection in differences.gone:
-            for subscriber in self._roll.following(collection.relation_id):
-                self.refuse(subscriber, forbidden_collection(collection.name))
-        begun = [self._begin_anew(subscriber, judgement, differences) for subscriber, judgement in judged]
-        readings = {reading.subscriber: reading for reading in begun if reading is not None}
-        readings.update({reading.subscriber: reading for reading in self.release()})
-        return list(readings.values())
+        gone = {collection.relation_id: collection for collection in differences.gone}
+        for subscriber in self._subscribers if gone else ():
+            if subscriber.state is not State.PAUSED and subscriber.subscription.collection.relation_id in gone:
+                self.refuse(subscriber, forbidden_collection(gone[subscriber.subscription.collection.relation_id].name))
+        readings = [reading for each in judged if (reading := self._begin_anew(*each)) is not None]
+        altered = [t for t in self._subscribers.topics if not tables_of(t.subscription).isdisjoint(differences.anew)]
+        readings += _reload_all(altered)
+        return [reading for reading in [*readings, *self.release()] if reading.current]
 
-    def _begin_anew(self, subscriber: Subscriber, judgement: Judgement, differences: Differences) -> Reading | None:
+    def _begin_anew(self, subscriber: Subscriber, judgement: Judgement) -> Reading | None:
         """None when nothing is new to this one."""
         if isinstance(judgement, RequestError):
             self.refuse(subscriber, judgement)
             return None
         known = subscriber.subscription
-        self._roll.move(subscriber, judgement)
-        is_affected = not judgement.sees_as(known) or not tables_of(judgement).isdisjoint(differences.anew)
-        return self._delivery.hold(subscriber) if is_affected else None
+        if judgement == known:
+            subscriber.subscription = judgement
+            return None
+        reading = self._move(subscriber, judgement)
+        if reading is None and subscriber.topic is not None and not judgement.sees_as(known):
+            return subscriber.topic.reload(subscriber)
+        return reading
 
-    # --- inside ---
 
-    def _told_of(self, relation_id: int) -> Iterable[Subscriber]:
-        """Those who follow a table, or are told what happens there."""
-        return dict.fromkeys([*self._roll.following(relation_id), *self._roll.showing(relation_id)])
+def _reload_all(topics: Iterable[Topic]) -> list[Reading]:
+    return [reading for topic in topics for reading in topic.reload_all()]
 
 
 def _nobody(_: Subscription) -> bool:
@@ -354,3 +443,10 @@ def _nobody(_: Subscription) -> bool:
 
 def _mark(change: Change, collection: Collection) -> Mark | None:
     return Mark(collection.shape, change.position) if change.position else None
+
+
+def _init(subscriber: Subscriber, data: InitialData) -> Event:
+    reason = Reason.RESYNC if subscriber.has_data else None
+    if subscriber.subscription.event is not None:
+        return Event(EventKind.INIT, None, reason)
+    return Event(EventKind.INIT, data.rows, reason, data.more, meta=data.meta)

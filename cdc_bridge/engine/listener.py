@@ -16,7 +16,8 @@ from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.asking import Asking, judged_at
 from cdc_bridge.engine.catalog_watch import CatalogWatch
 from cdc_bridge.engine.hub import Hub
-from cdc_bridge.engine.subscriber import Reading, Subscriber
+from cdc_bridge.engine.subscriber import Reading
+from cdc_bridge.engine.topic import Topic
 from cdc_bridge.engine.weighing import Weighing
 from cdc_bridge.logs import facts
 from cdc_bridge.model.change import NO_ERA, Change, Gap, Heartbeat, Listening, Lost, StreamItem, Turn
@@ -47,6 +48,12 @@ class Listener:
 
     async def _hear_all(self, batch: Sequence[StreamItem]) -> None:
         """In their order, changes that follow each other together."""
+        try:
+            await self._hear_each(batch)
+        finally:
+            self._hub.flush()
+
+    async def _hear_each(self, batch: Sequence[StreamItem]) -> None:
         changes: list[Change] = []
         for heard in batch:
             if isinstance(heard, Change):
@@ -104,8 +111,9 @@ class Listener:
             except Exception:  # a value that we stumble over must not end the stream of all the others
                 readings = self._give_up(change)
             self._agenda.order(readings)
+        self._hub.flush()
 
-    async def _weighed(self, changes: Sequence[Change]) -> list[tuple[Change, Weighing[Subscriber] | None]]:
+    async def _weighed(self, changes: Sequence[Change]) -> list[tuple[Change, Weighing[Topic] | None]]:
         """With all that had to be asked. What comes meanwhile may take subscribers elsewhere: once more, then."""
         while True:
             check_still_wanted()
@@ -115,7 +123,7 @@ class Listener:
             if self._hub.arrangement is arrangement:
                 return weighed
 
-    def _weigh(self, change: Change) -> tuple[Change, Weighing[Subscriber] | None] | None:
+    def _weigh(self, change: Change) -> tuple[Change, Weighing[Topic] | None] | None:
         """None: it has been given up."""
         try:
             return change, self._hub.weigh(change, judged_at(change))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.policy_cache import Questions
-from cdc_bridge.engine.relating import tables_read
+from cdc_bridge.engine.dependents import tables_read
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError, forbidden_collection, forbidden_event, invalid_payload
 from cdc_bridge.model.filter import EVERYTHING

@@ -14,8 +14,7 @@ from dataclasses import replace
 
 from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.catalog_watch import CatalogWatch
-from cdc_bridge.engine.hub import Hub
-from cdc_bridge.engine.stale import Refresh
+from cdc_bridge.engine.hub import Hub, Refresh
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.model.filter import conjunction
@@ -56,30 +55,26 @@ class Refresher:
 
     async def _refresh(self, refresh: Refresh) -> None:
         """Whoever cannot be shown what is new starts anew, and waits there until that can be read."""
-        refresh = refresh.still()
-        if not refresh.subscribers:
-            return
         subscription = refresh.subscription
         query = _query(subscription.query, refresh)
-        self._hub.await_rows(refresh.subscribers)
         try:
             asked = Asked(subscription.collection, query, subscription.key, subscription.context)
             data = await self._reader.read(asked, self._hub.catalog)
         except SourceChanged:
             await self._catalog.refresh_until_done()
-            self._agenda.order(self._hub.hold_these(refresh.subscribers))
+            self._agenda.order(self._hub.give_up(refresh))
         except (SourceUnavailable, RequestError) as error:
             check_still_wanted()
             log.info("what has changed cannot be shown, those concerned start anew", extra=facts(reason=str(error)))
-            self._agenda.order(self._hub.hold_these(refresh.subscribers))
+            self._agenda.order(self._hub.give_up(refresh))
         except Exception:  # nor may it end the worker
             log.exception("what has changed cannot be shown")
-            self._agenda.order(self._hub.hold_these(refresh.subscribers))
+            self._agenda.order(self._hub.give_up(refresh))
         else:
             if data.more and query.aggregate is None:
-                self._agenda.order(self._hub.hold_these(refresh.subscribers))
+                self._agenda.order(self._hub.give_up(refresh))
             else:
-                self._agenda.order(self._hub.show(refresh.subscribers, data.rows, data.snapshot))
+                self._agenda.order(self._hub.show(refresh, data.rows, data.snapshot))
 
 
 def _query(query: Query, refresh: Refresh) -> Query:

@@ -15,8 +15,8 @@ from contextlib import aclosing
 from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.asking import Asking, judged_at
 from cdc_bridge.engine.catalog_watch import CatalogWatch
-from cdc_bridge.engine.catching import Catching
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.replay import Replay
 from cdc_bridge.engine.subscriber import Reading
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import Forgotten, SourceChanged, SourceUnavailable
@@ -60,15 +60,15 @@ class Resumer:
             await self._resume(await self._agenda.next_missed())
 
     async def _resume(self, reading: Reading) -> None:
-        if not reading.current or self._hub.is_held_back(reading.subscriber):
-            return  # `release` orders it anew
-        catching = Catching.begin(self._hub, reading)
+        if not reading.current:
+            return
+        catching = Replay.begin(self._hub, reading)
         is_told = catching is not None and await self._catch_up(catching)
         still = reading if catching is None else catching.reading
         if not is_told and still.current:
             self._agenda.order([self._hub.start_anew(reading.subscriber)])
 
-    async def _catch_up(self, catching: Catching) -> bool:
+    async def _catch_up(self, catching: Replay) -> bool:
         """Read round after round, until the stream goes on from where the last one ended. False when that cannot be."""
         while catching.is_whole:
             try:
@@ -90,9 +90,9 @@ class Resumer:
             await asyncio.sleep(self._retry_delay_s)
         return False
 
-    async def _read_missed(self, catching: Catching) -> bool:
+    async def _read_missed(self, catching: Replay) -> bool:
         """One round. False when so much has happened meanwhile that there has to be another one."""
-        collection = self._hub.collection(catching.subscriber)
+        collection = self._hub.collection(catching.subscriber.subscription)
         async with aclosing(self._log_reader.missed(collection, catching.told)) as pages:
             async for page in pages:
                 if not catching.is_whole:
@@ -102,7 +102,7 @@ class Resumer:
                 await self._tell(catching, page)
         raise SourceUnavailable("the log ended early")
 
-    async def _tell(self, catching: Catching, page: Missed) -> None:
+    async def _tell(self, catching: Replay, page: Missed) -> None:
         """Send a page at the client's pace."""
         subscriber = catching.subscriber
         catching.remember(page.earlier)
@@ -119,4 +119,4 @@ class Resumer:
                     self._agenda.leave(subscriber)
                 if not catching.is_whole:
                     raise Forgotten("the log has a gap, or nobody is there to be told")
-                subscriber.outlet.push(subscriber, event, receipt)
+                subscriber.push(event, receipt)

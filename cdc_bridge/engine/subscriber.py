@@ -1,84 +1,294 @@
-"""One subscription of one client, as the hub keeps it: where its events go, and what is to be read for it."""
+"""One subscription of one client: where it stands in its topic's log, and in which state it is.
+
+Rule: the state changes by `TRANSITIONS` and in no other way.
+
+- LOADING: its initial data are being read, or what it missed is being replayed. Nothing of the log is sent.
+- CATCHING_UP: its data were read in a snapshot. Of the log it is sent what that snapshot did not see, since
+  notifications of changes that the snapshot saw can still be on their way.
+- LIVE: a heartbeat has proved that none is. It is sent everything behind the end that the log had then.
+- WAITING: it may see something else from now on, and PostgreSQL is being asked what. It is sent nothing.
+- PAUSED: its token has expired. It is sent nothing, not even what waited.
+- ENDED: it has left, or was refused.
+
+Law: each change is in the data, or is sent after them, once. A subscriber that cannot be served so is sent fresh data.
+
+Bound: what waits for a connection (`Outbox`), and `held_bytes_max` of the log behind a subscriber that is LOADING.
+Policy: a connection that is too slow is closed; data that were read too late are read again.
+"""
 
 from __future__ import annotations
 
+import enum
+from collections import deque
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
 
-from cdc_bridge.engine.feed import Feed
-from cdc_bridge.model.change import Era, Position
+from cdc_bridge.engine.outbox import Entry, cut_frame
+from cdc_bridge.model.change import Era, Position, Snapshot
 from cdc_bridge.model.cursor import Mark, Receipt, Seal
 from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.subscription import Event, Subscription
+
+if TYPE_CHECKING:
+    from cdc_bridge.engine.outbox import Outbox
+    from cdc_bridge.engine.topic import Topic
+
+
+class State(enum.Enum):
+    LOADING = "loading"
+    CATCHING_UP = "catching up"
+    LIVE = "live"
+    WAITING = "waiting"
+    PAUSED = "paused"
+    ENDED = "ended"
+
+
+class Step(enum.Enum):
+    """What can happen to a subscriber."""
+
+    DATA_SENT = "its data, or what it missed, were sent"
+    PROVED = "a heartbeat has passed that its snapshot calls for"
+    RELOADED = "it needs fresh data"
+    WITHHELD = "its rights are being asked about"
+    RELEASED = "its rights are known"
+    PAUSED = "its token has expired"
+    RESUMED = "its token was renewed"
+    LEFT = "it has left, or was refused"
+
+
+TRANSITIONS: Final = MappingProxyType(
+    {
+        (State.LOADING, Step.DATA_SENT): State.CATCHING_UP,
+        (State.CATCHING_UP, Step.PROVED): State.LIVE,
+        (State.LOADING, Step.RELOADED): State.LOADING,
+        (State.CATCHING_UP, Step.RELOADED): State.LOADING,
+        (State.LIVE, Step.RELOADED): State.LOADING,
+        (State.LOADING, Step.WITHHELD): State.WAITING,
+        (State.CATCHING_UP, Step.WITHHELD): State.WAITING,
+        (State.LIVE, Step.WITHHELD): State.WAITING,
+        (State.WAITING, Step.RELEASED): State.LOADING,
+        (State.LOADING, Step.PAUSED): State.PAUSED,
+        (State.CATCHING_UP, Step.PAUSED): State.PAUSED,
+        (State.LIVE, Step.PAUSED): State.PAUSED,
+        (State.WAITING, Step.PAUSED): State.PAUSED,
+        (State.PAUSED, Step.RESUMED): State.LOADING,
+        **{(state, Step.LEFT): State.ENDED for state in State if state is not State.ENDED},
+    }
+)
+"""Every other combination is an error."""
+
+FOLLOWING: Final = frozenset({State.LOADING, State.CATCHING_UP, State.LIVE})
+"""States in which a subscriber has a place in the log of its topic."""
+
+SENT: Final = frozenset({State.CATCHING_UP, State.LIVE})
+"""States in which it is sent what comes in that log."""
+
+SEALS_MAX = 10_000
+
+
+class Seals:
+    """What cursors are sealed with: our secret and the rights under which they are given. So nobody can make one, and
+    one that was given under other rights cannot be opened. Until there is a secret, seals are this process's own.
+
+    Bound: `SEALS_MAX` seals are kept at hand. Policy: past it each is made anew when it is needed.
+    """
+
+    def __init__(self) -> None:
+        self._seal = Seal()
+        self._under: dict[bytes, Seal] = {}
+
+    def take(self, secret: bytes) -> None:
+        """From now on cursors are sealed with this secret."""
+        self._seal = Seal(secret)
+        self._under.clear()
+
+    def under(self, rights: bytes) -> Seal:
+        seal = self._under.get(rights)
+        if seal is None:
+            if len(self._under) >= SEALS_MAX:
+                self._under.clear()
+            seal = self._under[rights] = self._seal.given_under(rights)
+        return seal
 
 
 class Outlet(Protocol):
-    """Where one client's messages go. None of these waits; a client that is too slow is the outlet's business."""
+    """One client's connection. None of these waits but `room`."""
+
+    outbox: Outbox
 
     @property
     def count(self) -> int:
         """How many subscribers it has."""
         ...
 
+    def wake(self) -> None:
+        """There is something to send in `outbox`."""
+        ...
+
+    def close(self, code: CloseCode, reason: str) -> None: ...
     def open(self, subscriber: Subscriber) -> None: ...
-
-    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None) -> None:
-        """`receipt` is of what the client has been told once the event is sent; None when that is as much as before."""
-        ...
-
     def subscribers(self) -> list[Subscriber]: ...
-
-    def silence(self, subscriber: Subscriber) -> None:
-        """Forget what waits for it; what is pushed from now on goes."""
-        ...
-
     def drop(self, subscriber: Subscriber) -> None: ...
     def refuse(self, subscriber: Subscriber, error: RequestError) -> None: ...
 
     @property
     def has_room(self) -> bool:
-        """Whether no more waits than should when much is about to be pushed."""
+        """Whether no more waits than should when much is about to be sent."""
         ...
 
     async def room(self, size_bytes: int) -> bool:
-        """Wait, for those who have more to push than may wait: until there is room for so much, or False if there will
-        be none. However much it is, there is room when nothing waits.
+        """Wait until there is room for so much, or return False if there will be none. However much it is, there is
+        room when nothing waits.
         """
         ...
 
 
-@dataclass(slots=True, eq=False)
 class Subscriber:
-    """One subscription of one client.
+    """See the module's docstring.
+
+    `offset` is the position in its topic's log up to which it was sent everything, `sent_rows` how many rows of the
+    next entry were sent. `own` is what waits for this subscriber alone, and goes first. `waiting_bytes` is what both
+    have for it. `awaited` is the reading that it waits for; any other one is out of date.
 
     `after` is the cursor that it wants to go on from, until that is decided. `has_data`: the client has data already,
-    of an `init` or of before it came back, so the next `init` with data is a resync.
+    of an `init` or of before it came back, so that the next `init` with data is a resync.
 
-    What its receipts say is the union of two positions: that of its data (`start`), and that of the
-    stream at the last event that it got. The first is dropped as soon as the second has all of it.
+    Its cursors say the union of two positions: that of its data (`start`), and that of the stream at the last event
+    that it was sent. The first is dropped as soon as the second has all of it. `receipt` is of all that was sent.
     """
 
-    outlet: Outlet
-    subscription: Subscription
-    feed: Feed
-    after: str | None = None
-    has_data: bool = False
-    start: Position | None = None
+    __slots__ = (
+        "__weakref__",
+        "after",
+        "awaited",
+        "has_data",
+        "offset",
+        "outbox",
+        "outlet",
+        "own",
+        "proved_at",
+        "receipt",
+        "seals",
+        "sent_rows",
+        "snapshot",
+        "start",
+        "state",
+        "subscription",
+        "topic",
+        "waiting_bytes",
+    )
+
+    def __init__(self, outlet: Outlet, subscription: Subscription, seals: Seals, after: str | None = None) -> None:
+        self.outlet = outlet
+        self.outbox = outlet.outbox
+        self.subscription = subscription
+        self.seals = seals
+        self.state = State.LOADING
+        self.topic: Topic | None = None
+        self.offset = 0
+        self.sent_rows = 0
+        self.own: deque[Entry] | None = None
+        self.waiting_bytes = 0
+        self.snapshot: Snapshot | None = None
+        self.proved_at = 0
+        self.awaited: Reading | None = None
+        self.after = after
+        self.has_data = after is not None
+        self.start: Position | None = None
+        self.receipt: Receipt | None = None
+
+    def take(self, step: Step) -> None:
+        """Raises `KeyError` for what must not happen in this state."""
+        self.state = TRANSITIONS[self.state, step]
+        if self.state is not State.LOADING:
+            self.awaited = None
 
     def reading(self) -> Reading:
-        """What has to be read for it now."""
-        return Reading(self, self.subscription, self.feed.epoch, self.after)
+        """What has to be read for it now. Any reading from before is out of date."""
+        reading = Reading(self, self.subscription, self.after)
+        if self.state is State.LOADING:
+            self.awaited = reading
+        return reading
 
-    def receipt(self, seal: Seal, mark: Mark) -> Receipt:
-        """After an event of this mark."""
-        if self.start is not None and mark.position.seen.covers(self.start.seen):
+    # --- what waits for it ---
+
+    @property
+    def has_one_entry(self) -> bool:
+        """Whether a single one waits."""
+        of_log = self.topic.end - self.offset if self.topic is not None and self.state in SENT else 0
+        return len(self.own or ()) + of_log == 1
+
+    def push(self, event: Event, receipt: Receipt | None = None) -> None:
+        """Send this to it alone, before anything of its topic. A connection that is too slow is closed."""
+        if not self.outbox.is_closed:
+            self.keep(Entry(0, event, event.cost_bytes, 0, None, receipt), is_expected=False)
+            self.outbox.check(self.outlet)
+
+    def keep(self, entry: Entry, *, is_expected: bool) -> None:
+        """This waits for it alone from now on. `is_expected`: it counts already."""
+        if self.own is None:
+            self.own = deque()
+        claim = None if entry.claim is None or not self.subscription.cursor else self._claim(entry.claim)
+        self.own.append(entry._replace(claim=claim))
+        if not is_expected:
+            self.expect(entry.cost_bytes)
+            self.outlet.wake()
+
+    def expect(self, size_bytes: int) -> None:
+        """So much more waits for it."""
+        if not self.waiting_bytes:
+            self.outbox.turns.append(self)
+        self.waiting_bytes += size_bytes
+        self.outbox.size_bytes += size_bytes
+
+    def forget(self) -> None:
+        """Send it nothing of what waits."""
+        self.own = None
+        self.sent_rows = 0
+        self.outbox.forget(self)
+
+    def skips(self, entry: Entry) -> bool:
+        """Whether its data have what this entry of the log tells."""
+        snapshot = self.snapshot
+        if snapshot is None:
+            return False
+        return snapshot.sees(entry.xid) if entry.read_in is None else snapshot.covers(entry.read_in)
+
+    def next_frame(self) -> bytes:
+        """The next frame of what waits for it, which must be something."""
+        uid, one = self.subscription.stream_uid, self.subscription.item is not None
+        if self.own:
+            cut = cut_frame(self.own, 0, self.sent_rows, one=one, with_cursor=self.subscription.cursor)
+            self.sent_rows = cut.sent_rows
+            for _ in range(cut.count):
+                self.own.popleft()
+            if not self.own:
+                self.own = None
+        else:
+            assert self.topic is not None
+            cut = self.topic.cut(self, one=one)
+        self.waiting_bytes -= cut.cost_bytes
+        self.outbox.size_bytes -= cut.cost_bytes
+        if not self.waiting_bytes and self.topic is not None and self.state in SENT:
+            self.topic.skip_rest(self)
+        if cut.claim is not None and self.subscription.cursor:
+            self.receipt = self._claim(cut.claim)
+        cursor = self.receipt.text if self.receipt is not None else None
+        return cut.frame(uid, cursor)
+
+    def _claim(self, claim: Mark | Receipt) -> Receipt:
+        if isinstance(claim, Receipt):
+            return claim
+        if self.start is not None and claim.position.seen.covers(self.start.seen):
             self.start = None
-        return mark.receipt(seal, self.start)
+        return claim.receipt(self.seals.under(self.subscription.rights), self.start)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """Initial data to be read for a subscriber; worthless when the feed's epoch has moved on.
+    """Initial data to be read for a subscriber.
 
     `subscription` is what was asked for when the reading was ordered. With `after` it is not the data that are wanted
     but what has come after this cursor.
@@ -86,12 +296,12 @@ class Reading:
 
     subscriber: Subscriber
     subscription: Subscription
-    epoch: int
     after: str | None = None
 
     @property
     def current(self) -> bool:
-        return self.subscriber.feed.epoch == self.epoch
+        """Whether the subscriber still waits for it."""
+        return self.subscriber.awaited is self
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,32 +26,17 @@ class CloseCode(enum.IntEnum):
 _HEADS = {kind: b'{"type":"subscription","event":"' + kind.value.encode() + b'"' for kind in EventKind}
 
 
-def event_frame(event: Event, uid: str | None, *, one: bool, cursor: str | None = None) -> bytes:
-    """A frame of a subscription. `one` is for an `item` subscription: its data is the row or key itself.
-
-    Who has the same event, `uid` and cursor gets the same bytes; who has the same event only, the same up to these.
+def event_body(event: Event, *, one: bool) -> bytes:
+    """A frame of a subscription up to what is the client's own (`event_tail`). `one` is for an `item` subscription: its
+    data is the row or key itself.
     """
-    key = uid, one, cursor
-    frame = event.frames.get(key)
-    if frame is None:
-        frame = event.frames[key] = b"".join([_body(event, one=one), *_tail(uid, cursor)])
-    return frame
+    return b"".join(_parts(event, one=one))
 
 
-def _tail(uid: str | None, cursor: str | None) -> Iterator[bytes]:
-    if cursor is not None:
-        yield b',"cursor":"' + cursor.encode() + b'"'
-    if uid is not None:
-        yield b',"uid":' + msgspec.json.encode(uid)
-    yield b"}"
-
-
-def _body(event: Event, *, one: bool) -> bytes:
-    """All but what is the client's own."""
-    body = event.frames.get(one)
-    if body is None:
-        body = event.frames[one] = b"".join(_parts(event, one=one))
-    return body
+def event_tail(uid: str | None, cursor: str | None) -> bytes:
+    """The rest of that frame."""
+    tail = b"}" if uid is None else b',"uid":' + msgspec.json.encode(uid) + b"}"
+    return tail if cursor is None else b',"cursor":"' + cursor.encode() + b'"' + tail
 
 
 def _parts(event: Event, *, one: bool) -> Iterator[bytes]:

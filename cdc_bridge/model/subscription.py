@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Hashable
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeAlias
@@ -202,8 +201,6 @@ class Event(msgspec.Struct):
     meta: tuple[tuple[Meta, int], ...] = ()
     stale: Filter | None = None
     mark: Mark | None = None
-    frames: dict[Hashable, bytes] = msgspec.field(default_factory=dict)
-    """What has been made of it, for the next one who gets the same."""
 
     @property
     def cost_bytes(self) -> int:

@@ -7,7 +7,7 @@ Pacing: behind each frame goes a WebSocket PING, in the same write, and the next
 answers PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses the
 others that came in the same turn; and it costs little, since what gathers meanwhile leaves in one frame.
 
-Bound: what waits to be sent is bounded by the backlog. Policy: past it the client is too slow and is closed (1013).
+Bound: what waits to be sent is bounded by the outbox. Policy: past it the client is too slow and is closed (1013).
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from typing import TYPE_CHECKING
 from websockets.frames import CloseCode as LibraryCode
 from websockets.protocol import OPEN
 
-from cdc_bridge.engine.backlog import Backlog
+from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model import frames
-from cdc_bridge.model.cursor import Receipt
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.frames import CloseCode
-from cdc_bridge.model.subscription import Event
 from cdc_bridge.server import limits
 from cdc_bridge.server.framing import PONG_BYTES, Framing, Signal, is_pong
 from cdc_bridge.server.limits import BoundedReader
@@ -50,13 +48,12 @@ class Connection(BoundedReader):
     """Implements `engine.subscriber.Outlet`. Nothing here waits, but for `room`.
 
     `framing` is None while no byte of a frame and no fragment of a message is held. `room_timeout_s`: whoever has more
-    to push than may wait leaves half of the backlog empty, and waits for that. A client that has not made room by then
+    to push than may wait leaves half of the outbox empty, and waits for that. A client that has not made room by then
     is too slow as well.
     """
 
     __slots__ = (
         "_address",
-        "_backlog",
         "_farewell",
         "_framing",
         "_holds",
@@ -65,6 +62,7 @@ class Connection(BoundedReader):
         "_session",
         "_subscribers",
         "_unread_bytes",
+        "outbox",
         "tick",
     )
 
@@ -76,7 +74,7 @@ class Connection(BoundedReader):
         self._address = address
         self._framing = framing
         self._session: ClientSession
-        self._backlog = Backlog(server.options.backlog_bytes_max)
+        self.outbox = Outbox(server.options.backlog_bytes_max)
         self._subscribers: list[Subscriber] = []
         self._holds = 0
         self._unread_bytes = 0
@@ -96,8 +94,8 @@ class Connection(BoundedReader):
 
     def wake(self) -> None:
         """Send the next frame, if there is one and nothing holds it."""
-        if not self._holds and self._backlog and not self.transport.is_closing():
-            frame = self._backlog.next_frame()
+        if not self._holds and self.outbox and not self.transport.is_closing():
+            frame = self.outbox.next_frame()
             self._holds = PONG
             if self._framing is not None and self._framing.is_compressed:
                 self.transport.write(self._framing.text_and_ping(frame))
@@ -110,7 +108,7 @@ class Connection(BoundedReader):
         """Send an answer before any event."""
         if self._holds & CLOSING:
             return
-        if self._backlog.reply(frame):
+        if self.outbox.reply(frame):
             self.wake()
         else:
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
@@ -118,7 +116,7 @@ class Connection(BoundedReader):
     def _is_read(self) -> None:
         """The PONG has come."""
         self._holds &= ~PONG
-        if self._backlog:
+        if self.outbox:
             self.wake()
         elif self._farewell is not None:
             self.close(*self._farewell)
@@ -134,22 +132,9 @@ class Connection(BoundedReader):
 
     def open(self, subscriber: Subscriber) -> None:
         self._subscribers.append(subscriber)
-        self._open_in_backlog(subscriber)
-
-    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None) -> None:
-        if self._holds & CLOSING:
-            return
-        if not self._backlog.push(subscriber, event, receipt):
-            self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
-        elif not self._holds:
-            self._server.wake_soon(self)
-
-    def silence(self, subscriber: Subscriber) -> None:
-        self._drop_from_backlog(subscriber)
-        self._open_in_backlog(subscriber)
 
     def drop(self, subscriber: Subscriber) -> None:
-        self._drop_from_backlog(subscriber)
+        self._tell_of_room()
         if subscriber in self._subscribers:
             self._subscribers.remove(subscriber)
 
@@ -158,7 +143,7 @@ class Connection(BoundedReader):
 
     @property
     def has_room(self) -> bool:
-        return self._backlog.size_bytes <= self._server.options.backlog_bytes_max // 2 and not self._holds & CLOSING
+        return self.outbox.size_bytes <= self._server.options.backlog_bytes_max // 2 and not self._holds & CLOSING
 
     async def room(self, size_bytes: int) -> bool:
         if not self._has_room_for(size_bytes):
@@ -172,15 +157,7 @@ class Connection(BoundedReader):
         return not self._holds & CLOSING
 
     def _has_room_for(self, size_bytes: int) -> bool:
-        return not self._backlog or self._backlog.size_bytes + size_bytes <= self._server.options.backlog_bytes_max // 2
-
-    def _open_in_backlog(self, subscriber: Subscriber) -> None:
-        subscription = subscriber.subscription
-        self._backlog.open(subscriber, subscription.stream_uid, one=subscription.item is not None)
-
-    def _drop_from_backlog(self, subscriber: Subscriber) -> None:
-        self._backlog.drop(subscriber)
-        self._tell_of_room()
+        return not self.outbox or self.outbox.size_bytes + size_bytes <= self._server.options.backlog_bytes_max // 2
 
     def _tell_of_room(self) -> None:
         if self._room is not None:
@@ -258,7 +235,7 @@ class Connection(BoundedReader):
     def drain(self, code: CloseCode, reason: str) -> None:
         """Send what waits, then close. The first one who asks gives the reason."""
         self._farewell = self._farewell or (code, reason)
-        if not self._backlog and not self._holds & PONG:
+        if not self.outbox and not self._holds & PONG:
             self.close(*self._farewell)
 
     def see_off(self, code: CloseCode, reason: str, within_s: float) -> None:
@@ -273,6 +250,7 @@ class Connection(BoundedReader):
         if self._holds & CLOSING:
             return
         self._holds |= CLOSING
+        self.outbox.is_closed = True
         self._tell_of_room()
         loop = asyncio.get_running_loop()
         loop.call_soon(self._session.end)  # not now: the broker may be in the midst of telling its subscribers
@@ -294,6 +272,7 @@ class Connection(BoundedReader):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._holds |= CLOSING
+        self.outbox.is_closed = True
         self._tell_of_room()
         self._session.end()
         self._server.forget(self, self._address)

@@ -113,7 +113,6 @@ class WebSocketServer:
         self._anonymous = authenticator.anonymous
         self._connections: dict[Connection, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._woken: dict[Connection, None] = {}
         self._somebody_left = asyncio.Event()
         self._spare: Framing | None = None
         self._payload = b""
@@ -214,17 +213,6 @@ class WebSocketServer:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-    def wake_soon(self, connection: Connection) -> None:
-        """Have it send when this turn of the loop is over, so that what comes in one turn leaves in one frame."""
-        if not self._woken:
-            self._loop.call_soon(self._wake)
-        self._woken[connection] = None
-
-    def _wake(self) -> None:
-        woken, self._woken = self._woken, {}
-        for connection in woken:
-            connection.wake()
 
     def text_and_ping(self, payload: bytes) -> bytes:
         """Return the frame of this payload. Equal subscribers are sent the same payload one after the other."""

@@ -8,16 +8,18 @@ from typing import Any
 
 import msgspec
 
+from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation, Position, Relation, Snapshot
 from cdc_bridge.model.cursor import Receipt
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.evaluation import Verdict
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.projection import Projection
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.model.subscription import Event, EventKind, Query, Subscription
+from cdc_bridge.model.subscription import EventKind, Query, Subscription
 
 INT4 = PgType("integer")
 INT8 = PgType("bigint", TypeKind.QUOTED)
@@ -99,14 +101,20 @@ def snapshot(xmin: int, xmax: int, *in_progress: int) -> Snapshot:
 
 @dataclass(eq=False)
 class Recorder:
-    """An outlet that keeps what it is given, in the words of the protocol."""
+    """A client that reads at once whatever there is, and keeps it in the words of the protocol.
+
+    With `is_slow` it reads nothing until it is told to (`read`). `claims` are the receipts whose cursors its messages
+    bear, None where that is the one of before.
+    """
 
     said: list[tuple[Any, ...]] = field(default_factory=list)
     count: int = 0
-    events: list[Event] = field(default_factory=list)
     claims: list[Receipt | None] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
     has_room: bool = True
+    is_slow: bool = False
     opened: list[Subscriber] = field(default_factory=list)
+    outbox: Outbox = field(default_factory=lambda: Outbox(100 * 1024 * 1024))
 
     def open(self, subscriber: Subscriber) -> None:
         self.opened.append(subscriber)
@@ -115,17 +123,21 @@ class Recorder:
     def subscribers(self) -> list[Subscriber]:
         return list(self.opened)
 
-    def silence(self, subscriber: Subscriber) -> None:
-        self.said.append(("silence",))
+    def wake(self) -> None:
+        if not self.is_slow:
+            self.read()
 
-    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None = None) -> None:
-        self.events.append(event)
-        self.claims.append(receipt)
-        if event.resumed:
-            return self.said.append(("resumed",))
-        rows = None if event.rows is None else [msgspec.json.decode(r) for r in event.rows]
-        said = (event.kind.value, rows)
-        return self.said.append(said if event.reason is None else (*said, event.reason.value))
+    def read(self) -> None:
+        while self.outbox:
+            subscriber = self.outbox.turns[0]
+            before = subscriber.receipt
+            message = msgspec.json.decode(self.outbox.next_frame())
+            self.messages.append(message)
+            self.claims.append(None if subscriber.receipt is before else subscriber.receipt)
+            self.said.append(_said(message, one=subscriber.subscription.item is not None))
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        self.said.append(("close", int(code)))
 
     def drop(self, subscriber: Subscriber) -> None:
         self.opened.remove(subscriber)
@@ -140,3 +152,13 @@ class Recorder:
     def take(self) -> list[tuple[Any, ...]]:
         said, self.said = self.said, []
         return said
+
+
+def _said(message: dict[str, Any], *, one: bool) -> tuple[Any, ...]:
+    if message.get("resumed"):
+        return ("resumed",)
+    rows = message.get("data")
+    if one and rows is not None:
+        rows = [rows]
+    said = message["event"], rows
+    return (*said, message["reason"]) if "reason" in message else said

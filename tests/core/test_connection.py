@@ -33,7 +33,7 @@ async def subscribed(room_timeout_s: float = 10) -> AsyncIterator[tuple[Connecti
         await client.send(SUBSCRIBE.decode())
         connection, subscriber = await on.engine.subscribed.get()
         connection.pause_writing()
-        connection.push(subscriber, created(b"1" * 600), None)
+        subscriber.push(created(b"1" * 600))
         yield connection, client, subscriber
 
 
@@ -82,6 +82,7 @@ async def test_subscription_that_ends_makes_room() -> None:
     async with subscribed() as (connection, _, subscriber):
         waiting = asyncio.create_task(connection.room(100))
         await asyncio.sleep(0)
+        subscriber.forget()
         connection.drop(subscriber)
         assert await waiting
 
@@ -90,11 +91,11 @@ async def test_subscription_that_ends_makes_room() -> None:
 
 
 async def test_frame_and_its_ping_are_one_write_and_the_next_frame_waits_for_the_pong() -> None:
-    async with stub_server() as on, raw_subscribed(on) as (connection, client, subscriber):
-        connection.push(subscriber, created(b"1"), None)
+    async with stub_server() as on, raw_subscribed(on) as (_connection, client, subscriber):
+        subscriber.push(created(b"1"))
         assert (await client.reader.readuntil(PING)).endswith(b'"data":[1]}' + PING)
         for row in (b"2", b"3"):
-            connection.push(subscriber, created(row), None)
+            subscriber.push(created(row))
         await client.send(frame(PONG, b"none") + frame(PONG) + frame(9, b"x"))
         assert await client.reader.readexactly(3) == b"\x8a\x01x"  # nothing but the answer to its ping
         await client.send(frame(PONG, PING_PAYLOAD))
@@ -111,9 +112,9 @@ async def test_frame_and_its_ping_are_one_write_and_the_next_frame_waits_for_the
     ],
 )
 async def test_pong_is_understood_wherever_it_is(pieces: list[bytes]) -> None:
-    async with stub_server() as on, raw_subscribed(on) as (connection, client, subscriber):
+    async with stub_server() as on, raw_subscribed(on) as (_connection, client, subscriber):
         for row in (b"1", b"2"):
-            connection.push(subscriber, created(row), None)
+            subscriber.push(created(row))
             assert (await client.reader.readuntil(PING)).endswith(b'"data":[' + row + b"]}" + PING)
             for piece in pieces:
                 await client.send(piece)
@@ -124,10 +125,10 @@ async def test_ten_bytes_inside_a_message_are_not_taken_for_a_pong() -> None:
     """The message has the very bytes of a PONG, at the begin of what is read."""
     pong = frame(PONG, PING_PAYLOAD)
     message = b'{"type":"ping","uid":"' + b"x" * 8
-    async with stub_server() as on, raw_subscribed(on) as (connection, client, subscriber):
-        connection.push(subscriber, created(b"1"), None)
+    async with stub_server() as on, raw_subscribed(on) as (_connection, client, subscriber):
+        subscriber.push(created(b"1"))
         await client.reader.readuntil(PING)
-        connection.push(subscriber, created(b"2"), None)
+        subscriber.push(created(b"2"))
         await client.send(frame(TEXT, message + pong + b'"}')[: 6 + len(message)])
         await asyncio.sleep(0.05)
         await client.send(pong)
@@ -143,7 +144,7 @@ async def test_client_that_reads_nothing_and_answers_every_ping_holds_up_only_it
         connection, subscriber = await on.engine.subscribed.get()
         async with asyncio.timeout(WITHIN_S):
             while connection.has_room:
-                connection.push(subscriber, created(b"1" * 100_000), None)
+                subscriber.push(created(b"1" * 100_000))
                 await client.send(frame(PONG, PING_PAYLOAD))
                 await asyncio.sleep(0)
         assert connection.transport.get_write_buffer_size() < 500_000
@@ -299,7 +300,7 @@ async def test_compression_is_offered_where_it_is_on(compression: bool) -> None:
 async def test_compressed_frames_are_paced_too() -> None:
     async with stub_server(compression=True) as on, connect(on.url, proxy=None) as client:
         await client.send(SUBSCRIBE.decode())
-        connection, subscriber = await on.engine.subscribed.get()
+        _connection, subscriber = await on.engine.subscribed.get()
         for row in (b"1", b"2", b"3"):
-            connection.push(subscriber, created(row * 1000), None)
+            subscriber.push(created(row * 1000))
             assert row.decode() * 1000 in str(await client.recv())

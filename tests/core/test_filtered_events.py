@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 
 from cdc_bridge.engine.hub import Hub
@@ -30,14 +31,18 @@ def told(wanted: Subscription, *changes: Any) -> list[tuple[Any, ...]]:
     hub.adopt(CATALOG, lambda known, _: known)
     reading = hub.follow(client, wanted)
     hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(NOW, (), more=False))
-    client.take()
-    client.events.clear()
+    client.messages.clear()
     for xid, change in enumerate(changes, 10):
         hub.apply(change._replace(xid=xid))
+        hub.flush()
     return [
-        (event.kind.value, list(event.rows or ()), *([event.reason.value] if event.reason else []))
-        for event in client.events
+        (message["event"], _raw(message["data"], wanted), *([message["reason"]] if "reason" in message else []))
+        for message in client.messages
     ]
+
+
+def _raw(data: Any, wanted: Subscription) -> list[bytes]:
+    return [msgspec.json.encode(each) for each in ([data] if wanted.item else data)]
 
 
 def m(id_: int, text: str) -> Any:
@@ -133,9 +138,10 @@ def test_old_values_of_rows_that_leave_are_what_they_were() -> None:
     hub.adopt(CATALOG, lambda known, _: known)
     reading = hub.follow(client, filtered(old=True))
     hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(NOW, (), more=False))
-    client.events.clear()
+    client.messages.clear()
     hub.apply(update((m(1, "in"), m(1, "out")), xid=10))
-    assert [event.old for event in client.events] == [(ROW,)]
+    hub.flush()
+    assert [message["old"] for message in client.messages] == [[{"id": 1, "text": "in"}]]
 
 
 def test_filter_of_everything_is_as_good_as_none() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.subscriber import Anchor, Reading
 from cdc_bridge.model.catalog import Catalog
-from cdc_bridge.model.change import NO_ERA, Era, Position, Snapshot
+from cdc_bridge.model.change import NO_ERA, Change, Era, Position, Snapshot
 from cdc_bridge.model.cursor import Cursor
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import Field
@@ -57,16 +57,21 @@ class Scene:
         self.client.take()
         return reading
 
+    def apply(self, change: Change) -> list[Reading]:
+        readings = self.hub.apply(change)
+        self.hub.flush()
+        return readings
+
     def after(self, *changes: Any) -> list[tuple[Any, ...]]:
         for change in changes:
-            self.hub.apply(change._replace(xid=max(change.xid, 10)))
+            self.apply(change._replace(xid=max(change.xid, 10)))
         return self.client.take()
 
 
 def test_init_comes_first_and_holds_the_data() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription())
-    scene.hub.apply(insert(row(id=1, text="held"), xid=12))
+    scene.apply(insert(row(id=1, text="held"), xid=12))
     scene.hub.begin(reading, NOWHERE, InitialData(NOW, (b'{"id":0}',), more=False))
     assert scene.client.take() == [("open",), ("init", [{"id": 0}]), ("create", [{"id": 1, "text": "held"}])]
 
@@ -137,8 +142,9 @@ def test_who_resumes_while_it_is_held_back_gets_fresh_data() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription(cursor=True), after="a cursor")
     scene.hub.hold_back(concerns_messages)
+    assert not reading.current
     assert not scene.hub.go_on(reading.subscriber, Position.of(NO_ERA, NOW))
-    assert begin(scene, scene.hub.start_anew(reading.subscriber)) == [("open",)]
+    assert begin(scene, reading) == [("open",)]
     (fresh,) = scene.hub.release()
     assert begin(scene, fresh) == [("init", [{"id": 0}], "resync")]
 
@@ -229,7 +235,7 @@ def test_truncate_of_a_partitioned_table_is_said_once() -> None:
 def test_truncate_of_one_partition_calls_for_fresh_data() -> None:
     scene = Scene()
     scene.follow(subscription(PARTED))
-    (reading,) = scene.hub.apply(truncate(of=PARTED, relation_id=401, xid=20))
+    (reading,) = scene.apply(truncate(of=PARTED, relation_id=401, xid=20))
     scene.hub.begin(reading, NOWHERE, InitialData(snapshot(30, 30), (b'{"id":9}',), more=False))
     assert scene.client.take() == [("init", [{"id": 9}], "resync")]
 
@@ -237,17 +243,17 @@ def test_truncate_of_one_partition_calls_for_fresh_data() -> None:
 def test_partition_truncated_again_after_a_write_is_not_mistaken() -> None:
     scene = Scene()
     scene.follow(subscription(PARTED))
-    scene.hub.apply(truncate(of=PARTED, xid=20))
-    scene.hub.apply(insert(row(id=1), of=PARTED, xid=20))
-    assert len(scene.hub.apply(truncate(of=PARTED, relation_id=401, xid=20))) == 1
+    scene.apply(truncate(of=PARTED, xid=20))
+    scene.apply(insert(row(id=1), of=PARTED, xid=20))
+    assert len(scene.apply(truncate(of=PARTED, relation_id=401, xid=20))) == 1
 
 
 def test_after_a_gap_everybody_gets_fresh_data_and_nothing_before_it() -> None:
     scene = Scene()
     scene.follow(subscription())
     (reading,) = scene.hub.hold()
-    scene.hub.apply(insert(row(id=5, text="in the data"), xid=20))
-    scene.hub.apply(insert(row(id=6, text="after it"), xid=30))
+    scene.apply(insert(row(id=5, text="in the data"), xid=20))
+    scene.apply(insert(row(id=6, text="after it"), xid=30))
     assert scene.client.take() == []
     scene.hub.begin(reading, NOWHERE, InitialData(snapshot(25, 25), (b'{"id":5}',), more=False))
     assert scene.client.take() == [("init", [{"id": 5}], "resync"), ("create", [{"id": 6, "text": "after it"}])]
@@ -273,7 +279,7 @@ def test_too_much_held_calls_for_another_reading() -> None:
     scene = Scene(held_bytes_max=300)
     reading = scene.hub.follow(scene.client, subscription())
     for number in range(10):
-        scene.hub.apply(insert(row(id=number, text="x" * 50), xid=20 + number))
+        scene.apply(insert(row(id=number, text="x" * 50), xid=20 + number))
     again = scene.hub.begin(reading, NOWHERE, InitialData(NOW, (), more=False))
     assert again is not None
     scene.client.take()
@@ -330,7 +336,7 @@ def test_rewritten_table_brings_fresh_data() -> None:
 def test_new_storage_by_a_truncate_that_was_heard_disturbs_nobody() -> None:
     scene = Scene()
     scene.follow(subscription())
-    scene.hub.apply(truncate(xid=20)._replace(filenode=1001))
+    scene.apply(truncate(xid=20)._replace(filenode=1001))
     emptied = replace(MESSAGES, filenodes={100: 1001})
     assert scene.hub.adopt(Catalog([emptied]), keep) == []
 
@@ -338,7 +344,7 @@ def test_new_storage_by_a_truncate_that_was_heard_disturbs_nobody() -> None:
 def test_rewriting_after_a_truncate_brings_fresh_data() -> None:
     scene = Scene()
     scene.follow(subscription())
-    scene.hub.apply(truncate(xid=20)._replace(filenode=1001))
+    scene.apply(truncate(xid=20)._replace(filenode=1001))
     rewritten = replace(MESSAGES, filenodes={100: 1002})
     assert len(scene.hub.adopt(Catalog([rewritten]), keep)) == 1
 
@@ -354,8 +360,8 @@ def test_order_that_cannot_have_happened_brings_fresh_data() -> None:
     scene = Scene()
     scene.follow(subscription())
     nested = update((row(id=1, text="a"), row(id=1, text="b")), xid=20)
-    assert scene.hub.apply(nested) == []
-    assert len(scene.hub.apply(insert(row(id=1, text="a"), xid=20))) == 1
+    assert scene.apply(nested) == []
+    assert len(scene.apply(insert(row(id=1, text="a"), xid=20))) == 1
 
 
 def test_new_partition_brings_fresh_data() -> None:
@@ -398,7 +404,7 @@ def test_claim_of_the_data_is_their_snapshot_and_an_event_adds_its_position() ->
     start = Position.of(ERA, snapshot(20, 25, 20))
     assert claimed(scene) == Cursor(DURABLE.shape, ERA, (start,))
     behind = Position.of(ERA, snapshot(15, 15), frozenset({(25, 1)}))
-    scene.hub.apply(insert(row(id=1, text="a"), xid=25, position=behind))
+    scene.apply(insert(row(id=1, text="a"), xid=25, position=behind))
     assert claimed(scene).told == (start, behind)
 
 
@@ -407,7 +413,7 @@ def test_snapshot_of_the_data_is_no_longer_claimed_once_the_stream_has_all_of_it
     begun(scene, snapshot(20, 25, 20))
     begun(scene, snapshot(20, 25, 20))
     past = Position.of(ERA, snapshot(25, 25))
-    scene.hub.apply(insert(row(id=1, text="a"), xid=30, position=past))
+    scene.apply(insert(row(id=1, text="a"), xid=30, position=past))
     assert claimed(scene).told == (past,)
     assert scene.client.claims[-1] is scene.client.claims[-2]
 
@@ -416,7 +422,7 @@ def test_of_the_events_of_one_change_only_the_last_claims_it() -> None:
     scene = durable_scene()
     begun(scene)
     pairs = [(row(id=1, text="a"), row(id=2, text="a")), (row(id=5, text="a"), row(id=5, text="b"))]
-    scene.hub.apply(update(*pairs, xid=30, position=Position.of(ERA, snapshot(30, 30))))
+    scene.apply(update(*pairs, xid=30, position=Position.of(ERA, snapshot(30, 30))))
     assert [claim is not None for claim in scene.client.claims] == [True, False, False, True]
 
 
@@ -428,10 +434,10 @@ def test_era_that_began_while_data_were_read_leaves_a_cursor_that_does_not_last(
     scene.hub.begin(reading, anchor, InitialData(NOW, (), more=False))
     assert not claimed(scene).era.is_lasting
     later = Position.of(Era(b"generation", 1), snapshot(9, 9))
-    scene.hub.apply(insert(row(id=1, text="a"), xid=10, position=later))
+    scene.apply(insert(row(id=1, text="a"), xid=10, position=later))
     assert not claimed(scene).era.is_lasting
     past = Position.of(Era(b"generation", 1), snapshot(12, 12))
-    scene.hub.apply(insert(row(id=2, text="a"), xid=13, position=past))
+    scene.apply(insert(row(id=2, text="a"), xid=13, position=past))
     assert claimed(scene) == Cursor(DURABLE.shape, past.era, (past,))
 
 
@@ -439,7 +445,7 @@ def test_cursor_of_a_table_in_live_mode_does_not_last() -> None:
     scene = durable_scene()
     begun(scene, of=PARTED)
     assert not claimed(scene).era.is_lasting
-    scene.hub.apply(insert(row(id=1), of=PARTED, xid=20))
+    scene.apply(insert(row(id=1), of=PARTED, xid=20))
     assert scene.client.claims[-1] is None, "nothing more than before"
 
 
@@ -447,7 +453,7 @@ def test_who_did_not_ask_for_cursors_claims_nothing() -> None:
     scene = durable_scene()
     reading = scene.hub.follow(scene.client, subscription(DURABLE))
     scene.hub.begin(reading, scene.hub.anchor(100), InitialData(NOW, (), more=False))
-    scene.hub.apply(insert(row(id=1, text="a"), xid=20, position=Position.of(ERA, snapshot(20, 20))))
+    scene.apply(insert(row(id=1, text="a"), xid=20, position=Position.of(ERA, snapshot(20, 20))))
     assert scene.client.claims == [None, None]
 
 
@@ -463,10 +469,10 @@ def test_heartbeat_proves_nothing_for_a_table_that_lags() -> None:
     begun(scene, snapshot(20, 20))
     scene.client.take()
     scene.hub.heard(snapshot(30, 30), lagging=frozenset({100}))
-    scene.hub.apply(insert(row(id=1, text="in the data"), xid=15))
+    scene.apply(insert(row(id=1, text="in the data"), xid=15))
     assert scene.client.take() == []
     scene.hub.heard(snapshot(30, 30))
-    scene.hub.apply(insert(row(id=2, text="after it"), xid=31))
+    scene.apply(insert(row(id=2, text="after it"), xid=31))
     assert scene.client.take() == [("create", [{"id": 2, "text": "after it"}])]
 
 
@@ -480,20 +486,16 @@ def test_other_mode_of_capture_brings_fresh_data() -> None:
 
 
 def test_changes_only_leaves_out_updates_that_show_nothing_new() -> None:
-    scene = Scene()
-    scene.follow(subscription(MESSAGES, "id", changes_only=True))
-    scene.follow(subscription(MESSAGES, "id"))
-    assert scene.after(
+    changes = [
         update((row(id=1, text="a"), row(id=1, text="b"))),
         update((row(id=1, text="b"), row(id=2, text="b")), (row(id=5, text="a"), row(id=5, text="b")), xid=11),
-    ) == [
-        ("update", [{"id": 1}]),
-        ("delete", [1]),
-        ("create", [{"id": 2}]),
-        ("delete", [1]),
-        ("create", [{"id": 2}]),
-        ("update", [{"id": 5}]),
     ]
+    scene, other = Scene(), Scene()
+    scene.follow(subscription(MESSAGES, "id", changes_only=True))
+    other.follow(subscription(MESSAGES, "id"))
+    moved = [("delete", [1]), ("create", [{"id": 2}])]
+    assert scene.after(*changes) == moved
+    assert other.after(*changes) == [("update", [{"id": 1}]), *moved, ("update", [{"id": 5}])]
 
 
 def test_old_rows_stand_beside_the_new_ones_in_the_same_order() -> None:
@@ -501,16 +503,14 @@ def test_old_rows_stand_beside_the_new_ones_in_the_same_order() -> None:
     by_id = SortKey(Field(MESSAGES.by_name["id"]), descending=True)
     wanted = subscription(old=True)
     scene.follow(replace(wanted, query=replace(wanted.query, sort=(by_id,))))
-    scene.client.events.clear()
-    scene.hub.apply(insert(row(id=1, text="a"), row(id=2, text="b"), xid=20))
-    scene.hub.apply(
-        update((row(id=1, text="a"), row(id=1, text="A")), (row(id=2, text="b"), row(id=2, text="B")), xid=21)
-    )
-    scene.hub.apply(delete(row(id=1, text="A"), xid=22))
-    assert [(event.rows, event.old) for event in scene.client.events] == [
-        ((b'{"id":2,"text":"b"}', b'{"id":1,"text":"a"}'), None),
-        ((b'{"id":2,"text":"B"}', b'{"id":1,"text":"A"}'), (b'{"id":2,"text":"b"}', b'{"id":1,"text":"a"}')),
-        ((b"1",), (b'{"id":1,"text":"A"}',)),
+    scene.client.messages.clear()
+    scene.apply(insert(row(id=1, text="a"), row(id=2, text="b"), xid=20))
+    scene.apply(update((row(id=1, text="a"), row(id=1, text="A")), (row(id=2, text="b"), row(id=2, text="B")), xid=21))
+    scene.apply(delete(row(id=1, text="A"), xid=22))
+    assert [(message["data"], message.get("old")) for message in scene.client.messages] == [
+        ([{"id": 2, "text": "b"}, {"id": 1, "text": "a"}], None),
+        ([{"id": 2, "text": "B"}, {"id": 1, "text": "A"}], [{"id": 2, "text": "b"}, {"id": 1, "text": "a"}]),
+        ([1], [{"id": 1, "text": "A"}]),
     ]
 
 

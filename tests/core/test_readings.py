@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from cdc_bridge.engine.feed import Feed
 from cdc_bridge.engine.readings import Readings
-from cdc_bridge.engine.subscriber import Reading, Subscriber
+from cdc_bridge.engine.subscriber import Reading, Seals, Subscriber
 from cdc_bridge.model.subscription import Subscription
 from tests.core.facts import MESSAGES, Recorder, subscription
 
 
 def reading(wanted: Subscription) -> Reading:
-    return Reading(Subscriber(Recorder(), wanted, Feed(1000)), wanted, 0)
+    return Subscriber(Recorder(), wanted, Seals()).reading()
 
 
 def test_equal_readings_are_taken_together_and_the_oldest_first() -> None:
@@ -29,7 +28,7 @@ def test_equal_readings_are_taken_together_and_the_oldest_first() -> None:
 
 def test_follower_waits_for_the_newest_reading_only() -> None:
     old = reading(subscription(MESSAGES, "id"))
-    new = Reading(old.subscriber, subscription(MESSAGES, "text"), 1)
+    new = Reading(old.subscriber, subscription(MESSAGES, "text"))
     waiting = Readings()
     waiting.add(old)
     waiting.add(new)

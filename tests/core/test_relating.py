@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.engine.hub import Hub
-from cdc_bridge.engine.relating import showing, tables_of, targets
-from cdc_bridge.engine.stale import FILTERS_MAX
-from cdc_bridge.engine.subscriber import Anchor
+from cdc_bridge.engine.dependents import showing, tables_of, targets
+from cdc_bridge.engine.hub import Hub, Refresh
+from cdc_bridge.engine.subscriber import Anchor, Reading
+from cdc_bridge.engine.topic import STALE_FILTERS_MAX
 from cdc_bridge.model.catalog import Catalog, Collection, Reference, with_children
-from cdc_bridge.model.change import NO_ERA, Relation, Snapshot
+from cdc_bridge.model.change import NO_ERA, Change, Relation, Snapshot
 from cdc_bridge.model.errors import RequestError, forbidden_field
 from cdc_bridge.model.filter import EVERYTHING, NOTHING, Comparison, Field, Literal, Operator, Quantifier, Related
 from cdc_bridge.model.projection import Nested, Output, Projection
@@ -20,7 +20,7 @@ from cdc_bridge.model.subscription import Aggregate, AggregateFunction, EventKin
 from cdc_bridge.ports import InitialData
 from tests.core.facts import INT4, TEXT, Recorder, columns, delete, insert, row, truncate, update
 
-NOW = Snapshot(10, 10, frozenset())
+NOW, LATER = Snapshot(10, 10, frozenset()), Snapshot(12, 12, frozenset())
 
 
 def table(called: str, relation_id: int, *references: Reference, **types: Any) -> Collection:
@@ -107,6 +107,11 @@ class Scene:
         self.hub.adopt(CATALOG, lambda known, _: known)
         self.reading = self.hub.follow(self.client, wanted)
 
+    def apply(self, change: Change) -> list[Reading]:
+        readings = self.hub.apply(change)
+        self.hub.flush()
+        return readings
+
     def begin(self, seen: Snapshot = NOW) -> Scene:
         assert self.hub.begin(self.reading, Anchor(NO_ERA, bytes(8)), InitialData(seen, (), more=False)) is None
         self.client.take()
@@ -122,42 +127,43 @@ RENAMED = update((row(id=7, name="a"), row(id=7, name="b")), of=AUTHORS, xid=11)
 
 def test_rows_that_show_a_change_are_stale_until_they_are_read() -> None:
     scene = Scene(showing_authors()).begin()
-    scene.hub.apply(RENAMED)
-    (refresh,) = scene.hub.stale.take()
-    assert (refresh.filter, refresh.subscribers) == (one_of(MESSAGES, "author", b"7"), (scene.reading.subscriber,))
-    assert not scene.hub.stale
-    scene.hub.await_rows(refresh.subscribers)
-    assert scene.hub.show(refresh.subscribers, (b'{"author":{"name":"b"}}',), NOW) == []
+    scene.apply(RENAMED)
+    (refresh,) = scene.hub.take_stale()
+    assert (refresh.filter, refresh.topic) == (one_of(MESSAGES, "author", b"7"), scene.reading.subscriber.topic)
+    assert not scene.hub.has_stale
+    assert scene.hub.show(refresh, (b'{"author":{"name":"b"}}',), LATER) == []
     assert scene.client.take() == [("update", [{"author": {"name": "b"}}])]
 
 
 def test_rows_that_are_shown_again_come_where_they_were_read() -> None:
     """What they saw is told before them, what they did not see after; nothing that is older comes last."""
     scene = Scene(Subscription(MESSAGES, Query(Projection.of(MESSAGES.columns[:1])), related=True)).begin()
-    (subscriber,) = [scene.reading.subscriber]
-    scene.hub.await_rows([subscriber])
-    scene.hub.apply(insert(row(id=1), of=MESSAGES, xid=12))
-    scene.hub.apply(insert(row(id=2), of=MESSAGES, xid=13))
+    topic = scene.reading.subscriber.topic
+    assert topic
+    refresh = Refresh(topic, topic.subscription, EVERYTHING, topic.refresh())
+    scene.apply(insert(row(id=1), of=MESSAGES, xid=12))
+    scene.apply(insert(row(id=2), of=MESSAGES, xid=13))
     assert scene.client.take() == []
-    scene.hub.show([subscriber], (b'{"id":1}',), Snapshot(13, 13, frozenset()))
+    scene.hub.show(refresh, (b'{"id":1}',), Snapshot(13, 13, frozenset()))
     assert scene.client.take() == [("create", [{"id": 1}]), ("update", [{"id": 1}]), ("create", [{"id": 2}])]
-    scene.hub.apply(insert(row(id=3), of=MESSAGES, xid=14))
+    scene.apply(insert(row(id=3), of=MESSAGES, xid=14))
     assert scene.client.take() == [("create", [{"id": 3}])]
 
 
 def test_fresh_data_make_rows_that_were_waited_for_worthless() -> None:
     scene = Scene(showing_authors()).begin()
-    scene.hub.await_rows([scene.reading.subscriber])
+    scene.apply(RENAMED)
+    (refresh,) = scene.hub.take_stale()
     (scene.reading,) = scene.hub.hold()
-    scene.begin()
-    scene.hub.show([scene.reading.subscriber], (b'{"author":{"name":"old"}}',), NOW)
+    scene.begin(LATER)
+    scene.hub.show(refresh, (b'{"author":{"name":"old"}}',), LATER)
     assert scene.client.take() == []
 
 
 def test_who_did_not_ask_for_related_rows_is_not_told() -> None:
     scene = Scene(showing_authors(related=False)).begin()
-    scene.hub.apply(RENAMED)
-    assert not scene.hub.stale
+    scene.apply(RENAMED)
+    assert not scene.hub.has_stale
 
 
 @pytest.mark.parametrize(
@@ -165,24 +171,24 @@ def test_who_did_not_ask_for_related_rows_is_not_told() -> None:
 )
 def test_who_asked_for_one_kind_of_event_gets_no_other(kind: EventKind, is_told: bool) -> None:
     scene = Scene(replace(showing_authors(), event=kind)).begin()
-    scene.hub.apply(RENAMED)
-    assert bool(scene.hub.stale) is is_told
+    scene.apply(RENAMED)
+    assert scene.hub.has_stale is is_told
 
 
 @pytest.mark.parametrize(("seen", "is_stale"), [(Snapshot(12, 12, frozenset()), False), (NOW, True)])
 def test_what_data_have_seen_is_not_stale(seen: Snapshot, is_stale: bool) -> None:
     """A change that came while the data were read."""
     scene = Scene(showing_authors())
-    scene.hub.apply(RENAMED)
+    scene.apply(RENAMED)
     scene.begin(seen)
-    assert bool(scene.hub.stale) is is_stale
+    assert scene.hub.has_stale is is_stale
 
 
 def test_very_much_that_is_stale_is_everything() -> None:
     scene = Scene(showing_authors()).begin()
-    for number in range(FILTERS_MAX + 10):
-        scene.hub.apply(insert(row(id=number, name="a"), of=AUTHORS, xid=11 + number))
-    (refresh,) = scene.hub.stale.take()
+    for number in range(STALE_FILTERS_MAX + 10):
+        scene.apply(insert(row(id=number, name="a"), of=AUTHORS, xid=11 + number))
+    (refresh,) = scene.hub.take_stale()
     assert refresh.filter == EVERYTHING
 
 
@@ -193,24 +199,23 @@ def test_gap_in_what_is_shown_is_a_gap() -> None:
 
 def test_emptied_table_that_was_shown_brings_fresh_data() -> None:
     scene = Scene(showing_authors()).begin()
-    assert len(scene.hub.apply(truncate(of=AUTHORS, xid=11))) == 1
+    assert len(scene.apply(truncate(of=AUTHORS, xid=11))) == 1
 
 
 def test_figures_are_stale_whatever_changed_and_shown_when_there_are_none() -> None:
     query = Query(Projection(()), aggregate=Aggregate(((AggregateFunction.COUNT, None),)))
     scene = Scene(Subscription(AUTHORS, query)).begin()
-    scene.hub.apply(RENAMED)
-    (refresh,) = scene.hub.stale.take()
-    scene.hub.await_rows(refresh.subscribers)
-    scene.hub.show(refresh.subscribers, (), NOW)
+    scene.apply(RENAMED)
+    (refresh,) = scene.hub.take_stale()
+    scene.hub.show(refresh, (), LATER)
     assert scene.client.take() == [("update", [])]
 
 
 def test_filter_that_leads_to_what_has_changed_brings_fresh_data() -> None:
     filter_ = Related(MESSAGES.by_reference["author"], Quantifier.JOINED, one_of(AUTHORS, "name", b'"a"'))
     query = Query(Projection.of(MESSAGES.columns), filter=filter_)
-    assert len(Scene(Subscription(MESSAGES, query, related=True)).begin().hub.apply(RENAMED)) == 1
-    assert len(Scene(Subscription(MESSAGES, query)).begin().hub.apply(RENAMED)) == 0
+    assert len(Scene(Subscription(MESSAGES, query, related=True)).begin().apply(RENAMED)) == 1
+    assert len(Scene(Subscription(MESSAGES, query)).begin().apply(RENAMED)) == 0
 
 
 def test_filter_that_leads_to_its_own_table_is_followed_there_too() -> None:
@@ -218,7 +223,7 @@ def test_filter_that_leads_to_its_own_table_is_followed_there_too() -> None:
     boss = Reference("boss", "id", 3, "id")
     filter_ = Related(boss, Quantifier.JOINED, one_of(AUTHORS, "name", b'"a"'))
     query = Query(Projection.of(AUTHORS.columns), filter=filter_)
-    assert len(Scene(Subscription(AUTHORS, query, related=True)).begin().hub.apply(RENAMED)) == 1
+    assert len(Scene(Subscription(AUTHORS, query, related=True)).begin().apply(RENAMED)) == 1
 
 
 def test_filter_of_what_is_shown_is_followed_to_where_it_leads() -> None:
@@ -226,7 +231,7 @@ def test_filter_of_what_is_shown_is_followed_to_where_it_leads() -> None:
     shown = Nested(ROOMS.by_reference["messages"], Projection.of(MESSAGES.columns), filter=by_author)
     wanted = Subscription(ROOMS, Query(Projection((Output("messages", shown),))), related=True)
     assert tables_of(wanted) == {1, 2, 3}
-    assert len(Scene(wanted).begin().hub.apply(RENAMED)) == 1
+    assert len(Scene(wanted).begin().apply(RENAMED)) == 1
 
 
 def test_data_arrive_however_often_what_they_are_led_to_changes() -> None:
@@ -234,14 +239,14 @@ def test_data_arrive_however_often_what_they_are_led_to_changes() -> None:
     filter_ = Related(MESSAGES.by_reference["author"], Quantifier.JOINED, one_of(AUTHORS, "name", b'"a"'))
     scene = Scene(Subscription(MESSAGES, Query(Projection.of(MESSAGES.columns), filter=filter_), related=True))
     scene.client.take()
-    assert scene.hub.apply(RENAMED) == []
+    assert scene.apply(RENAMED) == []
     again = scene.hub.begin(scene.reading, Anchor(NO_ERA, bytes(8)), InitialData(NOW, (), more=False))
     assert scene.client.take() == [("init", [])]
     assert again is not None
-    assert scene.hub.apply(RENAMED) == []
+    assert scene.apply(RENAMED) == []
     seen = Snapshot(12, 12, frozenset())
     assert scene.hub.begin(again, Anchor(NO_ERA, bytes(8)), InitialData(seen, (), more=False)) is None
-    assert scene.hub.apply(RENAMED) == []
+    assert scene.apply(RENAMED) == []
 
 
 # --- another catalog ---
@@ -292,5 +297,5 @@ def test_nothing_has_changed_when_a_catalog_cannot_be_judged_yet() -> None:
     assert later.value.subgroup(Later)
     assert scene.hub.catalog == CATALOG
     assert not isinstance(Later(), RequestError)
-    scene.hub.apply(RENAMED)
-    assert scene.hub.stale
+    scene.apply(RENAMED)
+    assert scene.hub.has_stale

@@ -11,13 +11,15 @@ from collections import Counter, deque
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
+from unittest.mock import patch
 
 import msgspec
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.engine.backlog import Backlog
+from cdc_bridge.engine import outbox
 from cdc_bridge.engine.broker import Broker
+from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import (
@@ -34,12 +36,12 @@ from cdc_bridge.model.change import (
     StreamItem,
     Turn,
 )
-from cdc_bridge.model.cursor import Receipt
 from cdc_bridge.model.errors import Forgotten, RequestError
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.messages import Subscribe
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
-from cdc_bridge.model.subscription import Event, EventKind
+from cdc_bridge.model.subscription import EventKind
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, Missed, Page
 from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import INT4, TEXT, columns, row
@@ -361,12 +363,11 @@ class Memory:
 
 @dataclass(eq=False)
 class Client:
-    """An outlet with a real backlog, read when the story says so."""
+    """An outlet with a real outbox, read when the story says so."""
 
     wanted: Wanted
     memory: Memory
-    backlog: Backlog
-    snapshots: deque[Snapshot] = field(default_factory=deque)
+    outbox: Outbox = field(default_factory=lambda: Outbox(10_000_000))
     subscriber: Subscriber | None = None
     frames: list[dict[str, Any]] = field(default_factory=list)
     read: asyncio.Event = field(default_factory=asyncio.Event)
@@ -374,22 +375,17 @@ class Client:
 
     def open(self, subscriber: Subscriber) -> None:
         self.subscriber = subscriber
-        self.backlog.open(self, subscriber.subscription.stream_uid, one=subscriber.subscription.item is not None)
 
-    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None) -> None:
-        if event.kind is EventKind.INIT and not event.resumed:
-            assert subscriber.start is not None
-            self.snapshots.append(subscriber.start.seen)
-        assert self.backlog.push(self, event, receipt)
+    def wake(self) -> None:
+        """It reads when the story says so."""
 
     def subscribers(self) -> list[Subscriber]:
         return [] if self.subscriber is None else [self.subscriber]
 
-    def silence(self, subscriber: Subscriber) -> None:
-        raise AssertionError("nobody's rights end here")
+    def close(self, code: CloseCode, reason: str) -> None:
+        raise AssertionError(reason)
 
     def drop(self, subscriber: Subscriber) -> None:
-        self.backlog.drop(self)
         self.read.set()
 
     def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
@@ -400,16 +396,16 @@ class Client:
         return True
 
     async def room(self, size_bytes: int) -> bool:
-        while self.backlog.size_bytes > 1000:
+        while self.outbox.size_bytes > 1000:
             self.read.clear()
             await self.read.wait()
         return True
 
     def read_frame(self) -> str | None:
         """Take in one frame; its cursor."""
-        if not self.backlog:
+        if not self.outbox:
             return None
-        frame = msgspec.json.decode(self.backlog.next_frame())
+        frame = msgspec.json.decode(self.outbox.next_frame())
         self.read.set()
         self.frames.append(frame)
         self._remember(frame)
@@ -423,7 +419,10 @@ class Client:
             if not frame.get("resumed"):
                 rows = frame.get("data") or []
                 data = [rows] if isinstance(rows, dict) else rows
-                self.memory = Memory(self.snapshots.popleft(), [], {value["id"]: value for value in data})
+                assert self.subscriber is not None
+                assert self.subscriber.receipt is not None
+                (start,) = self.subscriber.receipt.cursor.told
+                self.memory = Memory(start.seen, [], {value["id"]: value for value in data})
             return
         for value in [frame["data"]] if is_one else frame["data"]:
             if frame["event"] == "delete":
@@ -527,14 +526,14 @@ class Story:
         idle = 0
         while idle < 3:
             await self.quiet()
-            idle = 0 if any(client.backlog for client in self.clients) else idle + 1
+            idle = 0 if any(client.outbox for client in self.clients) else idle + 1
             self._read_all()
         for client in self.clients:
             self.judge(client)
 
     def _read_all(self) -> None:
         for client in self.clients:
-            while client.backlog:
+            while client.outbox:
                 self._read(client)
 
     # --- what happens ---
@@ -618,7 +617,7 @@ class Story:
         await self._follow(wanted, cursor, self._without_the_begun(wanted, memory))
 
     async def _follow(self, wanted: Wanted, after: str | None, memory: Memory) -> None:
-        client = Client(wanted, memory, Backlog(10_000_000, self.data.draw(st.sampled_from([2, 1000]))))
+        client = Client(wanted, memory)
         self.clients.append(client)
         await self.broker.subscribe(client, replace(wanted.request, after=after))
 
@@ -715,4 +714,6 @@ class Story:
 @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=200)
 @given(st.data())
 def test_who_comes_back_from_any_cursor_gets_each_later_change_once_and_in_order(data: st.DataObject) -> None:
-    asyncio.run(Story(data).tell())
+    frame_rows_max = data.draw(st.sampled_from([2, 1000]), label="frame_rows_max")
+    with patch.object(outbox, "FRAME_ROWS_MAX", frame_rows_max):
+        asyncio.run(Story(data).tell())

@@ -11,10 +11,10 @@ import pytest
 from cdc_bridge.access.access_policy import AccessPolicy, view
 from cdc_bridge.access.policy_cache import Questions
 from cdc_bridge.access.rules import Rule, RuleSet, rule_policy
+from cdc_bridge.engine.dependents import tables_of
 from cdc_bridge.engine.event_encoder import EventEncoder, Matches
 from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.engine.query_parser import QueryParser
-from cdc_bridge.engine.relating import tables_of
 from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
 from cdc_bridge.model.change import Listening, Relation
 from cdc_bridge.model.errors import RequestError

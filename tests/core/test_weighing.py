@@ -106,7 +106,9 @@ class Scene:
     async def hear(self, *changes: Change) -> list[Reading]:
         weighed = [(change, self.hub.weigh(change, 0)) for change in changes]
         await Asking(self.database).settle([weighing for _, weighing in weighed if weighing])
-        return [reading for change, weighing in weighed for reading in self.hub.apply(change, weighing)]
+        readings = [reading for change, weighing in weighed for reading in self.hub.apply(change, weighing)]
+        self.hub.flush()
+        return readings
 
     def told(self) -> list[list[tuple[Any, ...]]]:
         return [client.take() for client in self.clients]
@@ -119,7 +121,7 @@ async def test_what_memory_decides_is_not_asked() -> None:
     assert scene.database.calls == 0
     assert scene.told() == [
         [("create", [{"id": 1, "text": "a"}])],
-        [("create", [{"id": 1, "text": "a"}]), ("create", [{"id": 2, "text": "b"}])],
+        [("create", [{"id": 1, "text": "a"}, {"id": 2, "text": "b"}])],
     ]
 
 

@@ -19,14 +19,14 @@ import pytest
 import cdc_bridge.wiring
 from cdc_bridge.engine import refresher
 from cdc_bridge.engine.broker import Broker
-from cdc_bridge.engine.feed import Phase
-from cdc_bridge.engine.stale import Refresh
+from cdc_bridge.engine.hub import Refresh
+from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
-from cdc_bridge.model.cursor import Receipt
 from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.messages import Subscribe, parse
 from cdc_bridge.model.principal import SELF, Principal
-from cdc_bridge.model.subscription import Event, EventKind
+from cdc_bridge.model.subscription import EventKind
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
 
@@ -47,11 +47,12 @@ class Told:
 
 @dataclass(eq=False)
 class Notebook:
-    """Implements `hub.subscriber.Outlet` for one subscription."""
+    """Implements `engine.subscriber.Outlet` for one subscription of a client that reads everything at once."""
 
     told: list[Told] = field(default_factory=list)
     refused: RequestError | None = None
     subscriber: Subscriber | None = None
+    outbox: Outbox = field(default_factory=lambda: Outbox(2**30))
 
     @property
     def count(self) -> int:
@@ -60,15 +61,18 @@ class Notebook:
     def open(self, subscriber: Subscriber) -> None:
         self.subscriber = subscriber
 
-    def push(self, subscriber: Subscriber, event: Event, receipt: Receipt | None) -> None:
-        reason = event.reason.value if event.reason else ""
-        self.told.append(Told(event.kind, _read(event.rows), _read(event.old), reason))
+    def wake(self) -> None:
+        while self.outbox:
+            is_one = self.outbox.turns[0].subscription.item is not None
+            message = json.loads(self.outbox.next_frame())
+            data, old = (_list(message.get(name), is_one=is_one) for name in ("data", "old"))
+            self.told.append(Told(EventKind(message["event"]), data, old, message.get("reason", "")))
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        raise AssertionError(reason)
 
     def subscribers(self) -> list[Subscriber]:
         return [self.subscriber] if self.subscriber else []
-
-    def silence(self, subscriber: Subscriber) -> None:
-        self.told.clear()
 
     def drop(self, subscriber: Subscriber) -> None:
         self.subscriber = None
@@ -89,8 +93,8 @@ class Notebook:
         return told
 
 
-def _read(rows: tuple[bytes, ...] | None) -> list[Any] | None:
-    return None if rows is None else [json.loads(row) for row in rows]
+def _list(rows: Any, *, is_one: bool) -> list[Any] | None:
+    return [rows] if is_one and rows is not None else rows
 
 
 @dataclass(eq=False)
@@ -136,10 +140,7 @@ class Watched:
         await self._until(self._is_quiet)
 
     def _is_quiet(self) -> bool:
-        hub = self.broker.hub
-        feeds = [subscriber.feed for subscriber in hub._roll]
-        reads = any(feed.phase is Phase.HOLDING or feed.is_waiting for feed in feeds)
-        return not reads and not hub.stale and not self.is_refreshing
+        return self.broker.hub.is_settled and not self.is_refreshing
 
     async def _until(self, condition: Any) -> None:
         """Nothing tells when a reading has been found to be empty, so we look."""
@@ -150,9 +151,10 @@ class Watched:
     async def taken(self) -> list[Refresh]:
         """In place of the agenda's `next_stale`: who asks for more has shown what it took."""
         self.is_refreshing = False
-        await self.broker._agenda._until(self.broker._agenda._stale_ordered, self.broker.hub.stale)
+        hub = self.broker.hub
+        await self.broker._agenda._until(self.broker._agenda._stale_ordered, lambda: hub.has_stale)
         self.is_refreshing = True
-        return self.broker.hub.stale.take()
+        return hub.take_stale()
 
 
 @asynccontextmanager

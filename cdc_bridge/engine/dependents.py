@@ -6,9 +6,10 @@ beginning, which a filter of the first table finds by the values that the foreig
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
+from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model import values
 from cdc_bridge.model.catalog import Catalog, Collection, Reference
 from cdc_bridge.model.change import Change
@@ -120,3 +121,18 @@ def _leading_to(base: Collection, path: Path, named: frozenset[bytes], catalog: 
     for reference in reversed(before):
         filter_ = Related(reference, Quantifier.SOME if reference.is_many else Quantifier.JOINED, filter_)
     return filter_
+
+
+def rows_that_show(change: Change, topics: Iterable[Topic], catalog: Catalog) -> Iterator[tuple[Topic, Filter | None]]:
+    """For each topic of another table: which of its rows show what has changed. None: nobody can say which."""
+    changed = catalog.by_relation_id[change.relation_id].relation_id
+    known: dict[tuple[int, Projection], Filter | None] = {}
+    for topic in topics:
+        base, projection = topic.subscription.collection, topic.subscription.query.projection
+        shows = base.relation_id, projection
+        if changed in deciding(topic.subscription):
+            yield topic, None  # any row may have entered its filter, or left it
+            continue
+        if shows not in known:
+            known[shows] = showing(base, projection, change, catalog)
+        yield topic, known[shows]

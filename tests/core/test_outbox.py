@@ -1,4 +1,7 @@
-"""What waits leaves in order, in frames as large as allowed, and within its bound."""
+"""What waits leaves in order, in frames as large as allowed, and within its bound.
+
+The same holds for what waits in a topic's log and for what waits for one subscriber alone.
+"""
 
 from __future__ import annotations
 
@@ -9,40 +12,90 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.engine.backlog import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Backlog
-from cdc_bridge.model.change import Era
-from cdc_bridge.model.cursor import Cursor, Receipt, Seal
+from cdc_bridge.engine.outbox import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Outbox
+from cdc_bridge.engine.subscriber import Outlet, Seals, Subscriber
+from cdc_bridge.engine.topic import Topic
+from cdc_bridge.model.change import Era, Position, Snapshot
+from cdc_bridge.model.cursor import Mark, Receipt
 from cdc_bridge.model.subscription import Event, EventKind, Reason, Transaction
+from tests.core.facts import Recorder, snapshot, subscription
 
 MIB = 1024 * 1024
+SEALS = Seals()
 
 
-def backlog(*keys: str, bytes_max: int = 100 * MIB) -> Backlog:
-    made = Backlog(bytes_max)
-    for key in keys or ("s",):
-        made.open(key, key, one=False)
-    return made
+class Waiting:
+    """What waits for the subscriptions of one client that reads when it is told to, each a topic of its own.
+
+    `in_log`: it waits in the logs of their topics, else for each subscriber alone.
+    """
+
+    def __init__(self, *keys: str, in_log: bool, bytes_max: int = 100 * MIB, one: bool = False) -> None:
+        self.in_log = in_log
+        self.outlet = Recorder(is_slow=True, outbox=Outbox(bytes_max))
+        self.woken: dict[Outlet, None] = {}
+        self.subscribers: dict[str, Subscriber] = {}
+        for key in keys or ("s",):
+            wanted = subscription(uid=key, item=b"1" if one else None, cursor=True)
+            self.subscribers[key] = subscriber = Subscriber(self.outlet, wanted, SEALS)
+            topic = Topic(wanted, MIB, self.woken)
+            topic.join(subscriber)
+            topic.start(subscriber, snapshot(1, 1))
+            topic.heard(snapshot(1, 1))
+
+    def __bool__(self) -> bool:
+        return bool(self.outlet.outbox)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.outlet.outbox.size_bytes
+
+    def push(self, key: str, event: Event, mark: Mark | None = None) -> bool:
+        """Whether the connection stays."""
+        subscriber = self.subscribers[key]
+        if self.in_log:
+            assert subscriber.topic is not None
+            subscriber.topic.publish(10, (event if mark is None else msgspec.structs.replace(event, mark=mark),))
+            subscriber.topic.announce()
+            self.outlet.outbox.check(self.outlet)
+        else:
+            subscriber.push(event, None if mark is None else claim_of(mark))
+        return not self.outlet.outbox.is_closed
+
+    def reply(self, frame: bytes) -> bool:
+        return self.outlet.outbox.reply(frame)
+
+    def drop(self, key: str) -> None:
+        self.subscribers[key].forget()
+
+    def next_frame(self) -> bytes:
+        return self.outlet.outbox.next_frame()
+
+
+@pytest.fixture(params=[True, False], ids=["in the log", "alone"])
+def in_log(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
 
 
 def created(*rows: object) -> Event:
     return Event(EventKind.CREATE, tuple(msgspec.json.encode(row) for row in rows))
 
 
-def frames(waiting: Backlog) -> list[dict[str, object]]:
+def frames(waiting: Waiting) -> list[dict[str, object]]:
     made = []
     while waiting:
         made.append(msgspec.json.decode(waiting.next_frame()))
     return made
 
 
-def test_frame_reads_as_the_protocol_says() -> None:
-    waiting = backlog("m1")
+def test_frame_reads_as_the_protocol_says(in_log: bool) -> None:
+    waiting = Waiting("m1", in_log=in_log)
     waiting.push("m1", created({"id": 1}))
     assert waiting.next_frame() == b'{"type":"subscription","event":"create","data":[{"id":1}],"uid":"m1"}'
 
 
-def test_events_of_one_kind_leave_together() -> None:
-    waiting = backlog()
+def test_events_of_one_kind_leave_together(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     for number in range(3):
         waiting.push("s", created(number))
     waiting.push("s", Event(EventKind.DELETE, (b"0",)))
@@ -54,60 +107,59 @@ def test_events_of_one_kind_leave_together() -> None:
     ]
 
 
-def test_events_with_and_without_a_reason_are_not_mixed() -> None:
-    waiting = backlog()
+def test_events_with_and_without_a_reason_are_not_mixed(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     waiting.push("s", Event(EventKind.DELETE, (b"1",)))
     waiting.push("s", Event(EventKind.DELETE, (b"2",), reason=Reason.RESYNC))
     assert [f.get("reason") for f in frames(waiting)] == [None, "resync"]
 
 
-def test_init_is_a_frame_of_its_own() -> None:
-    waiting = backlog()
+def test_init_is_a_frame_of_its_own(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     waiting.push("s", Event(EventKind.INIT, (b"1",)))
     waiting.push("s", Event(EventKind.INIT, (), reason=Reason.TRUNCATE))
     assert [f["data"] for f in frames(waiting)] == [[1], []]
 
 
-def test_frame_holds_a_thousand_rows_at_most() -> None:
-    waiting = backlog()
+def test_frame_holds_a_thousand_rows_at_most(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     waiting.push("s", created(*range(FRAME_ROWS_MAX + 5)))
     waiting.push("s", created("x"))
     assert [len(f["data"]) for f in frames(waiting)] == [FRAME_ROWS_MAX, 6]  # type: ignore[arg-type]
 
 
-def test_frame_holds_a_mebibyte_at_most_and_a_larger_row_goes_alone() -> None:
-    waiting = backlog()
+def test_frame_holds_a_mebibyte_at_most_and_a_larger_row_goes_alone(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     waiting.push(
         "s", created("a" * (FRAME_BYTES_MAX // 2), "b" * (FRAME_BYTES_MAX // 2), "c" * 2 * FRAME_BYTES_MAX, "d")
     )
     assert [[row[0] for row in f["data"]] for f in frames(waiting)] == [["a"], ["b"], ["c"], ["d"]]  # type: ignore[attr-defined]
 
 
-def test_item_subscription_gets_the_row_itself() -> None:
-    waiting = Backlog(MIB)
-    waiting.open("s", "i", one=True)
+def test_item_subscription_gets_the_row_itself(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log, one=True)
     waiting.push("s", created({"id": 1}))
     waiting.push("s", created({"id": 2}))
     waiting.push("s", Event(EventKind.DELETE, (b"2",)))
     assert [f["data"] for f in frames(waiting)] == [{"id": 1}, {"id": 2}, 2]
 
 
-def test_subscriptions_take_turns() -> None:
-    waiting = backlog("a", "b")
+def test_subscriptions_take_turns(in_log: bool) -> None:
+    waiting = Waiting("a", "b", in_log=in_log)
     waiting.push("a", created(*range(FRAME_ROWS_MAX * 2)))
     waiting.push("b", created("x"))
     assert [f["uid"] for f in frames(waiting)] == ["a", "b", "a"]
 
 
-def test_answers_go_before_events() -> None:
-    waiting = backlog()
+def test_answers_go_before_events(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     waiting.push("s", created(1))
     waiting.reply(b'{"type":"pong"}')
     assert [f["type"] for f in frames(waiting)] == ["pong", "subscription"]
 
 
-def test_dropped_subscription_says_no_more() -> None:
-    waiting = backlog("a", "b")
+def test_dropped_subscription_says_no_more(in_log: bool) -> None:
+    waiting = Waiting("a", "b", in_log=in_log)
     waiting.push("a", created(1))
     waiting.push("b", created(2))
     waiting.drop("a")
@@ -116,14 +168,14 @@ def test_dropped_subscription_says_no_more() -> None:
     assert waiting.size_bytes == 0
 
 
-def test_frame_says_who_changed_what_it_was_and_where_the_client_is() -> None:
-    waiting = backlog("m1")
+def test_frame_says_who_changed_what_it_was_and_where_the_client_is(in_log: bool) -> None:
+    waiting = Waiting("m1", in_log=in_log)
     event = Event(EventKind.UPDATE, (b"1",), old=(b"0",), transaction=Transaction(77, 1_795_516_496_789_000))
     receipt = claimed(1)
     waiting.push("m1", event, receipt)
     assert waiting.next_frame().decode() == (
         '{"type":"subscription","event":"update","data":[1],"old":[0],'
-        '"tx":{"id":"77","at":"2026-11-24T10:34:56.789Z"},"cursor":"' + receipt.text + '","uid":"m1"}'
+        '"tx":{"id":"77","at":"2026-11-24T10:34:56.789Z"},"cursor":"' + text(receipt) + '","uid":"m1"}'
     )
 
 
@@ -131,29 +183,28 @@ def test_frame_says_who_changed_what_it_was_and_where_the_client_is() -> None:
     ("at", "shown"),
     [(1, "1970-01-01T00:00:00.000001Z"), (1_000_000, "1970-01-01T00:00:01.000Z"), (0, None)],
 )
-def test_instant_has_three_fraction_digits_or_six(at: int, shown: str | None) -> None:
-    waiting = backlog()
+def test_instant_has_three_fraction_digits_or_six(in_log: bool, at: int, shown: str | None) -> None:
+    waiting = Waiting(in_log=in_log)
     waiting.push("s", Event(EventKind.DELETE, (b"1",), transaction=Transaction(7, at)))
     (frame,) = frames(waiting)
     assert frame["tx"] == ({"id": "7"} if shown is None else {"id": "7", "at": shown})
 
 
-def test_resumed_init_has_no_data() -> None:
-    waiting = backlog("m1")
+def test_resumed_init_has_no_data(in_log: bool) -> None:
+    waiting = Waiting("m1", in_log=in_log)
     waiting.push("m1", Event(EventKind.INIT, resumed=True))
     assert waiting.next_frame() == b'{"type":"subscription","event":"init","resumed":true,"uid":"m1"}'
 
 
-def test_item_subscription_gets_the_old_row_itself() -> None:
-    waiting = Backlog(MIB)
-    waiting.open("s", "i", one=True)
+def test_item_subscription_gets_the_old_row_itself(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log, one=True)
     waiting.push("s", Event(EventKind.DELETE, (b"2",), old=(b'{"id":2}',)))
     (frame,) = frames(waiting)
     assert (frame["data"], frame["old"]) == (2, {"id": 2})
 
 
-def test_transactions_are_not_mixed_when_they_are_told() -> None:
-    waiting = backlog()
+def test_transactions_are_not_mixed_when_they_are_told(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     for xid, row in [(1, b"1"), (1, b"2"), (2, b"3")]:
         waiting.push("s", Event(EventKind.CREATE, (row,), transaction=Transaction(xid, 1000 * int(row))))
     assert [(f["data"], f["tx"]) for f in frames(waiting)] == [
@@ -165,87 +216,100 @@ def test_transactions_are_not_mixed_when_they_are_told() -> None:
 # --- cursors ---
 
 
-def claimed(number: int) -> Receipt:
-    return Receipt(Seal(), Cursor(b"8 bytes!", Era(b"g", number), ()))
+def claimed(number: int) -> Mark:
+    return Mark(b"8 bytes!", Position.of(Era(b"g", number), Snapshot(number, number, frozenset())))
 
 
-def test_frame_carries_the_cursor_of_the_last_event_that_is_in_it() -> None:
-    waiting = backlog()
+def claim_of(mark: Mark) -> Receipt:
+    return mark.receipt(SEALS.under(b""), None)
+
+
+def text(mark: Mark) -> str:
+    return claim_of(mark).text
+
+
+def test_frame_carries_the_cursor_of_the_last_event_that_is_in_it(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     claims = [claimed(number) for number in range(3)]
     for number, receipt in enumerate(claims):
         waiting.push("s", created(number), receipt)
     (frame,) = frames(waiting)
-    assert frame["cursor"] == claims[2].text
+    assert frame["cursor"] == text(claims[2])
 
 
-def test_event_that_is_not_sent_in_full_is_not_claimed() -> None:
-    waiting = backlog()
+def test_event_that_is_not_sent_in_full_is_not_claimed(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     first, second, third = claimed(1), claimed(2), claimed(3)
     waiting.push("s", created("x"), first)
     waiting.push("s", created(*range(FRAME_ROWS_MAX + 5)), second)
     waiting.push("s", created("y"), third)
     assert [(len(f["data"]), f["cursor"]) for f in frames(waiting)] == [  # type: ignore[arg-type]
-        (1, first.text),
-        (FRAME_ROWS_MAX, first.text),
-        (6, third.text),
+        (1, text(first)),
+        (FRAME_ROWS_MAX, text(first)),
+        (6, text(third)),
     ]
 
 
-def test_event_without_a_claim_of_its_own_leaves_the_cursor_where_it_was() -> None:
-    waiting = backlog()
+def test_event_without_a_claim_of_its_own_leaves_the_cursor_where_it_was(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     receipt = claimed(1)
     waiting.push("s", Event(EventKind.INIT, ()), receipt)
     waiting.push("s", Event(EventKind.DELETE, (b"1",)))
-    assert [f["cursor"] for f in frames(waiting)] == [receipt.text, receipt.text]
+    assert [f["cursor"] for f in frames(waiting)] == [text(receipt), text(receipt)]
 
 
-def test_change_of_several_events_is_not_begun_in_a_frame_that_claims_another() -> None:
+def test_change_of_several_events_is_not_begun_in_a_frame_that_claims_another(in_log: bool) -> None:
     """Or who goes on from that frame would be told again what it holds of the change: that a row left its old key."""
-    waiting = backlog()
+    waiting = Waiting(in_log=in_log)
     one, two = claimed(1), claimed(2)
     waiting.push("s", Event(EventKind.DELETE, (b"1",)), one)
     waiting.push("s", Event(EventKind.DELETE, (b"2",)))
     waiting.push("s", created(3), two)
     sent = [(f["data"], f["cursor"]) for f in frames(waiting)]
-    assert sent == [([1], one.text), ([2], one.text), ([3], two.text)]
+    assert sent == [([1], text(one)), ([2], text(one)), ([3], text(two))]
 
 
-def test_frame_that_is_full_takes_no_part_of_the_next_event() -> None:
-    waiting = backlog()
+def test_frame_that_is_full_takes_no_part_of_the_next_event(in_log: bool) -> None:
+    waiting = Waiting(in_log=in_log)
     waiting.push("s", created("a" * (FRAME_BYTES_MAX // 2)))
     waiting.push("s", created("b" * (FRAME_BYTES_MAX // 4), "c" * (FRAME_BYTES_MAX // 2)))
     assert [[row[0] for row in f["data"]] for f in frames(waiting)] == [["a"], ["b", "c"]]  # type: ignore[attr-defined]
 
 
-def test_past_the_bound_the_answer_is_no() -> None:
-    waiting = backlog(bytes_max=1000)
+def test_past_the_bound_the_answer_is_no(in_log: bool) -> None:
+    waiting = Waiting(bytes_max=1000, in_log=in_log)
     assert waiting.push("s", created("x" * 500))
     assert not waiting.push("s", created("x" * 500))
     assert not waiting.reply(b"x" * 500)
 
 
-def test_larger_message_goes_when_nothing_else_waits() -> None:
-    waiting = backlog(bytes_max=1000)
+def test_larger_message_goes_when_nothing_else_waits(in_log: bool) -> None:
+    waiting = Waiting(bytes_max=1000, in_log=in_log)
     assert waiting.push("s", created("x" * 5000))
-    assert not waiting.push("s", created("y"))
     waiting.next_frame()
     assert waiting.push("s", created("y"))
+    waiting.next_frame()
+    assert waiting.push("s", created("x" * 5000))
+    assert not waiting.push("s", created("y"))
 
 
-def test_empty_backlog_has_no_frame() -> None:
+def test_empty_outbox_has_no_frame(in_log: bool) -> None:
     with pytest.raises(IndexError):
-        backlog().next_frame()
+        Waiting(in_log=in_log).next_frame()
 
 
 @given(
+    st.booleans(),
     st.lists(
         st.tuples(
             st.sampled_from("ab"), st.sampled_from(["create", "update", "delete"]), st.integers(1, 1500), st.booleans()
         )
-    )
+    ),
 )
-def test_no_row_is_lost_or_overtakes_another_of_its_subscription(story: list[tuple[str, str, int, bool]]) -> None:
-    waiting = backlog("a", "b")
+def test_no_row_is_lost_or_overtakes_another_of_its_subscription(
+    in_log: bool, story: list[tuple[str, str, int, bool]]
+) -> None:
+    waiting = Waiting("a", "b", in_log=in_log)
     pushed: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}
     sent: dict[str, list[tuple[str, int]]] = {"a": [], "b": []}
 
@@ -270,12 +334,12 @@ def test_no_row_is_lost_or_overtakes_another_of_its_subscription(story: list[tup
 
 def test_short_answers_count_with_all_that_they_take() -> None:
     """A client that asks and never reads costs no more than its backlog may."""
-    backlog = Backlog(10_000)
+    outbox = Outbox(10_000)
     count = 0
-    while backlog.reply(b"%d" % (count % 10)):
+    while outbox.reply(b"%d" % (count % 10)):
         count += 1
     assert count > 100
     assert count * sys.getsizeof(b"1") <= 10_000
     for _ in range(count):
-        backlog.next_frame()
-    assert backlog.size_bytes == 0
+        outbox.next_frame()
+    assert outbox.size_bytes == 0

@@ -1,4 +1,4 @@
-"""The collections as the hub knows them: the newest catalog, and what goes with each collection until the next one.
+"""The collections by the newest catalog, and what goes with each collection until the next one.
 
 That is how its rows are encoded, and in which order the changes of its transactions have come. Tables are kept from
 one catalog to the next where rows still read the same; orders begin anew, and so does what TRUNCATE has told.
@@ -31,7 +31,7 @@ class Differences:
         return self.anew | self.led | self.rights | {collection.relation_id for collection in self.gone}
 
 
-class Register:
+class CollectionRegistry:
     """See the module's docstring."""
 
     def __init__(self) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cdc_bridge.engine.backlog import Waiting
 from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.engine.filter_index import FilterGroup, Group
 from cdc_bridge.engine.hub import Hub
@@ -20,12 +19,12 @@ from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.engine.weighing import CannotTell, Weighing
 from cdc_bridge.model.change import Change, Operation, Position, Snapshot
-from cdc_bridge.model.cursor import Cursor, going_on
+from cdc_bridge.model.cursor import Cursor, Receipt, going_on
 from cdc_bridge.model.subscription import Event, EventKind
 
 
 @dataclass(slots=True, eq=False)
-class Catching:
+class Replay:
     """See the module's docstring. `_orders` and `_emptied_by`: as the hub keeps them, of what is told here."""
 
     hub: Hub
@@ -37,7 +36,7 @@ class Catching:
     _emptied_by: int | None = None
 
     @classmethod
-    def begin(cls, hub: Hub, reading: Reading) -> Catching | None:
+    def begin(cls, hub: Hub, reading: Reading) -> Replay | None:
         """Go on from the subscriber's cursor. None if nobody can."""
         subscriber = reading.subscriber
         relation_id = subscriber.subscription.collection.relation_id
@@ -49,7 +48,7 @@ class Catching:
             return None  # what it is shown has come from other tables too, or is not told row by row
         subscriber.after = None
         key = hub.table(relation_id).key
-        subscriber.outlet.push(subscriber, Event(EventKind.INIT, resumed=True), hub.receipt(subscriber, cursor))
+        subscriber.push(Event(EventKind.INIT, resumed=True), hub.receipt(subscriber, cursor))
         sieve: FilterGroup[Subscriber] = FilterGroup(subscriber.subscription.query.filter)
         sieve.put(Group(subscriber.subscription))
         return cls(hub, subscriber.reading(), anchor, cursor.told, sieve, TransactionOrders(key) if key else None)
@@ -79,7 +78,9 @@ class Catching:
         weighing.judge_one(self._sieve)
         return weighing
 
-    def tell(self, change: Change, weighing: Weighing[Subscriber] | None, upto: Snapshot) -> list[Waiting] | None:
+    def tell(
+        self, change: Change, weighing: Weighing[Subscriber] | None, upto: Snapshot
+    ) -> list[tuple[Event, Receipt | None]] | None:
         """What is to be pushed of a change that was missed; `upto` sees it. None: it cannot be told, start anew."""
         collection = self.hub.catalog.by_relation_id[change.relation_id]
         self.told = going_on(self.told, upto, change.seq)
@@ -111,5 +112,5 @@ class Catching:
         self.told = (start,)
         if self.hub.go_on(self.subscriber, start):
             return True
-        self.reading = self.subscriber.reading()
+        self.reading = self.subscriber.awaited or self.reading
         return False

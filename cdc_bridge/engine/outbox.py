@@ -1,0 +1,239 @@
+"""What waits to be sent on one connection, and how it becomes frames.
+
+Rule: answers go first; subscribers with something to send take turns, a frame each. A frame is made at the last moment:
+while the client is busy with one, events of the same kind gather behind it and leave together, so that a slow reader
+gets fewer and larger frames instead of a longer queue. Events of two transactions are not mixed when clients are told
+whose they are.
+
+A frame's cursor says what has left in full with it. So no event is begun in a frame that others are in already, unless
+all of it fits, and no change of several events in a frame that says so of another one.
+
+Bound: `bytes_max` of waiting data. Policy: a connection that has more is closed as too slow, and nothing is sent on it
+any more. A single larger message still goes when nothing else waits. A frame has `FRAME_ROWS_MAX` rows and
+`FRAME_BYTES_MAX` bytes at most, but for a single larger row.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from cdc_bridge.model import frames
+from cdc_bridge.model.change import Snapshot
+from cdc_bridge.model.cursor import Mark, Receipt
+from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.subscription import Event, EventKind
+
+if TYPE_CHECKING:
+    from cdc_bridge.engine.subscriber import Outlet, Subscriber
+
+REPLY_COST_BYTES = 48
+"""What Python takes for an answer besides its bytes. Of very short ones a client can make a million."""
+
+
+class Outbox:
+    """See the module's docstring. `turns` has each subscriber once for which something waits."""
+
+    __slots__ = ("_bytes_max", "_replies", "is_closed", "size_bytes", "turns")
+
+    def __init__(self, bytes_max: int) -> None:
+        self._bytes_max = bytes_max
+        self._replies: deque[bytes] = deque()
+        self.turns: deque[Subscriber] = deque()
+        self.size_bytes = 0
+        self.is_closed = False
+
+    def __bool__(self) -> bool:
+        return bool(self._replies or self.turns)
+
+    def reply(self, frame: bytes) -> bool:
+        """Put an answer in front of the events. False when there is no room."""
+        cost_bytes = len(frame) + REPLY_COST_BYTES
+        if self.is_closed or (self and self.size_bytes + cost_bytes > self._bytes_max):
+            return False
+        self.size_bytes += cost_bytes
+        self._replies.append(frame)
+        return True
+
+    def next_frame(self) -> bytes:
+        """The next frame to send. Raises `IndexError` when nothing waits."""
+        if self._replies:
+            frame = self._replies.popleft()
+            self.size_bytes -= len(frame) + REPLY_COST_BYTES
+            return frame
+        subscriber = self.turns.popleft()
+        frame = subscriber.next_frame()
+        if subscriber.waiting_bytes:
+            self.turns.append(subscriber)
+        return frame
+
+    def forget(self, subscriber: Subscriber) -> None:
+        """Send nothing of what waits for it."""
+        if subscriber.waiting_bytes:
+            self.turns.remove(subscriber)
+            self.size_bytes -= subscriber.waiting_bytes
+            subscriber.waiting_bytes = 0
+
+    def check(self, outlet: Outlet) -> None:
+        """Close the connection if more waits than may."""
+        if self.size_bytes > self._bytes_max and not self.is_closed and not self._is_single():
+            self.is_closed = True
+            outlet.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+
+    def _is_single(self) -> bool:
+        """Whether a single message waits."""
+        return not self._replies and len(self.turns) == 1 and self.turns[0].has_one_entry
+
+
+# --- from entries to frames ---
+
+FRAME_ROWS_MAX = 1000
+FRAME_BYTES_MAX = 1024 * 1024
+
+_MERGED = frozenset({EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE})
+
+
+class Entry(NamedTuple):
+    """An event of a transaction in a log. `end_bytes` is the cost of the log up to its end.
+
+    Without an event it is a change that cannot be told: it calls for fresh data. Rows that were read again have the
+    snapshot in which they were (`read_in`). `claim`: what can be claimed when it has been sent; None when that is no
+    more than before it.
+    """
+
+    xid: int
+    event: Event | None
+    cost_bytes: int
+    end_bytes: int
+    read_in: Snapshot | None = None
+    claim: Mark | Receipt | None = None
+
+
+class Cut:
+    """One frame without what is the client's own, of the entries from some position on.
+
+    `count` entries are behind it when it has left, and `sent_rows` rows of the next one. `cost_bytes` is what no longer
+    waits then.
+    """
+
+    __slots__ = ("_body", "_frame", "_key", "claim", "cost_bytes", "count", "sent_rows")
+
+    def __init__(
+        self, body: bytes, count: int, cost_bytes: int, sent_rows: int = 0, claim: Mark | Receipt | None = None
+    ) -> None:
+        self._body = body
+        self.count = count
+        self.cost_bytes = cost_bytes
+        self.sent_rows = sent_rows
+        self.claim = claim
+        self._key: tuple[str | None, str | None] | None = None
+        self._frame = b""
+
+    def frame(self, uid: str | None, cursor: str | None) -> bytes:
+        """The last one is kept: the next client mostly gets the same."""
+        key = (uid, cursor)
+        if self._key != key:
+            self._key, self._frame = key, self._body + frames.event_tail(uid, cursor)
+        return self._frame
+
+
+def cut_frame(
+    entries: Sequence[Entry],
+    begin: int,
+    sent_rows: int,
+    *,
+    one: bool,
+    with_cursor: bool,
+    seen_end: int = 0,
+    skips: Callable[[Entry], bool] | None = None,
+) -> Cut:
+    """The next frame of these entries, of which one at least must be sent. Entries before `seen_end` may be skipped."""
+    at = begin
+    while _is_skipped(entries[at], at < seen_end, skips):
+        at += 1
+    event = entries[at].event
+    assert event is not None
+    if one or event.kind not in _MERGED:
+        body = frames.event_body(event, one=one)
+        return Cut(body, at + 1 - begin, entries[at].cost_bytes, claim=entries[at].claim)
+    end = _end(event, sent_rows)
+    rows, old = event.rows or (), event.old
+    if end < len(rows):
+        part = _merged(event, rows[sent_rows:end], old and old[sent_rows:end])
+        return Cut(frames.event_body(part, one=False), at - begin, 0, end)
+    if sent_rows:
+        event = _merged(event, rows[sent_rows:], old and old[sent_rows:])
+    return _gather(entries, begin, at, event, with_cursor=with_cursor, seen_end=seen_end, skips=skips)
+
+
+def _gather(
+    entries: Sequence[Entry],
+    begin: int,
+    at: int,
+    event: Event,
+    *,
+    with_cursor: bool,
+    seen_end: int,
+    skips: Callable[[Entry], bool] | None,
+) -> Cut:
+    """What is left of the event of the entry at this place, and what reads the same and fits behind it."""
+    events, cost_bytes, claim = [event], entries[at].cost_bytes, entries[at].claim
+    count, size = len(event.rows or ()), _size(event)
+    at += 1
+    while at < len(entries):
+        entry = entries[at]
+        if not _is_skipped(entry, at < seen_end, skips):
+            following = entry.event
+            assert following is not None
+            if not _alike(event, following):
+                break
+            count += len(following.rows or ())
+            size += _size(following)
+            if count > FRAME_ROWS_MAX or size > FRAME_BYTES_MAX:
+                break
+            if with_cursor and claim is not None and entry.claim is None:
+                break  # the first part of a change, which this frame's cursor would not say
+            events.append(following)
+            cost_bytes += entry.cost_bytes
+            claim = entry.claim or claim
+        at += 1
+    if len(events) > 1:
+        rows = tuple([row for each in events for row in each.rows or ()])
+        old = tuple([row for each in events for row in each.old or ()])
+        event = _merged(events[-1], rows, None if event.old is None else old)
+    return Cut(frames.event_body(event, one=False), at - begin, cost_bytes, claim=claim)
+
+
+def _is_skipped(entry: Entry, may_be_seen: bool, skips: Callable[[Entry], bool] | None) -> bool:
+    return entry.event is None or (may_be_seen and skips is not None and skips(entry))
+
+
+def _merged(event: Event, rows: tuple[bytes, ...], old: tuple[bytes, ...] | None) -> Event:
+    return Event(event.kind, rows, event.reason, old=old, transaction=event.transaction)
+
+
+def _end(event: Event, begin: int) -> int:
+    """How far a frame gets that begins with this row: one row at least."""
+    rows, old = event.rows or (), event.old or ()
+    last = min(len(rows), begin + FRAME_ROWS_MAX)
+    if _size(event) <= FRAME_BYTES_MAX:
+        return last
+    size = 0
+    for end in range(begin, last):
+        size += len(rows[end]) + (len(old[end]) if old else 0)
+        if size > FRAME_BYTES_MAX and end > begin:
+            return end
+    return last
+
+
+def _size(event: Event) -> int:
+    return sum(map(len, event.rows or ())) + sum(map(len, event.old or ()))
+
+
+def _alike(first: Event, second: Event) -> bool:
+    if first.kind is not second.kind or first.reason != second.reason or (first.old is None) != (second.old is None):
+        return False
+    if first.transaction is second.transaction:
+        return True
+    return (first.transaction and first.transaction.xid) == (second.transaction and second.transaction.xid)

@@ -1,0 +1,130 @@
+"""All subscribers, and their topics by the table that they follow, by its rows, and by tables that they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import TypeAlias
+
+from cdc_bridge.engine.collection_registry import Differences
+from cdc_bridge.engine.dependents import deciding, tables_of, targets
+from cdc_bridge.engine.filter_index import FilterIndex, topic_key
+from cdc_bridge.engine.subscriber import Outlet, State, Subscriber
+from cdc_bridge.engine.topic import Topic
+from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.subscription import EventKind, Subscription
+
+Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
+"""The same request against a changed table. Raises `RequestError` when it can no longer be served."""
+
+Judgement: TypeAlias = Subscription | RequestError
+
+
+class SubscriberRegistry:
+    """See the module's docstring. It is walked over as it was at the beginning of the walk."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self.index: FilterIndex[Topic] = FilterIndex()
+        self.woken: dict[Outlet, None] = {}
+        """Connections that have something to send since they were last told."""
+        self._bytes_max = bytes_max
+        self._subscribers: dict[Subscriber, None] = {}
+        self._topics: dict[Hashable, Topic] = {}
+        self._showing: dict[int, dict[Topic, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._subscribers)
+
+    def __iter__(self) -> Iterator[Subscriber]:
+        return iter(list(self._subscribers))
+
+    def __contains__(self, subscriber: Subscriber) -> bool:
+        return subscriber in self._subscribers
+
+    def add(self, subscriber: Subscriber) -> None:
+        self._subscribers[subscriber] = None
+
+    def remove(self, subscriber: Subscriber) -> None:
+        self.part(subscriber)
+        self._subscribers.pop(subscriber, None)
+
+    def join(self, subscriber: Subscriber) -> None:
+        """It follows its topic from here on."""
+        subscription = subscriber.subscription
+        key = topic_key(subscription)
+        topic = self._topics.get(key)
+        if topic is None:
+            topic = self._topics[key] = Topic(subscription, self._bytes_max, self.woken)
+            self.index.add(subscription, topic)
+            for relation_id in _shown(subscription):
+                self._showing.setdefault(relation_id, {})[topic] = None
+        topic.join(subscriber)
+
+    def part(self, subscriber: Subscriber) -> None:
+        """It follows nothing any more. Does nothing when that is so already."""
+        topic = subscriber.topic
+        if topic is None:
+            return
+        topic.leave(subscriber)
+        if not topic.subscribers:
+            del self._topics[topic_key(topic.subscription)]
+            self.index.remove(topic.subscription, topic)
+            for relation_id in _shown(topic.subscription):
+                del self._showing[relation_id][topic]
+                if not self._showing[relation_id]:
+                    del self._showing[relation_id]
+
+    @property
+    def topics(self) -> list[Topic]:
+        return list(self._topics.values())
+
+    def topics_of(self, relation_id: int) -> list[Topic]:
+        """Of those that follow this table."""
+        return self.index.members(relation_id)
+
+    def topics_showing(self, relation_id: int) -> list[Topic]:
+        """Those that are told what happens here, although they follow another table, since they show rows of this one,
+        or their filter leads here.
+        """
+        return list(self._showing.get(relation_id, ()))
+
+    def topics_told_of(self, relation_id: int) -> list[Topic]:
+        """Both."""
+        return list(dict.fromkeys([*self.topics_of(relation_id), *self.topics_showing(relation_id)]))
+
+    def judged_anew(
+        self, catalog: Catalog, differences: Differences, judge: Judge
+    ) -> list[tuple[Subscriber, Judgement]]:
+        """What becomes of subscribers that follow, or are led to, what a new catalog changes. Nothing is changed here.
+
+        Whatever `judge` raises besides `RequestError`, for however many, is raised at the end, in one group.
+        """
+        gone = {collection.relation_id for collection in differences.gone}
+        now = {c.relation_id: c for c in catalog.by_name.values() if c.relation_id not in gone}
+        found: list[tuple[Subscriber, Judgement]] = []
+        failures: list[Exception] = []
+        for subscriber in self._subscribers:
+            if subscriber.state is State.PAUSED:
+                continue  # it is judged when it goes on
+            collection = now.get(subscriber.subscription.collection.relation_id)
+            if collection is not None and not tables_of(subscriber.subscription).isdisjoint(differences.all):
+                try:
+                    found.append((subscriber, _judged(subscriber.subscription, collection, judge)))
+                except Exception as failure:  # all are of interest, the frames that they came from once at the most
+                    failures.append(failure.with_traceback(None) if failures else failure)
+        if failures:
+            raise ExceptionGroup("not all can be judged", failures)
+        return found
+
+
+def _shown(subscription: Subscription) -> frozenset[int]:
+    if not (subscription.related and subscription.wants(EventKind.UPDATE)):
+        return frozenset()
+    return targets(subscription.query.projection) | deciding(subscription)
+
+
+def _judged(subscription: Subscription, collection: Collection, judge: Judge) -> Judgement:
+    try:
+        return judge(subscription, collection)
+    except RequestError as error:
+        return error

@@ -1,0 +1,395 @@
+"""Equal subscriptions, and one log of what they are sent.
+
+Rule: an event is in the log once, however many subscribers there are; each of them is a position in it. A frame of the
+same entries is made once. What all have been sent is forgotten.
+
+Where memory cannot decide what comes next, a `Pending` takes its place, and so it does while rows are read again. What
+comes later queues behind it until it is settled; nobody but this topic waits. Rows that were read again go into the log
+where their snapshot is: what it saw before them, the rest after.
+
+Bound: `bytes_max` of the queue, and of the log behind a subscriber that is LOADING. Policy: past it the whole topic is
+sent fresh data, or a subscriber's data are read again. Nobody is LIVE so far behind: its connection is closed before.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import TypeAlias
+
+from cdc_bridge.engine.outbox import Cut, Entry, cut_frame
+from cdc_bridge.engine.subscriber import SENT, Outlet, Reading, State, Step, Subscriber
+from cdc_bridge.model.change import Snapshot
+from cdc_bridge.model.filter import EVERYTHING, Filter, disjunction
+from cdc_bridge.model.subscription import Event, EventKind, Subscription
+
+CUTS_MAX = 16
+"""Frames that are kept for the next subscriber, each a MiB at most."""
+
+ENTRY_BYTES = 100
+"""What an entry costs that has no event."""
+
+TRIM_FROM_BYTES = 1024 * 1024
+"""From this size on the log is trimmed although some have not been sent all of it."""
+
+STALE_FILTERS_MAX = 50
+"""Past it everything that the topic shows counts as stale."""
+
+Events: TypeAlias = tuple[Event, ...]
+
+
+class Pending:
+    """The place of a change's events in the queue of a topic while they are not known, or of rows that are being read
+    again (of no `xid`).
+    """
+
+    __slots__ = ("events", "is_settled", "size_bytes", "xid")
+
+    def __init__(self, xid: int | None, size_bytes: int) -> None:
+        self.xid = xid
+        self.size_bytes = size_bytes
+        self.is_settled = False
+        self.events: Events | None = None
+
+
+Arrival: TypeAlias = tuple[int, Events | None, Snapshot | None]
+"""A transaction's events, and the snapshot in which they were read if they were. Without events it cannot be told."""
+
+Queued: TypeAlias = Pending | Snapshot | Arrival
+"""A snapshot is that of a heartbeat."""
+
+
+class Topic:
+    """See the module's docstring. `begin` and `end` are positions of its log. `subscription` stands for all members.
+    Connections that have something to send are put into `woken`. Methods that make readings necessary return them.
+    """
+
+    def __init__(self, subscription: Subscription, bytes_max: int, woken: dict[Outlet, None]) -> None:
+        self.subscription = subscription
+        self._woken = woken
+        self.subscribers: dict[Subscriber, None] = {}
+        self.catching_up: dict[Subscriber, None] = {}
+        self.begin = self.end = 0
+        self.refreshing: Pending | None = None
+        self._stale: dict[Filter, int] = {}  # of which transaction
+        self._bytes_max = bytes_max
+        self._log: list[Entry] = []
+        self._begin_bytes = self._end_bytes = 0
+        self._trim_at_bytes = TRIM_FROM_BYTES
+        self._announced = self._announced_bytes = 0
+        self._behind = 0
+        self._queue: deque[Queued] = deque()
+        self._queue_bytes = 0
+        self._cuts: dict[tuple[int, int, int, bool, int], tuple[Cut, Snapshot | None]] = {}
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether it waits for an answer or for rows."""
+        return bool(self._queue)
+
+    # --- subscribers ---
+
+    def join(self, subscriber: Subscriber) -> None:
+        """From here on it is sent what comes."""
+        if not self.subscribers:
+            self._forget_before(self.end)
+        subscriber.topic = self
+        subscriber.offset = self.end
+        self.subscribers[subscriber] = None
+        if subscriber.state is State.CATCHING_UP:
+            self.catching_up[subscriber] = None
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """It takes along what waits for it."""
+        self._bring_along(subscriber)
+        subscriber.topic = None
+        del self.subscribers[subscriber]
+        self.catching_up.pop(subscriber, None)
+
+    def reload(self, subscriber: Subscriber) -> Reading:
+        """It needs fresh data, and is sent what comes from here on and is not in them."""
+        self._bring_along(subscriber)
+        self.catching_up.pop(subscriber, None)
+        subscriber.snapshot = None
+        subscriber.take(Step.RELOADED)
+        return subscriber.reading()
+
+    def reload_all(self) -> list[Reading]:
+        """Nothing that is pending, or stale, matters any more."""
+        self._queue.clear()
+        self._queue_bytes = 0
+        self.refreshing = None
+        self._stale.clear()
+        return [self.reload(subscriber) for subscriber in self.subscribers]
+
+    def start(self, subscriber: Subscriber, snapshot: Snapshot) -> bool:
+        """It has all that the snapshot sees, and is sent the rest. False when that cannot be: too much has come since
+        its data were ordered, or something that cannot be told.
+        """
+        if self.is_late(subscriber):
+            return False
+        subscriber.snapshot = snapshot
+        log = self._log[subscriber.offset - self.begin :]
+        if any(entry.event is None and not subscriber.skips(entry) for entry in log):
+            return False
+        subscriber.take(Step.DATA_SENT)
+        self.catching_up[subscriber] = None
+        self._expect_unseen(subscriber, log)
+        if self._stale and all(each.state in SENT for each in self.subscribers):
+            self._stale = {filter_: xid for filter_, xid in self._stale.items() if not self._all_have(xid)}
+        return True
+
+    def is_late(self, subscriber: Subscriber) -> bool:
+        """Whether more of the log than may be kept for it has come since its data were ordered."""
+        if subscriber.offset < self.begin:
+            return True
+        return self._end_bytes - self._bytes_before(subscriber.offset) > self._bytes_max
+
+    # --- what comes ---
+
+    def publish(self, xid: int, events: Events | None, read_in: Snapshot | None = None) -> list[Reading]:
+        """What a change means to its subscribers. None: it cannot be told."""
+        if self._queue:
+            self._queue.append((xid, events, read_in))
+            return self._take_room(_cost(events))
+        return self._arrive(xid, events, read_in)
+
+    def wait(self, xid: int | None, size_bytes: int = ENTRY_BYTES) -> Pending:
+        """Something comes here that is not known yet."""
+        pending = Pending(xid, size_bytes)
+        self._queue.append(pending)
+        self._queue_bytes += size_bytes
+        return pending
+
+    def settle(self, pending: Pending, events: Events | None) -> list[Reading]:
+        """This is what comes there. None: it cannot be told."""
+        pending.is_settled, pending.events = True, events
+        return self._go_on()
+
+    def heard(self, snapshot: Snapshot) -> None:
+        """A heartbeat: all that the snapshot sees has come."""
+        if self._queue:
+            self._queue.append(snapshot)
+            return
+        self._prove(snapshot)
+
+    def announce(self) -> None:
+        """Have sent what has come since the last time."""
+        if self._announced == self.end:
+            return
+        added_bytes = self._end_bytes - self._announced_bytes
+        new = self._log[max(self._announced - self.begin, 0) :] if self.catching_up else ()
+        self._announced, self._announced_bytes = self.end, self._end_bytes
+        for subscriber in tuple(self.subscribers):
+            if subscriber.state is State.LIVE:
+                if subscriber.outbox.is_closed:
+                    self._give_up(subscriber)
+                    continue
+                if not subscriber.waiting_bytes:
+                    subscriber.outbox.turns.append(subscriber)
+                subscriber.waiting_bytes += added_bytes
+                subscriber.outbox.size_bytes += added_bytes
+                self._woken[subscriber.outlet] = None
+            elif subscriber.state is State.CATCHING_UP:
+                if subscriber.outbox.is_closed:
+                    self._give_up(subscriber)
+                    continue
+                self._expect_unseen(subscriber, new)
+                self._woken[subscriber.outlet] = None
+
+    # --- what is stale ---
+
+    def make_stale(self, filter_: Filter, xid: int) -> None:
+        """Rows that this filter lets through have to be read again, or all figures, since this transaction."""
+        self._stale[EVERYTHING if EVERYTHING in self._stale else filter_] = xid
+        if len(self._stale) > STALE_FILTERS_MAX:
+            self._stale = {EVERYTHING: xid}
+
+    @property
+    def stale(self) -> Filter:
+        """The rows that have to be read again."""
+        return disjunction(*self._stale)
+
+    @property
+    def needs_refresh(self) -> bool:
+        """Whether they should be read now. Data that are being read may have them already."""
+        return bool(self._stale) and self.refreshing is None and any(s.state in SENT for s in self.subscribers)
+
+    def refresh(self) -> Pending:
+        """They are about to be read. Until they are there, nothing else is sent."""
+        self._stale.clear()
+        self.refreshing = self.wait(None)
+        return self.refreshing
+
+    def show(self, pending: Pending, rows: tuple[bytes, ...], read_in: Snapshot) -> list[Reading]:
+        """They were read. Does nothing when all get fresh data by now."""
+        if self.refreshing is not pending:
+            return []
+        self.refreshing = None
+        others = [each for each in self._queue if each is not pending]
+        before = [each for each in others if _is_seen(each, read_in)]
+        after = [each for each in others if not _is_seen(each, read_in)]
+        event = Event(EventKind.UPDATE, rows)
+        is_shown = rows or self.subscription.query.aggregate is not None
+        shown: list[Queued] = [(0, (event,), read_in)] if is_shown else []
+        self._queue = deque([*before, *shown, *after])
+        self._queue_bytes += event.cost_bytes if is_shown else 0
+        self._queue_bytes -= pending.size_bytes
+        return self._go_on()
+
+    # --- frames ---
+
+    def cut(self, subscriber: Subscriber, *, one: bool) -> Cut:
+        """The subscriber's next frame, of which at least one entry must be announced."""
+        snapshot = subscriber.snapshot
+        with_cursor = subscriber.subscription.cursor
+        key = subscriber.offset, subscriber.sent_rows, self.end, with_cursor, id(snapshot)
+        found = self._cuts.get(key)
+        if found is None:
+            seen_end = 0 if snapshot is None else len(self._log)
+            if subscriber.state is State.LIVE:
+                seen_end = subscriber.proved_at - self.begin
+            begin = subscriber.offset - self.begin
+            cut = cut_frame(
+                self._log,
+                begin,
+                subscriber.sent_rows,
+                one=one,
+                with_cursor=with_cursor,
+                seen_end=seen_end,
+                skips=subscriber.skips,
+            )
+            if len(self._cuts) >= CUTS_MAX:
+                self._cuts.clear()
+            self._cuts[key] = found = cut, snapshot
+        cut = found[0]
+        subscriber.sent_rows = cut.sent_rows
+        self._seek(subscriber, subscriber.offset + cut.count)
+        return cut
+
+    def skip_rest(self, subscriber: Subscriber) -> None:
+        """It has been sent everything but what its data have."""
+        self._seek(subscriber, self.end)
+
+    # --- inside ---
+
+    def _arrive(self, xid: int, events: Events | None, read_in: Snapshot | None = None) -> list[Reading]:
+        if events is None:
+            self._append(Entry(xid, None, ENTRY_BYTES, self._end_bytes + ENTRY_BYTES))
+            entry = self._log[-1]
+            lacking = [
+                each for each in self.subscribers if each.state in SENT and not self._skips(each, self.end - 1, entry)
+            ]
+            return [self.reload(subscriber) for subscriber in lacking]
+        for event in events:
+            cost_bytes = event.cost_bytes
+            self._append(Entry(xid, event, cost_bytes, self._end_bytes + cost_bytes, read_in, event.mark))
+        return []
+
+    def _append(self, entry: Entry) -> None:
+        self._log.append(entry)
+        self.end += 1
+        self._end_bytes = entry.end_bytes
+        self._behind = len(self.subscribers)
+        if self._end_bytes - self._begin_bytes > self._trim_at_bytes:
+            self._trim()
+
+    def _go_on(self) -> list[Reading]:
+        """Take from the queue what is known by now."""
+        readings: list[Reading] = []
+        while self._queue:
+            first = self._queue[0]
+            if isinstance(first, Pending):
+                if not first.is_settled:
+                    break
+                assert first.xid is not None
+                readings += self._arrive(first.xid, first.events)
+                self._queue_bytes -= first.size_bytes
+            elif isinstance(first, Snapshot):
+                self._prove(first)
+            else:
+                readings += self._arrive(*first)
+                self._queue_bytes -= _cost(first[1])
+            self._queue.popleft()
+        return readings
+
+    def _take_room(self, size_bytes: int) -> list[Reading]:
+        self._queue_bytes += size_bytes
+        return self.reload_all() if self._queue_bytes > self._bytes_max else []
+
+    def _prove(self, snapshot: Snapshot) -> None:
+        self.announce()
+        for subscriber in tuple(self.catching_up):
+            if subscriber.snapshot is None or snapshot.sees_all_of(subscriber.snapshot):
+                subscriber.take(Step.PROVED)
+                subscriber.proved_at = self.end
+                del self.catching_up[subscriber]
+                self._seek(subscriber, subscriber.offset)
+
+    def _expect_unseen(self, subscriber: Subscriber, entries: Iterable[Entry]) -> None:
+        size_bytes = sum(each.cost_bytes for each in entries if each.event is not None and not subscriber.skips(each))
+        if size_bytes:
+            subscriber.expect(size_bytes)
+        elif not subscriber.waiting_bytes:
+            self._seek(subscriber, self.end)
+
+    def _skips(self, subscriber: Subscriber, position: int, entry: Entry) -> bool:
+        if subscriber.state is State.LIVE and position >= subscriber.proved_at:
+            return False
+        return subscriber.skips(entry)
+
+    def _bring_along(self, subscriber: Subscriber) -> None:
+        """What waits for it in the log goes before anything else that it is sent."""
+        if subscriber.state in SENT:
+            begin = subscriber.offset
+            for position, entry in enumerate(self._log[begin - self.begin :], begin):
+                if entry.event is not None and not self._skips(subscriber, position, entry):
+                    subscriber.keep(entry, is_expected=position < self._announced)
+        self._seek(subscriber, self.end)
+
+    def _give_up(self, subscriber: Subscriber) -> None:
+        """Its connection is being closed."""
+        subscriber.forget()
+        self._seek(subscriber, self.end)
+
+    def _seek(self, subscriber: Subscriber, position: int) -> None:
+        was_behind = subscriber.offset < self.end
+        subscriber.offset = position
+        if subscriber.state is State.LIVE and position >= subscriber.proved_at:
+            subscriber.snapshot = None
+        if was_behind and position == self.end:
+            self._behind -= 1
+            if not self._behind:
+                self._forget_before(self.end)
+
+    def _all_have(self, xid: int) -> bool:
+        """Whether the data of all have what this transaction did."""
+        return all(each.snapshot is not None and each.snapshot.sees(xid) for each in self.subscribers)
+
+    def _trim(self) -> None:
+        """Keep what somebody still needs, but not for a subscriber whose data come too late anyway."""
+        needed = [each.offset for each in self.subscribers if each.state is not State.LOADING or not self.is_late(each)]
+        self._forget_before(min(needed, default=self.end))
+        self._trim_at_bytes = max(TRIM_FROM_BYTES, 2 * (self._end_bytes - self._begin_bytes))
+
+    def _forget_before(self, position: int) -> None:
+        self._begin_bytes = self._bytes_before(position)
+        del self._log[: position - self.begin]
+        self.begin = position
+        self._cuts.clear()
+
+    def _bytes_before(self, position: int) -> int:
+        return self._log[position - self.begin - 1].end_bytes if position > self.begin else self._begin_bytes
+
+
+def _cost(events: Events | None) -> int:
+    return ENTRY_BYTES if events is None else sum([event.cost_bytes for event in events])
+
+
+def _is_seen(queued: Queued, snapshot: Snapshot) -> bool:
+    if isinstance(queued, Pending):
+        return queued.xid is not None and snapshot.sees(queued.xid)
+    if isinstance(queued, Snapshot):
+        return False
+    xid, _, read_in = queued
+    return snapshot.sees(xid) if read_in is None else snapshot.covers(read_in)
