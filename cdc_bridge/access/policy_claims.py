@@ -1,16 +1,15 @@
-"""What depends on a token's claims alone, so that its value is the same for every row that somebody looks at.
+"""Find expressions that depend on a token's claims alone, so that they have one value for all rows that a client sees.
 
-An expression does if each token of it is known: literals, what PostgreSQL has of its own that gives the same result
-every time, `current_setting` of the claims, and functions without arguments of which the body is made of nothing else
-(`auth.uid()`). There are no columns where there is no FROM. Anything unknown, and be it harmless, makes it another
-one. What the value is PostgreSQL says.
+Rule: every token of such an expression is known. Known are literals, PostgreSQL's own functions and operators that are
+immutable, `current_setting` of the claims, and functions without arguments whose body consists of nothing else
+(`auth.uid()`). Without a FROM there are no columns. Anything unknown, even if harmless, disqualifies the expression.
+PostgreSQL evaluates it.
 
-The body of a function may be a string that is read anew at each call. In it names mean PostgreSQL's own only if
-nothing but `pg_catalog` is searched, as in our sessions, unless the function itself says otherwise.
-
-COLLATE is not among it, nor is the type `name`, so that no value brings a collation of its own into a comparison. Nor
-are words like 'today' read as a time: of types of time there are literals only, and PostgreSQL has read those already.
-Casts between PostgreSQL's own types are its own too: only superusers can make others.
+Theory: a function body may be a string that is parsed at each call. Names in it mean PostgreSQL's own only if nothing
+but `pg_catalog` is searched, as in our sessions, and the function sets no other search_path. COLLATE and the type
+`name` are not known, so that no value brings its own collation into a comparison. Words like 'today' are not known
+either: types of time occur only as literals, which PostgreSQL has already evaluated. Casts between built-in types are
+built in as well, since only superusers can create others.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ FunctionName: TypeAlias = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class SqlFunction:
-    """A function in SQL without arguments, as `sql/queries/claim_functions.sql` finds it.
+    """A function in SQL without arguments, from `sql/queries/claim_functions.sql`.
 
-    `result` is as `format_type` prints it. `settings` are those that it sets while it runs: `search_path=""`.
+    `result` is its type as `format_type` prints it, `settings` are what it sets while it runs: `search_path=""`.
     """
 
     schema: str
@@ -41,7 +40,7 @@ class SqlFunction:
 
 
 def claim_functions(functions: Iterable[SqlFunction]) -> frozenset[FunctionName]:
-    """Those that give what depends on claims alone. They may call each other, but not themselves."""
+    """Return the functions that depend on claims alone. They may call each other, but not themselves."""
     known: frozenset[FunctionName] = frozenset()
     left = [function for function in functions if _is_plain(function)]
     while True:
@@ -52,7 +51,7 @@ def claim_functions(functions: Iterable[SqlFunction]) -> frozenset[FunctionName]
 
 
 def is_of_claims(parts: Sequence[Token], functions: frozenset[FunctionName], literals: frozenset[str]) -> bool:
-    """`literals`: further types, as they are printed, of which nothing but literals is known."""
+    """Whether an expression depends on claims alone. `literals` are types of which only literals are known."""
     return _Reading(parts, functions, literals).is_known()
 
 
@@ -113,12 +112,12 @@ LITERALS = frozenset(
         "timestamp without time zone",
     }
 )
-"""What PostgreSQL has read already when it prints it; where somebody wrote it, it may be 'today'."""
+"""Types of which only literals that PostgreSQL has printed are known: a function body may have 'today'."""
 _TYPE_WORDS_MAX = 4
 
 
 class _Reading:
-    """Goes through the tokens once; each step takes what it knows."""
+    """Passes over the tokens once. Each step takes the tokens that it knows."""
 
     def __init__(self, parts: Sequence[Token], functions: frozenset[FunctionName], literals: frozenset[str]) -> None:
         self._parts = parts
@@ -159,7 +158,7 @@ class _Reading:
         return self._builtin(part, 0)
 
     def _alias(self) -> bool:
-        """What a column of a SELECT is called means nothing here."""
+        """Pass over the name of a SELECT's column."""
         following = self._part(1)
         return following is not None and following.kind in (Kind.WORD, Kind.QUOTED) and self._take(2)
 
@@ -180,7 +179,7 @@ class _Reading:
         return part.name in _FUNCTIONS and self._take(offset + 2)
 
     def _is_claim(self, offset: int) -> bool:
-        """Nothing may be added to the setting's name."""
+        """Whether a literal name of a setting of claims follows, and nothing is appended to it."""
         setting = self._part(offset)
         if setting is None or setting.kind is not Kind.STRING or not _SETTING.fullmatch(setting.text):
             return False
@@ -198,7 +197,7 @@ class _Reading:
         return False
 
     def _is_type(self, words: Sequence[Token], is_literal: bool) -> bool:
-        """What follows, `(10)` or `[]`, is known anyway."""
+        """Whether the words are a known type. What may follow, `(10)` or `[]`, is known anyway."""
         if is_literal and printed(words) in self._literals:
             return True
         if any(word.kind is not Kind.WORD for word in words):
@@ -216,7 +215,7 @@ class _Reading:
 
 
 def printed(parts: Sequence[Token]) -> str:
-    """A type's name as `format_type` prints it: `character varying`, `public."Mood"`."""
+    """Return a type's name as `format_type` prints it: `character varying`, `public."Mood"`."""
     text = ""
     for part, before in zip(parts, [None, *parts], strict=False):
         gap = " " if before is not None and Kind.SIGN not in (part.kind, before.kind) else ""
@@ -232,7 +231,7 @@ def _is_plain(function: SqlFunction) -> bool:
 
 
 def _has_claims_only(body: str, functions: frozenset[FunctionName]) -> bool:
-    """What a backslash means depends on settings."""
+    """Bodies with a backslash are not understood, since its meaning depends on settings."""
     if "\\" in body:
         return False
     try:
@@ -243,7 +242,7 @@ def _has_claims_only(body: str, functions: frozenset[FunctionName]) -> bool:
 
 
 def _statement(parts: Sequence[Token]) -> Sequence[Token]:
-    """The one SELECT that a body is, or the value that it returns. Raises `NotUnderstood`."""
+    """Return the SELECT list or the returned value of a body. Raises `NotUnderstood`."""
     if len(parts) > 2 and parts[0].is_word("BEGIN") and parts[1].is_word("ATOMIC") and parts[-1].is_word("END"):
         parts = parts[2:-1]
     if parts and parts[-1].is_sign(";"):

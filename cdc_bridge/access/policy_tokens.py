@@ -1,14 +1,13 @@
-"""SQL expressions cut into tokens, and tokens put into brackets.
+"""Split SQL expressions into tokens, and group them by their brackets.
 
-This is for text that PostgreSQL printed itself: `pg_get_expr` and `pg_get_function_sqlbody`, with the search_path that
-our sessions have (see sql/queries/session.sql). There are no comments in it, no `E''`, no dollar quotes; names that
-are not plain small letters, or that are key words, are quoted; what is not of `pg_catalog` has its schema in front.
-Bodies of functions that are kept as strings are whatever somebody wrote. Where those have anything else, nothing is
-understood.
+The text is printed by PostgreSQL itself (`pg_get_expr`, `pg_get_function_sqlbody`), with the search_path of our
+sessions (see sql/queries/session.sql). It has no comments, no `E''` and no dollar quotes. Names that are key words, or
+not plain small letters, are quoted, and names outside of `pg_catalog` have their schema in front. A function body that
+is kept as a string can be anything; one that does not look like this is not understood.
 
-Parsers of all of SQL (pglast, sqlglot) would not spare any of this. They tell how text is put together, which is plain
-here since PostgreSQL puts brackets around everything. What has to be known of each name is that it cannot be anything
-else, and a short list of what is known leaves less to doubt than a grammar of what is not.
+A parser of all of SQL (pglast, sqlglot) would not help. It tells how text is structured, which is plain here since
+PostgreSQL prints brackets around everything. We have to know that each name can mean nothing else, and a short list of
+known names leaves less doubt than a grammar of unknown ones.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from typing import TypeAlias
 DEPTH_MAX = 100
 
 
-class NotUnderstood(Exception):  # it is an answer, no error
-    """It may well mean something to PostgreSQL."""
+class NotUnderstood(Exception):  # an answer, not an error
+    """The text is not of the known form. PostgreSQL may understand it."""
 
 
 class Kind(enum.Enum):
     STRING = "string"
     NUMBER = "number"
-    WORD = "word"  # a key word or a name, as it is written
+    WORD = "word"  # a key word or a name, as written
     QUOTED = "quoted"  # a name, without its quotes
     CAST = "cast"
-    SIGN = "sign"  # brackets and what separates
+    SIGN = "sign"  # brackets and separators
     OPERATOR = "operator"
 
 
@@ -52,7 +51,7 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """Where it stands in the text, from the first to after the last character of it."""
+    """A token, and where it starts and ends in the text."""
 
     kind: Kind
     text: str
@@ -61,7 +60,7 @@ class Token:
 
     @property
     def name(self) -> str | None:
-        """The name that it is, if it is one. `true` and `false` are the only key words that are printed small."""
+        """Return the name, if the token is one. `true` and `false` are the only key words printed in small letters."""
         if self.kind is Kind.WORD:
             return self.text if self.text.islower() and self.text not in ("true", "false") else None
         return self.text if self.kind is Kind.QUOTED else None
@@ -75,7 +74,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """What stands between round or square brackets. `start` and `end` are those of the brackets."""
+    """The units between round or square brackets. `start` and `end` include the brackets."""
 
     bracket: str
     units: tuple[Unit, ...]

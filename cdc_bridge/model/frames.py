@@ -1,4 +1,4 @@
-"""What the server says, as frames, and the codes with which it says good-bye."""
+"""Encode the frames that the server sends, and name its close codes."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from cdc_bridge.model.subscription import Event, EventKind, Meta, Transaction, U
 
 
 class CloseCode(enum.IntEnum):
-    """Why we close a socket (RFC 6455, section 7.4.1). The library adds 1007, 1009 and 1011 of its own accord."""
+    """The close codes of the bridge (RFC 6455, section 7.4.1). The library also uses 1007, 1009 and 1011."""
 
     GOING_AWAY = 1001  # shutdown
-    POLICY_VIOLATION = 1008  # abuse of a limit, or no sign of life
-    TRY_AGAIN_LATER = 1013  # too slow
-    UNAUTHENTICATED = 4401  # as HTTP's 401: who the client is was not proved, or is no more
+    POLICY_VIOLATION = 1008  # a limit was abused, or a ping got no answer
+    TRY_AGAIN_LATER = 1013  # the client is too slow
+    UNAUTHENTICATED = 4401  # as HTTP's 401: authentication failed or has ended
 
 
 _HEADS = {kind: b'{"type":"subscription","event":"' + kind.value.encode() + b'"' for kind in EventKind}
 
 
 def event_body(event: Event, *, one: bool) -> bytes:
-    """A frame of a subscription up to what is the client's own (`event_tail`). `one` is for an `item` subscription: its
-    data is the row or key itself.
+    """Encode a frame of a subscription, all but its `event_tail`. `one` is for an `item` subscription: its data is the
+    row or key itself.
     """
     return b"".join(_parts(event, one=one))
 
 
 def event_tail(uid: str | None, cursor: str | None) -> bytes:
-    """The rest of that frame."""
+    """Encode the end of that frame, which belongs to one client."""
     tail = b"}" if uid is None else b',"uid":' + msgspec.json.encode(uid) + b"}"
     return tail if cursor is None else b',"cursor":"' + cursor.encode() + b'"' + tail
 
@@ -99,7 +99,7 @@ def pong(uid: Uid) -> bytes:
 def items(
     rows: Sequence[bytes], uid: Uid, *, one: bool, more: bool = False, meta: Sequence[tuple[Meta, int]] = ()
 ) -> bytes:
-    """`one`: a row was asked for by its `id`, and its data is the row itself."""
+    """Return the reply to `items`. `one` is for a row by its `id`: its data is the row itself."""
     reply: dict[str, Any] = {"type": "items", "data": msgspec.Raw(_data(rows, one=one))}
     if meta:
         reply["meta"] = msgspec.Raw(_meta(meta))

@@ -1,7 +1,7 @@
-"""What clients say: one frame becomes one message, or says what is wrong with it.
+"""Parse a client's frame into a message, or into the error that answers it.
 
-Texts of validation errors follow a recorded Directus 12.4.1. Where Directus is silent we answer: an unknown
-`type` is an error, and a schema error carries the `uid` that the client sent.
+The texts of validation errors follow a recorded Directus 12.4.1. Where Directus is silent the bridge answers: an
+unknown `type` is an error, and a schema error carries the client's `uid`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.subscription import EventKind, Item, Uid
 
 UID_CHARACTERS_MAX = 1000
-"""A uid is kept with its subscription and comes back in every message."""
+"""Bounds a uid, which is kept with its subscription and repeated in every message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Authenticate:
-    """`access_token` is None for credentials that we do not know: a password, or a token that makes others."""
+    """`access_token` is None for credentials that the bridge does not support: a password, or a refresh token."""
 
     access_token: str | None = field(repr=False)
     uid: Uid = None
@@ -74,7 +74,7 @@ Message: TypeAlias = Subscribe | Unsubscribe | Ping | Pong | Authenticate | Read
 
 @dataclass
 class InvalidMessage(Exception):
-    """A message that breaks the protocol. `type` is the word that the error's frame begins with."""
+    """A message that breaks the protocol. `type` is that of the error's frame."""
 
     type: str
     error: RequestError
@@ -82,7 +82,7 @@ class InvalidMessage(Exception):
 
 
 def parse(text: str | bytes) -> Message:
-    """One client frame. Raises `InvalidMessage`, and nothing else, for whatever a client can send."""
+    """Parse one frame. Raises `InvalidMessage`, and nothing else, whatever the client has sent."""
     body = _decode(text)
     if not isinstance(body, dict):
         raise InvalidMessage("server", _validation(f"expected object, received {_type_of(body)}"))
@@ -115,7 +115,7 @@ def _unknown_type(type_: str) -> RequestError:
 
 
 def _decode(text: str | bytes) -> Any:
-    """Numbers with all their digits, but for those that are compared as JavaScript has them."""
+    """Decode a frame. Numbers keep all digits, except in uids and keys, which compare as JavaScript has them."""
     try:
         body = exactjson.decode(text)
         if isinstance(body, dict):
@@ -129,7 +129,7 @@ def _decode(text: str | bytes) -> Any:
 
 
 def _as_javascript(value: Any) -> Any:
-    """Raises `ValueError` for a number that JavaScript does not have."""
+    """Convert numbers to JavaScript's. Raises `ValueError` for one that is too large."""
     if isinstance(value, dict):
         return {name: _as_javascript(each) if isinstance(each, Decimal) else each for name, each in value.items()}
     if isinstance(value, list):
@@ -223,7 +223,7 @@ _PARSERS: dict[str, Callable[[dict[str, Any]], Message]] = {
 
 
 def _object_problems(body: dict[str, Any], **expected: str) -> list[str]:
-    """The members that have another JSON type than expected. Only `collection` is required."""
+    """Return a sentence for each member of another JSON type than expected. Only `collection` is required."""
     return [
         _expected(type_, body, member)
         for member, type_ in expected.items()
@@ -247,7 +247,7 @@ def _validation_of(problems: Iterable[str]) -> RequestError:
 
 
 def _type_of(value: Any) -> str:
-    """JavaScript's word for the type of a JSON value."""
+    """Return JavaScript's name for the type of a JSON value."""
     match value:
         case bool():
             return "boolean"
@@ -269,5 +269,5 @@ def _is_uid(value: Any) -> bool:
 
 
 def _is_item(value: Any) -> bool:
-    """Ours: an object names the columns of a composite key."""
+    """Whether the value can be a key. (Not in Directus: an object, for a key of several columns.)"""
     return _type_of(value) in ("string", "number", "object")

@@ -168,7 +168,7 @@ class FilterParser:
         return self._comparisons.parse(Asked(subject.operand, operator, subject.label), raw)
 
     def _parent(self, raw: dict[str, Any], reference: Reference, place: _Place) -> Filter:
-        """Conditions on the one row that a foreign key names."""
+        """Parse conditions on the row that a foreign key leads to."""
         return related(reference, Quantifier.JOINED, self._rows(raw, self._target(reference, place)))
 
     def _children(self, raw: Any, reference: Reference, place: _Place) -> Filter:
