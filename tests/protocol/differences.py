@@ -44,7 +44,7 @@ def difference(sentence: str) -> Callable[[Transform], Transform]:
 
 
 @difference(
-    "Rows of one statement and one kind travel together; Directus sends a message for each row that a request creates."
+    "Rows of one statement and one kind travel together. Directus sends a message for each row that a request creates."
 )
 def rows_travel_together(recording: Recording) -> None:
     """Directus sends a message for each row that a request creates, in whatever order they were read back."""
@@ -52,7 +52,9 @@ def rows_travel_together(recording: Recording) -> None:
         phase.expected = joined(phase.expected, sort_creates=True)
 
 
-@difference("The keys in a `delete` have the JSON type of their column; Directus repeats each as the request had it.")
+@difference(
+    "The keys in a `delete` have the JSON type of their column. Directus repeats each key as the request had it."
+)
 def deleted_keys_have_the_type_of_the_column(recording: Recording) -> None:
     """Directus repeats the key as the request had it: a string, when it was part of the path."""
     for message in _messages(recording, "delete"):
@@ -60,7 +62,7 @@ def deleted_keys_have_the_type_of_the_column(recording: Recording) -> None:
         message["data"] = [_number(key) for key in data] if isinstance(data, list) else _number(data)
 
 
-@difference("`limit`, `offset` and `page` do not cut events; in Directus they do, and created rows go missing.")
+@difference("`limit`, `offset` and `page` do not cut events. In Directus they do, and created rows go missing.")
 def limit_offset_and_page_do_not_cut_events(recording: Recording) -> None:
     """Every subscription with a `limit` gets all rows that the request's response holds."""
     subscribed: dict[str, Message] = {}
@@ -87,7 +89,7 @@ def _tell_all(phase: Phase, uid: str, subscription: Message, step: dict[str, Any
     phase.expected.append({"type": "subscription", "event": event, "data": data, "uid": uid})
 
 
-@difference("An event shows a row as its change left it; Directus may read it too early and show the state before.")
+@difference("An event shows a row as its change left it. Directus may read it too early and show the state before.")
 def rows_read_as_they_were_written(recording: Recording) -> None:
     """Directus reads a row back outside of the transaction that changes it, and shows the state before."""
     for phase in recording.phases:
@@ -98,7 +100,7 @@ def rows_read_as_they_were_written(recording: Recording) -> None:
                     message["data"] = [{name: written[row["id"]][name] for name in row} for row in message["data"]]
 
 
-@difference("Whatever changes a row is an event, plain SQL too; Directus tells only of what went through its own API.")
+@difference("Every change of a row is an event, also by plain SQL. Directus reports only changes by its own API.")
 def changes_by_sql_are_events(recording: Recording) -> None:
     """Directus knows only what went through its own API."""
     row = {"id": 39, "text": "by sql", "author": None, "room": 1, "created": ANY, "score": None, "tags": None}
@@ -113,7 +115,7 @@ def changes_by_sql_are_events(recording: Recording) -> None:
         phase.expected.append({"type": "subscription", "event": event, "data": data, "uid": "sql"})
 
 
-@difference("What a foreign key's ON DELETE or ON UPDATE does to other rows is an event of theirs.")
+@difference("What a foreign key's ON DELETE or ON UPDATE does to other rows is an event of these rows.")
 def foreign_key_actions_are_events(recording: Recording) -> None:
     """ON DELETE SET NULL changes rows of `messages`; Directus does not know."""
     data = [{"id": 15, "text": "n1", "author": None}, {"id": 16, "text": "n2", "author": None}]
@@ -122,7 +124,7 @@ def foreign_key_actions_are_events(recording: Recording) -> None:
 
 
 @difference(
-    '`item` is compared by value, so `26` and `"26"` follow the same row; Directus compares texts, and misses changes.'
+    '`item` is compared by value, so `26` and `"26"` follow the same row. Directus compares texts, and misses changes.'
 )
 def item_is_compared_by_value(recording: Recording) -> None:
     phase = next(
@@ -137,7 +139,7 @@ def item_is_compared_by_value(recording: Recording) -> None:
     phase.expected.append(message | {"data": {"id": 26, "text": "e2"}, "uid": "str"})
 
 
-@difference("Data that a limit of ours has cut carry `more: true`.")
+@difference("Data that a limit of the bridge has cut carry `more: true`.")
 def a_cut_init_says_so(recording: Recording) -> None:
     for message in _messages(recording, "init"):
         if message["uid"] == "def2":
@@ -145,8 +147,8 @@ def a_cut_init_says_so(recording: Recording) -> None:
 
 
 @difference(
-    "A row that stops matching leaves with a `delete` that says `reason: leave`; Directus says nothing, and later sends"
-    " the key of a row that the client no longer has."
+    "A row that stops matching leaves with a `delete` that has `reason: leave`. Directus sends nothing, "
+    "and later the key of a row that the client no longer has."
 )
 def a_row_that_leaves_a_filter_is_told(recording: Recording) -> None:
     """By whoever the recorder notes to leave."""
@@ -158,17 +160,14 @@ def a_row_that_leaves_a_filter_is_told(recording: Recording) -> None:
     phase.expected.append(left)
 
 
-@difference(
-    "A `delete` heeds the filter: of a row that it did not let through nothing is told; Directus tells everybody of"
-    " every key."
-)
+@difference("A `delete` is sent only if the row matched the filter. Directus sends every key to every subscription.")
 def deletes_heed_the_filter(recording: Recording) -> None:
     for phase in recording.phases:
         if any(step.get("msg") == "delete of non-matching" for step in phase.steps):
             phase.expected = [message for message in phase.expected if message["event"] != "delete"]
 
 
-@difference("`$NOW` is the time of each change; in Directus it is the time at which the subscription was made.")
+@difference("`$NOW` is the time of each change. In Directus it is the time at which the subscription was made.")
 def now_is_the_time_of_the_change(recording: Recording) -> None:
     """The second row is made so that it is past what `$NOW(+2 seconds)` was when the subscription was made, but not
     past what it is now.
@@ -184,8 +183,8 @@ def now_is_the_time_of_the_change(recording: Recording) -> None:
 
 
 @difference(
-    "`*` is the columns of the table; Directus adds the keys of the rows that refer to it, which here are asked for by"
-    " the relation's name."
+    "`*` is the columns of the table. Directus adds the keys of the rows that refer to it, which here "
+    "have to be asked for by the relation's name."
 )
 def a_star_is_the_columns(recording: Recording) -> None:
     for phase in recording.phases:
@@ -198,7 +197,7 @@ def a_star_is_the_columns(recording: Recording) -> None:
 # --- replies ---
 
 
-@difference("An unknown `type` is answered, with the `uid` if there is one; Directus is silent.")
+@difference("An unknown `type` is answered, with the `uid` if there is one. Directus is silent.")
 def an_unknown_type_is_answered(recording: Recording) -> None:
     for phase in recording.phases:
         answers = []
@@ -216,7 +215,7 @@ def an_unknown_type_is_answered(recording: Recording) -> None:
         phase.expected = answers + phase.expected
 
 
-@difference("WebSocket PINGs are answered; Directus ignores them.")
+@difference("WebSocket PINGs are answered. Directus ignores them.")
 def protocol_pings_are_answered(recording: Recording) -> None:
     for phase in recording.phases:
         for step in phase.steps:
@@ -224,7 +223,7 @@ def protocol_pings_are_answered(recording: Recording) -> None:
                 step["dir"] = "protocol_ping"
 
 
-@difference("When the bridge closes it says why by a code; Directus closes without one.")
+@difference("The bridge closes with a code that says why. Directus closes without one.")
 def closing_has_a_code(recording: Recording) -> None:
     """Directus closes without one. No sign of life is a limit: `ping_interval_s`."""
     told = [message for phase in recording.phases for message in phase.expected]
@@ -233,22 +232,22 @@ def closing_has_a_code(recording: Recording) -> None:
     step["code"] = 4401 if told and told[-1].get("status") == "error" and told[-1]["type"] == "auth" else 1008
 
 
-@difference("Too many connections are refused with HTTP 503; Directus says 403.")
+@difference("Too many connections are refused with HTTP 503. Directus answers 403.")
 def too_many_connections_is_503(recording: Recording) -> None:
     for step in _connects(recording):
         step["outcome"] = 503 if step["outcome"] == 403 else step["outcome"]
 
 
 @difference(
-    "Where `allowed_origins` names some, no others are let in, pages of the bridge's own host among them; Directus"
-    " always lets in its own."
+    "If `allowed_origins` names origins, no others are accepted, not even pages of the bridge's own host."
+    " Directus always accepts its own host."
 )
 def a_list_of_origins_is_exact(recording: Recording) -> None:
     for step in _connects(recording):
         step["outcome"] = 403 if step["sock"] == "same" else step["outcome"]
 
 
-@difference("Any other path is answered with 404 at once; Directus lets the client wait.")
+@difference("Any other path is answered with 404 at once. Directus lets the client wait.")
 def other_paths_are_404(recording: Recording) -> None:
     for step in _connects(recording):
         step["outcome"] = 404 if step["outcome"] == "error" else step["outcome"]
@@ -257,7 +256,7 @@ def other_paths_are_404(recording: Recording) -> None:
 # --- authentication ---
 
 
-@difference("A malformed `auth` is answered; Directus is silent.")
+@difference("A malformed `auth` is answered. Directus is silent.")
 def malformed_authentication_is_answered(recording: Recording) -> None:
     answer: Message = {"type": "auth", "status": "error"}
     codes = {"m1": "INVALID_PAYLOAD", "m2": "INVALID_PAYLOAD", "m3": "AUTH_FAILED"}
@@ -267,7 +266,7 @@ def malformed_authentication_is_answered(recording: Recording) -> None:
     ]
 
 
-@difference("There are no users: `email` and `password`, or a `refresh_token`, are refused, with words of our own.")
+@difference("There are no users: `email` and `password`, or a `refresh_token`, are refused with a text of our own.")
 def there_are_no_users(recording: Recording) -> None:
     for phase in recording.phases:
         for message in phase.expected:
@@ -276,8 +275,8 @@ def there_are_no_users(recording: Recording) -> None:
 
 
 @difference(
-    "After `TOKEN_EXPIRED` nothing of a subscription is told until there is another token; Directus goes on to send"
-    " keys of deleted rows, and an error for each other change."
+    "After `TOKEN_EXPIRED` nothing of a subscription is sent until there is a new token. Directus "
+    "continues to send keys of deleted rows, and an error for each other change."
 )
 def nothing_is_told_after_expiry(recording: Recording) -> None:
     has_expired = False
@@ -288,8 +287,8 @@ def nothing_is_told_after_expiry(recording: Recording) -> None:
 
 
 @difference(
-    "When a client becomes somebody else, each subscription goes on with fresh data (`reason: resync`), or ends with"
-    " the error that `subscribe` would get now; Directus tells of that with the next change."
+    "When a client changes its principal, each subscription continues with fresh data (`reason: resync`),"
+    " or ends with the error that `subscribe` would get now. Directus reports it with the next change."
 )
 def subscriptions_follow_the_client_s_role(recording: Recording) -> None:
     """When a token was bad or did not come in time, `secrets` are out of context; another token shows them again."""
