@@ -15,8 +15,9 @@ from cdc_bridge.access.published_keys import PublishedKeys
 from cdc_bridge.access.rules import RuleSet
 from cdc_bridge.access.tokens import Verifier
 from cdc_bridge.admin.maintenance import LogMaintenance
+from cdc_bridge.capture.capture_session import StreamOptions
+from cdc_bridge.capture.change_stream import ChangeStream
 from cdc_bridge.capture.connection import KEEPALIVES
-from cdc_bridge.capture.log import LogCapture, LogOptions
 from cdc_bridge.capture.log_reader import PooledLogReader
 from cdc_bridge.conninfo import READ
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
@@ -102,10 +103,10 @@ async def _pool(options: BridgeOptions, size_max: int, *, prepare_threshold: int
         await pool.close(timeout=1)
 
 
-def capture(options: BridgeOptions, hub: Callable[[], Hub]) -> LogCapture:
+def capture(options: BridgeOptions, hub: Callable[[], Hub]) -> ChangeStream:
     """`hub` comes later: it belongs to the broker, which needs a capture to begin with."""
-    return LogCapture(
-        LogOptions(
+    return ChangeStream(
+        StreamOptions(
             conninfo=options.dsn,
             schema=options.schema,
             heartbeat_interval_s=options.heartbeat_interval_s,
@@ -130,7 +131,7 @@ def catalog_reader(options: BridgeOptions, pool: Pool) -> PooledCatalogReader:
     )
 
 
-def broker(options: BridgeOptions, capture: LogCapture, catalog: PooledCatalogReader, pools: Pools) -> Broker:
+def broker(options: BridgeOptions, capture: ChangeStream, catalog: PooledCatalogReader, pools: Pools) -> Broker:
     return Broker(
         capture,
         SnapshotReader(pools.data, options.schema),
@@ -198,7 +199,7 @@ def server_options(options: BridgeOptions) -> ServerOptions:
 
 
 def request_policy(
-    options: BridgeOptions, broker: Broker, capture: LogCapture, catalog: PooledCatalogReader
+    options: BridgeOptions, broker: Broker, capture: ChangeStream, catalog: PooledCatalogReader
 ) -> RequestPolicy:
 
     def not_ready() -> str | None:

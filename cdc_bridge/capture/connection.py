@@ -1,15 +1,14 @@
-"""Connections of a capture: their own, in autocommit mode, watched by keepalives."""
+"""Connections that are watched by keepalives, and never waited for once they are given up."""
 
 from __future__ import annotations
 
+import os
+import socket
+from contextlib import suppress
 from typing import Any, TypeAlias
 
-from psycopg import AsyncConnection, errors, sql
-
-from cdc_bridge.model.errors import DatabaseError, NotInstalled, SchemaClosed
-from cdc_bridge.statements import statement
-
-Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
+import psycopg
+from psycopg import AsyncConnection
 
 KEEPALIVES: dict[str, Any] = {
     "keepalives": 1,
@@ -19,8 +18,11 @@ KEEPALIVES: dict[str, Any] = {
     "tcp_user_timeout": 10_000,
 }
 
+Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
+
 
 async def connect(conninfo: str, purpose: str, timeout_s: float) -> Connection:
+    """Open a connection in autocommit mode. `purpose` is its `application_name`."""
     return await AsyncConnection.connect(
         conninfo,
         autocommit=True,
@@ -32,27 +34,11 @@ async def connect(conninfo: str, purpose: str, timeout_s: float) -> Connection:
     )
 
 
-async def require_ours(connection: Connection, schema: str) -> None:
-    """Raises `NotInstalled`, `SchemaClosed`, and `DatabaseError` where a part of it is closed without a word."""
-    try:
-        number = await value(connection, statement("queries/channel", schema))
-    except (errors.UndefinedTable, errors.InvalidSchemaName):
-        raise NotInstalled(schema) from None
-    except errors.InsufficientPrivilege:
-        query = statement("queries/version", schema)
-        row = await (await connection.execute(query, {"schema": schema})).fetchone()
-        raise SchemaClosed(connection.info.user, schema, row[-1] if row else "?") from None
-    unreadable = await value(connection, statement("queries/unreadable"), {"schema": schema})
-    if unreadable is not None:
-        raise DatabaseError(
-            f'role "{connection.info.user}" may not read the sequence {schema}.{unreadable}: cdc-bridge sql --roles'
-            " prints what a bridge needs, and attach gives it to the runtime role"
-        )
-    if number is None:
-        raise NotInstalled(schema)
+def drop(connection: AsyncConnection[Any]) -> None:
+    """Break the socket of a connection, so that whoever waits for an answer gets an error at once.
 
-
-async def value(connection: Connection, query: sql.Composed, parameters: dict[str, Any] | None = None) -> Any:
-    """The first column of the first row, or None."""
-    row = await (await connection.execute(query, parameters)).fetchone()
-    return row[0] if row else None
+    Cancelling the task that waits is no way: psycopg then asks the server to cancel the query and waits up to five
+    seconds for that, and as long again for the query to end. A server that is away answers neither.
+    """
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.pgconn.socket)) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)

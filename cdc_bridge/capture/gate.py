@@ -16,15 +16,32 @@ has notified, or was read. Another value, or a lease that may have run out, mean
 value that its writer found: a later one says that the gate was shut and opened again, so that there may be changes
 which its transaction could see and which nobody notified.
 
-It never reads the clock or the network. Times are seconds of one monotonic clock.
+`Gate` never reads the clock or the network; its times are seconds of one monotonic clock. `GateController` opens the
+gate when it is quiet and shuts it when it is busy. Rule: it is shut by saying so first, and opened by doing so first.
+Without a listener it is not touched, and during a bulk read it is not opened.
 """
 
 from __future__ import annotations
 
 import enum
+import time
 from dataclasses import dataclass
 
+from cdc_bridge.capture.capture_session import CaptureSession
+from cdc_bridge.capture.stream_position import StreamPosition
 from cdc_bridge.model.change import Snapshot
+
+SHUT_AGAIN_S = 1.0
+
+POLL_BUSY_S = 0.01
+POLL_VERY_BUSY_S = 0.025
+VERY_BUSY = 100
+"""Changes found by one reading; then the next one may find more, for the price of one."""
+
+POLL_OPENING_S = 0.02
+POLL_OPENING_LATER_S = 0.25
+POLL_OPEN_S = 5.0
+"""The belt: nothing depends on it."""
 
 
 class GateState(enum.Enum):
@@ -109,3 +126,60 @@ class Gate:
         if self.state is GateState.OPEN and now_s > self._trusted_until_s:
             self.shut()
         return self.state is GateState.OPEN
+
+
+class GateController:
+    """See the module's docstring."""
+
+    def __init__(self, session: CaptureSession, position: StreamPosition, gate: Gate) -> None:
+        self._session = session
+        self._position = position
+        self._gate = gate
+        self._opening_since_s = 0.0
+        self._shut_s = float("-inf")
+
+    def pause_s(self, found: int) -> float:
+        """How long the log may wait for the next reading after one that has found so many changes."""
+        match self._gate.state:
+            case GateState.OPEN:
+                return POLL_OPEN_S
+            case GateState.OPENING:
+                is_new = time.monotonic() - self._opening_since_s < 1
+                return POLL_OPENING_S if is_new else POLL_OPENING_LATER_S
+            case GateState.SHUT:
+                if self._session.listener is None:
+                    return self._session.options.poll_interval_s
+                return POLL_BUSY_S if found < VERY_BUSY else POLL_VERY_BUSY_S
+
+    def wants_change(self, now_s: float) -> bool:
+        """Whether the gate is to be opened or shut. It is shut again at times, since others may have opened it."""
+        if self._session.listener is None:
+            return False
+        is_shut = self._gate.state is GateState.SHUT
+        if self._gate.is_busy():
+            return not is_shut or now_s - self._shut_s > SHUT_AGAIN_S
+        return is_shut and not self._position.bulk_reads and self._gate.is_quiet(now_s)
+
+    async def steer(self) -> bool:
+        """Shut the gate where it is busy, else open it. Whether the log has to be read now."""
+        if not self._gate.is_busy():
+            return await self._open()
+        self._shut_s = time.monotonic()
+        await self._shut()
+        return True
+
+    async def _shut(self) -> None:
+        """First say it, then do it: a writer that finds the gate shut commits after all bridges could know."""
+        self._gate.shut()
+        await self._session.reader.rows("announce_shut")
+        await self._session.reader.rows("shut_gate")
+
+    async def _open(self) -> bool:
+        """First open it, then take an id: a transaction that has a younger one has found it open."""
+        asked_s = self._opening_since_s = time.monotonic()
+        [opened] = await self._session.reader.row("open_gate", {"lease_s": self._gate.lease_s})
+        if opened is None:
+            return False
+        [younger] = await self._session.reader.row("new_xid")
+        self._gate.open(opened, younger, asked_s)
+        return True

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.capture.pages import base, current_snapshot, is_forgotten, pages
+from cdc_bridge.capture.log_pages import asking, base, current_snapshot, is_forgotten, pages
 from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.change import Position
 from cdc_bridge.model.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
@@ -40,15 +40,16 @@ class PooledLogReader:
         try:
             async with self._pool.connection() as connection:
                 await connection.execute(statement("queries/log_session"))
-                upto = await current_snapshot(connection)
+                ask = asking(connection, self._schema)
+                upto = await current_snapshot(ask)
                 if any(position.seen.xmax > upto.xmax for position in told):
                     raise Forgotten("the database is younger than what was told")  # a cold copy was put back
-                async with aclosing(pages(connection, self._schema, relations, told, upto)) as read:
+                async with aclosing(pages(ask, relations, told, upto)) as read:
                     async for page in read:
-                        if await is_forgotten(connection, self._schema, base(told)):
+                        if await is_forgotten(ask, base(told)):
                             raise Forgotten("the log was emptied meanwhile")
                         yield Missed(upto, page.changes, page.earlier)
-                if await is_forgotten(connection, self._schema, base(told)):
+                if await is_forgotten(ask, base(told)):
                     raise Forgotten("the log does not reach back so far")
             yield CaughtUp(upto)
         except PayloadError as error:

@@ -18,9 +18,9 @@ import pytest
 from psycopg import IsolationLevel
 
 from cdc_bridge.capture.gate import Gate, GateState
-from cdc_bridge.capture.pages import changes_of, unseen
+from cdc_bridge.capture.log_pages import changes_of, unseen
 from cdc_bridge.capture.payload import Decoder, Inline, Wake, heartbeat
-from cdc_bridge.capture.progress import Progress
+from cdc_bridge.capture.stream_position import StreamPosition
 from cdc_bridge.model.change import Change, Era, Heartbeat, Snapshot
 from cdc_bridge.statements import statement
 from tests.capture.ear import attach_tables
@@ -46,11 +46,12 @@ def value(connection: Connection, name: str, parameters: dict[str, Any] | None =
 
 @dataclass(slots=True)
 class SteppedBridge:
-    """What `capture.log` does, one step at a time. `told`: the rows' ids, in the order in which they were told."""
+    """What `capture.change_stream` does, one step at a time. `told`: the rows' ids, in the order in which they were
+    told."""
 
     reader: Connection
     listener: Connection
-    progress: Progress = field(init=False)
+    position: StreamPosition = field(init=False)
     gate: Gate = field(init=False)
     decoder: Decoder = field(init=False)
     told: list[int] = field(init=False)
@@ -59,7 +60,7 @@ class SteppedBridge:
     asks_the_gate: bool = True
 
     def begin(self) -> None:
-        self.progress = Progress(Era(b"gate"), Snapshot.parse(value(self.reader, "queries/settled_snapshot")))
+        self.position = StreamPosition(Era(b"gate"), Snapshot.parse(value(self.reader, "queries/settled_snapshot")))
         self.gate, self.decoder, self.told = Gate(), Decoder(), []
         self.beats, self.proved_beat = 0, -1
 
@@ -72,15 +73,17 @@ class SteppedBridge:
         return int(value(self.reader, "queries/new_xid"))
 
     def poll(self) -> None:
-        asked = {**unseen(self.progress.seen), "xmin": "0", "apart": [], "rows_max": 1000, "text_bytes_max": 1000}
+        asked = {**unseen(self.position.seen), "xmin": "0", "apart": [], "rows_max": 1000, "text_bytes_max": 1000}
         rows = self.reader.execute(statement("queries/log_new", "cdc"), asked).fetchall()
         snapshot = Snapshot.parse(rows[0][0])
         found = changes_of(row[2:8] + row[9:] for row in rows if row[2] is not None)
-        self._tell(list(self.progress.read(found, snapshot)))
+        self._tell(list(self.position.deliver_read(found, snapshot)))
         self.gate.read(snapshot)
 
     def beat(self) -> None:
-        self.reader.execute(statement("queries/beat", "cdc"), {"head": heartbeat("us", self.beats)})
+        self.reader.execute(
+            statement("queries/watch", "cdc"), {"head": heartbeat("us", self.beats), "lease_s": 0, "unchecked": "0"}
+        )
         self.beats += 1
 
     def watch(self) -> None:
@@ -112,12 +115,12 @@ class SteppedBridge:
         match self.decoder.receive(payload):
             case Heartbeat(beat=beat, snapshot=snapshot):
                 if self.gate.is_trusted(NOW_S) and beat == self.proved_beat:
-                    self.progress.prove(snapshot)
+                    self.position.prove(snapshot)
                 else:
                     self.poll()
             case Inline(change, gate):
                 is_trusted = self.gate.takes(gate, NOW_S) if self.asks_the_gate else self.gate.is_trusted(NOW_S)
-                if is_trusted and (fresh := self.progress.hear(change)):
+                if is_trusted and (fresh := self.position.deliver_inline(change)):
                     self._tell([fresh])
             case Wake(is_shut):
                 if is_shut:

@@ -10,7 +10,8 @@ from contextlib import aclosing
 import pytest
 
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.capture.log import LogCapture, LogOptions
+from cdc_bridge.capture.capture_session import StreamOptions
+from cdc_bridge.capture.change_stream import ChangeStream
 from cdc_bridge.model.change import Change, Gap, Heartbeat, Listening, Lost, StreamItem
 from tests.capture.ear import attach_tables
 from tests.support.server import Database
@@ -29,13 +30,13 @@ def t(database: Database) -> Database:
 
 @pytest.fixture(autouse=True)
 def _gaps_are_told_soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.capture.telling.GAPS_APART_S", APART_S)
+    monkeypatch.setattr("cdc_bridge.capture.change_stream.GAPS_APART_S", APART_S)
 
 
 @pytest.fixture
 def polled(t: Database, monkeypatch: pytest.MonkeyPatch) -> Database:
     """Nothing notifies, and after the first one there is no heartbeat: the log is read at intervals, and no more."""
-    monkeypatch.setattr("cdc_bridge.capture.watch.BEAT_S", NEVER_S)
+    monkeypatch.setattr("cdc_bridge.capture.heartbeat.BEAT_S", NEVER_S)
     t.execute("UPDATE cdc.setting SET value = 'off' WHERE name = 'notify'")
     return t
 
@@ -56,8 +57,8 @@ def congested() -> list[bool]:
 async def heard(
     polled: Database, group: set[int], congested: list[bool]
 ) -> AsyncIterator[AsyncGenerator[StreamItem, None]]:
-    capture = LogCapture(
-        LogOptions(polled.dsn, heartbeat_interval_s=NEVER_S, heartbeat_timeout_s=WITHIN_S),
+    capture = ChangeStream(
+        StreamOptions(polled.dsn, heartbeat_interval_s=NEVER_S, heartbeat_timeout_s=WITHIN_S),
         lambda relation_id: frozenset(group | {relation_id}) if relation_id in group else frozenset({relation_id}),
         lambda relation_ids: bool(congested),
     )
@@ -67,7 +68,7 @@ async def heard(
         yield generator
 
 
-async def items(capture: LogCapture) -> AsyncGenerator[StreamItem, None]:
+async def items(capture: ChangeStream) -> AsyncGenerator[StreamItem, None]:
     """The items of all batches, one by one."""
     async with aclosing(capture.batches()) as batches:
         async for batch in batches:
@@ -176,7 +177,7 @@ async def test_collections_that_are_much_together_wait_for_clients_together(
     polled: Database, heard: AsyncGenerator[StreamItem, None], congested: list[bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of them is large. Whoever follows all of them could be told too much at once."""
-    monkeypatch.setattr("cdc_bridge.capture.reading.READ_ALL_BYTES_MAX", 5_000_000)
+    monkeypatch.setattr("cdc_bridge.capture.log_pages.READ_ALL_BYTES_MAX", 5_000_000)
     [(t, grown)] = polled.execute("SELECT 't'::regclass::oid::bigint, 'grown'::regclass::oid::bigint")
     congested.append(True)
     polled.execute(
@@ -212,7 +213,7 @@ async def test_nonsense_in_the_log_is_a_gap_but_not_too_often(
 
 async def test_heartbeat_does_not_claim_what_nonsense_in_the_log_holds_up(t: Database) -> None:
     """Whatever the gate does meanwhile."""
-    capture = LogCapture(LogOptions(t.dsn, heartbeat_interval_s=0.05))
+    capture = ChangeStream(StreamOptions(t.dsn, heartbeat_interval_s=0.05))
     async with aclosing(items(capture)) as heard:
         await until(heard, Listening)
         log_nonsense(t)
@@ -230,7 +231,7 @@ async def test_heartbeat_does_not_claim_what_nonsense_in_the_log_holds_up(t: Dat
 
 async def test_notifications_that_are_nonsense_are_a_gap_but_not_too_often_and_one_after_the_last(t: Database) -> None:
     """What the log has of the same time is told, and no gap waits for it."""
-    capture = LogCapture(LogOptions(t.dsn))
+    capture = ChangeStream(StreamOptions(t.dsn))
     gaps_s: list[float] = []
     changes: list[str | list[int]] = []
     last_s = 0.0
@@ -261,7 +262,7 @@ async def test_notifications_that_are_nonsense_are_a_gap_but_not_too_often_and_o
 
 async def test_who_takes_what_is_told_late_has_not_lost_the_database(t: Database) -> None:
     """While nobody takes it no heartbeat is sent or heard, and that proves nothing."""
-    capture = LogCapture(LogOptions(t.dsn, heartbeat_interval_s=0.2, heartbeat_timeout_s=1))
+    capture = ChangeStream(StreamOptions(t.dsn, heartbeat_interval_s=0.2, heartbeat_timeout_s=1))
     async with aclosing(items(capture)) as heard:
         await until(heard, Listening)
         await until(heard, Heartbeat)

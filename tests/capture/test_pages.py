@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.capture.connection import Connection, connect
-from cdc_bridge.capture.lane import Lane
-from cdc_bridge.capture.pages import Page, current_snapshot, pages
+from cdc_bridge.capture.bulk_read import BulkRead
+from cdc_bridge.capture.connection import connect
+from cdc_bridge.capture.log_pages import Ask, Page, asking, current_snapshot, pages
 from cdc_bridge.model.change import Change, Era, Position, Snapshot
 from cdc_bridge.model.row import Raw, Row
 from tests.capture.ear import attach_tables
@@ -28,18 +28,18 @@ def t(database: Database) -> Database:
 
 
 @pytest.fixture
-async def reader(t: Database) -> AsyncIterator[Connection]:
+async def reader(t: Database) -> AsyncIterator[Ask]:
     async with await connect(t.dsn, "reader", 5) as connection:
-        yield connection
+        yield asking(connection, "cdc")
 
 
 def relations(database: Database, *names: str) -> list[int]:
     return [oid for name in names for (oid,) in database.execute("SELECT %s::regclass::oid::bigint", [name])]
 
 
-async def read(reader: Connection, tables: list[int], told: Position, upto: Snapshot | None = None) -> list[Page]:
+async def read(reader: Ask, tables: list[int], told: Position, upto: Snapshot | None = None) -> list[Page]:
     upto = upto or await current_snapshot(reader)
-    return [page async for page in pages(reader, "cdc", tables, (told,), upto)]
+    return [page async for page in pages(reader, tables, (told,), upto)]
 
 
 def ids(changes: Iterable[Change]) -> list[int]:
@@ -51,11 +51,11 @@ def ids(changes: Iterable[Change]) -> list[int]:
 )  # a change has up to 33 rows, and is read a second time
 @pytest.mark.parametrize("page_bytes_max", [1, 3000, 1_000_000])
 async def test_everything_is_read_once_in_order_whatever_the_bounds(
-    t: Database, reader: Connection, monkeypatch: pytest.MonkeyPatch, keys_max: int, page_bytes_max: int
+    t: Database, reader: Ask, monkeypatch: pytest.MonkeyPatch, keys_max: int, page_bytes_max: int
 ) -> None:
     """A change of several rows is never torn, wherever the bounds fall."""
-    monkeypatch.setattr("cdc_bridge.capture.pages.KEYS_MAX", keys_max)
-    monkeypatch.setattr("cdc_bridge.capture.pages.PAGE_BYTES_MAX", page_bytes_max)
+    monkeypatch.setattr("cdc_bridge.capture.log_pages.KEYS_MAX", keys_max)
+    monkeypatch.setattr("cdc_bridge.capture.log_pages.PAGE_BYTES_MAX", page_bytes_max)
     begun = Position.of(ERA, await current_snapshot(reader))
     first = itertools.count(1)
     sizes = [1, 5, 33, 40, 1, 32, 2, 33, 33, 1, 100]
@@ -75,7 +75,7 @@ async def test_everything_is_read_once_in_order_whatever_the_bounds(
         assert all(len(page.changes) == 1 for page in found)
 
 
-async def test_what_the_last_snapshot_does_not_see_is_left_for_later(t: Database, reader: Connection) -> None:
+async def test_what_the_last_snapshot_does_not_see_is_left_for_later(t: Database, reader: Ask) -> None:
     begun = Position.of(ERA, await current_snapshot(reader))
     async with await t.connect(autocommit=False) as open_one:
         await open_one.execute("INSERT INTO t VALUES (1)")
@@ -88,7 +88,7 @@ async def test_what_the_last_snapshot_does_not_see_is_left_for_later(t: Database
     assert [ids(page.changes) for page in later] == [[1, 3]]
 
 
-async def test_only_the_tables_that_are_asked_for_are_read(t: Database, reader: Connection) -> None:
+async def test_only_the_tables_that_are_asked_for_are_read(t: Database, reader: Ask) -> None:
     begun = Position.of(ERA, await current_snapshot(reader))
     t.execute("BEGIN; INSERT INTO t VALUES (1); INSERT INTO other VALUES (2); COMMIT")
     assert [ids(page.changes) for page in await read(reader, relations(t, "other"), begun)] == [[2]]
@@ -96,7 +96,7 @@ async def test_only_the_tables_that_are_asked_for_are_read(t: Database, reader: 
     assert [ids(page.changes) for page in both] == [[1, 2]]
 
 
-async def test_transaction_that_was_told_in_part_comes_with_what_was_told(t: Database, reader: Connection) -> None:
+async def test_transaction_that_was_told_in_part_comes_with_what_was_told(t: Database, reader: Ask) -> None:
     """Whoever judges an order needs the changes that came before in the same transaction."""
     begun = Position.of(ERA, await current_snapshot(reader))
     t.execute("BEGIN; INSERT INTO t VALUES (1); INSERT INTO t VALUES (2); INSERT INTO t VALUES (3); COMMIT")
@@ -109,23 +109,23 @@ async def test_transaction_that_was_told_in_part_comes_with_what_was_told(t: Dat
         assert [(ids(page.earlier), ids(page.changes)) for page in rest] == expected
 
 
-async def test_lane_carries_its_position_along_and_ends_at_its_snapshot() -> None:
+async def test_bulk_read_carries_its_position_along_and_ends_at_its_snapshot() -> None:
     begun = Position.of(ERA, snapshot(100, 100))
     upto = snapshot(110, 110)
     one, two = (insert(Row(Raw('{"id":1}')), xid=xid, seq=seq) for xid, seq in [(105, 7), (103, 9)])
-    lane = Lane(frozenset({1}), begun, upto)
-    had_page = lane.has_page
-    await lane.put((one,))
-    assert (had_page, lane.has_page) == (False, True)
-    [first] = lane.take()
+    bulk = BulkRead(frozenset({1}), begun, upto)
+    had_page = bulk.has_page
+    await bulk.put((one,))
+    assert (had_page, bulk.has_page) == (False, True)
+    [first] = bulk.take()
     assert first.position is not None
     assert [first.position.has(each.xid, each.seq) for each in (one, two)] == [True, False]
-    await lane.put((two,))
-    [second] = lane.take()
+    await bulk.put((two,))
+    [second] = bulk.take()
     assert second.position is not None
     assert [second.position.has(each.xid, each.seq) for each in (one, two)] == [True, True]
-    assert lane.told == second.position
-    await lane.put(None)
-    assert list(lane.take()) == []
-    assert lane.told == Position.of(ERA, upto)
-    assert lane.is_done
+    assert bulk.told == second.position
+    await bulk.put(None)
+    assert list(bulk.take()) == []
+    assert bulk.told == Position.of(ERA, upto)
+    assert bulk.is_done

@@ -1,8 +1,8 @@
 """Laws of what is told of the log: each change once, in an order that could have happened, whatever the way it came.
 
 The database and the bridge here are models: transactions that write, find the gate open or not, and commit in any
-order, a queue of notifications, other bridges that open and shut the gate. `Gate` and `Progress` are the real ones,
-driven as `capture/log.py` drives them.
+order, a queue of notifications, other bridges that open and shut the gate. `Gate` and `StreamPosition` are the real
+ones, driven as `capture/change_stream.py` drives them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from cdc_bridge.capture.gate import Gate, GateState
 from cdc_bridge.capture.payload import log_sequence
-from cdc_bridge.capture.progress import Progress
+from cdc_bridge.capture.stream_position import StreamPosition
 from cdc_bridge.model.change import Change, Era, Operation, Snapshot
 from tests.core.facts import change, row
 
@@ -50,7 +50,7 @@ class World:
     ways: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.progress = Progress(ERA, self.snapshot(), beyond_max=5)
+        self.position = StreamPosition(ERA, self.snapshot(), inline_max=5)
 
     # --- the database ---
 
@@ -115,9 +115,9 @@ class World:
             return
         match self.queue.popleft():
             case ("inline", Change() as written, int() as value):
-                if self.gate.takes(value, self.now_s) and (fresh := self.progress.hear(written)):
+                if self.gate.takes(value, self.now_s) and (fresh := self.position.deliver_inline(written)):
                     self.tell(fresh, "inline")
-                if self.progress.is_long:
+                if self.position.is_long:
                     self.poll()
             case ("wake",):
                 self.poll()
@@ -126,15 +126,15 @@ class World:
                 self.poll()
             case ("beat", int() as beat, Snapshot() as snapshot):
                 if self.gate.is_trusted(self.now_s) and beat == self.proved_beat:
-                    self.progress.prove(snapshot)
+                    self.position.prove(snapshot)
                     self.ways.add("proved")
                 else:
                     self.poll()
 
     def poll(self) -> None:
         snapshot = self.snapshot()
-        found = [each for each in self.log if not self.progress.seen.sees(each.xid)]
-        for fresh in self.progress.read(sorted(found, key=lambda each: each.seq), snapshot):
+        found = [each for each in self.log if not self.position.seen.sees(each.xid)]
+        for fresh in self.position.deliver_read(sorted(found, key=lambda each: each.seq), snapshot):
             self.tell(fresh, "read")
         self.gate.read(snapshot)
 
@@ -236,7 +236,7 @@ def test_model_tells_inline_reads_and_proves() -> None:
     for operation in [("write", 0, True), ("commit", 0), *QUIET]:
         run(world, operation)
     assert world.ways == {"read", "inline", "proved"}
-    assert world.progress.seen == world.snapshot()
+    assert world.position.seen == world.snapshot()
 
 
 def test_change_that_was_committed_while_the_gate_was_shut_is_told_before_one_that_saw_it() -> None:
@@ -289,6 +289,6 @@ def test_older_proof_takes_nothing_back() -> None:
     before = world.snapshot()
     for operation in [("write", 0, True), ("commit", 0), ("poll",)]:
         run(world, operation)
-    seen = world.progress.seen
-    world.progress.prove(before)
-    assert world.progress.seen == seen
+    seen = world.position.seen
+    world.position.prove(before)
+    assert world.position.seen == seen

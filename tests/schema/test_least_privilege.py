@@ -270,7 +270,6 @@ MOMENT = {"xmax": "3", "in_progress": [], "xmin": "3", "upto": "3:1000000:"}
 CHECKS: dict[str, dict[str, Any]] = {
     "queries/channel": {},
     "queries/listen": {},
-    "queries/beat": {"head": "1 H x 1\n"},
     "queries/notify": {},
     "queries/begin_era": {},
     "queries/standby_era": {},
@@ -281,7 +280,7 @@ CHECKS: dict[str, dict[str, Any]] = {
     "queries/logged_xids": {"xids": []},
     "queries/forgotten": {"xmin": "3", "by_hand": True},
     "queries/gap": {},
-    "queries/watch": {"lease_s": 10},
+    "queries/watch": {"head": "1 H x 1\n", "lease_s": 10, "unchecked": "3"},
     "queries/standby_watch": {},
     "queries/note_segments": {},
     "queries/mended": {"counter": 3},

@@ -17,7 +17,7 @@ from cdc_bridge.admin import pruning, retention
 from cdc_bridge.admin.maintenance import LogMaintenance
 from cdc_bridge.admin.pruning import Pruned, prune, read_log
 from cdc_bridge.admin.retention import RING, Advance, Forget, Log, Segment, decide
-from cdc_bridge.capture.pages import current_snapshot, is_forgotten
+from cdc_bridge.capture.log_pages import asking, current_snapshot, is_forgotten
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.errors import DatabaseError, NotInstalled, SourceUnavailable
 from tests.schema.telling import attach_tables
@@ -353,10 +353,10 @@ async def test_what_was_forgotten_is_merged_and_no_position_is_judged_differentl
         )
     async with await database.connect() as reader:
         asked = history.seen[::5]
-        before = [await is_forgotten(reader, "cdc", seen) for seen in asked]
+        before = [await is_forgotten(asking(reader, "cdc"), seen) for seen in asked]
         for _ in range(2):  # merged is merged again
             prune(conn, "cdc", DAY_S, GIB)
-            assert [await is_forgotten(reader, "cdc", seen) for seen in asked] == before
+            assert [await is_forgotten(asking(reader, "cdc"), seen) for seen in asked] == before
     assert before[0]
     assert not before[-1]
     (left,) = conn.execute("SELECT count(*) FROM cdc.forgotten").fetchone() or (0,)
@@ -373,17 +373,17 @@ async def test_merging_what_was_forgotten_spares_what_a_long_transaction_may_ask
             for _ in range(3 * RING):
                 write(conn)
                 prune(conn, "cdc", 0, GIB)
-            now = await current_snapshot(reader)
+            now = await current_snapshot(asking(reader, "cdc"))
             assert now.in_progress
-            assert not await is_forgotten(reader, "cdc", now)
+            assert not await is_forgotten(asking(reader, "cdc"), now)
             (many,) = conn.execute("SELECT count(*) FROM cdc.forgotten").fetchone() or (0,)
             assert many >= 3 * RING
             long.commit()
             for _ in range(RING):
                 write(conn)
                 prune(conn, "cdc", 0, GIB)
-            assert await is_forgotten(reader, "cdc", now)
-            assert not await is_forgotten(reader, "cdc", await current_snapshot(reader))
+            assert await is_forgotten(asking(reader, "cdc"), now)
+            assert not await is_forgotten(asking(reader, "cdc"), await current_snapshot(asking(reader, "cdc")))
     (few,) = conn.execute("SELECT count(*) FROM cdc.forgotten").fetchone() or (0,)
     assert few <= 4
 

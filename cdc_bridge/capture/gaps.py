@@ -1,5 +1,4 @@
-"""What heartbeats prove, how a gap that a trigger has marked becomes one that a snapshot can mend, and how often gaps
-are told.
+"""How a gap that a trigger has marked becomes one that a snapshot can mend, and how often gaps are told.
 
 No I/O and no clock: values in, values out. Times are seconds of one monotonic clock.
 """
@@ -8,26 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cdc_bridge.model.change import Gap, Heartbeat, Listening, Snapshot, StreamItem
-
-
-@dataclass(slots=True)
-class Proof:
-    """Whether notifications arrive. Unproven until the first heartbeat of our own has come back; then for good.
-
-    What comes before the proof is dropped, be it whole or broken: it is part of the gap that `Listening` ends.
-    """
-
-    sender: str
-    proven: bool = False
-
-    def hear(self, heard: StreamItem | None) -> tuple[StreamItem, ...]:
-        """What may be passed on of something that has arrived. None: a part of a payload."""
-        if self.proven:
-            return () if heard is None else (heard,)
-        self.proven = isinstance(heard, Heartbeat) and heard.sender == self.sender
-        return (Listening(),) if self.proven else ()
-
+from cdc_bridge.model.change import Gap, Snapshot
 
 LOOKS_BETWEEN_GAPS = 2
 """Gaps are told at every second look at the most, so that an overload is not answered with a flood of readings."""

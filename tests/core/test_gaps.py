@@ -1,23 +1,10 @@
-"""What heartbeats prove, and when a marked gap can be mended."""
+"""When a marked gap can be mended, and how often gaps are told."""
 
 from __future__ import annotations
 
-from cdc_bridge.capture.liveness import GapLimit, GapWatch, Proof
-from cdc_bridge.model.change import Gap, Heartbeat, Listening, Snapshot, StreamItem
-from tests.core.facts import insert, row, snapshot
-
-OURS = Heartbeat("us", 0, snapshot(1, 1))
-THEIRS = Heartbeat("them", 0, snapshot(1, 1))
-
-
-def test_nothing_is_passed_before_our_own_heartbeat_has_come_back() -> None:
-    proof = Proof("us")
-    before: list[StreamItem | None] = [None, insert(row(id=1)), THEIRS, Gap("a broken payload")]
-    assert [proof.hear(heard) for heard in before] == [()] * 4
-    assert proof.hear(OURS) == (Listening(),)
-    assert proof.hear(THEIRS) == (THEIRS,)
-    assert proof.hear(OURS) == (OURS,)
-    assert proof.hear(None) == ()
+from cdc_bridge.capture.gaps import GapLimit, GapWatch
+from cdc_bridge.model.change import Gap, Snapshot
+from tests.core.facts import snapshot
 
 
 def told(*looks: tuple[int, int, Snapshot]) -> list[bool]:

@@ -1,0 +1,290 @@
+"""The stream of changes: what is notified while the gate is open, and what only the log has, in one order.
+
+One connection listens, another one reads the log and sends heartbeats (`capture_session.py`). What has been delivered
+is kept over the loss of both (`stream_position.py`), so that after a reconnect the log is read on from there, and
+tables in the mode `durable` miss nothing. Those in live mode come on the same connection and start anew.
+
+Rule: one session at a time. It begins with `Listening`, once that is proved, `resumed` if nothing of the log is missing
+in between. Then what arrives is delivered in its order, and the log is read before anything that may depend on what
+only the log has. A session ends with `Lost`, after all that was pending.
+
+Theory: `gate.py` says when what comes inline is all there is, `bulk_read.py` how a large transaction is delivered
+beside the others, `heartbeat.py` what heartbeats prove. Here they take turns, one turn of the event loop each: all that
+is at hand is taken in plain calls, and handed out as one batch.
+
+What cannot be read is a gap, and gaps are emitted `GAPS_APART_S` from each other. A notification that cannot be read
+may have been of a table in live mode, which a gap mends later as well as now; where it was of the log, that is read at
+once. What cannot be read in the log holds up everything after it until the gap is emitted, since no position may go
+past it before.
+
+Bound: a batch is what one turn brings: `NOTIFICATIONS_MAX` notifications, a look at the log and a page of each bulk
+read. While the consumer does not take it, nothing is read from the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+
+import psycopg
+
+from cdc_bridge.capture.bulk_read import CONGESTED_S, BulkReader, IsCongested
+from cdc_bridge.capture.capture_session import CaptureSession, StreamOptions, open_session
+from cdc_bridge.capture.gaps import GapLimit
+from cdc_bridge.capture.gate import GateController
+from cdc_bridge.capture.heartbeat import HeartbeatMonitor
+from cdc_bridge.capture.log_pages import Siblings, Unreadable, current_snapshot, is_forgotten, read_new
+from cdc_bridge.capture.payload import Decoder, Inline, Wake
+from cdc_bridge.capture.stream_position import StreamPosition
+from cdc_bridge.logs import facts
+from cdc_bridge.model.change import Change, Era, Gap, Heartbeat, Listening, Lost, StreamItem
+from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseError, PayloadError
+from cdc_bridge.wanted import check_still_wanted
+
+log = logging.getLogger(__name__)
+
+GAPS_APART_S = 2.0
+
+
+class ChangeStream:
+    """See the module's docstring; the guarantee is the port's, in `cdc_bridge.capture`."""
+
+    def __init__(
+        self,
+        options: StreamOptions,
+        siblings: Siblings = lambda relation_id: frozenset({relation_id}),
+        is_congested: IsCongested = lambda relation_ids: False,
+    ) -> None:
+        self._options = options
+        self._siblings = siblings
+        self._is_congested = is_congested
+        self._position: StreamPosition | None = None
+        self._has_listened = False
+        self._delay_s = options.reconnect_delay_min_s
+        self.last_heard_s = float("-inf")
+        """When the database last proved that it is heard, by the monotonic clock."""
+
+    async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
+        """Raises `CannotListen` when notifications do not arrive although LISTEN was accepted."""
+        while True:
+            check_still_wanted()
+            try:
+                async with aclosing(self._session()) as session:
+                    async for batch in session:
+                        self._note(batch)
+                        yield batch
+            except CannotListen as error:
+                if not self._has_listened:
+                    raise
+                reason = str(error)
+            except (CaptureLost, DatabaseError, psycopg.Error, OSError, UnicodeDecodeError) as error:
+                reason = _reason(error)
+            pending = self._position.take() if self._position is not None else []
+            yield [*pending, Lost(reason)]
+            await self._pause(reason)
+
+    def _note(self, batch: list[StreamItem]) -> None:
+        """Heartbeats prove that the database is there."""
+        for item in batch:
+            if isinstance(item, Listening):
+                self._has_listened = True
+                self._delay_s = self._options.reconnect_delay_min_s
+            if isinstance(item, Listening | Heartbeat):
+                self.last_heard_s = time.monotonic()
+
+    async def _pause(self, reason: str) -> None:
+        pause_s = self._delay_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
+        log.warning("not listening, trying again", extra=facts(reason=reason, in_s=round(pause_s, 1)))
+        await asyncio.sleep(pause_s)
+        self._delay_s = min(self._delay_s * 2, self._options.reconnect_delay_max_s)
+
+    async def _session(self) -> AsyncGenerator[list[StreamItem], None]:
+        """What one session delivers. Returns only by an error."""
+        async with open_session(self._options) as session:
+            generation, secret = await session.generation()
+            resumed = await self._resumes(session, generation)
+            position = self._position if resumed else None
+            if position is None:
+                position = StreamPosition(Era(generation), await current_snapshot(session.reader.rows))
+            monitor = HeartbeatMonitor(session, position)
+            if not resumed:
+                await monitor.look()
+                position.take()  # all begin with fresh data anyway
+            self._position = position
+            bulk = BulkReader(session, position, self._siblings, self._is_congested)
+            turns = _Turns(session, position, monitor, bulk, Listening(position.era, secret, resumed))
+            async with aclosing(turns.batches()) as batches:
+                async for batch in batches:
+                    yield batch
+
+    async def _resumes(self, session: CaptureSession, generation: bytes) -> bool:
+        """Whether it goes on where listening ended: the same life of the database, and the log reaches back so far."""
+        before = self._position
+        if before is None or before.era.generation != generation:
+            return False
+        return not await is_forgotten(session.reader.rows, before.seen)
+
+
+class _Turns:
+    """What a session delivers, turn by turn. `listening` is emitted, with the era of then, once that is proved."""
+
+    def __init__(
+        self,
+        session: CaptureSession,
+        position: StreamPosition,
+        monitor: HeartbeatMonitor,
+        bulk: BulkReader,
+        listening: Listening,
+    ) -> None:
+        self._session = session
+        self._position = position
+        self._gate = monitor.gate
+        self._monitor = monitor
+        self._bulk = bulk
+        self._listening = listening
+        self._controller = GateController(session, position, self._gate)
+        self._decoder = Decoder()
+        self._notified_gaps = GapLimit(GAPS_APART_S)
+        self._logged_gaps = GapLimit(GAPS_APART_S)
+        self._read_due_s = 0.0
+        """When the log is to be read next, by the monotonic clock."""
+
+    async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
+        """All that is at hand, turn by turn."""
+        session, position = self._session, self._position
+        if self._monitor.is_proven:
+            position.emit(self._listening)
+        if session.listener is not None:
+            await session.listener.rows("listen")
+        self._bulk.resume()
+        while True:
+            check_still_wanted()
+            for payload in await session.wait(self._due_s()):
+                await self._take(payload)
+            await self._do_what_is_due()
+            if batch := position.take():
+                yield batch
+
+    def _due_s(self) -> float:
+        """When something is due, whatever arrives until then."""
+        due_s = min(self._monitor.due_s, self._notified_gaps.due_s)
+        if self._monitor.is_proven:
+            due_s = min(due_s, self._read_due_s)
+        return min(due_s, time.monotonic() + CONGESTED_S) if self._bulk.have_pages else due_s
+
+    async def _do_what_is_due(self) -> None:
+        """Pages of bulk reads, the heartbeat, the log, the gate: each if it is time for it."""
+        if self._position.bulk_reads and self._bulk.take():
+            self._read_due_s = 0
+        now = time.monotonic()
+        if gap := self._notified_gaps.take(now):
+            self._position.emit(gap)
+        if now >= self._monitor.due_s and await self._monitor.beat(now):
+            self._read_due_s = 0
+        if self._monitor.is_proven:
+            if now >= self._read_due_s:
+                await self._read()
+            if self._controller.wants_change(now) and await self._controller.steer():
+                self._read_due_s = 0
+
+    # --- what arrives ---
+
+    async def _take(self, payload: bytes) -> None:
+        try:
+            item = self._decoder.receive(payload.decode())
+        except PayloadError as error:
+            if self._monitor.is_proven:
+                self._notified_gaps.owe(Gap(str(error)))
+                await self._read()
+            return
+        if isinstance(item, Heartbeat):
+            if self._monitor.is_ours(item):
+                await self._take_heartbeat(item)
+        elif item is None or not self._monitor.is_proven:
+            pass
+        elif isinstance(item, Inline):
+            self._take_inline(item.change, item.gate)
+        elif isinstance(item, Wake):
+            if item.is_shut:
+                self._gate.shut()
+            await self._read()  # before anything that came after it
+        else:  # of a table in live mode
+            self._position.emit(item)
+
+    async def _take_heartbeat(self, beat: Heartbeat) -> None:
+        """All that its snapshot sees was notified before, or is in the log."""
+        position = self._position
+        if not self._monitor.is_proven:
+            self._monitor.is_proven = True
+            position.emit(replace(self._listening, era=position.era))
+            return
+        if self._monitor.proves(beat):
+            position.prove(beat.snapshot)
+        else:
+            await self._read()
+        # Of a later snapshot, a notification of a table in live mode may still be on its way. An earlier one holds it
+        # up.
+        seen = beat.snapshot if position.seen.covers(beat.snapshot) else position.seen
+        position.emit(Heartbeat(beat.sender, beat.beat, seen, position.lagging))
+
+    def _take_inline(self, change: Change, gate: int) -> None:
+        now = time.monotonic()
+        self._gate.count(1, now)
+        if not self._gate.takes(gate, now) or self._position.bulk_reads:
+            self._read_due_s = 0
+        elif fresh := self._position.deliver_inline(change):
+            self._position.emit(fresh)
+            if self._position.is_long:
+                self._read_due_s = 0
+
+    # --- the log ---
+
+    async def _read(self) -> None:
+        """Read what the log has beyond what was delivered."""
+        position, bulk = self._position, self._bulk
+        before = position.position
+        ask, is_standby = self._session.reader.rows, self._session.is_standby
+        try:
+            found = await read_new(ask, before, position.lagging, bulk.siblings, is_standby=is_standby)
+        except Unreadable as error:
+            self._pass_by(error)
+            return
+        if not found.is_whole:  # first: no position may claim what was not read
+            position.emit(Gap("a part of the change log was forgotten before it was read"))
+            position.unchecked = found.snapshot
+        bulk.give_up_grown()
+        bulk.begin(found.heavy, before, found.snapshot)
+        fresh = position.deliver_read(found.changes, found.snapshot)
+        position.emit(*fresh)
+        now = time.monotonic()
+        self._gate.count(len(fresh), now)
+        self._gate.read(found.snapshot)
+        self._read_due_s = now + self._controller.pause_s(len(fresh))
+        await bulk.rejoin(found.snapshot)
+        if self._session.listener is None:
+            position.emit(Heartbeat(self._monitor.sender, 0, found.snapshot, position.lagging))
+
+    def _pass_by(self, unreadable: Unreadable) -> None:
+        """Go past what cannot be read, if it is time for another gap. Else wait, and take nothing inline meanwhile."""
+        now = time.monotonic()
+        self._logged_gaps.owe(Gap(str(unreadable)))
+        if gap := self._logged_gaps.take(now):
+            self._position.prove(unreadable.snapshot)
+            self._position.emit(gap)
+            return
+        self._read_due_s = self._logged_gaps.due_s
+        if self._gate.is_trusted(now):
+            self._gate.shut()
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "the database does not answer in time"
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return f"{str(error).strip()}: connect as the owner or the runtime role, see cdc-bridge sql --roles"
+    return str(error).strip() or type(error).__name__

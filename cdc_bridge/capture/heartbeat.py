@@ -1,0 +1,172 @@
+"""Heartbeats, and what is looked at with each of them: the gate, gaps, what was forgotten, and whose database it is.
+
+Rule: nothing is proved until a heartbeat of ours has come back. When one stays out for `heartbeat_timeout_s`, the
+connections are given up. Time in which nobody took what the stream emits, and nothing could be heard, does not count.
+
+Theory: a heartbeat carries the snapshot of the statement that sends it, and that statement looks at the gate as well.
+If the gate still has its value, everything that the snapshot sees was notified before the heartbeat; `proves` says of
+which heartbeats that is so.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+
+from cdc_bridge.capture.capture_session import CaptureSession
+from cdc_bridge.capture.gate import Gate, GateState
+from cdc_bridge.capture.log_pages import current_snapshot, is_forgotten
+from cdc_bridge.capture.payload import heartbeat
+from cdc_bridge.capture.stream_position import StreamPosition
+from cdc_bridge.logs import facts
+from cdc_bridge.model.change import Era, Gap, Heartbeat, Snapshot, Turn
+from cdc_bridge.model.errors import CannotListen, CaptureLost
+
+log = logging.getLogger(__name__)
+
+BEAT_S = 1.0
+"""What has been delivered inline is confirmed this often, so that cursors stay short and the lease fresh."""
+
+
+class HeartbeatMonitor:
+    """See the module's docstring. `due_s` is the time of the next heartbeat, by the monotonic clock."""
+
+    def __init__(self, session: CaptureSession, position: StreamPosition) -> None:
+        self.due_s = 0.0
+        self.sender = secrets.token_hex(4)
+        self.is_proven = session.listener is None
+        """Whether notifications arrive. What comes before is dropped: it is part of the gap that `Listening` ends."""
+        self.gate = Gate()
+        self._session = session
+        self._position = position
+        position.unchecked = position.seen
+        self._beats = 0
+        self._beat_with_gate = -1
+        self._heard_s = time.monotonic()
+        self._silent_from_s = self._heard_s
+
+    # --- heartbeats ---
+
+    async def beat(self, now_s: float) -> bool:
+        """Send a heartbeat, which is due by now, and look. Whether the log has to be read now."""
+        if self.due_s:
+            self._silent_from_s += now_s - self.due_s
+        options = self._session.options
+        self.due_s = now_s + min(BEAT_S, options.heartbeat_interval_s)
+        head = None
+        if self._session.listener is not None:
+            if now_s - self._silent_from_s > options.heartbeat_timeout_s:
+                raise self._silence()
+            head = heartbeat(self.sender, self._beats)
+            self._beats += 1
+        return await self.look(head)
+
+    def is_ours(self, beat: Heartbeat) -> bool:
+        """A heartbeat has come back. Whether it is one of ours, and so proves something."""
+        if beat.sender != self.sender:
+            return False
+        self._heard_s = self._silent_from_s = time.monotonic()
+        return True
+
+    def proves(self, beat: Heartbeat) -> bool:
+        """Whether all that its snapshot sees has been notified before it, and delivered."""
+        is_open = self.gate.is_trusted(self._heard_s) and beat.beat == self._beat_with_gate
+        return is_open and not self._position.bulk_reads
+
+    def _silence(self) -> CaptureLost | CannotListen:
+        if self.is_proven or not self._beats:
+            return CaptureLost(f"no heartbeat came back for {self._session.options.heartbeat_timeout_s:g} s")
+        return CannotListen(
+            "LISTEN is accepted but notifications do not arrive. Is there a pooler in transaction mode (PgBouncer) "
+            "in between? Connect to PostgreSQL directly, or to a session pool, or decide for --notify off."
+        )
+
+    # --- what is looked at ---
+
+    async def look(self, head: str | None = None) -> bool:
+        """At the gate, at gaps, and at what was forgotten; with `head`, send that heartbeat too. Whether the log has to
+        be read now.
+        """
+        if self._session.is_standby:
+            await self._look_at_standby()
+            return False
+        return await self._look_at_primary(head)
+
+    async def _look_at_standby(self) -> None:
+        """Nothing can be written there: no gate, and whoever empties the log by hand is not noted."""
+        ask = self._session.reader.rows
+        is_standby, counter, mended = await self._session.reader.row("standby_watch")
+        if not is_standby:
+            raise CaptureLost("the standby has been promoted")
+        generation, _ = await self._session.generation()
+        if generation != self._position.era.generation:
+            raise CaptureLost("the standby follows another primary")
+        gaps = self._position.gaps
+        gaps.mended = max(gaps.mended, mended)
+        now = await current_snapshot(ask)
+        if gaps.is_step(counter):
+            gaps.step(counter, now.xmax)
+        # Nobody has the id at the snapshot's end yet, which so stands for the one that we cannot take.
+        self._emit_gaps(Snapshot(now.xmin, now.xmax + 1, now.in_progress))
+        await self._look_for_forgotten()
+
+    async def _look_at_primary(self, head: str | None) -> bool:
+        asked_s = time.monotonic()
+        wants_open = self.gate.state is not GateState.SHUT
+        parameters = {
+            "head": head,
+            "lease_s": self.gate.lease_s if wants_open else 0,
+            "unchecked": str(self._position.unchecked.xmin),
+        }
+        _, gate, counter, mended, notify, now, is_changed, is_suspect = await self._session.reader.row(
+            "watch", parameters
+        )
+        if (notify == "off") != (self._session.listener is None):
+            raise CaptureLost(f"the operator has decided anew whether writers notify: {notify}")
+        has_to_read = wants_open and not self._renew(gate, asked_s)
+        await self._look_for_gaps(counter, mended, Snapshot.parse(now))
+        if is_changed:
+            await self._note_segments()
+        if is_changed or is_suspect:
+            await self._look_for_forgotten()
+        self._position.unchecked = self._position.seen
+        return has_to_read
+
+    def _renew(self, value: int | None, asked_s: float) -> bool:
+        """Whether the gate has been open all the time."""
+        is_open = self.gate.renew(value, asked_s)
+        if is_open:
+            self._beat_with_gate = self._beats - 1
+        return is_open
+
+    async def _note_segments(self) -> None:
+        """Somebody has laid hands on the log: let all who read it know that something may be missing."""
+        if numbers := [number for (number,) in await self._session.reader.rows("note_segments")]:
+            log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=numbers))
+
+    async def _look_for_forgotten(self) -> None:
+        """What a reading did not find is known by then; this is for what somebody took out by hand."""
+        if await is_forgotten(self._session.reader.rows, self._position.unchecked):
+            self._position.emit(Gap("a part of the change log is gone that may not have been read"))
+        self._position.unchecked = self._position.seen
+
+    async def _look_for_gaps(self, counter: int, mended: int, now: Snapshot) -> None:
+        gaps, reader = self._position.gaps, self._session.reader
+        gaps.mended = max(gaps.mended, mended)
+        if gaps.is_step(counter):
+            [younger] = await reader.row("new_xid")
+            gaps.step(counter, younger)
+            now = await current_snapshot(reader.rows)
+        self._emit_gaps(now)
+        if gaps.settled > mended:
+            await reader.rows("mended", {"counter": gaps.settled})
+
+    def _emit_gaps(self, now: Snapshot) -> None:
+        """Emit what a snapshot of now says of gaps."""
+        position = self._position
+        if gap := position.gaps.look(now):
+            position.emit(gap)
+        if position.gaps.settled != position.era.gaps:
+            position.begin_era(Era(position.era.generation, position.gaps.settled))
+            position.emit(Turn(position.era))

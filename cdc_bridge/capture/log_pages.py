@@ -1,0 +1,286 @@
+"""Reads the log: what it has that was not delivered, at once where that is not much, else page by page.
+
+One look is one query. Of what is more than `READ_ROWS_MAX` and `READ_BYTES_MAX`, each collection is looked at by
+itself: those that have so much alone are `heavy`, to be read beside the stream (`bulk_read.py`), and the others are
+read whole. Many that have little each can be too much at once for a client that follows them all: past
+`READ_ALL_BYTES_MAX` they are heavy together.
+
+A page is about a MiB, or one larger change. Reading keeps no transaction open between two pages: the snapshot says
+which rows belong to it, not the transaction that reads.
+
+Theory: the log is emptied for everybody at once, whatever snapshot they have, so what a reading finds is all there was
+only if nothing was forgotten meanwhile. That is asked after reading, and has to be known before anything is emitted.
+
+No state: what was delivered comes in, what was found goes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, NamedTuple, TypeAlias
+
+import psycopg
+from psycopg import AsyncConnection
+
+from cdc_bridge.capture.payload import log_sequence, logged_rows
+from cdc_bridge.model.change import Change, Operation, Position, Snapshot
+from cdc_bridge.model.errors import PayloadError
+from cdc_bridge.statements import statement
+
+Ask: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[list[tuple[Any, ...]]]]
+"""Runs a query by its name. Raises psycopg's errors."""
+
+Siblings: TypeAlias = Callable[[int], frozenset[int]]
+"""From a table to all that report under the same collection."""
+
+Sizes: TypeAlias = dict[int, tuple[int, int]]
+"""Rows and bytes of each table."""
+
+READ_ROWS_MAX = 2_000
+READ_BYTES_MAX = 4 * 1024 * 1024
+READ_ALL_BYTES_MAX = 8 * 1024 * 1024
+TEXT_BYTES_MAX = 64 * 1024
+KEYS_MAX = 20_000
+PAGE_BYTES_MAX = 1024 * 1024
+PAGE_ROWS_MAX = 1000
+
+_OPERATIONS = {operation.value: operation for operation in Operation}
+
+
+class Found(NamedTuple):
+    """What `snapshot` sees and was not delivered, but for the tables apart. None of it is of `heavy` ones."""
+
+    changes: list[Change]
+    snapshot: Snapshot
+    heavy: tuple[frozenset[int], ...] = ()
+    is_whole: bool = True
+    """Whether nothing was forgotten of it. What somebody took out by hand counts when it is noted."""
+
+
+class Unreadable(Exception):
+    """Something in the log cannot be read that `snapshot` sees."""
+
+    def __init__(self, reason: str, snapshot: Snapshot) -> None:
+        super().__init__(reason)
+        self.snapshot = snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Changes in the order of `seq`. `earlier`: delivered before, of transactions that go on here."""
+
+    changes: tuple[Change, ...]
+    earlier: tuple[Change, ...] = ()
+
+
+class _Key(NamedTuple):
+    """Where a row of the log is: position in the WAL, transaction; and its size."""
+
+    position: int
+    xid: int
+    size_bytes: int
+
+    @property
+    def seq(self) -> int:
+        return log_sequence(self.position, self.xid)
+
+
+def asking(connection: AsyncConnection[Any], schema: str) -> Ask:
+    """Ask through a connection of psycopg's."""
+
+    async def ask(name: str, parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
+        return await (await connection.execute(statement(f"queries/{name}", schema), parameters)).fetchall()
+
+    return ask
+
+
+def unseen(snapshot: Snapshot) -> dict[str, Any]:
+    """The parameters of a query for what a snapshot did not see."""
+    return {"xmax": str(snapshot.xmax), "in_progress": [str(xid) for xid in snapshot.in_progress]}
+
+
+def text(snapshot: Snapshot) -> str:
+    return f"{snapshot.xmin}:{snapshot.xmax}:{','.join(map(str, sorted(snapshot.in_progress)))}"
+
+
+def base(told: Iterable[Position]) -> Snapshot:
+    """The snapshot among what was delivered that leaves the least to be read."""
+    return max((position.seen for position in told), key=lambda snapshot: snapshot.xmax)
+
+
+async def current_snapshot(ask: Ask) -> Snapshot:
+    """All that it sees, a later reading sees. On a standby it sees no more than that."""
+    [(snapshot,)] = await ask("settled_snapshot", {})
+    return Snapshot.parse(snapshot)
+
+
+async def is_forgotten(ask: Ask, seen: Snapshot, *, by_hand: bool = True) -> bool:
+    """Whether something may be missing from the log that this snapshot did not see. `by_hand`: noted or not.
+
+    To be asked after the log was read: it is emptied at once for everybody, whatever snapshot they have. A transaction
+    in progress when a segment was emptied had not written there, so a long one elsewhere means nothing.
+    """
+    return any(
+        youngest >= seen.xmax
+        or any(oldest <= xid <= youngest and (xid == by or Snapshot.parse(ended).sees(xid)) for xid in seen.in_progress)
+        for oldest, youngest, by, ended in await ask("forgotten", {"xmin": str(seen.xmin), "by_hand": by_hand})
+    )
+
+
+def changes_of(rows: Iterable[Sequence[Any]]) -> Iterator[Change]:
+    """Changes from rows of `queries/log_rows`, in their order. Raises `PayloadError`."""
+    for (position, xid), group in groupby(rows, key=lambda row: (row[0], row[1])):
+        rows_of_it = list(group)
+        _, _, relation_id, filenode, letter, at, *_ = rows_of_it[0]
+        operation = _OPERATIONS[letter]
+        old, new = logged_rows(operation, [(row[-2], row[-1]) for row in rows_of_it])
+        yield Change(operation, log_sequence(position, xid), xid, relation_id, filenode, old, new, at)
+
+
+# --- one look at what is new ---
+
+
+async def read_new(
+    ask: Ask, told: Position, apart: Collection[int], siblings: Siblings, *, is_standby: bool = False
+) -> Found:
+    """What the log has by now, without the tables `apart`. Raises `Unreadable`."""
+    if is_standby:
+        return await _read_settled(ask, told, apart, siblings)
+    limits = {"apart": sorted(apart), "rows_max": READ_ROWS_MAX, "text_bytes_max": TEXT_BYTES_MAX}
+    try:
+        rows = await ask("log_new", {**unseen(told.seen), "xmin": str(told.seen.xmin), **limits})
+    except psycopg.DataError as error:  # characters that UTF-8 does not have; the next reading would fail as well
+        raise Unreadable(str(error), await current_snapshot(ask)) from error
+    snapshot, is_suspect = Snapshot.parse(rows[0][0]), rows[0][1]
+    found = [row[2:] for row in rows] if rows[0][2] is not None else []
+    sizes = [row[6] for row in found]
+    try:
+        if len(found) == READ_ROWS_MAX or max(sizes, default=0) > TEXT_BYTES_MAX or sum(sizes) > READ_BYTES_MAX:
+            return await _read_much(ask, told, snapshot, apart, siblings)
+        return Found(list(changes_of(found)), snapshot, is_whole=not is_suspect or await _is_whole(ask, told))
+    except (PayloadError, psycopg.DataError) as error:
+        raise Unreadable(str(error), snapshot) from error
+
+
+async def _read_settled(ask: Ask, told: Position, apart: Collection[int], siblings: Siblings) -> Found:
+    """On a standby: a snapshot that claims no more than can be read, then what it sees."""
+    snapshot = await current_snapshot(ask)
+    if not snapshot.covers(told.seen):
+        return Found([], told.seen)
+    try:
+        return await _read_much(ask, told, snapshot, apart, siblings)
+    except (PayloadError, psycopg.DataError) as error:
+        raise Unreadable(str(error), snapshot) from error
+
+
+async def _read_much(ask: Ask, told: Position, upto: Snapshot, apart: Collection[int], siblings: Siblings) -> Found:
+    sizes = await _sizes(ask, told, upto, apart)
+    groups = {siblings(relation_id) for relation_id in sizes}
+    heavy = tuple(group for group in groups if _is_much(sizes, group))
+    light = frozenset(relation_id for group in groups.difference(heavy) for relation_id in group)
+    if _total(sizes, light)[1] > READ_ALL_BYTES_MAX:
+        heavy, light = (*heavy, light), frozenset()
+    return Found(await _read_all(ask, light, told, upto), upto, heavy, await _is_whole(ask, told))
+
+
+async def _is_whole(ask: Ask, told: Position) -> bool:
+    return not await is_forgotten(ask, told.seen, by_hand=False)
+
+
+async def read_between(ask: Ask, relations: Collection[int], told: Position, upto: Snapshot) -> list[Change] | None:
+    """What some tables have between a position and a snapshot; None when that is much. Raises `PayloadError`."""
+    if _is_much(await _sizes(ask, told, upto), relations):
+        return None
+    return await _read_all(ask, relations, told, upto)
+
+
+async def _read_all(ask: Ask, relations: Collection[int], told: Position, upto: Snapshot) -> list[Change]:
+    if not relations:
+        return []
+    async with aclosing(pages(ask, relations, (told,), upto)) as read:
+        return [change async for page in read for change in page.changes]
+
+
+async def _sizes(ask: Ask, told: Position, upto: Snapshot, apart: Iterable[int] = ()) -> Sizes:
+    """Of each table between what was delivered and a snapshot."""
+    rows = await ask("log_sizes", {**unseen(told.seen), "upto": text(upto), "apart": sorted(apart)})
+    return {relation_id: (count, size_bytes) for relation_id, count, size_bytes in rows}
+
+
+def _is_much(sizes: Sizes, relations: Iterable[int]) -> bool:
+    rows, size_bytes = _total(sizes, relations)
+    return rows > READ_ROWS_MAX or size_bytes > READ_BYTES_MAX
+
+
+def _total(sizes: Sizes, relations: Iterable[int]) -> tuple[int, int]:
+    found = [sizes[relation_id] for relation_id in relations if relation_id in sizes]
+    return sum(rows for rows, _ in found), sum(size_bytes for _, size_bytes in found)
+
+
+# --- page by page ---
+
+
+async def pages(
+    ask: Ask, relations: Collection[int], told: tuple[Position, ...], upto: Snapshot
+) -> AsyncGenerator[Page, None]:
+    """Every change of these tables that `upto` sees and none of `told` has. Raises `PayloadError` and psycopg's."""
+    seen = base(told)
+    parameters = {**unseen(seen), "upto": text(upto), "relations": list(relations)}
+    waiting: dict[int, list[_Key]] = {}  # delivered ones, by the transaction that may go on
+    last = _Key(0, 0, 0)
+    rows_max = KEYS_MAX
+    while True:
+        rows = await ask("log_keys", {**parameters, "seq": last.position, "rows_max": rows_max})
+        keys = [key for row in rows if (key := _Key(*row)).seq > last.seq]
+        is_cut = len(rows) == rows_max
+        if is_cut:  # in the middle of a change, perhaps: that one is for the next time
+            keys = [key for key in keys if key.seq < keys[-1].seq]
+            rows_max = KEYS_MAX if keys else 2 * rows_max
+        for chunk in _chunks(_fresh(keys, told, waiting)):
+            earlier = [key for xid in {key.xid for key in chunk} for key in waiting.pop(xid, ())]
+            yield Page(
+                tuple(await _read(ask, relations, chunk)),
+                tuple(await _read(ask, relations, earlier)) if earlier else (),
+            )
+        if not is_cut:
+            return
+        last = keys[-1] if keys else last
+
+
+def _fresh(keys: Iterable[_Key], told: tuple[Position, ...], waiting: dict[int, list[_Key]]) -> Iterator[_Key]:
+    for key in keys:
+        if any(position.has(key.xid, key.seq) for position in told):
+            waiting.setdefault(key.xid, []).append(key)
+        else:
+            yield key
+
+
+def _chunks(keys: Iterable[_Key]) -> Iterator[list[_Key]]:
+    """Of the size of a page; the rows of one change stay together."""
+    chunk: list[_Key] = []
+    size = 0
+    for _, group in groupby(keys, key=lambda key: key.seq):
+        change = list(group)
+        change_bytes = sum(key.size_bytes for key in change)
+        if chunk and (size + change_bytes > PAGE_BYTES_MAX or len(chunk) >= PAGE_ROWS_MAX):
+            yield chunk
+            chunk, size = [], 0
+        chunk += change
+        size += change_bytes
+    if chunk:
+        yield chunk
+
+
+async def _read(ask: Ask, relations: Collection[int], keys: Sequence[_Key]) -> Iterator[Change]:
+    wanted = {(key.position, key.xid) for key in keys}
+    positions = [key.position for key in keys]
+    parameters = {
+        "xids": [str(xid) for xid in {key.xid for key in keys}],
+        "relations": list(relations),
+        "first": min(positions),
+        "last": max(positions),
+    }
+    return changes_of(row for row in await ask("log_rows", parameters) if (row[0], row[1]) in wanted)

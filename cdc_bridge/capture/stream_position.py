@@ -1,0 +1,107 @@
+"""How far the stream has come: what is delivered of the log, and what is pending.
+
+Rule: the journal's `seen` is a snapshot of which everything has been delivered, and its changes are those delivered
+since, inline, none of which it sees. Reading the log, or a heartbeat that proves that all it sees was delivered inline,
+brings a newer snapshot and so another journal, which begins with the changes that the new snapshot does not see.
+A change is delivered once. What counts as delivered, here or in a bulk read, is in the hands of the consumer or in
+`pending`, which is handed out before anything else. So connections that break between the two lose nothing.
+
+A stream position is kept while connections come and go. It is of one life of the database; another life, or a log that
+does not reach back so far, opens another one. It never reads the clock or the network.
+
+Bound: `inline_max` changes; past it the caller has to read the log, which moves `seen`. So cursors stay short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from cdc_bridge.capture.gaps import GapWatch
+from cdc_bridge.model.change import Change, Era, Journal, Position, Snapshot, StreamItem
+
+if TYPE_CHECKING:
+    from cdc_bridge.capture.bulk_read import BulkRead
+
+
+@dataclass(slots=True)
+class StreamPosition:
+    """See the module's docstring. `bulk_reads` are by the tables of their collections."""
+
+    era: Era
+    seen: Snapshot
+    inline_max: int = 50
+    gaps: GapWatch = field(default_factory=GapWatch)
+    bulk_reads: dict[frozenset[int], BulkRead] = field(default_factory=dict)
+    pending: list[StreamItem] = field(default_factory=list)
+    unchecked: Snapshot = field(init=False)
+    """Whether anything was forgotten that this did not see is to be looked at next."""
+    _journal: Journal = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.unchecked = self.seen
+        self._journal = Journal(self.era, self.seen)
+
+    @property
+    def position(self) -> Position:
+        return Position(self._journal, len(self._journal.delivered))
+
+    @property
+    def is_long(self) -> bool:
+        """Whether the log should be read now."""
+        return len(self._journal.delivered) >= self.inline_max
+
+    @property
+    def lagging(self) -> frozenset[int]:
+        """Tables of which bulk reads deliver the changes, and nobody else."""
+        return frozenset().union(*self.bulk_reads)
+
+    def emit(self, *items: StreamItem) -> None:
+        self.pending += items
+
+    def take(self) -> list[StreamItem]:
+        """What is pending. It is in the caller's hands from here on."""
+        pending, self.pending = self.pending, []
+        return pending
+
+    def begin_era(self, era: Era) -> None:
+        """Positions belong to this era from here on."""
+        self.era = era
+        self._journal = Journal(era, self.seen, self._journal.delivered)
+
+    def deliver_inline(self, change: Change) -> Change | None:
+        """A change that came with its notification, with its position; None when it has been delivered."""
+        delivered = self._journal.delivered
+        if self.seen.sees(change.xid) or (change.xid, change.seq) in delivered:
+            return None
+        self._journal.deliver(change.xid, change.seq)
+        return change.at_position(Position(self._journal, len(delivered)))
+
+    def deliver_read(self, changes: Iterable[Change], snapshot: Snapshot) -> list[Change]:
+        """What the log holds that `snapshot` sees and `seen` does not, in the order of `seq`: those not delivered yet.
+
+        The position of the last one is that of `snapshot`.
+        """
+        fresh = placed(changes, self.position, snapshot)
+        self.prove(snapshot)
+        if fresh:
+            fresh[-1] = fresh[-1].at_position(self.position)
+        return fresh
+
+    def prove(self, snapshot: Snapshot) -> None:
+        """All that `snapshot` sees has been delivered, or is pending. An older one takes nothing back."""
+        if snapshot.covers(self.seen):
+            self.seen = snapshot
+            later = [change for change in self._journal.delivered if not snapshot.sees(change[0])]
+            self._journal = Journal(self.era, snapshot, later)
+
+
+def placed(changes: Iterable[Change], before: Position, upto: Snapshot) -> list[Change]:
+    """Those that `before` has not, each with its position on the way from there to `upto`."""
+    journal, length, _, _ = before
+    return [
+        change.at_position(Position(journal, length, upto, change.seq))
+        for change in changes
+        if (change.xid, change.seq) not in journal.delivered
+    ]
