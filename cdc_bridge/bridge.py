@@ -69,11 +69,11 @@ class Bridge:
 
     async def _serve(self, pools: Pools) -> None:
         options = self._options
-        capture = parts.capture(options, lambda: broker.hub)
+        capture = parts.capture(options, pools, lambda: broker.hub)
         catalog = parts.catalog_reader(options, pools.catalog)
         broker = parts.broker(options, capture, catalog, pools)
         maintenance = parts.maintenance(options, pools.catalog)
-        requests = parts.request_policy(options, broker, capture, catalog)
+        requests = parts.request_policy(options, broker, capture, pools, catalog)
         authenticator = parts.authenticator(options, broker, self._keys)
         server = WebSocketServer(broker, requests, authenticator, parts.server_options(options), self._certificate)
         async with asyncio.TaskGroup() as tasks:

@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from psycopg_pool import AsyncConnectionPool
-
 from cdc_bridge.access.authenticator import Authenticator, Roles
 from cdc_bridge.access.keys import Key, public, shared
 from cdc_bridge.access.published_keys import PublishedKeys
@@ -17,13 +15,12 @@ from cdc_bridge.access.tokens import Verifier
 from cdc_bridge.admin.maintenance import LogMaintenance
 from cdc_bridge.capture.capture_session import StreamOptions
 from cdc_bridge.capture.change_stream import ChangeStream
-from cdc_bridge.capture.connection import KEEPALIVES
+from cdc_bridge.capture.connection import Connector
 from cdc_bridge.capture.log_reader import PooledLogReader
-from cdc_bridge.conninfo import READ
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
+from cdc_bridge.database.pools import Pool, ReadPools
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
-from cdc_bridge.database.session import prepare
-from cdc_bridge.database.snapshot import Pool, SnapshotReader
+from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.desk import ASKING_MAX
 from cdc_bridge.engine.hub import Hub
@@ -56,6 +53,8 @@ class Pools:
     The stream waits for the catalog at times, and for the evaluator: no client's query may stand in its way.
     """
 
+    all: ReadPools
+    connector: Connector
     catalog: Pool
     data: Pool
     log: Pool
@@ -65,45 +64,26 @@ class Pools:
 
 @asynccontextmanager
 async def open_pools(options: BridgeOptions) -> AsyncIterator[Pools]:
-    async with (
-        _pool(options, CATALOG_CONNECTIONS, prepare_threshold=PREPARED_AFTER) as catalog,
-        _pool(options, options.snapshot_concurrency + SLOW_WORKERS + ASKING_MAX + REFRESHERS) as data,
-        _pool(options, RESUMES_MAX + ASKING_MAX) as log,
-        _pool(options, 1) as evaluator,
-        _pool(options, CLIENTS_CONNECTIONS) as clients,
-    ):
-        yield Pools(catalog, data, log, evaluator, clients)
-
-
-@asynccontextmanager
-async def _pool(options: BridgeOptions, size_max: int, *, prepare_threshold: int | None = None) -> AsyncIterator[Pool]:
-    """Connections that read. They come when the database does."""
-    pool: Pool = AsyncConnectionPool(
+    """Four connections while idle; with the two of the change stream that makes six, as `docs/limits.md` says."""
+    connector = Connector(options.dsn, options.connect_timeout_s)
+    pools = ReadPools(
         options.dsn,
-        min_size=1,
-        max_size=size_max,
-        timeout=options.connect_timeout_s,
-        reconnect_timeout=options.reconnect_delay_max_s,
-        open=False,
-        configure=lambda connection: prepare(connection, options.schema),
-        check=AsyncConnectionPool.check_connection,
-        kwargs={
-            "autocommit": True,
-            "prepare_threshold": prepare_threshold,
-            "application_name": READ,
-            "client_encoding": "UTF8",
-            "connect_timeout": max(2, round(options.connect_timeout_s)),
-            **KEEPALIVES,
-        },
+        options.schema,
+        connector,
+        connect_timeout_s=options.connect_timeout_s,
+        reconnect_delay_max_s=options.reconnect_delay_max_s,
     )
-    await pool.open(wait=False)
-    try:
-        yield pool
-    finally:
-        await pool.close(timeout=1)
+    async with (
+        pools.open(CATALOG_CONNECTIONS, prepare_threshold=PREPARED_AFTER) as catalog,
+        pools.open(options.snapshot_concurrency + SLOW_WORKERS + ASKING_MAX + REFRESHERS) as data,
+        pools.open(RESUMES_MAX + ASKING_MAX, kept=0) as log,
+        pools.open(1) as evaluator,
+        pools.open(CLIENTS_CONNECTIONS) as clients,
+    ):
+        yield Pools(pools, connector, catalog, data, log, evaluator, clients)
 
 
-def capture(options: BridgeOptions, hub: Callable[[], Hub]) -> ChangeStream:
+def capture(options: BridgeOptions, pools: Pools, hub: Callable[[], Hub]) -> ChangeStream:
     """`hub` comes later: it belongs to the broker, which needs a capture to begin with."""
     return ChangeStream(
         StreamOptions(
@@ -117,6 +97,8 @@ def capture(options: BridgeOptions, hub: Callable[[], Hub]) -> ChangeStream:
         ),
         lambda relation_id: hub().catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
         lambda relation_ids: hub().is_congested(relation_ids),
+        connector=pools.connector,
+        on_silence=pools.all.drop,
     )
 
 
@@ -199,11 +181,13 @@ def server_options(options: BridgeOptions) -> ServerOptions:
 
 
 def request_policy(
-    options: BridgeOptions, broker: Broker, capture: ChangeStream, catalog: PooledCatalogReader
+    options: BridgeOptions, broker: Broker, capture: ChangeStream, pools: Pools, catalog: PooledCatalogReader
 ) -> RequestPolicy:
 
     def not_ready() -> str | None:
         reasons = list(catalog.problems)
+        if pools.all.problem:
+            reasons.insert(0, "no connection to read with")
         if not broker.listening:
             reasons.insert(0, "not listening to the database")
         elif time.monotonic() - capture.last_heard_s > options.heartbeat_timeout_s:

@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 import psycopg
 
-from cdc_bridge.capture.capture_session import LONG_ANSWER_S, CaptureSession, WatchedConnection, open_reader
+from cdc_bridge.capture.capture_session import LONG_ANSWER_S, CaptureSession, WatchedConnection
 from cdc_bridge.capture.log_pages import Ask, Siblings, is_forgotten, pages, read_between
 from cdc_bridge.capture.stream_position import StreamPosition, placed
 from cdc_bridge.model.change import Change, Gap, Position, Snapshot
@@ -153,7 +153,7 @@ class BulkReader:
         """Read it to its end, one page ahead of what has been delivered."""
         session = self._session
         try:
-            reader = await open_reader(session.options, session.wakeup)
+            reader = await session.open_reader()
             try:
                 await self._read(read, _long(reader))
             finally:

@@ -29,9 +29,9 @@ import psycopg
 from psycopg import errors, pq
 from psycopg.adapt import Transformer
 
-from cdc_bridge.capture.connection import Connection, connect
+from cdc_bridge.capture.connection import Connection, Connector
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN
-from cdc_bridge.model.errors import CaptureLost, DatabaseError, NotInstalled, PayloadError, SchemaClosed
+from cdc_bridge.model.errors import CaptureLost, DatabaseError, DatabaseSilent, NotInstalled, PayloadError, SchemaClosed
 from cdc_bridge.statements import statement
 
 _GOOD = {pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK}
@@ -222,7 +222,7 @@ class WatchedConnection:
             self._fail(error)
 
     def _time_out(self) -> None:
-        self._fail(CaptureLost("the database does not answer in time"))
+        self._fail(DatabaseSilent("the database does not answer in time"))
 
     def _fail(self, error: Exception) -> None:
         self.error = error
@@ -259,6 +259,7 @@ class CaptureSession:
     """See the module's docstring."""
 
     options: StreamOptions
+    connector: Connector
     wakeup: Wakeup
     reader: WatchedConnection
     is_standby: bool = False
@@ -303,26 +304,29 @@ class CaptureSession:
             await self.listener.close()
         await self.reader.close()
 
+    async def open_reader(self) -> WatchedConnection:
+        """Another connection that reads the log."""
+        return await _open_reader(self.options, self.connector, self.wakeup)
+
 
 @asynccontextmanager
-async def open_session(options: StreamOptions) -> AsyncIterator[CaptureSession]:
+async def open_session(options: StreamOptions, connector: Connector) -> AsyncIterator[CaptureSession]:
     """Connect both, or the one where nothing notifies."""
     wakeup = Wakeup()
-    session = CaptureSession(options, wakeup, await open_reader(options, wakeup))
+    session = CaptureSession(options, connector, wakeup, await _open_reader(options, connector, wakeup))
     try:
         await require_ours(session.reader, options.schema)
         session.is_standby = (await session.reader.row("standby"))[0] == "yes"
         decided = await session.reader.rows("notify")
         if not session.is_standby and not (decided and decided[0][0] == "off"):
-            session.listener = await _watched(options, LISTEN, wakeup)
+            session.listener = await _watched(options, connector, LISTEN, wakeup)
         yield session
     finally:
         await session.end()
 
 
-async def open_reader(options: StreamOptions, wakeup: Wakeup) -> WatchedConnection:
-    """A connection that reads the log."""
-    reader = await _watched(options, HEARTBEAT, wakeup)
+async def _open_reader(options: StreamOptions, connector: Connector, wakeup: Wakeup) -> WatchedConnection:
+    reader = await _watched(options, connector, HEARTBEAT, wakeup)
     try:
         await reader.rows("log_session")
     except BaseException:
@@ -331,8 +335,8 @@ async def open_reader(options: StreamOptions, wakeup: Wakeup) -> WatchedConnecti
     return reader
 
 
-async def _watched(options: StreamOptions, purpose: str, wakeup: Wakeup) -> WatchedConnection:
-    connection = await connect(options.conninfo, purpose, options.connect_timeout_s)
+async def _watched(options: StreamOptions, connector: Connector, purpose: str, wakeup: Wakeup) -> WatchedConnection:
+    connection = await connector.connect(purpose)
     watched = WatchedConnection(connection, options.schema, options.heartbeat_timeout_s, wakeup)
     try:
         await watched.rows("listener_session", limit_s=options.connect_timeout_s)

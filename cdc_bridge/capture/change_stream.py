@@ -27,7 +27,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 
@@ -35,6 +35,7 @@ import psycopg
 
 from cdc_bridge.capture.bulk_read import CONGESTED_S, BulkReader, IsCongested
 from cdc_bridge.capture.capture_session import CaptureSession, StreamOptions, open_session
+from cdc_bridge.capture.connection import Connector
 from cdc_bridge.capture.gaps import GapLimit
 from cdc_bridge.capture.gate import GateController
 from cdc_bridge.capture.heartbeat import HeartbeatMonitor
@@ -43,7 +44,7 @@ from cdc_bridge.capture.payload import Decoder, Inline, Wake
 from cdc_bridge.capture.stream_position import StreamPosition
 from cdc_bridge.logs import facts
 from cdc_bridge.model.change import Change, Era, Gap, Heartbeat, Listening, Lost, StreamItem
-from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseError, PayloadError
+from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseError, DatabaseSilent, PayloadError
 from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
@@ -59,8 +60,14 @@ class ChangeStream:
         options: StreamOptions,
         siblings: Siblings = lambda relation_id: frozenset({relation_id}),
         is_congested: IsCongested = lambda relation_ids: False,
+        *,
+        connector: Connector | None = None,
+        on_silence: Callable[[], None] = lambda: None,
     ) -> None:
+        """`on_silence` is called when connections are given up because the database is silent: others are dead too."""
         self._options = options
+        self._connector = connector or Connector(options.conninfo, options.connect_timeout_s)
+        self._on_silence = on_silence
         self._siblings = siblings
         self._is_congested = is_congested
         self._position: StreamPosition | None = None
@@ -70,7 +77,7 @@ class ChangeStream:
         """When the database last proved that it is heard, by the monotonic clock."""
 
     async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
-        """Raises `CannotListen` when notifications do not arrive although LISTEN was accepted."""
+        """Raises `SharedSession`, and `CannotListen` when no notification arrives although LISTEN was accepted."""
         while True:
             check_still_wanted()
             try:
@@ -81,6 +88,9 @@ class ChangeStream:
             except CannotListen as error:
                 if not self._has_listened:
                     raise
+                reason = str(error)
+            except DatabaseSilent as error:
+                self._on_silence()
                 reason = str(error)
             except (CaptureLost, DatabaseError, psycopg.Error, OSError, UnicodeDecodeError) as error:
                 reason = _reason(error)
@@ -105,7 +115,7 @@ class ChangeStream:
 
     async def _session(self) -> AsyncGenerator[list[StreamItem], None]:
         """What one session delivers. Returns only by an error."""
-        async with open_session(self._options) as session:
+        async with open_session(self._options, self._connector) as session:
             generation, secret = await session.generation()
             resumed = await self._resumes(session, generation)
             position = self._position if resumed else None

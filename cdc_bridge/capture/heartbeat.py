@@ -21,7 +21,7 @@ from cdc_bridge.capture.payload import heartbeat
 from cdc_bridge.capture.stream_position import StreamPosition
 from cdc_bridge.logs import facts
 from cdc_bridge.model.change import Era, Gap, Heartbeat, Snapshot, Turn
-from cdc_bridge.model.errors import CannotListen, CaptureLost
+from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseSilent
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +76,10 @@ class HeartbeatMonitor:
 
     def _silence(self) -> CaptureLost | CannotListen:
         if self.is_proven or not self._beats:
-            return CaptureLost(f"no heartbeat came back for {self._session.options.heartbeat_timeout_s:g} s")
+            return DatabaseSilent(f"no heartbeat came back for {self._session.options.heartbeat_timeout_s:g} s")
         return CannotListen(
-            "LISTEN is accepted but notifications do not arrive. Is there a pooler in transaction mode (PgBouncer) "
-            "in between? Connect to PostgreSQL directly, or to a session pool, or decide for --notify off."
+            "LISTEN is accepted but notifications do not arrive. Is there a pooler in between (PgBouncer)? Connect to "
+            "PostgreSQL directly, or through a pool in session mode"
         )
 
     # --- what is looked at ---

@@ -10,10 +10,12 @@
     │   ├── SchemaClosed          the role may not use the schema of cdc_bridge
     │   ├── LockNotAcquired       the application holds a table for too long (exit code 4)
     │   ├── NotInstalled          the schema of cdc_bridge is not in this database
-    │   └── CannotListen          notifications do not arrive (a transaction pooler) (exit code 5)
+    │   └── CannotListen          notifications do not arrive (exit code 5)
+    │       └── SharedSession     a pooler in transaction mode is in between
     ├── CannotServe               the address or port to listen on is not available (exit code 5)
     ├── SubscriptionRefused       a bridge refuses a subscription (exit code 6)
     ├── CaptureLost               the stream of changes broke, and a gap follows
+    │   └── DatabaseSilent        the database does not answer
     ├── PayloadError              a notification is not one of ours, or incomplete
     ├── SourceChanged             a table differs from the catalog
     ├── SourceUnavailable         the database cannot be read at the moment
@@ -26,7 +28,7 @@
 secret. The facts of an error are attributes, so that no code parses the sentence.
 
 Exceptions that never leave their package are defined there: `model.messages.InvalidMessage`,
-`cli.output.ReaderGone`, `capture.reading.Unreadable`, `query.scalars.Undecided`, `query.spelling.NotNative`,
+`cli.output.ReaderGone`, `capture.log_pages.Unreadable`, `query.scalars.Undecided`, `query.spelling.NotNative`,
 `access.tokens.TokenRefused`, `access.policy_tokens.NotUnderstood`, `access.policy_filter.UnsupportedPolicy` and
 `engine.query_parser.NotYetKnown`.
 """
@@ -159,6 +161,16 @@ class CannotListen(DatabaseError):
     exit_code = 5
 
 
+class SharedSession(CannotListen):
+    """A pooler lends server sessions for one transaction, so that nothing that we set or ask for would last."""
+
+    def __str__(self) -> str:
+        return (
+            "the connection string leads through a pooler in transaction mode (PgBouncer), where a session belongs to"
+            " nobody: connect to PostgreSQL directly, or through a pool in session mode"
+        )
+
+
 @dataclass(eq=False)
 class CannotServe(BridgeError):
     """The address or port to listen on is not available. `reason` is the operating system's."""
@@ -182,6 +194,10 @@ class SubscriptionRefused(BridgeError):
 
 class CaptureLost(BridgeError):
     """Listening ended. Changes may have been missed."""
+
+
+class DatabaseSilent(CaptureLost):
+    """The database does not answer, and does not say why: other connections may be dead as well."""
 
 
 class PayloadError(BridgeError):

@@ -9,7 +9,6 @@ import pytest
 
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.capture.bulk_read import BulkRead
-from cdc_bridge.capture.connection import connect
 from cdc_bridge.capture.log_pages import Ask, Page, asking, current_snapshot, pages
 from cdc_bridge.model.change import Change, Era, Position, Snapshot
 from cdc_bridge.model.row import Raw, Row
@@ -29,7 +28,7 @@ def t(database: Database) -> Database:
 
 @pytest.fixture
 async def reader(t: Database) -> AsyncIterator[Ask]:
-    async with await connect(t.dsn, "reader", 5) as connection:
+    async with await t.connect() as connection:
         yield asking(connection, "cdc")
 
 

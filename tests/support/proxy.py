@@ -37,8 +37,8 @@ class Proxy:
         self.server_messages: Counter[bytes] = Counter()
         self._follows_protocol = swallow is not None
         self._listener: asyncio.Server | None = None
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing = _flowing_event()
+        self._line = _flowing_event()
         self._replying = asyncio.Event()
         self._replying.set()
         self._connections: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
@@ -105,6 +105,11 @@ class Proxy:
         """Forward again, beginning with what was held."""
         self._flowing.set()
 
+    def freeze_open_ones(self) -> None:
+        """Forward nothing more of the connections that are open now; new ones are served."""
+        self._line.clear()
+        self._line = _flowing_event()
+
     def hold_replies(self) -> None:
         """Forward nothing more of what the target sends; the other direction goes on."""
         self._replying.clear()
@@ -131,36 +136,38 @@ class Proxy:
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, writers: list[asyncio.StreamWriter]
     ) -> None:
+        line = self._line
         await self._flowing.wait()
         target_reader, target_writer = await asyncio.open_connection(*self.target, limit=READ_BYTES_MAX)
         writers.append(target_writer)
         conversation = _Conversation(self.server_messages) if self._follows_protocol else None
         with contextlib.suppress(ExceptionGroup):
             async with asyncio.TaskGroup() as directions:
-                directions.create_task(self._to_server(reader, target_writer, conversation))
-                directions.create_task(self._to_client(target_reader, writer, conversation))
+                directions.create_task(self._to_server(self._chunks(reader, line), target_writer, conversation))
+                directions.create_task(self._to_client(self._chunks(target_reader, line), writer, conversation))
 
     async def _to_server(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: _Conversation | None
+        self, chunks: AsyncIterator[bytes], writer: asyncio.StreamWriter, conversation: _Conversation | None
     ) -> None:
-        async for data in self._chunks(reader):
+        async for data in chunks:
             if conversation:
                 conversation.client_sent(data)
             await _write(writer, data)
         _end(writer)
 
     async def _to_client(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, conversation: _Conversation | None
+        self, chunks: AsyncIterator[bytes], writer: asyncio.StreamWriter, conversation: _Conversation | None
     ) -> None:
-        async for data in self._chunks(reader):
+        async for data in chunks:
             await self._replying.wait()
             await _write(writer, conversation.server_sent(data, self.swallow or b"") if conversation else data)
         _end(writer)
 
-    async def _chunks(self, reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    async def _chunks(self, reader: asyncio.StreamReader, line: asyncio.Event) -> AsyncIterator[bytes]:
         while True:
             data = await reader.read(READ_BYTES_MAX)
             await self._flowing.wait()
+            await line.wait()
             if not data:
                 return
             yield data
@@ -215,6 +222,12 @@ class _Conversation:
         message = bytes(self._unread[:length])
         del self._unread[:length]
         return message
+
+
+def _flowing_event() -> asyncio.Event:
+    event = asyncio.Event()
+    event.set()
+    return event
 
 
 async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
