@@ -176,6 +176,24 @@ async def test_half_open_connection_is_noticed_and_what_it_missed_is_told(table:
             await is_told_what_was_missed(client, mode, [{"id": 1, "v": "unheard"}])
 
 
+async def test_half_open_connections_are_given_up_within_ten_seconds(table: Database, mode: Mode) -> None:
+    """All that were open stop at once, those of the pools too, and a client asks for something just then."""
+    async with (
+        Proxy.before(table.dsn) as proxy,
+        running_bridge(proxy.dsn(table.dsn)) as bridge,
+        connected(bridge.url) as client,
+    ):
+        await client.send(SUBSCRIBE)
+        await client.expect(event="init")
+        proxy.freeze_open_ones()
+        async with asyncio.timeout(10):
+            await client.send(SUBSCRIBE | {"uid": "another"})
+            table.execute("INSERT INTO t VALUES (1, 'unheard')")
+            told = [await client.next(timeout=10), await client.next(timeout=10)]
+        assert {message["uid"] for message in told} == {SUBSCRIBE["uid"], "another"}
+        assert all(message["data"] == [{"id": 1, "v": "unheard"}] for message in told)
+
+
 async def test_subscription_made_while_the_database_is_away_is_served_when_it_is_back(table: Database) -> None:
     async with Proxy.before(table.dsn) as proxy:
         options: dict[str, Any] = {"reconnect_delay_max_s": 0.5}
