@@ -17,6 +17,10 @@ may have been of a table in live mode, which a gap mends later as well as now; w
 once. What cannot be read in the log holds up everything after it until the gap is emitted, since no position may go
 past it before.
 
+A table whose mode is changed has a gap of its own, wherever a change in the new mode is met: notifications and the log
+are not in step, so an older change may be met after a newer one. What a notification tells of the time before the gap
+is dropped.
+
 Bound: a batch is what one turn brings: `NOTIFICATIONS_MAX` notifications, a look at the log and a page of each bulk
 read. While the consumer does not take it, nothing is read from the database.
 """
@@ -43,13 +47,14 @@ from cdc_bridge.capture.log_pages import Siblings, Unreadable, current_snapshot,
 from cdc_bridge.capture.payload import Decoder, Inline, Wake
 from cdc_bridge.capture.stream_position import StreamPosition
 from cdc_bridge.logs import facts
-from cdc_bridge.model.change import Change, Era, Gap, Heartbeat, Listening, Lost, StreamItem
+from cdc_bridge.model.change import Change, Era, Gap, Heartbeat, Listening, Lost, Snapshot, StreamItem
 from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseError, DatabaseSilent, PayloadError
 from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 
 GAPS_APART_S = 2.0
+MODE_CHANGED = "the mode of the table was changed"
 
 
 class ChangeStream:
@@ -163,6 +168,8 @@ class _Turns:
         self._logged_gaps = GapLimit(GAPS_APART_S)
         self._read_due_s = 0.0
         """When the log is to be read next, by the monotonic clock."""
+        self._live: set[int] = set()
+        self._durable_since: dict[int, Snapshot | None] = {}
 
     async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
         """All that is at hand, turn by turn."""
@@ -223,8 +230,8 @@ class _Turns:
             if item.is_shut:
                 self._gate.shut()
             await self._read()  # before anything that came after it
-        else:  # of a table in live mode
-            self._position.emit(item)
+        else:
+            await self._take_live(item)
 
     async def _take_heartbeat(self, beat: Heartbeat) -> None:
         """All that its snapshot sees was notified before, or is in the log."""
@@ -248,9 +255,33 @@ class _Turns:
         if not self._gate.takes(gate, now) or self._position.bulk_reads:
             self._read_due_s = 0
         elif fresh := self._position.deliver_inline(change):
+            if change.relation_id not in self._durable_since:
+                self._note_durable({change.relation_id}, None)
             self._position.emit(fresh)
             if self._position.is_long:
                 self._read_due_s = 0
+
+    async def _take_live(self, change: Change) -> None:
+        """A change of a table in live mode."""
+        relation_id = change.relation_id
+        if relation_id in self._durable_since:
+            since = self._durable_since[relation_id]
+            if since is not None and since.sees(change.xid):
+                return  # from before the gap that was emitted then
+            await self._read()  # what the log has of the time before
+            del self._durable_since[relation_id]
+            self._position.emit(Gap(MODE_CHANGED, relation_id))
+        self._live.add(relation_id)
+        self._position.emit(change)
+
+    def _note_durable(self, relation_ids: set[int], snapshot: Snapshot | None) -> None:
+        """Changes of these tables come from the log, which was read up to `snapshot`, or inline."""
+        for relation_id in relation_ids & self._live:
+            self._live.remove(relation_id)
+            self._durable_since[relation_id] = snapshot
+            self._position.emit(Gap(MODE_CHANGED, relation_id))
+        for relation_id in relation_ids - self._durable_since.keys():
+            self._durable_since[relation_id] = None
 
     # --- the log ---
 
@@ -270,6 +301,7 @@ class _Turns:
         bulk.give_up_grown()
         bulk.begin(found.heavy, before, found.snapshot)
         fresh = position.deliver_read(found.changes, found.snapshot)
+        self._note_durable({change.relation_id for change in fresh}.union(*found.heavy), found.snapshot)
         position.emit(*fresh)
         now = time.monotonic()
         self._gate.count(len(fresh), now)

@@ -78,11 +78,17 @@ class Listener:
                 self._agenda.listening.clear()
                 await self._reader.renew()
                 await self._catalog.renew()
-            case Gap(reason=reason):
-                log.warning("changes were missed: everybody gets fresh data", extra=facts(reason=reason))
-                self._agenda.order(self._hub.hold())
+            case Gap():
+                self._agenda.order(self._hold(heard))
             case _:
                 assert_never(heard)
+
+    def _hold(self, gap: Gap) -> list[Reading]:
+        if gap.relation_id is None:
+            log.warning("changes were missed: everybody gets fresh data", extra=facts(reason=gap.reason))
+            return self._hub.hold()
+        collection = self._hub.catalog.by_relation_id.get(gap.relation_id)
+        return self._hub.hold(collection.relation_id) if collection else []
 
     async def _begin(self, heard: Listening) -> None:
         await self._catalog.refresh_until_done()

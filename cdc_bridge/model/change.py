@@ -235,9 +235,13 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Changes were committed unheard although listening went on; all of them are visible by now."""
+    """Changes are missing, or out of order, although listening goes on; all of them are visible by now.
+
+    `relation_id` is the table whose collection this is about, None for all.
+    """
 
     reason: str
+    relation_id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
