@@ -57,6 +57,8 @@ class BridgeOptions:
     held_bytes_max: int = 64 * 1024 * 1024
     snapshot_concurrency: int = 4
     shutdown_timeout_s: float = 3
+    evaluation_timeout_s: float = 5
+    evaluation_rest_s: float = 60
     rules: Sequence[Rule] = ()
     notify: str = ""
     poll_interval_s: float = 0.05

@@ -119,14 +119,18 @@ def broker(options: BridgeOptions, capture: ChangeStream, catalog: PooledCatalog
         SnapshotReader(pools.data, options.schema),
         catalog,
         PooledLogReader(pools.log, options.schema),
-        PooledRowEvaluator(pools.evaluator),
-        clients_evaluator=PooledRowEvaluator(pools.clients),
+        _row_evaluator(options, pools.evaluator),
+        clients_evaluator=_row_evaluator(options, pools.clients),
         resumes_max=RESUMES_MAX,
         limits=_query_limits(options),
         subscriptions_max=options.subscriptions_max,
         held_bytes_max=options.held_bytes_max,
         rules=RuleSet(tuple(options.rules)),
     )
+
+
+def _row_evaluator(options: BridgeOptions, pool: Pool) -> PooledRowEvaluator:
+    return PooledRowEvaluator(pool, statement_timeout_s=options.evaluation_timeout_s, rest_s=options.evaluation_rest_s)
 
 
 def maintenance(options: BridgeOptions, pool: Pool) -> LogMaintenance:

@@ -50,10 +50,10 @@ FIRST_SHARE = 0.05
 class PooledRowEvaluator:
     """See the module's docstring. A statement may take `statement_timeout_s`, and each round of them twice that."""
 
-    def __init__(self, pool: Pool, *, statement_timeout_s: float = 5) -> None:
+    def __init__(self, pool: Pool, *, statement_timeout_s: float = 5, rest_s: float = 60) -> None:
         self._pool = pool
         self._statement_timeout_s = statement_timeout_s
-        self._resting = Resting()
+        self._resting = Resting(rest_s)
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         """Equal filters of one table are asked for once, of all images at hand, for each of those who ask."""

@@ -160,6 +160,10 @@ class Settings(BaseSettings):
         64 * _MIB, "Changes kept for a subscription while its initial data is read.", ge=1024
     )
     snapshot_concurrency: int = _setting(4, "Initial data read at the same time.", ge=1)
+    evaluation_timeout_s: float = _setting(
+        5.0, "Seconds that PostgreSQL may take to judge changes for a policy or a filter.", gt=0
+    )
+    evaluation_rest_s: float = _setting(60.0, "Seconds for which what took longer is not asked again.", gt=0)
     shutdown_timeout_s: float = _setting(3.0, "Seconds to flush and close the clients at the end.", gt=0)
 
     log_format: Literal["human", "json"] = _setting("human", "How log lines look.")

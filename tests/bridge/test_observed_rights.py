@@ -106,6 +106,34 @@ async def test_question_without_an_answer_costs_fresh_data_for_those_alone_who_n
             await each.expect(event="update", data=[{"id": 1, "n": 3}])
 
 
+@pytest.mark.parametrize("rest_s", [3600.0, 0.05])
+async def test_question_that_took_too_long_is_not_asked_for_a_while_and_then_again(
+    readers: Readers, rest_s: float
+) -> None:
+    """Fresh data instead of an event say that nobody was asked."""
+    database = readers.database
+    async with (
+        readers.bridge(evaluation_timeout_s=0.2, evaluation_rest_s=rest_s) as bridge,
+        readers.connected(bridge, "ann") as client,
+    ):
+        await follow(client)
+        await client.expect(event="init", data=[{"id": 1, "n": 1}])
+        async with held_lock(database) as hold:
+            database.execute(FAILING)
+            await hold.is_waited_for()
+            await client.expect(event="init", reason="resync", data=[{"id": 1, "n": 2}])
+        if rest_s > 60:
+            for n in (3, 4, 5):
+                database.execute(f"UPDATE t_few SET n = {n}")
+                await client.expect(event="init", reason="resync", data=[{"id": 1, "n": n}])
+        else:
+            n, event = 2, "init"
+            while event != "update":
+                n += 1
+                database.execute(f"UPDATE t_few SET n = {n % 13}")
+                event = (await learns(client, n % 13))[-1]["event"]
+
+
 async def test_gap_while_a_token_has_expired_shows_nobody_what_the_next_one_may_not_see(database: Database) -> None:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, owner text); ALTER TABLE t ENABLE ROW LEVEL SECURITY")
     attach(database, "t")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import struct
 from collections import Counter
@@ -34,6 +35,8 @@ class Proxy:
         self.swallow = swallow
         self.port = 0
         self.accepted = 0
+        self.replied_bytes = 0
+        self._cut_at_bytes = math.inf
         self.server_messages: Counter[bytes] = Counter()
         self._follows_protocol = swallow is not None
         self._listener: asyncio.Server | None = None
@@ -96,6 +99,10 @@ class Proxy:
             for writer in writers:
                 _reset(writer)
             task.cancel()
+
+    def cut_after(self, size_bytes: int) -> None:
+        """Cut everything as soon as so many more bytes of replies have been forwarded, in all connections together."""
+        self._cut_at_bytes = self.replied_bytes + size_bytes
 
     def freeze(self) -> None:
         """Forward nothing more, in either direction, not even an end; new connections are taken and hang."""
@@ -160,6 +167,12 @@ class Proxy:
     ) -> None:
         async for data in chunks:
             await self._replying.wait()
+            if self.replied_bytes + len(data) >= self._cut_at_bytes:
+                writer.write(data[: int(self._cut_at_bytes) - self.replied_bytes])
+                self._cut_at_bytes = math.inf
+                self.cut()
+                return
+            self.replied_bytes += len(data)
             await _write(writer, conversation.server_sent(data, self.swallow or b"") if conversation else data)
         _end(writer)
 
