@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 import psycopg
 from psycopg import errors
@@ -24,16 +25,20 @@ _RAISE = "exec_stmt_raise"
 _TOO_LARGE = (errors.OutOfMemory, errors.ProgramLimitExceeded, errors.StatementTooComplex)
 
 
-def in_our_words(error: Exception, collection: Collection) -> Exception:
-    """A `RequestError`, a `SourceChanged` or a `SourceUnavailable`."""
+def in_our_words(error: Exception, collection: Collection, policies: Sequence[str] = ()) -> Exception:
+    """Return a `RequestError`, a `SourceChanged` or a `SourceUnavailable`. `policies` are those of the reader."""
     match error:
         case errors.QueryCanceled():
             return RequestError("SERVICE_UNAVAILABLE", "Reading the data took too long.")
         case errors.InsufficientPrivilege():
             log.info("a role may not read a table", extra=facts(collection=collection.name, reason=sentence(error)))
             return forbidden_collection(collection.name)
-        case errors.InvalidObjectDefinition():  # policies that lead back to themselves let nobody read
-            log.error("data cannot be read", extra=facts(collection=collection.name, reason=sentence(error)))
+        case errors.InvalidObjectDefinition():  # a policy leads back to its own table without end
+            reason = sentence(error)
+            log.error(
+                "a row-level security policy keeps data from being read",
+                extra=facts(collection=collection.name, policies=", ".join(policies), reason=reason),
+            )
             return forbidden_collection(collection.name)
         case errors.UndefinedTable() | errors.UndefinedColumn() | errors.InvalidSchemaName():
             return SourceChanged(str(error))

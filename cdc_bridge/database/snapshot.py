@@ -47,7 +47,7 @@ class SnapshotReader:
     async def read(self, asked: Asked, catalog: Catalog = NO_CATALOG) -> InitialData:
         """`catalog` has what the query's relations lead to. Raises as `ports.Reader` says."""
         metas = [each for each in Meta if each in asked.query.meta]
-        async with self._transaction(asked.collection) as read:
+        async with self._transaction(asked.collection, policies=_policies(asked, catalog)) as read:
             surroundings = Surroundings(catalog, read.now_us, asked.context)
             statements = [_reading(asked, surroundings), *(_count(each, asked, surroundings) for each in metas)]
             with _key_of_no_row(asked.key is not None):
@@ -83,8 +83,12 @@ class SnapshotReader:
         return key_encoder(collection)(split_object(found[0]))
 
     @asynccontextmanager
-    async def _transaction(self, collection: Collection, timeout_s: float | None = None) -> AsyncIterator[_Read]:
-        """Begin a transaction. Whatever ends it early, the pool has it rolled back."""
+    async def _transaction(
+        self, collection: Collection, timeout_s: float | None = None, policies: Sequence[str] = ()
+    ) -> AsyncIterator[_Read]:
+        """Begin a transaction. Whatever ends it early, the pool has it rolled back. `policies` are named in the log
+        when PostgreSQL refuses one.
+        """
         timeout_s = timeout_s or self._statement_timeout_s
         try:
             # The server's timeout is for slow statements, ours, which is longer, for a server that is gone.
@@ -94,7 +98,7 @@ class SnapshotReader:
                     snapshot = await self._of_standby(connection, settled, snapshot)
                 yield _Read(connection, snapshot, now_us)
         except (psycopg.Error, PoolTimeout, TimeoutError, UnicodeEncodeError) as error:
-            raise in_our_words(error, collection) from error
+            raise in_our_words(error, collection, policies) from error
 
     async def _of_standby(self, connection: Connection, settled: Snapshot, now: Snapshot) -> Snapshot:
         """A standby does not tell who is in progress. A transaction that was not so in `settled` had ended, and one
@@ -130,6 +134,12 @@ def _key_of_no_row(has_key: bool) -> Iterator[None]:
         if has_key:
             raise forbidden_item() from error
         raise
+
+
+def _policies(asked: Asked, catalog: Catalog) -> list[str]:
+    """The names of the policies that apply to the reader."""
+    access = catalog.access.to(asked.collection.relation_id, asked.context.principal.role)
+    return [policy.name for policy in access.policies or ()]
 
 
 def _reading(asked: Asked, surroundings: Surroundings) -> sql.Composed:

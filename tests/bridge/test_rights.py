@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -248,6 +249,22 @@ async def test_nobodys_operators_are_slipped_under_ours(database: Database, role
             {"type": "items", "collection": "moods", "action": "read", "id": "a", "query": query, "uid": "i"}
         )
         assert (await ann.expect(uid="i"))["data"] == row
+
+
+async def test_policy_that_leads_back_to_itself_is_named_in_the_log(
+    database: Database, roles: tuple[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """PostgreSQL refuses it, and says of which table it is: neither to follow nor to read."""
+    user, _ = roles
+    database.execute("DROP POLICY of_members ON messages")
+    database.execute("CREATE POLICY round ON messages USING (EXISTS (SELECT FROM messages m WHERE m.id = messages.id))")
+    async with bridge(database, roles) as running, person(running, user, ANN) as ann:
+        for request in ({"type": "subscribe"}, {"type": "items", "action": "read"}):
+            await ann.send({**request, "collection": "messages"})
+            assert (await ann.next())["error"]["code"] == "FORBIDDEN"
+    logged = [vars(record)["facts"] for record in caplog.records if record.levelno == logging.ERROR]
+    assert [facts.get("policy") or facts["policies"] for facts in logged] == ["round", "round"]
+    assert all("infinite recursion" in facts["reason"] for facts in logged)
 
 
 async def test_policy_that_looks_for_a_table_that_is_no_more_is_answered(
