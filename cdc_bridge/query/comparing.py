@@ -32,12 +32,10 @@ from cdc_bridge.query.scalars import (
     same_integer,
     same_text,
 )
-from cdc_bridge.query.spelling import NotNative, spell
 
 __all__ = [
     "NULL",
     "NULL_ELEMENT",
-    "NotNative",
     "Read",
     "Undecided",
     "characters",
@@ -46,7 +44,6 @@ __all__ = [
     "order",
     "read_numeric",
     "read_text",
-    "spell",
 ]
 
 READERS_MAX = 4096

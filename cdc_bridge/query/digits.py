@@ -1,4 +1,4 @@
-"""A client's number as `row_to_json` would write it in a column of a numeric type."""
+"""Write a client's number as `row_to_json` writes it in a column of a numeric type."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _INTEGER = re.compile(r"\s*([+-]?[0-9]{1,40})\s*", re.ASCII)
 def integer(low: int, high: int, *, is_quoted: bool = False) -> Callable[[Any], bytes]:
     written = b'"%d"' if is_quoted else b"%d"
 
-    def spell_integer(value: Any) -> bytes:
+    def normalize_integer(value: Any) -> bytes:
         number = _whole(value)
         if not low <= number <= high:
             raise ValueError("out of range")
         return written % number
 
-    return spell_integer
+    return normalize_integer
 
 
 def _whole(value: Any) -> int:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import msgspec
 
 from cdc_bridge.model import instants
-from cdc_bridge.query.spelling import text_json
+from cdc_bridge.query.literals import text_json
 
 NULL = b"null"
 

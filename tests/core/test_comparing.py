@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from cdc_bridge.model.catalog import NO_COLLATION, Collation, PgType, TypeKind
 from cdc_bridge.query import comparing
-from cdc_bridge.query.comparing import NotNative, Undecided, spell
+from cdc_bridge.query.comparing import Undecided
+from cdc_bridge.query.literals import NotNative, normalize_literal
 
 BYTEWISE = Collation("pg_catalog", "C", is_bytewise=True)
 LINGUISTIC = Collation("pg_catalog", "de-x-icu")
@@ -134,7 +135,7 @@ def test_unknown_types_are_left_to_the_database(name: str):
     assert comparing.order(PgType(name), BYTEWISE) is None
     assert comparing.characters(PgType(name)) is None
     with pytest.raises(NotNative):
-        spell(PgType("int4range"), "[1,2)")
+        normalize_literal(PgType("int4range"), "[1,2)")
 
 
 FOREIGN = [b"7", b'"x"', b"true", b"[1]", b'{"a": 1}', b'"\\ud800"', b'"2026-13-01"', b"1.5", b'""', b"x", b"[", b'"']
@@ -191,7 +192,7 @@ def test_order_of_numerics_is_total(a: str, b: str, c: str):
 
 
 arrays = st.lists(st.none() | st.integers(0, 2), max_size=3).map(
-    lambda items: spell(array_of(PgType("integer")), items)
+    lambda items: normalize_literal(array_of(PgType("integer")), items)
 )
 
 
@@ -235,7 +236,7 @@ def test_jsonb_is_equal_when_its_values_are(a: Any, b: Any):
 def outcome_bytes(value: Any) -> bytes:
     """Empty where jsonb has no such value."""
     try:
-        return spell(PgType("jsonb"), value)
+        return normalize_literal(PgType("jsonb"), value)
     except ValueError:
         return b""
 

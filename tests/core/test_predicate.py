@@ -32,7 +32,7 @@ from cdc_bridge.model.filter import (
     Value,
 )
 from cdc_bridge.model.row import RowValues
-from cdc_bridge.query.comparing import spell
+from cdc_bridge.query.literals import normalize_literal
 from cdc_bridge.query.predicate import RowVersion, compile_filter
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -61,7 +61,7 @@ def comparison(operand: Column | Operand, operator: str, *values: Any) -> Compar
 
 
 def valued(type_: PgType, value: Any) -> Value:
-    return value if isinstance(value, Now | Literal) else Literal(spell(type_, value))
+    return value if isinstance(value, Now | Literal) else Literal(normalize_literal(type_, value))
 
 
 def row(**raw: str) -> RowValues:
@@ -126,8 +126,8 @@ def test_numbers_compare(operator: str, values: tuple[int, ...], true: list[str]
 )
 def test_text_is_searched_literally(operator: str, value: str, true: list[str], false: list[str]):
     asked = comparison(TEXT, operator, value)
-    assert [judged(asked, spell(TEXT.type, text).decode()) for text in true] == [True] * len(true)
-    assert [judged(asked, spell(TEXT.type, text).decode()) for text in false] == [False] * len(false)
+    assert [judged(asked, normalize_literal(TEXT.type, text).decode()) for text in true] == [True] * len(true)
+    assert [judged(asked, normalize_literal(TEXT.type, text).decode()) for text in false] == [False] * len(false)
     assert judged(asked, "null") is False
 
 
@@ -497,7 +497,7 @@ def image_of(plain: Plain) -> RowValues:
     raw = {of.name: plain[of.name] for of, _ in DRAWN}
     types = {of.name: of.type for of, _ in DRAWN}
     return {
-        name: msgspec.Raw(b"null" if value is None else spell(types[name], client_value(value)))
+        name: msgspec.Raw(b"null" if value is None else normalize_literal(types[name], client_value(value)))
         for name, value in raw.items()
     }
 

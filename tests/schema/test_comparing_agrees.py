@@ -1,4 +1,4 @@
-"""What `comparing`, `spelling` and `operands` say of values, PostgreSQL says too."""
+"""What `comparing`, `literals` and `operands` say of values, PostgreSQL says too."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from cdc_bridge.model.catalog import NO_COLLATION, Collation, Column, PgType, Ty
 from cdc_bridge.model.filter import Function, Path
 from cdc_bridge.model.row import split_array
 from cdc_bridge.query import comparing, operands
-from cdc_bridge.query.comparing import NotNative, Read, Undecided, spell
+from cdc_bridge.query.comparing import Read, Undecided
+from cdc_bridge.query.literals import NotNative, normalize_literal
 from tests.support.server import Database, Server
 
 BYTEWISE = Collation("pg_catalog", "C", is_bytewise=True)
@@ -371,7 +372,7 @@ def test_client_s_value_is_spelled_as_a_row_has_it(conn: psycopg.Connection[Any]
         spelled = []
         for value in values:
             try:
-                spelled.append((str(value), spell(named(type_), value)))
+                spelled.append((str(value), normalize_literal(named(type_), value)))
             except NotNative:
                 continue
         written = images(conn, type_, [text for text, _ in spelled]) if spelled else []
@@ -386,7 +387,7 @@ def test_client_s_value_is_spelled_as_a_row_has_it(conn: psycopg.Connection[Any]
 @given(stored_text)
 def test_text_of_a_client_is_that_of_a_char_n_whatever_blanks_fill_it(conn: psycopg.Connection[Any], text: str):
     read: Any = comparing.equality(PgType("character"), NO_COLLATION)
-    assert [read(spell(PgType("character"), text))] == list(map(read, images(conn, "character(6)", [text])))
+    assert [read(normalize_literal(PgType("character"), text))] == list(map(read, images(conn, "character(6)", [text])))
 
 
 json_values = st.recursive(
@@ -405,7 +406,7 @@ json_values = st.recursive(
 @SEVERAL
 @given(st.lists(json_values, min_size=1, max_size=5))
 def test_json_is_spelled_as_jsonb_prints_it(conn: psycopg.Connection[Any], values: list[Any]):
-    texts = [spell(PgType("jsonb"), value).decode() for value in values if value is not None]
+    texts = [normalize_literal(PgType("jsonb"), value).decode() for value in values if value is not None]
     assert [raw.decode() for raw in images(conn, "jsonb", texts)] == texts if texts else True
 
 

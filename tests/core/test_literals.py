@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cdc_bridge.model.catalog import NO_COLLATION, PgType, TypeKind
 from cdc_bridge.query import comparing
-from cdc_bridge.query.comparing import NotNative, spell
+from cdc_bridge.query.literals import NotNative, normalize_literal
 
 
 def type_of(name: str) -> PgType:
@@ -68,7 +68,7 @@ def type_of(name: str) -> PgType:
     ],
 )
 def test_value_is_spelled_as_a_row_has_it(name: str, value: Any, raw: str):
-    assert spell(type_of(name), value).decode() == raw
+    assert normalize_literal(type_of(name), value).decode() == raw
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_value_is_spelled_as_a_row_has_it(name: str, value: Any, raw: str):
 )
 def test_value_of_another_type_is_refused(name: str, value: Any):
     with pytest.raises(ValueError):
-        spell(type_of(name), value)
+        normalize_literal(type_of(name), value)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +139,11 @@ def test_value_of_another_type_is_refused(name: str, value: Any):
 )
 def test_what_only_postgresql_can_read_is_left_to_it(name: str, value: Any):
     with pytest.raises(NotNative):
-        spell(type_of(name), value)
+        normalize_literal(type_of(name), value)
 
 
 def test_integer_of_any_size_is_a_numeric():
-    assert spell(PgType("numeric"), 10**5000) == b"1" + b"0" * 5000
+    assert normalize_literal(PgType("numeric"), 10**5000) == b"1" + b"0" * 5000
 
 
 def test_deep_json_is_refused():
@@ -151,7 +151,7 @@ def test_deep_json_is_refused():
     for _ in range(5000):
         value = [value]
     with pytest.raises(ValueError):
-        spell(PgType("jsonb"), value)
+        normalize_literal(PgType("jsonb"), value)
 
 
 @pytest.mark.parametrize("name", ["integer", "numeric", "double precision", "uuid", "boolean", "date", "bytea", "real"])
@@ -160,22 +160,22 @@ def test_megabytes_are_answered_at_once(name: str, made_of: str):
     start = time.perf_counter()
     for value in (made_of * 500_000, made_of * 500_000 + "x", "\\x" + made_of * 500_000 + "x"):
         with pytest.raises((ValueError, NotNative)):
-            spell(PgType(name), value)
+            normalize_literal(PgType(name), value)
     assert time.perf_counter() - start < 1
 
 
 @given(st.floats(width=32, allow_nan=False, allow_infinity=False))
 def test_real_reads_back_as_itself(number: float):
     read: Any = comparing.equality(PgType("real"), NO_COLLATION)
-    raw = spell(PgType("real"), number)
-    assert read(raw) == read(spell(PgType("real"), read(raw)))
+    raw = normalize_literal(PgType("real"), number)
+    assert read(raw) == read(normalize_literal(PgType("real"), read(raw)))
 
 
 @given(st.text())
 def test_text_reads_back_as_itself(text: str):
     read: Any = comparing.characters(PgType("text"))
     try:
-        raw = spell(PgType("text"), text)
+        raw = normalize_literal(PgType("text"), text)
     except ValueError:
         assert "\0" in text or any("\ud800" <= character <= "\udfff" for character in text)
     else:
@@ -186,4 +186,4 @@ def test_text_reads_back_as_itself(text: str):
 def test_numeric_reads_back_as_itself(number: Decimal):
     read: Any = comparing.equality(PgType("numeric"), NO_COLLATION)
     if -16_000 < number.adjusted() < 130_000 and number.as_tuple().exponent > -16_000:  # type: ignore[operator]
-        assert read(spell(PgType("numeric"), number)) == number
+        assert read(normalize_literal(PgType("numeric"), number)) == number
