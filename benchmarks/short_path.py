@@ -90,11 +90,11 @@ def lone(cluster: Cluster) -> None:
         for number in range(ROUNDS):
             for subject in in_turn(list(found), number):
                 clients, cpu_s = (ours, bridge.cpu_s) if subject is Subject.ATTACHED else (bare, floor.cpu_s)
-                frames, began_s = clients.frames, cpu_s()
+                rows, began_s = clients.rows, cpu_s()
                 for row in range(LONE_ROWS):
                     insert(connection, subject, row)
                     time.sleep(LONE_PAUSE_S)
-                clients.wait_for(frames + LONE_ROWS)
+                clients.wait_for(rows + LONE_ROWS)
                 found[subject].append((cpu_s() - began_s) / LONE_ROWS * 1e6)
     _beside_floor("a row", found, target="at most 2x the floor")
 
@@ -164,10 +164,10 @@ def equal(cluster: Cluster) -> None:
         wait_until_open(connection)
         found, bursts = [], []
         for _ in range(ROUNDS):
-            frames, began_s = clients.frames, bridge.cpu_s()
+            rows, began_s = clients.rows, bridge.cpu_s()
             for row in range(20):
                 insert(connection, Subject.ATTACHED, row)
-                clients.wait_for(frames + EQUAL * (row + 1))
+                clients.wait_for(rows + EQUAL * (row + 1))
             clients.wait_for_silence(SILENCE_S / 5)
             found.append((bridge.cpu_s() - began_s) / (EQUAL * 20) * 1e6)
         for _ in range(ROUNDS):
@@ -203,11 +203,11 @@ def filters(cluster: Cluster) -> None:
         for number in range(ROUNDS):
             for subject in in_turn(list(found), number):
                 clients, cpu_s = (ours, bridge.cpu_s) if subject is Subject.ATTACHED else (bare, floor.cpu_s)
-                frames, began_s = clients.frames, cpu_s()
+                rows, began_s = clients.rows, cpu_s()
                 for row in range(LONE_ROWS):
                     insert(connection, subject, row)
                     time.sleep(LONE_PAUSE_S)
-                clients.wait_for(frames + LONE_ROWS)
+                clients.wait_for(rows + LONE_ROWS)
                 found[subject].append((cpu_s() - began_s) / LONE_ROWS * 1e6)
     _beside_floor("a row", found, target="at most 2.5x the floor")
 

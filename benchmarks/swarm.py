@@ -24,6 +24,8 @@ OPENING_MAX = 50
 """Handshakes under way at once."""
 
 TEXT, PING = 0x81, 0x89
+ROW = b'{"id":'
+"""How the rows of all our tables begin."""
 
 
 class Client(asyncio.Protocol):
@@ -83,6 +85,7 @@ class Client(asyncio.Protocol):
             self.ready.set_result(None)
         elif text != b'{"type":"ping"}':
             self._shared.frames.value += 1
+            self._shared.rows.value += text.count(ROW)
             self._shared.last_ns.value = time.monotonic_ns()
 
 
@@ -92,6 +95,7 @@ class Shared:
 
     ready: Event
     frames: Synchronized[int]
+    rows: Synchronized[int]
     last_ns: Synchronized[int]
 
 
@@ -99,7 +103,7 @@ class Swarm:
     """The side of the process that started it."""
 
     def __init__(self, url: str, requests: Sequence[str]) -> None:
-        self._shared = Shared(CONTEXT.Event(), CONTEXT.Value("q", 0, lock=False), CONTEXT.Value("q", 0, lock=False))
+        self._shared = Shared(CONTEXT.Event(), *(CONTEXT.Value("q", 0, lock=False) for _ in range(3)))
         self._process = CONTEXT.Process(target=_main, args=(url, list(requests), self._shared), daemon=True)
         self._process.start()
         deadline = time.monotonic() + READY_WITHIN_S
@@ -113,15 +117,20 @@ class Swarm:
         return self._shared.frames.value
 
     @property
+    def rows(self) -> int:
+        """How many rows all clients have received after their initial data."""
+        return self._shared.rows.value
+
+    @property
     def silent_s(self) -> float:
         """For how long no client has received a frame."""
         return (time.monotonic_ns() - self._shared.last_ns.value) / 1e9
 
-    def wait_for(self, frames: int) -> None:
+    def wait_for(self, rows: int) -> None:
         deadline = time.monotonic() + HEAR_WITHIN_S
-        while self.frames < frames:
+        while self.rows < rows:
             if not self._process.is_alive() or time.monotonic() > deadline:
-                raise RuntimeError(f"{self.frames} frames came instead of {frames}")
+                raise RuntimeError(f"{self.rows} rows came instead of {rows}")
             time.sleep(0.002)
 
     def wait_for_silence(self, seconds: float) -> None:
