@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 from typing import TYPE_CHECKING
 
 from websockets.frames import CloseCode as LibraryCode
@@ -31,6 +32,8 @@ from cdc_bridge.server.requests import ClientSession
 
 if TYPE_CHECKING:
     from cdc_bridge.server.server import WebSocketServer
+
+log = logging.getLogger(__name__)
 
 
 class Hold(enum.IntFlag):
@@ -94,15 +97,19 @@ class Connection(BoundedReader):
 
     def wake(self) -> None:
         """Send the next frame, if there is one and nothing holds it."""
-        if not self._holds and self.outbox and not self.transport.is_closing():
+        if self._holds or not self.outbox or self.transport.is_closing():
+            return
+        try:
             frame = self.outbox.next_frame()
             self._holds = PONG
             if self._framing is not None and self._framing.is_compressed:
                 self.transport.write(self._framing.text_and_ping(frame))
             else:
                 self.transport.write(self._server.text_and_ping(frame))
-            if self._room is not None:
-                self._tell_of_room()
+        except Exception:
+            self._own_fault()
+        if self._room is not None:
+            self._tell_of_room()
 
     def reply(self, frame: bytes) -> None:
         """Send an answer before any event."""
@@ -246,6 +253,11 @@ class Connection(BoundedReader):
     def turn_away(self) -> None:
         self.transport.abort()
 
+    def _own_fault(self) -> None:
+        """End this connection only: others are served in the same turn."""
+        log.exception("a connection has failed")
+        self.turn_away()
+
     def _is_closing(self) -> None:
         if self._holds & CLOSING:
             return
@@ -282,9 +294,13 @@ class Connection(BoundedReader):
 
     def time_is_up(self) -> None:
         """Do what is due. The timer calls this when `plan` has asked for it."""
-        if not self._holds & CLOSING:
+        if self._holds & CLOSING:
+            return
+        try:
             self._session.pass_time()
             self.plan()
+        except Exception:
+            self._own_fault()
 
     def plan(self) -> None:
         """Ask to be called when something will be due."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
@@ -92,7 +93,7 @@ class MessageReader:
     def __init__(self, messages_per_second_max: float = 0) -> None:
         self._window_s = max(RATE_WINDOW_S, 1 / messages_per_second_max) if messages_per_second_max else 0.0
         self._window_count_max = max(messages_per_second_max, 1) if messages_per_second_max else 0
-        self._window_start_s = float("-inf")
+        self._window_start_s = -math.inf
         self._window_count = 0
         self._alive = True
 
@@ -335,15 +336,15 @@ class ClientSession:
         self._is_at_engine, self._is_broken_off = True, False
         try:
             found = await work
-        except asyncio.CancelledError:
+            if not self._is_broken_off:
+                return found
+        except (asyncio.CancelledError, RequestError):
             if not self._is_broken_off or self._is_ended:
                 raise
         finally:
             self._is_at_engine = False
-        if not self._is_broken_off:
-            return found
-        if (task := asyncio.current_task()) is not None:
-            task.uncancel()
+            if self._is_broken_off and (task := asyncio.current_task()) is not None:
+                task.uncancel()
         raise token_expired()
 
     # --- what the auth state says ---

@@ -82,7 +82,7 @@ class Timer:
 
     def _go_off(self) -> None:
         self._handle = None
-        now = floor(self._loop.time() / self.STEP_S + 0.5)
+        now = floor(self._loop.time() / self.STEP_S + 0.01)  # loops may wake up a moment too early
         while self._ticks and self._ticks[0] <= now:
             for connection in self._due.pop(heapq.heappop(self._ticks)):
                 connection.time_is_up()
