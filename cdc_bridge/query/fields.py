@@ -87,7 +87,9 @@ class FieldsParser:
             name, below = field_paths.step(path, level.collection)
             if name == "*":
                 self._add_columns(entries, level)
-                of_parents.update({} if below is None else {below: None})
+                if below is not None:
+                    _check_depth(level, 1 + below.count("."))  # also where the tables end earlier
+                    of_parents[below] = None
             else:
                 self._add(entries, name, below, level)
         if of_parents:
@@ -151,8 +153,8 @@ class FieldsParser:
         return self._nested(entry.reference, list(entry.below), deep, level)
 
     def _nested(self, reference: Reference, below: list[str], deep: dict[str, Any], level: _Level) -> Nested:
-        if below and level.depth + 1 >= field_paths.DEPTH_MAX:
-            raise invalid_query(f'"fields" goes deeper than {field_paths.DEPTH_MAX} levels')
+        if below:
+            _check_depth(level, 1)
         target = field_paths.target(reference, level.collection, self._catalog, level.path)
         path = joined(level.path, reference.name)
         is_bare = not below and len(target.key) == 1
@@ -197,6 +199,11 @@ def _alias(raw: Any, collection: Collection, path: str, parameter: str) -> dict[
         if meant not in collection.by_reference and field_paths.counted(meant, collection) is None:
             field_paths.find(meant, collection, path)
     return alias
+
+
+def _check_depth(level: _Level, more: int) -> None:
+    if level.depth + more >= field_paths.DEPTH_MAX:
+        raise invalid_query(f'"fields" goes deeper than {field_paths.DEPTH_MAX} levels')
 
 
 def _check_one(deep: dict[str, Any], path: str) -> None:

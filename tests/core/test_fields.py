@@ -190,6 +190,8 @@ def test_short_name_of_two_relations_is_none() -> None:
 def test_depth_ends_at_ten() -> None:
     assert shown(".".join(["reply_to"] * 9 + ["id"]))
     assert "deeper than 10" in refusal(".".join(["reply_to"] * 10 + ["id"])).message
+    assert shown(".".join("*" * 10), TEAMS) == ["id", "name"]
+    assert "deeper than 10" in refusal(".".join("*" * 11), TEAMS).message
 
 
 def test_number_of_outputs_has_a_bound_that_wide_tables_do_not_meet() -> None:
