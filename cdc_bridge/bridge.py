@@ -116,11 +116,8 @@ class Bridge:
         return [
             broker.listen(),
             broker.watch_catalog(CATALOG_INTERVAL_S),
-            broker.serve_slow_readings(),
-            broker.serve_resumes(),
-            broker.serve_stale(),
+            broker.serve_reads(),
             maintenance.run(MAINTENANCE_INTERVAL_S),
-            *(broker.serve_readings() for _ in range(self._options.snapshot_concurrency)),
         ]
 
     @asynccontextmanager

@@ -22,9 +22,10 @@ from cdc_bridge.database.pools import Pool, ReadPools
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.broker import Broker
-from cdc_bridge.engine.desk import ASKING_MAX
 from cdc_bridge.engine.hub import Hub
-from cdc_bridge.engine.loader import SLOW_WORKERS
+from cdc_bridge.engine.read_workers import DATA_WORKERS, WORKERS
+from cdc_bridge.engine.request_handler import LOOK_UPS_MAX
+from cdc_bridge.engine.scheduler import Kind
 from cdc_bridge.options import BridgeOptions
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.server.http import RequestPolicy
@@ -38,12 +39,6 @@ CLIENTS_CONNECTIONS = 2
 
 PREPARED_AFTER = 5
 """The catalog is asked the same few things for ever: planning them each time would cost more than the answers."""
-
-REFRESHERS = 1
-"""Readings of what has changed elsewhere that are done at the same time."""
-
-RESUMES_MAX = 4
-"""Clients that are told at the same time what they have missed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +70,8 @@ async def open_pools(options: BridgeOptions) -> AsyncIterator[Pools]:
     )
     async with (
         pools.open(CATALOG_CONNECTIONS, prepare_threshold=PREPARED_AFTER) as catalog,
-        pools.open(options.snapshot_concurrency + SLOW_WORKERS + ASKING_MAX + REFRESHERS) as data,
-        pools.open(RESUMES_MAX + ASKING_MAX, kept=0) as log,
+        pools.open(options.snapshot_concurrency + DATA_WORKERS + LOOK_UPS_MAX) as data,
+        pools.open(WORKERS[Kind.REPLAY] + LOOK_UPS_MAX, kept=0) as log,
         pools.open(1) as evaluator,
         pools.open(CLIENTS_CONNECTIONS) as clients,
     ):
@@ -121,7 +116,7 @@ def broker(options: BridgeOptions, capture: ChangeStream, catalog: PooledCatalog
         PooledLogReader(pools.log, options.schema),
         _row_evaluator(options, pools.evaluator),
         clients_evaluator=_row_evaluator(options, pools.clients),
-        resumes_max=RESUMES_MAX,
+        rows_workers=options.snapshot_concurrency,
         limits=_query_limits(options),
         subscriptions_max=options.subscriptions_max,
         held_bytes_max=options.held_bytes_max,

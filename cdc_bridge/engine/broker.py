@@ -1,9 +1,9 @@
 """Between what is heard from the database, what clients ask for, and the hub that joins the two.
 
-Four things run side by side, all on one event loop: `listen` takes what the capture hears (`listener.py`), workers in
-`serve_readings` fetch initial data (`loader.py`), those in `serve_resumes` read from the log what clients have missed
-(`resumer.py`), and the transports call `subscribe`, `unsubscribe` and `read_items` (`desk.py`). None of them holds a
-lock: the hub changes between two awaits. What the hub wants to be read for its subscribers goes by way of the agenda.
+Three things run side by side, all on one event loop: `listen` takes what the capture hears (`listener.py`), workers in
+`serve_reads` read what subscribers wait for (`read_workers.py`), and connections call `subscribe`, `unsubscribe` and
+`read_items` (`request_handler.py`). None of them holds a lock: the hub changes between two awaits. What the hub wants
+to be read for its subscribers goes by way of the scheduler (`scheduler.py`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from __future__ import annotations
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import NO_RULES, RuleSet
 from cdc_bridge.capture import Capture
-from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.asking import Asking
 from cdc_bridge.engine.catalog_watch import CatalogWatch
-from cdc_bridge.engine.desk import Desk
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.listener import Listener
-from cdc_bridge.engine.loader import Loader
 from cdc_bridge.engine.query_parser import QueryParser
-from cdc_bridge.engine.refresher import Refresher
-from cdc_bridge.engine.resumer import Resumer
+from cdc_bridge.engine.read_workers import WORKERS, ReadWorkers
+from cdc_bridge.engine.reads import Sources
+from cdc_bridge.engine.request_handler import RequestHandler
+from cdc_bridge.engine.scheduler import Kind, ReadScheduler
 from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.model.messages import ReadItems, Subscribe
 from cdc_bridge.model.principal import SELF, Principal
@@ -44,37 +43,28 @@ class Broker:
         subscriptions_max: int,
         held_bytes_max: int,
         retry_delay_s: float = 0.5,
-        resumes_max: int = 4,
+        rows_workers: int = 4,
+        replay_workers: int = WORKERS[Kind.REPLAY],
         rules: RuleSet = NO_RULES,
     ) -> None:
         """`clients_evaluator` answers questions of single clients, so that the stream need not wait behind them."""
         clients_evaluator = clients_evaluator or evaluator
         self.hub = hub = Hub(held_bytes_max)
-        self._agenda = agenda = Agenda(hub, can_resume=log_reader is not None)
+        self._scheduler = scheduler = ReadScheduler(hub, can_replay=log_reader is not None)
         self._access = access = AccessPolicy(rules)
         parser = QueryParser(clients_evaluator, limits, access, urgent=evaluator)
-        self._catalog = catalog = CatalogWatch(catalog_reader, hub, agenda, parser, retry_delay_s=retry_delay_s)
-        self._listener = Listener(capture, reader, hub, agenda, catalog=catalog, asking=Asking(evaluator))
-        self._refresher = Refresher(reader, hub, agenda, catalog)
-        self._loader = Loader(reader, hub, agenda, catalog, retry_delay_s=retry_delay_s)
-        self._resumer = (
-            Resumer(
-                log_reader,
-                hub,
-                agenda,
-                catalog,
-                Asking(clients_evaluator),
-                resumes_max=resumes_max,
-                retry_delay_s=retry_delay_s,
-            )
-            if log_reader is not None
-            else None
+        self._catalog = catalog = CatalogWatch(
+            catalog_reader, hub, scheduler.order, parser, retry_delay_s=retry_delay_s
         )
-        self._desk = Desk(
+        self._listener = Listener(capture, reader, hub, scheduler, catalog=catalog, asking=Asking(evaluator))
+        sources = Sources(hub, reader, log_reader, catalog, Asking(clients_evaluator))
+        workers = {**WORKERS, Kind.ROWS: rows_workers, Kind.REPLAY: replay_workers}
+        self._read_workers = ReadWorkers(scheduler, sources, workers=workers, retry_delay_s=retry_delay_s)
+        self._requests = RequestHandler(
             reader,
             log_reader,
             hub,
-            agenda,
+            scheduler,
             catalog,
             parser=parser,
             subscriptions_max=subscriptions_max,
@@ -83,7 +73,7 @@ class Broker:
 
     @property
     def listening(self) -> bool:
-        return self._agenda.listening.is_set()
+        return self._scheduler.listening.is_set()
 
     # --- what runs side by side, for ever ---
 
@@ -95,46 +85,33 @@ class Broker:
         """Look for changed tables that no row change has told of."""
         await self._catalog.watch(interval_s)
 
-    async def serve_readings(self) -> None:
-        """One worker: read the initial data that is waited for."""
-        await self._loader.serve()
-
-    async def serve_slow_readings(self) -> None:
-        """Read, a few at the same time, what takes longer than others should wait for."""
-        await self._loader.serve_slow()
-
-    async def serve_resumes(self) -> None:
-        """Tell clients that come back what they have missed, a few at the same time."""
-        if self._resumer is not None:
-            await self._resumer.serve()
-
-    async def serve_stale(self) -> None:
-        """Show again what has changed elsewhere."""
-        await self._refresher.serve()
+    async def serve_reads(self) -> None:
+        """Read what subscribers wait for: initial data, what they missed, what has become stale."""
+        await self._read_workers.serve()
 
     # --- what the transports call ---
 
     async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal = SELF) -> Subscriber:
         """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`."""
-        return await self._desk.subscribe(outlet, request, principal)
+        return await self._requests.subscribe(outlet, request, principal)
 
     def unsubscribe(self, subscriber: Subscriber) -> None:
-        self._agenda.leave(subscriber)
+        self._scheduler.leave(subscriber)
 
     def suspend(self, outlet: Outlet) -> None:
         """Tell a client nothing of its subscriptions, not even what waits, until it `see_as` somebody."""
         for subscriber in outlet.subscribers():
-            self._agenda.suspend(subscriber)
+            self._scheduler.suspend(subscriber)
 
     async def see_as(self, outlet: Outlet, principal: Principal) -> None:
         """A client's subscriptions go on with these eyes: with fresh data, or with the error that they would get now.
         Those that see as before go on as they are.
         """
-        await self._desk.see_as(outlet, principal)
+        await self._requests.see_as(outlet, principal)
 
     async def read_items(self, request: ReadItems, principal: Principal = SELF) -> InitialData:
         """What an `items` reply tells. Raises `RequestError`."""
-        return await self._desk.read_items(request, principal)
+        return await self._requests.read_items(request, principal)
 
     async def adopt_rules(self, rules: RuleSet) -> None:
         """Other rules hold from now on, for those who are here as well."""

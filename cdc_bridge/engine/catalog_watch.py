@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
 from cdc_bridge.access.rules import RuleSet
-from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import NotYetKnown, QueryParser
+from cdc_bridge.engine.subscriber import Reading
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Change, Operation
@@ -43,11 +44,17 @@ class CatalogWatch:
     """See the module's docstring."""
 
     def __init__(
-        self, reader: CatalogReader, hub: Hub, agenda: Agenda, parser: QueryParser, *, retry_delay_s: float
+        self,
+        reader: CatalogReader,
+        hub: Hub,
+        order: Callable[[Iterable[Reading]], None],
+        parser: QueryParser,
+        *,
+        retry_delay_s: float,
     ) -> None:
         self._reader = reader
         self._hub = hub
-        self._agenda = agenda
+        self._order = order
         self._parser = parser
         self._retry_delay_s = retry_delay_s
         self._fingerprint = ""
@@ -65,7 +72,7 @@ class CatalogWatch:
                     await self.refresh()
                 for collection in self._hub.catalog.by_name.values():
                     if collection.relation in repaired:
-                        self._agenda.order(self._hub.hold(collection.relation_id))
+                        self._order(self._hub.hold(collection.relation_id))
             except SourceUnavailable as error:
                 check_still_wanted()
                 held_back = self._hub.held_back_count
@@ -80,7 +87,7 @@ class CatalogWatch:
     async def _refresh(self) -> None:
         fingerprint = await self._reader.fingerprint()
         if fingerprint == self._fingerprint:
-            self._agenda.order(self._hub.release())
+            self._order(self._hub.release())
             return
         catalog = await self._reader.read()
         await self._adopt(catalog)
@@ -93,7 +100,7 @@ class CatalogWatch:
         judge = partial(self._judge, catalog)
         while True:
             try:
-                self._agenda.order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
+                self._order(self._hub.adopt(catalog, judge, rights_changed=rights_changed))
                 return self._parser.access.cache(catalog).forget_obstacles()
             except ExceptionGroup as group:
                 unknown = [each for each in group.exceptions if isinstance(each, NotYetKnown)]

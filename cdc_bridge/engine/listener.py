@@ -12,10 +12,10 @@ from contextlib import aclosing
 from typing import assert_never
 
 from cdc_bridge.capture import Capture
-from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.asking import Asking, judged_at
 from cdc_bridge.engine.catalog_watch import CatalogWatch
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.scheduler import ReadScheduler
 from cdc_bridge.engine.subscriber import Reading
 from cdc_bridge.engine.topic import Topic
 from cdc_bridge.engine.weighing import Weighing
@@ -31,12 +31,19 @@ class Listener:
     """See the module's docstring."""
 
     def __init__(
-        self, capture: Capture, reader: Reader, hub: Hub, agenda: Agenda, *, catalog: CatalogWatch, asking: Asking
+        self,
+        capture: Capture,
+        reader: Reader,
+        hub: Hub,
+        scheduler: ReadScheduler,
+        *,
+        catalog: CatalogWatch,
+        asking: Asking,
     ) -> None:
         self._capture = capture
         self._reader = reader
         self._hub = hub
-        self._agenda = agenda
+        self._scheduler = scheduler
         self._catalog = catalog
         self._asking = asking
 
@@ -75,11 +82,11 @@ class Listener:
             case Listening():
                 await self._begin(heard)
             case Lost():
-                self._agenda.listening.clear()
+                self._scheduler.listening.clear()
                 await self._reader.renew()
                 await self._catalog.renew()
             case Gap():
-                self._agenda.order(self._hold(heard))
+                self._scheduler.order(self._hold(heard))
             case _:
                 assert_never(heard)
 
@@ -93,8 +100,8 @@ class Listener:
     async def _begin(self, heard: Listening) -> None:
         await self._catalog.refresh_until_done()
         self._hub.listening(heard.era or NO_ERA, heard.secret)
-        self._agenda.order(self._hub.hold_not_durable() if heard.resumed else self._hub.hold())
-        self._agenda.listening.set()
+        self._scheduler.order(self._hub.hold_not_durable() if heard.resumed else self._hub.hold())
+        self._scheduler.listening.set()
         log.info("listening to the database", extra=facts(subscriptions=len(self._hub), resumed=heard.resumed))
 
     async def _tell_all(self, changes: Sequence[Change]) -> None:
@@ -116,7 +123,7 @@ class Listener:
                 readings = self._hub.apply(change, weighing)
             except Exception:  # a value that we stumble over must not end the stream of all the others
                 readings = self._give_up(change)
-            self._agenda.order(readings)
+            self._scheduler.order(readings)
         self._hub.flush()
 
     async def _weighed(self, changes: Sequence[Change]) -> list[tuple[Change, Weighing[Topic] | None]]:
@@ -134,7 +141,7 @@ class Listener:
         try:
             return change, self._hub.weigh(change, judged_at(change))
         except Exception:  # as above
-            self._agenda.order(self._give_up(change))
+            self._scheduler.order(self._give_up(change))
             return None
 
     def _give_up(self, change: Change) -> list[Reading]:

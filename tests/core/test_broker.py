@@ -154,7 +154,7 @@ async def scene(
     log: LogReader | None = None,
     catalog: Catalog = CATALOG,
     *,
-    resumes_max: int = 4,
+    replay_workers: int = 4,
     evaluator: RowEvaluator | None = None,
     clients_evaluator: RowEvaluator | None = None,
 ) -> AsyncIterator[Scene]:
@@ -170,14 +170,13 @@ async def scene(
         subscriptions_max=2,
         held_bytes_max=10_000,
         retry_delay_s=0,
-        resumes_max=resumes_max,
+        rows_workers=2,
+        replay_workers=replay_workers,
     )
     async with asyncio.TaskGroup() as tasks:
         running = [
             tasks.create_task(broker.listen()),
-            tasks.create_task(broker.serve_resumes()),
-            tasks.create_task(broker.serve_slow_readings()),
-            *(tasks.create_task(broker.serve_readings()) for _ in range(2)),
+            tasks.create_task(broker.serve_reads()),
         ]
         yield Scene(stream, tables, broker, Recorder())
         for task in running:
@@ -719,7 +718,7 @@ class Slow(Recorder):
 
 
 async def test_clients_that_catch_up_slowly_do_not_hold_up_initial_data() -> None:
-    async with durable([DONE], resumes_max=1) as (s, log):
+    async with durable([DONE], replay_workers=1) as (s, log):
         slow, quick, fresh = Slow(), Recorder(), Recorder()
         log.rounds[:0] = [[PAGE, DONE]]
         s.stream.say(HEARD)
@@ -761,7 +760,7 @@ async def test_truncate_that_was_missed_empties_the_table_and_a_partition_alone_
 
 async def test_readings_that_take_long_hold_up_their_like_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many of them there are, and whoever asks for something else."""
-    monkeypatch.setattr("cdc_bridge.engine.loader.PATIENCE_S", 0.01)
+    monkeypatch.setattr("cdc_bridge.engine.read_workers.PATIENCE_S", 0.01)
     async with scene() as s:
         s.stream.say(Listening())
         s.tables.slow_limit = 7

@@ -110,7 +110,6 @@ async def test_rows_are_shown_to_those_alone_who_look_with_the_eyes_that_read_th
         return replace(found, rows=(b'{"seen by":"%s"}' % asked.context.principal.claim_values["sub"].encode(),))
 
     async with scene() as s:
-        showing = asyncio.create_task(s.broker.serve_stale())
         s.stream.say(Listening())
         for uid, figures in (("a", {"count": "*"}), ("b", {"max": "id"})):
             await s.broker.subscribe(s.client, replace(SUBSCRIBE, uid=uid, query={"aggregate": figures}), one)
@@ -123,5 +122,4 @@ async def test_rows_are_shown_to_those_alone_who_look_with_the_eyes_that_read_th
         await s.quiet()
         may_go_on.set()
         await s.quiet()
-        showing.cancel()
         assert "one" not in repr(s.client.take())

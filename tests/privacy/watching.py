@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 
 import cdc_bridge.wiring
-from cdc_bridge.engine import refresher
+from cdc_bridge.engine import read_workers
 from cdc_bridge.engine.broker import Broker
-from cdc_bridge.engine.hub import Refresh
 from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model.errors import RequestError
@@ -103,7 +102,6 @@ class Watched:
 
     database: Database
     broker: Broker
-    is_refreshing: bool = False
     marks: Notebook = field(default_factory=Notebook)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -140,21 +138,13 @@ class Watched:
         await self._until(self._is_quiet)
 
     def _is_quiet(self) -> bool:
-        return self.broker.hub.is_settled and not self.is_refreshing
+        return self.broker.hub.is_settled
 
     async def _until(self, condition: Any) -> None:
         """Nothing tells when a reading has been found to be empty, so we look."""
         async with asyncio.timeout(SETTLES_WITHIN_S):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(LOOKS_EVERY_S)
-
-    async def taken(self) -> list[Refresh]:
-        """In place of the agenda's `next_stale`: who asks for more has shown what it took."""
-        self.is_refreshing = False
-        hub = self.broker.hub
-        await self.broker._agenda._until(self.broker._agenda._stale_ordered, lambda: hub.has_stale)
-        self.is_refreshing = True
-        return hub.take_stale()
 
 
 @asynccontextmanager
@@ -167,10 +157,9 @@ async def watched(database: Database, roles: tuple[str, ...], patching: pytest.M
             brokers.append(self)
 
     patching.setattr(cdc_bridge.wiring, "Broker", Known)
-    patching.setattr(refresher, "PAUSE_MIN_S", 0.0)
+    patching.setattr(read_workers, "REST_MIN_S", 0.0)
     async with running_bridge(database.dsn, roles=roles, wait=False) as running:
         watching = Watched(database, brokers[0])
-        patching.setattr(watching.broker._agenda, "next_stale", watching.taken)
         await watching.begin()
         yield watching
         assert running.url

@@ -2,7 +2,7 @@
 
 A request waits until the database is there and agrees with the catalog; what is wrong with it is said at once.
 
-Bound: `ASKING_MAX` questions are put to the database at the same time; the others wait, each client with one.
+Bound: `LOOK_UPS_MAX` questions are put to the database at the same time; the others wait, each client with one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from cdc_bridge.engine.agenda import Agenda
 from cdc_bridge.engine.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import ParsedQuery, QueryParser
+from cdc_bridge.engine.scheduler import ReadScheduler
 from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog
@@ -29,13 +29,13 @@ from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 
-ASKING_MAX = 2
+LOOK_UPS_MAX = 2
 """Questions of clients (`items`, the key of an `item`) that are put to the database at the same time."""
 
 Result = TypeVar("Result")
 
 
-class Desk:
+class RequestHandler:
     """See the module's docstring."""
 
     def __init__(
@@ -43,7 +43,7 @@ class Desk:
         reader: Reader,
         log_reader: LogReader | None,
         hub: Hub,
-        agenda: Agenda,
+        scheduler: ReadScheduler,
         catalog: CatalogWatch,
         *,
         parser: QueryParser,
@@ -53,12 +53,12 @@ class Desk:
         self._reader = reader
         self._log_reader = log_reader
         self._hub = hub
-        self._agenda = agenda
+        self._scheduler = scheduler
         self._catalog = catalog
         self._parser = parser
         self._subscriptions_max = subscriptions_max
         self._retry_delay_s = retry_delay_s
-        self._asking = asyncio.Semaphore(ASKING_MAX)
+        self._look_ups = asyncio.Semaphore(LOOK_UPS_MAX)
 
     async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal) -> Subscriber:
         """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`."""
@@ -69,7 +69,7 @@ class Desk:
             )
         subscription = await self._retried(lambda: self._judge_request(request, principal))
         reading = self._hub.follow(outlet, subscription, request.after)
-        self._agenda.order([reading])
+        self._scheduler.order([reading])
         return reading.subscriber
 
     async def see_as(self, outlet: Outlet, principal: Principal) -> None:
@@ -85,7 +85,7 @@ class Desk:
             self._hub.refuse(subscriber, error)
         else:
             reading = self._hub.go_on_as(subscriber, subscription)
-            self._agenda.order([reading] if reading else [])
+            self._scheduler.order([reading] if reading else [])
 
     async def _judge_anew(self, subscription: Subscription, principal: Principal) -> Subscription:
         name = subscription.collection.name
@@ -114,7 +114,7 @@ class Desk:
     async def _find_key(self, parsed: ParsedQuery, key: tuple[str, ...], request: Subscribe) -> bytes:
         """Who resumes may follow a row that is gone: its `delete` is what was missed."""
         collection = parsed.collection
-        async with self._asking:
+        async with self._look_ups:
             try:
                 return await self._reader.find_key(collection, key, self._hub.catalog, parsed.context)
             except RequestError:
@@ -129,7 +129,7 @@ class Desk:
         )
         key = item_key(request.item, parsed.collection) if request.item is not None else None
         asked = Asked(parsed.collection, parsed.query, key, parsed.context)
-        async with self._asking:
+        async with self._look_ups:
             try:
                 return await self._reader.read(asked, catalog)
             except RequestError as error:

@@ -1,0 +1,246 @@
+"""What is read for subscribers: initial data, changes that they missed, and rows or figures that have become stale.
+
+A read is run by a worker, tells the hub what it has read, and returns what follows: readings to be ordered. When it
+waits is said in `scheduler.py`, what happens when it fails in `read_workers.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Hashable
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from cdc_bridge.engine.asking import Asking, judged_at
+from cdc_bridge.engine.catalog_watch import CatalogWatch
+from cdc_bridge.engine.hub import Hub, Refresh
+from cdc_bridge.engine.replay import Replay
+from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
+from cdc_bridge.logs import facts
+from cdc_bridge.model.errors import Forgotten, RequestError, SourceUnavailable, cannot_be_read
+from cdc_bridge.model.filter import conjunction
+from cdc_bridge.model.projection import Projection
+from cdc_bridge.model.subscription import Query, Subscription
+from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Reader
+
+log = logging.getLogger(__name__)
+
+REFRESHED_ROWS_MAX = 1000
+"""Rows that are shown again because of one change elsewhere. Policy: past it, fresh data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What reads are done with."""
+
+    hub: Hub
+    reader: Reader
+    log_reader: LogReader | None
+    catalog: CatalogWatch
+    asking: Asking
+
+
+class Read(Protocol):
+    """`key`: reads of the same key are one. `cost`: what takes long once takes long for every read of this."""
+
+    key: Hashable
+    cost: Hashable
+    disagreed: int
+    """How often the database was not as the catalog has it, in a row."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        ...
+
+    @property
+    def subscribers(self) -> Collection[Subscriber]:
+        """Those that wait for it alone."""
+        ...
+
+    async def run(self, sources: Sources) -> list[Reading]:
+        """Read, and tell the hub. Raises what a `Reader` or a `LogReader` raises."""
+        ...
+
+    def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
+        """It cannot be read."""
+        ...
+
+
+class SnapshotRead:
+    """Initial data for all subscribers whose readings are equal: the same data for the same principal."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.readings = {reading.subscriber: reading}
+        subscription = reading.subscription
+        relation_id, query, context = subscription.collection.relation_id, subscription.query, subscription.context
+        self.key: Hashable = (relation_id, query, subscription.key, context)
+        if subscription.event is not None:  # without data it needs the table's moment only, and a role that may read it
+            self.key = relation_id, context.principal.role
+        self.cost: Hashable = relation_id, query, context.principal.role  # a policy is as slow for each principal
+        self.asked = _asked(subscription)
+        self.disagreed = 0
+
+    @property
+    def is_wanted(self) -> bool:
+        return any(reading.current for reading in self.readings.values())
+
+    @property
+    def subscribers(self) -> Collection[Subscriber]:
+        return self.readings.keys()
+
+    def forget_outdated(self) -> None:
+        self.readings = {reading.subscriber: reading for reading in self.readings.values() if reading.current}
+
+    @property
+    def has_figures(self) -> bool:
+        return bool(self.asked.query.meta) or self.asked.query.aggregate is not None
+
+    def anchor(self, hub: Hub) -> Anchor:
+        """To be taken before it is read."""
+        return hub.anchor(self.asked.collection.relation_id)
+
+    async def run(self, sources: Sources) -> list[Reading]:
+        anchor = self.anchor(sources.hub)
+        return self.begin(sources.hub, anchor, await sources.reader.read(self.asked, sources.hub.catalog))
+
+    def begin(self, hub: Hub, anchor: Anchor, data: InitialData) -> list[Reading]:
+        """It has been read. Readings come back for those whose data came too late."""
+        begun = [hub.begin(reading, anchor, data) for reading in self.readings.values()]
+        return [reading for reading in begun if reading is not None]
+
+    def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
+        refusal = error if isinstance(error, RequestError) else cannot_be_read()
+        for reading in self.readings.values():
+            if reading.current:
+                hub.refuse(reading.subscriber, refusal)
+        return []
+
+
+def _asked(subscription: Subscription) -> Asked:
+    """Without rows for subscribers that get no data, of which not all have the same query."""
+    if subscription.event is not None:
+        query = Query(Projection.of(subscription.collection.columns[:1]), limit=0)
+        return Asked(subscription.collection, query, None, subscription.context)
+    return Asked(subscription.collection, subscription.query, subscription.key, subscription.context)
+
+
+class RefreshRead:
+    """Rows or figures of one topic that changes elsewhere have made stale."""
+
+    def __init__(self, refresh: Refresh) -> None:
+        self._refresh = refresh
+        subscription = refresh.subscription
+        self.key: Hashable = self
+        role = subscription.context.principal.role
+        self.disagreed = 0
+        self.cost: Hashable = "refresh", subscription.collection.relation_id, subscription.query, role
+
+    @property
+    def is_wanted(self) -> bool:
+        return self._refresh.topic.refreshing is self._refresh.pending
+
+    @property
+    def subscribers(self) -> Collection[Subscriber]:
+        return ()
+
+    async def run(self, sources: Sources) -> list[Reading]:
+        hub, subscription = sources.hub, self._refresh.subscription
+        query = self._query(subscription.query)
+        asked = Asked(subscription.collection, query, subscription.key, subscription.context)
+        data = await sources.reader.read(asked, hub.catalog)
+        if data.more and query.aggregate is None:
+            return hub.give_up(self._refresh)
+        return hub.show(self._refresh, data.rows, data.snapshot)
+
+    def _query(self, query: Query) -> Query:
+        """Figures are worked out as at first; of rows only those that are stale."""
+        if query.aggregate is not None:
+            return query
+        return replace(
+            query,
+            filter=conjunction(query.of_table, self._refresh.filter),
+            asked=None,
+            limit=REFRESHED_ROWS_MAX,
+            offset=0,
+            limit_is_ours=True,
+            meta=frozenset(),
+        )
+
+    def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
+        """Its subscribers start anew."""
+        log.info("what has changed cannot be shown: fresh data instead", extra=facts(reason=str(error)))
+        return hub.give_up(self._refresh)
+
+
+class ReplayRead:
+    """The changes that one subscriber missed, read from the log page by page and sent at the client's pace.
+
+    Policy: a subscriber that cannot be sent all of them gets fresh data.
+    """
+
+    def __init__(self, reading: Reading) -> None:
+        self.subscriber = reading.subscriber
+        self.key: Hashable = reading.subscriber
+        self.cost: Hashable = reading.subscriber
+        self._reading = reading
+        self.disagreed = 0
+        self._replay: Replay | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        return (self._reading if self._replay is None else self._replay.reading).current
+
+    @property
+    def subscribers(self) -> Collection[Subscriber]:
+        return (self.subscriber,)
+
+    async def run(self, sources: Sources) -> list[Reading]:
+        """Read round after round, until the stream goes on from where the last one ended."""
+        replay = self._replay = self._replay or Replay.begin(sources.hub, self._reading)
+        while replay is not None and replay.is_whole:
+            if await _read_missed(sources, replay):
+                return []
+        return self._start_anew(sources.hub)
+
+    def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
+        log.info("what a client has missed cannot be told", extra=facts(reason=str(error)))
+        return self._start_anew(hub)
+
+    def _start_anew(self, hub: Hub) -> list[Reading]:
+        return [hub.start_anew(self.subscriber)] if self.is_wanted else []
+
+
+async def _read_missed(sources: Sources, replay: Replay) -> bool:
+    """Read one round. False when so much has happened meanwhile that there has to be another one."""
+    assert sources.log_reader is not None
+    collection = sources.hub.collection(replay.subscriber.subscription)
+    async with aclosing(sources.log_reader.missed(collection, replay.told)) as pages:
+        async for page in pages:
+            if not replay.is_whole:
+                raise Forgotten("the log has a gap")
+            if isinstance(page, CaughtUp):
+                return replay.meet(page.snapshot)
+            await _send(sources, replay, page)
+    raise SourceUnavailable("the log ended early")
+
+
+async def _send(sources: Sources, replay: Replay, page: Missed) -> None:
+    """Send a page at the client's pace."""
+    subscriber = replay.subscriber
+    replay.remember(page.earlier)
+    if any(sources.catalog.is_drifted(change) for change in page.changes):
+        raise Forgotten("a change says that its table was altered")
+    weighed = [(change, replay.weigh(change, judged_at(change))) for change in page.changes]
+    await sources.asking.settle([weighing for _, weighing in weighed if weighing])
+    for change, weighing in weighed:
+        events = replay.tell(change, weighing, page.snapshot)
+        if events is None:
+            raise Forgotten("a change cannot be told, or cannot have happened when the log says")
+        for event, receipt in events:
+            if not await subscriber.outlet.room(event.cost_bytes):
+                sources.hub.leave(subscriber)
+            if not replay.is_whole:
+                raise Forgotten("the log has a gap, or nobody is there to be told")
+            subscriber.push(event, receipt)
