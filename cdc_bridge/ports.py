@@ -5,7 +5,7 @@ Where changes come from is a port too, `capture.Capture`; where messages go is `
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -132,6 +132,10 @@ class CatalogReader(Protocol):
     async def read(self) -> Catalog: ...
 
     async def fingerprint(self) -> str: ...
+
+    async def detached(self, members: Mapping[int, int]) -> list[int]:
+        """Of partitions, each with the table that it was one of (both by `oid`), those that are none any more."""
+        ...
 
     async def repair(self) -> list[Relation]:
         """Begin to capture what should be captured and is not; changes of these tables may have been missed."""

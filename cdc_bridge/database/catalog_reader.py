@@ -98,6 +98,12 @@ class PooledCatalogReader:
         assert self._catalog is not None
         return self._catalog
 
+    async def detached(self, members: Mapping[int, int]) -> list[int]:
+        asked = {"members": [*map(str, members)], "roots": [*map(str, members.values())]}
+        async with self._connection() as connection:
+            cursor = await connection.execute(statement("queries/detached"), asked)
+            return [relation_id for (relation_id,) in await cursor.fetchall()]
+
     async def renew(self) -> None:
         await self._pool.drain()
 

@@ -1,7 +1,11 @@
 """Keeps the hub's catalog like the database's.
 
 Nobody tells us that a table was altered. It shows in a change that does not fit the catalog (`is_drifted`), in a reader
-that finds another table than it was asked for (`SourceChanged`), and in what is looked at from time to time.
+that finds another table than it was asked for (`SourceChanged`), and in what is looked at from time to time. Only that
+a partition was detached shows in none of its changes, so the database is asked (`confirm`).
+
+Rule: a subscription follows the table that has its collection's name. When that is another table, its subscribers get
+fresh data; when no table has had the name for `GONE_AFTER_S`, the subscription ends.
 
 Bound: of `LAYOUTS_MAX` tables the last layout that did not fit is remembered; past it all are forgotten, and cost one
 look at the catalog each.
@@ -18,11 +22,11 @@ from typing import TypeAlias
 from cdc_bridge.access.rules import RuleSet
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import NotYetKnown, QueryParser
-from cdc_bridge.engine.subscriber import Reading
+from cdc_bridge.engine.subscriber import Reading, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Change, Operation
-from cdc_bridge.model.errors import RequestError, SourceUnavailable
+from cdc_bridge.model.errors import RequestError, SourceUnavailable, forbidden_collection
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import CatalogReader
 from cdc_bridge.wanted import check_still_wanted
@@ -35,6 +39,9 @@ a table that is no more, and then nobody can read through that policy.
 """
 
 LAYOUTS_MAX = 1000
+
+GONE_AFTER_S = 3.0
+"""Tables are renamed, swapped, restored: a name that comes back so soon was never gone."""
 
 Layout: TypeAlias = tuple[int | str, ...]
 """The storage of a change's table, and the names of its columns in their order."""
@@ -59,6 +66,7 @@ class CatalogWatch:
         self._retry_delay_s = retry_delay_s
         self._fingerprint = ""
         self._old_layouts: dict[int, Layout] = {}  # the last one of each table that did not fit
+        self._missing_since_s: dict[Subscriber, float] = {}
         self._refreshing = asyncio.Lock()
 
     async def watch(self, interval_s: float) -> None:
@@ -88,12 +96,21 @@ class CatalogWatch:
         fingerprint = await self._reader.fingerprint()
         if fingerprint == self._fingerprint:
             self._order(self._hub.release())
-            return
-        catalog = await self._reader.read()
-        await self._adopt(catalog)
-        self._parser.check_rules(catalog)
-        self._fingerprint = fingerprint
-        self._old_layouts.clear()
+        else:
+            catalog = await self._reader.read()
+            await self._adopt(catalog)
+            self._parser.check_rules(catalog)
+            self._fingerprint = fingerprint
+            self._old_layouts.clear()
+        self._refuse_missing()
+
+    def _refuse_missing(self) -> None:
+        """End subscriptions of which the collection has been gone for too long."""
+        now_s = asyncio.get_running_loop().time()
+        self._missing_since_s = {each: self._missing_since_s.get(each, now_s) for each in self._hub.missing}
+        for subscriber, since_s in self._missing_since_s.items():
+            if now_s - since_s >= GONE_AFTER_S:
+                self._hub.refuse(subscriber, forbidden_collection(subscriber.subscription.collection.name))
 
     async def _adopt(self, catalog: Catalog, *, rights_changed: bool = False) -> None:
         """While PostgreSQL is asked what somebody may see, nobody is told anything who may see something else."""
@@ -163,6 +180,23 @@ class CatalogWatch:
             return True
         names = _names(change)
         return bool(names) and names != collection.order(change.relation_id)
+
+    async def confirm(self, changes: Iterable[Change]) -> None:
+        """Read the catalog when one of these changes is of a table that is no partition of its collection any more."""
+        asked: dict[int, int] = {}
+        for change in changes:
+            collection = self._hub.catalog.by_relation_id.get(change.relation_id)
+            if collection is not None and collection.relation_id != change.relation_id:
+                asked[change.relation_id] = collection.relation_id
+        while asked:
+            try:
+                if await self._reader.detached(asked):
+                    await self.refresh_until_done()
+                return
+            except SourceUnavailable as error:
+                check_still_wanted()
+                log.warning("partitions cannot be looked at, trying again", extra=facts(reason=str(error)))
+                await asyncio.sleep(self._retry_delay_s)
 
     def fits(self, change: Change) -> None:
         """A change that came now is like the catalog. None that is older comes after it: should an old layout come

@@ -16,9 +16,9 @@ from cdc_bridge.model.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Between two catalogs: collections that are gone, or that clients know by another name; tables (by `oid`) of which
-    rows may have changed in silence, or read otherwise; those of which only the foreign keys are others; and those of
-    which somebody may see something else (`rights`).
+    """Between two catalogs: collections whose name is gone; tables (by `oid`) with another name, or of which rows
+    may have changed in silence, or read otherwise; those of which only the foreign keys are others; and those of which
+    somebody may see something else (`rights`).
     """
 
     gone: tuple[Collection, ...]
@@ -55,14 +55,15 @@ class CollectionRegistry:
 
     def compare(self, catalog: Catalog) -> Differences:
         """What another catalog would change."""
-        now = {collection.relation_id: collection for collection in catalog.by_name.values()}
         gone: list[Collection] = []
         anew: set[int] = set()
         led: set[int] = set()
         for old in self.catalog.by_name.values():
-            new = now.get(old.relation_id)
-            if new is None or new.name != old.name:
+            new = catalog.by_name.get(old.name)
+            if new is None:
                 gone.append(old)
+            elif new.relation_id != old.relation_id:
+                anew |= {old.relation_id, new.relation_id}
             elif not new.reads_as(old) or _is_captured_otherwise(old, new) or self._is_rewritten(old, new):
                 anew.add(old.relation_id)
             elif new.references != old.references:

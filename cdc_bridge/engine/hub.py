@@ -24,7 +24,7 @@ from cdc_bridge.engine.weighing import CannotTell, Weighing
 from cdc_bridge.model.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.model.change import NO_ERA, Change, Era, Operation, Position, Snapshot
 from cdc_bridge.model.cursor import Cursor, Mark, Receipt
-from cdc_bridge.model.errors import RequestError, forbidden_collection
+from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import NOTHING, Filter
 from cdc_bridge.model.subscription import Event, EventKind, Reason, Subscription
 from cdc_bridge.model.table import Table
@@ -362,7 +362,13 @@ class Hub:
             return _reload_all(self._subscribers.topics)
         return _reload_all(self._subscribers.topics_told_of(relation_id))
 
-    # --- whose rights are being asked about ---
+    # --- whose rights are being asked about, or whose collection is missing ---
+
+    @property
+    def missing(self) -> list[Subscriber]:
+        """Those that wait since no collection has the name that they follow."""
+        waiting = [subscriber for subscriber in self._subscribers if subscriber.state is State.WAITING]
+        return [each for each in waiting if each.subscription.collection.name not in self.catalog.by_name]
 
     @property
     def held_back_count(self) -> int:
@@ -371,15 +377,19 @@ class Hub:
     def hold_back(self, is_concerned: Concerned) -> None:
         """Tell those nothing who are concerned, nor who comes meanwhile and is: not before `adopt` or `release`."""
         self._is_concerned = is_concerned
+        self._withhold(is_concerned)
+
+    def _withhold(self, is_concerned: Concerned) -> None:
         for subscriber in self._subscribers:
             if subscriber.topic is not None and is_concerned(subscriber.subscription):
                 self._subscribers.part(subscriber)
                 subscriber.take(Step.WITHHELD)
 
     def release(self) -> list[Reading]:
-        """Whoever has been held back sees what it saw, after all; but it has not been told what came meanwhile."""
+        """Let those go on who were held back: with fresh data, since they have not been sent what came meanwhile."""
         self._is_concerned = _nobody
-        waiting = [subscriber for subscriber in self._subscribers if subscriber.state is State.WAITING]
+        missing = frozenset(self.missing)
+        waiting = [each for each in self._subscribers if each.state is State.WAITING and each not in missing]
         for subscriber in waiting:
             subscriber.take(Step.RELEASED)
             self._subscribers.join(subscriber)
@@ -397,7 +407,7 @@ class Hub:
 
     def adopt(self, catalog: Catalog, judge: Judge, *, rights_changed: bool = False) -> list[Reading]:
         """Take over a new catalog; subscribers of changed tables are judged anew, and start anew or are refused.
-        Those who have been held back start anew in any case.
+        Those who have been held back start anew in any case. Those of a name that is gone wait for it (`missing`).
 
         `rights_changed`: everybody may see something else. Whatever `judge` raises besides `RequestError` comes, in one
         group, before anything has changed.
@@ -409,10 +419,8 @@ class Hub:
         judged = self._subscribers.judged_anew(catalog, differences, judge)
         self._collections.adopt(catalog)
         self.arrangement = object()
-        gone = {collection.relation_id: collection for collection in differences.gone}
-        for subscriber in self._subscribers if gone else ():
-            if subscriber.state is not State.PAUSED and subscriber.subscription.collection.relation_id in gone:
-                self.refuse(subscriber, forbidden_collection(gone[subscriber.subscription.collection.relation_id].name))
+        if differences.gone:
+            self._withhold(lambda subscription: subscription.collection.name not in catalog.by_name)
         readings = [reading for each in judged if (reading := self._begin_anew(*each)) is not None]
         altered = [t for t in self._subscribers.topics if not tables_of(t.subscription).isdisjoint(differences.anew)]
         readings += _reload_all(altered)

@@ -107,6 +107,7 @@ class Listener:
     async def _tell_all(self, changes: Sequence[Change]) -> None:
         """What is to be asked about them is asked at once, but nothing of a table that the catalog does not know."""
         ready: list[Change] = []
+        await self._catalog.confirm(changes)
         for change in changes:
             if self._catalog.is_drifted(change):
                 await self._tell(ready)

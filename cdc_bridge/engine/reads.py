@@ -230,7 +230,8 @@ async def _send(sources: Sources, replay: Replay, page: Missed) -> None:
     """Send a page at the client's pace."""
     subscriber = replay.subscriber
     replay.remember(page.earlier)
-    if any(sources.catalog.is_drifted(change) for change in page.changes):
+    await sources.catalog.confirm(page.changes)
+    if not replay.is_whole or any(sources.catalog.is_drifted(change) for change in page.changes):
         raise Forgotten("a change says that its table was altered")
     weighed = [(change, replay.weigh(change, judged_at(change))) for change in page.changes]
     await sources.asking.settle([weighing for _, weighing in weighed if weighing])

@@ -95,19 +95,19 @@ class SubscriberRegistry:
     def judged_anew(
         self, catalog: Catalog, differences: Differences, judge: Judge
     ) -> list[tuple[Subscriber, Judgement]]:
-        """What becomes of subscribers that follow, or are led to, what a new catalog changes. Nothing is changed here.
+        """What becomes of subscribers that follow, or are led to, what a new catalog changes, or that wait for it. They
+        follow what has the name of their collection now. Nothing is changed here.
 
         Whatever `judge` raises besides `RequestError`, for however many, is raised at the end, in one group.
         """
-        gone = {collection.relation_id for collection in differences.gone}
-        now = {c.relation_id: c for c in catalog.by_name.values() if c.relation_id not in gone}
         found: list[tuple[Subscriber, Judgement]] = []
         failures: list[Exception] = []
         for subscriber in self._subscribers:
             if subscriber.state is State.PAUSED:
                 continue  # it is judged when it goes on
-            collection = now.get(subscriber.subscription.collection.relation_id)
-            if collection is not None and not tables_of(subscriber.subscription).isdisjoint(differences.all):
+            collection = catalog.by_name.get(subscriber.subscription.collection.name)
+            is_affected = not tables_of(subscriber.subscription).isdisjoint(differences.all)
+            if collection is not None and (is_affected or subscriber.topic is None):
                 try:
                     found.append((subscriber, _judged(subscriber.subscription, collection, judge)))
                 except Exception as failure:  # all are of interest, the frames that they came from once at the most

@@ -6,7 +6,8 @@ Rule: the state changes by `TRANSITIONS` and in no other way.
 - CATCHING_UP: its data were read in a snapshot. Of the log it is sent what that snapshot did not see, since
   notifications of changes that the snapshot saw can still be on their way.
 - LIVE: a heartbeat has proved that none is. It is sent everything behind the end that the log had then.
-- WAITING: it may see something else from now on, and PostgreSQL is being asked what. It is sent nothing.
+- WAITING: it may see something else from now on, and PostgreSQL is being asked what; or no table has the name that it
+  follows, since a moment ago. It is sent nothing.
 - PAUSED: its token has expired. It is sent nothing, not even what waited.
 - ENDED: it has left, or was refused.
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
@@ -58,7 +60,7 @@ class Step(enum.Enum):
     LEFT = "it has left, or was refused"
 
 
-TRANSITIONS: Final = MappingProxyType(
+TRANSITIONS: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
     {
         (State.LOADING, Step.DATA_SENT): State.CATCHING_UP,
         (State.CATCHING_UP, Step.PROVED): State.LIVE,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -131,6 +131,9 @@ class Catalogs:
         if self.tables.away:
             raise SourceUnavailable("away")
         return repr((self.tables.catalog.by_name, self.tables.catalog.access))
+
+    async def detached(self, members: Mapping[int, int]) -> list[int]:
+        return []
 
     async def repair(self) -> list[Relation]:
         return []

@@ -296,11 +296,38 @@ def test_left_subscription_hears_nothing() -> None:
     assert len(scene.hub) == 0
 
 
-def test_followers_of_a_table_that_is_gone_are_told() -> None:
+def by_name(known: Subscription, new: Any) -> Subscription:
+    """The same request against what has its collection's name now."""
+    return replace(known, collection=new)
+
+
+def test_subscriber_of_a_name_that_is_gone_waits_and_is_sent_nothing() -> None:
+    """Not even of the table that had the name. How long it may be gone is a matter of the clock."""
+    scene = Scene()
+    reading = scene.follow(subscription())
+    renamed = replace(MESSAGES, name="other")
+    assert scene.hub.adopt(Catalog([renamed]), by_name) == []
+    assert scene.hub.missing == [reading.subscriber]
+    assert scene.after(insert(row(id=1, text="a"))) == []
+    assert scene.hub.release() == []
+    (again,) = scene.hub.adopt(Catalog([MESSAGES]), by_name)
+    assert scene.hub.missing == []
+    scene.hub.begin(again, NOWHERE, InitialData(NOW, (), more=False))
+    assert scene.client.take() == [("init", [], "resync")]
+    assert scene.after(insert(row(id=1, text="a"))) == [("create", [{"id": 1, "text": "a"}])]
+
+
+def test_subscriber_follows_the_table_that_has_the_name() -> None:
     scene = Scene()
     scene.follow(subscription())
-    scene.hub.adopt(Catalog([KEYLESS]), keep)
-    assert scene.client.take() == [("drop",), ("refuse", "FORBIDDEN")]
+    other = replace(MESSAGES, relation_id=700, filenodes={700: 7000})
+    swapped = Catalog([replace(MESSAGES, name="other"), other])
+    (reading,) = scene.hub.adopt(swapped, by_name)
+    scene.hub.begin(reading, NOWHERE, InitialData(NOW, (), more=False))
+    assert scene.client.take() == [("init", [], "resync")]
+    assert scene.after(insert(row(id=1, text="a"))) == []
+    change = insert(row(id=2, text="b"))._replace(relation_id=700, filenode=7000)
+    assert scene.after(change) == [("create", [{"id": 2, "text": "b"}])]
 
 
 def test_changed_columns_bring_fresh_data() -> None:

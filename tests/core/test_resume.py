@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 from unittest.mock import patch
@@ -222,6 +222,9 @@ class Catalogs:
 
     async def fingerprint(self) -> str:
         return "one"
+
+    async def detached(self, members: Mapping[int, int]) -> list[int]:
+        return []
 
     async def repair(self) -> list[Relation]:
         return []
