@@ -1,24 +1,24 @@
-"""Who a client is, from its first frame to its last, without its socket.
+"""The authentication of one connection, as a state machine without a socket.
 
-Rule: a client is AWAITED (it has to say who it is before anything else), KNOWN, EXPIRED (its token is good no more) or
-TURNED_AWAY. Only AWAITED and EXPIRED have a time limit, and it does not end while an `auth` waits for its judgement.
-TURNED_AWAY is for ever.
+Rule: a client is AWAITED (it has to authenticate before anything else), KNOWN, EXPIRED (its token is no longer valid)
+or TURNED_AWAY. Only AWAITED and EXPIRED have a time limit, which does not end while an `auth` is being verified.
+TURNED_AWAY is final.
 
 | from | by | to |
 |---|---|---|
-| AWAITED | a good token | KNOWN |
-| AWAITED | a bad one, anything but `auth`, or silence | TURNED_AWAY |
-| KNOWN, EXPIRED | a good token | KNOWN |
-| KNOWN, EXPIRED | a bad one | KNOWN as nobody in the mode PUBLIC, else TURNED_AWAY |
+| AWAITED | a valid token | KNOWN |
+| AWAITED | an invalid token, anything but `auth`, or silence | TURNED_AWAY |
+| KNOWN, EXPIRED | a valid token | KNOWN |
+| KNOWN, EXPIRED | an invalid token | KNOWN and anonymous in the mode PUBLIC, else TURNED_AWAY |
 | KNOWN | its token expires or is revoked | EXPIRED |
-| EXPIRED | silence | KNOWN as nobody in the mode PUBLIC, else TURNED_AWAY |
+| EXPIRED | silence | KNOWN and anonymous in the mode PUBLIC, else TURNED_AWAY |
 
-Theory: whoever changes what a client may see first stops what is on its way to it, then says so, and then lets its
-subscriptions go on with the new eyes. So between `TOKEN_EXPIRED` and the next `auth` nothing is told, and nothing that
-somebody else was to see comes after `auth` is answered.
+Theory: a change of what a client may see first stops what is on its way to the client, then is announced, and then lets
+subscriptions continue with the new rights. So nothing is sent between `TOKEN_EXPIRED` and the next `auth`, and nothing
+that another principal may see is sent after the answer to `auth`.
 
-Nothing here is done: `Step`s say what is to be done, in this order. Time comes in as an argument, by two clocks: limits
-go by the steady one, tokens expire by the calendar's, which can be set.
+The methods do nothing themselves: they return `Step`s, to be carried out in this order. Time is an argument, by two
+clocks: limits use the monotonic one, tokens expire by the system clock, which can be set.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.subscription import Uid
 
 CLOCK_CHECK_S = 30.0
-"""How long it can go unnoticed, at most, that somebody has set the clock by which tokens expire."""
+"""The longest time until a change of the system clock is noticed."""
 
 REVOKED_CHECK_S = 2.0
-"""How long a token that was revoked can still be used."""
+"""The longest time that a revoked token can still be used."""
 
 
 class AuthMode(enum.StrEnum):
-    """As Directus has them: whether somebody may be nobody, and when one has to say who one is."""
+    """When a client has to authenticate, as in Directus."""
 
     PUBLIC = "public"
     HANDSHAKE = "handshake"
@@ -50,9 +50,9 @@ class AuthMode(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a token has proved its bearer to be. `expires_at` is in seconds since 1970; None: never.
+    """The principal that a token proves. `expires_at` is in seconds since 1970; None: never.
 
-    `is_revoked`, where that can be, says whether the token is good no more though it has not expired.
+    `is_revoked` says whether a static token has been removed from the configuration.
     """
 
     principal: Principal
@@ -77,17 +77,17 @@ class Say:
 
 @dataclass(frozen=True, slots=True)
 class Suspend:
-    """Stop what is being done for the client's subscriptions, and forget what waits to be sent for them."""
+    """Stop the client's subscriptions, and discard what waits to be sent for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class GoOn:
-    """Let the subscriptions go on, with the eyes that the client has when it comes to that."""
+    """Continue the subscriptions, with the principal that the client has by then."""
 
 
 @dataclass(frozen=True, slots=True)
 class TurnAway:
-    """Close, once what has been said is sent."""
+    """Close the connection once all frames are sent."""
 
     reason: str
 
@@ -103,9 +103,9 @@ class State(enum.Enum):
 
 
 class AuthState:
-    """See the module's docstring. `nobody` is who has shown no token, and can be another one as time passes."""
+    """See the module's docstring. `nobody` returns the anonymous principal, which can change with the rules."""
 
-    __slots__ = ("_identity", "_judged_later", "_limit_s", "_mode", "_nobody", "_state", "_timeout_s", "_viewer")
+    __slots__ = ("_being_verified", "_identity", "_limit_s", "_mode", "_nobody", "_principal", "_state", "_timeout_s")
 
     def __init__(
         self,
@@ -118,9 +118,9 @@ class AuthState:
         self._mode = mode
         self._timeout_s = timeout_s
         self._nobody = nobody
-        self._judged_later = 0
+        self._being_verified = 0
         self._identity = identity
-        self._viewer = identity.principal if identity else nobody() if mode is AuthMode.PUBLIC else None
+        self._principal = identity.principal if identity else nobody() if mode is AuthMode.PUBLIC else None
         self._limit_s = now.steady_s + timeout_s
         self._state = State.KNOWN if identity or mode is AuthMode.PUBLIC else State.AWAITED
 
@@ -134,8 +134,8 @@ class AuthState:
 
     @property
     def principal(self) -> Principal | None:
-        """With whose eyes the client sees while it is KNOWN; None: nobody may see anything, and subscriptions end."""
-        return self._viewer
+        """The principal while the client is KNOWN. None: it may see nothing, and its subscriptions end."""
+        return self._principal
 
     @property
     def is_over(self) -> bool:
@@ -143,19 +143,19 @@ class AuthState:
 
     @property
     def is_judged(self) -> bool:
-        """Whether an `auth` waits for its judgement: then its answer is the next thing that the client hears."""
-        return self._judged_later > 0
+        """Whether an `auth` is being verified: its answer is the next frame that the client gets."""
+        return self._being_verified > 0
 
     def principal_of(self, collection: str) -> Principal:
-        """On whose behalf that collection is asked for. Raises `RequestError` when nobody may ask now."""
+        """Return the principal for a request about a collection. Raises `RequestError` when there is none now."""
         if self._state is State.EXPIRED:
             raise token_expired()
-        if self._viewer is None:
+        if self._principal is None:
             raise forbidden_collection(collection)
-        return self._viewer
+        return self._principal
 
     def wake_s(self, now: Moment) -> float | None:
-        """In how many seconds something may be due; None: nothing will be."""
+        """Return in how many seconds to call `due` again; None: not before the next event."""
         if self._state in (State.AWAITED, State.EXPIRED):
             return max(self._limit_s - now.steady_s, 0)
         if self._state is not State.KNOWN or self._identity is None:
@@ -165,10 +165,10 @@ class AuthState:
         expires_at = self._identity.expires_at
         return None if expires_at is None else min(max(expires_at - now.unix_s, 0), CLOCK_CHECK_S)
 
-    # --- what happens ---
+    # --- events ---
 
     def due(self, now: Moment) -> Sequence[Step]:
-        """What time alone has brought about."""
+        """Return the steps that the passage of time requires."""
         if self._state is State.KNOWN and self._identity is not None and _is_spent(self._identity, now):
             return self._expire(now)
         if self.is_judged or now.steady_s < self._limit_s:
@@ -178,18 +178,18 @@ class AuthState:
         return self._time_out() if self._state is State.EXPIRED else ()
 
     def announce(self) -> None:
-        """An `auth` has come; `accept` or `refuse` follows."""
-        self._judged_later += 1
+        """Note that an `auth` has arrived; `accept` or `refuse` follows."""
+        self._being_verified += 1
 
     def accept(self, identity: Identity, uid: Uid) -> Sequence[Step]:
-        self._judged_later -= 1
+        self._being_verified -= 1
         if self.is_over:
             return ()
         self._identity = identity
         return self._become(identity.principal, Say(frames.authenticated(uid)))
 
     def refuse(self, error: RequestError, uid: Uid) -> Sequence[Step]:
-        self._judged_later -= 1
+        self._being_verified -= 1
         if self.is_over:
             return ()
         if self.is_awaited:
@@ -197,11 +197,11 @@ class AuthState:
         return self._lose(frames.error("auth", error, uid))
 
     def turn_away(self) -> Sequence[Step]:
-        """The handshake has failed."""
+        """Fail the handshake."""
         error = RequestError("AUTH_FAILED", "Authentication handshake failed.")
         return self._end(frames.error("auth", error))
 
-    # --- what follows ---
+    # --- transitions ---
 
     def _expire(self, now: Moment) -> Sequence[Step]:
         self._state = State.EXPIRED
@@ -212,19 +212,19 @@ class AuthState:
         return self._lose(frames.error("auth", RequestError("AUTH_TIMEOUT", "Authentication timed out.")))
 
     def _lose(self, frame: bytes) -> Sequence[Step]:
-        """The client is somebody no more."""
+        """Make the client anonymous, or end the connection."""
         if self._mode is not AuthMode.PUBLIC:
             return self._end(frame)
         self._identity = None
         return self._become(self._nobody(), Say(frame))
 
     def _become(self, principal: Principal | None, said: Say) -> Sequence[Step]:
-        as_before = self._state is State.AWAITED or (self._state is State.KNOWN and principal == self._viewer)
-        self._state, self._viewer = State.KNOWN, principal
+        as_before = self._state is State.AWAITED or (self._state is State.KNOWN and principal == self._principal)
+        self._state, self._principal = State.KNOWN, principal
         return (said,) if as_before else (Suspend(), said, GoOn())
 
     def _end(self, frame: bytes) -> Sequence[Step]:
-        self._state, self._viewer = State.TURNED_AWAY, None
+        self._state, self._principal = State.TURNED_AWAY, None
         return Suspend(), Say(frame), TurnAway("authentication failed")
 
 
@@ -235,7 +235,7 @@ def _is_spent(identity: Identity, now: Moment) -> bool:
 
 
 def authentication_failed() -> RequestError:
-    """It does not say why: who guesses learns nothing."""
+    """The message has no reason, so that guessing reveals nothing."""
     return RequestError("AUTH_FAILED", "Authentication failed.")
 
 
