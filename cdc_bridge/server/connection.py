@@ -1,7 +1,7 @@
 """One client's socket after the upgrade: frames go out, one at a time, and messages come in.
 
 Rule: a connection is OPEN, CLOSING once either side has said so, and lost. It sends a frame when nothing holds it
-(`Hold`): no PONG is awaited, the transport takes more, and it is OPEN. It has no task and no timer of its own.
+(`_holds`): no PONG is awaited, the transport takes more, and it is OPEN. It has no task and no timer of its own.
 
 Pacing: behind each frame goes a WebSocket PING, in the same write, and the next frame waits for its PONG. Every client
 answers PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses the
@@ -13,12 +13,13 @@ Bound: what waits to be sent is bounded by the outbox. Policy: past it the clien
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from websockets.frames import CloseCode as LibraryCode
 from websockets.protocol import OPEN
+from websockets.server import ServerProtocol
 
 from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
@@ -36,15 +37,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class Hold(enum.IntFlag):
-    """Why nothing is sent."""
-
-    PONG = 1
-    FULL = 2
-    CLOSING = 4
-
-
-PONG, FULL, CLOSING = map(int, Hold)
+# Why nothing is sent, as bits of `Connection._holds`.
+PONG = 1
+"""The last frame has not been read."""
+FULL = 2
+"""The transport takes no more."""
+CLOSING = 4
 
 
 class Connection(BoundedReader):
@@ -107,7 +105,7 @@ class Connection(BoundedReader):
             else:
                 self.transport.write(self._server.text_and_ping(frame))
         except Exception:
-            self._own_fault()
+            self._fail_alone()
         if self._room is not None:
             self._tell_of_room()
 
@@ -120,8 +118,7 @@ class Connection(BoundedReader):
         else:
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
-    def _is_read(self) -> None:
-        """The PONG has come."""
+    def _pong_received(self) -> None:
         self._holds &= ~PONG
         if self.outbox:
             self.wake()
@@ -175,21 +172,21 @@ class Connection(BoundedReader):
 
     def buffer_updated(self, nbytes: int) -> None:
         if nbytes == PONG_BYTES and self._framing is None and is_pong(self._shared_buffer):
-            self._is_read()
+            self._pong_received()
         else:
             super().buffer_updated(nbytes)
 
     def received(self, data: bytearray) -> None:
         framing = self._framing or self._server.borrow_framing()
         messages = framing.receive(data)
-        self._keep(framing)
         if framing.protocol.writes:
             self._answer(framing)
+        self._keep(framing)
         for message in messages:
             if self._holds & CLOSING:
                 return
             if message is Signal.PONG:
-                self._is_read()
+                self._pong_received()
             elif not isinstance(message, Signal):
                 self._session.receive(message)
 
@@ -212,32 +209,30 @@ class Connection(BoundedReader):
         self._unread_bytes += self._write(framing)
         if self._unread_bytes > limits.UNREAD_BYTES_MAX and not self._holds & CLOSING:
             framing.protocol.fail(LibraryCode.POLICY_VIOLATION, "read what you are answered")
-            self._keep(framing)
             self._write(framing)
 
     def _write(self, framing: Framing) -> int:
         written_bytes = self.write_out(framing.protocol)
         if framing.protocol.state is not OPEN:
-            self._is_closing()
+            self._begin_closing()
         return written_bytes
 
     # --- the end ---
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Close at once; what still waits is forgotten. The first one who asks gives the reason."""
-        if not self._holds & CLOSING:
-            framing = self._framing or self._server.borrow_framing()
-            framing.protocol.send_close(code, reason)
-            self._keep(framing)
-            self._write(framing)
+        self._end(lambda protocol: protocol.send_close(code, reason))
 
     def fail(self) -> None:
-        """Close after an error of ours."""
+        """Close after a fault of ours."""
+        self._end(lambda protocol: protocol.fail(LibraryCode.INTERNAL_ERROR))
+
+    def _end(self, say: Callable[[ServerProtocol], None]) -> None:
         if not self._holds & CLOSING:
             framing = self._framing or self._server.borrow_framing()
-            framing.protocol.fail(LibraryCode.INTERNAL_ERROR)
-            self._keep(framing)
+            say(framing.protocol)
             self._write(framing)
+            self._keep(framing)
 
     def drain(self, code: CloseCode, reason: str) -> None:
         """Send what waits, then close. The first one who asks gives the reason."""
@@ -253,12 +248,12 @@ class Connection(BoundedReader):
     def turn_away(self) -> None:
         self.transport.abort()
 
-    def _own_fault(self) -> None:
+    def _fail_alone(self) -> None:
         """End this connection only: others are served in the same turn."""
         log.exception("a connection has failed")
         self.turn_away()
 
-    def _is_closing(self) -> None:
+    def _begin_closing(self) -> None:
         if self._holds & CLOSING:
             return
         self._holds |= CLOSING
@@ -300,7 +295,7 @@ class Connection(BoundedReader):
             self._session.pass_time()
             self.plan()
         except Exception:
-            self._own_fault()
+            self._fail_alone()
 
     def plan(self) -> None:
         """Ask to be called when something will be due."""

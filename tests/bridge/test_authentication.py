@@ -24,7 +24,7 @@ from cdc_bridge.access.tokens import StaticToken, mint
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.model.errors import SubscriptionRefused
 from cdc_bridge.options import Revision
-from tests.core.test_standing import EXPIRED, HANDSHAKE_FAILED, TIMED_OUT
+from tests.core.server.test_auth_state import EXPIRED, HANDSHAKE_FAILED, TIMED_OUT
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.budget import examples

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ from websockets.exceptions import ConnectionClosedError
 from cdc_bridge.access.auth_state import AuthMode, Identity
 from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model.principal import Principal
+from cdc_bridge.server import limits
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import PING, PING_PAYLOAD
 from tests.support.rawclient import CONTINUATION, DEFLATE, PONG, TEXT, UPGRADE, WITHIN_S, Raw, frame, raw, upgraded
@@ -148,6 +150,33 @@ async def test_client_that_reads_nothing_and_answers_every_ping_holds_up_only_it
                 await client.send(frame(PONG, PING_PAYLOAD))
                 await asyncio.sleep(0)
         assert connection.transport.get_write_buffer_size() < 500_000
+
+
+async def test_client_that_is_ended_for_its_pings_takes_nobody_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They share the protocol that was told to end it. Its pings fill whole reads, so nothing is ever left over."""
+    monkeypatch.setattr("cdc_bridge.server.limits.REST", 0)
+    ping = frame(9, b"x" * 122)
+    assert limits.READ_BYTES % len(ping) == 0
+
+    async def flood(hostile: Raw) -> None:
+        with contextlib.suppress(ConnectionError):
+            while True:
+                hostile.writer.write(ping * 512)
+                await hostile.writer.drain()
+
+    async with (
+        stub_server() as on,
+        connect(on.url, proxy=None) as other,
+        upgraded(on.port, receive_bytes=4096) as hostile,
+    ):
+        flooding = asyncio.create_task(flood(hostile))
+        async with asyncio.timeout(WITHIN_S):
+            is_over = False
+            while not is_over:
+                is_over = flooding.done()
+                await other.send('{"type":"ping"}')
+                assert await other.recv() == '{"type":"pong"}'
+                await asyncio.sleep(0)
 
 
 # --- what is idle ---
