@@ -245,9 +245,6 @@ class Connection(BoundedReader):
         self.drain(code, reason)
         asyncio.get_running_loop().call_later(within_s, self.close, code, reason)
 
-    def turn_away(self) -> None:
-        self.transport.abort()
-
     def _fail_alone(self) -> None:
         """End this connection only: others are served in the same turn."""
         log.exception("a connection has failed")

@@ -154,11 +154,9 @@ class Handshake(BoundedReader):
             self._server.limits.depart(self._address)
         if self._identifying is not None:
             self._identifying.cancel()
+        self._server.identifying.discard(self)
 
     # --- limits ---
-
-    def turn_away(self) -> None:
-        self.transport.abort()
 
     @property
     def may_read(self) -> bool:
@@ -227,8 +225,8 @@ class Handshake(BoundedReader):
         self._address = admitted
         tokens = parse_qs(request.path.partition("?")[2], keep_blank_values=True).get("access_token", [])
         if tokens or self._server.options.auth_mode is AuthMode.STRICT:
-            identifying = self._identify(request, tokens[-1] if tokens else "")
-            self._identifying = asyncio.get_running_loop().create_task(identifying)
+            self._identifying = self._server.start(self._identify(request, tokens[-1] if tokens else ""))
+            self._server.identifying.add(self)
         else:
             self._accept(request, None)
 
@@ -255,6 +253,7 @@ class Handshake(BoundedReader):
         self._write_out()
         if self._is_upgraded:
             self._ending.cancel()
+            self._server.identifying.discard(self)
             assert self._address is not None
             address, self._address = self._address, None
             self._server.upgrade(self.transport, self._protocol, address, identity, self._behind)

@@ -161,6 +161,10 @@ class BoundedReader(asyncio.BufferedProtocol):
         else:
             self.transport.resume_reading()
 
+    def turn_away(self) -> None:
+        """Cut the client off without a word."""
+        self.transport.abort()
+
     def get_buffer(self, sizehint: int) -> bytearray:
         del sizehint
         return self._shared_buffer

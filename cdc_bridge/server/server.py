@@ -111,6 +111,8 @@ class WebSocketServer:
         self._certificate = certificate
         self._extensions = enable_server_permessage_deflate(None) if options.compression else ()
         self._anonymous = authenticator.anonymous
+        self.identifying: set[Handshake] = set()
+        """Those that are admitted, and not upgraded yet."""
         self._connections: dict[Connection, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._somebody_left = asyncio.Event()
@@ -149,8 +151,8 @@ class WebSocketServer:
         """Cut off whoever is still there."""
         self.requests.is_open = False
         self.limits.turn_everybody_away()
-        for connection in list(self._connections):
-            connection.turn_away()
+        for admitted in [*self.identifying, *self._connections]:
+            admitted.turn_away()
 
     async def _until_nobody_is_here(self) -> None:
         while self._connections:

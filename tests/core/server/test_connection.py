@@ -7,10 +7,12 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosedError
+from websockets.exceptions import ConnectionClosedError, InvalidMessage
 
 from cdc_bridge.access.auth_state import AuthMode, Identity
 from cdc_bridge.engine.subscriber import Subscriber
@@ -18,6 +20,7 @@ from cdc_bridge.model.principal import Principal
 from cdc_bridge.server import limits
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import PING, PING_PAYLOAD
+from cdc_bridge.server.server import Timer
 from tests.support.rawclient import CONTINUATION, DEFLATE, PONG, TEXT, UPGRADE, WITHIN_S, Raw, frame, raw, upgraded
 from tests.support.stubserver import StubEngine, StubServer, created, stub_server
 
@@ -206,6 +209,52 @@ async def test_server_that_ends_waits_for_what_is_being_done() -> None:
         await begun.wait()
         client.transport.abort()
     assert ended.is_set()
+
+
+async def test_server_that_ends_waits_for_no_token_to_be_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun = asyncio.Event()
+
+    async def identify(token: str) -> Identity:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError(token)
+
+    async with asyncio.timeout(WITHIN_S), stub_server() as on:
+        monkeypatch.setattr(on.authenticator, "identify", identify)
+        opening = asyncio.create_task(connect(f"{on.url}?access_token=x", proxy=None).__aenter__())
+        await begun.wait()
+    with pytest.raises((ConnectionError, EOFError, InvalidMessage)):
+        await opening
+
+
+# --- time ---
+
+
+async def test_timer_calls_when_it_was_asked_last_and_never_early() -> None:
+    loop = asyncio.get_running_loop()
+    timer, called = Timer(loop), asyncio.Queue[tuple[str, float]]()
+
+    @dataclass(eq=False)
+    class Asker:
+        name: str
+        tick: int = 0
+
+        def time_is_up(self) -> None:
+            called.put_nowait((self.name, loop.time()))
+
+    now = loop.time()
+    asked = {name: cast(Connection, Asker(name)) for name in ("late", "soon", "sooner", "never", "later")}
+    due = {"late": now + 0.3, "soon": now + 0.1, "sooner": now + 0.05, "later": now + 0.2}
+    for name in ("late", "soon", "never"):
+        timer.set(asked[name], now + 0.1)
+    for name, when_s in due.items():
+        timer.set(asked[name], when_s)
+    timer.forget(asked["never"])
+    heard = [await called.get() for _ in due]
+    assert [name for name, _ in heard] == ["sooner", "soon", "later", "late"]
+    assert all(when_s >= due[name] - 0.002 for name, when_s in heard)
+    await asyncio.sleep(0.05)
+    assert called.empty()
 
 
 # --- requests ---
