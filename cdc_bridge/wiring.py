@@ -185,7 +185,7 @@ def request_policy(
 
     def not_ready() -> str | None:
         reasons = list(catalog.problems)
-        if pools.all.problem:
+        if pools.all.problems:
             reasons.insert(0, "no connection to read with")
         if not broker.listening:
             reasons.insert(0, "not listening to the database")

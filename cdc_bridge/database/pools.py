@@ -33,7 +33,7 @@ IDLE_S = 60.0
 
 
 class ReadPools:
-    """See the module's docstring. `problem` says why there is no connection, while that is so."""
+    """See the module's docstring. `problems` says of each pool why it gets no connection, while that is so."""
 
     def __init__(
         self,
@@ -44,29 +44,32 @@ class ReadPools:
         connect_timeout_s: float,
         reconnect_delay_max_s: float,
     ) -> None:
-        self.problem = ""
+        self.problems: dict[int, str] = {}
         self._conninfo = conninfo
         self._schema = schema
         self._connector = connector
         self._connect_timeout_s = connect_timeout_s
         self._reconnect_delay_max_s = reconnect_delay_max_s
         self._connections: WeakSet[AsyncConnection[Any]] = WeakSet()
+        self._pools = 0
         self._kept = 0
 
     @asynccontextmanager
     async def open(self, size_max: int, *, kept: int = 1, prepare_threshold: int | None = None) -> AsyncIterator[Pool]:
         """A pool that keeps so many connections while idle. They come when the database does."""
         self._kept += kept
+        self._pools += 1
+        number = self._pools
         pool: Pool = AsyncConnectionPool(
             self._conninfo,
-            connection_class=_reporting_to(self),
+            connection_class=_reporting_to(self, number),
             min_size=kept,
             max_size=size_max,
             max_idle=IDLE_S,
             timeout=self._connect_timeout_s,
             reconnect_timeout=self._reconnect_delay_max_s,
             open=False,
-            configure=self._configure,
+            configure=lambda connection: self._configure(connection, number),
             check=_check,
             kwargs={
                 "autocommit": True,
@@ -88,42 +91,40 @@ class ReadPools:
         for connection in list(self._connections):
             drop(connection)
 
-    def note(self, error: psycopg.Error) -> None:
-        """There is no connection. Log it once for as long as it lasts."""
+    def note(self, number: int, error: psycopg.Error) -> None:
+        """A pool gets no connection. Log it once for as long as it lasts."""
         reason = str(error).strip()
-        if reason != self.problem:
-            self.problem = reason
-            needed = self._kept + STREAM_CONNECTIONS
-            log.warning(
-                "no connection to read with, trying again", extra=facts(reason=reason, needed_while_idle=needed)
-            )
+        if reason not in self.problems.values():
+            needed = facts(reason=reason, needed_while_idle=self._kept + STREAM_CONNECTIONS)
+            log.warning("no connection to read with, trying again", extra=needed)
+        self.problems[number] = reason
 
-    async def _configure(self, connection: AsyncConnection[Any]) -> None:
+    async def _configure(self, connection: AsyncConnection[Any], number: int) -> None:
         timer = asyncio.get_running_loop().call_later(self._connect_timeout_s, drop, connection)
         try:
             await self._connector.require_own_session(connection)
             await prepare(connection, self._schema)
         except psycopg.OperationalError as error:
-            self.note(error)
+            self.note(number, error)
             raise
         finally:
             timer.cancel()
         self._connections.add(connection)
-        self.problem = ""
+        self.problems.pop(number, None)
 
 
 STREAM_CONNECTIONS = 2
 """Those of the change stream."""
 
 
-def _reporting_to(pools: ReadPools) -> type[AsyncConnection[Any]]:
+def _reporting_to(pools: ReadPools, number: int) -> type[AsyncConnection[Any]]:
     class PooledConnection(AsyncConnection[Any]):
         @classmethod
         async def connect(cls, *args: Any, **keywords: Any) -> Any:
             try:
                 return await super().connect(*args, **keywords)
             except psycopg.OperationalError as error:
-                pools.note(error)
+                pools.note(number, error)
                 raise
 
     return PooledConnection

@@ -29,7 +29,7 @@ WITHIN_S = 20.0
 
 @pytest.fixture(autouse=True)
 def _custody_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.bridge.CUSTODY_INTERVAL_S", 0.1)
+    monkeypatch.setattr("cdc_bridge.bridge.MAINTENANCE_INTERVAL_S", 0.1)
     monkeypatch.setattr("cdc_bridge.bridge.CATALOG_INTERVAL_S", 0.1)
 
 

@@ -91,6 +91,7 @@ async def test_restored_dump_is_another_life(table: Database, tmp_path: Path, pl
         restored = server.create_database(name=table.name)
     restore(tmp_path / "dump", restored)
     restored.execute("INSERT INTO t VALUES (10)")
+    assert restored.execute("SELECT cdc.note_segments()") == [], "nobody has laid hands on that log"
     async with running_bridge(restored.dsn, **QUICK) as bridge:
         for old in (cursor, later):
             async with following(bridge.url, "t", old) as returned:

@@ -1,4 +1,4 @@
-"""Behind a pooler: one that lends sessions for a transaction is refused, and finds them as it left them."""
+"""Connections to the database: how many, and through a pooler, which finds its sessions as it lent them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import getpass
 import shutil
 import signal
 import socket
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,45 @@ async def _is_served_through(dsn: str, database: Database) -> None:
         await client.expect(event="init")
         database.execute("INSERT INTO t VALUES (1)")
         await client.expect(event="create", data=[{"id": 1}])
+
+
+async def test_idle_bridge_has_six_connections(t: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that it needed for a moment are closed when they have been idle for a while."""
+    monkeypatch.setattr("cdc_bridge.database.pools.IDLE_S", 0.5)
+    async with running_bridge(t.dsn) as bridge, connected(bridge.url) as client, asyncio.timeout(20):
+        await client.send(SUBSCRIBE)
+        await client.expect(event="init")
+        count = 0
+        while count != 6:
+            [(count,)] = t.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cdc\\_bridge %'")
+            await asyncio.sleep(0.1)
+
+
+async def test_too_few_connections_are_named(t: Database, caplog: pytest.LogCaptureFixture) -> None:
+    role = f"few_{t.name}"
+    t.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 3; ALTER TABLE t OWNER TO {role}")
+    t.execute(f"GRANT USAGE ON SCHEMA cdc TO {role}; GRANT ALL ON ALL TABLES IN SCHEMA cdc TO {role}")
+    t.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA cdc TO {role}; GRANT ALL ON ALL FUNCTIONS IN SCHEMA cdc TO {role}")
+    try:
+        async with running_bridge(make_conninfo(t.dsn, user=role), wait=False) as bridge, asyncio.timeout(20):
+            while "no connection to read with" not in (await _readiness(bridge.http))[1]:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        [facts] = {str(vars(record)["facts"]) for record in caplog.records if "to read with" in record.message}
+        assert "too many connections" in facts
+        assert "'needed_while_idle': 6" in facts
+    finally:
+        t.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def _readiness(http: str) -> tuple[int, str]:
+    def ask() -> tuple[int, str]:
+        try:
+            with urllib.request.urlopen(f"{http}/readyz") as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    return await asyncio.to_thread(ask)
 
 
 @contextlib.asynccontextmanager

@@ -8,11 +8,15 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from cdc_bridge import statements
 from cdc_bridge.database.session import prepare
 from cdc_bridge.statements import statement
+from tests.support.attach import attach
+from tests.support.bridge import running_bridge
 from tests.support.server import Database
+from tests.support.wsclient import connected
 
 # Only writers have messages to keep to themselves. Only readers have statements that jit would compile, see what their
 # role may see, and have to end in time.
@@ -50,6 +54,41 @@ async def test_session_is_prepared_where_nothing_is_installed(database: Database
         assert await _setting(connection, "TimeZone") == "UTC"
         assert await _setting(connection, "jit") == "off"
         assert await _setting(connection, "lc_monetary") == "POSIX"
+
+
+HOSTILE = """
+CREATE SCHEMA mallory;
+CREATE FUNCTION mallory.trap(text, text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
+CREATE FUNCTION mallory.trap(name, name) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
+CREATE FUNCTION mallory.trap(name, text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
+CREATE FUNCTION mallory.trap(oid, oid) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
+CREATE FUNCTION mallory.pg_backend_pid() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
+CREATE FUNCTION mallory.set_config(text, text, bool) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
+CREATE FUNCTION mallory.current_setting(text, bool) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE 'trapped'; END $$;
+CREATE FUNCTION mallory.concat_ws(text, VARIADIC text[]) RETURNS text LANGUAGE plpgsql
+    AS $$ BEGIN RAISE 'trapped'; END $$;
+"""
+OPERATOR = "CREATE OPERATOR mallory.{} (FUNCTION = mallory.trap, LEFTARG = {}, RIGHTARG = {})"
+
+
+async def test_role_whose_search_path_has_somebody_before_postgresql_is_served(database: Database) -> None:
+    """All that is asked before the path is set means PostgreSQL's own."""
+    role = f"owner_{database.name}"
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    attach(database, "t")
+    database.execute(HOSTILE)
+    for name in ("=", "<>"):
+        for left, right in (("text", "text"), ("name", "name"), ("name", "text"), ("oid", "oid")):
+            database.execute(OPERATOR.format(name, left, right))
+    database.execute(
+        f"CREATE ROLE {role} LOGIN SUPERUSER; ALTER ROLE {role} SET search_path = mallory, public, pg_catalog"
+    )
+    try:
+        async with running_bridge(make_conninfo(database.dsn, user=role)) as bridge, connected(bridge.url) as client:
+            await client.send({"type": "subscribe", "collection": "t"})
+            await client.expect(event="init")
+    finally:
+        database.execute(f"DROP ROLE {role}")
 
 
 @pytest.mark.parametrize("query", ["queries/session", "queries/listener_session"])
