@@ -58,25 +58,26 @@ class Bridge:
     """The stages between the capture and the socket, for the subscriptions to one table."""
 
     def __init__(self, of: Collection, subscriptions: Sequence[Subscription]) -> None:
+        self.decoder = Decoder()
         self.table = Table(of)
         self.index: FilterIndex[int] = FilterIndex()
         for member, subscription in enumerate(subscriptions):
             self.index.add(subscription, member)
 
     def decode(self, text: str) -> Change:
-        told = Decoder().receive(text)
+        told = self.decoder.receive(text)
         assert isinstance(told, Inline)
         return told.change
 
     def fits(self, change: Change) -> bool:
         return self.table.fits(change)
 
-    def match(self, change: Change) -> list[tuple[Subscription, Matches]]:
+    def match(self, change: Change) -> list[tuple[Subscription, Matches | None]]:
         rows = (*change.old, *change.new)
-        found = []
+        found: list[tuple[Subscription, Matches | None]] = []
         for filters, positions in self.index.candidates(1, rows, self.table.key).items():
             if filters.filter == EVERYTHING:
-                matches = Matches.every_row(change)
+                matches = None
             else:
                 let_through = [i for i in positions if filters.predicate(RowVersion(rows[i], change.at))]
                 begin = len(change.old)
@@ -84,7 +85,7 @@ class Bridge:
             found += [(group.subscription, matches) for group in filters.groups]
         return found
 
-    def encode(self, change: Change, matched: Sequence[tuple[Subscription, Matches]]) -> list[bytes]:
+    def encode(self, change: Change, matched: Sequence[tuple[Subscription, Matches | None]]) -> list[bytes]:
         encoder = EventEncoder(change, self.table)
         return [
             event_body(event, one=False) + event_tail("1", None)

@@ -23,7 +23,7 @@ Versions: a new decoder is released before the trigger that writes the new form,
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -135,7 +135,7 @@ def log_sequence(position: int, xid: int) -> int:
 
 def wal_position(text: str) -> int:
     """PostgreSQL's `pg_lsn`, `16/B374D848`, as a number."""
-    high, low = text.split("/")
+    high, _, low = text.partition("/")
     return int(high, 16) << 32 | int(low, 16)
 
 
@@ -169,6 +169,7 @@ def _logged_rows(text: str) -> list[Row]:
 
 
 _WAKE = Wake()
+_made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times as long
 
 
 def _inline(words: list[str], body: str) -> Inline | Wake:
@@ -177,21 +178,28 @@ def _inline(words: list[str], body: str) -> Inline | Wake:
         _, letter, seq, xid_text, relation_id, filenode, at, gate = words
         xid = int(xid_text)
         old, new = _decode_inline(body)
-        return Inline(
-            Change(
+        change = _made(
+            Change,
+            (
                 _OPERATIONS[letter],
                 log_sequence(wal_position(seq), xid),
                 xid,
                 int(relation_id),
                 int(filenode),
-                tuple(map(Row, old)),
-                tuple(map(Row, new)),
+                _rows(old),
+                _rows(new),
                 int(at),
+                None,
             ),
-            int(gate),
         )
+        inline: Inline = _made(Inline, (change, int(gate)))
+        return inline
     except (ValueError, KeyError, msgspec.DecodeError, RecursionError):
         return _WAKE
+
+
+def _rows(raws: list[Raw]) -> tuple[Row, ...]:
+    return (Row(raws[0]),) if len(raws) == 1 else tuple([Row(raw) for raw in raws])
 
 
 def _old_and_new(operation: Operation, rows: list[Row]) -> tuple[list[Row], list[Row]]:

@@ -8,7 +8,6 @@ little to ask it. A key that a row of the change does not have (`author.name`, `
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, NamedTuple, TypeAlias
 
@@ -20,10 +19,10 @@ from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import Mark
 from cdc_bridge.model.filter import EVERYTHING
 from cdc_bridge.model.projection import Projection, SortKey
-from cdc_bridge.model.row import Row, RowValues
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind, Reason, Subscription, Transaction
-from cdc_bridge.model.table import Table
+from cdc_bridge.model.table import RowEncoder, Table
 
 Positions: TypeAlias = Sequence[int]
 """Rows of a change, in their order. A `range` is all of them."""
@@ -37,8 +36,7 @@ Completions: TypeAlias = Mapping[Shown, Mapping[int, RowValues]]
 NO_COMPLETIONS: Completions = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Matches:
+class Matches(NamedTuple):
     """The rows that a filter lets through: as they were, and as they are now."""
 
     old: Positions
@@ -50,12 +48,8 @@ class Matches:
         return cls(range(len(change.old)), range(len(change.new)), is_every_row=True)
 
 
-class _Draft(NamedTuple):
-    """An event before it is encoded."""
-
-    kind: EventKind
-    positions: Positions
-    reason: Reason | None = None
+_Draft: TypeAlias = tuple[EventKind, Positions, Reason | None]
+"""An event before it is encoded: its kind, the rows that it is about, its reason."""
 
 
 class EventEncoder:
@@ -68,7 +62,8 @@ class EventEncoder:
         self._table = table
         self._mark = mark
         self._completions = completions
-        self._every: dict[tuple[Projection, bool], tuple[bytes, ...]] = {}
+        self._every_old: dict[RowEncoder, tuple[bytes, ...]] = {}
+        self._every_new: dict[RowEncoder, tuple[bytes, ...]] = {}
         self._some: dict[Hashable, dict[int, bytes]] = {}
         self._keys: dict[bool, list[bytes]] = {}
         self._rekeyed: frozenset[int] | None = None
@@ -82,20 +77,18 @@ class EventEncoder:
             return _figures(subscription)
         if self._change.operation is Operation.TRUNCATE:
             return self._truncate(subscription)
-        matches = self._of_item(subscription, matches or Matches.every_row(self._change))
-        drafts = [draft for draft in self._drafts(subscription, matches) if draft.positions]
-        last = len(drafts) - 1
-        return tuple(
-            [
-                self._event(draft, subscription, matches, self._mark if number == last else None)
-                for number, draft in enumerate(drafts)
-            ]
-        )
+        if subscription.item is not None:
+            matches = self._of_item(subscription.item, matches or Matches.every_row(self._change))
+        drafts = self._drafts(subscription, matches)
+        events = [self._event(draft, subscription, matches) for draft in drafts]
+        if events:
+            events[-1].mark = self._mark
+        return tuple(events)
 
     # --- which events there are ---
 
     def _truncate(self, subscription: Subscription) -> tuple[Event, ...]:
-        transaction = self._transaction(subscription)
+        transaction = Transaction(self._change.xid, self._change.at) if subscription.tx else None
         if subscription.item is None:
             rows = None if subscription.event else ()
             event = Event(EventKind.INIT, rows, Reason.TRUNCATE, transaction=transaction, mark=self._mark)
@@ -103,48 +96,41 @@ class EventEncoder:
             event = Event(EventKind.DELETE, (subscription.item,), transaction=transaction, mark=self._mark)
         return (event,) if subscription.wants(event.kind) else ()
 
-    def _of_item(self, subscription: Subscription, matches: Matches) -> Matches:
-        """Keep the rows that an `item` subscription is about."""
-        item = subscription.item
-        if item is None:
-            return matches
+    def _of_item(self, item: bytes, matches: Matches) -> Matches:
+        """Keep the rows with this key."""
         old, new = self._keys_of(of_old=True), self._keys_of(of_old=False)
         return Matches([i for i in matches.old if old[i] == item], [i for i in matches.new if new[i] == item])
 
-    def _drafts(self, subscription: Subscription, matches: Matches) -> list[_Draft]:
-        match self._change.operation:
-            case Operation.INSERT:
-                drafts = [_Draft(EventKind.CREATE, matches.new)]
-            case Operation.DELETE:
-                drafts = [_Draft(EventKind.DELETE, matches.old)]
-            case _:
-                drafts = self._update(subscription, matches)
-        wanted = [draft for draft in drafts if _wants(subscription, draft)]
-        if not subscription.changes_only:
-            return wanted
-        return [
-            _Draft(EventKind.UPDATE, self._changed(subscription, draft.positions, matches.old))
-            if draft.kind is EventKind.UPDATE
-            else draft
-            for draft in wanted
-        ]
+    def _drafts(self, subscription: Subscription, matches: Matches | None) -> list[_Draft]:
+        old, new = self._change.old, self._change.new
+        if not old:
+            drafts: list[_Draft] = [(EventKind.CREATE, range(len(new)) if matches is None else matches.new, None)]
+        elif not new:
+            drafts = [(EventKind.DELETE, range(len(old)) if matches is None else matches.old, None)]
+        else:
+            drafts = self._update(subscription, matches)
+        return [draft for draft in drafts if draft[1] and draft[0] in subscription.wanted]
 
-    def _update(self, subscription: Subscription, matches: Matches) -> list[_Draft]:
+    def _update(self, subscription: Subscription, matches: Matches | None) -> list[_Draft]:
         """A row that changed its key has gone under the old one and come under the new one."""
         rekeyed = self._rekeyed_rows() if subscription.collection.key else frozenset()
-        if not rekeyed and matches.is_every_row:
-            return [_Draft(EventKind.UPDATE, matches.new)]
+        if not rekeyed and (matches is None or matches.is_every_row):
+            every = range(len(self._change.new))
+            return [(EventKind.UPDATE, self._changed(subscription, every, every), None)]
+        matches = matches or Matches.every_row(self._change)
         before, after = set(matches.old), set(matches.new)
         one = subscription.item is not None  # its row has another key, or had one: that is not a matter of the filter
         gone = [i for i in matches.old if i in rekeyed and (one or i in after)]
         left = [i for i in matches.old if i not in after and not (one and i in rekeyed)]
         come = [i for i in matches.new if i in rekeyed and (one or i in before)]
         still = [i for i in matches.new if i not in rekeyed or not (one or i in before)]
+        if subscription.event is not None:  # a client that asks for deletes is not told of rows that are still there
+            left = []
         return [
-            _Draft(EventKind.DELETE, gone),
-            _Draft(EventKind.DELETE, left, Reason.LEAVE),
-            _Draft(EventKind.CREATE, come),
-            _Draft(EventKind.UPDATE, still),
+            (EventKind.DELETE, gone, None),
+            (EventKind.DELETE, left, Reason.LEAVE),
+            (EventKind.CREATE, come, None),
+            (EventKind.UPDATE, self._changed(subscription, still, before), None),
         ]
 
     def _rekeyed_rows(self) -> frozenset[int]:
@@ -157,7 +143,9 @@ class EventEncoder:
         return self._rekeyed
 
     def _changed(self, subscription: Subscription, positions: Positions, before: Iterable[int]) -> Positions:
-        """Leave out the rows that look as before to a client that knew them before."""
+        """Leave out the updated rows that look as before to a client that wants changes only, and knew them before."""
+        if not subscription.changes_only:
+            return positions
         known = sorted(set(before).intersection(positions))
         looked = dict(zip(known, self._rows(subscription, known, of_old=True), strict=True))
         looks = zip(positions, self._rows(subscription, positions, of_old=False), strict=True)
@@ -165,21 +153,20 @@ class EventEncoder:
 
     # --- what they carry ---
 
-    def _event(self, draft: _Draft, subscription: Subscription, matches: Matches, mark: Mark | None) -> Event:
+    def _event(self, draft: _Draft, subscription: Subscription, matches: Matches | None) -> Event:
         kind, positions, reason = draft
         if kind is EventKind.DELETE:
-            data = self._gone(subscription, positions)
+            rows = self._gone(subscription, positions)
         else:
-            positions = _in_order(positions, self._change.new, subscription.query.sort)
-            data = self._rows(subscription, positions, of_old=False)
-        return Event(
-            kind,
-            tuple(data),
-            reason,
-            old=self._old(kind, subscription, positions, matches) if subscription.old else None,
-            transaction=self._transaction(subscription),
-            mark=mark,
-        )
+            if subscription.query.sort:
+                positions = _in_order(positions, self._change.new, subscription.query.sort)
+            rows = self._rows(subscription, positions, of_old=False)
+        event = Event(kind, tuple(rows), reason)
+        if subscription.old:
+            event.old = self._old(kind, subscription, positions, matches)
+        if subscription.tx:
+            event.transaction = Transaction(self._change.xid, self._change.at)
+        return event
 
     def _gone(self, subscription: Subscription, positions: Positions) -> Sequence[bytes]:
         """Return keys; the rows as they were where there are none."""
@@ -189,46 +176,41 @@ class EventEncoder:
         return [keys[i] for i in positions]
 
     def _old(
-        self, kind: EventKind, subscription: Subscription, positions: Positions, matches: Matches
+        self, kind: EventKind, subscription: Subscription, positions: Positions, matches: Matches | None
     ) -> tuple[bytes, ...] | None:
         """Tell nothing of rows that have entered where it may be that they could not be seen before."""
         if kind is EventKind.CREATE:
             return None
         rows = self._rows(subscription, positions, of_old=True)
-        if kind is EventKind.DELETE or matches.is_every_row or not subscription.is_guarded:
+        if kind is EventKind.DELETE or matches is None or matches.is_every_row or not subscription.is_guarded:
             return tuple(rows)
         before = set(matches.old)
         return tuple([row if i in before else values.NULL for i, row in zip(positions, rows, strict=True)])
-
-    def _transaction(self, subscription: Subscription) -> Transaction | None:
-        return Transaction(self._change.xid, self._change.at) if subscription.tx else None
 
     def _keys_of(self, *, of_old: bool) -> list[bytes]:
         """Return the keys of all rows. The collection has a key."""
         keys = self._keys.get(of_old)
         if keys is None:
             assert self._table.key is not None
-            keys = self._keys[of_old] = list(map(self._table.key, self._rows_as(of_old)))
+            keys = self._keys[of_old] = list(map(self._table.key, self._change.old if of_old else self._change.new))
         return keys
 
     def _rows(self, subscription: Subscription, positions: Positions, *, of_old: bool) -> Sequence[bytes]:
         """Return the rows at these positions as the subscription shows them."""
         projection = subscription.query.projection
-        if projection.is_flat:  # it shows everybody the same
-            return self._flat_rows(projection, positions, of_old)
-        shown = projection, subscription.asked_by, of_old
-        rows, completions = self._rows_as(of_old), self._completions[shown]
-        complete = self._table.encoder(projection).complete
-        return self._encoded(shown, positions, lambda i: complete(rows[i], completions[i]))
-
-    def _flat_rows(self, projection: Projection, positions: Positions, of_old: bool) -> Sequence[bytes]:
-        every = self._every.get((projection, of_old))
+        encoder = self._table.encoder(projection)
+        rows = self._change.old if of_old else self._change.new
+        if not projection.is_flat:
+            shown = projection, subscription.asked_by, of_old
+            completions = self._completions[shown]
+            return self._encoded(shown, positions, lambda i: encoder.complete(rows[i], completions[i]))
+        known = self._every_old if of_old else self._every_new
+        every = known.get(encoder)
         if every is None:
-            rows = self._rows_as(of_old)
-            encode = self._table.encoder(projection).for_rows_like(rows[0])
+            encode = encoder.for_rows_like(rows[0])
             if not isinstance(positions, range):
-                return self._encoded((projection, of_old), positions, lambda i: encode(rows[i]))
-            every = self._every[projection, of_old] = tuple(map(encode, rows))
+                return self._encoded((encoder, of_old), positions, lambda i: encode(rows[i]))
+            every = known[encoder] = tuple(map(encode, rows))
         return every if isinstance(positions, range) else [every[i] for i in positions]
 
     def _encoded(self, shown: Hashable, positions: Positions, encode: Callable[[int], bytes]) -> list[bytes]:
@@ -237,9 +219,6 @@ class EventEncoder:
             if i not in known:
                 known[i] = encode(i)
         return [known[i] for i in positions]
-
-    def _rows_as(self, of_old: bool) -> Sequence[Row]:
-        return self._change.old if of_old else self._change.new
 
 
 def _figures(subscription: Subscription) -> tuple[Event, ...]:
@@ -252,17 +231,10 @@ def needs_old_rows(subscription: Subscription) -> bool:
     return subscription.old or subscription.changes_only or not subscription.collection.key
 
 
-def _wants(subscription: Subscription, draft: _Draft) -> bool:
-    """A client that asked for deletes only did not ask to be told of rows that are still there."""
-    return subscription.wants(draft.kind) and not (draft.reason is Reason.LEAVE and subscription.event is not None)
-
-
 def _in_order(positions: Sequence[int], rows: Sequence[RowValues], sort: Sequence[SortKey]) -> Sequence[int]:
     """Return the positions of rows, sorted. Equal rows stay as they are."""
-    if not sort or len(positions) < 2:
-        return positions
     keys = [key for key in sort if not (key.path or key.field.function)]
-    if not keys:
+    if not keys or len(positions) < 2:
         return positions
     result = list(positions)
     for key in reversed(keys):

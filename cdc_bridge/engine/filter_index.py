@@ -154,16 +154,18 @@ class _TableIndex(Generic[Member]):
     ) -> Mapping[FilterGroup[Member], Sequence[int]]:
         every = range(len(rows))
         found: dict[FilterGroup[Member], Sequence[int]] = dict.fromkeys(self._by_every_row, every)
-        if self._by_key:
-            found.update([(group, sorted(positions)) for group, positions in self._by_key.find(rows).items()])
+        if self._by_key.readers:
+            found.update(self._by_key.find(rows))
         if self._by_item:
-            found.update(dict.fromkeys(self._by_item, every) if key is None else self._by_keys(rows, key))
+            found.update(
+                dict.fromkeys(self._by_item.items_of_all(), every) if key is None else self._by_keys(rows, key)
+            )
         return found
 
     def _by_keys(self, rows: Sequence[Row], key: Callable[[Row], bytes]) -> Mapping[FilterGroup[Member], Sequence[int]]:
         found: dict[FilterGroup[Member], list[int]] = {}
         for position, row in enumerate(rows):
-            for group in self._by_item.at(key(row)):
+            for group in self._by_item.get(key(row), ()):
                 found.setdefault(group, []).append(position)
         return found
 

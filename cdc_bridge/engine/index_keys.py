@@ -46,8 +46,8 @@ COST_OF_NULL = 4096
 
 Item = TypeVar("Item", bound=Hashable)
 
-Found: TypeAlias = dict[Item, set[int]]
-"""Items, and the positions of the rows that they were found by."""
+_FIRST = (0,)
+"""The only position of a single row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,30 +201,27 @@ class KeyIndex(Generic[Item]):
     """Items by index keys, found by rows."""
 
     def __init__(self) -> None:
-        self._readers: dict[ColumnReader, ReaderIndex[Item]] = {}
-
-    def __len__(self) -> int:
-        """Return how many values of a row are read."""
-        return len(self._readers)
+        self.readers: dict[ColumnReader, ReaderIndex[Item]] = {}
+        """The values of a row that are read."""
 
     def add(self, keys: IndexKeys, item: Item) -> None:
         for key in keys:
-            index = self._readers.get(key.reader)
+            index = self.readers.get(key.reader)
             if index is None:
-                index = self._readers[key.reader] = ReaderIndex()
+                index = self.readers[key.reader] = ReaderIndex()
             index.add(key, item)
 
     def remove(self, keys: IndexKeys, item: Item) -> None:
         """`keys` are those that it was added with."""
         for key in keys:
-            index = self._readers[key.reader]
+            index = self.readers[key.reader]
             index.remove(key, item)
             if not index:
-                del self._readers[key.reader]
+                del self.readers[key.reader]
 
     def cost(self, key: IndexKey) -> int:
         """Estimate how many items are found in vain with one that is added with this key."""
-        index = self._readers.get(key.reader)
+        index = self.readers.get(key.reader)
         opening = COST_OF_READER if index is None else 0
         match key:
             case OneOf(_, values):
@@ -235,16 +232,26 @@ class KeyIndex(Generic[Item]):
                 return opening + COST_OF_NULL
         assert_never(key)
 
-    def find(self, rows: Sequence[Row]) -> Found[Item]:
-        """Return the items of which a row meets a key."""
-        found: Found[Item] = {}
+    def find(self, rows: Sequence[Row]) -> dict[Item, Sequence[int]]:
+        """Return the items of which a row meets a key, each with the positions of these rows, in order."""
+        if len(rows) == 1:
+            columns = rows[0].columns
+            found: dict[Item, Sequence[int]] = {}
+            for (column, read), index in self.readers.items():
+                for items in index.at(read_value(read, raw_value(columns, column))):
+                    found.update(dict.fromkeys(items, _FIRST))
+            return found
+        return {item: sorted(positions) for item, positions in self._find(rows).items()}
+
+    def _find(self, rows: Sequence[Row]) -> dict[Item, set[int]]:
+        found: dict[Item, set[int]] = {}
         distinct: dict[str, dict[bytes | None, list[int]]] = {}
-        for reader, index in self._readers.items():
-            by_raw = distinct.get(reader.column)
+        for (column, read), index in self.readers.items():
+            by_raw = distinct.get(column)
             if by_raw is None:
-                by_raw = distinct[reader.column] = _by_raw_value(rows, reader.column)
+                by_raw = distinct[column] = _by_raw_value(rows, column)
             for raw, positions in by_raw.items():
-                for items in index.at(read_value(reader.read, raw)):
+                for items in index.at(read_value(read, raw)):
                     for item in items:
                         known = found.get(item)
                         if known is None:
@@ -297,44 +304,36 @@ class ReaderIndex(Generic[Item]):
 
     def sharing(self, values: Iterable[Hashable]) -> int:
         """Return how many items share one of these values, at most."""
-        return max((len(self._equal.at(value)) for value in values), default=0)
+        return max((len(self._equal.get(value, ())) for value in values), default=0)
 
     def at(self, value: Any) -> tuple[Iterable[Item], ...]:
         """Return the items that a value finds, in parts; an item may be in several."""
         if value is None:
             return (self._null,)
         if value is UNSURE:
-            return self._null, self._equal, self._within
-        if not self._within:
-            return (self._equal.at(value),)
-        return self._equal.at(value), self._within.at(value)
+            return self._null, self._equal.items_of_all(), self._within
+        equal = self._equal.get(value, ())
+        return (equal, self._within.at(value)) if self._within.nodes else (equal,)
 
 
-class ValueIndex(Generic[Item]):
+class ValueIndex(CompactDict[Hashable, ItemSet[Item]]):
     """Items by any of some values."""
 
-    def __init__(self) -> None:
-        self._items: CompactDict[Hashable, ItemSet[Item]] = CompactDict()
-
-    def __len__(self) -> int:
-        """Return how many different values there are."""
-        return len(self._items)
-
-    def __iter__(self) -> Iterator[Item]:
-        for items in self._items.values():
-            yield from items
+    __slots__ = ()
 
     def add(self, values: Iterable[Hashable], item: Item) -> None:
         for value in values:
-            self._items.put(value, with_item(self._items.get(value, ()), item))
+            self.put(value, with_item(self.get(value, ()), item))
 
     def remove(self, values: Iterable[Hashable], item: Item) -> None:
+        """Raises `KeyError` when it is not there."""
         for value in values:
-            items = without_item(self._items[value], item)
+            items = without_item(self[value], item)
             if items:
-                self._items[value] = items
+                self[value] = items
             else:
-                self._items.drop(value)
+                self.drop(value)
 
-    def at(self, value: Hashable) -> ItemSet[Item]:
-        return self._items.get(value, ())
+    def items_of_all(self) -> Iterator[Item]:
+        for items in self.values():
+            yield from items

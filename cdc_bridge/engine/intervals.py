@@ -102,32 +102,32 @@ class IntervalTree(Generic[Item]):
     """Items by the interval that each was added with, by each interval once."""
 
     def __init__(self) -> None:
-        self._nodes: CompactDict[Interval, _Node[Item]] = CompactDict()
+        self.nodes: CompactDict[Interval, _Node[Item]] = CompactDict()
         self._root: _Node[Item] | None = None
         self._random = Random(0)  # noqa: S311  # priorities need to be unrelated to the intervals, not secret
 
     def __len__(self) -> int:
         """How many different intervals there are."""
-        return len(self._nodes)
+        return len(self.nodes)
 
     def __iter__(self) -> Iterator[Item]:
-        for node in self._nodes.values():
+        for node in self.nodes.values():
             yield from node.items
 
     def add(self, interval: Interval, item: Item) -> None:
-        node = self._nodes.get(interval)
+        node = self.nodes.get(interval)
         if node is None:
             node = _Node(interval, self._random.random())
-            self._nodes.put(interval, node)
+            self.nodes.put(interval, node)
             self._insert(node)
         node.items = with_item(node.items, item)
 
     def remove(self, interval: Interval, item: Item) -> None:
         """Raises `KeyError` when it is not there."""
-        node = self._nodes[interval]
+        node = self.nodes[interval]
         node.items = without_item(node.items, item)
         if not node.items:
-            self._nodes.drop(interval)
+            self.nodes.drop(interval)
             self._delete(node)
 
     def at(self, value: Hashable) -> list[Item]:

@@ -45,7 +45,11 @@ class Row(RowValues):
         """The same mapping as a dict, for code that reads many columns."""
         columns = self._columns
         if columns is None:
-            columns = self._columns = split_object(self.raw)
+            try:
+                columns = _decode_object(self.raw)
+            except (RecursionError, msgspec.DecodeError):
+                columns = _members(bytes(self.raw))
+            self._columns = columns
         return columns
 
     def value_after(self, begin: bytes) -> bytes | None:

@@ -46,6 +46,8 @@ class EventKind(enum.Enum):
     UPDATE = "update"
     DELETE = "delete"
 
+    __hash__ = object.__hash__  # that of Enum is written in Python, and each event asks for it
+
 
 EVERY_EVENT = frozenset({EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE})
 
@@ -142,11 +144,15 @@ class Subscription:
     is_guarded: bool = False
     asked_by: SecurityContext = field(init=False, repr=False, compare=False)
     """For whom the database is asked what changes mean: nobody in particular where all would get one answer."""
+    wanted: frozenset[EventKind] = field(init=False, repr=False, compare=False)
+    """The events that it is sent."""
 
     def __post_init__(self) -> None:
         query = self.query
         is_common = query.projection.is_flat and all(isinstance(leaf, Comparison) for leaf in leaves(query.filter))
         object.__setattr__(self, "asked_by", BY_ITSELF if is_common else self.context)
+        told = self.allowed if self.event is None else self.allowed & {self.event}
+        object.__setattr__(self, "wanted", told | {EventKind.INIT})
 
     @property
     def stream_uid(self) -> str | None:
@@ -158,7 +164,7 @@ class Subscription:
         return (self.query, self.rights) == (other.query, other.rights)
 
     def wants(self, kind: EventKind) -> bool:
-        return kind is EventKind.INIT or (kind in self.allowed and (self.event is None or kind is self.event))
+        return kind in self.wanted
 
 
 class Reason(enum.Enum):

@@ -121,6 +121,8 @@ def object_encoder(parts: Sequence[Part]) -> EncodeRow:
     rewritten = [(2 * position + 1, encode) for position, (_, _, encode) in enumerate(parts) if encode is not None]
 
     def encode_object(row: RowValues) -> bytes:
+        if isinstance(row, Row):
+            row = row.columns
         members = pieces.copy()
         try:
             members[1::2] = pick(row)

@@ -53,6 +53,8 @@ def timestamptz(raw: bytes) -> bytes:
 
     A trigger may have written it in the time zone of the writer's session, since to set that costs the writer.
     """
+    if raw[-7:] == b'+00:00"' and raw[20:21] == b"." and len(raw) in (31, 34):  # nearly all, three or six digits
+        return raw[:-7] + b'Z"'
     before, zone, after = raw.partition(b"+00:00")
     if not zone:
         return _in_utc(raw)

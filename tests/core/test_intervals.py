@@ -93,5 +93,5 @@ def test_what_is_removed_leaves_nothing_behind():
     for low in range(2_000):
         index.remove(Interval.at_least(low), low)
     assert (len(index), index._root, list(index)) == (0, None, [])
-    assert index._nodes.__sizeof__() < 5_000
+    assert index.nodes.__sizeof__() < 5_000
     assert _nodes_alive() == before
