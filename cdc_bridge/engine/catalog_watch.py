@@ -75,9 +75,11 @@ class CatalogWatch:
             check_still_wanted()
             await asyncio.sleep(interval_s)
             try:
-                await self.refresh()
-                if repaired := await self._reader.repair():
-                    await self.refresh()
+                fingerprint = await self._reader.fingerprint()
+                if repaired := await self._reader.repair():  # first, so that fresh data are read with all triggers
+                    fingerprint = await self._reader.fingerprint()
+                async with self._refreshing:
+                    await self._take(fingerprint)
                 for collection in self._hub.catalog.by_name.values():
                     if collection.relation in repaired:
                         self._order(self._hub.hold(collection.relation_id))
@@ -93,7 +95,9 @@ class CatalogWatch:
             await self._refresh()
 
     async def _refresh(self) -> None:
-        fingerprint = await self._reader.fingerprint()
+        await self._take(await self._reader.fingerprint())
+
+    async def _take(self, fingerprint: str) -> None:
         if fingerprint == self._fingerprint:
             self._order(self._hub.release())
         else:
