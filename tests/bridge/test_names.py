@@ -14,9 +14,6 @@ from tests.support.wsclient import Client
 SWAP = """
 BEGIN; ALTER TABLE a RENAME TO t_; ALTER TABLE b RENAME TO a; ALTER TABLE t_ RENAME TO b; COMMIT
 """
-RECREATED = """
-BEGIN; DROP TABLE a; CREATE TABLE a (id int PRIMARY KEY, text text); INSERT INTO a VALUES (9, 'new'); COMMIT
-"""
 
 
 @asynccontextmanager
@@ -27,13 +24,6 @@ async def following(database: Database, *names: str, **request: Any) -> AsyncIte
             await client.send({"type": "subscribe", "collection": name, "uid": name, **request})
             await client.until(uid=name, event="init")
         yield client
-
-
-async def fresh(client: Client, uid: str) -> list[Any]:
-    """The fresh data that this one gets."""
-    message = await client.until(uid=uid)
-    assert (message["type"], message.get("event"), message.get("reason")) == ("subscription", "init", "resync"), message
-    return [row["text"] for row in message["data"]]
 
 
 def two_tables(database: Database) -> None:
@@ -54,36 +44,6 @@ async def test_subscribers_of_names_that_were_swapped_get_the_data_of_what_has_t
         assert {message["reason"] for message in found.values()} == {"resync"}
         database.execute("INSERT INTO a VALUES (2, 'more')")
         assert (await client.until(event="create"))["uid"] == "a"
-
-
-async def test_subscribers_of_a_name_follow_what_was_swapped_in(database: Database) -> None:
-    """As in a blue/green deployment."""
-    two_tables(database)
-    async with following(database, "a") as client:
-        database.execute("BEGIN; ALTER TABLE a RENAME TO old; ALTER TABLE b RENAME TO a; COMMIT")
-        assert await fresh(client, "a") == ["of b"]
-        database.execute("INSERT INTO old VALUES (2, 'nobody follows it'); INSERT INTO a VALUES (3, 'x')")
-        assert (await client.until(event="create"))["data"][0]["id"] == 3
-
-
-async def test_name_that_comes_back_soon_was_never_gone(database: Database) -> None:
-    two_tables(database)
-    async with following(database, "a") as client:
-        database.execute(RECREATED)
-        attach(database, "a")
-        assert await fresh(client, "a") == ["new"]
-        database.execute("INSERT INTO a VALUES (10, 'x')")
-        assert (await client.until(event="create"))["data"][0]["id"] == 10
-
-
-async def test_name_that_is_gone_for_some_seconds_ends_its_subscriptions(database: Database) -> None:
-    two_tables(database)
-    async with following(database, "a", "b") as client:
-        database.execute("ALTER TABLE a RENAME TO old")
-        message = await client.until(uid="a", timeout=20)
-        assert (message["type"], message["error"]["code"]) == ("subscribe", "FORBIDDEN")
-        database.execute("INSERT INTO b VALUES (2, 'x')")
-        assert (await client.until(uid="b"))["event"] == "create"
 
 
 async def test_rows_of_a_partition_that_was_detached_are_not_told(database: Database) -> None:
