@@ -81,9 +81,12 @@ class Client(asyncio.Protocol):
         self._buffer = buffer[at:]
 
     def _take(self, text: bytes) -> None:
+        assert self._transport is not None
         if not self.ready.done():
             self.ready.set_result(None)
-        elif text != b'{"type":"ping"}':
+        elif text == b'{"type":"ping"}':
+            self._transport.write(_frame(b'{"type":"pong"}'))
+        else:
             self._shared.frames.value += 1
             self._shared.rows.value += text.count(ROW)
             self._shared.last_ns.value = time.monotonic_ns()
