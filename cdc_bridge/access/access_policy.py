@@ -21,12 +21,11 @@ from cdc_bridge.access.rules import NO_RULES, Rule, RuleChecker, RulePolicy, Rul
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.filter import EVERYTHING, Filter, Policy, leaves
+from cdc_bridge.model.filter import EVERYTHING, Filter, Policy, all_of, leaves
 from cdc_bridge.model.grants import TableAccess
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.query.literals import Literals
-from cdc_bridge.query.normal_form import all_of
 
 log = logging.getLogger(__name__)
 

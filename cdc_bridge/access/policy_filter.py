@@ -35,13 +35,16 @@ from cdc_bridge.model.filter import (
     Literal,
     Operator,
     Policy,
+    all_of,
+    any_of,
     conjunction,
     disjunction,
+    member_of,
+    none_of,
 )
 from cdc_bridge.model.grants import RowPolicy
 from cdc_bridge.model.row import split_array
 from cdc_bridge.query.comparing import NULL
-from cdc_bridge.query.normal_form import all_of, any_of, member_of, none_of
 
 PARSED_MAX = 10_000
 

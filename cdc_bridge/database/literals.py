@@ -9,14 +9,13 @@ from cdc_bridge.database.fragments import Name, Parameter, TypeName
 from cdc_bridge.database.restoring import carrier, has_own_json, restored
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.filter import Literal, Now, Value
-from cdc_bridge.model.instants import DAY_US
-from cdc_bridge.query.moment import at
+from cdc_bridge.model.instants import DAY_US, now_at
 
 
 def literal(value: Value, type_: PgType, now_us: int) -> sql.Composable:
     """One value. `$NOW` is an instant; where the type has no zone, it is the one that clocks in UTC show."""
     if isinstance(value, Now):
-        return _moment(at(value, now_us), type_)
+        return _moment(now_at(value, now_us), type_)
     if is_scalar(type_):
         return sql.SQL("{}::{}").format(Parameter(text(value, type_)), TypeName(type_))
     return sql.SQL("(SELECT {} FROM pg_catalog.json_to_record({}::json) AS l(v {}))").format(

@@ -20,14 +20,13 @@ from cdc_bridge.access.policy_cache import Questions
 from cdc_bridge.engine.dependents import tables_read
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError, forbidden_collection, forbidden_event, invalid_payload
-from cdc_bridge.model.filter import EVERYTHING
+from cdc_bridge.model.filter import EVERYTHING, all_of
 from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind, Item, Query, Subscription
 from cdc_bridge.ports import RowEvaluator
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals, TypedText
-from cdc_bridge.query.normal_form import all_of
 from cdc_bridge.query.parser import parse_query
 from cdc_bridge.wanted import check_still_wanted
 

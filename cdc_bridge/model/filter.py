@@ -5,7 +5,7 @@ A filter is a value. Equal filters are equal values, whatever way they were spel
 There is no NOT, each operator has its own negation; so whoever judges a filter needs no third truth value: a comparison
 with NULL is not true, as in a WHERE clause, and that is all there is to know of it.
 
-Three read it: `predicate` in memory, `where` as SQL, `cover` to find it among many. They have to agree.
+Three read it: `predicate` in memory, `where` as SQL, `index_keys` to find it among many. They have to agree.
 
 What a client asked for and what it may see stand in one filter. Of the latter a `Policy` is PostgreSQL's, and a
 `Required` part is one that holds for rows of the past as well.
@@ -14,9 +14,10 @@ What a client asked for and what it may see stand in one filter. Of the latter a
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from itertools import chain
+from typing import Any, TypeAlias
 
 from cdc_bridge.model.catalog import Column, PgType, Reference
 
@@ -87,7 +88,7 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Now:
-    """`$NOW`, moved by so much. It is asked for with each change: see `moment.at`."""
+    """`$NOW`, moved by so much. It is asked for with each change: see `instants.now_at`."""
 
     months: int = 0
     microseconds: int = 0
@@ -246,3 +247,92 @@ def disjunction(*filters: Filter) -> Filter:
             return EVERYTHING
         parts.update(dict.fromkeys(each.parts if isinstance(each, Or) else (each,)))
     return next(iter(parts)) if len(parts) == 1 else Or(tuple(parts))
+
+
+# Filters in normal form: what means the same is equal, where that costs little, however a client spelled it. Parts
+# stand in one order, alternatives that equal one operand are one `_in`, and what is decided already is left out.
+
+_RANKED_VALUES_MAX = 8
+
+
+def all_of(parts: Iterable[Filter]) -> Filter:
+    """Return the filter that all of these together are, in normal form."""
+    whole = conjunction(*parts)
+    return And(tuple(sorted(whole.parts, key=_rank))) if isinstance(whole, And) else whole
+
+
+def any_of(parts: Iterable[Filter]) -> Filter:
+    """Return the filter that matches what any of these does, in normal form."""
+    whole = disjunction(*parts)
+    if isinstance(whole, Or):
+        whole = disjunction(*_joined(whole.parts))
+    return Or(tuple(sorted(whole.parts, key=_rank))) if isinstance(whole, Or) else whole
+
+
+def member_of(operand: Operand, values: Iterable[Value]) -> Filter:
+    """Return `_in` of these values."""
+    ordered = in_order(values)
+    if not ordered:
+        return NOTHING
+    return Comparison(operand, Operator.EQ if len(ordered) == 1 else Operator.IN, ordered)
+
+
+def none_of(operand: Operand, values: Iterable[Value]) -> Filter:
+    """Return `_nin` of these values."""
+    ordered = in_order(values)
+    return Comparison(operand, Operator.NEQ if len(ordered) == 1 else Operator.NIN, ordered)
+
+
+def related(reference: Reference, quantifier: Quantifier, condition: Filter) -> Filter:
+    """Return a condition on related rows, without it where it decides nothing: an outer join always has a row."""
+    if condition == NOTHING:
+        return EVERYTHING if quantifier is Quantifier.NONE else NOTHING
+    if condition == EVERYTHING and quantifier is Quantifier.JOINED:
+        return EVERYTHING
+    return Related(reference, quantifier, condition)
+
+
+def in_order(values: Iterable[Value]) -> tuple[Value, ...]:
+    return tuple(sorted(set(values), key=_value_rank))
+
+
+def _joined(parts: Iterable[Filter]) -> list[Filter]:
+    memberships: dict[Operand, list[tuple[Value, ...]]] = {}
+    others: list[Filter] = []
+    for part in parts:
+        if isinstance(part, Comparison) and part.operator in (Operator.EQ, Operator.IN):
+            memberships.setdefault(part.operand, []).append(part.values)
+        else:
+            others.append(part)
+    return [*(member_of(operand, chain(*lists)) for operand, lists in memberships.items()), *others]
+
+
+def _rank(filter_: Filter) -> tuple[Any, ...]:
+    match filter_:
+        case Comparison(operand, operator, values):
+            return 0, *_operand_rank(operand), operator.value, len(values), _value_ranks(values)
+        case Related(reference, quantifier, condition):
+            return 1, reference.name, quantifier.value, _rank(condition)
+        case And(parts):
+            return 2, tuple(map(_rank, parts))
+        case Or(parts):
+            return 3, tuple(map(_rank, parts))
+        case Required(inner):
+            return 4, _rank(inner)
+        case Policy(table, expression):
+            return 5, table, expression
+
+
+def _operand_rank(operand: Operand) -> tuple[int, str, tuple[str, ...], str]:
+    if isinstance(operand, Field):
+        return operand.column.number, operand.function.value if operand.function else "", (), ""
+    return operand.column.number, "", operand.members, operand.type.name
+
+
+def _value_ranks(values: tuple[Value, ...]) -> tuple[tuple[bytes, int, int], ...]:
+    """Long lists that begin alike have no order between them: it would cost too much."""
+    return tuple(map(_value_rank, values[:_RANKED_VALUES_MAX]))
+
+
+def _value_rank(value: Value) -> tuple[bytes, int, int]:
+    return (value.raw, 0, 0) if isinstance(value, Literal) else (b"", value.months, value.microseconds)

@@ -10,12 +10,24 @@ from typing import Any, Final
 from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.errors import RequestError, invalid_query
-from cdc_bridge.model.filter import NOTHING, Comparison, Field, Filter, Literal, Now, Operand, Operator, Path, Value
+from cdc_bridge.model.filter import (
+    NOTHING,
+    Comparison,
+    Field,
+    Filter,
+    Literal,
+    Now,
+    Operand,
+    Operator,
+    Path,
+    Value,
+    member_of,
+    none_of,
+)
+from cdc_bridge.model.instants import parse_now
 from cdc_bridge.query import operators
 from cdc_bridge.query.forms import shown
 from cdc_bridge.query.literals import PLACEHOLDER, Literals
-from cdc_bridge.query.moment import parse_now
-from cdc_bridge.query.normal_form import member_of, none_of
 
 GEOJSON: Final = PgType("json")
 JSONPATH: Final = PgType("jsonpath")

@@ -17,13 +17,25 @@ from uuid import UUID
 
 from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, Reference
 from cdc_bridge.model.errors import RequestError, forbidden_item, invalid_query
-from cdc_bridge.model.filter import EVERYTHING, NOTHING, Comparison, Field, Filter, Operand, Operator, Path, Quantifier
+from cdc_bridge.model.filter import (
+    EVERYTHING,
+    NOTHING,
+    Comparison,
+    Field,
+    Filter,
+    Operand,
+    Operator,
+    Path,
+    Quantifier,
+    all_of,
+    any_of,
+    related,
+)
 from cdc_bridge.query import field_paths, forms, operators
 from cdc_bridge.query.comparison_parser import Asked, Claims, ComparisonParser
 from cdc_bridge.query.field_paths import joined
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals
-from cdc_bridge.query.normal_form import all_of, any_of, related
 
 _OPERATORS = {operator.value: operator for operator in Operator}
 _GROUPS = {"_and": all_of, "_or": any_of}

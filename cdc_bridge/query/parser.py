@@ -13,7 +13,7 @@ from typing import Any
 from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import Catalog, Collection, PgType
 from cdc_bridge.model.errors import RequestError, forbidden_item, invalid_query
-from cdc_bridge.model.filter import EVERYTHING, Field, Filter
+from cdc_bridge.model.filter import EVERYTHING, Field, Filter, all_of
 from cdc_bridge.model.projection import Projection, SortKey
 from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Item, Meta, Query, scalar_text
 from cdc_bridge.query import field_paths, forms, operators
@@ -21,7 +21,6 @@ from cdc_bridge.query.fields import FieldsParser
 from cdc_bridge.query.filter_parser import FilterParser
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals
-from cdc_bridge.query.normal_form import all_of
 
 _LISTS = ("fields", "sort", "groupBy")
 _OBJECTS = ("filter", "deep", "alias", "aggregate")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeAlias, overload
 
 from cdc_bridge.model.filter import Now
+from cdc_bridge.model.instants import now_at
 from cdc_bridge.model.row import Row, RowValues
-from cdc_bridge.query import moment
 from cdc_bridge.query.comparing import NULL, Read, Undecided
 
 
@@ -67,10 +67,10 @@ class RowVersion:
     def at(self, now: Now) -> int:
         """Return what `$NOW` is for this row. To move it by months takes a while."""
         if not now.months:
-            return moment.at(now, self.now_us)
+            return now_at(now, self.now_us)
         instant = self._known.get(now)
         if instant is None:
-            instant = self._known[now] = moment.at(now, self.now_us)
+            instant = self._known[now] = now_at(now, self.now_us)
         return int(instant)
 
     def _raw(self, column: str) -> bytes | None:

@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_bridge.model.filter import Now
-from cdc_bridge.model.instants import DAY_US, civil, day_number
-from cdc_bridge.query.moment import at, parse_now
+from cdc_bridge.model.instants import DAY_US, civil, day_number, now_at, parse_now
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -92,17 +91,17 @@ def test_megabyte_is_refused_at_once():
     ],
 )
 def test_months_end_where_the_month_does(instant: str, months: int, moved: str):
-    assert at(Now(months=months), us(instant)) == us(moved)
+    assert now_at(Now(months=months), us(instant)) == us(moved)
 
 
 @given(st.integers(-(10**17), 10**17), st.integers(-(10**15), 10**15))
 def test_microseconds_are_added(instant_us: int, microseconds: int):
-    assert at(Now(microseconds=microseconds), instant_us) == instant_us + microseconds
+    assert now_at(Now(microseconds=microseconds), instant_us) == instant_us + microseconds
 
 
 @given(st.integers(-(10**16), 10**16), st.integers(-12_000, 12_000))
 def test_month_later_is_in_that_month_and_at_the_same_time_of_day(instant_us: int, months: int):
-    moved = at(Now(months=months), instant_us)
+    moved = now_at(Now(months=months), instant_us)
     year, month, day = civil(instant_us // DAY_US)
     later_year, later_month, later_day = civil(moved // DAY_US)
     assert moved % DAY_US == instant_us % DAY_US
