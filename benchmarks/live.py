@@ -18,7 +18,7 @@ from cdc_bridge.admin import attach
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.bridge import Bridge
 from cdc_bridge.demo.postgres import QUICK, Cluster
-from cdc_bridge.options import BridgeOptions
+from cdc_bridge.settings import Settings
 
 ROUNDS = 7
 ONE_BY_ONE = (
@@ -66,7 +66,9 @@ def timed(run: Callable[[], object]) -> float:
 async def listen(dsn: str) -> None:
     """From the INSERT to the client, one at a time and as fast as four writers can."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    bridge = Bridge(BridgeOptions(dsn=dsn, port=0, insecure_public=True), on_listening=listening.set_result)
+    bridge = Bridge(
+        Settings.model_validate({"dsn": dsn, "port": 0, "insecure_public": True}), on_listening=listening.set_result
+    )
     running = asyncio.create_task(bridge.run())
     async with (
         connect(await listening, max_size=None, compression=None, proxy=None) as socket,

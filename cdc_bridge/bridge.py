@@ -16,8 +16,8 @@ from cdc_bridge.admin.maintenance import LogMaintenance
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import BridgeError, UsageError
-from cdc_bridge.options import BridgeOptions, Revision
 from cdc_bridge.server.server import WebSocketServer
+from cdc_bridge.settings import Settings
 from cdc_bridge.wanted import check_still_wanted
 from cdc_bridge.wiring import Pools
 
@@ -35,25 +35,25 @@ class Bridge:
 
     def __init__(
         self,
-        options: BridgeOptions,
+        settings: Settings,
         on_listening: Callable[[str], None] = lambda url: None,
         on_stopping: Callable[[], None] = lambda: None,
-        revise: Callable[[], Revision] | None = None,
+        revise: Callable[[], Settings] | None = None,
     ) -> None:
         """`revise` says what holds from now on, when it is asked; it raises `UsageError` to leave all as it is."""
-        self._options = options
+        self._settings = settings
         self._revise = revise
         self._revising = asyncio.Event()
         self._on_listening = on_listening
         self._on_stopping = on_stopping
         self._stopping = asyncio.Event()
-        self._keys = parts.keys_at_hand(options)
-        self._certificate = parts.certificate(options)
+        self._keys = parts.keys_at_hand(settings)
+        self._certificate = parts.certificate(settings)
 
     async def run(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT. Raises `BridgeError` for what waiting cannot mend."""
         try:
-            async with self._signals(), parts.open_pools(self._options) as pools:
+            async with self._signals(), parts.open_pools(self._settings) as pools:
                 await self._serve(pools)
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
@@ -68,14 +68,14 @@ class Bridge:
         self._revising.set()
 
     async def _serve(self, pools: Pools) -> None:
-        options = self._options
-        capture = parts.capture(options, pools, lambda: broker.hub)
-        catalog = parts.catalog_reader(options, pools.catalog)
-        broker = parts.broker(options, capture, catalog, pools)
-        maintenance = parts.maintenance(options, pools.catalog)
-        requests = parts.request_policy(options, broker, capture, pools, catalog)
-        authenticator = parts.authenticator(options, broker, self._keys)
-        server = WebSocketServer(broker, requests, authenticator, parts.server_options(options), self._certificate)
+        settings = self._settings
+        capture = parts.capture(settings, pools, lambda: broker.hub)
+        catalog = parts.catalog_reader(settings, pools.catalog)
+        broker = parts.broker(settings, capture, catalog, pools)
+        maintenance = parts.maintenance(settings, pools.catalog)
+        requests = parts.request_policy(settings, broker, capture, pools, catalog)
+        authenticator = parts.authenticator(settings, broker, self._keys)
+        server = WebSocketServer(broker, requests, authenticator, parts.server_options(settings), self._certificate)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in self._side_by_side(broker, maintenance)]
             running.append(tasks.create_task(authenticator.keep_fresh()))
@@ -88,7 +88,7 @@ class Bridge:
                 for task in running:
                     task.cancel()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(options.shutdown_timeout_s):
+                    async with asyncio.timeout(settings.shutdown_timeout_s):
                         await server.say_goodbye()
                 server.abort()
 
@@ -103,7 +103,7 @@ class Bridge:
                 await broker.adopt_rules(RuleSet(tuple(revision.rules)))
                 log.info("the rules and tokens of the configuration hold as it says now", extra=_counts(revision))
 
-    def _revision(self) -> Revision | None:
+    def _revision(self) -> Settings | None:
         if self._revise is None:
             return None
         try:
@@ -133,7 +133,7 @@ class Bridge:
                 loop.remove_signal_handler(name)
 
 
-def _counts(revision: Revision) -> dict[str, Mapping[str, object]]:
+def _counts(revision: Settings) -> dict[str, Mapping[str, object]]:
     return facts(rules=len(revision.rules), static_tokens=len(revision.static_tokens))
 
 

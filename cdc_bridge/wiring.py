@@ -26,12 +26,12 @@ from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.read_workers import DATA_WORKERS, WORKERS
 from cdc_bridge.engine.request_handler import LOOK_UPS_MAX
 from cdc_bridge.engine.scheduler import Kind
-from cdc_bridge.options import BridgeOptions
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.server.http import RequestPolicy
 from cdc_bridge.server.limits import ConnectionLimits, is_loopback
 from cdc_bridge.server.server import ServerOptions
 from cdc_bridge.server.tls import Certificate
+from cdc_bridge.settings import Settings
 
 CATALOG_CONNECTIONS = 2
 CLIENTS_CONNECTIONS = 2
@@ -58,19 +58,19 @@ class Pools:
 
 
 @asynccontextmanager
-async def open_pools(options: BridgeOptions) -> AsyncIterator[Pools]:
+async def open_pools(settings: Settings) -> AsyncIterator[Pools]:
     """Four connections while idle; with the two of the change stream that makes six, as `docs/limits.md` says."""
-    connector = Connector(options.dsn, options.connect_timeout_s)
+    connector = Connector(settings.conninfo, settings.connect_timeout_s)
     pools = ReadPools(
-        options.dsn,
-        options.schema,
+        settings.conninfo,
+        settings.schema_name,
         connector,
-        connect_timeout_s=options.connect_timeout_s,
-        reconnect_delay_max_s=options.reconnect_delay_max_s,
+        connect_timeout_s=settings.connect_timeout_s,
+        reconnect_delay_max_s=settings.reconnect_delay_max_s,
     )
     async with (
         pools.open(CATALOG_CONNECTIONS, prepare_threshold=PREPARED_AFTER) as catalog,
-        pools.open(options.snapshot_concurrency + DATA_WORKERS + LOOK_UPS_MAX) as data,
+        pools.open(settings.snapshot_concurrency + DATA_WORKERS + LOOK_UPS_MAX) as data,
         pools.open(WORKERS[Kind.REPLAY] + LOOK_UPS_MAX, kept=0) as log,
         pools.open(1) as evaluator,
         pools.open(CLIENTS_CONNECTIONS) as clients,
@@ -78,17 +78,17 @@ async def open_pools(options: BridgeOptions) -> AsyncIterator[Pools]:
         yield Pools(pools, connector, catalog, data, log, evaluator, clients)
 
 
-def capture(options: BridgeOptions, pools: Pools, hub: Callable[[], Hub]) -> ChangeStream:
+def capture(settings: Settings, pools: Pools, hub: Callable[[], Hub]) -> ChangeStream:
     """`hub` comes later: it belongs to the broker, which needs a capture to begin with."""
     return ChangeStream(
         StreamOptions(
-            conninfo=options.dsn,
-            schema=options.schema,
-            heartbeat_interval_s=options.heartbeat_interval_s,
-            heartbeat_timeout_s=options.heartbeat_timeout_s,
-            connect_timeout_s=options.connect_timeout_s,
-            reconnect_delay_max_s=options.reconnect_delay_max_s,
-            poll_interval_s=options.poll_interval_s,
+            conninfo=settings.conninfo,
+            schema=settings.schema_name,
+            heartbeat_interval_s=settings.heartbeat_interval_s,
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            connect_timeout_s=settings.connect_timeout_s,
+            reconnect_delay_max_s=settings.reconnect_delay_max_s,
+            poll_interval_s=settings.poll_interval_s,
         ),
         lambda relation_id: hub().catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
         lambda relation_ids: hub().is_congested(relation_ids),
@@ -97,90 +97,92 @@ def capture(options: BridgeOptions, pools: Pools, hub: Callable[[], Hub]) -> Cha
     )
 
 
-def catalog_reader(options: BridgeOptions, pool: Pool) -> PooledCatalogReader:
+def catalog_reader(settings: Settings, pool: Pool) -> PooledCatalogReader:
     return PooledCatalogReader(
         pool,
-        options.dsn,
-        options.schema,
-        options.collections,
-        options.relations,
-        roles=tuple({*options.roles, options.anon_role} - {""}),
+        settings.conninfo,
+        settings.schema_name,
+        settings.collections,
+        settings.relations,
+        roles=tuple({*settings.roles, settings.anon_role} - {""}),
     )
 
 
-def broker(options: BridgeOptions, capture: ChangeStream, catalog: PooledCatalogReader, pools: Pools) -> Broker:
+def broker(settings: Settings, capture: ChangeStream, catalog: PooledCatalogReader, pools: Pools) -> Broker:
     return Broker(
         capture,
-        SnapshotReader(pools.data, options.schema),
+        SnapshotReader(pools.data, settings.schema_name),
         catalog,
-        PooledLogReader(pools.log, options.schema),
-        _row_evaluator(options, pools.evaluator),
-        clients_evaluator=_row_evaluator(options, pools.clients),
-        rows_workers=options.snapshot_concurrency,
-        limits=_query_limits(options),
-        subscriptions_max=options.subscriptions_max,
-        held_bytes_max=options.held_bytes_max,
-        rules=RuleSet(tuple(options.rules)),
+        PooledLogReader(pools.log, settings.schema_name),
+        _row_evaluator(settings, pools.evaluator),
+        clients_evaluator=_row_evaluator(settings, pools.clients),
+        rows_workers=settings.snapshot_concurrency,
+        limits=_query_limits(settings),
+        subscriptions_max=settings.subscriptions_max,
+        held_bytes_max=settings.held_bytes_max,
+        rules=RuleSet(tuple(settings.rules)),
     )
 
 
-def _row_evaluator(options: BridgeOptions, pool: Pool) -> PooledRowEvaluator:
-    return PooledRowEvaluator(pool, statement_timeout_s=options.evaluation_timeout_s, rest_s=options.evaluation_rest_s)
+def _row_evaluator(settings: Settings, pool: Pool) -> PooledRowEvaluator:
+    return PooledRowEvaluator(
+        pool, statement_timeout_s=settings.evaluation_timeout_s, rest_s=settings.evaluation_rest_s
+    )
 
 
-def maintenance(options: BridgeOptions, pool: Pool) -> LogMaintenance:
+def maintenance(settings: Settings, pool: Pool) -> LogMaintenance:
     return LogMaintenance(
         pool,
-        options.dsn,
-        options.schema,
-        retention_age_s=options.retention_age_s,
-        retention_bytes=options.retention_bytes,
-        notify=options.notify,
+        settings.conninfo,
+        settings.schema_name,
+        retention_age_s=settings.retention_age_s,
+        retention_bytes=settings.retention_bytes,
+        notify=settings.notify,
     )
 
 
-def _query_limits(options: BridgeOptions) -> QueryLimits:
+def _query_limits(settings: Settings) -> QueryLimits:
     return QueryLimits(
-        options.limit_default,
-        options.limit_max,
-        options.filter_depth_max,
-        options.filter_nodes_max,
-        options.in_values_max,
+        settings.limit_default,
+        settings.limit_max,
+        settings.filter_depth_max,
+        settings.filter_nodes_max,
+        settings.in_values_max,
     )
 
 
-def authenticator(options: BridgeOptions, broker: Broker, keys: Sequence[Key]) -> Authenticator:
+def authenticator(settings: Settings, broker: Broker, keys: Sequence[Key]) -> Authenticator:
     roles = Roles(
-        database=frozenset(options.roles),
-        anonymous=options.anon_role,
+        database=frozenset(settings.roles),
+        anonymous=settings.anon_role,
         is_ruled=broker.is_ruled,
-        public=options.insecure_public,
+        public=settings.insecure_public,
     )
     return Authenticator(
         roles,
-        Verifier(options.jwt_audience, options.jwt_issuer, options.jwt_leeway_s),
+        Verifier(settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway_s),
         keys,
-        PublishedKeys(options.jwt_jwks_url) if options.jwt_jwks_url else None,
-        options.static_tokens,
+        PublishedKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else None,
+        settings.static_tokens,
     )
 
 
-def server_options(options: BridgeOptions) -> ServerOptions:
+def server_options(settings: Settings) -> ServerOptions:
     return ServerOptions(
-        host=options.host,
-        port=options.port,
-        frame_bytes_max=options.frame_bytes_max,
-        backlog_bytes_max=options.backlog_bytes_max,
-        messages_per_second_max=options.messages_per_second_max,
-        ping_interval_s=options.ping_interval_s,
-        compression=options.compression,
-        auth_mode=options.mode,
-        auth_timeout_s=options.auth_timeout_s,
+        host=settings.host,
+        port=settings.port,
+        frame_bytes_max=settings.frame_bytes_max,
+        backlog_bytes_max=settings.backlog_bytes_max,
+        messages_per_second_max=settings.messages_per_second_max,
+        ping_interval_s=settings.ping_interval_s,
+        compression=settings.compression,
+        auth_mode=settings.mode,
+        auth_timeout_s=settings.auth_timeout_s,
     )
 
 
 def request_policy(
-    options: BridgeOptions, broker: Broker, capture: ChangeStream, pools: Pools, catalog: PooledCatalogReader
+    settings: Settings, broker: Broker, capture: ChangeStream, pools: Pools, catalog: PooledCatalogReader
 ) -> RequestPolicy:
 
     def not_ready() -> str | None:
@@ -189,34 +191,34 @@ def request_policy(
             reasons.insert(0, "no connection to read with")
         if not broker.listening:
             reasons.insert(0, "not listening to the database")
-        elif time.monotonic() - capture.last_heard_s > options.heartbeat_timeout_s:
-            reasons.insert(0, f"no heartbeat for {options.heartbeat_timeout_s:g} s")
+        elif time.monotonic() - capture.last_heard_s > settings.heartbeat_timeout_s:
+            reasons.insert(0, f"no heartbeat for {settings.heartbeat_timeout_s:g} s")
         return "; ".join(reasons) or None
 
     return RequestPolicy(
         ConnectionLimits(
-            options.connections_max,
-            options.connections_per_address_max,
-            handshakes_max=options.handshakes_max,
-            behind_proxy=options.behind_proxy,
+            settings.connections_max,
+            settings.connections_per_address_max,
+            handshakes_max=settings.handshakes_max,
+            behind_proxy=settings.behind_proxy,
         ),
-        allowed_origins=tuple(options.allowed_origins),
+        allowed_origins=tuple(settings.allowed_origins),
         not_ready=not_ready,
         subscriptions=lambda: len(broker.hub),
-        loopback_only=is_loopback(options.host),
+        loopback_only=is_loopback(settings.host),
     )
 
 
-def keys_at_hand(options: BridgeOptions) -> tuple[Key, ...]:
+def keys_at_hand(settings: Settings) -> tuple[Key, ...]:
     """Not those that an issuer publishes. Raises `SettingsError`."""
     found = []
-    if options.jwt_secret:
-        found.append(shared(options.jwt_secret))
-    if options.jwt_public_key:
-        found.append(public(options.jwt_public_key))
+    if secret := settings.jwt_secret.get_secret_value():
+        found.append(shared(secret))
+    if settings.jwt_public_key:
+        found.append(public(settings.jwt_public_key))
     return tuple(found)
 
 
-def certificate(options: BridgeOptions) -> Certificate | None:
+def certificate(settings: Settings) -> Certificate | None:
     """Raises `SettingsError`."""
-    return Certificate(options.tls_certificate, options.tls_key) if options.tls_certificate else None
+    return Certificate(settings.tls_certificate, settings.tls_key) if settings.tls_certificate else None

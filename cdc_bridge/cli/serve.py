@@ -1,4 +1,4 @@
-"""`cdc-bridge serve`: the composition root's door. Here settings become plain options."""
+"""`cdc-bridge serve`: read the settings, refuse what would be open to strangers, and run a bridge."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ import logging
 import os
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from cdc_bridge import logs
 from cdc_bridge import settings as s
-from cdc_bridge.access.auth_state import AuthMode
 from cdc_bridge.cli import leave_at_sigterm
-from cdc_bridge.cli.exposure import Exposure, refusal, warnings
+from cdc_bridge.cli.exposure import refusal, warnings
 from cdc_bridge.cli.options import load, with_a_flag_for_each_setting
 from cdc_bridge.cli.output import say
 from cdc_bridge.conninfo import server
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import CannotServe, UsageError
-from cdc_bridge.options import BridgeOptions, Revision
-from cdc_bridge.server.limits import is_loopback
-from cdc_bridge.settings import Settings, as_options
+from cdc_bridge.settings import Settings
 
 log = logging.getLogger(__name__)
 
 GRACE_S = 1.5
 """What the end may take beyond `shutdown_timeout_s`, which is for the clients."""
+
+REVISABLE = {"rules", "static_tokens"}
+"""The settings that SIGHUP applies to a running bridge."""
 
 COLLECTED_AFTER = 20_000, 50, 100
 """As `gc.set_threshold` takes them: new objects, looks at the young ones, looks at the older ones."""
@@ -57,7 +56,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     from cdc_bridge.bridge import Bridge
 
     bridge = Bridge(
-        as_options(settings, BridgeOptions),
+        settings,
         on_listening=lambda url: say(f"listening on {url}"),
         on_stopping=lambda: _end_in_any_case(settings.shutdown_timeout_s + GRACE_S),
         revise=reviser(config, flags, settings),
@@ -70,44 +69,24 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
 
 def refuse_unless_meant(settings: Settings) -> None:
     """Nothing is public until the operator says so; raises `UsageError`."""
-    exposure = exposure_of(settings)
-    if reason := refusal(exposure):
+    if reason := refusal(settings):
         raise UsageError(reason)
-    for sentence in warnings(exposure):
+    for sentence in warnings(settings):
         log.warning(sentence, extra=facts(host=settings.host, database=server(settings.conninfo)))
 
 
-def reviser(config: Path | None, flags: Mapping[str, object], before: Settings) -> Callable[[], Revision]:
-    """Reads the settings again, from where they were read `before`, and says which have changed in vain."""
-    revised = {field.name for field in fields(Revision)}
+def reviser(config: Path | None, flags: Mapping[str, object], before: Settings) -> Callable[[], Settings]:
+    """Return what reads the settings again from the same sources, and logs which of them need a restart."""
 
-    def revise() -> Revision:
+    def revise() -> Settings:
         settings = s.load(flags, config)
-        if reason := refusal(exposure_of(settings)):
+        if reason := refusal(settings):
             raise UsageError(reason)
-        if ignored := sorted(s.differing(before, settings) - revised):
+        if ignored := sorted(s.differing(before, settings) - REVISABLE):
             log.warning("settings have changed that need a restart", extra=facts(settings=", ".join(ignored)))
-        return as_options(settings, Revision)
+        return settings
 
     return revise
-
-
-def exposure_of(settings: Settings) -> Exposure:
-    """What the settings say of it."""
-    options = as_options(settings, BridgeOptions)
-    return Exposure(
-        host=settings.host,
-        is_loopback=is_loopback(settings.host),
-        insecure_public=settings.insecure_public,
-        insecure_bind=settings.insecure_bind,
-        authenticates=options.authenticates,
-        wants_tokens=options.mode is not AuthMode.PUBLIC,
-        names_roles=bool(settings.roles or settings.rules),
-        anon_role=bool(settings.anon_role),
-        tls_certificate=bool(settings.tls_certificate),
-        tls_key=bool(settings.tls_key),
-        behind_proxy=settings.behind_proxy,
-    )
 
 
 def _end_in_any_case(limit_s: float) -> None:

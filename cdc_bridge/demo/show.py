@@ -33,8 +33,7 @@ from cdc_bridge.demo.janitor import Janitor
 from cdc_bridge.demo.postgres import QUICK, Cluster, embedded_bin_dir
 from cdc_bridge.demo.screen import Screen
 from cdc_bridge.model.errors import CannotServe, ClusterFailed, DemoFailed, UsageError
-from cdc_bridge.options import BridgeOptions
-from cdc_bridge.settings import Settings, as_options
+from cdc_bridge.settings import Settings
 
 TABLES = ("messages", "rooms", "authors")
 HOST = "127.0.0.1"
@@ -177,7 +176,7 @@ async def _on_air(
         }
     )
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    bridge = Bridge(as_options(settings, BridgeOptions), on_listening=listening.set_result)
+    bridge = Bridge(settings, on_listening=listening.set_result)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_end_with(bridge.run()))

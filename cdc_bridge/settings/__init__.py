@@ -7,15 +7,13 @@ over one another, so a bad value is refused even where another covers it, under 
 Settings stop at the composition root: no adapter imports this module.
 """
 
+from cdc_bridge.settings.declaration import FIELDS, Settings, allowed, differing, flag, variable
 from cdc_bridge.settings.loading import chosen, load, unknown_variables
-from cdc_bridge.settings.members import FIELDS, Settings, as_options, differing
-from cdc_bridge.settings.words import allowed, flag, variable
 
 __all__ = [
     "FIELDS",
     "Settings",
     "allowed",
-    "as_options",
     "chosen",
     "differing",
     "flag",

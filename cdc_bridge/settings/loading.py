@@ -15,9 +15,8 @@ from pydantic_settings import EnvSettingsSource
 
 from cdc_bridge import conninfo
 from cdc_bridge.model.errors import SettingsError
-from cdc_bridge.settings.members import FIELDS, PREFIX, SECRETS, Settings
-from cdc_bridge.settings.refusal import REFUSAL
-from cdc_bridge.settings.words import allowed, flag, variable
+from cdc_bridge.settings.declaration import FIELDS, PREFIX, SECRETS, Settings, allowed, flag, variable
+from cdc_bridge.settings.values import REFUSAL
 
 DEFAULT_FILE = Path("cdc-bridge.toml")
 

@@ -23,10 +23,9 @@ from cdc_bridge import logs
 from cdc_bridge.access.tokens import StaticToken, mint
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.model.errors import SubscriptionRefused
-from cdc_bridge.options import Revision
 from tests.core.server.test_auth_state import EXPIRED, HANDSHAKE_FAILED, TIMED_OUT
 from tests.support.attach import attach
-from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.bridge import RunningBridge, running_bridge, settings_of
 from tests.support.budget import examples
 from tests.support.issuer import jwk, running_issuer
 from tests.support.server import Database
@@ -491,7 +490,7 @@ async def test_request_that_is_being_carried_out_when_the_token_expires_is_answe
 
 
 async def test_static_token_that_is_taken_away_is_good_no_more(tables: Database) -> None:
-    async with serving(tables, revise=Revision) as bridge, connected(bridge.url) as client:
+    async with serving(tables, revise=settings_of) as bridge, connected(bridge.url) as client:
         await authenticate(client, MACHINE)
         await subscribe(client, "news", "n")
         bridge.reload()

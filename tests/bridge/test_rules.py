@@ -13,10 +13,10 @@ import jwt
 import pytest
 
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.options import Revision
-from cdc_bridge.settings import rule_tables
+from cdc_bridge.settings import Settings
+from cdc_bridge.settings.values import read_rules
 from tests.support.attach import attach
-from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.bridge import RunningBridge, running_bridge, settings_of
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 
@@ -49,7 +49,7 @@ def tables(database: Database) -> Database:
 
 
 def rule(collection: str, role: str = "app", **members: Any) -> Rule:
-    (read,) = rule_tables.read([{"role": role, "collection": collection, **members}])
+    (read,) = read_rules([{"role": role, "collection": collection, **members}])
     return read
 
 
@@ -79,8 +79,8 @@ async def bridge(database: Database, *rules: Rule, **options: Any) -> AsyncItera
     changing = list(rules)
     given: dict[str, Any] = {"insecure_public": False, "jwt_secret": SECRET, "auth_mode": "public"} | options
 
-    def revise() -> Revision:
-        return Revision(rules=tuple(changing))
+    def revise() -> Settings:
+        return settings_of(rules=tuple(changing))
 
     async with running_bridge(database.dsn, rules=tuple(rules), revise=revise, **given) as running:
         yield Ruled(running, changing)

@@ -16,7 +16,7 @@ from cdc_bridge import settings as s
 from cdc_bridge.access.rules import Rule
 from cdc_bridge.cli.serve import reviser
 from cdc_bridge.model.errors import SettingsError, UsageError
-from cdc_bridge.options import Revision
+from cdc_bridge.settings import Settings
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
 from tests.support.server import Database
@@ -45,7 +45,7 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-def revised(file: Path, now: str | None, flags: dict[str, Any] | None = None) -> Revision:
+def revised(file: Path, now: str | None, flags: dict[str, Any] | None = None) -> Settings:
     """What holds when the file is as it is at first, and `now` is its text; None: it is gone."""
     revise = reviser(file, flags or {}, s.load(flags or {}, file))
     file.unlink() if now is None else file.write_text(now)

@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pydantic import SecretStr
+
 from cdc_bridge.bridge import Bridge
-from cdc_bridge.options import BridgeOptions, Revision
+from cdc_bridge.settings import Settings
 from tests.support.attach import attach
 from tests.support.process import PIPE, command, environment
 
@@ -56,18 +58,24 @@ class RunningBridge:
         await asyncio.shield(self._running)
 
 
+def settings_of(**values: Any) -> Settings:
+    """These values as they are: tests go beyond what operators may set."""
+    secrets: dict[str, Any] = {name: SecretStr(values[name]) for name in ("dsn", "jwt_secret") if name in values}
+    return Settings.model_construct(**values | secrets)
+
+
 @contextlib.asynccontextmanager
 async def running_bridge(
-    dsn: str, *, wait: bool = True, revise: Callable[[], Revision] | None = None, **options: Any
+    dsn: str, *, wait: bool = True, revise: Callable[[], Settings] | None = None, **options: Any
 ) -> AsyncIterator[RunningBridge]:
     """Run a bridge beside the test, on a free port, and stop it at the end; what it raises is raised here.
 
-    Options are fields of `BridgeOptions`; `revise` is asked when it has to `reload`. With `wait=False` it may not be
-    ready yet.
+    Options are settings, which are not judged here; `revise` is asked when it has to `reload`. With `wait=False` it may
+    not be ready yet.
     """
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     bridge = Bridge(
-        BridgeOptions(dsn=dsn, **{"port": 0, "insecure_public": True} | options),
+        settings_of(dsn=dsn, **{"port": 0, "insecure_public": True} | options),
         on_listening=listening.set_result,
         revise=revise,
     )

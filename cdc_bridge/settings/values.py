@@ -1,23 +1,79 @@
-"""The setting `rules`: from the tables that an operator writes to `Rule`s. What is wrong is refused by its name."""
+"""Settings whose values need more than a type: origins, rules and static tokens, and how they are refused."""
 
 from __future__ import annotations
 
 import difflib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pydantic_core import PydanticCustomError
+
+from cdc_bridge import conninfo
 from cdc_bridge.access.rules import Rule
+from cdc_bridge.access.tokens import StaticToken
 from cdc_bridge.model import exactjson
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind
-from cdc_bridge.settings.refusal import refusal
+
+REFUSAL = "refusal"
+"""The type of an error whose message is a whole sentence."""
+
+
+def refusal(reason: str) -> PydanticCustomError:
+    """The error that refuses a value with a sentence of its own."""
+    return PydanticCustomError(REFUSAL, "{reason}", {"reason": reason})
+
+
+# --- allowed_origins ---
+
+_ORIGIN = re.compile(r"([a-z][a-z0-9+.-]*)://([^\s/:?#@\[\]]+|\[[0-9a-f:.]+\])(?::(\d{1,5}))?/?")
+_OWN_PORTS = {"http": "80", "https": "443"}
+
+
+def origin(text: str) -> str:
+    """Return an origin as a browser sends it: in small letters, without a path and without the scheme's own port."""
+    if text == "*":
+        raise refusal(
+            "* is refused, for then every web page that somebody opens could read along in the background; name the"
+            " origins one by one"
+        )
+    found = _ORIGIN.fullmatch(text.lower())
+    if found is None:
+        raise refusal(
+            f"{conninfo.mask(text)[:60]!r} can never match, for browsers send scheme://host or scheme://host:port"
+        )
+    scheme, host, port = found.groups()
+    return f"{scheme}://{host}" + (f":{port}" if port and _OWN_PORTS.get(scheme) != port else "")
+
+
+# --- static_tokens ---
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+
+
+def check_token(token: StaticToken) -> None:
+    """Raise `PydanticCustomError` for a static token that could not be used."""
+    if not _SHA256.fullmatch(token.sha256):
+        raise refusal("each sha256 has to be 64 hex digits: the hash of a token, never the token itself")
+    if token.claims.get("role", token.role) != token.role:
+        raise refusal("claims may not name another role than `role` does")
+    try:
+        json.dumps(token.claims, allow_nan=False)
+    except (TypeError, ValueError):
+        raise refusal(
+            "claims have to be what JSON can say: texts, finite numbers, true, false, lists and tables"
+        ) from None
+
+
+# --- rules ---
 
 _MEMBERS = ("role", "collection", "fields", "filter", "events")
 _EVENTS = {event.value: event for event in (EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE)}
 
 
-def read(tables: Iterable[Any]) -> list[Rule]:
-    """Each is a table, or a `Rule` already. Raises `PydanticCustomError`."""
+def read_rules(tables: Iterable[Any]) -> list[Rule]:
+    """Return the rules that these tables describe; a `Rule` is taken as it is. Raises `PydanticCustomError`."""
     rules = [table if isinstance(table, Rule) else _rule(table, number) for number, table in enumerate(tables, 1)]
     found: set[tuple[str, str]] = set()
     for rule in rules:
@@ -69,7 +125,7 @@ def _events(value: Any, label: str) -> frozenset[EventKind]:
 
 
 def _filter(value: Any, label: str) -> str:
-    """As JSON text in one spelling, so that the same filter is no change."""
+    """Return the filter as JSON text in one spelling, so that the same filter is no change."""
     text = value if isinstance(value, str) else _written_out(value, label)
     try:
         found = exactjson.decode(text) if text.strip() else {}

@@ -1,11 +1,13 @@
-"""Which settings there are, of what types, and what is refused of each."""
+"""The declaration of all settings: types, defaults, descriptions, what is refused, and how each source spells them.
+
+Flags, environment variables, the TOML file, the reference in docs/settings.md and the parts of a bridge follow from it.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator
@@ -13,16 +15,10 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from cdc_bridge import conninfo
+from cdc_bridge.access.auth_state import AuthMode
 from cdc_bridge.access.rules import Rule
 from cdc_bridge.access.tokens import StaticToken
-from cdc_bridge.settings import rule_tables, token_tables
-from cdc_bridge.settings.origins import origin
-from cdc_bridge.settings.refusal import refusal as _refusal
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
-_Options = TypeVar("_Options", bound="DataclassInstance")
+from cdc_bridge.settings.values import check_token, origin, read_rules, refusal
 
 PREFIX = "CDC_BRIDGE_"
 
@@ -175,7 +171,7 @@ class Settings(BaseSettings):
     @classmethod
     def _dsn_is_conninfo(cls, dsn: SecretStr) -> SecretStr:
         if fault := conninfo.fault(dsn.get_secret_value()):
-            raise _refusal(f"{fault}; expected {_DSN_FORM}")
+            raise refusal(f"{fault}; expected {_DSN_FORM}")
         return dsn
 
     @field_validator("jwt_secret")
@@ -183,7 +179,7 @@ class Settings(BaseSettings):
     def _secret_is_long(cls, secret: SecretStr) -> SecretStr:
         size_bytes = len(secret.get_secret_value().encode())
         if 0 < size_bytes < SECRET_BYTES_MIN:
-            raise _refusal(
+            raise refusal(
                 f"has {size_bytes} bytes and can be found by trying; expected {SECRET_BYTES_MIN} or more, as"
                 " `openssl rand -hex 32` makes them"
             )
@@ -206,14 +202,14 @@ class Settings(BaseSettings):
     @classmethod
     def _tokens_can_be_used(cls, tokens: list[StaticToken]) -> list[StaticToken]:
         for token in tokens:
-            token_tables.check(token)
+            check_token(token)
         return tokens
 
     @field_validator("rules", mode="before")
     @classmethod
     def _rules_from_tables(cls, value: object) -> object:
         value = json.loads(value) if isinstance(value, str) else value
-        return rule_tables.read(value) if isinstance(value, list) else value
+        return read_rules(value) if isinstance(value, list) else value
 
     @field_validator("allowed_origins", "roles", mode="before")
     @classmethod
@@ -246,6 +242,20 @@ class Settings(BaseSettings):
         """The connection string with its secret; empty when libpq's variables decide."""
         return self.dsn.get_secret_value()
 
+    @property
+    def authenticates(self) -> bool:
+        """Whether there is a key or a token by which a client can be known."""
+        return bool(
+            self.jwt_secret.get_secret_value() or self.jwt_public_key or self.jwt_jwks_url or self.static_tokens
+        )
+
+    @property
+    def mode(self) -> AuthMode:
+        """The chosen `auth_mode`; without one, `handshake` if there is a key or a token, else `public`."""
+        if self.auth_mode:
+            return AuthMode(self.auth_mode)
+        return AuthMode.HANDSHAKE if self.authenticates else AuthMode.PUBLIC
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -271,12 +281,41 @@ FIELDS: Mapping[str, FieldInfo] = {_name(attribute, info): info for attribute, i
 
 
 def differing(before: Settings, now: Settings) -> set[str]:
-    """The names of those that have another value."""
+    """Return the names of the settings whose values differ."""
     return {_name(member, info) for member, info in _MEMBERS if getattr(before, member) != getattr(now, member)}
 
 
-def as_options(settings: Settings, options: type[_Options]) -> _Options:
-    """The settings that the dataclass `options` has a field for, as plain values."""
-    values = {_name(attribute, info): getattr(settings, attribute) for attribute, info in _MEMBERS}
-    values |= {name: value.get_secret_value() for name, value in values.items() if isinstance(value, SecretStr)}
-    return options(**{field.name: values[field.name] for field in fields(options) if field.name in values})
+def variable(name: str) -> str:
+    """The setting as the environment spells it."""
+    return PREFIX + name.upper()
+
+
+def flag(name: str) -> str:
+    """The setting as a flag of `serve`. (`attach --schema` already says where the tables are.)"""
+    return "--schema-name" if name == "schema" else "--" + name.replace("_", "-")
+
+
+def allowed(name: str) -> str:
+    """Which values a setting accepts, in words."""
+    info = FIELDS[name]
+    extra = info.json_schema_extra
+    if isinstance(extra, dict) and extra["allowed"]:
+        return str(extra["allowed"])
+    if info.annotation is bool:
+        return "true or false"
+    if get_origin(info.annotation) is Literal:
+        words = [str(word) for word in get_args(info.annotation)]
+        return f"{', '.join(words[:-1])} or {words[-1]}"
+    return ("a whole number" if info.annotation is int else "a number") + _bounds(info)
+
+
+def _bounds(info: FieldInfo) -> str:
+    names = ("ge", "gt", "le")
+    match {name: getattr(part, name) for part in info.metadata for name in names if hasattr(part, name)}:
+        case {"ge": low, "le": high}:
+            return f" from {low} to {high}"
+        case {"ge": low}:
+            return f" of {low} or more"
+        case {"gt": low}:
+            return f" above {low}"
+    return ""
