@@ -11,7 +11,7 @@ import psycopg
 
 from benchmarks.figures import headline, in_turn, show_ratio
 from benchmarks.stage import Subject, set_up
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 
 INSERT = """
 INSERT INTO {} (account, note, amount, details)

@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.figures import headline, in_turn, show, show_ratio
 from benchmarks.stage import ATTACHED, Subject, running_bridge, sessions_cpu_s, set_up
 from benchmarks.subscriber import Subscriber, subscribed
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 
 INSERT = r"""
 \set account random(1, 10000)

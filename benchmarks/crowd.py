@@ -20,7 +20,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import stage
 from benchmarks.figures import headline, show
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 
 ROOMS = """
 CREATE TABLE rooms (id int PRIMARY KEY GENERATED ALWAYS AS IDENTITY, room int, text text);

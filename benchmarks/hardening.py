@@ -29,7 +29,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from benchmarks import stage
 from benchmarks.figures import headline, in_turn, show, show_ratio
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 
 EVENTS = 150
 STRANGERS = 2000

@@ -12,7 +12,7 @@ from benchmarks.bulk import INSERT
 from benchmarks.figures import headline, show
 from benchmarks.stage import BridgeProcess, Subject, attach_durably, running_bridge, set_up
 from benchmarks.subscriber import subscribed
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 
 UPDATE = "UPDATE {} SET state = 'paid' WHERE id > 0"
 OTHER = "CREATE TABLE other (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, sent_ns bigint NOT NULL)"

@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from benchmarks.figures import headline, in_turn, percentile, show
 from benchmarks.stage import Subject, running_bridge, set_up
 from benchmarks.subscriber import CONTEXT, subscribe
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 
 INSERT = """
 INSERT INTO {} (account, note, amount, details)

@@ -17,8 +17,8 @@ from websockets.asyncio.client import connect
 from cdc_bridge.admin import attach
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.bridge import Bridge
-from cdc_bridge.demo.postgres import QUICK, Cluster
 from cdc_bridge.settings import Settings
+from tests.support.cluster import QUICK, Cluster
 
 ROUNDS = 7
 ONE_BY_ONE = (

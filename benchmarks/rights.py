@@ -38,7 +38,6 @@ from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.session import prepare
-from cdc_bridge.demo.postgres import Cluster
 from cdc_bridge.engine.asking import Asking
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import QueryParser
@@ -50,6 +49,7 @@ from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import InitialData
 from cdc_bridge.query.forms import QueryLimits
+from tests.support.cluster import Cluster
 
 ROLE = "bench_user"
 SECRET = "only for figures, and long enough for that"

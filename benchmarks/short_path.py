@@ -22,7 +22,7 @@ from benchmarks.latency import INSERT, wait_until_open
 from benchmarks.stage import BridgeProcess, Subject, attach_durably, process_cpu_s, running_bridge, server, set_up
 from benchmarks.subscriber import subscribed
 from benchmarks.swarm import subscribe, swarm
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 
 ROUNDS = 5
 LONE_ROWS = 200

@@ -21,7 +21,7 @@ from psycopg import sql
 
 from cdc_bridge.admin import attach
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 
 SETTINGS = {
     "fsync": "on",

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cdc_bridge.demo.postgres import Cluster
 from tests.support.budget import settle_examples
+from tests.support.cluster import Cluster
 from tests.support.node import NODE, install
 from tests.support.server import Database, Server, own_cluster, running_server
 

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 from tests.support.proxy import Proxy
 from tests.support.server import Database, own_cluster
 from tests.support.wsclient import Client, Closed, connected

@@ -1,20 +1,49 @@
-"""What the demo prints: each statement as it is run, then the events that it caused."""
+"""The demo's story, and what it prints: each statement as it is run, then the events that it caused."""
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import shutil
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from cdc_bridge.client import Message
-from cdc_bridge.demo.writer import Step
+from cdc_bridge.statements import read
 
 _STYLES = {"create": "green", "update": "yellow", "delete": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One statement of the story, and what it is about."""
+
+    about: str
+    statement: str
+
+
+def schema() -> str:
+    """The demo's tables and first rows."""
+    return read("demo/schema")
+
+
+def story() -> list[Step]:
+    """One round of what the writer does."""
+    return list(_steps(read("demo/story")))
+
+
+def _steps(text: str) -> Iterator[Step]:
+    for paragraph in text.split("\n\n"):
+        lines = paragraph.strip().splitlines()
+        comments = list(itertools.takewhile(lambda line: line.startswith("-- "), lines))
+        if statement := "\n".join(lines[len(comments) :]):
+            yield Step(" ".join(line.removeprefix("-- ") for line in comments), statement.removesuffix(";"))
 
 
 def _command() -> str:

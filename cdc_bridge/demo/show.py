@@ -28,10 +28,9 @@ import psycopg
 from cdc_bridge.admin import attach
 from cdc_bridge.bridge import Bridge
 from cdc_bridge.client import Wanted, messages
-from cdc_bridge.demo import writer
 from cdc_bridge.demo.janitor import Janitor
-from cdc_bridge.demo.postgres import QUICK, Cluster, embedded_bin_dir
-from cdc_bridge.demo.screen import Screen
+from cdc_bridge.demo.screen import Screen, schema, story
+from cdc_bridge.demo.server import QUICK, ThrowAwayServer, embedded_bin_dir
 from cdc_bridge.model.errors import CannotServe, ClusterFailed, DemoFailed, UsageError
 from cdc_bridge.settings import Settings
 
@@ -109,17 +108,17 @@ def _refuse_busy_port(port: int) -> None:
 
 
 @contextlib.contextmanager
-def _cluster(screen: Screen, janitor: Janitor) -> Iterator[Cluster]:
+def _cluster(screen: Screen, janitor: Janitor) -> Iterator[ThrowAwayServer]:
     """A running server, and nothing of it afterwards."""
     try:
         embedded_bin_dir()
     except ClusterFailed as error:
         raise UsageError(f"the demo brings its own PostgreSQL, but there is {error.what}") from None
     screen.say("Starting PostgreSQL 18, for this demo only ...", "dim")
-    cluster: Cluster | None = None
+    cluster: ThrowAwayServer | None = None
     try:
         with _uninterrupted(), _temporary_files_cared_for_by(janitor):
-            cluster = Cluster(settings=QUICK)
+            cluster = ThrowAwayServer(settings=QUICK)
             janitor.care_for(cluster.folder)
         cluster.start()
         yield cluster
@@ -158,7 +157,7 @@ def _temporary_files_cared_for_by(janitor: Janitor) -> Iterator[None]:
 def _prepare(dsn: str) -> None:
     """The tables, and our triggers on them."""
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(writer.schema().encode())
+        conn.execute(schema().encode())
         attach.apply(conn, attach.plan(conn, attach.Request(all_of_schemas=("public",))))
 
 
@@ -237,7 +236,7 @@ async def _write(dsn: str, rounds: int | None, pause_s: float, screen: Screen) -
     """Tell the story, and leave a last event the time to arrive."""
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
         for _ in range(rounds) if rounds is not None else itertools.count():
-            for step in writer.story():
+            for step in story():
                 screen.show_step(step)
                 await conn.execute(step.statement.encode())
                 attributed_s = min(pause_s, _EVENT_WITHIN_S)

@@ -8,9 +8,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.demo.postgres import Cluster
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
+from tests.support.cluster import Cluster
 from tests.support.proxy import Proxy
 from tests.support.server import Database, server_of
 from tests.support.wsclient import Closed, connected

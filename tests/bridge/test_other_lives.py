@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.demo.postgres import Cluster
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
+from tests.support.cluster import Cluster
 from tests.support.follower import beginning, cursor_after, following
 from tests.support.server import Database, bin_dir, server_of
 from tests.support.standby import caught_up, promoted, standby_of

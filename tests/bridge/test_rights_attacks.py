@@ -25,7 +25,6 @@ from psycopg.conninfo import make_conninfo
 from cdc_bridge.admin import attach as attaching
 from cdc_bridge.admin.roles import RoleNames, script
 from cdc_bridge.database.where import Surroundings, where
-from cdc_bridge.demo.postgres import Cluster
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError, SourceUnavailable
 from cdc_bridge.model.evaluation import Case, ClaimExpression, ClaimValue
@@ -39,6 +38,7 @@ from tests.core.facts import MESSAGES
 from tests.schema.questioning import Questions, questions
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.cluster import Cluster
 from tests.support.server import Database, server_of
 from tests.support.standby import standby_of
 from tests.support.wsclient import Client, Message, connected

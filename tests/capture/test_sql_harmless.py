@@ -8,8 +8,8 @@ import psycopg
 import pytest
 
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.demo.postgres import Cluster
 from tests.capture.ear import attach_tables, changes, listening
+from tests.support.cluster import Cluster
 from tests.support.server import SETTINGS, Database, Server, bin_dir, server_of
 
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import pytest
 
 from cdc_bridge.client import Message
-from cdc_bridge.demo import writer
-from cdc_bridge.demo.screen import Screen, listen_command
+from cdc_bridge.demo.screen import Screen, listen_command, story
 from tests.cli.command import ROOT, assert_one_sentence, command, environment, run
 
 pytestmark = [pytest.mark.once, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]
@@ -122,7 +121,7 @@ def test_story_brings_an_event_for_every_kind_of_change(place: Path) -> None:
     assert re.search(
         r"^Terminal   (cdc-bridge|'?/.*/cdc-bridge'?|'?/.*'? -m cdc_bridge) listen messages", demo.said, re.MULTILINE
     )
-    for step in writer.story():
+    for step in story():
         assert step.about in demo.said
     for event in ("messages create", "messages update", "messages delete", "rooms    update", "authors  delete"):
         assert f"event  {event}" in demo.said
@@ -205,7 +204,7 @@ def test_command_that_is_not_found_is_shown_by_its_path(monkeypatch: pytest.Monk
 
 def test_only_events_of_the_writer_have_a_time(capsys: pytest.CaptureFixture[str]) -> None:
     screen, message = Screen(), Message("", {"event": "delete", "data": [1]})
-    screen.show_step(writer.story()[0])
+    screen.show_step(story()[0])
     screen.show_event("messages", message)
     screen.forget_step()
     screen.show_event("messages", message)

@@ -19,10 +19,10 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.client import Message, Wanted, messages, without_secrets
-from cdc_bridge.demo.postgres import Cluster
 from tests.cli.command import command
 from tests.support.bridge import BridgeProcess, RunningBridge, attach, running_bridge
 from tests.support.certificate import make_pair
+from tests.support.cluster import Cluster
 from tests.support.process import running
 from tests.support.server import Database
 

@@ -19,7 +19,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from cdc_bridge.demo.postgres import QUICK, Cluster, embedded_bin_dir
+from tests.support.cluster import QUICK, Cluster, embedded_bin_dir
 
 SETTINGS: Mapping[str, str] = {
     **QUICK,

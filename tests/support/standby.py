@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import psycopg
 
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 from tests.support.server import SETTINGS, bin_dir
 
 WITHIN_S = 30.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import psycopg
 
 from cdc_bridge.admin.pruning import read_log
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 from tests.support.server import Database
 from tests.torture.fleet import Fleet
 from tests.torture.plan import Disaster, Mishap, Step

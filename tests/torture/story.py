@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import psycopg
 
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.demo.postgres import Cluster
 from tests.support.attach import attach
+from tests.support.cluster import Cluster
 from tests.support.server import Database, server_of
 from tests.torture.client import Book, Client, Figures, Start, Told
 from tests.torture.fleet import Fleet

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.demo.postgres import Cluster
+from tests.support.cluster import Cluster
 from tests.support.server import own_cluster
 from tests.torture import plan, story
 

@@ -1,13 +1,11 @@
-"""A throw-away PostgreSQL server of our own, for the demo and for the tests.
+"""A throw-away PostgreSQL server: a folder with data, a log and a Unix socket, and `postgres` running on it.
 
-A `Cluster` is a folder with a data directory, a log and a Unix socket, and at most one `postgres` running on
-it. It is RUNNING between `start` and `stop` or `kill`; its port and its data outlive both; `delete` ends it
-for good. PostgreSQL refuses to run as root, so root drops to an unprivileged account, which owns the files.
+PostgreSQL refuses to run as root, so root drops to an unprivileged account, which owns the files.
 """
 
+from __future__ import annotations
+
 import contextlib
-import ctypes
-import functools
 import importlib.util
 import os
 import pwd
@@ -17,11 +15,9 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -32,17 +28,13 @@ import psycopg
 from cdc_bridge.model.errors import ClusterFailed
 
 QUICK: Mapping[str, str] = {"fsync": "off", "full_page_writes": "off", "max_wal_size": "4GB"}
-"""Settings for a server whose data may be lost with the machine; they survive `kill` all the same."""
+"""Settings for a server whose data may be lost with the machine."""
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 30.0
 SOCKET_PATH_BYTES_MAX = 100
 # Below those that systems hand out to outgoing connections, so that none takes ours while the server is down.
 PORTS = range(20_000, 32_000)
-
-_STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
-_PR_SET_PDEATHSIG = 1
-_IPC_RMID = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +54,10 @@ def embedded_bin_dir() -> Path:
     return Path(wheel.origin).parent / "pginstall" / "bin"
 
 
-class Cluster:
+class ThrowAwayServer:
     """A PostgreSQL server on 127.0.0.1 and a free port; superuser `postgres`, no password.
 
-    Use it as a context manager, or call `start` and `delete`. Started from the main thread on Linux, the
-    server also ends when this process is killed. (From another thread it would end with that thread.)
+    Use it as a context manager, or call `start` and `delete`.
     """
 
     def __init__(
@@ -114,7 +105,7 @@ class Cluster:
             return ""
 
     def start(self) -> None:
-        """Return when the server answers; also recovers what a `kill` left behind."""
+        """Return when the server answers."""
         if self.running:
             return
         first = not self.data_dir.exists()
@@ -125,7 +116,7 @@ class Cluster:
             try:
                 self._wait_until_ready()
             except ClusterFailed as error:
-                self._crash()
+                self._abandon()
                 if not (first and "could not bind" in error.log):
                     raise
                 self.port = _free_port()
@@ -137,25 +128,21 @@ class Cluster:
         process = self._process
         if process is None or process.poll() is not None:
             return
-        process.send_signal(_STOP_SIGNALS[mode])
+        process.send_signal(signal.SIGINT if mode == "fast" else signal.SIGQUIT)
         try:
             process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            self.kill()
+            self._abandon()
 
-    def kill(self) -> None:
-        """SIGKILL the postmaster and every process of its own; returns when all of them are gone."""
-        if self.running:
-            self._crash()
-
-    def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        self.stop(mode)
-        self.start()
+    def _abandon(self) -> None:
+        """End a server that does not start or stop as it should."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
     def delete(self) -> None:
         """Stop, and remove every trace. May be called twice."""
         self.stop("immediate")
-        self._free_shared_memory()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _initdb(self) -> None:
@@ -186,33 +173,25 @@ class Cluster:
                 cwd=self.folder,
                 env=self._environment(),
                 start_new_session=True,  # a terminal's Ctrl-C is ours to handle first
-                preexec_fn=_end_with_parent(),  # noqa: PLW1509 - one prctl call, prepared beforehand
+                preexec_fn=self._before_server(),  # noqa: PLW1509 - at most one call, prepared beforehand
                 user=self.account.uid if self.account else None,
                 group=self.account.gid if self.account else None,
                 extra_groups=[] if self.account else None,
             )
 
+    def _before_server(self) -> Callable[[], None] | None:
+        """Return what the new process does first."""
+        return None
+
     def _wait_until_ready(self) -> None:
         assert self._process is not None
-        for _ in _backoff(START_TIMEOUT_S):
+        for _ in backoff(START_TIMEOUT_S):
             if self._process.poll() is not None:
                 raise ClusterFailed("the PostgreSQL server ended while starting", self.log())
             with contextlib.suppress(psycopg.OperationalError):
                 psycopg.connect(self.dsn(), connect_timeout=5).close()
                 return
         raise ClusterFailed(f"no PostgreSQL server answered within {START_TIMEOUT_S:.0f} s", self.log())
-
-    def _crash(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        if process.poll() is None:
-            process.send_signal(signal.SIGSTOP)  # so that it starts no further backend while we look
-            backends = _children(process.pid)
-            process.kill()
-            _kill(backends)
-            process.wait()
-            _wait_until_gone(backends)
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -241,15 +220,6 @@ class Cluster:
         if self.account is None or _can_reach(self.account, bin_dir / "postgres"):
             return bin_dir
         return _copy_installation(bin_dir, self.folder, self.account)
-
-    def _free_shared_memory(self) -> None:
-        """A killed server leaves a System V segment; line 7 of its pid file names it."""
-        try:
-            segment = int((self.data_dir / "postmaster.pid").read_text().splitlines()[6].split()[1])
-        except (OSError, IndexError, ValueError):
-            return
-        if sys.platform == "linux":
-            ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None)
 
 
 def _unprivileged_account() -> Account | None:
@@ -322,67 +292,7 @@ def _socket_directories(folder: Path) -> str:
     return "" if len(os.fsencode(folder)) > SOCKET_PATH_BYTES_MAX - 20 else f'"{folder}"'
 
 
-@functools.cache
-def _prctl() -> Callable[[int, int], int] | None:
-    return ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-
-def _end_with_parent() -> Callable[[], None] | None:
-    """What makes the child end (by an immediate shutdown) when the thread that started it ends."""
-    prctl = _prctl()
-    if prctl is None or threading.current_thread() is not threading.main_thread():
-        return None
-
-    def end_with_parent() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
-
-    return end_with_parent
-
-
-def _children(pid: int) -> list[int]:
-    """The processes that a stopped process has started."""
-    if Path("/proc/self/stat").exists():
-        candidates = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
-        return [candidate for candidate in candidates if _state_and_parent(candidate)[1] == pid]
-    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)  # noqa: S607
-    pairs = (map(int, line.split()) for line in listing.stdout.splitlines())
-    return [child for child, parent in pairs if parent == pid]
-
-
-def _state_and_parent(pid: int) -> tuple[str, int]:
-    """From /proc; state "X" (dead) when there is no such process."""
-    try:
-        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
-    except OSError:
-        return "X", 0
-    return state, int(parent)
-
-
-def _kill(pids: Iterable[int]) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _wait_until_gone(pids: Iterable[int]) -> None:
-    for pid in pids:
-        for _ in _backoff(STOP_TIMEOUT_S):
-            if _is_gone(pid):
-                break
-
-
-def _is_gone(pid: int) -> bool:
-    """A zombie counts as gone: it holds nothing, and who reaps it is not for us to say."""
-    if Path("/proc/self/stat").exists():
-        return _state_and_parent(pid)[0] in "ZX"
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def _backoff(timeout_s: float) -> Iterator[None]:
+def backoff(timeout_s: float) -> Iterator[None]:
     """Yield until the time is up, after waits that grow from 5 ms to 100 ms."""
     deadline, wait_s = time.monotonic() + timeout_s, 0.005
     while time.monotonic() < deadline:

@@ -1,0 +1,135 @@
+"""A PostgreSQL server of the tests' own, to be killed, stopped and started at will.
+
+It is RUNNING between `start` and `stop` or `kill`; its port and its data outlive both; `delete` ends it for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+from cdc_bridge.demo.server import QUICK, STOP_TIMEOUT_S, ThrowAwayServer, backoff, embedded_bin_dir
+
+__all__ = ["QUICK", "Cluster", "embedded_bin_dir"]
+
+_PR_SET_PDEATHSIG = 1
+_IPC_RMID = 0
+
+
+class Cluster(ThrowAwayServer):
+    """A server that can crash.
+
+    Started from the main thread on Linux, it also ends when this process is killed. (From another thread it would end
+    with that thread.)
+    """
+
+    def kill(self) -> None:
+        """SIGKILL the postmaster and every process of its own; returns when all of them are gone."""
+        if self.running:
+            self._crash()
+
+    def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    def delete(self) -> None:
+        """Stop, and remove every trace. May be called twice."""
+        self.stop("immediate")
+        self._free_shared_memory()
+        super().delete()
+
+    def _abandon(self) -> None:
+        self._crash()
+
+    def _before_server(self) -> Callable[[], None] | None:
+        return _end_with_parent()
+
+    def _crash(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            process.send_signal(signal.SIGSTOP)  # so that it starts no further backend while we look
+            backends = _children(process.pid)
+            process.kill()
+            _kill(backends)
+            process.wait()
+            _wait_until_gone(backends)
+
+    def _free_shared_memory(self) -> None:
+        """A killed server leaves a System V segment; line 7 of its pid file names it."""
+        try:
+            segment = int((self.data_dir / "postmaster.pid").read_text().splitlines()[6].split()[1])
+        except (OSError, IndexError, ValueError):
+            return
+        if sys.platform == "linux":
+            ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None)
+
+
+@functools.cache
+def _prctl() -> Callable[[int, int], int] | None:
+    return ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> Callable[[], None] | None:
+    """What makes the child end (by an immediate shutdown) when the thread that started it ends."""
+    prctl = _prctl()
+    if prctl is None or threading.current_thread() is not threading.main_thread():
+        return None
+
+    def end_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT)
+
+    return end_with_parent
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a stopped process has started."""
+    if Path("/proc/self/stat").exists():
+        candidates = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal())
+        return [candidate for candidate in candidates if _state_and_parent(candidate)[1] == pid]
+    listing = subprocess.run(["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True)
+    pairs = (map(int, line.split()) for line in listing.stdout.splitlines())
+    return [child for child, parent in pairs if parent == pid]
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    """From /proc; state "X" (dead) when there is no such process."""
+    try:
+        state, parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:2]
+    except OSError:
+        return "X", 0
+    return state, int(parent)
+
+
+def _kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _wait_until_gone(pids: Iterable[int]) -> None:
+    for pid in pids:
+        for _ in backoff(STOP_TIMEOUT_S):
+            if _is_gone(pid):
+                break
+
+
+def _is_gone(pid: int) -> bool:
+    """A zombie counts as gone: it holds nothing, and who reaps it is not for us to say."""
+    if Path("/proc/self/stat").exists():
+        return _state_and_parent(pid)[0] in "ZX"
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
