@@ -9,11 +9,16 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from cdc_bridge.admin import installation, names
-from cdc_bridge.admin.log_problems import log_problems
-from cdc_bridge.admin.mode import OF_NEW_TABLES, Mode, Notify
-from cdc_bridge.admin.notification import read_live_tables, read_notify, refuse_live, statement_of_record
-from cdc_bridge.admin.objections import check_tree
+from cdc_bridge.admin import migrations
+from cdc_bridge.admin.mode import (
+    OF_NEW_TABLES,
+    Mode,
+    Notify,
+    read_live_tables,
+    read_notify,
+    refuse_live,
+    statement_of_record,
+)
 from cdc_bridge.admin.plan import (
     ACCESS_EXCLUSIVE,
     LOCK_TIMEOUT_MS,
@@ -29,8 +34,9 @@ from cdc_bridge.admin.plan import (
     serialised,
     step,
 )
+from cdc_bridge.admin.problems import check_tree, log_problems
 from cdc_bridge.admin.roles import lacks
-from cdc_bridge.admin.tables import Table, Tree, catalog_settings, read_trees
+from cdc_bridge.admin.tables import Table, Tree, catalog_settings, column_names, find_table, read_trees, split_column
 from cdc_bridge.admin.triggers import ExcludedColumn, Level, Wanted
 from cdc_bridge.model.errors import DatabaseError, NotOwner, RelationError, UsageError
 from cdc_bridge.statements import VERSION, granting, statement
@@ -74,7 +80,7 @@ def plan(
 
 
 def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_timeout_ms: int) -> Plan:
-    there = installation.require_ours(conn, schema)
+    there = migrations.require_ours(conn, schema)
     trees, notes = _requested(conn, request, schema)
     excluded = _excluded(conn, request, schema, trees)
     tasks = _installation(conn, schema, lock_timeout_ms) or _rights(conn, there, schema, lock_timeout_ms)
@@ -189,7 +195,7 @@ def _enable_always(table: Table, name: str) -> Step:
 
 
 def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: int) -> list[Task]:
-    missing = installation.missing(conn, schema)
+    missing = migrations.missing(conn, schema)
     if not missing:
         return []
     steps = [step(each, NO_LOCK, f"version {VERSION} of our SQL") for each in missing]
@@ -205,7 +211,7 @@ def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: i
 
 
 def _rights(
-    conn: psycopg.Connection[Any], there: installation.Installation, schema: str, lock_timeout_ms: int
+    conn: psycopg.Connection[Any], there: migrations.Installation, schema: str, lock_timeout_ms: int
 ) -> list[Task]:
     """What the runtime role lacks, if there is one. Installing gives it all that anyway."""
     lacking = lacks(conn, schema) if there.is_owned else []
@@ -282,7 +288,7 @@ def _all(conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str) -> 
 
 
 def _find(conn: psycopg.Connection[Any], schema: str, text: str) -> int:
-    oid = names.find_table(conn, schema, text)
+    oid = find_table(conn, schema, text)
     if oid is None:
         raise RelationError(
             f"there is no table {text}: write schema.table when it is not in the schema public,"
@@ -328,15 +334,15 @@ def _notes_on_replication(tree: Tree) -> Iterator[str]:
 def _find_column(conn: psycopg.Connection[Any], schema: str, text: str, by_oid: dict[int, Table]) -> tuple[Table, str]:
     """Raises `RelationError` and `UsageError`."""
     error: Exception = UsageError(f"--exclude-column {text}: write it as TABLE.COLUMN")
-    for table_text, column_text in names.split_column(text):
-        oid = names.find_table(conn, schema, table_text)
+    for table_text, column_text in split_column(text):
+        oid = find_table(conn, schema, table_text)
         if oid is None:
             continue
         if oid not in by_oid:
             error = UsageError(f"--exclude-column {text}: {table_text} is not among the tables to attach")
             continue
         table = by_oid[oid]
-        found = next((name for name in names.column_names(column_text) if name in table.columns), None)
+        found = next((name for name in column_names(column_text) if name in table.columns), None)
         if found is not None:
             return table, found
         error = RelationError(f"{table.relation} has no column {column_text} to exclude")

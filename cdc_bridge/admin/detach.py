@@ -9,9 +9,8 @@ from typing import Any
 
 import psycopg
 
-from cdc_bridge.admin import names
 from cdc_bridge.admin.attach import drop_trigger
-from cdc_bridge.admin.installation import Installation, require_ours
+from cdc_bridge.admin.migrations import Installation, require_ours
 from cdc_bridge.admin.plan import (
     ACCESS_EXCLUSIVE,
     LOCK_TIMEOUT_MS,
@@ -25,7 +24,7 @@ from cdc_bridge.admin.plan import (
     serialised,
     step,
 )
-from cdc_bridge.admin.tables import Table, Tree, catalog_settings, read_captured, read_trees
+from cdc_bridge.admin.tables import Table, Tree, catalog_settings, find_table, read_captured, read_trees
 from cdc_bridge.model.errors import DatabaseError, NotOwner, RelationError, UsageError
 from cdc_bridge.statements import functions, read, statement
 
@@ -68,7 +67,7 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
 
 
 def _find(conn: psycopg.Connection[Any], schema: str, text: str) -> int:
-    oid = names.find_table(conn, schema, text)
+    oid = find_table(conn, schema, text)
     if oid is None:
         raise RelationError(f"there is no table {text}: cdc-bridge status shows which are attached")
     return oid

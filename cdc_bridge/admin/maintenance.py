@@ -16,10 +16,8 @@ import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.admin.mode import Notify
-from cdc_bridge.admin.notification import record_notify_async
-from cdc_bridge.admin.pruning import Pruned, is_standby, prune
-from cdc_bridge.admin.retention import PARTS
+from cdc_bridge.admin.mode import Notify, record_notify_async
+from cdc_bridge.admin.retention import PARTS, Pruned, is_standby, prune
 from cdc_bridge.conninfo import PRUNE
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import BridgeError, NotInstalled, SourceUnavailable

@@ -1,8 +1,33 @@
-"""How changes leave the database."""
+"""How changes leave the database: the mode of each table, and whether anything in the database notifies.
+
+Whether anything notifies is recorded in the database, and not left to each bridge's settings, because one bridge that
+opened the gate would break PREPARE TRANSACTION for everybody. Live tables always notify, so with `off` there can be
+none.
+"""
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterable
+from typing import Any
+
+import psycopg
+from psycopg import AsyncConnection, sql
+from psycopg.rows import tuple_row
+
+from cdc_bridge.model.change import Relation
+from cdc_bridge.model.errors import UsageError
+from cdc_bridge.statements import statement
+
+PREFIX = "00_cdc_bridge_"
+"""Triggers fire in the order of their names; ours come before the application's."""
+
+PARTITION_PREFIX = f"{PREFIX}partition_"
+
+
+def ours(schema: str) -> dict[str, Any]:
+    """By what queries tell a trigger of ours from the application's: the schema of its function, and its own name."""
+    return {"schema": schema, "prefix": PREFIX}
 
 
 class Mode(enum.StrEnum):
@@ -27,3 +52,50 @@ class Notify(enum.StrEnum):
 
 OF_NEW_TABLES = Mode.DURABLE
 """In what a table is attached when nobody says otherwise."""
+
+
+def read_notify(conn: psycopg.Connection[Any], schema: str) -> Notify:
+    """What is recorded; a database without a record, as of version 1, notifies."""
+    try:
+        return _parse(conn.execute(statement("queries/notify", schema)).fetchone())
+    except psycopg.errors.UndefinedTable:
+        return Notify.AUTO
+
+
+def record_notify(conn: psycopg.Connection[Any], schema: str, notify: Notify) -> None:
+    """Raises `UsageError` for `off` while there are live tables."""
+    if notify is Notify.OFF:
+        refuse_live(read_live_tables(conn, schema))
+    conn.execute(statement_of_record(schema, notify))
+
+
+async def record_notify_async(conn: AsyncConnection[Any], schema: str, notify: Notify) -> None:
+    """As `record_notify`. The session has been prepared, see `session`."""
+    async with conn.cursor(row_factory=tuple_row) as cursor:
+        if notify is Notify.OFF:
+            await cursor.execute(statement("queries/live_tables", schema), ours(schema))
+            refuse_live([Relation(*row) for row in await cursor.fetchall()])
+        await cursor.execute(statement_of_record(schema, notify))
+
+
+def statement_of_record(schema: str, notify: Notify) -> sql.Composed:
+    """The statement that records it."""
+    return statement("steps/record_notify", schema, value=sql.Literal(notify.value))
+
+
+def read_live_tables(conn: psycopg.Connection[Any], schema: str) -> list[Relation]:
+    """The attached tables that always notify."""
+    return [Relation(*row) for row in conn.execute(statement("queries/live_tables", schema), ours(schema))]
+
+
+def refuse_live(tables: Iterable[Relation]) -> None:
+    """Raises `UsageError` if there are any."""
+    if names := ", ".join(map(str, tables)):
+        raise UsageError(
+            f"with notify off nothing may notify, and live mode always does: attach {names} with --mode durable,"
+            " or say --notify auto"
+        )
+
+
+def _parse(row: tuple[Any, ...] | None) -> Notify:
+    return Notify.OFF if row and row[0] == Notify.OFF else Notify.AUTO

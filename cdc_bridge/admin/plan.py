@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from cdc_bridge.admin import installation
+from cdc_bridge.admin import migrations
 from cdc_bridge.admin.tables import Table, catalog_settings
 from cdc_bridge.model.errors import DatabaseError, LockHolder, LockNotAcquired
 from cdc_bridge.statements import statement
@@ -163,7 +163,7 @@ def _run(conn: psycopg.Connection[Any], plan: Plan, task: Task) -> None:
     with conn.transaction():
         for each in task.before:
             conn.execute(each.statement.encode())
-        if task.is_installation and not installation.missing(conn, plan.schema):
+        if task.is_installation and not migrations.missing(conn, plan.schema):
             return  # whoever we have waited for has done it
         for each in task.steps:
             conn.execute(each.statement.encode())

@@ -8,10 +8,10 @@ from typing import Any
 
 import psycopg
 
-from cdc_bridge.admin import installation
+from cdc_bridge.admin import migrations
 from cdc_bridge.admin.attach import tasks_of_tree
-from cdc_bridge.admin.objections import check_table
 from cdc_bridge.admin.plan import LOCK_LIMIT_S, LOCK_TIMEOUT_MS, Plan, apply, check_connection
+from cdc_bridge.admin.problems import check_table
 from cdc_bridge.admin.tables import Tree, catalog_settings, read_captured, read_trees
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import DatabaseError
@@ -46,7 +46,7 @@ def repair(
     """
     check_connection(conn)
     with catalog_settings(conn):
-        installation.require_installed(conn, schema)
+        migrations.require_installed(conn, schema)
         attached = {root for _, root in read_captured(conn, schema)}
         found = read_trees(conn, schema, attached if roots is None else attached.intersection(roots))
     outcome = Outcome()

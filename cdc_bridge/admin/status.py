@@ -11,13 +11,10 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from cdc_bridge.admin.capture_problems import capture_problems
-from cdc_bridge.admin.installation import require_installed
-from cdc_bridge.admin.log_problems import log_problems
-from cdc_bridge.admin.mode import Mode, Notify
-from cdc_bridge.admin.notification import read_notify
-from cdc_bridge.admin.pruning import read_log
-from cdc_bridge.admin.retention import Log
+from cdc_bridge.admin.migrations import require_installed
+from cdc_bridge.admin.mode import Mode, Notify, read_notify
+from cdc_bridge.admin.problems import capture_problems, log_problems
+from cdc_bridge.admin.retention import Log, read_log
 from cdc_bridge.admin.roles import lacks
 from cdc_bridge.admin.tables import Tree, catalog_settings, read_captured, read_trees
 from cdc_bridge.admin.triggers import Level

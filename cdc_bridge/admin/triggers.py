@@ -16,23 +16,11 @@ from __future__ import annotations
 import enum
 import re
 from dataclasses import dataclass
-from typing import Any
 
 from psycopg import sql
 
-from cdc_bridge.admin.mode import Mode
+from cdc_bridge.admin.mode import PARTITION_PREFIX, PREFIX, Mode
 from cdc_bridge.statements import statement
-
-PREFIX = "00_cdc_bridge_"
-"""Triggers fire in the order of their names; ours come before the application's."""
-
-PARTITION_PREFIX = f"{PREFIX}partition_"
-
-
-def ours(schema: str) -> dict[str, Any]:
-    """By what queries tell a trigger of ours from the application's: the schema of its function, and its own name."""
-    return {"schema": schema, "prefix": PREFIX}
-
 
 COLUMN_BY_COLUMN = "0:"
 """The argument of a trigger on a table with virtual generated columns, see `sql/functions/capture.sql`."""

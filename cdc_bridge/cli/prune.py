@@ -11,7 +11,7 @@ from cdc_bridge.cli.output import age, say, size
 from cdc_bridge.model.errors import LockNotAcquired
 
 if TYPE_CHECKING:
-    from cdc_bridge.admin.pruning import Pruned
+    from cdc_bridge.admin.retention import Pruned
 
 
 def prune(
@@ -35,23 +35,23 @@ def prune(
     Example:
       cdc-bridge prune --older-than 3600
     """  # noqa: D301 - the \b is meant
-    from cdc_bridge.admin import pruning
+    from cdc_bridge.admin import retention
     from cdc_bridge.cli.database import connection
 
     settings = load(config, {"dsn": dsn, "schema": schema_name})
     with connection(settings, "prune") as conn:
-        done = pruning.prune(
+        done = retention.prune(
             conn,
             settings.schema_name,
             settings.retention_age_s if older_than is None else older_than,
             settings.retention_bytes if keep_bytes is None else keep_bytes,
         )
-        holders = pruning.holders(conn, settings.schema_name, done.locked)
+        holders = retention.holders(conn, settings.schema_name, done.locked)
     _report(done)
     if done.locked:
         numbers = ", ".join(map(str, sorted(done.locked)))
         raise LockNotAcquired(
-            f"forget segment {numbers} of the change log", None, pruning.LOCK_TIMEOUT_MS / 1000, holders
+            f"forget segment {numbers} of the change log", None, retention.LOCK_TIMEOUT_MS / 1000, holders
         )
 
 

@@ -14,7 +14,7 @@ import msgspec
 from psycopg import AsyncConnection, sql
 from psycopg.rows import tuple_row
 
-from cdc_bridge.admin.triggers import PARTITION_PREFIX, ours
+from cdc_bridge.admin.mode import PARTITION_PREFIX, ours
 from cdc_bridge.model.catalog import (
     NO_COLLATION,
     Catalog,

@@ -17,8 +17,7 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.admin.capture_problems import bridge_problems, read_attached_async
-from cdc_bridge.admin.log_problems import log_problems_async
+from cdc_bridge.admin.problems import bridge_problems, log_problems_async, read_attached_async
 from cdc_bridge.admin.repair import Incomplete, Outcome, find_incomplete, repair
 from cdc_bridge.conninfo import REPAIR
 from cdc_bridge.database.catalog import fingerprint, read_catalog

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection, errors
 from psycopg.rows import tuple_row
 
 from cdc_bridge.access.policy_claims import SqlFunction, claim_functions
-from cdc_bridge.admin.role_problems import role_problems
+from cdc_bridge.admin.problems import role_problems
 from cdc_bridge.database.catalog import fetch
 from cdc_bridge.logs import facts
 from cdc_bridge.model.grants import Access, RowPolicy, TableAccess

@@ -10,9 +10,8 @@ import psycopg
 import pytest
 from psycopg import IsolationLevel
 
-from cdc_bridge.admin.mode import Notify
-from cdc_bridge.admin.notification import record_notify
-from cdc_bridge.admin.pruning import prune, read_log
+from cdc_bridge.admin.mode import Notify, record_notify
+from cdc_bridge.admin.retention import prune, read_log
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.follower import beginning, cursor_after, following

@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.admin import attach as attaching
 from cdc_bridge.admin import detach as detaching
-from cdc_bridge.admin.capture_problems import missed, read_attached_async
+from cdc_bridge.admin.problems import missed, read_attached_async
 from cdc_bridge.admin.status import read_status
 from cdc_bridge.database.session import prepare
 from cdc_bridge.model.errors import NotOwner

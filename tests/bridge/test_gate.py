@@ -16,8 +16,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_bridge.admin.mode import Notify
-from cdc_bridge.admin.notification import record_notify
+from cdc_bridge.admin.mode import Notify, record_notify
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess, running_bridge
 from tests.support.server import Database

@@ -8,8 +8,7 @@ from typing import Any, TypeAlias
 import psycopg
 import pytest
 
-from cdc_bridge.admin.mode import Mode, Notify
-from cdc_bridge.admin.notification import record_notify
+from cdc_bridge.admin.mode import Mode, Notify, record_notify
 from tests.bridge.missed import write_untold
 from tests.bridge.test_gate import gate_becomes
 from tests.support.attach import attach

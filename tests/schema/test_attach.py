@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 
 from cdc_bridge import statements
-from cdc_bridge.admin import attach, installation
+from cdc_bridge.admin import attach, migrations
 from cdc_bridge.admin import plan as planning
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.model.errors import DatabaseError, LockNotAcquired, NotOwner, RelationError, UsageError
@@ -246,7 +246,7 @@ def test_older_functions_are_replaced(
         "CREATE OR REPLACE FUNCTION cdc.send(operation text, relation oid, body text) RETURNS int LANGUAGE sql"
         " AS 'SELECT 0'"
     )
-    monkeypatch.setattr(installation, "VERSION", statements.VERSION + 1)
+    monkeypatch.setattr(migrations, "VERSION", statements.VERSION + 1)
     attach.apply(conn, plan(conn, "t"))
     assert conn.execute("SELECT last_value FROM cdc.channel").fetchone() == channel
     assert changes(database, "INSERT INTO t VALUES (1)") == [("I", [{"id": 1}])]

@@ -11,9 +11,8 @@ import pytest
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.admin.capture_problems import read_attached_async
-from cdc_bridge.admin.log_problems import log_problems_async
-from cdc_bridge.admin.pruning import prune
+from cdc_bridge.admin.problems import log_problems_async, read_attached_async
+from cdc_bridge.admin.retention import prune
 from cdc_bridge.database.catalog import fingerprint
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
 from cdc_bridge.database.session import prepare

@@ -12,10 +12,9 @@ import pytest
 from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
-from cdc_bridge.admin import attach, detach, installation
-from cdc_bridge.admin.mode import Mode, Notify
-from cdc_bridge.admin.notification import read_notify, record_notify
-from cdc_bridge.admin.pruning import prune
+from cdc_bridge.admin import attach, detach, migrations
+from cdc_bridge.admin.mode import Mode, Notify, read_notify, record_notify
+from cdc_bridge.admin.retention import prune
 from cdc_bridge.admin.roles import RoleNames, lacks, script
 from cdc_bridge.admin.status import read_status
 from cdc_bridge.cli.status import as_members
@@ -122,7 +121,7 @@ def test_names_cannot_break_out_of_the_script(database: Database) -> None:
         ) == [(True, False)]
         with psycopg.connect(database.dsn, user=roles.owner, autocommit=True) as owner:
             owner.execute("CREATE TEMP TABLE own (id int)")
-            for each in installation.missing(owner, "cdc"):
+            for each in migrations.missing(owner, "cdc"):
                 owner.execute(each)
             assert lacks(owner, "cdc") == []
         assert database.execute("SELECT has_schema_privilege(%s, 'cdc', 'USAGE')", [roles.runtime]) == [(True,)]

@@ -19,7 +19,7 @@ from psycopg import errors, sql
 from cdc_bridge import statements
 from cdc_bridge.admin import attach, detach
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.admin.pruning import prune
+from cdc_bridge.admin.retention import prune
 from cdc_bridge.admin.roles import RoleNames, script
 from cdc_bridge.admin.status import read_status
 from cdc_bridge.cli.status import as_members

@@ -8,8 +8,9 @@ import psycopg
 import pytest
 
 from cdc_bridge.admin import attach, status
-from cdc_bridge.admin.mode import Mode, Notify
-from cdc_bridge.admin.notification import (
+from cdc_bridge.admin.mode import (
+    Mode,
+    Notify,
     read_notify,
     record_notify,
     record_notify_async,

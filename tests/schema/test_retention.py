@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.admin import pruning, retention
+from cdc_bridge.admin import retention
 from cdc_bridge.admin.maintenance import LogMaintenance
-from cdc_bridge.admin.pruning import Pruned, prune, read_log
-from cdc_bridge.admin.retention import RING, Advance, Forget, Log, Segment, decide
+from cdc_bridge.admin.retention import RING, Advance, Forget, Log, Pruned, Segment, decide, prune, read_log
 from cdc_bridge.capture.log_pages import asking, current_snapshot, is_forgotten
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.errors import DatabaseError, NotInstalled, SourceUnavailable
@@ -213,7 +212,7 @@ def test_locked_segment_is_left_and_the_others_are_forgotten(database: Database,
         dump.execute("LOCK TABLE cdc.change_log_1 IN ACCESS SHARE MODE")
         done = prune(conn, "cdc", 0, GIB)
         assert (numbers(done), done.locked) == ([0, 2], [1])
-        (holder,) = pruning.holders(conn, "cdc", done.locked)
+        (holder,) = retention.holders(conn, "cdc", done.locked)
         assert holder.pid == dump.info.backend_pid
         dump.rollback()
         dump.execute("LOCK TABLE cdc.change_log_1 IN ACCESS EXCLUSIVE MODE")

@@ -8,9 +8,8 @@ import pytest
 
 from cdc_bridge import statements
 from cdc_bridge.admin import status
-from cdc_bridge.admin.capture_problems import read_attached_async
-from cdc_bridge.admin.mode import Mode, Notify
-from cdc_bridge.admin.notification import record_notify
+from cdc_bridge.admin.mode import Mode, Notify, record_notify
+from cdc_bridge.admin.problems import read_attached_async
 from cdc_bridge.admin.repair import Outcome, find_incomplete, repair
 from cdc_bridge.admin.triggers import Level
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ

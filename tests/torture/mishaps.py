@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from cdc_bridge.admin.pruning import read_log
+from cdc_bridge.admin.retention import read_log
 from tests.support.cluster import Cluster
 from tests.support.server import Database
 from tests.torture.fleet import Fleet
