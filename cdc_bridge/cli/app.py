@@ -7,15 +7,11 @@ from typing import Annotated
 import typer
 
 from cdc_bridge import __version__
-from cdc_bridge.cli.attach import attach
-from cdc_bridge.cli.demo import demo
-from cdc_bridge.cli.detach import detach
+from cdc_bridge.cli.attach import attach, detach, sql
 from cdc_bridge.cli.listen import listen
 from cdc_bridge.cli.output import say
-from cdc_bridge.cli.prune import prune
 from cdc_bridge.cli.serve import serve
-from cdc_bridge.cli.sql import sql
-from cdc_bridge.cli.status import status
+from cdc_bridge.cli.status import prune, status
 from cdc_bridge.cli.token import token
 
 HELP = """\
@@ -73,6 +69,25 @@ def _options(
     ] = False,
 ) -> None:
     del version, traceback  # the one has acted by now, the other `ending.run` has taken; it is here for --help
+
+
+def demo(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the bridge listens; 0: any free port.")] = 8765,
+    rounds: Annotated[int | None, typer.Option(min=1, help="End by itself after so many rounds of changes.")] = None,
+    pause: Annotated[float, typer.Option(min=0, help="Seconds between two changes.")] = 1.0,
+) -> None:
+    """Show it all on this machine: a PostgreSQL of its own, a bridge, a writer and what arrives.
+
+    Ctrl-C ends it and removes every trace. It needs no database. From a clone, install it with
+    pip install '.[demo]'.
+
+    \b
+    Example:
+      cdc-bridge demo --port 8765
+    """  # noqa: D301 - the \b is meant
+    from cdc_bridge.demo import show
+
+    show.run(port, rounds, pause)
 
 
 for command in (attach, detach, status, prune, sql, serve, token, listen, demo):

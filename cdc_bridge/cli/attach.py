@@ -1,4 +1,4 @@
-"""`cdc-bridge attach`."""
+"""`cdc-bridge attach` and `detach`, and `sql`, which prints what they install."""
 
 from __future__ import annotations
 
@@ -80,3 +80,77 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
             return
         attaching.apply(conn, planned, notice=complain)
     report(planned)
+
+
+def detach(  # noqa: PLR0917 - Typer calls it, by keyword
+    tables: Annotated[list[str] | None, typer.Argument(help=TABLES_HELP, show_default=False)] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every table that is attached.")] = False,
+    purge: Annotated[
+        bool, typer.Option(help="With --all: remove our schema too, so that nothing of us is left.")
+    ] = False,
+    dsn: Dsn = None,
+    schema_name: SchemaName = None,
+    config: Config = None,
+) -> None:
+    """Remove change capture from tables.
+
+    \b
+    Examples:
+      cdc-bridge detach messages
+      cdc-bridge detach --all --purge
+    """  # noqa: D301 - the \b is meant
+    from cdc_bridge.admin import detach as detaching
+    from cdc_bridge.cli.database import connection
+
+    refuse_unclear_choice(tables, every)
+    settings = load(config, {"dsn": dsn, "schema": schema_name})
+    request = detaching.Request(tuple(tables or ()), all_tables=every, purge=purge)
+    with connection(settings, "detach") as conn:
+        planned = detaching.plan(conn, request, settings.schema_name)
+        detaching.apply(conn, planned, notice=complain)
+    report(planned)
+
+
+def sql(  # noqa: PLR0917 - Typer calls it, by keyword
+    roles: Annotated[
+        bool, typer.Option("--roles", help="Instead, the SQL that makes two roles: one that attaches, one that serves.")
+    ] = False,
+    owner_role: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --roles: who attaches, and owns our schema.  [cdc_owner]"),
+    ] = None,
+    runtime_role: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --roles: who serves, and can do no more.  [cdc_bridge]")
+    ] = None,
+    reads_as: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="With --roles: a role that clients can have; may be repeated."),
+    ] = None,
+    guard: Annotated[
+        bool, typer.Option(help="With --roles: forbid casts to json of which others than superusers are the makers.")
+    ] = True,
+    schema_name: SchemaName = None,
+    config: Config = None,
+) -> None:
+    """Print our SQL, for those who install it by their own migrations.
+
+    It makes the schema with its change log and functions, and changes no table of yours; attach does that.
+    With --roles it makes the roles that attach and serve connect as, see docs/topics/roles.md.
+
+    \b
+    Examples:
+      cdc-bridge sql > migrations/0042_cdc_bridge.sql
+      cdc-bridge sql --roles --reads-as anon --reads-as authenticated | psql -1 database
+    """  # noqa: D301 - the \b is meant
+    from cdc_bridge import statements
+    from cdc_bridge.admin.roles import RoleNames, script
+
+    schema = load(config, {"schema": schema_name}).schema_name
+    if roles:
+        named = {"owner": owner_role, "runtime": runtime_role}
+        wanted = RoleNames(**{part: name for part, name in named.items() if name}, reads_as=tuple(reads_as or ()))
+        say(script(wanted, schema, guard=guard).rstrip())
+        return
+    if owner_role or runtime_role or reads_as:
+        raise UsageError("--owner-role, --runtime-role and --reads-as name roles: add --roles")
+    say(statements.script(schema).rstrip())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc_bridge import settings as s
-from cdc_bridge.cli.exposure import refusal, warnings
-from cdc_bridge.cli.serve import refuse_unless_meant
+from cdc_bridge.cli.serve import refusal, refuse_unless_meant, warnings
 from cdc_bridge.model.errors import UsageError
 
 SECRET = "a secret that is long enough for HS256"
