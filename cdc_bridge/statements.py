@@ -1,5 +1,6 @@
 """Our SQL: the files of the top-level folder `sql/`, with the name of our schema put in.
 
+A file holds one statement or function, under its own name, or several short statements, each under a line `-- name: NAME`.
 Migrations run once each, in the order of their numbers. Functions are replaced whole, each time.
 """
 
@@ -18,11 +19,12 @@ VERSION = 3
 """The version that these files install: what `cdc.version()` answers afterwards."""
 
 _OPENING_COMMENT = re.compile(r"\A(?:--.*\n)+")
+_NAME_LINE = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
 
 def identifier(schema: str) -> sql.Identifier:
-    """The name of our schema, which has to be plain: it stands inside of string literals too."""
+    """Return the name of our schema, which has to be plain, since it stands in string literals too."""
     if not _SCHEMA_NAME.fullmatch(schema) or schema.startswith("pg_"):
         raise UsageError(
             f"the schema name {schema!r} cannot be used: take small letters, digits and underscores, not pg_..."
@@ -31,22 +33,22 @@ def identifier(schema: str) -> sql.Identifier:
 
 
 def statement(name: str, schema: str | None = None, /, **parts: sql.Composable) -> sql.Composed:
-    """The file `name` (`queries/catalog`) with our schema, and whatever else it leaves open, filled in.
+    """Return the statement `name` (`queries/catalog`) with our schema, and the other `parts` it leaves open, filled in.
 
-    Without the comment that it opens with, which is for readers of the file. A statement that leaves nothing open but
-    our schema, or not even that, is read and put together once a process.
+    The comment that it opens with is left out: it is for readers of the file. A statement without other parts is put
+    together once a process.
     """
     return _fill(_template(name), schema, parts) if parts else _whole(name, schema)
 
 
 def migrations(after: int) -> list[str]:
     """The names of the migrations that a database of version `after` still needs."""
-    return [name for name in _names("migrations") if _number(name) > after]
+    return [name for name in names("migrations") if _number(name) > after]
 
 
 def functions() -> list[str]:
     """The names of all functions' files. PostgreSQL looks into their bodies late, so any order does."""
-    return _names("functions")
+    return names("functions")
 
 
 def granting(schema: str) -> sql.Composed:
@@ -61,9 +63,9 @@ def rights(schema: str) -> dict[str, sql.Composable]:
 
 def script(schema: str) -> str:
     """All of it, as `psql` runs it on a database that has none of it yet."""
-    names = [*migrations(after=0), *functions()]
+    wanted = [*migrations(after=0), *functions()]
     head = _fill(read("steps/script_head"), None, {"version": sql.Literal(VERSION)})
-    parts = [head, *(_fill(read(name), schema, {}) for name in names), granting(schema)]
+    parts = [head, *(_fill(read(name), schema, {}) for name in wanted), granting(schema)]
     return "\n\n".join([*(part.as_string().strip() for part in parts), "COMMIT;\n"])
 
 
@@ -85,14 +87,26 @@ def _template(name: str) -> str:
 
 @cache
 def read(name: str) -> str:
-    """The file as it is."""
-    return files("cdc_bridge.sql").joinpath(f"{name}.sql").read_text(encoding="utf-8")
+    """Return a statement, or the file of that name, as it stands there."""
+    folder, _, own_name = name.partition("/")
+    return _folder(folder)[own_name]
+
+
+def names(folder: str) -> list[str]:
+    """Return the names of all statements of one folder of `sql/`."""
+    return sorted(f"{folder}/{name}" for name in _folder(folder))
 
 
 @cache
-def _names(folder: str) -> list[str]:
-    paths = files("cdc_bridge.sql").joinpath(folder).iterdir()
-    return sorted(f"{folder}/{path.name.removesuffix('.sql')}" for path in paths if path.name.endswith(".sql"))
+def _folder(folder: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for path in files("cdc_bridge.sql").joinpath(folder).iterdir():
+        if path.name.endswith(".sql"):
+            text = path.read_text(encoding="utf-8")
+            before, *named = _NAME_LINE.split(text)
+            whole = {path.name.removesuffix(".sql"): before} if not named else {}
+            found |= whole | {name: body.strip() + "\n" for name, body in zip(named[::2], named[1::2], strict=True)}
+    return found
 
 
 def _number(migration: str) -> int:

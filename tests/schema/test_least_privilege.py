@@ -285,6 +285,7 @@ CHECKS: dict[str, dict[str, Any]] = {
     "queries/mended": {"counter": 3},
     "queries/call_version": {},
     "queries/log_position": {},
+    "queries/log_due": {},
     "queries/open_gate": {"lease_s": 10},
     "queries/announce_shut": {},
     "queries/shut_gate": {},
@@ -313,12 +314,10 @@ def test_no_statement_on_our_schema_is_missing_above() -> None:
 
 
 def _statements() -> Iterator[str]:
-    from importlib.resources import files
+    from cdc_bridge import statements
 
     for folder in ("queries", "steps"):
-        for path in files("cdc_bridge.sql").joinpath(folder).iterdir():
-            if path.name.endswith(".sql"):
-                yield f"{folder}/{path.name.removesuffix('.sql')}"
+        yield from statements.names(folder)
 
 
 def test_each_right_is_needed(served: Place) -> None:

@@ -1,2 +1,0 @@
--- Let writers notify no longer.
-SELECT {cdc}.shut_gate()

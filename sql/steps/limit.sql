@@ -1,2 +1,0 @@
--- Wait for no lock for longer than this.
-SET LOCAL lock_timeout = {limit}

@@ -1,2 +1,0 @@
--- The next one may prune.
-SELECT pg_advisory_unlock(hashtext('cdc_bridge prune'), hashtext({name}))

@@ -1,2 +1,0 @@
--- Decide for all bridges whether anything notifies.
-SELECT {cdc}.record_notify({value})

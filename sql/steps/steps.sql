@@ -1,0 +1,53 @@
+-- What attach, detach and pruning do, each inside of a transaction or a plan.
+
+-- name: advance_segment
+-- Let writers go on from this segment of the change log to the next one, also where it was closed; false when that is not empty.
+SELECT {cdc}.advance_segment({number})
+
+-- name: become
+-- What is made from here on belongs to the owner of our schema, as the rest of it does; until the end of the transaction.
+SET LOCAL ROLE {owner}
+
+-- name: drop_schema
+-- CASCADE reaches no table of the application: the triggers that need our functions are gone by then.
+DROP SCHEMA IF EXISTS {cdc} CASCADE
+
+-- name: forget_segment
+-- Empty one segment of the change log, in a transaction of its own.
+SELECT {cdc}.forget_segment({number})
+
+-- name: limit
+-- Wait for no lock for longer than this.
+SET LOCAL lock_timeout = {limit}
+
+-- name: lock
+-- All tables that a task changes, in one go.
+LOCK TABLE {tables} IN {mode} MODE
+
+-- name: merge_forgotten
+-- Of what was forgotten make one row of all that need not be told apart any more.
+SELECT {cdc}.merge_forgotten()
+
+-- name: prune_alone
+-- One prunes at a time, until it says so or its session ends.
+SELECT pg_try_advisory_lock(hashtext('cdc_bridge prune'), hashtext({name}))
+
+-- name: pruned
+-- The next one may prune.
+SELECT pg_advisory_unlock(hashtext('cdc_bridge prune'), hashtext({name}))
+
+-- name: record_notify
+-- Decide for all bridges whether anything notifies.
+SELECT {cdc}.record_notify({value})
+
+-- name: search
+-- Names mean PostgreSQL's own, until the end of the transaction.
+SET LOCAL search_path = pg_catalog, pg_temp
+
+-- name: segment_bytes
+-- How many bytes a segment of the change log may take before writers go on to the next one.
+SELECT setval('{cdc}.segment_bytes'::regclass, {size_bytes})
+
+-- name: serialise
+-- Wait until nobody else installs or removes our schema; until the end of the transaction.
+SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('cdc_bridge'), pg_catalog.hashtext({name}))
