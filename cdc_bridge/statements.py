@@ -1,6 +1,6 @@
 """Our SQL: the files of the top-level folder `sql/`, with the name of our schema put in.
 
-A file holds one statement or function, under its own name, or several short statements, each under a line `-- name: NAME`.
+A file holds one statement or function, under its own name, or several short ones, each under a line `-- name: NAME`.
 Migrations run once each, in the order of their numbers. Functions are replaced whole, each time.
 """
 

@@ -80,10 +80,25 @@ async def read_attached_async(conn: AsyncConnection[Any], schema: str) -> list[T
         return [tree for tree in trees(await cursor.fetchall()) if tree.is_attached]
 
 
-def bridge_problems(attached: Iterable[Tree]) -> list[str]:
-    """What a bridge cannot mend by itself: changes that may be missed, and what could misuse or hinder our triggers."""
+def bridge_problems(attached: Iterable[Tree], *, reads_by_itself: bool = False) -> list[str]:
+    """What a bridge cannot mend: changes that may be missed, what misuses our triggers' rights, and lost tables.
+
+    `reads_by_itself`: its clients have its own rights, and not those of database roles.
+    """
     found = [problem for tree in attached if (problem := missed(tree))]
-    return found + [problem for tree in attached for problem in dangers(tree)]
+    found += [problem for tree in attached for problem in dangers(tree)]
+    return found + [problem for tree in attached for problem in lost_tables(tree) if reads_by_itself]
+
+
+def lost_tables(tree: Tree) -> Iterator[str]:
+    """Tables of which nobody can be told, since they were given to another role."""
+    for table in tree.tables:
+        if table.triggers and table.is_out_of_reach:
+            yield (
+                f'{table.relation} belongs to the role "{table.owner}" now, and the bridge may not even read it, so clients'
+                f' get FORBIDDEN: GRANT "{table.owner}" TO the role that the bridge connects as, or detach the table as'
+                " its owner"
+            )
 
 
 def missed(tree: Tree) -> str | None:
@@ -123,14 +138,8 @@ def capture_problems(tree: Tree) -> Iterator[str]:
 
 
 def dangers(tree: Tree) -> Iterator[str]:
-    """Another owner of its tables, and what has come into them that could misuse the rights of our triggers."""
+    """What has come into its tables that could misuse the rights of our triggers."""
     for table in tree.tables:
-        if table.triggers and table.stranger:
-            yield (
-                f'{table.relation} belongs to the role "{table.owner}", whose rights the owner of our schema,'
-                f' "{table.stranger}", does not have: the bridge may be unable to read it or to keep its triggers up to'
-                f' date. GRANT "{table.owner}" TO "{table.stranger}", or detach the table as its owner'
-            )
         if table.foreign_cast:
             yield f"{table.relation} {danger(table.foreign_cast)}, or detach the table"
 

@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 
 from cdc_bridge.admin.migrations import require_installed
 from cdc_bridge.admin.mode import Mode, Notify, read_notify
-from cdc_bridge.admin.problems import capture_problems, log_problems
+from cdc_bridge.admin.problems import capture_problems, log_problems, lost_tables
 from cdc_bridge.admin.retention import Log, read_log
 from cdc_bridge.admin.roles import lacks
 from cdc_bridge.admin.tables import Tree, catalog_settings, read_captured, read_trees
@@ -68,9 +68,16 @@ class Status:
 
 
 def read_status(
-    conn: psycopg.Connection[Any], schema: str = "cdc", collections: Mapping[str, str] = MappingProxyType({})
+    conn: psycopg.Connection[Any],
+    schema: str = "cdc",
+    collections: Mapping[str, str] = MappingProxyType({}),
+    *,
+    reads_by_itself: bool = False,
 ) -> Status:
-    """`collections`: other names, as the setting has them. Raises `NotInstalled`, `SchemaClosed`."""
+    """Look at the database as this role may. Raises `NotInstalled` and `SchemaClosed`.
+
+    `collections`: other names, as the setting has them. `reads_by_itself`: see `bridge_problems`.
+    """
     with catalog_settings(conn):
         there = require_installed(conn, schema)
         if not there.is_usable:
@@ -87,6 +94,8 @@ def read_status(
         ]
     attached = tuple(_attached_table(tree, collections) for tree in found if tree.is_attached)
     problems += _problems_of_log(log, notify, attached)
+    if reads_by_itself:
+        problems += [problem for tree in found if tree.is_attached for problem in lost_tables(tree)]
     return Status(there.version, attached, listeners, tuple(problems), log, notify)
 
 

@@ -36,7 +36,7 @@ from cdc_bridge.statements import statement
 class Table:
     """One table, or something else that can stand in FROM. `columns` maps names to numbers.
 
-    `stranger`: the owner of our schema, if that role has not the rights of the table's owner.
+    `is_out_of_reach`: this role owns our schema, and neither owns the table nor may it read it.
 
     `foreign_cast`: what turns a column of it into JSON, is not PostgreSQL's, and belongs to a role that our triggers'
     rights are too good for.
@@ -52,7 +52,7 @@ class Table:
     has_inheritance: bool
     is_owned: bool
     owner: str
-    stranger: str | None
+    is_out_of_reach: bool
     has_virtual_columns: bool
     row_trigger: str | None
     is_subscribing: bool
@@ -235,7 +235,7 @@ def _table(row: Mapping[str, Any]) -> Table:
         has_inheritance=row["has_inheritance"],
         is_owned=row["is_owned"],
         owner=row["owner"],
-        stranger=row["stranger"],
+        is_out_of_reach=row["is_out_of_reach"],
         has_virtual_columns=row["has_virtual_columns"],
         row_trigger=row["row_trigger"],
         is_subscribing=row["is_subscribing"],

@@ -41,7 +41,8 @@ def status(
     with connection(settings, "status") as conn:
         found = None
         with contextlib.suppress(NotInstalled):
-            found = read_status(conn, settings.schema_name, settings.collections)
+            by_itself = not (settings.roles or settings.anon_role)
+            found = read_status(conn, settings.schema_name, settings.collections, reads_by_itself=by_itself)
     if as_json:
         say(json.dumps(as_members(found, settings.schema_name, VERSION), ensure_ascii=False, indent=2))
     else:

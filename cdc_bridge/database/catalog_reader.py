@@ -68,6 +68,7 @@ class PooledCatalogReader:
         self._schema = schema
         self._names = names
         self._relations = relations
+        self._roles = tuple(roles)
         self._access = AccessReader(schema, roles)
         self._fingerprint = ""
         self._catalog: Catalog | None = None
@@ -138,7 +139,7 @@ class PooledCatalogReader:
             Catalog(with_children(collections, self._relations), access),
             {} if is_standby else find_incomplete(attached),
             problems_of_log,
-            bridge_problems(attached),
+            bridge_problems(attached, reads_by_itself=not self._roles),
         )
 
     def _take(

@@ -26,9 +26,9 @@ SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::
     NOT c.relispartition AND EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)
         AND NOT EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = i.inhparent)) AS has_inheritance,
     pg_has_role(c.relowner, 'USAGE') AS is_owned, pg_get_userbyid(c.relowner) AS owner,
-    -- The owner of our schema, if it has not the rights of the table's owner: so it is when a table was given to another role.
-    (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace n
-     WHERE n.nspname = %(schema)s AND NOT pg_has_role(n.nspowner, c.relowner, 'USAGE')) AS stranger,
+    -- So it is when a table was given to another role: this role owns our schema, and so could attach it, and may not even read it.
+    NOT has_any_column_privilege(c.oid, 'SELECT') AND NOT pg_has_role(c.relowner, 'USAGE')
+        AND EXISTS (SELECT FROM pg_namespace ours WHERE ours.nspname = %(schema)s AND pg_has_role(ours.nspowner, 'USAGE')) AS is_out_of_reach,
     EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped) AS has_virtual_columns,
     -- Whether no session's settings show in the values, as JSON has them. Of an enum only a cast to json of the maker's own
     -- could change that.
