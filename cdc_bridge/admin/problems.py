@@ -95,9 +95,9 @@ def lost_tables(tree: Tree) -> Iterator[str]:
     for table in tree.tables:
         if table.triggers and table.is_out_of_reach:
             yield (
-                f'{table.relation} belongs to the role "{table.owner}" now, and the bridge may not even read it, so clients'
-                f' get FORBIDDEN: GRANT "{table.owner}" TO the role that the bridge connects as, or detach the table as'
-                " its owner"
+                f'{table.relation} belongs to the role "{table.owner}" now, and the bridge may not even read it, so'
+                f' clients get FORBIDDEN: GRANT "{table.owner}" TO the role that the bridge connects as, or detach'
+                " the table as its owner"
             )
 
 
