@@ -206,9 +206,19 @@ async def test_browser_snippet(messages: Database, node: Path) -> None:
     await runs_in_node('import { WebSocket } from "ws";\n' + script, messages, node)
 
 
+WITH_WS = 'import { WebSocket } from "ws"; globalThis.WebSocket = WebSocket;\n'
+
+
 async def test_sdk_snippet(messages: Database, node: Path) -> None:
-    (script,) = snippets("js")
-    await runs_in_node('import { WebSocket } from "ws"; globalThis.WebSocket = WebSocket;\n' + script, messages, node)
+    script, _ = snippets("js")
+    await runs_in_node(WITH_WS + script, messages, node)
+
+
+async def test_sdk_loop_that_survives_an_outage(messages: Database, node: Path) -> None:
+    _, loop = snippets("js")
+    imports = 'import { createDirectus, realtime } from "@directus/sdk";\n'
+    call = 'follow("messages", { query: { fields: ["id", "text"] } }, (m) => console.log(m.event, m.data));'
+    await runs_in_node(WITH_WS + imports + loop + call, messages, node)
 
 
 async def runs_in_node(script: str, database: Database, node: Path) -> None:
