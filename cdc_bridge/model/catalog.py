@@ -1,4 +1,4 @@
-"""What can be subscribed to: collections, their columns and keys, as the database has them.
+"""The collections that clients can subscribe to, with their columns, keys and relations, as the database has them.
 
 A `Catalog` is a value. When the database changes, a new one takes its place.
 """
@@ -18,7 +18,7 @@ SHAPE_BYTES = 8
 
 
 class TypeKind(enum.Enum):
-    """How a value of a type travels in JSON; see `values`."""
+    """How a value of a type is sent in JSON; see `values`."""
 
     PLAIN = "plain"  # as PostgreSQL's row_to_json writes it
     QUOTED = "quoted"  # a number that must not lose digits: int8, numeric
@@ -29,7 +29,7 @@ class TypeKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PgType:
-    """A type with its domain peeled off. `name` is as `format_type` prints it, `labels` are those of an enum."""
+    """A type; of a domain, its base type. `name` is as `format_type` prints it, `labels` are those of an enum."""
 
     name: str
     kind: TypeKind = TypeKind.PLAIN
@@ -44,7 +44,7 @@ class PgType:
 
 @dataclass(frozen=True, slots=True)
 class Collation:
-    """How the text of a column compares. `schema` and `name` are PostgreSQL's; both are empty where the type has none.
+    """How the text of a column compares. `schema` and `name` are empty if the type has no collation.
 
     `is_deterministic`: equal means the same bytes. `is_bytewise`: it orders by code points, as "C" does.
     `has_plain_ascii`: upper and lower case of ASCII letters are each other's, which is not so in Turkish.
@@ -69,7 +69,7 @@ class Column:
     type: PgType
     collation: Collation = NO_COLLATION
     _hash: int = field(init=False, repr=False, compare=False)
-    """Worked out once: every filter and every projection is looked up by its columns."""
+    """Computed once: every filter and every projection is looked up by its columns."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_hash", hash((self.name, self.number, self.type, self.collation)))
@@ -143,7 +143,7 @@ class Collection:
         return tuple(self.by_name[name] for name in self.key)
 
     def order(self, relation_id: int) -> tuple[str, ...]:
-        """The names of the columns as changes of one of its tables have them."""
+        """Return the names of the columns in the order of the changes of one of its tables."""
         return self.orders.get(relation_id, self.names)
 
     def reads_as(self, other: Collection) -> bool:
@@ -162,7 +162,7 @@ def _by_reference(references: Sequence[Reference], columns: Container[str]) -> d
 
 
 def _shape(collection: Collection) -> bytes:
-    """Short, since it travels in every cursor, and the same on every bridge of the database."""
+    """Return a short hash, since every cursor contains it. It is the same on every bridge of the database."""
     facts = (
         collection.relation_id,
         collection.columns,
@@ -175,7 +175,7 @@ def _shape(collection: Collection) -> bytes:
 
 
 class Catalog:
-    """The collections by name, and by the `oid` of every table that reports under them, and who may see what."""
+    """The collections by name and by the `oid` of every table that reports under them, and the access of roles."""
 
     def __init__(self, collections: Iterable[Collection] = (), access: Access = UNKNOWN) -> None:
         self.access = access
@@ -185,7 +185,7 @@ class Catalog:
         }
 
     def siblings(self, relation_id: int) -> frozenset[int]:
-        """All tables that report under the same collection as this one."""
+        """Return all tables that report under the same collection as this one."""
         collection = self.by_relation_id.get(relation_id)
         return frozenset({relation_id} if collection is None else collection.filenodes)
 
@@ -196,7 +196,7 @@ class Catalog:
 
 
 def with_children(collections: Iterable[Collection], names: Mapping[str, str]) -> list[Collection]:
-    """The same, and each leads to the rows of others that refer to it by a foreign key, too.
+    """Return the collections with relations to the rows that refer to them.
 
     Children are called like their collection, or as `names` says: `{"messages.author": "posts"}`. Where several
     foreign keys of one collection lead to another, each needs a name of its own there: `messages_by_author`. A name
@@ -221,7 +221,7 @@ def with_children(collections: Iterable[Collection], names: Mapping[str, str]) -
 
 
 def _with_references(collection: Collection, children: Iterable[Reference], targets: Container[int]) -> Collection:
-    """With these children besides, each name once, and without what leads to no collection."""
+    """Add these children, each name once, and leave out what leads to no collection."""
     references = {own.name: own for own in collection.references if not own.is_many and own.target_id in targets}
     for many in children:
         if many.name not in collection.by_name:
@@ -230,5 +230,5 @@ def _with_references(collection: Collection, children: Iterable[Reference], targ
 
 
 def collection_name(relation: Relation) -> str:
-    """`messages` for `public.messages`; tables of other schemas keep theirs in front."""
+    """Return `messages` for `public.messages`; other names keep their schema."""
     return relation.name if relation.schema == "public" else str(relation)

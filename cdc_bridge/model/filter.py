@@ -1,14 +1,14 @@
-"""What a filter says, once it has been read: names are columns, values are of their column's type.
+"""A parsed filter: names are columns, and values are of their column's type.
 
-A filter is a value. Equal filters are equal values, whatever way they were spelled, so that they are judged once.
+A filter is a value. Equal filters are equal values, whatever form the client sent, so that they are evaluated once.
 
-There is no NOT, each operator has its own negation; so whoever judges a filter needs no third truth value: a comparison
-with NULL is not true, as in a WHERE clause, and that is all there is to know of it.
+There is no NOT: each operator has its own negation. So evaluating a filter needs no third truth value. A comparison
+with NULL is not true, as in a WHERE clause.
 
 Three read it: `predicate` in memory, `where` as SQL, `index_keys` to find it among many. They have to agree.
 
-What a client asked for and what it may see stand in one filter. Of the latter a `Policy` is PostgreSQL's, and a
-`Required` part is one that holds for rows of the past as well.
+One filter contains what a client asked for and what it may see. Of the latter, a `Policy` is evaluated by PostgreSQL,
+and a `Required` part also holds for old versions of rows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cdc_bridge.model.catalog import Column, PgType, Reference
 
 
 class Operator(enum.Enum):
-    """The value is Directus's word. What each one means to NULL is said beside it where it is not plain SQL's."""
+    """Operators by their names in Directus. Comments say what they do with NULL where it differs from plain SQL."""
 
     EQ = "_eq"
     NEQ = "_neq"
@@ -61,7 +61,7 @@ class Operator(enum.Enum):
 
 
 class Function(enum.Enum):
-    """What can be asked of a column instead of its value: `year(created)`. All of them give an int4."""
+    """Functions of a column: `year(created)`. All of them give an integer."""
 
     YEAR = "year"
     MONTH = "month"
@@ -79,7 +79,7 @@ INTEGER = PgType("integer")
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A value as `row_to_json` would write it in a column of its type, so that it compares with what is in an image:
+    """A value as `row_to_json` writes it in a column of its type, so that it compares with the values of rows:
     `7`, `"text"`, `1.50`, `"2026-11-24T10:00:00+00:00"`. Never `null`.
     """
 
@@ -111,7 +111,7 @@ class Field:
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """A place inside of a json or jsonb column, member by member; `"0"` is also the first element of an array.
+    """A path into a json or jsonb column, member by member; `"0"` is also the first element of an array.
 
     What is there is compared as text; when the values are numbers, as numeric, and what is no number there is NULL.
     """
@@ -126,7 +126,7 @@ Operand: TypeAlias = Field | Path
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`values` are sorted and unique for IN and NIN, [low, high] for BETWEEN, one for the others that have any."""
+    """`values` are sorted and unique for IN and NIN, [low, high] for BETWEEN, and at most one for the others."""
 
     operand: Operand
     operator: Operator
@@ -135,20 +135,20 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class And:
-    """All of them; of no parts: every row."""
+    """Rows that match all parts. Without parts: every row."""
 
     parts: tuple[Filter, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """At least one of them; of no parts: no row. (An empty `_or` of a client is an empty `And`.)"""
+    """Rows that match at least one part. Without parts: no row. (A client's empty `_or` is an empty `And`.)"""
 
     parts: tuple[Filter, ...]
 
 
 class Quantifier(enum.Enum):
-    """JOINED is a LEFT JOIN with the one row that a foreign key names: without it, its columns are NULL."""
+    """JOINED is a LEFT JOIN with the row that a foreign key names: if there is none, its columns are NULL."""
 
     JOINED = "joined"
     SOME = "some"
@@ -157,7 +157,7 @@ class Quantifier(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Related:
-    """What the rows that a foreign key leads to have to be like. `filter` is about columns of the other table."""
+    """A condition on the rows that a relation leads to. `filter` has columns of the other table."""
 
     reference: Reference
     quantifier: Quantifier
@@ -166,7 +166,7 @@ class Related:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A policy of row-level security that only PostgreSQL can judge, for whoever asks.
+    """A row-level security policy, or a part of one, that only PostgreSQL can evaluate for a principal.
 
     `expression` is its condition, or a part of it, as PostgreSQL prints it: it calls the table by `table`, and uses
     these columns of it. `name` is the policy's own, for the log.
@@ -180,7 +180,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Required:
-    """What decides who may see a row: it is asked of rows as they were, too, and as other tables are now."""
+    """A condition that decides who may see a row. Old versions must meet it too, with other tables as they are now."""
 
     filter: Filter
 
@@ -192,7 +192,7 @@ NOTHING = Or(())
 
 
 def leaves(filter_: Filter) -> Iterator[Comparison | Related | Policy]:
-    """What stands in it; what is inside of a condition on another table is left aside."""
+    """Yield the leaves of a filter, without those inside a condition on another table."""
     match filter_:
         case And(parts) | Or(parts):
             for part in parts:
@@ -204,12 +204,12 @@ def leaves(filter_: Filter) -> Iterator[Comparison | Related | Policy]:
 
 
 def relations(filter_: Filter) -> Iterator[Related]:
-    """All conditions on other tables that stand in it, those inside of others left aside."""
+    """Yield the conditions on other tables, without those inside of others."""
     return (leaf for leaf in leaves(filter_) if isinstance(leaf, Related))
 
 
 def of_the_past(filter_: Filter) -> Filter:
-    """What a row that is no more can be judged by: its own columns.
+    """Return the part of a filter that an old version of a row can be checked by: its own columns.
 
     The rows that it led to may be gone as well, or others, by now, and when it entered it was another time. Where these
     would decide, it counts as let through: to be told that a row has gone which was never there does no harm, not to
@@ -230,7 +230,7 @@ def of_the_past(filter_: Filter) -> Filter:
 
 
 def conjunction(*filters: Filter) -> Filter:
-    """All of these, flat."""
+    """Return a flat `And`."""
     parts: dict[Filter, None] = {}
     for each in filters:
         if each == NOTHING:
@@ -240,7 +240,7 @@ def conjunction(*filters: Filter) -> Filter:
 
 
 def disjunction(*filters: Filter) -> Filter:
-    """One of these at least, flat."""
+    """Return a flat `Or`."""
     parts: dict[Filter, None] = {}
     for each in filters:
         if each == EVERYTHING:

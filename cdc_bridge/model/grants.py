@@ -1,4 +1,4 @@
-"""What roles may see of tables, as grants and policies of row-level security have it: facts of the database."""
+"""What roles may see of tables by grants and row-level security: facts of the database."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 @dataclass(frozen=True, slots=True)
 class RowPolicy:
-    """A policy for SELECT. `expression` is its condition as PostgreSQL prints it, and uses these `columns`.
+    """A policy for SELECT. `expression` is its condition as PostgreSQL prints it; it uses these `columns`.
 
     `digest` is another one when the policy, or what it depends on, has changed. `obstacle` is why it cannot be judged
     of a row that is not in the table any more; empty where nothing is known to stand in the way.
@@ -26,7 +26,7 @@ class RowPolicy:
 
 @dataclass(frozen=True, slots=True)
 class TableAccess:
-    """Of one role to one table. `columns` of None are all of them, `policies` of None let all rows be seen."""
+    """The access of one role to one table. `columns` of None are all; with `policies` of None all rows are visible."""
 
     columns: frozenset[str] | None = None
     policies: tuple[RowPolicy, ...] | None = None
@@ -41,7 +41,7 @@ RoleAccess: TypeAlias = Mapping[int, TableAccess]
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """By role; None is the bridge itself. Roles that the bridge may not take are not in it.
+    """The access of all roles that the bridge may take; None is the bridge itself.
 
     `claim_functions`, by schema and name, give what depends on nothing but the claims of a token.
     """

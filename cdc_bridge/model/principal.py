@@ -9,15 +9,15 @@ from typing import Any
 from cdc_bridge.model import exactjson
 
 PASSING = frozenset({"exp", "iat", "jti", "nbf"})
-"""Claims that are others in each token of the same person (RFC 7519)."""
+"""Claims that differ between tokens of the same person (RFC 7519)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who a client is.
+    """The role and claims of a client.
 
-    `name` is the role as tokens and rules call it. `role` is the database role that reads for this principal; with
-    None the bridge reads as itself. `claims` are those of the token, as JSON text, for `request.jwt.claims`.
+    `name` is the role's name in tokens and rules. `role` is the database role that reads for this principal; None: the
+    bridge reads as itself. `claims` is the JSON text of the token's claims, for `request.jwt.claims`.
     """
 
     name: str = ""
@@ -38,10 +38,10 @@ class Principal:
 
     @property
     def lasting(self) -> str:
-        """What stays the same in the next token of the same person: for what outlives a connection."""
+        """Return a text that is the same for the next token of the same person, for data that outlive a connection."""
         claims = {name: value for name, value in self.claim_values.items() if name not in PASSING}
         return exactjson.encode([self.name, self.role, dict(sorted(claims.items()))])
 
 
 SELF = Principal()
-"""The bridge itself: everything that its own role may read."""
+"""The bridge itself, with the rights of its own role."""

@@ -1,4 +1,4 @@
-"""With whose eyes tables are read."""
+"""On whose behalf tables are read, and under which rules."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from cdc_bridge.model.filter import EVERYTHING, Filter
 from cdc_bridge.model.principal import SELF, Principal
 
 RowRules: TypeAlias = tuple[tuple[int, Filter], ...]
-"""By the `oid` of a table: what its rows have to be like to be seen."""
+"""By the `oid` of a table, the filter on its visible rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecurityContext:
-    """A principal, and which rows of each table (by its `oid`) the rules of the configuration let it see.
+    """A principal, and the rows of each table that the rules of the configuration let it see.
 
-    What grants and policies say is not here: PostgreSQL knows it, and reads as the principal's role.
+    Grants and policies are not part of it, since PostgreSQL applies them when it reads as the principal's role.
     """
 
     principal: Principal = SELF
@@ -33,7 +33,7 @@ class SecurityContext:
         return self._hash
 
     def rows_of(self, relation_id: int) -> Filter:
-        """What its rows have to be like to be seen."""
+        """Return the filter on the visible rows of a table."""
         return self._by_table.get(relation_id, EVERYTHING)
 
 
