@@ -1,7 +1,7 @@
-"""What the database is asked about the rows of changes, as they were when they changed.
+"""Questions to the database about the rows of changes, as the changes have them.
 
-Whoever answers sees these images, not what the tables hold by then; but whatever a filter or an output says of other
-rows is answered as those are now.
+The database evaluates these row versions, not what the tables contain by then. But conditions and outputs on other rows
+use these as they are now.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """Which of these rows does the filter let through, for each of these who ask? `now_us`: the moment of `$NOW`, in
-    microseconds since 1970.
+    """Which of these rows match the filter, in each context? `now_us` is the value of `$NOW`, in microseconds since
+    1970.
     """
 
     collection: Collection
@@ -34,7 +34,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """What do these outputs show of these rows that the images do not have? See `projection`."""
+    """What do the outputs show that these row versions do not contain? See `projection`."""
 
     collection: Collection
     catalog: Catalog
@@ -54,7 +54,7 @@ class ClaimExpression:
 
 @dataclass(frozen=True, slots=True)
 class ClaimValue:
-    """Its value. `type` is printed as those of columns are, `raw` is as `to_json` writes it; None for NULL."""
+    """The value of such an expression. `type` is as `format_type` prints it, `raw` as `to_json` does; None for NULL."""
 
     type: str
     raw: bytes | None
@@ -62,8 +62,8 @@ class ClaimValue:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """There is no answer. Asking again would not help, unless it `is_temporary`. Other questions of the same call have
-    theirs.
+    """A question without an answer. Unless it `is_temporary`, asking again would not help. The other questions of the
+    same call are not affected.
     """
 
     reason: str
@@ -72,8 +72,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """For each image of a case, in their order, those who ask and for whom it is let through; and why some get no
-    answer. Of these, `failed_for_now` may get one later.
+    """For each row of a case, in their order, the contexts in which it matches; and the contexts without an answer,
+    with the reason. Those of `failed_for_now` may get one later.
     """
 
     seen_by: tuple[frozenset[SecurityContext], ...]
@@ -82,7 +82,7 @@ class Verdict:
 
 
 class LookedUp(NamedTuple):
-    """Answers in the order of their questions. `literals`: None is not of the type."""
+    """Answers in the order of their questions. `literals`: None for a value that is not of the type."""
 
     literals: Sequence[bytes | None] = ()
     claims: Sequence[ClaimValue | Failure] = ()
@@ -90,4 +90,4 @@ class LookedUp(NamedTuple):
 
 
 Completed: TypeAlias = tuple[RowValues, ...] | Failure
-"""For each image of a completion, in their order."""
+"""The missing outputs of each row of a completion, in their order."""

@@ -1,7 +1,7 @@
-"""What of a row a client gets.
+"""The fields of a row that a client gets.
 
-Most outputs are columns, which every version of a row has. The others (`author.name`, `year(created)`) the database has
-to add; `table` says how the two become one JSON object.
+Most outputs are columns, which every version of a row has. The database has to add the others (`author.name`,
+`year(created)`); `table` combines both into one JSON object.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ class SortKey:
 
 
 def total_order(sort: tuple[SortKey, ...], collection: Collection) -> tuple[SortKey, ...]:
-    """What was asked for, then the key, so that pages do not overlap."""
+    """Return the sort keys followed by the key of the collection, so that pages do not overlap."""
     named = {key.field.column.name for key in sort if not key.path and key.field.function is None}
     return *sort, *(SortKey(Field(column)) for column in collection.key_columns if column.name not in named)
 
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """Rows of another collection that belong to a row: one object or null, or with `reference.is_many` a list.
+    """Rows of another collection along a relation: one object or null, or with `reference.is_many` a list.
 
-    `is_bare`: not objects, but the value of the projection's only output. `is_count`: their number instead, without a
-    projection. The rest says which of many, and in what order; `limit` of None is all.
+    `is_bare`: the value of the projection's only output instead of an object. `is_count`: the number of rows instead of
+    a list, without a projection. The rest chooses among many rows and sorts them; a `limit` of None is all.
     """
 
     reference: Reference
@@ -58,7 +58,7 @@ class Output:
 
     @property
     def column(self) -> Column | None:
-        """The column that it shows as it is."""
+        """Return the column, if the output is a plain one."""
         is_plain = isinstance(self.source, Field) and self.source.function is None
         return self.source.column if is_plain and isinstance(self.source, Field) else None
 
@@ -69,9 +69,9 @@ class Projection:
 
     outputs: tuple[Output, ...]
     is_flat: bool = field(init=False, repr=False, compare=False)
-    """Whether an image of a row has all of it."""
+    """Whether every version of a row has all outputs."""
     _hash: int = field(init=False, repr=False, compare=False)
-    """Worked out once: it is asked for with every change."""
+    """Computed once: it is needed with every change."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "is_flat", all(output.column is not None for output in self.outputs))

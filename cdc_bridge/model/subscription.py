@@ -1,4 +1,4 @@
-"""What one client asked for, in the terms of one collection."""
+"""A client's subscription or read of one collection, and the events that answer it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from cdc_bridge.model.projection import Projection, SortKey
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 
 Uid: TypeAlias = str | int | float | None
-"""As the client sent it. Requests are answered with the same JSON type; subscriptions talk in strings."""
+"""A uid as the client sent it. Replies to requests repeat its JSON type; events have it as a string."""
 
 Item: TypeAlias = str | int | float | dict[str, Any]
 
 
 def uid_text(uid: Uid) -> str | None:
-    """A uid as events carry it and as it is compared: a string, in JavaScript's spelling."""
+    """Return a uid as events carry it and as it is compared: as a string, like JavaScript's."""
     return uid if uid is None or isinstance(uid, str) else scalar_text(uid)
 
 
 def scalar_text(value: str | int | float) -> str:
-    """As JavaScript would print it: 7 and 7.0 are `7`, true is `true`, 1e-7 stays `1e-7`."""
+    """Return a value as JavaScript prints it: 7 and 7.0 are `7`, true is `true`, 1e-7 stays `1e-7`."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, float):
@@ -39,7 +39,7 @@ def scalar_text(value: str | int | float) -> str:
 
 
 class EventKind(enum.Enum):
-    """Directus's words for what happened."""
+    """The kinds of events, by their names in Directus."""
 
     INIT = "init"
     CREATE = "create"
@@ -53,14 +53,14 @@ EVERY_EVENT = frozenset({EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE})
 
 
 class Meta(enum.Enum):
-    """What can be counted besides: the whole collection, or what the filter lets through."""
+    """Counts beside the data: of the whole collection, or of the rows that match the filter."""
 
     TOTAL_COUNT = "total_count"
     FILTER_COUNT = "filter_count"
 
 
 class AggregateFunction(enum.Enum):
-    """Directus's words. `countAll` and `count` of `*` count rows."""
+    """Functions by their names in Directus. `countAll` and `count` of `*` count rows."""
 
     COUNT = "count"
     COUNT_DISTINCT = "countDistinct"
@@ -75,8 +75,8 @@ class AggregateFunction(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """Figures instead of rows: `functions` with the field they are of (None: `*`), for each group of rows that have
-    the fields of `group_by` in common. An output is called like its function, or, grouped by, like its field.
+    """Figures instead of rows: `functions` with their fields (None: `*`), for each group of rows that have the same
+    fields of `group_by`. A figure is called like its function, and a field of a group like the field.
     """
 
     functions: tuple[tuple[AggregateFunction, Field | None], ...]
@@ -87,12 +87,12 @@ class Aggregate:
 class Query:
     """The initial data of a subscription or the answer to a read.
 
-    `limit` counts rows. `limit_is_ours` says that the client did not choose it, so a cut must be told. `filter` holds
-    what `search` asks for as well, and what the client may see. With `aggregate` there are no rows, and the projection
-    has no outputs.
+    `limit` counts rows. `limit_is_ours`: the client did not choose it, so the reply says when it cuts the rows.
+    `filter` includes `search`, and the conditions of what the client may see. With `aggregate` there are no rows, and
+    the projection has no outputs.
 
-    `asked` is the filter without what policies of row-level security say, None where they say nothing: where a table is
-    read PostgreSQL applies them by itself, and they may ask of columns that the reader was not granted.
+    `asked` is the filter without row-level security, None if no policy applies. It is used to read the table, since
+    PostgreSQL applies policies itself there, and they may use columns that the reader was not granted.
     """
 
     projection: Projection
@@ -107,23 +107,23 @@ class Query:
 
     @property
     def of_table(self) -> Filter:
-        """What rows have to be like where a table is read."""
+        """Return the filter with which the table is read."""
         return self.filter if self.asked is None else self.asked
 
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """`item` is the encoded key of the one row that is followed, or None for the whole collection; `key` are the
-    same key's values as the client spelled them.
+    """What a client follows.
 
-    `request` is the raw `query`, kept to be judged anew when the table changes.
+    `item` is the encoded key of one row, None for the whole collection; `key` are the same key's values as the client
+    sent them. `request` is the raw `query`, kept to be parsed again when the table changes.
 
-    `cursor`, `tx` and `old` are what its messages carry besides; `changes_only` leaves out updates that change no field
-    of the projection. `related`: also when a row changes that the projection shows through a relation.
+    `cursor`, `tx` and `old` are what its messages carry besides. `changes_only` omits updates that change no field of
+    the projection. `related` adds updates for changed rows that the projection shows through a relation.
 
-    `context` says on whose behalf its rows are read, `rights` is a digest of what may be seen: under other rights,
-    nothing that was sent before is to be relied on. `allowed` are the events that it may be told of. `collection`
-    has only what may be seen of it. `is_guarded`: not all of its rows may be seen, whatever the client asks for.
+    `collection` has only visible columns. `context` says on whose behalf rows are read. `rights` is a digest of what is
+    visible: under other rights, the client starts anew. `allowed` are the events that it may receive. `is_guarded`:
+    policies or rules hide rows, whatever the client asks for.
     """
 
     collection: Collection
@@ -143,9 +143,9 @@ class Subscription:
     allowed: frozenset[EventKind] = EVERY_EVENT
     is_guarded: bool = False
     asked_by: SecurityContext = field(init=False, repr=False, compare=False)
-    """For whom the database is asked what changes mean: nobody in particular where all would get one answer."""
+    """The context in which changes are evaluated: that of the bridge where the answer is the same for all."""
     wanted: frozenset[EventKind] = field(init=False, repr=False, compare=False)
-    """The events that it is sent."""
+    """The kinds of events that it receives."""
 
     def __post_init__(self) -> None:
         query = self.query
@@ -156,11 +156,11 @@ class Subscription:
 
     @property
     def stream_uid(self) -> str | None:
-        """What its events carry."""
+        """Return the uid of its events."""
         return uid_text(self.uid)
 
     def sees_as(self, other: Subscription) -> bool:
-        """Whether the same request, with these eyes, shows what it did with those of the other."""
+        """Whether the same request shows the same to both."""
         return (self.query, self.rights) == (other.query, other.rights)
 
     def wants(self, kind: EventKind) -> bool:
@@ -168,15 +168,15 @@ class Subscription:
 
 
 class Reason(enum.Enum):
-    """Why an `init` came again, or a `delete` although nothing was deleted."""
+    """Why another `init` is sent, or a `delete` of a row that still exists."""
 
     RESYNC = "resync"  # changes may have been missed
     TRUNCATE = "truncate"  # the table was emptied
-    LEAVE = "leave"  # of a delete: the row is there, but the filter lets it through no more
+    LEAVE = "leave"  # of a delete: the row no longer matches the filter
 
 
 class Transaction(NamedTuple):
-    """Who made a change. `at` is when it was written, in microseconds since 1970; 0 when nobody knows."""
+    """The transaction of a change. `at` is when it was written, in microseconds since 1970; 0 if unknown."""
 
     xid: int
     at: int
@@ -185,16 +185,14 @@ class Transaction(NamedTuple):
 class Event(msgspec.Struct):
     """One message of a subscription before it is a frame: rows or keys, each one JSON value.
 
-    `rows` is None for an `init` without data. `more`: a limit of ours has cut the rows. `resumed`: the client goes on
-    from its cursor. `old` are the rows as they were, in the order of `rows`.
+    `rows` is None for an `init` without data. `more`: a limit of the bridge has cut the rows. `resumed`: the client
+    continues from its cursor. `old` are the old versions, in the order of `rows`. `meta` are the counts of an `init`.
 
-    `meta` are the counts that `init` carries when they are asked for.
-
-    `stale` makes it no message: rows that this filter lets through are to be read and shown again. It waits its turn
+    With `stale` it is not a message: rows that match this filter have to be read and sent again. It waits its turn
     among the events, so that what is read is newer than they are.
 
-    `mark` is what its change brings the stream to. Of the events of one change only the last has it, since with the
-    others not all of the change has been told.
+    `mark` is the stream's position after its change. Only the last event of a change has one, since before it the
+    change is not complete.
     """
 
     kind: EventKind
@@ -210,5 +208,5 @@ class Event(msgspec.Struct):
 
     @property
     def cost_bytes(self) -> int:
-        """What it occupies while it waits, with something for the objects around the data."""
+        """Return the memory that it occupies while it waits, with an allowance for the objects around the data."""
         return 100 + sum(map(len, self.rows or ())) + sum(map(len, self.old or ()))
