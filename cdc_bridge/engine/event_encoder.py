@@ -16,7 +16,7 @@ import msgspec
 from cdc_bridge.model import values
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation
-from cdc_bridge.model.cursor import Mark
+from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.filter import EVERYTHING
 from cdc_bridge.model.projection import Projection, SortKey
 from cdc_bridge.model.row import RowValues
@@ -53,14 +53,20 @@ _Draft: TypeAlias = tuple[EventKind, Positions, Reason | None]
 
 
 class EventEncoder:
-    """Encodes one change on demand: keys once, rows once per projection. `mark` is what it brings the stream to."""
+    """Encodes one change on demand: keys once, rows once per projection. `event_position` is what it brings the stream
+    to.
+    """
 
     def __init__(
-        self, change: Change, table: Table, mark: Mark | None = None, completions: Completions = NO_COMPLETIONS
+        self,
+        change: Change,
+        table: Table,
+        event_position: EventPosition | None = None,
+        completions: Completions = NO_COMPLETIONS,
     ) -> None:
         self._change = change
         self._table = table
-        self._mark = mark
+        self._event_position = event_position
         self._completions = completions
         self._every_old: dict[RowEncoder, tuple[bytes, ...]] = {}
         self._every_new: dict[RowEncoder, tuple[bytes, ...]] = {}
@@ -82,7 +88,7 @@ class EventEncoder:
         drafts = self._drafts(subscription, matches)
         events = [self._event(draft, subscription, matches) for draft in drafts]
         if events:
-            events[-1].mark = self._mark
+            events[-1].event_position = self._event_position
         return tuple(events)
 
     # --- which events there are ---
@@ -91,9 +97,13 @@ class EventEncoder:
         transaction = Transaction(self._change.xid, self._change.at) if subscription.tx else None
         if subscription.item is None:
             rows = None if subscription.event else ()
-            event = Event(EventKind.INIT, rows, Reason.TRUNCATE, transaction=transaction, mark=self._mark)
+            event = Event(
+                EventKind.INIT, rows, Reason.TRUNCATE, transaction=transaction, event_position=self._event_position
+            )
         else:
-            event = Event(EventKind.DELETE, (subscription.item,), transaction=transaction, mark=self._mark)
+            event = Event(
+                EventKind.DELETE, (subscription.item,), transaction=transaction, event_position=self._event_position
+            )
         return (event,) if subscription.wants(event.kind) else ()
 
     def _of_item(self, item: bytes, matches: Matches) -> Matches:

@@ -18,12 +18,12 @@ from cdc_bridge.engine.collection_registry import CollectionRegistry
 from cdc_bridge.engine.dependents import rows_that_show, tables_of
 from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.engine.registry import Judge, Judgement, SubscriberRegistry
-from cdc_bridge.engine.subscriber import FOLLOWING, Anchor, Outlet, Reading, Seals, State, Step, Subscriber
+from cdc_bridge.engine.subscriber import FOLLOWING, Anchor, CursorCiphers, Outlet, Reading, State, Step, Subscriber
 from cdc_bridge.engine.topic import Events, Pending, Topic
 from cdc_bridge.engine.weighing import CannotTell, Weighing
 from cdc_bridge.model.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.model.change import NO_ERA, Change, Era, Operation, Position, Snapshot
-from cdc_bridge.model.cursor import Cursor, Mark, Receipt
+from cdc_bridge.model.cursor import ClientPosition, Cursor, EventPosition
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import NOTHING, Filter
 from cdc_bridge.model.subscription import Event, EventKind, Reason, Subscription
@@ -51,7 +51,7 @@ class Hub:
         self.era = NO_ERA
         self._collections = CollectionRegistry()
         self._subscribers = SubscriberRegistry(held_bytes_max)
-        self._seals = Seals()
+        self._ciphers = CursorCiphers()
         self._touched: dict[Topic, None] = {}
         self._catching_up: dict[Topic, None] = {}
         self._stale: dict[Topic, None] = {}
@@ -74,7 +74,7 @@ class Hub:
     # --- subscribers ---
 
     def follow(self, outlet: Outlet, subscription: Subscription, after: str | None = None) -> Reading:
-        subscriber = Subscriber(outlet, subscription, self._seals, after)
+        subscriber = Subscriber(outlet, subscription, self._ciphers, after)
         self._subscribers.add(subscriber)
         self._join(subscriber)
         outlet.open(subscriber)
@@ -137,8 +137,8 @@ class Hub:
         era = anchor.era if anchor.era == self.era else NO_ERA
         subscriber.start = Position.of(era, data.snapshot)
         subscriber.after = None
-        receipt = self.receipt(subscriber, Cursor(anchor.shape, era, (subscriber.start,)))
-        subscriber.push(_init(subscriber, data), receipt)
+        client_position = self.client_position(subscriber, Cursor(anchor.shape, era, (subscriber.start,)))
+        subscriber.push(_init(subscriber, data), client_position)
         subscriber.has_data = True
         return None if self._start(topic, subscriber, data.snapshot) else topic.reload(subscriber)
 
@@ -193,16 +193,16 @@ class Hub:
             self._catching_up[subscriber.topic] = None
         return subscriber.topic.reload(subscriber) if is_incomplete else None
 
-    # --- receipts of what clients have been told ---
+    # --- what clients have been told ---
 
-    def receipt(self, subscriber: Subscriber, cursor: Cursor) -> Receipt | None:
+    def client_position(self, subscriber: Subscriber, cursor: Cursor) -> ClientPosition | None:
         """None for those who did not ask for cursors."""
         rights = subscriber.subscription.rights
-        return Receipt(self._seals.under(rights), cursor) if subscriber.subscription.cursor else None
+        return ClientPosition(self._ciphers.under(rights), cursor) if subscriber.subscription.cursor else None
 
     def open(self, subscriber: Subscriber, text: str) -> Cursor | None:
         """None for whatever is not a cursor that we gave under the rights that this one has."""
-        return self._seals.under(subscriber.subscription.rights).open(text)
+        return self._ciphers.under(subscriber.subscription.rights).open(text)
 
     # --- the stream ---
 
@@ -260,7 +260,7 @@ class Hub:
         return self.hold(collection.relation_id)  # a partition was emptied, the collection was not
 
     def _empty(self, change: Change, collection: Collection) -> list[Reading]:
-        encoder = EventEncoder(change, self.table(collection.relation_id), _mark(change, collection))
+        encoder = EventEncoder(change, self.table(collection.relation_id), _event_position(change, collection))
         readings: list[Reading] = []
         for topic in self._subscribers.topics_of(collection.relation_id):
             if events := encoder.events(topic.subscription):
@@ -276,7 +276,7 @@ class Hub:
                 readings += self._publish(topic, change, None)
             return readings
         weighing = self.weigh(change, change.at) if weighing is None else weighing
-        for group, told in weighing.told(_mark(change, collection)) if weighing else ():
+        for group, told in weighing.told(_event_position(change, collection)) if weighing else ():
             for topic in group.members:
                 readings += self._publish(topic, change, None if isinstance(told, CannotTell) else told)
         return readings
@@ -341,7 +341,7 @@ class Hub:
         """Positions are of this era now, and cursors are sealed with this secret; without one, by ours alone."""
         self.era = era
         if secret is not None:
-            self._seals.take(secret)
+            self._ciphers.take(secret)
 
     def turn(self, era: Era) -> None:
         self.era = era
@@ -449,8 +449,8 @@ def _nobody(_: Subscription) -> bool:
     return False
 
 
-def _mark(change: Change, collection: Collection) -> Mark | None:
-    return Mark(collection.shape, change.position) if change.position else None
+def _event_position(change: Change, collection: Collection) -> EventPosition | None:
+    return EventPosition(collection.shape, change.position) if change.position else None
 
 
 def _init(subscriber: Subscriber, data: InitialData) -> Event:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cdc_bridge.model import frames
 from cdc_bridge.model.change import Snapshot
-from cdc_bridge.model.cursor import Mark, Receipt
+from cdc_bridge.model.cursor import ClientPosition, EventPosition
 from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.subscription import Event, EventKind
 
@@ -107,7 +107,7 @@ class Entry(NamedTuple):
     cost_bytes: int
     end_bytes: int
     read_in: Snapshot | None = None
-    claim: Mark | Receipt | None = None
+    claim: EventPosition | ClientPosition | None = None
 
 
 class Cut:
@@ -120,7 +120,12 @@ class Cut:
     __slots__ = ("_body", "_frame", "_key", "claim", "cost_bytes", "count", "sent_rows")
 
     def __init__(
-        self, body: bytes, count: int, cost_bytes: int, sent_rows: int = 0, claim: Mark | Receipt | None = None
+        self,
+        body: bytes,
+        count: int,
+        cost_bytes: int,
+        sent_rows: int = 0,
+        claim: EventPosition | ClientPosition | None = None,
     ) -> None:
         self._body = body
         self.count = count

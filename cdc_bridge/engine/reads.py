@@ -239,9 +239,9 @@ async def _send(sources: Sources, replay: Replay, page: Missed) -> None:
         events = replay.tell(change, weighing, page.snapshot)
         if events is None:
             raise Forgotten("a change cannot be told, or cannot have happened when the log says")
-        for event, receipt in events:
+        for event, client_position in events:
             if not await subscriber.outlet.room(event.cost_bytes):
                 sources.hub.leave(subscriber)
             if not replay.is_whole:
                 raise Forgotten("the log has a gap, or nobody is there to be told")
-            subscriber.push(event, receipt)
+            subscriber.push(event, client_position)

@@ -3,8 +3,8 @@
 It begins with an `init` without data. Then its changes are told in the order of the log, while its feed holds what is
 new, until all has been told that some snapshot sees; there the stream goes on (`meet`).
 
-Rule: it is told changes only while `is_whole`. As soon as one cannot be told, the subscriber starts anew.
-What it has been told grows with each change, and so does what its receipts say. Never reads the clock or the network.
+Rule: it is told changes only while `is_whole`. As soon as one cannot be told, the subscriber starts anew. What it has
+been told grows with each change, and so does what its client positions say. Never reads the clock or the network.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.engine.weighing import CannotTell, Weighing
 from cdc_bridge.model.change import Change, Operation, Position, Snapshot
-from cdc_bridge.model.cursor import Cursor, Receipt, going_on
+from cdc_bridge.model.cursor import ClientPosition, Cursor, going_on
 from cdc_bridge.model.subscription import Event, EventKind
 
 
@@ -48,7 +48,7 @@ class Replay:
             return None  # what it is shown has come from other tables too, or is not told row by row
         subscriber.after = None
         key = hub.table(relation_id).key
-        subscriber.push(Event(EventKind.INIT, resumed=True), hub.receipt(subscriber, cursor))
+        subscriber.push(Event(EventKind.INIT, resumed=True), hub.client_position(subscriber, cursor))
         sieve: FilterGroup[Subscriber] = FilterGroup(subscriber.subscription.query.filter)
         sieve.put(Group(subscriber.subscription))
         return cls(hub, subscriber.reading(), anchor, cursor.told, sieve, TransactionOrders(key) if key else None)
@@ -80,7 +80,7 @@ class Replay:
 
     def tell(
         self, change: Change, weighing: Weighing[Subscriber] | None, upto: Snapshot
-    ) -> list[tuple[Event, Receipt | None]] | None:
+    ) -> list[tuple[Event, ClientPosition | None]] | None:
         """What is to be pushed of a change that was missed; `upto` sees it. None: it cannot be told, start anew."""
         collection = self.hub.catalog.by_relation_id[change.relation_id]
         self.told = going_on(self.told, upto, change.seq)
@@ -92,9 +92,13 @@ class Replay:
             self._emptied_by = change.xid
         else:
             return [] if self._emptied_by == change.xid else None
-        receipt = self.hub.receipt(self.subscriber, Cursor(self.anchor.shape, self.anchor.era, self.told))
+        client_position = self.hub.client_position(
+            self.subscriber, Cursor(self.anchor.shape, self.anchor.era, self.told)
+        )
         events = self._events(change, weighing)
-        return None if events is None else [(event, receipt if event is events[-1] else None) for event in events]
+        return (
+            None if events is None else [(event, client_position if event is events[-1] else None) for event in events]
+        )
 
     def _events(self, change: Change, weighing: Weighing[Subscriber] | None) -> tuple[Event, ...] | None:
         if weighing is None:  # it was emptied

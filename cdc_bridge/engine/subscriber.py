@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from cdc_bridge.engine.outbox import Entry, cut_frame
 from cdc_bridge.model.change import Era, Position, Snapshot
-from cdc_bridge.model.cursor import Mark, Receipt, Seal
+from cdc_bridge.model.cursor import ClientPosition, CursorCipher, EventPosition
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.subscription import Event, Subscription
@@ -87,32 +87,32 @@ FOLLOWING: Final = frozenset({State.LOADING, State.CATCHING_UP, State.LIVE})
 SENT: Final = frozenset({State.CATCHING_UP, State.LIVE})
 """States in which it is sent what comes in that log."""
 
-SEALS_MAX = 10_000
+CIPHERS_MAX = 10_000
 
 
-class Seals:
+class CursorCiphers:
     """What cursors are sealed with: our secret and the rights under which they are given. So nobody can make one, and
-    one that was given under other rights cannot be opened. Until there is a secret, seals are this process's own.
+    one that was given under other rights cannot be opened. Until there is a secret, ciphers are this process's own.
 
-    Bound: `SEALS_MAX` seals are kept at hand. Policy: past it each is made anew when it is needed.
+    Bound: `CIPHERS_MAX` ciphers are kept at hand. Policy: past it each is made anew when it is needed.
     """
 
     def __init__(self) -> None:
-        self._seal = Seal()
-        self._under: dict[bytes, Seal] = {}
+        self._cipher = CursorCipher()
+        self._under: dict[bytes, CursorCipher] = {}
 
     def take(self, secret: bytes) -> None:
         """From now on cursors are sealed with this secret."""
-        self._seal = Seal(secret)
+        self._cipher = CursorCipher(secret)
         self._under.clear()
 
-    def under(self, rights: bytes) -> Seal:
-        seal = self._under.get(rights)
-        if seal is None:
-            if len(self._under) >= SEALS_MAX:
+    def under(self, rights: bytes) -> CursorCipher:
+        cipher = self._under.get(rights)
+        if cipher is None:
+            if len(self._under) >= CIPHERS_MAX:
                 self._under.clear()
-            seal = self._under[rights] = self._seal.given_under(rights)
-        return seal
+            cipher = self._under[rights] = self._cipher.given_under(rights)
+        return cipher
 
 
 class Outlet(Protocol):
@@ -158,21 +158,22 @@ class Subscriber:
     of an `init` or of before it came back, so that the next `init` with data is a resync.
 
     Its cursors say the union of two positions: that of its data (`start`), and that of the stream at the last event
-    that it was sent. The first is dropped as soon as the second has all of it. `receipt` is of all that was sent.
+    that it was sent. The first is dropped as soon as the second has all of it. `client_position` is of all that was
+    sent.
     """
 
     __slots__ = (
         "__weakref__",
         "after",
         "awaited",
+        "ciphers",
+        "client_position",
         "has_data",
         "offset",
         "outbox",
         "outlet",
         "own",
         "proved_at",
-        "receipt",
-        "seals",
         "sent_rows",
         "snapshot",
         "start",
@@ -182,11 +183,13 @@ class Subscriber:
         "waiting_bytes",
     )
 
-    def __init__(self, outlet: Outlet, subscription: Subscription, seals: Seals, after: str | None = None) -> None:
+    def __init__(
+        self, outlet: Outlet, subscription: Subscription, ciphers: CursorCiphers, after: str | None = None
+    ) -> None:
         self.outlet = outlet
         self.outbox = outlet.outbox
         self.subscription = subscription
-        self.seals = seals
+        self.ciphers = ciphers
         self.state = State.LOADING
         self.topic: Topic | None = None
         self.offset = 0
@@ -199,7 +202,7 @@ class Subscriber:
         self.after = after
         self.has_data = after is not None
         self.start: Position | None = None
-        self.receipt: Receipt | None = None
+        self.client_position: ClientPosition | None = None
 
     def take(self, step: Step) -> None:
         """Raises `KeyError` for what must not happen in this state."""
@@ -222,10 +225,10 @@ class Subscriber:
         of_log = self.topic.end - self.offset if self.topic is not None and self.state in SENT else 0
         return len(self.own or ()) + of_log == 1
 
-    def push(self, event: Event, receipt: Receipt | None = None) -> None:
+    def push(self, event: Event, client_position: ClientPosition | None = None) -> None:
         """Send this to it alone, before anything of its topic. A connection that is too slow is closed."""
         if not self.outbox.is_closed:
-            self.keep(Entry(0, event, event.cost_bytes, 0, None, receipt), is_expected=False)
+            self.keep(Entry(0, event, event.cost_bytes, 0, None, client_position), is_expected=False)
             self.outbox.check(self.outlet)
 
     def keep(self, entry: Entry, *, is_expected: bool) -> None:
@@ -276,16 +279,16 @@ class Subscriber:
         if not self.waiting_bytes and self.topic is not None and self.state in SENT:
             self.topic.skip_rest(self)
         if cut.claim is not None and self.subscription.cursor:
-            self.receipt = self._claim(cut.claim)
-        cursor = self.receipt.text if self.receipt is not None else None
+            self.client_position = self._claim(cut.claim)
+        cursor = self.client_position.text if self.client_position is not None else None
         return cut.frame(uid, cursor)
 
-    def _claim(self, claim: Mark | Receipt) -> Receipt:
-        if isinstance(claim, Receipt):
+    def _claim(self, claim: EventPosition | ClientPosition) -> ClientPosition:
+        if isinstance(claim, ClientPosition):
             return claim
         if self.start is not None and claim.position.seen.covers(self.start.seen):
             self.start = None
-        return claim.receipt(self.seals.under(self.subscription.rights), self.start)
+        return claim.client_position(self.ciphers.under(self.subscription.rights), self.start)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

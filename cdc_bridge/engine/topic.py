@@ -283,7 +283,7 @@ class Topic:
             return [self.reload(subscriber) for subscriber in lacking]
         for event in events:
             cost_bytes = event.cost_bytes
-            self._append(Entry(xid, event, cost_bytes, self._end_bytes + cost_bytes, read_in, event.mark))
+            self._append(Entry(xid, event, cost_bytes, self._end_bytes + cost_bytes, read_in, event.event_position))
         return []
 
     def _append(self, entry: Entry) -> None:

@@ -20,7 +20,7 @@ from cdc_bridge.engine.filter_index import FilterGroup, FilterIndex, Group
 from cdc_bridge.engine.judging import Judged, Question, Side
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Change, Operation
-from cdc_bridge.model.cursor import Mark
+from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.evaluation import Case, Completed, Completion, Failure, Verdict
 from cdc_bridge.model.filter import EVERYTHING, Filter, of_the_past
 from cdc_bridge.model.projection import Projection
@@ -154,9 +154,11 @@ class Weighing(Generic[Member]):
 
     # --- then ---
 
-    def told(self, mark: Mark | None) -> Iterator[tuple[Group[Member], tuple[Event, ...] | CannotTell]]:
+    def told(
+        self, event_position: EventPosition | None
+    ) -> Iterator[tuple[Group[Member], tuple[Event, ...] | CannotTell]]:
         """The events of each group that has any, or why it has to start anew."""
-        rendering = EventEncoder(self.change, self._table, mark, self._completions)
+        rendering = EventEncoder(self.change, self._table, event_position, self._completions)
         for group, matches in self._found():
             if reason := self._why_incomplete(group, matches):
                 yield group, CannotTell(reason)

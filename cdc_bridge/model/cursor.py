@@ -43,35 +43,37 @@ class Cursor(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Mark:
+class EventPosition:
     """The position that an event brings a stream to, and its collection's shape. Shared by all who get the event."""
 
     shape: bytes
     position: Position
-    _alone: dict[Seal, Receipt] = field(default_factory=dict)
+    _alone: dict[CursorCipher, ClientPosition] | None = None
 
-    def receipt(self, seal: Seal, start: Position | None) -> Receipt:
+    def client_position(self, cipher: CursorCipher, start: Position | None) -> ClientPosition:
         """What has been told to one whose data are those of `start`, or to whom that makes no difference any more."""
         if start is not None:
-            return Receipt(seal, united(self.shape, (start, self.position)))
-        alone = self._alone.get(seal)
+            return ClientPosition(cipher, united(self.shape, (start, self.position)))
+        if self._alone is None:
+            self._alone = {}
+        alone = self._alone.get(cipher)
         if alone is None:
-            alone = self._alone[seal] = Receipt(seal, united(self.shape, (self.position,)))
+            alone = self._alone[cipher] = ClientPosition(cipher, united(self.shape, (self.position,)))
         return alone
 
 
 @dataclass(slots=True, eq=False)
-class Receipt:
+class ClientPosition:
     """A cursor that is sealed when it is sent, and only once, to however many."""
 
-    seal: Seal
+    cipher: CursorCipher
     cursor: Cursor
     _text: str = ""
 
     @property
     def text(self) -> str:
         if not self._text:
-            self._text = self.seal.seal(self.cursor)
+            self._text = self.cipher.seal(self.cursor)
         return self._text
 
 
@@ -85,7 +87,10 @@ def united(shape: bytes, told: tuple[Position, ...]) -> Cursor:
 
 def going_on(told: tuple[Position, ...], upto: Snapshot, seq: int) -> tuple[Position, ...]:
     """`told`, and of what `upto` sees everything up to `seq`."""
-    newest = Position.of(told[0].era, NOTHING_SEEN, upto=upto, seq=seq)
+    journal = told[-1].journal
+    if journal.seen is not NOTHING_SEEN:
+        journal = Journal(told[0].era, NOTHING_SEEN)
+    newest = Position(journal, 0, upto, seq)
     kept = tuple(position for position in told if not _covers(newest, position))
     return (*kept, newest) if len(kept) < TOLD_MAX else kept
 
@@ -100,7 +105,7 @@ def _covers(position: Position, other: Position) -> bool:
 
 
 @dataclass(slots=True, eq=False)
-class Seal:
+class CursorCipher:
     """Makes texts of cursors, and cursors of texts that were made with the same secret, for the same rights.
 
     Theory: bridges cannot agree on nonces, and 12 random bytes are few for all their cursors. So each object has a key
@@ -121,9 +126,9 @@ class Seal:
         self._salt = os.urandom(SALT_BYTES)
         self._cipher = self._cipher_of(self._salt)
 
-    def given_under(self, rights: bytes) -> Seal:
-        """The seal of the same secret for other rights."""
-        return Seal(self.secret, rights)
+    def given_under(self, rights: bytes) -> CursorCipher:
+        """The cipher of the same secret for other rights."""
+        return CursorCipher(self.secret, rights)
 
     def seal(self, cursor: Cursor) -> str:
         number = self._number.to_bytes(NUMBER_BYTES)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 import msgspec
 
 from cdc_bridge.model.catalog import Collection
-from cdc_bridge.model.cursor import Mark
+from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Filter, leaves
 from cdc_bridge.model.projection import Projection, SortKey
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
@@ -191,8 +191,8 @@ class Event(msgspec.Struct):
     With `stale` it is not a message: rows that match this filter have to be read and sent again. It waits its turn
     among the events, so that what is read is newer than they are.
 
-    `mark` is the stream's position after its change. Only the last event of a change has one, since before it the
-    change is not complete.
+    `event_position` is the stream's position after its change. Only the last event of a change has one, since before it
+    the change is not complete.
     """
 
     kind: EventKind
@@ -204,7 +204,7 @@ class Event(msgspec.Struct):
     transaction: Transaction | None = None
     meta: tuple[tuple[Meta, int], ...] = ()
     stale: Filter | None = None
-    mark: Mark | None = None
+    event_position: EventPosition | None = None
 
     @property
     def cost_bytes(self) -> int:

@@ -12,7 +12,7 @@ from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation, Position, Relation, Snapshot
-from cdc_bridge.model.cursor import Receipt
+from cdc_bridge.model.cursor import ClientPosition
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.evaluation import Verdict
 from cdc_bridge.model.frames import CloseCode
@@ -103,13 +103,13 @@ def snapshot(xmin: int, xmax: int, *in_progress: int) -> Snapshot:
 class Recorder:
     """A client that reads at once whatever there is, and keeps it in the words of the protocol.
 
-    With `is_slow` it reads nothing until it is told to (`read`). `claims` are the receipts whose cursors its messages
-    bear, None where that is the one of before.
+    With `is_slow` it reads nothing until it is told to (`read`). `claims` are the client positions whose cursors its
+    messages bear, None where that is the one of before.
     """
 
     said: list[tuple[Any, ...]] = field(default_factory=list)
     count: int = 0
-    claims: list[Receipt | None] = field(default_factory=list)
+    claims: list[ClientPosition | None] = field(default_factory=list)
     messages: list[dict[str, Any]] = field(default_factory=list)
     has_room: bool = True
     is_slow: bool = False
@@ -130,10 +130,10 @@ class Recorder:
     def read(self) -> None:
         while self.outbox:
             subscriber = self.outbox.turns[0]
-            before = subscriber.receipt
+            before = subscriber.client_position
             message = msgspec.json.decode(self.outbox.next_frame())
             self.messages.append(message)
-            self.claims.append(None if subscriber.receipt is before else subscriber.receipt)
+            self.claims.append(None if subscriber.client_position is before else subscriber.client_position)
             self.said.append(_said(message, one=subscriber.subscription.item is not None))
 
     def close(self, code: CloseCode, reason: str) -> None:

@@ -25,7 +25,7 @@ from cdc_bridge.model.change import (
     StreamItem,
     Turn,
 )
-from cdc_bridge.model.cursor import Cursor, Seal
+from cdc_bridge.model.cursor import Cursor, CursorCipher
 from cdc_bridge.model.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
 from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from cdc_bridge.model.messages import Subscribe
@@ -504,8 +504,8 @@ HEARD = Listening(ERA, SECRET)
 
 
 def back(cursor: Cursor = TOLD, secret: bytes = SECRET, of: Collection = MESSAGES) -> Subscribe:
-    seal = Seal(secret, AccessPolicy().rights(SELF, [of.relation_id], CATALOG))
-    return replace(SUBSCRIBE, collection=of.name, cursor=True, after=seal.seal(cursor))
+    cipher = CursorCipher(secret, AccessPolicy().rights(SELF, [of.relation_id], CATALOG))
+    return replace(SUBSCRIBE, collection=of.name, cursor=True, after=cipher.seal(cursor))
 
 
 @dataclass

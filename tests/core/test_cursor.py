@@ -13,10 +13,10 @@ from cdc_bridge.model.cursor import (
     PLAIN_BYTES_MAX,
     TEXT_CHARACTERS_MAX,
     TOLD_MAX,
+    ClientPosition,
     Cursor,
-    Mark,
-    Receipt,
-    Seal,
+    CursorCipher,
+    EventPosition,
     decode,
     encode,
     going_on,
@@ -26,7 +26,7 @@ from tests.core.facts import snapshot
 
 SHAPE = b"8 bytes!"
 ERA = Era(b"generation", 3)
-SEAL = Seal(b"secret")
+CIPHER = CursorCipher(b"secret")
 
 xids = st.integers(0, 2**64 - 1)
 seqs = st.integers(0, 2**63 - 1)
@@ -58,22 +58,22 @@ def cursors(draw: st.DrawFn) -> Cursor:
 
 @given(cursors())
 def test_what_is_sealed_opens_as_it_was(cursor: Cursor) -> None:
-    assert SEAL.open(SEAL.seal(cursor)) == cursor
+    assert CIPHER.open(CIPHER.seal(cursor)) == cursor
 
 
 @given(cursors(), st.data())
 def test_text_that_was_touched_opens_as_nothing(cursor: Cursor, data: st.DataObject) -> None:
-    text = SEAL.seal(cursor)
+    text = CIPHER.seal(cursor)
     place = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters().filter(lambda character: character != text[place]))
-    assert SEAL.open(text[:place] + other + text[place + 1 :]) is None
-    assert SEAL.open(text[:place]) is None
-    assert SEAL.open(text + other) is None
+    assert CIPHER.open(text[:place] + other + text[place + 1 :]) is None
+    assert CIPHER.open(text[:place]) is None
+    assert CIPHER.open(text + other) is None
 
 
 @given(st.text() | st.text("ABCabc-_=09", max_size=200))
 def test_whatever_a_client_makes_up_opens_as_nothing(text: str) -> None:
-    assert SEAL.open(text) is None
+    assert CIPHER.open(text) is None
 
 
 @given(st.binary(max_size=200))
@@ -87,18 +87,18 @@ def test_bytes_that_are_no_cursor_are_refused_by_one_error(plain: bytes) -> None
 
 def test_cursor_of_another_secret_opens_as_nothing() -> None:
     cursor = Cursor(SHAPE, ERA, ())
-    assert Seal(b"other").open(SEAL.seal(cursor)) is None
-    assert Seal().open(Seal().seal(cursor)) is None
-    assert Seal(b"secret").open(SEAL.seal(cursor)) == cursor
+    assert CursorCipher(b"other").open(CIPHER.seal(cursor)) is None
+    assert CursorCipher().open(CursorCipher().seal(cursor)) is None
+    assert CursorCipher(b"secret").open(CIPHER.seal(cursor)) == cursor
 
 
 def test_text_past_the_bound_is_not_even_decoded() -> None:
-    assert SEAL.open("A" * (TEXT_CHARACTERS_MAX + 1)) is None
+    assert CIPHER.open("A" * (TEXT_CHARACTERS_MAX + 1)) is None
 
 
 def test_equal_cursors_read_differently_and_show_nothing() -> None:
     cursor = Cursor(SHAPE, ERA, (Position.of(ERA, snapshot(10, 12)),))
-    texts = {SEAL.seal(cursor) for _ in range(10)}
+    texts = {CIPHER.seal(cursor) for _ in range(10)}
     assert len(texts) == 10
     assert not any(SHAPE in urlsafe_b64decode(text + "==") for text in texts)
 
@@ -107,7 +107,7 @@ def test_usual_cursor_is_short() -> None:
     """It is in every message of those who ask for it."""
     now = snapshot(4_000_000_000, 4_000_000_050, *range(4_000_000_000, 4_000_000_050, 5))
     cursor = Cursor(SHAPE, Era(b"g" * 16, 1), (Position.of(ERA, now, frozenset({(4_000_000_051, 9_000_000_000)})),))
-    assert len(SEAL.seal(cursor)) < 160
+    assert len(CIPHER.seal(cursor)) < 160
 
 
 @pytest.mark.parametrize(
@@ -119,9 +119,9 @@ def test_usual_cursor_is_short() -> None:
     ],
 )
 def test_cursor_that_would_be_too_long_claims_less(position: Position) -> None:
-    text = SEAL.seal(Cursor(SHAPE, ERA, (position,)))
+    text = CIPHER.seal(Cursor(SHAPE, ERA, (position,)))
     assert len(text) < TEXT_CHARACTERS_MAX
-    opened = SEAL.open(text)
+    opened = CIPHER.open(text)
     assert opened is not None
     assert len(encode(opened)) <= PLAIN_BYTES_MAX
     (claimed,) = opened.told
@@ -159,13 +159,13 @@ def test_positions_of_different_eras_add_up_to_nothing_that_lasts() -> None:
 
 
 def test_claim_is_sealed_once() -> None:
-    receipt = Receipt(SEAL, Cursor(SHAPE, ERA, ()))
-    assert receipt.text == receipt.text
+    client_position = ClientPosition(CIPHER, Cursor(SHAPE, ERA, ()))
+    assert client_position.text == client_position.text
 
 
 def test_followers_whose_data_make_no_difference_share_one_claim() -> None:
-    mark = Mark(SHAPE, Position.of(ERA, snapshot(10, 10)))
-    assert mark.receipt(SEAL, None) is mark.receipt(SEAL, None)
+    event_position = EventPosition(SHAPE, Position.of(ERA, snapshot(10, 10)))
+    assert event_position.client_position(CIPHER, None) is event_position.client_position(CIPHER, None)
 
 
 @given(snapshots(), snapshots(), xids)

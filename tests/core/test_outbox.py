@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_bridge.engine.outbox import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Outbox
-from cdc_bridge.engine.subscriber import Outlet, Seals, Subscriber
+from cdc_bridge.engine.subscriber import CursorCiphers, Outlet, Subscriber
 from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model.change import Era, Position, Snapshot
-from cdc_bridge.model.cursor import Mark, Receipt
+from cdc_bridge.model.cursor import ClientPosition, EventPosition
 from cdc_bridge.model.subscription import Event, EventKind, Reason, Transaction
 from tests.core.facts import Recorder, snapshot, subscription
 
 MIB = 1024 * 1024
-SEALS = Seals()
+CIPHERS = CursorCiphers()
 
 
 class Waiting:
@@ -37,7 +37,7 @@ class Waiting:
         self.subscribers: dict[str, Subscriber] = {}
         for key in keys or ("s",):
             wanted = subscription(uid=key, item=b"1" if one else None, cursor=True)
-            self.subscribers[key] = subscriber = Subscriber(self.outlet, wanted, SEALS)
+            self.subscribers[key] = subscriber = Subscriber(self.outlet, wanted, CIPHERS)
             topic = Topic(wanted, MIB, self.woken)
             topic.join(subscriber)
             topic.start(subscriber, snapshot(1, 1))
@@ -50,16 +50,19 @@ class Waiting:
     def size_bytes(self) -> int:
         return self.outlet.outbox.size_bytes
 
-    def push(self, key: str, event: Event, mark: Mark | None = None) -> bool:
+    def push(self, key: str, event: Event, event_position: EventPosition | None = None) -> bool:
         """Whether the connection stays."""
         subscriber = self.subscribers[key]
         if self.in_log:
             assert subscriber.topic is not None
-            subscriber.topic.publish(10, (event if mark is None else msgspec.structs.replace(event, mark=mark),))
+            subscriber.topic.publish(
+                10,
+                (event if event_position is None else msgspec.structs.replace(event, event_position=event_position),),
+            )
             subscriber.topic.announce()
             self.outlet.outbox.check(self.outlet)
         else:
-            subscriber.push(event, None if mark is None else claim_of(mark))
+            subscriber.push(event, None if event_position is None else claim_of(event_position))
         return not self.outlet.outbox.is_closed
 
     def reply(self, frame: bytes) -> bool:
@@ -171,11 +174,11 @@ def test_dropped_subscription_says_no_more(in_log: bool) -> None:
 def test_frame_says_who_changed_what_it_was_and_where_the_client_is(in_log: bool) -> None:
     waiting = Waiting("m1", in_log=in_log)
     event = Event(EventKind.UPDATE, (b"1",), old=(b"0",), transaction=Transaction(77, 1_795_516_496_789_000))
-    receipt = claimed(1)
-    waiting.push("m1", event, receipt)
+    client_position = claimed(1)
+    waiting.push("m1", event, client_position)
     assert waiting.next_frame().decode() == (
         '{"type":"subscription","event":"update","data":[1],"old":[0],'
-        '"tx":{"id":"77","at":"2026-11-24T10:34:56.789Z"},"cursor":"' + text(receipt) + '","uid":"m1"}'
+        '"tx":{"id":"77","at":"2026-11-24T10:34:56.789Z"},"cursor":"' + text(client_position) + '","uid":"m1"}'
     )
 
 
@@ -216,23 +219,23 @@ def test_transactions_are_not_mixed_when_they_are_told(in_log: bool) -> None:
 # --- cursors ---
 
 
-def claimed(number: int) -> Mark:
-    return Mark(b"8 bytes!", Position.of(Era(b"g", number), Snapshot(number, number, frozenset())))
+def claimed(number: int) -> EventPosition:
+    return EventPosition(b"8 bytes!", Position.of(Era(b"g", number), Snapshot(number, number, frozenset())))
 
 
-def claim_of(mark: Mark) -> Receipt:
-    return mark.receipt(SEALS.under(b""), None)
+def claim_of(event_position: EventPosition) -> ClientPosition:
+    return event_position.client_position(CIPHERS.under(b""), None)
 
 
-def text(mark: Mark) -> str:
-    return claim_of(mark).text
+def text(event_position: EventPosition) -> str:
+    return claim_of(event_position).text
 
 
 def test_frame_carries_the_cursor_of_the_last_event_that_is_in_it(in_log: bool) -> None:
     waiting = Waiting(in_log=in_log)
     claims = [claimed(number) for number in range(3)]
-    for number, receipt in enumerate(claims):
-        waiting.push("s", created(number), receipt)
+    for number, client_position in enumerate(claims):
+        waiting.push("s", created(number), client_position)
     (frame,) = frames(waiting)
     assert frame["cursor"] == text(claims[2])
 
@@ -252,10 +255,10 @@ def test_event_that_is_not_sent_in_full_is_not_claimed(in_log: bool) -> None:
 
 def test_event_without_a_claim_of_its_own_leaves_the_cursor_where_it_was(in_log: bool) -> None:
     waiting = Waiting(in_log=in_log)
-    receipt = claimed(1)
-    waiting.push("s", Event(EventKind.INIT, ()), receipt)
+    client_position = claimed(1)
+    waiting.push("s", Event(EventKind.INIT, ()), client_position)
     waiting.push("s", Event(EventKind.DELETE, (b"1",)))
-    assert [f["cursor"] for f in frames(waiting)] == [text(receipt), text(receipt)]
+    assert [f["cursor"] for f in frames(waiting)] == [text(client_position), text(client_position)]
 
 
 def test_change_of_several_events_is_not_begun_in_a_frame_that_claims_another(in_log: bool) -> None:

@@ -423,8 +423,8 @@ class Client:
                 rows = frame.get("data") or []
                 data = [rows] if isinstance(rows, dict) else rows
                 assert self.subscriber is not None
-                assert self.subscriber.receipt is not None
-                (start,) = self.subscriber.receipt.cursor.told
+                assert self.subscriber.client_position is not None
+                (start,) = self.subscriber.client_position.cursor.told
                 self.memory = Memory(start.seen, [], {value["id"]: value for value in data})
             return
         for value in [frame["data"]] if is_one else frame["data"]:

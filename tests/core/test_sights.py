@@ -433,6 +433,11 @@ def test_cursor_is_worth_something_under_the_rights_only_under_which_it_was_give
     rights = [AccessPolicy().rights(principal, [durable.relation_id], catalog) for principal in principals]
     them = Followers(*(seen_by(ANN, OWN, cursor=True, rights=each) for each in rights), catalog=catalog)
     cursor = Cursor(durable.shape, Era(b"generation", 0), (Position.of(Era(b"generation", 0), NOW),))
-    receipt = them.hub.receipt(them.subscribers[0], cursor)
-    assert receipt
-    assert [them.hub.open(subscriber, receipt.text) for subscriber in them.subscribers] == [cursor, cursor, None, None]
+    client_position = them.hub.client_position(them.subscribers[0], cursor)
+    assert client_position
+    assert [them.hub.open(subscriber, client_position.text) for subscriber in them.subscribers] == [
+        cursor,
+        cursor,
+        None,
+        None,
+    ]

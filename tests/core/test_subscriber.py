@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.engine.subscriber import TRANSITIONS, Outlet, Reading, Seals, State, Step, Subscriber
+from cdc_bridge.engine.subscriber import TRANSITIONS, CursorCiphers, Outlet, Reading, State, Step, Subscriber
 from cdc_bridge.engine.topic import Pending, Topic
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.subscription import Event, EventKind
@@ -32,7 +32,7 @@ LEGAL = {
 
 @pytest.mark.parametrize(("state", "step"), list(product(State, Step)))
 def test_every_step_is_legal_or_raises(state: State, step: Step) -> None:
-    subscriber = Subscriber(Recorder(), subscription(), Seals())
+    subscriber = Subscriber(Recorder(), subscription(), CursorCiphers())
     subscriber.state = state
     if step in LEGAL[state]:
         subscriber.take(step)
@@ -61,7 +61,7 @@ class Scene:
     woken: dict[Outlet, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.subscriber = Subscriber(self.client, subscription(), Seals())
+        self.subscriber = Subscriber(self.client, subscription(), CursorCiphers())
         self.topic = Topic(subscription(), self.bytes_max, self.woken)
         self.topic.join(self.subscriber)
 
@@ -240,7 +240,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.topic = Topic(subscription(), 1500, self.woken)
-        self.subscribers = [Subscriber(Recorder(is_slow=True), subscription(), Seals()) for _ in range(2)]
+        self.subscribers = [Subscriber(Recorder(is_slow=True), subscription(), CursorCiphers()) for _ in range(2)]
         for subscriber in self.subscribers:
             self.topic.join(subscriber)
             subscriber.reading()

@@ -11,7 +11,7 @@ from typing import Any
 from cdc_bridge.access.auth_state import Identity, authentication_failed
 from cdc_bridge.access.authenticator import Authenticator, Roles
 from cdc_bridge.access.tokens import Verifier
-from cdc_bridge.engine.subscriber import Outlet, Seals, Subscriber
+from cdc_bridge.engine.subscriber import CursorCiphers, Outlet, Subscriber
 from cdc_bridge.model.change import NOTHING_SEEN
 from cdc_bridge.model.messages import ReadItems, Subscribe
 from cdc_bridge.model.principal import Principal
@@ -39,7 +39,7 @@ class StubEngine:
 
     async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal) -> Subscriber:
         assert isinstance(outlet, Connection)
-        subscriber = Subscriber(outlet, subscription(uid=request.uid), Seals())
+        subscriber = Subscriber(outlet, subscription(uid=request.uid), CursorCiphers())
         outlet.open(subscriber)
         self.subscribed.put_nowait((outlet, subscriber))
         return subscriber
