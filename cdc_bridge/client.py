@@ -75,12 +75,12 @@ class Message:
 
     @property
     def cursor(self) -> str | None:
-        """From where to go on once this has been taken care of."""
+        """Return the cursor to go on from once this message has been handled."""
         cursor = self.content.get("cursor")
         return cursor if isinstance(cursor, str) else None
 
     def describe(self) -> list[str]:
-        """What it says, a line for each row; for an `init` there is a line before them."""
+        """Yield a line for each row; for an `init`, one line before them."""
         data, reason = self.content.get("data"), str(self.content.get("reason", ""))
         rows = [] if data is None else data if isinstance(data, list) else [data]
         lines = [_compact(row) for row in rows]
@@ -153,7 +153,7 @@ def _connection(url: str) -> connect:
 async def _conversation(
     connection: ClientConnection, request: str, notice: Callable[[str], None]
 ) -> AsyncIterator[Message]:
-    """Until the connection closes."""
+    """Yield messages until the connection closes."""
     waiting = asyncio.get_running_loop().call_later(TELL_AFTER_S, notice, _NOTHING_YET)
     try:
         async for message in _subscription(connection, request):

@@ -49,7 +49,7 @@ def mask(text: str, dsn: str = "") -> str:
 
 
 def is_conninfo(dsn: str) -> bool:
-    """Whether libpq can read it. What libpq says otherwise is not kept, since it quotes the text."""
+    """Return whether libpq can read the text. Its complaint is not kept, since it quotes the text."""
     from psycopg import ProgrammingError
     from psycopg.conninfo import conninfo_to_dict
 
@@ -61,7 +61,7 @@ def is_conninfo(dsn: str) -> bool:
 
 
 def fault(dsn: str) -> str:
-    """What is wrong with a connection string, without a word of its values; empty when nothing is.
+    """Return what is wrong with a connection string, without its values; empty if nothing is.
 
     libpq takes `u:p@ss@host` for the host `ss@host`, and `u:p/ss@host` for the port `p`, and says so to everybody.
     """
@@ -110,7 +110,7 @@ def _options() -> list[str]:
 
 
 def server(dsn: str) -> str:
-    """Where the connection string leads: `127.0.0.1:5432/shop`, as far as it and libpq's variables say."""
+    """Return where the connection string leads, `127.0.0.1:5432/shop`, as far as it and libpq's variables say."""
     from psycopg.conninfo import conninfo_to_dict
 
     if fault(dsn):

@@ -28,7 +28,7 @@ _DIM, _PLAIN = "\033[2m", "\033[0m"
 
 
 def facts(**values: object) -> dict[str, Mapping[str, object]]:
-    """What a line says besides its message, for `extra=`."""
+    """Return the facts of a log line, for `extra=`."""
     return {"facts": values}
 
 

@@ -42,27 +42,27 @@ def statement(name: str, schema: str | None = None, /, **parts: sql.Composable) 
 
 
 def migrations(after: int) -> list[str]:
-    """The names of the migrations that a database of version `after` still needs."""
+    """Return the names of the migrations that a database of version `after` still needs."""
     return [name for name in names("migrations") if _number(name) > after]
 
 
 def functions() -> list[str]:
-    """The names of all functions' files. PostgreSQL looks into their bodies late, so any order does."""
+    """Return the names of all functions. PostgreSQL looks into their bodies late, so any order does."""
     return names("functions")
 
 
 def granting(schema: str) -> sql.Composed:
-    """What gives the recorded runtime role its rights on our schema, see `schema.roles`."""
+    """Return what gives the recorded runtime role its rights on our schema, see `admin.roles`."""
     return statement("roles/grant", schema, **rights(schema))
 
 
 def rights(schema: str) -> dict[str, sql.Composable]:
-    """The parts that statements about the runtime role have in common."""
+    """Return the parts that statements about the runtime role have in common."""
     return {"recorded": statement("roles/recorded", schema), "rights": statement("roles/rights", schema)}
 
 
 def script(schema: str) -> str:
-    """All of it, as `psql` runs it on a database that has none of it yet."""
+    """Return the script by which `psql` installs everything on a database that has none of it yet."""
     wanted = [*migrations(after=0), *functions()]
     head = _fill(read("steps/script_head"), None, {"version": sql.Literal(VERSION)})
     parts = [head, *(_fill(read(name), schema, {}) for name in wanted), granting(schema)]

@@ -46,7 +46,7 @@ __all__ = ["Plan", "Request", "apply", "plan"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a person asks for: tables by name, or all tables of some schemas.
+    """A request to attach tables by name, or all tables of some schemas.
 
     `excluded` holds columns as `T.C`, besides those that a table excludes already: what was private once does not
     become public because an option was forgotten. Only detach gives such a column back. Without a `mode` attached
@@ -68,7 +68,7 @@ class Request:
 def plan(
     conn: psycopg.Connection[Any], request: Request, schema: str = "cdc", *, lock_timeout_ms: int = LOCK_TIMEOUT_MS
 ) -> Plan:
-    """What is missing. Changes nothing. Raises `RelationError`, `UsageError` and other `DatabaseError`."""
+    """Return what is missing, and change nothing. Raises `RelationError`, `UsageError`, other `DatabaseError`."""
     check_connection(conn)
     if conn.info.parameter_status("server_encoding") == "SQL_ASCII":
         raise DatabaseError(
@@ -113,7 +113,7 @@ def _plan(conn: psycopg.Connection[Any], request: Request, schema: str, lock_tim
 
 
 def mode_of(tree: Tree, wanted: Mode | None) -> Mode:
-    """How changes of this tree are to leave it, once it is attached."""
+    """Return the mode that a tree has once it is attached."""
     return wanted or (tree.mode if tree.is_attached else OF_NEW_TABLES)
 
 
@@ -127,7 +127,7 @@ def tasks_of_tree(
     schema: str,
     lock_timeout_ms: int,
 ) -> list[Task]:
-    """One task that sets these tables of a tree right, or none when they are."""
+    """Return one task that sets these tables of a tree right, or none when they are."""
     changed: list[Table] = []
     steps: list[Step] = []
     copied = {each.name for each in tree.wanted(tree.root, excluded, level, mode) if each.level is Level.ROW}
@@ -161,7 +161,7 @@ def _manner(tree: Tree, level: Level, mode: Mode) -> str:
 
 
 def _change(table: Table, wanted: list[Wanted], copied: set[str], schema: str) -> list[Step]:
-    """From the triggers that are there to those that should be; those `copied` from the root are just to be enabled."""
+    """Return the steps from the triggers that are there to the wanted ones; `copied` ones only need enabling."""
     by_name = {each.name: each for each in wanted}
     stray = [t.name for t in table.triggers.values() if t.name not in by_name and not t.is_clone]
     missing = [each for each in wanted if not _is_there(each, table)]
@@ -213,7 +213,7 @@ def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: i
 def _rights(
     conn: psycopg.Connection[Any], there: migrations.Installation, schema: str, lock_timeout_ms: int
 ) -> list[Task]:
-    """What the runtime role lacks, if there is one. Installing gives it all that anyway."""
+    """Return the task that gives a runtime role the rights it lacks. Installing gives it all of them anyway."""
     lacking = lacks(conn, schema) if there.is_owned else []
     if not lacking:
         return []
@@ -235,7 +235,7 @@ def _recording(
     trees: Sequence[Tree],
     modes: Mapping[int, Mode],
 ) -> list[Step]:
-    """What records `notify`, if it is asked for and new. Raises `UsageError` where it contradicts a table's mode."""
+    """Return the step that records a new `notify`. Raises `UsageError` if a table's mode contradicts it."""
     live = [tree.root.relation for tree in trees if modes[tree.root.oid] is Mode.LIVE]
     if request.notify is None and not live:
         return []  # so that a role that may not read the setting can attach durable tables
@@ -266,7 +266,7 @@ def _requested(conn: psycopg.Connection[Any], request: Request, schema: str) -> 
 
 
 def _all(conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str) -> tuple[list[Tree], list[str]]:
-    """All that can be attached; the others are named in the notes."""
+    """Return all tables that can be attached; the notes name the others."""
     there = {name for (name,) in conn.execute(statement("queries/schemas"), {"schemas": list(schemas)})}
     if absent := [name for name in schemas if name not in there]:
         raise RelationError(f"there is no schema {', '.join(absent)} in this database")

@@ -43,7 +43,7 @@ class Request:
 def plan(
     conn: psycopg.Connection[Any], request: Request, schema: str = "cdc", *, lock_timeout_ms: int = LOCK_TIMEOUT_MS
 ) -> Plan:
-    """What is left to remove; nothing when it was removed before. Raises `RelationError`, `UsageError`."""
+    """Return what is left to remove, if anything. Raises `RelationError` and `UsageError`."""
     check_connection(conn)
     if bool(request.tables) == request.all_tables:
         raise UsageError("name the tables to detach, or ask for all of them with --all")
@@ -74,7 +74,7 @@ def _find(conn: psycopg.Connection[Any], schema: str, text: str) -> int:
 
 
 def _detach_tree(tree: Tree, lock_timeout_ms: int) -> Task | None:
-    """Partitions too, and whatever an earlier arrangement of partitions has left on them."""
+    """Return the task that detaches a tree, including triggers that earlier partitions have left."""
     carrying = [table for table in tree.tables if table.triggers]
     if not carrying:
         return None
@@ -116,7 +116,7 @@ def _purge(conn: psycopg.Connection[Any], there: Installation, schema: str, lock
 
 
 def _check_alone(conn: psycopg.Connection[Any], schema: str) -> None:
-    """What somebody else has put into our schema is not dropped."""
+    """Raise `DatabaseError` if our schema holds objects of others, which a purge would drop."""
     parameters = {"schema": schema, "functions": sorted(_our_functions())}
     found = conn.execute(statement("queries/strangers", schema), parameters).fetchone()
     if found:
@@ -126,5 +126,5 @@ def _check_alone(conn: psycopg.Connection[Any], schema: str) -> None:
 
 
 def _our_functions() -> set[str]:
-    """By name: what our files make, or call of each other."""
+    """Return the names of functions that our files make or call."""
     return {name for file in functions() for name in re.findall(r"{cdc}\.(\w+)\(", read(file))}

@@ -93,7 +93,7 @@ class LogMaintenance:
 
     @staticmethod
     async def _is_standby(connection: AsyncConnection[Any]) -> bool:
-        """Whether nothing can be written here: bridges of the primary prune and record."""
+        """Return whether nothing can be written here: bridges of the primary prune and record."""
         row = await (await connection.execute(statement("queries/standby"))).fetchone()
         return row is not None and row[0] == "yes"
 

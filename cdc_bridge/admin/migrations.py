@@ -38,7 +38,7 @@ def read_installation(conn: psycopg.Connection[Any], schema: str) -> Installatio
 
 
 def require_ours(conn: psycopg.Connection[Any], schema: str) -> Installation:
-    """What is there, be it nothing. Raises `DatabaseError` where it is somebody else's."""
+    """Return what is installed, if anything. Raises `DatabaseError` if the schema is not ours."""
     there = read_installation(conn, schema)
     if not there.is_ours:
         raise DatabaseError(

@@ -26,7 +26,7 @@ PARTITION_PREFIX = f"{PREFIX}partition_"
 
 
 def ours(schema: str) -> dict[str, Any]:
-    """By what queries tell a trigger of ours from the application's: the schema of its function, and its own name."""
+    """Return the parameters by which queries recognise our triggers: the schema of the function, and a prefix."""
     return {"schema": schema, "prefix": PREFIX}
 
 
@@ -41,7 +41,7 @@ class Mode(enum.StrEnum):
 
 
 class Notify(enum.StrEnum):
-    """What the operator decides for all bridges of a database, see `notification`.
+    """Whether anything notifies, decided by the operator for all bridges of a database.
 
     `AUTO`: writers notify while the gate is open. `OFF`: nobody ever does, and bridges poll.
     """
@@ -51,11 +51,11 @@ class Notify(enum.StrEnum):
 
 
 OF_NEW_TABLES = Mode.DURABLE
-"""In what a table is attached when nobody says otherwise."""
+"""The mode of tables that are attached without `--mode`."""
 
 
 def read_notify(conn: psycopg.Connection[Any], schema: str) -> Notify:
-    """What is recorded; a database without a record, as of version 1, notifies."""
+    """Return the recorded value; a database without one, as of version 1, notifies."""
     try:
         return _parse(conn.execute(statement("queries/notify", schema)).fetchone())
     except psycopg.errors.UndefinedTable:
@@ -70,7 +70,7 @@ def record_notify(conn: psycopg.Connection[Any], schema: str, notify: Notify) ->
 
 
 async def record_notify_async(conn: AsyncConnection[Any], schema: str, notify: Notify) -> None:
-    """As `record_notify`. The session has been prepared, see `session`."""
+    """Do as `record_notify` in a session that `database.session` has prepared."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         if notify is Notify.OFF:
             await cursor.execute(statement("queries/live_tables", schema), ours(schema))
@@ -79,12 +79,12 @@ async def record_notify_async(conn: AsyncConnection[Any], schema: str, notify: N
 
 
 def statement_of_record(schema: str, notify: Notify) -> sql.Composed:
-    """The statement that records it."""
+    """Return the statement that records the value."""
     return statement("steps/record_notify", schema, value=sql.Literal(notify.value))
 
 
 def read_live_tables(conn: psycopg.Connection[Any], schema: str) -> list[Relation]:
-    """The attached tables that always notify."""
+    """Return the attached tables that always notify."""
     return [Relation(*row) for row in conn.execute(statement("queries/live_tables", schema), ours(schema))]
 
 

@@ -70,7 +70,7 @@ class Task:
 
     @property
     def title(self) -> str:
-        """What is done, and how."""
+        """Return what is done, and how."""
         return f"{self.name}: {self.manner}" if self.manner else self.name
 
     def __str__(self) -> str:
@@ -180,6 +180,6 @@ def _attempts(limit_s: float) -> Iterator[None]:
 
 
 def holders(conn: psycopg.Connection[Any], table_ids: Iterable[int], lock: str) -> tuple[LockHolder, ...]:
-    """Who is in the way of such a lock on these tables."""
+    """Return the sessions that keep such a lock on these tables from being had."""
     parameters = {"oids": list(table_ids), "modes": list(_CONFLICTING[lock])}
     return tuple(starmap(LockHolder, conn.execute(statement("queries/lock_holders"), parameters)))

@@ -1,4 +1,4 @@
-"""What is wrong, in sentences that say what to do: tables that cannot be attached, triggers, the log, roles."""
+"""Problems as sentences that say what to do: with tables to attach, triggers, the log and roles."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def check_table(table: Table) -> None:
 
 
 def danger(foreign_cast: str) -> str:
-    """Why a table is refused in whose columns somebody else's code is."""
+    """Return why a table is refused whose columns run another role's code."""
     return (
         f"has a column that is cast to json by {foreign_cast}, which would run with the rights of the owner of our"
         " schema: drop that cast, or let a superuser own the function"
@@ -53,7 +53,7 @@ def danger(foreign_cast: str) -> str:
 
 
 def _objection(table: Table) -> str | None:
-    """Why this kind of relation cannot be attached, whoever asks."""
+    """Return why no role can attach this kind of relation."""
     if table.relation.schema in {"pg_catalog", "information_schema", "pg_toast"}:
         return "is a system catalog, on which PostgreSQL allows no triggers"
     if table.relkind == "f" and table.is_partition:
@@ -72,7 +72,7 @@ def _objection(table: Table) -> str | None:
 
 
 async def read_attached_async(conn: AsyncConnection[Any], schema: str) -> list[Tree]:
-    """The trees that are attached. The session has been prepared, see `session`."""
+    """Return the attached trees. The session has been prepared by `database.session`."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(statement("queries/captured", schema), ours(schema))
         roots = sorted({row["root"] for row in await cursor.fetchall()})
@@ -81,7 +81,7 @@ async def read_attached_async(conn: AsyncConnection[Any], schema: str) -> list[T
 
 
 def bridge_problems(attached: Iterable[Tree], *, reads_by_itself: bool = False) -> list[str]:
-    """What a bridge cannot mend: changes that may be missed, what misuses our triggers' rights, and lost tables.
+    """Return what a bridge cannot mend: changes that may be missed, misuse of our triggers' rights, lost tables.
 
     `reads_by_itself`: its clients have its own rights, and not those of database roles.
     """
@@ -91,7 +91,7 @@ def bridge_problems(attached: Iterable[Tree], *, reads_by_itself: bool = False) 
 
 
 def lost_tables(tree: Tree) -> Iterator[str]:
-    """Tables of which nobody can be told, since they were given to another role."""
+    """Yield tables that were given to another role, so that the bridge cannot read them any more."""
     for table in tree.tables:
         if table.triggers and table.is_out_of_reach:
             yield (
@@ -102,7 +102,7 @@ def lost_tables(tree: Tree) -> Iterator[str]:
 
 
 def missed(tree: Tree) -> str | None:
-    """Why changes of this tree may be missed for as long as no person does something about it.
+    """Return why changes of this tree may be missed until an operator acts, or None.
 
     What this role may repair, a bridge does within some seconds.
     """
@@ -123,7 +123,7 @@ def missed(tree: Tree) -> str | None:
 
 
 def capture_problems(tree: Tree) -> Iterator[str]:
-    """Each with what to do; none when all is well."""
+    """Yield problems, each with what to do."""
     if tree.root.has_inheritance:
         yield (
             f"{tree.root.relation} has become part of an inheritance hierarchy (INHERITS): rows of the tables under it"
@@ -138,14 +138,14 @@ def capture_problems(tree: Tree) -> Iterator[str]:
 
 
 def dangers(tree: Tree) -> Iterator[str]:
-    """What has come into its tables that could misuse the rights of our triggers."""
+    """Yield what in its tables could misuse the rights of our triggers."""
     for table in tree.tables:
         if table.foreign_cast:
             yield f"{table.relation} {danger(table.foreign_cast)}, or detach the table"
 
 
 def _wanted(tree: Tree, table: Table) -> list[Wanted]:
-    """As the tree is captured now."""
+    """Return the triggers that a table should have, as the tree is captured now."""
     return tree.wanted(table, tree.excluded, tree.level, tree.mode)
 
 
@@ -195,14 +195,14 @@ _ANEW = "or begin anew: cdc-bridge detach --all --purge, then attach"
 
 
 def log_problems(conn: psycopg.Connection[Any], schema: str) -> list[str]:
-    """Each with what to do; none when all is well, or where there is no log yet."""
+    """Return problems of the log, each with what to do; none where there is no log yet."""
     with conn.cursor(row_factory=tuple_row) as cursor:
         cursor.execute(statement("queries/log_problems"), _parameters(schema))
         return _sentences(cursor.fetchall(), schema)
 
 
 async def log_problems_async(conn: AsyncConnection[Any], schema: str) -> list[str]:
-    """As `log_problems`. The session has been prepared, see `session`."""
+    """Do as `log_problems` in a session that `database.session` has prepared."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statement("queries/log_problems"), _parameters(schema))
         return _sentences(await cursor.fetchall(), schema)
@@ -242,7 +242,7 @@ _CANNOT_READ = "it may read no attached table: GRANT SELECT on what its clients 
 
 
 def role_problems(roles: Sequence[str], access: Access) -> Mapping[str, str]:
-    """By role. Where nothing is attached nobody can read anything, which is no role's problem."""
+    """Return problems by role. Where nothing is attached there are none: nobody can read anything there."""
     if not access.of(None):
         return {}
     found = {role: _problem(access.roles.get(role)) for role in roles}

@@ -77,7 +77,7 @@ def _objection(tree: Tree) -> DatabaseError | None:
 
 
 def _repair(conn: psycopg.Connection[Any], tree: Tree, schema: str, lock_limit_s: float) -> bool:
-    """Whether there was anything to do. Raises `DatabaseError` and what psycopg raises."""
+    """Repair one tree. Returns whether there was anything to do. Raises `DatabaseError` and psycopg's errors."""
     if objection := _objection(tree):
         raise objection
     tasks = tasks_of_tree(

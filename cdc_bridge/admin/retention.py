@@ -57,12 +57,12 @@ class Log:
 
     @property
     def size_bytes(self) -> int:
-        """Without what eight empty tables take."""
+        """Return the size without what eight empty tables take."""
         return sum(segment.size_bytes for segment in self.segments if not segment.is_empty)
 
     @property
     def used(self) -> int:
-        """How many segments hold something."""
+        """Return how many segments hold something."""
         return sum(not segment.is_empty for segment in self.segments)
 
     @property
@@ -89,7 +89,7 @@ Action: TypeAlias = Forget | Advance
 
 
 def decide(log: Log, older_than_s: float, keep_bytes: int) -> list[Action]:
-    """What is to be done now; decide again afterwards, since advancing makes another segment the next."""
+    """Return what to do now. Decide again afterwards, since advancing makes another segment the next."""
     in_order = _oldest_first(log)
     current = next((each for each in log.segments if each.number == log.current), None)
     following = (log.current + 1) % RING
@@ -109,12 +109,12 @@ def decide(log: Log, older_than_s: float, keep_bytes: int) -> list[Action]:
 
 
 def segment_bytes(keep_bytes: int) -> int:
-    """How large a segment may grow before writers leave it."""
+    """Return how large a segment may grow before writers leave it."""
     return max(SEGMENT_BYTES_MIN, keep_bytes // PARTS)
 
 
 def _oldest_first(log: Log) -> list[Segment]:
-    """All that hold something, but for the current one."""
+    """Return the segments that hold something, except the current one."""
     by_number = {each.number: each for each in log.segments if not each.is_empty}
     numbers = [(log.current + step) % RING for step in range(1, RING)]
     return [by_number[number] for number in numbers if number in by_number]
@@ -126,7 +126,7 @@ def _is_past(segment: Segment, older_than_s: float) -> bool:
 
 
 def _is_due(current: Segment, older_than_s: float) -> bool:
-    """Whether writers should leave it, so that it is not its last row that decides over its first."""
+    """Return whether writers should leave the segment, so that its last row does not decide over its first."""
     return older_than_s == 0 or (current.oldest_age_s is not None and current.oldest_age_s > older_than_s / PARTS)
 
 
@@ -136,7 +136,7 @@ LOCK_TIMEOUT_MS = 100
 READ_TIMEOUT_MS = 1000
 
 FIRST_VERSION = 2
-"""Of our SQL, with a change log."""
+"""The first version of our SQL with a change log."""
 
 _LACKS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
 
@@ -174,14 +174,14 @@ def prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_
 
 
 def is_standby(conn: psycopg.Connection[Any]) -> bool:
-    """There nothing can be written."""
+    """Return whether this server is a hot standby, where nothing can be written."""
     with conn.cursor(row_factory=tuple_row) as cursor:
         row = cursor.execute(statement("queries/standby")).fetchone()
     return row is not None and row[0] == "yes"
 
 
 def holders(conn: psycopg.Connection[Any], schema: str, numbers: Iterable[int]) -> tuple[LockHolder, ...]:
-    """Who keeps these segments from being emptied."""
+    """Return the sessions that keep these segments from being emptied."""
     parameters = {"schema": schema, "names": [f"change_log_{number}" for number in numbers]}
     oids = [oid for (oid,) in conn.execute(statement("queries/segment_oids"), parameters)]
     return plan.holders(conn, oids, plan.ACCESS_EXCLUSIVE)
@@ -216,7 +216,7 @@ def _left(actions: Iterable[Action], locked: Collection[int]) -> list[Action]:
 
 
 def _act(conn: psycopg.Connection[Any], schema: str, action: Action, done: Pruned) -> bool:
-    """Whether it could be done."""
+    """Carry out an action. Returns whether it could be done."""
     match action:
         case Advance(number):
             row = conn.execute(statement("steps/advance_segment", schema, number=sql.Literal(number))).fetchone()
@@ -276,7 +276,7 @@ def _limited(conn: psycopg.Connection[Any], lock_timeout_ms: int) -> Iterator[No
 
 @contextmanager
 def _alone(conn: psycopg.Connection[Any], schema: str) -> Iterator[bool]:
-    """Two who prune at once would forget more than either meant to."""
+    """Let one prune at a time: two would forget more than either meant to."""
     row = conn.execute(statement("steps/prune_alone", name=sql.Literal(schema))).fetchone()
     is_alone = bool(row and row[0])
     try:
@@ -288,7 +288,7 @@ def _alone(conn: psycopg.Connection[Any], schema: str) -> Iterator[bool]:
 
 @contextmanager
 def _read_committed(conn: psycopg.Connection[Any]) -> Iterator[None]:
-    """What a transaction sees after it has waited for its lock, whatever the database's default is."""
+    """Use READ COMMITTED, so that a transaction sees the state after it has waited for its lock."""
     before = conn.isolation_level
     conn.isolation_level = IsolationLevel.READ_COMMITTED
     try:

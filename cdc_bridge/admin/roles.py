@@ -40,7 +40,7 @@ class RoleNames:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """What the runtime role has not been given, or has lost."""
+    """A right that the runtime role has not been given, or has lost."""
 
     role: str
     privilege: str
@@ -67,7 +67,7 @@ def script(roles: RoleNames, schema: str, *, guard: bool = True) -> str:
 
 
 def lacks(conn: psycopg.Connection[Any], schema: str) -> list[Lack]:
-    """What the recorded runtime role lacks; nothing where none is recorded."""
+    """Return what the recorded runtime role lacks; nothing where none is recorded."""
     query = statement("roles/missing", schema, **rights(schema))
     with conn.cursor(row_factory=tuple_row) as cursor:
         found = cursor.execute(query, {"schema": schema}).fetchall()
@@ -86,12 +86,12 @@ def _check(name: str) -> None:
 
 
 def _guarding(schema: str) -> sql.Composable:
-    """With the words of the file, which are for who reads the script."""
+    """Return the guard with its comments, which are for readers of the script."""
     template = sql.SQL(read("roles/guard"))
     return template.format(guard=sql.Identifier(f"{schema[: NAME_BYTES_MAX - 6]}_guard"))
 
 
 def _array(names: tuple[str, ...]) -> str:
-    """As PostgreSQL reads an array of texts."""
+    """Return an array of texts as PostgreSQL reads it."""
     escaped = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
     return "{" + ",".join(f'"{name}"' for name in escaped) + "}"

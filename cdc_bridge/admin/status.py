@@ -1,4 +1,4 @@
-"""What is attached, how, and whether it is as it should be."""
+"""Read what is attached, how, and what is wrong with it."""
 
 from __future__ import annotations
 

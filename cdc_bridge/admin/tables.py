@@ -91,12 +91,12 @@ class Tree:
 
     @property
     def mode(self) -> Mode:
-        """How changes leave it now. Where somebody has mixed the two, durable is what it was attached for."""
+        """Return its mode. Where triggers of both kinds are mixed, it was attached as durable."""
         return Mode.DURABLE if any(each.mode is Mode.DURABLE for each in self.root.triggers.values()) else Mode.LIVE
 
     @property
     def level(self) -> Level:
-        """How it is captured now."""
+        """Return the level at which it is captured now."""
         names = {trigger.name for trigger in self.root.triggers.values()}
         return Level.ROW if any(name.startswith(f"{PREFIX}row_") for name in names) else Level.STATEMENT
 
@@ -112,7 +112,7 @@ class Tree:
 
     @property
     def _mark(self) -> str:
-        """What row triggers of this root have in their names. Kept once given: dump and restore change oids."""
+        """Return the mark in the names of this root's row triggers. It is kept, since dump and restore change oids."""
         given = (match[1] for name in sorted(self.root.triggers) if (match := MARK.fullmatch(name)))
         return next(given, str(self.root.oid))
 
@@ -134,7 +134,7 @@ class Tree:
 
     @property
     def is_plain(self) -> bool:
-        """Whether no session's settings show in its values."""
+        """Return whether its values are independent of session settings."""
         return all(table.is_plain for table in self.tables)
 
     def outdated(self) -> list[Table]:
@@ -280,7 +280,7 @@ def split_column(text: str) -> list[tuple[str, str]]:
 
 
 def column_names(text: str) -> list[str]:
-    """What a column's name can mean: as it is written, then as PostgreSQL reads it."""
+    """Return the names that a text can mean: as it is written, then as PostgreSQL reads it."""
     parts = parse(text)
     return [text, parts[0]] if len(parts) == 1 else [text]
 

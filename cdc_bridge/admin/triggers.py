@@ -26,11 +26,11 @@ COLUMN_BY_COLUMN = "0:"
 """The argument of a trigger on a table with virtual generated columns, see `sql/functions/capture.sql`."""
 
 _DURABLE_PREFIX = "capture_durable"
-"""By what queries and we tell the functions of the mode durable from those of the mode live."""
+"""The prefix by which functions of the mode durable are recognised."""
 
 
 class Level(enum.Enum):
-    """For each of what our triggers fire."""
+    """Whether our triggers fire for each statement or for each row."""
 
     STATEMENT = "STATEMENT"
     ROW = "ROW"
@@ -82,7 +82,7 @@ class Trigger:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is for tables in whose values no session's settings show."""
+        """Return whether it is for tables whose values are independent of session settings."""
         return self.function in _PLAIN.values()
 
 
@@ -124,7 +124,7 @@ class Wanted:
 
     @property
     def _functions_that_do(self) -> set[str]:
-        """What serves every table also serves one that a quicker function would do for."""
+        """Return the functions that serve: the wanted one, and the one that serves every table."""
         return {self.function, _DURABLE[self.level]} if self.mode is Mode.DURABLE else {self.function}
 
     def is_met_by(self, trigger: Trigger) -> bool:
@@ -145,7 +145,7 @@ _PLAIN = {event: f"capture_durable_{event.lower()}" for event in ("INSERT", "UPD
 DURABLE_FUNCTIONS = (*_DURABLE.values(), *_PLAIN.values())
 
 MARK = re.compile(PREFIX + r"row_(?:insert|update|delete)_(\w+)")
-"""What row triggers have the mark of their root in."""
+"""The names of row triggers, which contain the mark of their root."""
 
 _EVENTS = {
     "INSERT": "REFERENCING NEW TABLE AS new_rows",
@@ -175,7 +175,7 @@ def wanted_by_statement(mode: Mode, arguments: tuple[str, ...], *, is_root: bool
 
 
 def wanted_by_row(mode: Mode, arguments: tuple[str, ...], *, is_root: bool, mark: str) -> list[Wanted]:
-    """Of a partition just the one that PostgreSQL does not copy from the root."""
+    """Return the wanted row triggers; of a partition, only the one that PostgreSQL does not copy from the root."""
     functions = _functions(mode)
     prefix = f"{PREFIX}row_" if is_root else PARTITION_PREFIX
     truncate = Wanted(f"{prefix}truncate", "TRUNCATE", Level.STATEMENT, mode, functions[Level.STATEMENT], "", arguments)

@@ -44,14 +44,14 @@ def connection(settings: Settings, command: str) -> Iterator[psycopg.Connection]
 
 
 def unreachable(error: psycopg.Error, dsn: str) -> DatabaseUnreachable:
-    """Why there is no connection, and what to do about it."""
+    """Return the error that says why there is no connection, and what to do."""
     reason = mask(_first_line(error), dsn)
     step = next((step for sign, step in _NEXT_STEPS if sign in str(error)), "check --dsn or CDC_BRIDGE_DSN")
     return DatabaseUnreachable(f"cannot connect to {mask(server(dsn), dsn)}: {reason}; {step}")
 
 
 def refused(error: psycopg.Error, dsn: str) -> DatabaseError:
-    """Why a statement failed."""
+    """Return the error that says why a statement failed."""
     reason = mask(_first_line(error), dsn)
     match error:
         case errors.LockNotAvailable():

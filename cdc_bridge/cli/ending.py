@@ -1,4 +1,4 @@
-"""How a command ends: which exit code, and what is said."""
+"""End a command: with an exit code and a sentence."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def listen(
 
 
 class _Terminated(Exception):
-    """By SIGTERM."""
+    """End because of SIGTERM."""
 
 
 async def _listen(url: str, wanted: Wanted, show: Callable[[Message], None], terminated: asyncio.Event) -> None:
@@ -109,7 +109,7 @@ def _print_verbatim(message: Message) -> None:
 
 
 def pretty_printer() -> Callable[[Message], None]:
-    """For a terminal: time, event, row; a line is as wide as the window."""
+    """Print time, event and row for a terminal, in lines as wide as its window."""
     from rich.console import Console
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""Where words go: results to stdout, everything about them to stderr."""
+"""Write results to stdout, and everything about them to stderr."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 
 class ReaderGone(Exception):
-    """Whoever read our stdout has stopped reading, as `head` does. No error: there is nothing left to do."""
+    """The reader of our stdout has stopped reading, as `head` does. This is no error."""
 
 
 def say(text: str) -> None:
-    """A result. It is written at once, so that a reader of the pipe has it. Raises `ReaderGone`."""
+    """Write a result at once, so that the reader of a pipe has it. Raises `ReaderGone`."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -24,17 +24,17 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """What a person should know but a program that reads stdout should not stumble over."""
+    """Write what a person should know to stderr, where no program that reads stdout stumbles over it."""
     print(text, file=sys.stderr, flush=True)
 
 
 def complain(text: str) -> None:
-    """An error or a warning, under our name and without a password."""
+    """Write an error or a warning, under our name and without a password."""
     note(f"cdc-bridge: {mask(text)}")
 
 
 def report(done: Plan) -> None:
-    """What `attach` or `detach` has done."""
+    """Print what `attach` or `detach` has done."""
     for sentence in done.notes:
         note(sentence)
     for task in done.tasks:
@@ -44,7 +44,7 @@ def report(done: Plan) -> None:
 
 
 def size(count: float) -> str:
-    """Bytes, as a person reads them."""
+    """Return a size in words."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 10_000 or unit == "GB":
             return f"{count:,.0f} {unit}"
@@ -53,7 +53,7 @@ def size(count: float) -> str:
 
 
 def age(seconds: float) -> str:
-    """A time span, as a person reads it."""
+    """Return a time span in words."""
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"

@@ -29,13 +29,13 @@ from cdc_bridge.settings import Settings
 log = logging.getLogger(__name__)
 
 GRACE_S = 1.5
-"""What the end may take beyond `shutdown_timeout_s`, which is for the clients."""
+"""The time for shutting down beyond `shutdown_timeout_s`, which is for the clients."""
 
 REVISABLE = {"rules", "static_tokens"}
 """The settings that SIGHUP applies to a running bridge."""
 
 COLLECTED_AFTER = 20_000, 50, 100
-"""As `gc.set_threshold` takes them: new objects, looks at the young ones, looks at the older ones."""
+"""The thresholds of `gc.set_threshold`."""
 
 
 @with_a_flag_for_each_setting
@@ -72,7 +72,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
 
 
 def refuse_unless_meant(settings: Settings) -> None:
-    """Nothing is public until the operator says so; raises `UsageError`."""
+    """Raise `UsageError` if the settings would open the bridge to strangers, and log warnings."""
     if reason := refusal(settings):
         raise UsageError(reason)
     for sentence in warnings(settings):
@@ -94,7 +94,7 @@ def reviser(config: Path | None, flags: Mapping[str, object], before: Settings) 
 
 
 def _end_in_any_case(limit_s: float) -> None:
-    """Whatever may hang on the way down, a database that does not answer for one: an orchestrator does not wait."""
+    """End the process after `limit_s` even if something hangs: an orchestrator does not wait."""
 
     def give_up() -> None:
         log.warning("something hangs: ending without waiting for it", extra=facts(after_s=limit_s))
@@ -137,7 +137,7 @@ _ELSE = "; on this machine only, use --host 127.0.0.1; for anything less, --inse
 
 
 def refusal(settings: Settings) -> str | None:
-    """Why the bridge does not serve like this, or None."""
+    """Return why the bridge refuses to serve with these settings, or None."""
     if bool(settings.tls_certificate) != bool(settings.tls_key):
         given, missing = ("tls_certificate", "tls_key") if settings.tls_certificate else ("tls_key", "tls_certificate")
         return f"{given} is set without {missing}: TLS needs both, as paths of PEM files"
@@ -157,7 +157,7 @@ def refusal(settings: Settings) -> str | None:
 
 
 def warnings(settings: Settings) -> list[str]:
-    """What whoever starts the bridge should know."""
+    """Return what the operator should know at the start."""
     return [sentence for sentence in (_of_readers(settings), _of_the_way(settings)) if sentence]
 
 

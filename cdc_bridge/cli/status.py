@@ -50,7 +50,7 @@ def status(
 
 
 def as_members(found: Status | None, schema: str, newest: int) -> dict[str, Any]:
-    """What `--json` prints. Members are added in later releases, never renamed or removed."""
+    """Return what `--json` prints. Later releases add members, and never rename or remove one."""
     return {
         "schema": schema,
         "installed": found is not None,

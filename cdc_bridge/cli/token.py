@@ -57,7 +57,7 @@ def token(
 
 
 def _unknown(role: str, settings: Settings) -> str | None:
-    """Why a bridge with these settings will refuse the token. It is made all the same: the bridge may have others."""
+    """Yield why a bridge with these settings will refuse the token. It is made all the same."""
     known = {*settings.roles, *(rule.role for rule in settings.rules), settings.anon_role} - {""}
     if not known or role in known:
         return None
@@ -65,7 +65,7 @@ def _unknown(role: str, settings: Settings) -> str | None:
 
 
 def _named(sub: str | None, settings: Settings) -> dict[str, Any]:
-    """Those of the claims that are texts, as far as there are any."""
+    """Return the claims that are texts."""
     texts = {"sub": sub, "aud": settings.jwt_audience, "iss": settings.jwt_issuer}
     return {name: text for name, text in texts.items() if text}
 

@@ -1,4 +1,4 @@
-"""Who may see what of the attached tables, as the database has it."""
+"""Read the rights of roles on the attached tables: grants and policies."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _decode_policies = msgspec.json.Decoder(list[_PolicyRow]).decode
 
 
 class AccessReader:
-    """Reads for these roles, and remembers what policies say: it is printed once, since that locks tables."""
+    """Reads the rights of these roles. Remembers printed policies, since printing locks tables."""
 
     def __init__(self, schema: str, roles: Sequence[str]) -> None:
         self._schema = schema
@@ -66,7 +66,7 @@ class AccessReader:
 
     @property
     def is_incomplete(self) -> bool:
-        """Whether a policy could not be printed, so that reading again may give another answer."""
+        """Return whether a policy could not be printed, so that reading again may give another answer."""
         return bool(self._unprinted)
 
     async def read(self, connection: AsyncConnection[Any]) -> Access:
@@ -85,13 +85,13 @@ class AccessReader:
         return found
 
     def _tell(self, problems: Mapping[str, str]) -> None:
-        """Once, until it is another one or has gone."""
+        """Log each problem once, until it has changed or gone."""
         for role, problem in problems.items() - self._problems.items():
             log.warning("clients with this role can read nothing", extra=facts(role=role, reason=problem))
         self._problems = problems
 
     async def _tell_time_zone(self, connection: AsyncConnection[Any]) -> None:
-        """Once for each zone. Values are written in UTC, by the statements in which PostgreSQL applies policies."""
+        """Warn once for each zone that policies see UTC: the statements that apply them write values in UTC."""
         zone = await _only_text(connection, "queries/time_zone")
         if zone not in (*UTC, self._time_zone):
             log.warning(
@@ -104,7 +104,7 @@ class AccessReader:
         return tables, policies
 
     async def _print(self, connection: AsyncConnection[Any], rows: Sequence[_PolicyRow]) -> None:
-        """What is not known yet; what there is no more is forgotten."""
+        """Print the policies that are not known yet, and forget those that are gone."""
         wanted = {row.oid: (row.oid, row.digest) for row in rows if not row.says_nothing}
         printed = {key: text for key, text in self._printed.items() if wanted.get(key[0]) == key}
         if missing := {
@@ -128,11 +128,11 @@ class AccessReader:
 
 
 _Printed: TypeAlias = dict[int, tuple[str, str]]
-"""What policies say, and the digest of it, by their `oid`."""
+"""The expressions of policies and their digests, by `oid`."""
 
 
 async def _texts(connection: AsyncConnection[Any], oids: Sequence[int]) -> _Printed:
-    """Nothing of those whose tables somebody keeps locked."""
+    """Return the expressions of policies, except those of tables that are locked."""
     with suppress(errors.LockNotAvailable):
         return await _texts_at_once(connection, oids, LOCK_LIMIT)
     found: _Printed = {}
@@ -157,7 +157,7 @@ async def _only_text(connection: AsyncConnection[Any], query: str) -> str:
 
 
 async def _functions(connection: AsyncConnection[Any]) -> tuple[SqlFunction, ...]:
-    """Those that policies may call for claims."""
+    """Return the functions that policies may call for claims."""
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statement("queries/claim_functions"))
         rows = await cursor.fetchall()
@@ -167,7 +167,7 @@ async def _functions(connection: AsyncConnection[Any]) -> tuple[SqlFunction, ...
 
 
 def _policy(row: _PolicyRow, expression: str | None) -> RowPolicy:
-    """What could not be printed has another digest than what is printed later, so that all get fresh data then."""
+    """Build a policy. One that could not be printed has a digest of its own, so that printing it later is a change."""
     digest = row.digest
     if row.says_nothing:  # it lets nothing through by itself, and keeps nothing out
         expression = "false" if row.is_permissive else "true"

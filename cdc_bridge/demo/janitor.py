@@ -36,13 +36,13 @@ class Janitor:
         )
 
     def care_for(self, folder: Path) -> None:
-        """To be said before anything is put into `folder`; it need not exist yet."""
+        """Register a folder, before anything is put into it. It need not exist yet."""
         assert self._process.stdin is not None
         self._process.stdin.write(os.fsencode(folder) + b"\n")
         self._process.stdin.flush()
 
     def finish(self) -> None:
-        """Let it clean now, and wait until it has. May be called twice."""
+        """Clean up now, and wait until it is done. May be called twice."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()

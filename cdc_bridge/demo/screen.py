@@ -29,12 +29,12 @@ class Step:
 
 
 def schema() -> str:
-    """The demo's tables and first rows."""
+    """Return the SQL of the demo's tables and first rows."""
     return read("demo/schema")
 
 
 def story() -> list[Step]:
-    """One round of what the writer does."""
+    """Return one round of the writer's steps."""
     return list(_steps(read("demo/story")))
 
 
@@ -47,7 +47,7 @@ def _steps(text: str) -> Iterator[Step]:
 
 
 def _command() -> str:
-    """How to call `cdc-bridge` from any shell: by its name where that is found, else by its whole path."""
+    """Return how to call `cdc-bridge` from any shell: by its name if that is found, else by its path."""
     if shutil.which("cdc-bridge"):
         return "cdc-bridge"
     beside = Path(sys.executable).with_name("cdc-bridge")
@@ -55,7 +55,7 @@ def _command() -> str:
 
 
 def listen_command(url: str) -> str:
-    """What to type elsewhere to hear the same."""
+    """Return the command that prints the same events in another terminal."""
     return f"{_command()} listen messages" + ("" if ":8765/" in url else f" --url {url}")
 
 
@@ -70,7 +70,7 @@ class Screen:
         self._print(Text(text, style))
 
     def show_ways_in(self, url: str, dsn: str) -> None:
-        """How to take part from elsewhere."""
+        """Print how to take part from another program."""
         ways = {"WebSocket": url, "Database": f"psql {dsn}", "Terminal": listen_command(url)}
         self.say("")
         for name, way in ways.items():
@@ -89,7 +89,7 @@ class Screen:
         self.sent_at = time.perf_counter()
 
     def forget_step(self) -> None:
-        """From now on an event is somebody else's doing, so far as we know, and how long it took we do not."""
+        """Forget when the last statement was sent: later events are not attributed to it."""
         self.sent_at = None
 
     def show_event(self, collection: str, message: Message) -> None:

@@ -223,7 +223,7 @@ class ThrowAwayServer:
 
 
 def _unprivileged_account() -> Account | None:
-    """Whom root becomes; None when we are not root and may stay who we are."""
+    """Return the account that root drops to; None if we are not root."""
     if os.geteuid() != 0:
         return None
     for name in ("postgres", "nobody"):
@@ -244,7 +244,7 @@ def _make_folder(account: Account | None) -> Path:
 
 
 def _can_reach(account: Account, path: Path) -> bool:
-    """Whether the account may enter every folder on the way, and execute (or enter) `path` itself."""
+    """Return whether the account may enter every folder on the way, and execute (or enter) `path`."""
     path = path.resolve()
     return all(_may_execute(account, part.stat()) for part in (path, *path.parents))
 

@@ -50,7 +50,7 @@ class _Over(Exception):
 
 
 def run(port: int, rounds: int | None = None, pause_s: float = 1.0) -> None:
-    """Until a signal comes, or `rounds` rounds of the story are told."""
+    """Run until a signal comes, or until `rounds` rounds of the story are over."""
     _refuse_busy_port(port)
     screen = Screen()
     with contextlib.suppress(KeyboardInterrupt, _Over), Ending() as ending, _cluster(screen, ending.janitor) as cluster:
@@ -81,7 +81,7 @@ class Ending:
         return self._begun and isinstance(error, Exception)
 
     def begin(self) -> None:
-        """From now on the time runs."""
+        """Start the time limit for ending."""
         if not self._begun:
             self._begun = True
             logging.disable()
@@ -132,7 +132,7 @@ def _cluster(screen: Screen, janitor: Janitor) -> Iterator[ThrowAwayServer]:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """What is made inside has a name before a signal can end us."""
+    """Hold back signals, so that whatever is made inside is known before one can end us."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
     try:
         yield

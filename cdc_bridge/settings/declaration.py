@@ -48,7 +48,7 @@ def _setting(default: Any, description: str, *, allowed: str = "", **bounds: Any
 
 
 class Settings(BaseSettings):
-    """All settings. The field `schema_name` is the setting `schema`; pydantic keeps that word for itself."""
+    """The settings. The field `schema_name` is the setting `schema`; pydantic keeps that word for itself."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -244,7 +244,7 @@ class Settings(BaseSettings):
 
     @property
     def authenticates(self) -> bool:
-        """Whether there is a key or a token by which a client can be known."""
+        """Return whether there is a key or a token by which a client can be known."""
         return bool(
             self.jwt_secret.get_secret_value() or self.jwt_public_key or self.jwt_jwks_url or self.static_tokens
         )

@@ -67,3 +67,26 @@ FROM (
         pg_snapshot_xmin(snapshot)::text::int8 + age(pg_snapshot_xmin(snapshot)::xid) AS next
     FROM pg_current_snapshot() AS snapshot
 ) AS now
+
+-- name: session_id
+-- The process id of the server session that a transaction runs in. Nothing is set by then, so names are spelled in full.
+SELECT pg_catalog.pg_backend_pid()
+
+-- name: watch
+-- With each heartbeat: the heartbeat itself, a notification that takes the way of the triggers' and comes after all that its snapshot
+-- sees (none without a head); the gate, whose lease is extended when it is wanted open; the gaps, those that are known to be mended,
+-- the recorded decision on notifying, a snapshot, whether somebody has emptied or replaced a segment of the log by hand, and whether
+-- something may have been forgotten that a transaction of some id or a younger one wrote. The gate is looked at after the snapshot.
+SELECT CASE WHEN %(head)s::text IS NOT NULL
+        THEN pg_notify('cdc_' || pg_sequence_last_value('{cdc}.channel'::regclass), %(head)s::text || pg_current_snapshot()::text)::text END,
+    CASE WHEN %(lease_s)s::float8 > 0 THEN {cdc}.open_gate(%(lease_s)s::float8) ELSE pg_sequence_last_value('{cdc}.gate'::regclass) END,
+    coalesce(pg_sequence_last_value('{cdc}.gap'::regclass), 0), coalesce(pg_sequence_last_value('{cdc}.mended'::regclass), 0),
+    (SELECT value FROM {cdc}.setting WHERE name = 'notify'), pg_current_snapshot()::text,
+    EXISTS (SELECT FROM {cdc}.changed_segments()),
+    EXISTS (SELECT FROM {cdc}.forgotten WHERE coalesce(youngest::text::int8, pg_snapshot_xmax(seen)::text::int8 - 1) >= %(unchecked)s::text::int8)
+
+-- name: detached
+-- Of partitions, each with the table that it was one of, those that are none any more.
+SELECT m.oid::bigint
+FROM ROWS FROM (pg_catalog.unnest(%(members)s::text[]::oid[]), pg_catalog.unnest(%(roots)s::text[]::oid[])) AS m(oid, root)
+WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(m.oid) AS a(oid) WHERE a.oid = m.root)

@@ -51,3 +51,23 @@ SELECT setval('{cdc}.segment_bytes'::regclass, {size_bytes})
 -- name: serialise
 -- Wait until nobody else installs or removes our schema; until the end of the transaction.
 SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtext('cdc_bridge'), pg_catalog.hashtext({name}))
+
+-- name: begin_read
+-- Begin the transaction of a read: its snapshot, and the instant at which it began, in microseconds since 1970. On a standby
+-- also a snapshot from before it, in which it is known who is in progress; else NULL. One script, so one round trip.
+BEGIN READ ONLY;
+SELECT CASE WHEN pg_catalog.pg_is_in_recovery() THEN ({settled}) END;
+COMMIT;
+BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+SET LOCAL statement_timeout = {limit_ms};
+SELECT pg_catalog.pg_current_snapshot()::text, (extract(epoch FROM pg_catalog.now()) * 1000000)::bigint::text
+
+-- name: prepare_asked
+-- The body of a DO: prepare a statement as the role of the session, or else as the role that asks, who may use schemas that
+-- the session may not.
+BEGIN
+    EXECUTE {text};
+EXCEPTION WHEN insufficient_privilege THEN
+    PERFORM pg_catalog.set_config('role', {role}, true);
+    EXECUTE {text};
+END
