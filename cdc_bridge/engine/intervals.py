@@ -1,11 +1,11 @@
-"""Which of many intervals contain a value.
+"""Find the intervals that contain a value.
 
-A treap: a search tree by the intervals' low ends that is a heap by random priorities, which keeps it as deep as a
-shuffled one whatever order intervals come in, and which no removal ever has to rebuild. Each node knows how far the
-intervals below it reach, so a search skips what ends before the value. Equal intervals share a node.
+The tree is a treap: a search tree by the intervals' low ends that is a heap by random priorities. So it is as shallow
+as a shuffled tree whatever the order of insertion, and never has to be rebuilt. Each node knows how far the intervals
+below it reach, so that a search skips what ends before the value. Equal intervals share a node.
 
-To add or remove costs O(log n); to find k intervals visits O(log n) nodes for each of them at most, and in the worst
-case every node once. Nothing here is recursive.
+Adding and removing cost O(log n). Finding k intervals visits at most O(log n) nodes for each of them, in the worst case
+every node once. Nothing here is recursive.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from cdc_bridge.engine.compact_dict import CompactDict, ItemSet, with_item, with
 Item = TypeVar("Item", bound=Hashable)
 
 End: TypeAlias = tuple[Any, ...]
-"""Made to be compared: `low <= point <= high` says that the interval contains the point.
+"""An end of an interval: `low <= point <= high` says that the interval contains the point.
 
-The value stands in the middle, `(1, value, 1)`. An end that does not belong to its interval is a little further in,
-2 for a low one and 0 for a high one. An open end is before or after every value.
+A value is `(1, value, 1)`. An end that does not belong to its interval lies a little further in, with 2 for a low end
+and 0 for a high one. An open end is before or after every value.
 """
 
 LOWEST: End = (0,)
@@ -36,7 +36,7 @@ def point(value: Hashable) -> End:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Some values of one type. `low` and `high` are what the methods make of values that compare with each other."""
+    """An interval of values that compare with each other. Make one with the methods below."""
 
     low: End = LOWEST
     high: End = HIGHEST
@@ -58,7 +58,7 @@ class Interval:
         return cls(high=(1, value, 0))
 
     def __and__(self, other: Interval) -> Interval:
-        """What both contain."""
+        """Return what both contain."""
         return Interval(max(self.low, other.low), min(self.high, other.high))
 
     def __contains__(self, value: Hashable) -> bool:
@@ -74,7 +74,7 @@ class Interval:
 
 
 class _Node(Generic[Item]):
-    """`reach` is the furthest high end of this node and those below it."""
+    """A node of the tree. `reach` is the furthest high end of this node and those below it."""
 
     __slots__ = ("high", "items", "left", "low", "priority", "reach", "right")
 
@@ -99,7 +99,7 @@ class _Node(Generic[Item]):
 
 
 class IntervalTree(Generic[Item]):
-    """Items by the interval that each was added with, by each interval once."""
+    """Items by intervals. An item can be added with several intervals, with each of them once."""
 
     def __init__(self) -> None:
         self.nodes: CompactDict[Interval, _Node[Item]] = CompactDict()
@@ -107,7 +107,7 @@ class IntervalTree(Generic[Item]):
         self._random = Random(0)  # noqa: S311  # priorities need to be unrelated to the intervals, not secret
 
     def __len__(self) -> int:
-        """How many different intervals there are."""
+        """Return how many different intervals there are."""
         return len(self.nodes)
 
     def __iter__(self) -> Iterator[Item]:
@@ -131,7 +131,7 @@ class IntervalTree(Generic[Item]):
             self._delete(node)
 
     def at(self, value: Hashable) -> list[Item]:
-        """The items whose intervals contain the value."""
+        """Return the items whose intervals contain the value."""
         where = point(value)
         found: list[Item] = []
         waiting = [self._root]
@@ -147,7 +147,7 @@ class IntervalTree(Generic[Item]):
         return found
 
     def _insert(self, node: _Node[Item]) -> None:
-        """Where its priority puts it; what is there now is split to its left and right."""
+        """Put the node where its priority belongs, and split what is there to its left and right."""
         path: list[_Node[Item]] = []
         below = self._root
         while below is not None and below.priority >= node.priority:
@@ -158,7 +158,7 @@ class IntervalTree(Generic[Item]):
         self._hang(path, node, node)
 
     def _delete(self, node: _Node[Item]) -> None:
-        """Its place is taken by what is below it."""
+        """Take the node out, and put what is below it into its place."""
         path: list[_Node[Item]] = []
         below = self._root
         while below is not node:
@@ -168,7 +168,7 @@ class IntervalTree(Generic[Item]):
         self._hang(path, node, _merge(node.left, node.right))
 
     def _hang(self, path: list[_Node[Item]], at: _Node[Item], node: _Node[Item] | None) -> None:
-        """Put a tree at the end of the path, on the side where `at` belongs, and tell those above."""
+        """Put a tree at the end of the path, on the side where `at` belongs, and refresh the nodes above."""
         if not path:
             self._root = node
         elif path[-1].comes_after(at.low, at.high):
@@ -180,7 +180,7 @@ class IntervalTree(Generic[Item]):
 
 
 def _split(tree: _Node[Item] | None, node: _Node[Item]) -> tuple[_Node[Item] | None, _Node[Item] | None]:
-    """What comes before the node, and what comes after it."""
+    """Return what comes before the node, and what comes after it."""
     path: list[tuple[_Node[Item], bool]] = []
     while tree is not None:
         is_after = tree.comes_after(node.low, node.high)
@@ -198,7 +198,7 @@ def _split(tree: _Node[Item] | None, node: _Node[Item]) -> tuple[_Node[Item] | N
 
 
 def _merge(left: _Node[Item] | None, right: _Node[Item] | None) -> _Node[Item] | None:
-    """One tree of two, all of `left` coming before all of `right`."""
+    """Return one tree of two; all of `left` comes before all of `right`."""
     path: list[tuple[_Node[Item], bool]] = []
     while left is not None and right is not None:
         is_left = left.priority > right.priority

@@ -1,4 +1,4 @@
-"""Dates and times as `row_to_json` writes them, as numbers that compare: microseconds since 1970.
+"""Read dates and times as `row_to_json` writes them as numbers that compare: microseconds since 1970.
 
 PostgreSQL's calendar is the Gregorian one without a beginning. Its years go where Python's do not: before 1 and past
 9999.
@@ -37,7 +37,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def day_number(year: int, month: int, day: int) -> int:
-    """Days since 1970-01-01, of any year; the year 0 is the one before 1.
+    """Return the days since 1970-01-01, of any year; the year 0 is the one before 1.
 
     H. Hinnant, "chrono-Compatible Low-Level Date Algorithms". The year begins in March, so that leap days end it.
     """
@@ -48,7 +48,7 @@ def day_number(year: int, month: int, day: int) -> int:
 
 
 def civil(number: int) -> tuple[int, int, int]:
-    """The inverse of `day_number`: year, month and day."""
+    """Return year, month and day: the inverse of `day_number`."""
     cycle, day = divmod(number + 719_468, 146_097)
     year_of_cycle = (day - day // 1460 + day // 36_524 - day // 146_096) // 365
     day_of_year = day - (365 * year_of_cycle + year_of_cycle // 4 - year_of_cycle // 100)
@@ -58,7 +58,7 @@ def civil(number: int) -> tuple[int, int, int]:
 
 
 def read_date(raw: bytes) -> Instant:
-    """Midnight in UTC. Raises `ValueError`, as they all do."""
+    """Read a date as midnight in UTC. Raises `ValueError`, as all of these do."""
     if len(raw) == 12 and raw[:1] == b'"':
         return (date.fromisoformat(raw[1:11].decode()).toordinal() - _EPOCH_ORDINAL) * DAY_US
     found = _DATE.fullmatch(raw)
@@ -68,21 +68,21 @@ def read_date(raw: bytes) -> Instant:
 
 
 def read_timestamp(raw: bytes) -> Instant:
-    """As if it were in UTC."""
+    """Read a timestamp without time zone as if it were in UTC."""
     if 21 <= len(raw) <= 28 and raw[5:6] == b"-" and raw[20:21] in b'".' and raw[-2:-1].isdigit():
         return (datetime.fromisoformat(raw[1:-1].decode()) - _EPOCH) // _MICROSECOND
     return _read_stamp(raw, is_zoned=False)
 
 
 def read_timestamptz(raw: bytes) -> Instant:
-    """In whatever zone it is written."""
+    """Read a timestamp with time zone, in whatever zone it is written."""
     if 27 <= len(raw) <= 34 and raw[5:6] == b"-" and raw[-7:] == b'+00:00"':
         return (datetime.fromisoformat(raw[1:-1].decode()) - _EPOCH_UTC) // _MICROSECOND
     return _read_stamp(raw, is_zoned=True)
 
 
 def read_time(raw: bytes) -> int:
-    """Microseconds since midnight; 24:00:00 is one of PostgreSQL's times."""
+    """Read a time as microseconds since midnight; 24:00:00 is one of PostgreSQL's times."""
     found = _TIME.fullmatch(raw)
     if found is None or found[5]:
         raise ValueError("not a time")
@@ -90,7 +90,7 @@ def read_time(raw: bytes) -> int:
 
 
 def read_clock(raw: bytes) -> int:
-    """What the clock shows, whatever zone it is in."""
+    """Read what the clock shows, in whatever zone."""
     found = _TIME.fullmatch(raw)
     if found is None:
         raise ValueError("not a time")
@@ -98,7 +98,7 @@ def read_clock(raw: bytes) -> int:
 
 
 def read_timetz(raw: bytes) -> tuple[int, int]:
-    """The moment in UTC, then the zone, the westernmost last: that is how PostgreSQL compares them."""
+    """Read a time with time zone as PostgreSQL compares it: the moment in UTC, then the zone, the westernmost last."""
     found = _TIME.fullmatch(raw)
     if found is None or not found[5]:
         raise ValueError("not a time with a zone")
@@ -107,7 +107,7 @@ def read_timetz(raw: bytes) -> tuple[int, int]:
 
 
 def read_interval(raw: bytes) -> Instant:
-    """As PostgreSQL compares: a month has 30 days, a day 24 hours."""
+    """Read an interval as PostgreSQL compares it: a month has 30 days, a day 24 hours."""
     found = _INTERVAL.fullmatch(raw)
     if found is None:
         return _infinite(raw)

@@ -82,5 +82,5 @@ class Projection:
 
     @classmethod
     def of(cls, columns: Iterable[Column]) -> Projection:
-        """These columns under their own names."""
+        """Return the projection of these columns under their own names."""
         return cls(tuple(Output(column.name, Field(column)) for column in columns))

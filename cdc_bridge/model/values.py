@@ -1,11 +1,11 @@
-"""The one encoder: a value as `row_to_json` wrote it -> the value as clients read it.
+"""Encode values: from what `row_to_json` wrote to what clients read.
 
 Initial data and changes are both rendered by PostgreSQL's `row_to_json` under the same pinned settings,
-so the same value arrives as the same bytes. Most of them are already what the wire contract asks for.
-What is left: `int8` and `numeric` become strings (a JavaScript number would lose digits), `timestamptz`
-gets its `Z` and at least three fraction digits, and arrays and composites are searched for these.
+so the same value arrives as the same bytes. Most of them are already what the protocol asks for.
+The exceptions: `int8` and `numeric` become strings (a JavaScript number would lose digits), `timestamptz`
+gets its `Z` and at least three fraction digits, and so do those inside of arrays and composites.
 
-An encoder of `None` means: the bytes may pass as they are.
+An encoder of `None` means that the bytes pass as they are.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NULL = b"null"
 
 
 def encoder(type_: PgType) -> Encoder | None:
-    """The encoder of a column's type. Encoders take and return one JSON value, `null` included."""
+    """Return the encoder of a column's type. Encoders take and return one JSON value, `null` included."""
     match type_.kind:
         case TypeKind.PLAIN:
             return None
@@ -42,16 +42,16 @@ def encoder(type_: PgType) -> Encoder | None:
 
 
 def quote(raw: bytes) -> bytes:
-    """`3.50000` -> `"3.50000"`. `"NaN"` is quoted already."""
+    """Turn `3.50000` into `"3.50000"`. `"NaN"` is quoted already."""
     if raw[:1] == b'"' or raw == NULL:
         return raw
     return b'"' + raw + b'"'
 
 
 def timestamptz(raw: bytes) -> bytes:
-    """`"2026-11-24T10:34:56.7+00:00"` -> `"2026-11-24T10:34:56.700Z"`; infinities pass.
+    """Turn `"2026-11-24T10:34:56.7+00:00"` into `"2026-11-24T10:34:56.700Z"`; infinities pass.
 
-    A trigger may have written it in the time zone of the writer's session, since to set that costs the writer.
+    A trigger may have written it in the time zone of the writer's session, since setting that costs the writer.
     """
     if raw[-7:] == b'+00:00"' and raw[20:21] == b"." and len(raw) in (31, 34):  # nearly all, three or six digits
         return raw[:-7] + b'Z"'
@@ -84,7 +84,7 @@ def _in_utc(raw: bytes) -> bytes:
 
 
 def name(text: str) -> bytes:
-    """A JSON object's key with its colon."""
+    """Return a JSON object's key with its colon."""
     return msgspec.json.encode(text) + b":"
 
 

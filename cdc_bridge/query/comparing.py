@@ -1,11 +1,11 @@
-"""Values of rows as Python values that compare as PostgreSQL compares them, exactly or not at all.
+"""Read values of rows as Python values that compare as PostgreSQL compares them, exactly or not at all.
 
-A value comes as the raw JSON that `row_to_json` wrote. Which type it is of is known beforehand, so each type has
-functions that read its values. Where PostgreSQL alone can say how two values compare there is no such function; where
-it is a single value that memory cannot tell of, or that is not of the type at all (its row is older than the column's
-type), reading it raises `Undecided`.
+A value comes as the raw JSON that `row_to_json` wrote, and its type is known beforehand, so each type has functions
+that read its values. There is none where only PostgreSQL can compare two values of the type. A function raises
+`Undecided` for a single value that memory cannot read, or that is not of the type at all because its row is older than
+the type.
 
-An array's image does not tell its lower bounds; they are taken to be what they nearly always are.
+The JSON of an array does not tell its lower bounds; they are taken to be 1, as they nearly always are.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ NULL = b"null"
 
 
 class Undecided(Exception):
-    """Memory cannot tell of this value."""
+    """Memory cannot say how this value compares."""
 
 
 Read: TypeAlias = Callable[[bytes], Hashable]
-"""From a raw JSON value, never `null`, to one that compares. It may raise `Undecided`."""
+"""Reads a raw JSON value, never `null`. May raise `Undecided`."""
 
 
 class Greatest:
-    """More than anything else but a `Greatest` of a higher rank, and equal to itself."""
+    """A value greater than all others but a `Greatest` of a higher rank, and equal to itself."""
 
     __slots__ = ("_rank",)
 
@@ -63,11 +63,11 @@ class Greatest:
 
 NAN = Greatest(1)
 NULL_ELEMENT = Greatest(2)
-"""A NULL in an array. It equals another one, and comes after all else."""
+"""A NULL in an array: equal to another one, and after everything else."""
 
 
 def read_text(raw: bytes) -> str:
-    """A JSON string as text."""
+    """Read a JSON string."""
     if raw[:1] != b'"':
         raise Undecided
     try:
@@ -79,7 +79,7 @@ def read_text(raw: bytes) -> str:
 
 
 def _guarded(read: Callable[[bytes], Hashable]) -> Read:
-    """For functions that raise `ValueError` when they are given something else."""
+    """Wrap a function that raises `ValueError` for a value of another type."""
 
     def read_guarded(raw: bytes) -> Hashable:
         try:
@@ -91,14 +91,14 @@ def _guarded(read: Callable[[bytes], Hashable]) -> Read:
 
 
 def same_text(raw: bytes) -> bytes:
-    """PostgreSQL writes equal texts as equal JSON."""
+    """Read text for equality: PostgreSQL writes equal texts as equal JSON."""
     if raw[:1] != b'"':
         raise Undecided
     return raw
 
 
 def same_integer(raw: bytes) -> bytes:
-    """PostgreSQL writes equal integers alike."""
+    """Read an integer for equality: PostgreSQL writes equal integers as equal JSON."""
     if not (raw.isdigit() or (raw[:1] == b"-" and raw[1:].isdigit())):
         raise Undecided
     return raw
@@ -133,7 +133,7 @@ _NUMERICS: dict[bytes, Hashable] = {
 
 
 def read_numeric(raw: bytes) -> Hashable:
-    """Making a `Decimal` of text, comparing and hashing it are exact whatever the context."""
+    """Read a numeric. Making a `Decimal` of text, comparing and hashing it are exact whatever the context."""
     if raw[:1] == b'"':
         found = _NUMERICS.get(raw)
         if found is None:
@@ -153,7 +153,7 @@ _FLOATS: dict[bytes, Hashable] = {
 
 
 def _float(raw: bytes) -> Hashable:
-    """That of a `real` too: what prints as different digits is different, and in the same order."""
+    """Read a float; a `real` as well, since different values print different digits, in the same order."""
     if raw[:1] == b'"':
         found = _FLOATS.get(raw)
         if found is None:
@@ -172,7 +172,7 @@ def _boolean(raw: bytes) -> bool:
 
 
 def _char(raw: bytes) -> str:
-    """The type with the quotes, one byte; those past ASCII are printed differently by different versions."""
+    """Read a `"char"`, one byte. Versions of PostgreSQL print bytes past ASCII differently."""
     text = read_text(raw)
     if len(text) > 1 or not text.isascii():
         raise Undecided
@@ -180,14 +180,14 @@ def _char(raw: bytes) -> str:
 
 
 def _uuid(raw: bytes) -> bytes:
-    """Its digits come in the order of their letters."""
+    """Read a uuid, whose digits order as its bytes do."""
     if len(raw) != 38:
         raise Undecided
     return raw
 
 
 def _bytea(raw: bytes) -> bytes:
-    """The closing quote comes before all digits, as the end of the shorter one has to."""
+    """Read a bytea. The closing quote orders before all digits, as the end of the shorter value has to."""
     if raw[:4] != b'"\\\\x':
         raise Undecided
     return raw
@@ -215,7 +215,7 @@ ORDERED: dict[str, Read] = {
 
 
 def enum(labels: tuple[str, ...]) -> Read:
-    """A label that the catalog does not know has been added or renamed since."""
+    """Return how to read an enum. A label that the catalog does not know was added or renamed since."""
     positions = {msgspec.json.encode(label): position for position, label in enumerate(labels)}
 
     def read_enum(raw: bytes) -> int:
@@ -232,7 +232,7 @@ def enum(labels: tuple[str, ...]) -> Read:
 
 @lru_cache(READERS_MAX)
 def equality(type_: PgType, collation: Collation) -> Read | None:
-    """Two values are equal in SQL exactly if what is read is equal. None: memory cannot tell."""
+    """Return how to read a type for equality, or None: what is read is equal exactly if SQL says so."""
     if type_.name in TEXT or type_.name == BPCHAR:
         if not collation.is_deterministic:
             return None
@@ -250,7 +250,7 @@ def equality(type_: PgType, collation: Collation) -> Read | None:
 
 @lru_cache(READERS_MAX)
 def order(type_: PgType, collation: Collation) -> Read | None:
-    """As `equality`, and `<` is SQL's too."""
+    """Return how to read a type for order, or None: what is read compares exactly as in SQL."""
     if type_.labels:
         return enum(type_.labels)
     if type_.kind is TypeKind.ARRAY and type_.element is not None:
@@ -263,13 +263,13 @@ def order(type_: PgType, collation: Collation) -> Read | None:
 
 
 def characters(type_: PgType) -> Read | None:
-    """The text of types that have any, char(n) with the blanks that fill it."""
+    """Return how to read a type's text, a char(n) with the blanks that fill it, or None when it has none."""
     return read_text if type_.name in TEXT or type_.name == BPCHAR else None
 
 
 @lru_cache(READERS_MAX)
 def elements(type_: PgType, collation: Collation) -> Read | None:
-    """An array's elements as a set. Arrays contain each other as these do; but a NULL is in none of them."""
+    """Return how to read an array's elements as a set: arrays contain each other as sets do, but for NULLs."""
     if type_.kind is not TypeKind.ARRAY or type_.element is None:
         return None
     read = _array(equality(type_.element, collation), type_.element)
@@ -283,7 +283,7 @@ def elements(type_: PgType, collation: Collation) -> Read | None:
 
 
 def _flat(items: Hashable) -> list[Hashable]:
-    """The elements of all dimensions. (Elements are tuples only where a time has a zone.)"""
+    """Return the elements of all dimensions. (Elements are tuples only where a time has a zone.)"""
     assert isinstance(items, _Dimension)
     flat: list[Hashable] = []
     for item in items:
@@ -298,9 +298,9 @@ class _Dimension(tuple[Hashable, ...]):
 
 
 def _array(read: Read | None, element: PgType, *, is_ordered: bool = False) -> Read | None:
-    """None for those of `jsonb`, which may look like dimensions, and of which NULL cannot be told from null.
+    """Return how to read an array, or None: elements of type jsonb may look like dimensions, and their null like NULL.
 
-    Those of several dimensions come in the order of all their elements first, whatever the dimensions.
+    Arrays of several dimensions are not read for order: SQL orders them by all their elements first.
     """
     if read is None or element.kind is TypeKind.ARRAY or element.name == "jsonb":
         return None
@@ -322,13 +322,13 @@ def _array(read: Read | None, element: PgType, *, is_ordered: bool = False) -> R
 
 
 class _Container(tuple[Hashable, ...]):
-    """An object or an array in `jsonb`, apart from each other and from scalars."""
+    """An object or an array in `jsonb`; objects, arrays and scalars never equal each other."""
 
     __slots__ = ()
 
 
 class _Members(list[tuple[str, Any]]):
-    """An object's members as they come."""
+    """An object's members in the order in which they come."""
 
 
 _decode_json = JSONDecoder(parse_int=Decimal, parse_float=Decimal, object_pairs_hook=_Members).decode

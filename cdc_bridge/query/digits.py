@@ -100,7 +100,7 @@ def double(value: Any) -> bytes:
 
 
 def real(value: Any) -> bytes:
-    """The shortest digits that are still this number among all of four bytes."""
+    """Write the shortest digits that still read as this number of four bytes."""
     number = _float(value)
     if isinstance(number, bytes):
         return number
@@ -127,7 +127,7 @@ def _rounded(number: float) -> float:
 
 
 def _printed(text: str, *, fixed_digits: int) -> bytes:
-    """As PostgreSQL prints: with an exponent when it is less than -4 or has too many digits before the point."""
+    """Write as PostgreSQL does: with an exponent below -4, or when too many digits stand before the point."""
     number = Decimal(text)
     sign, digits, _ = number.as_tuple()
     exponent = number.adjusted()

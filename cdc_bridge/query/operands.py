@@ -1,6 +1,6 @@
-"""What filters ask of a value instead of comparing it as it is: its year, how many elements it has, what is inside.
+"""Read what a filter compares: a column, a function of it (year, number of elements), or a place in a document.
 
-As `comparing`, exactly or not at all. What is read may also be None: PostgreSQL's NULL.
+As in `comparing`, a value is read exactly or not at all. It may also be None: PostgreSQL's NULL.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from cdc_bridge.query.comparing import NULL, READERS_MAX, Read, Undecided, order
 from cdc_bridge.query.row_version import ColumnReader
 
 NUMBER_BYTES_MAX = 10_000
-"""Longer ones, and those with exponents that are, PostgreSQL may refuse."""
+"""PostgreSQL may refuse numbers that are longer, or that an exponent makes longer."""
 
 Part: TypeAlias = Callable[[int, int], int]
-"""From days since 1970 and the microseconds of the day."""
+"""Takes days since 1970 and the microseconds of the day."""
 
 
 OF_PATHS = Collation(has_plain_ascii=False)
-"""The database's own, of which nothing is known but that equal means the same bytes."""
+"""The database's own collation. Nothing is known of it but that equal text has equal bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def operand_reader(operand: Operand, of_column: Callable[[PgType, Collation], Re
 
 @lru_cache(READERS_MAX)
 def function(function_: Function, type_: PgType) -> Read | None:
-    """The result of a function. None: memory cannot tell."""
+    """Return how to read the result of a function, or None when memory cannot."""
     if function_ is Function.COUNT:
         if type_.kind is TypeKind.ARRAY:
             return _cardinality
@@ -80,7 +80,7 @@ def function(function_: Function, type_: PgType) -> Read | None:
 
 
 def path(path_: Path) -> Read | None:
-    """What is at a place in a JSON document, as text or as a number. None: memory cannot tell."""
+    """Return how to read a place in a JSON document, as text or as a number, or None when memory cannot."""
     if not path_.column.type.is_json or not path_.members:
         return None
     is_jsonb = path_.column.type.name == "jsonb"
@@ -93,7 +93,7 @@ def path(path_: Path) -> Read | None:
 
 
 def _part_of(read: Callable[[bytes], instants.Instant], part: Part) -> Read:
-    """What is infinite has no parts."""
+    """Return how to read a part of an instant. An infinite one has none."""
 
     def read_part(raw: bytes) -> int | None:
         try:
@@ -106,7 +106,7 @@ def _part_of(read: Callable[[bytes], instants.Instant], part: Part) -> Read:
 
 
 def _clock_part(part: Part) -> Read:
-    """Midnight at the end of a day is its hour 24."""
+    """Return how to read a part of a time. Midnight at the end of a day is its hour 24."""
 
     def read_clock_part(raw: bytes) -> int:
         try:
@@ -118,13 +118,13 @@ def _clock_part(part: Part) -> Read:
 
 
 def _year(day: int, _: int) -> int:
-    """There is none between -1, which is 1 BC, and 1."""
+    """Return the year. There is none between -1, which is 1 BC, and 1."""
     year = instants.civil(day)[0]
     return year if year > 0 else year - 1
 
 
 def _week(day: int, _: int) -> int:
-    """The year that has a week's Thursday has the week."""
+    """Return the ISO week, which belongs to the year that has its Thursday."""
     thursday = day - (day + 3) % 7 + 3
     return (thursday - instants.day_number(instants.civil(thursday)[0], 1, 1)) // 7 + 1
 
@@ -151,7 +151,7 @@ def _json_length(raw: bytes) -> int | None:
 
 
 def _cardinality(raw: bytes) -> int:
-    """Several dimensions look like elements that are JSON arrays."""
+    """Count the elements. An array of several dimensions cannot be told from one of JSON arrays."""
     items = _items(raw)
     if raw[:1] != b"[" or any(item[:1] == b"[" for item in items):
         raise Undecided
@@ -192,7 +192,7 @@ _UNREADABLE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
 
 
 def _at(raw: bytes, members: tuple[str, ...], is_jsonb: bool) -> bytes | None:
-    """As `#>` finds it; None for null too."""
+    """Return what `#>` finds, or None; for null too."""
     if not is_jsonb and _UNREADABLE.search(raw):
         raise Undecided
     for position, member in enumerate(members):
@@ -209,7 +209,7 @@ def _at(raw: bytes, members: tuple[str, ...], is_jsonb: bool) -> bytes | None:
 
 
 def _item(items: list[bytes], member: str) -> bytes | None:
-    """Negative positions count from the end."""
+    """Return an element of an array. A negative position counts from the end."""
     if not _INDEX.fullmatch(member):
         if _ODD_INDEX.fullmatch(member):
             raise Undecided
@@ -233,7 +233,7 @@ def _members(raw: bytes) -> Any:
 
 
 def _refuse_repeated(raw: bytes) -> None:
-    """The last one of the same name counts, but PostgreSQL's paths look at it that way at their end only."""
+    """Raise `Undecided` for a name that comes twice: PostgreSQL's paths take the last one only at their end."""
     try:
         json.loads(raw, object_pairs_hook=_unrepeated, parse_int=str)
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Questions about text: what it begins with, what it contains; and what an array contains."""
+"""Judge text by what it begins with, contains or ends with, and arrays by what they contain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cdc_bridge.query.row_version import UNSURE, ColumnReader, Judge, RowVersion
 
 @dataclass(frozen=True, slots=True)
 class _Pattern:
-    """A question about text. `is_folded`: upper and lower case are the same to it."""
+    """A question about text. `is_folded`: upper and lower case are the same."""
 
     matches: Callable[[str, str], bool]
     is_folded: bool = False
@@ -42,7 +42,7 @@ PATTERNS: dict[Operator, _Pattern] = {
 
 
 def pattern(comparison: Comparison) -> Judge | None:
-    """The function that judges by it. None: memory cannot."""
+    """Return the function that judges by the comparison, or None when memory cannot."""
     question = PATTERNS[comparison.operator]
     if comparison.operand.type.kind is TypeKind.ARRAY:
         return _contained(comparison) if question.matches is operator.contains and not question.is_folded else None
@@ -50,7 +50,7 @@ def pattern(comparison: Comparison) -> Judge | None:
 
 
 def _text_pattern(comparison: Comparison, question: _Pattern) -> Judge | None:
-    """Byte by byte whatever the collation, as in SQL. But the case of letters is the collation's affair."""
+    """Compare byte by byte whatever the collation, as SQL does. Only the case of letters depends on the collation."""
     read = _folded_characters if question.is_folded else _characters
     if question.is_folded and not _can_fold(comparison.operand, question):
         return None
@@ -67,7 +67,7 @@ def _text_pattern(comparison: Comparison, question: _Pattern) -> Judge | None:
 
 
 def _can_fold(operand: Operand, question: _Pattern) -> bool:
-    """What is in JSON has the database's own collation, of which nothing is known."""
+    """Return whether memory knows the case of letters. The collation of text inside JSON is not known."""
     if isinstance(operand, Path):
         return False
     collation = operand.column.collation
@@ -83,7 +83,7 @@ def _folded_characters(type_: PgType, _: Collation) -> Read | None:
 
 
 def _read_folded(raw: bytes) -> str:
-    """Past ASCII nobody but PostgreSQL knows what is the lower case of what."""
+    """Return ASCII text in lower case; past ASCII only PostgreSQL knows it."""
     text = comparing.read_text(raw)
     if not text.isascii():
         raise Undecided
@@ -91,13 +91,13 @@ def _read_folded(raw: bytes) -> str:
 
 
 def _equal_but_for_blanks(text: str, other: str) -> bool:
-    """Of a char(n) those that fill it do not count."""
+    """Compare values of char(n), in which blanks at the end do not count."""
     return text.rstrip(" ") == other.rstrip(" ")
 
 
 def _of_text(matches: Callable[[str, str], bool], part: str, source: ColumnReader, is_negated: bool) -> Judge:
-    def judge_text(image: RowVersion) -> bool | None:
-        text = image.read(source)
+    def judge_text(version: RowVersion) -> bool | None:
+        text = version.read(source)
         if text is None or text is UNSURE:
             return None if text is UNSURE else False
         return matches(text, part) is not is_negated
@@ -106,7 +106,7 @@ def _of_text(matches: Callable[[str, str], bool], part: str, source: ColumnReade
 
 
 def _contained(comparison: Comparison) -> Judge | None:
-    """Arrays contain arrays as sets do. A NULL is in none of them, and no array with one in another."""
+    """Judge arrays as sets. No array contains a NULL, nor an array that has one."""
     is_negated = comparison.operator is Operator.NCONTAINS
     reader = operand_reader(comparison.operand, comparing.elements)
     if reader is None:
@@ -118,8 +118,8 @@ def _contained(comparison: Comparison) -> Judge | None:
     source = reader.source
     is_hopeless = comparing.NULL_ELEMENT in wanted
 
-    def judge_contained(image: RowVersion) -> bool | None:
-        value = image.read(source)
+    def judge_contained(version: RowVersion) -> bool | None:
+        value = version.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return (not is_hopeless and wanted <= value) is not is_negated

@@ -1,4 +1,4 @@
-"""A filter as a function that judges one image of a row.
+"""Compile a filter to a function that judges one version of a row.
 
 It says True or False where memory can tell exactly what a WHERE clause would, and None where only the database can.
 Where one part of a filter is unsure the others may still settle it.
@@ -37,7 +37,7 @@ __all__ = ["Judge", "RowVersion", "compile_filter"]
 
 
 def compile_filter(filter_: Filter) -> Judge:
-    """The function that judges by it. No other filter has the same one, so that it can stand for the filter."""
+    """Return the function that judges by the filter. It can stand for the filter: no other one has it."""
     judge = _compiled(filter_)
     return judge if judge is not _unsure else lambda _: None
 
@@ -69,10 +69,10 @@ def _all(judges: tuple[Judge, ...]) -> Judge:
     if len(judges) == 1:
         return judges[0]
 
-    def judge_all(image: RowVersion) -> bool | None:
+    def judge_all(version: RowVersion) -> bool | None:
         verdict: bool | None = True
         for judge in judges:
-            one = judge(image)
+            one = judge(version)
             if one is False:
                 return False
             if one is None:
@@ -86,10 +86,10 @@ def _any(judges: tuple[Judge, ...]) -> Judge:
     if len(judges) == 1:
         return judges[0]
 
-    def judge_any(image: RowVersion) -> bool | None:
+    def judge_any(version: RowVersion) -> bool | None:
         verdict: bool | None = False
         for judge in judges:
-            one = judge(image)
+            one = judge(version)
             if one:
                 return True
             if one is None:
@@ -113,9 +113,9 @@ def _comparison(comparison: Comparison) -> Judge:
 
 
 def _unsure_unless_null(operand: Operand) -> Judge:
-    """Whatever is asked of NULL, the answer is not true."""
+    """Judge by an operator that memory does not know: with NULL no comparison is true."""
     is_null = _nullness(operand, is_null=True)
-    return lambda image: False if is_null(image) else None
+    return lambda version: False if is_null(version) else None
 
 
 def _nullness(operand: Operand, *, is_null: bool) -> Judge:
@@ -124,37 +124,37 @@ def _nullness(operand: Operand, *, is_null: bool) -> Judge:
     reader = operand_reader(operand, comparing.equality)
     if reader is None:
         name = operand.column.name
-        return lambda image: is_null if image.is_null(name) else None
+        return lambda version: is_null if version.is_null(name) else None
     source = reader.source
 
-    def judge_nullness(image: RowVersion) -> bool | None:
-        value = image.read(source)
+    def judge_nullness(version: RowVersion) -> bool | None:
+        value = version.read(source)
         return None if value is UNSURE else (value is None) is is_null
 
     return judge_nullness
 
 
 def _column_nullness(field: Field, is_null: bool) -> Judge:
-    """A composite of NULLs only IS NULL too, which its image does not tell."""
+    """Judge by IS NULL. A composite of NULLs only IS NULL too, but does not look like it."""
     name = field.column.name
     if field.column.type.kind is TypeKind.COMPOSITE:
-        return lambda image: is_null if image.is_null(name) else None
+        return lambda version: is_null if version.is_null(name) else None
     if is_null:
-        return lambda image: image.is_null(name)
-    return lambda image: not image.is_null(name)
+        return lambda version: version.is_null(name)
+    return lambda version: not version.is_null(name)
 
 
 def _emptiness(operand: Operand, *, is_empty: bool) -> Judge:
-    """Blanks alone are empty in a char(n)."""
+    """Judge by `_empty`. In a char(n) blanks alone are empty."""
     name = operand.column.name
     reader = operand_reader(operand, lambda type_, _: comparing.characters(type_))
     if reader is None:
-        return lambda image: is_empty if image.is_null(name) else None
+        return lambda version: is_empty if version.is_null(name) else None
     source = reader.source
     blanks = " " if operand.type.name == comparing.BPCHAR else ""
 
-    def judge_emptiness(image: RowVersion) -> bool | None:
-        value = image.read(source)
+    def judge_emptiness(version: RowVersion) -> bool | None:
+        value = version.read(source)
         return None if value is UNSURE else (value is None or not value.strip(blanks)) is is_empty
 
     return judge_emptiness
@@ -197,15 +197,15 @@ def _compared(comparison: Comparison) -> Judge | None:
 
 
 _INSTANTS = frozenset({"date", "timestamp without time zone", "timestamp with time zone"})
-"""What `$NOW` compares with: all of them are read as microseconds since 1970."""
+"""The types that `$NOW` compares with; all are read as microseconds since 1970."""
 
 
 def _with_moving(test: Test, source: ColumnReader, bounds: tuple[Any, ...]) -> Judge:
-    def judge_moving(image: RowVersion) -> bool | None:
-        value = image.read(source)
+    def judge_moving(version: RowVersion) -> bool | None:
+        value = version.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
-        return test(value, tuple([image.at(bound) if isinstance(bound, Now) else bound for bound in bounds]))
+        return test(value, tuple([version.at(bound) if isinstance(bound, Now) else bound for bound in bounds]))
 
     return judge_moving
 
@@ -235,32 +235,32 @@ _BY: dict[Operator, Callable[[Any, Any], bool]] = {
 def _equal(source: ColumnReader, bound: Any) -> Judge:
     """No bound equals None."""
 
-    def judge_equal(image: RowVersion) -> bool | None:
-        value = image.read(source)
+    def judge_equal(version: RowVersion) -> bool | None:
+        value = version.read(source)
         return None if value is UNSURE else value == bound
 
     return judge_equal
 
 
 def _among(source: ColumnReader, bounds: frozenset[Any]) -> Judge:
-    def judge_among(image: RowVersion) -> bool | None:
-        value = image.read(source)
+    def judge_among(version: RowVersion) -> bool | None:
+        value = version.read(source)
         return None if value is UNSURE else value in bounds
 
     return judge_among
 
 
 def _not_among(source: ColumnReader, bounds: frozenset[Any]) -> Judge:
-    def judge_not_among(image: RowVersion) -> bool | None:
-        value = image.read(source)
+    def judge_not_among(version: RowVersion) -> bool | None:
+        value = version.read(source)
         return None if value is UNSURE else value is not None and value not in bounds
 
     return judge_not_among
 
 
 def _between(source: ColumnReader, low: Any, high: Any, *, is_inside: bool) -> Judge:
-    def judge_between(image: RowVersion) -> bool | None:
-        value = image.read(source)
+    def judge_between(version: RowVersion) -> bool | None:
+        value = version.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return (low <= value <= high) is is_inside
@@ -269,8 +269,8 @@ def _between(source: ColumnReader, low: Any, high: Any, *, is_inside: bool) -> J
 
 
 def _by(compare: Callable[[Any, Any], bool], source: ColumnReader, bound: Any) -> Judge:
-    def judge_by(image: RowVersion) -> bool | None:
-        value = image.read(source)
+    def judge_by(version: RowVersion) -> bool | None:
+        value = version.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
         return compare(value, bound)
