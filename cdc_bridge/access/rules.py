@@ -135,35 +135,42 @@ class RuleChecker:
     """
 
     def __init__(self) -> None:
-        self._logged: frozenset[tuple[Rule, str]] = frozenset()
+        self._logged: frozenset[tuple[Rule, str, str]] = frozenset()
         self._invalid: set[Rule] = set()
 
     def check(self, rules: RuleSet, catalog: Catalog, literals: Literals) -> None:
         """Check all rules against a new catalog, as far as they do not depend on claims."""
-        missing = {(rule, what) for rule in rules.rules for what in _missing(rule, catalog)}
-        faults = {(rule, reason) for rule in rules.rules for reason in _faults(rule, catalog, literals.known)}
-        for rule, what in sorted(missing - self._logged, key=str):
-            log.warning("a rule names what is not in the database", extra=_facts(rule, missing=what))
-        for rule, reason in sorted(faults - self._logged, key=str):
-            self._log_invalid(rule, reason)
-        useless = {(rule, reason) for rule in rules.rules for reason in _useless(rule, catalog)}
-        for rule, reason in sorted(useless - self._logged, key=str):
-            log.warning("a rule shows nothing to anybody", extra=_facts(rule, reason=reason))
-        self._logged = frozenset(missing | faults | useless)
-        self._invalid = {rule for rule, _ in faults}
+        found = frozenset(
+            (rule, message, reason)
+            for rule in rules.rules
+            for message, reasons in (
+                (_MISSING, _missing(rule, catalog)),
+                (_INVALID, _faults(rule, catalog, literals.known)),
+                (_USELESS, _useless(rule, catalog)),
+            )
+            for reason in reasons
+        )
+        for rule, message, reason in sorted(found - self._logged, key=lambda each: (each[1], str(each))):
+            _log(rule, message, reason)
+        self._logged = found
+        self._invalid = {rule for rule, message, _ in found if message is _INVALID}
 
     def report(self, faults: Iterable[tuple[Rule, str]]) -> None:
         """Log faults that came up with the claims of a principal."""
         for rule, reason in faults:
             if rule not in self._invalid:
                 self._invalid.add(rule)
-                self._log_invalid(rule, reason)
+                _log(rule, _INVALID, reason)
 
-    def _log_invalid(self, rule: Rule, reason: str) -> None:
-        log.error(
-            "the filter of a rule is invalid, so the collection is hidden from its role",
-            extra=_facts(rule, reason=reason),
-        )
+
+_MISSING = "a rule names what is not in the database"
+_INVALID = "the filter of a rule is invalid, so the collection is hidden from its role"
+_USELESS = "a rule shows nothing to anybody"
+
+
+def _log(rule: Rule, message: str, reason: str) -> None:
+    level = logging.ERROR if message is _INVALID else logging.WARNING
+    log.log(level, message, extra=facts(role=rule.role, collection=rule.collection, reason=reason))
 
 
 def _missing(rule: Rule, catalog: Catalog) -> list[str]:
@@ -191,7 +198,3 @@ def _faults(rule: Rule, catalog: Catalog, known: Mapping[TypedText, bytes | None
     literals = Literals(known)
     found = rule_policy({rule.collection: rule}, Principal(rule.role), catalog, literals)
     return [] if literals.missing else [reason for _, reason in found.faults]
-
-
-def _facts(rule: Rule, **more: object) -> dict[str, Mapping[str, object]]:
-    return facts(role=rule.role, collection=rule.collection, **more)
