@@ -31,7 +31,7 @@ Subject: TypeAlias = tuple[str | None, int, Filter]
 class Probe:
     """Can a role have these policies evaluated for the rows of changes?
 
-    Policies are probed together, since each may keep the others from being evaluated (see `database.scripts`).
+    Policies are probed together, since each may keep the others from being evaluated (see `database.sessions`).
     """
 
     collection: Collection

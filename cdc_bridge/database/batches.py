@@ -1,25 +1,94 @@
 """Cases put together: what is asked of the same table by the same filter is one question, whoever asks it.
 
 Rows that have the same in all columns that a filter reads are decided alike, so they are asked about once: of a
-thousand messages to ten rooms a policy on rooms is asked ten times. An image that may be of several rows (`doubts`) is
-decided where the answer is the same for all of them.
+thousand messages to ten rooms a policy on rooms is asked ten times.
+
+Theory: the JSON of a row does not tell NULL from the null of a JSON value. A client's filter takes the two for one
+(`condition`). A policy need not, so its answer for such an image is certain only when it is the same for every row that
+is written so. For a json or jsonb column these are two, and PostgreSQL is asked about both. Inside of arrays and
+composites it reads every null back as NULL, and the lists in an array of JSON as its dimensions: for these images
+nothing is certain.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, product
 from typing import TypeAlias
 
-from cdc_bridge.database.doubts import UNREADABLE, doubtful, possible
+import msgspec
+
 from cdc_bridge.database.select import columns_in
 from cdc_bridge.database.where import has_now
-from cdc_bridge.model.catalog import Column
+from cdc_bridge.model.catalog import Column, PgType, TypeKind
 from cdc_bridge.model.evaluation import Case, Failure, Verdict
-from cdc_bridge.model.filter import Filter
-from cdc_bridge.model.row import RowValues
+from cdc_bridge.model.filter import Filter, Policy, leaves
+from cdc_bridge.model.row import RowValues, split_array, split_object
 from cdc_bridge.model.security_context import RowRules, SecurityContext
+from cdc_bridge.model.values import NULL
+
+NULLS_MAX = 4
+"""Of one image. Each makes twice as many rows of it."""
+
+UNREADABLE = "a change does not tell what was in a column with JSON"
+
+NULLS = (msgspec.Raw(NULL), msgspec.Raw(b" " + NULL))
+"""NULL, and the null of a JSON value: the blank tells whoever reads it back."""
+
+
+def doubtful(filter_: Filter) -> tuple[Column, ...]:
+    """The columns that policies use, and of which an image may not tell what is in them."""
+    used = {column: None for leaf in leaves(filter_) if isinstance(leaf, Policy) for column in leaf.columns}
+    return tuple([column for column in used if _has_json(column.type)])
+
+
+def possible(image: RowValues, columns: Iterable[Column]) -> Sequence[RowValues]:
+    """The rows that this may be an image of, as far as these columns go; none where nobody can say which they are."""
+    nulls = []
+    for column in columns:
+        raw = bytes(image.get(column.name, NULL))
+        if raw == NULL and column.type.is_json:
+            nulls.append(column.name)
+        elif not _is_certain(raw, column.type):
+            return ()
+    if len(nulls) > NULLS_MAX:
+        return ()
+    chosen = product(NULLS, repeat=len(nulls))
+    return [{**image, **dict(zip(nulls, each, strict=True))} for each in chosen] if nulls else (image,)
+
+
+def _has_json(type_: PgType) -> bool:
+    """Whether there is any in it."""
+    if type_.kind is TypeKind.ARRAY:
+        return type_.element is not None and _has_json(type_.element)
+    return type_.is_json or any(_has_json(inner) for _, inner in type_.fields)
+
+
+def _is_certain(raw: bytes, type_: PgType) -> bool:
+    """Whether PostgreSQL reads this back as it was."""
+    raw = raw.strip()
+    if not _has_json(type_) or type_.is_json or raw == NULL:
+        return True
+    if raw[:1] != (b"[" if type_.kind is TypeKind.ARRAY else b"{"):
+        return False  # it is from before the column had this type
+    if type_.kind is TypeKind.ARRAY:
+        return all(_is_certain_in(type_, bytes(item).strip()) for item in split_array(raw))
+    members = split_object(raw)
+    return all(_is_certain_member(bytes(members.get(name, NULL)), inner) for name, inner in type_.fields)
+
+
+def _is_certain_in(array: PgType, item: bytes) -> bool:
+    """Dimensions nest, and the elements of an array of composites are no lists."""
+    assert array.element is not None
+    if array.element.is_json:
+        return item != NULL and item[:1] != b"["
+    return _is_certain(item, array if item[:1] == b"[" else array.element)
+
+
+def _is_certain_member(raw: bytes, type_: PgType) -> bool:
+    return raw.strip() != NULL if type_.is_json else _is_certain(raw, type_)
+
 
 UNCERTAIN = "?"
 
@@ -158,7 +227,7 @@ def _seen_by(batch: Batch, letters: Mapping[SecurityContext, str]) -> list[froze
 
 
 def _uncertain(letters: Mapping[SecurityContext, str]) -> dict[SecurityContext, frozenset[int]]:
-    """For whom there is no answer, and of which images."""
+    """The contexts without an answer for some images, and which these are."""
     return {
         context: frozenset([place for place, letter in enumerate(of_sight) if letter == UNCERTAIN])
         for context, of_sight in letters.items()

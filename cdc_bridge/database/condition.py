@@ -17,20 +17,25 @@ from typing import TypeAlias
 
 from psycopg import sql
 
-from cdc_bridge.database.expression import characters, collation, operand
-from cdc_bridge.database.fragments import (
+from cdc_bridge.database.expressions import (
     Name,
     Parameter,
     TypeName,
+    carrier,
+    characters,
     collate,
+    collation,
     compare,
     home,
     is_citext,
+    is_scalar,
     joined,
+    literal,
+    operand,
     qualified,
+    restored,
+    text,
 )
-from cdc_bridge.database.literals import is_scalar, literal, text
-from cdc_bridge.database.restoring import carrier, restored
 from cdc_bridge.model.catalog import Collation, PgType, TypeKind
 from cdc_bridge.model.filter import Comparison, Literal, Operator, Value
 

@@ -22,7 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.capture.connection import KEEPALIVES, Connector, drop
 from cdc_bridge.conninfo import READ
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.logs import facts
 
 log = logging.getLogger(__name__)

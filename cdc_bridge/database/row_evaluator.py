@@ -1,16 +1,17 @@
-"""Has PostgreSQL decide what memory cannot, about rows as they were in a change: implements `ports.RowEvaluator`.
+"""Have PostgreSQL decide what memory cannot, about rows as they were in a change: implements `ports.RowEvaluator`.
 
-All questions of a call go out together, in one transaction and one round trip; those that are asked for somebody in
-particular go in one script, which changes eyes between them (`scripts`). When one of them fails, the others are asked
-again, one by one: first with little time, so that what is quick need not wait for what is not; then what took longer
-gets the time that it may take. Who takes too long even then is not asked for a while (`resting`), and neither are those
-for whom no time was left: however many have something slow to ask, the stream waits for them once.
+Rule: all questions of a call go out together; those that are asked for a principal go in one script, which changes the
+principal between them (`sessions`). When one of them fails, the others are asked again, one by one: first with little
+time, so that what is quick need not wait for what is not; then what took longer gets the time that it may take. What
+takes too long even then is not asked again for a while (`Backoff`), and neither is that for which no time was left:
+however many have something slow to ask, they are waited for once.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
@@ -20,10 +21,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.database.batches import Answer, Batch, in_batches, verdicts_of
 from cdc_bridge.database.refusals import is_of_the_statement, sentence
-from cdc_bridge.database.resting import Resting
-from cdc_bridge.database.scripts import Connection, Sighted, ask_by_itself, ask_together
 from cdc_bridge.database.select import completions, normalized, verdicts, worth
-from cdc_bridge.database.where import Surroundings
+from cdc_bridge.database.sessions import BoundStatement, Connection, ask_by_itself, ask_together
+from cdc_bridge.database.where import Scope
 from cdc_bridge.model.catalog import Column, PgType
 from cdc_bridge.model.errors import BridgeError, SourceUnavailable
 from cdc_bridge.model.evaluation import (
@@ -40,8 +40,41 @@ from cdc_bridge.model.row import split_array, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.values import NULL
 
+BACKOFF_S = 60.0
+BACKOFF_MAX_S = 3600.0
+SUBJECTS_MAX = 100_000
+
+
+@dataclass(slots=True)
+class Backoff:
+    """What PostgreSQL took too long for is not asked again for a while, so that nobody waits for it each time.
+
+    Rule: for `first_s`, and twice as long each time after that, up to `BACKOFF_MAX_S`; an answer in time ends that.
+    Bound: `SUBJECTS_MAX` subjects, of which only hashes are kept, since clients choose how large they are; past it the
+    oldest is forgotten. Never reads the clock.
+    """
+
+    first_s: float = BACKOFF_S
+    _until_s: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Until when each subject is left alone, and for how long that is."""
+
+    def is_backed_off(self, subject: Hashable, now_s: float) -> bool:
+        until_s, _ = self._until_s.get(hash(subject), (now_s, 0.0))
+        return now_s < until_s
+
+    def took_too_long(self, subject: Hashable, now_s: float) -> None:
+        _, before_s = self._until_s.pop(hash(subject), (now_s, 0.0))
+        wait_s = min(2 * before_s, BACKOFF_MAX_S) if before_s else self.first_s
+        self._until_s[hash(subject)] = now_s + wait_s, wait_s
+        if len(self._until_s) > SUBJECTS_MAX:
+            del self._until_s[next(iter(self._until_s))]
+
+    def answered(self, subject: Hashable) -> None:
+        self._until_s.pop(hash(subject), None)
+
+
 Pool: TypeAlias = AsyncConnectionPool[Connection]
-Statement: TypeAlias = Sighted | Failure
+Statement: TypeAlias = BoundStatement | Failure
 
 FIRST_SHARE = 0.05
 """Of the time that a statement may take: what each gets when they are asked one by one."""
@@ -50,19 +83,19 @@ FIRST_SHARE = 0.05
 class PooledRowEvaluator:
     """See the module's docstring. A statement may take `statement_timeout_s`, and each round of them twice that."""
 
-    def __init__(self, pool: Pool, *, statement_timeout_s: float = 5, rest_s: float = 60) -> None:
+    def __init__(self, pool: Pool, *, statement_timeout_s: float = 5, rest_s: float = BACKOFF_S) -> None:
         self._pool = pool
         self._statement_timeout_s = statement_timeout_s
-        self._resting = Resting(rest_s)
+        self._backoff = Backoff(rest_s)
 
     async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
         """Equal filters of one table are asked for once, of all images at hand, for each of those who ask."""
         decisions = _Decisions(cases)
-        return decisions.verdicts(await self._ask_unless_resting(decisions.subjects, decisions.statements))
+        return decisions.verdicts(await self._ask_unless_backed_off(decisions.subjects, decisions.statements))
 
     async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
         subjects = [(each.collection.relation_id, each.projection, each.context) for each in completions]
-        answers = await self._ask_unless_resting(subjects, [_completion(each) for each in completions])
+        answers = await self._ask_unless_backed_off(subjects, [_completion(each) for each in completions])
         return [answer if isinstance(answer, Failure) else tuple(map(split_object, answer)) for answer in answers]
 
     async def look_up(
@@ -76,7 +109,9 @@ class PooledRowEvaluator:
         statements: list[Statement] = [(_normalization([literals[i] for i in group]), BY_ITSELF) for group in groups]
         statements += [(worth(each.expression), SecurityContext(each.principal)) for each in claims]
         subjects: list[Hashable] = [None] * len(statements)
-        answers = await self._ask_unless_resting([*subjects, *decisions.subjects], [*statements, *decisions.statements])
+        answers = await self._ask_unless_backed_off(
+            [*subjects, *decisions.subjects], [*statements, *decisions.statements]
+        )
         of_literals, answers = answers[: len(groups)], answers[len(groups) :]
         of_claims, of_probes = answers[: len(claims)], answers[len(claims) :]
         return LookedUp(
@@ -101,14 +136,14 @@ class PooledRowEvaluator:
             answers = await self._ask([(_normalization([literals[i] for i in group]), BY_ITSELF) for group in groups])
         return found
 
-    async def _ask_unless_resting(
+    async def _ask_unless_backed_off(
         self, subjects: Sequence[Hashable], statements: Sequence[Statement]
     ) -> Sequence[Answer]:
-        """Ask what does not rest. What has no subject never does."""
+        """Ask what is not left alone. What has no subject never is."""
         now_s = asyncio.get_running_loop().time()
         answers = await self._ask(
             [
-                RESTS if subject is not None and self._resting.is_resting(subject, now_s) else statement
+                BACKED_OFF if subject is not None and self._backoff.is_backed_off(subject, now_s) else statement
                 for subject, statement in zip(subjects, statements, strict=True)
             ]
         )
@@ -120,9 +155,9 @@ class PooledRowEvaluator:
         }
         for subject, answer in zip(subjects, answers, strict=True):
             if not isinstance(answer, Failure) and subject not in slow:
-                self._resting.answered(subject)
+                self._backoff.answered(subject)
         for subject in slow:
-            self._resting.took_too_long(subject, now_s)
+            self._backoff.took_too_long(subject, now_s)
         return answers
 
     async def _ask(self, statements: Sequence[Statement]) -> list[Answer]:
@@ -134,7 +169,7 @@ class PooledRowEvaluator:
                 answers[position] = answer
         return answers
 
-    async def _answers(self, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
+    async def _answers(self, asked: Mapping[int, BoundStatement]) -> dict[int, Answer]:
         try:
             # The server's timeout is for slow statements, ours, which is longer, for a server that is gone.
             async with asyncio.timeout(4 * self._statement_timeout_s + 10), self._pool.connection() as connection:
@@ -147,7 +182,7 @@ class PooledRowEvaluator:
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise SourceUnavailable(str(error).strip() or "no answer in time") from error
 
-    async def _together(self, connection: Connection, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
+    async def _together(self, connection: Connection, asked: Mapping[int, BoundStatement]) -> dict[int, Answer]:
         """Less time for each where there are many: what all take is bounded like what the slow ones take alone."""
         limit_s = min(self._statement_timeout_s, 2 * self._statement_timeout_s / len(asked))
         common = {i: statement for i, (statement, context) in asked.items() if context == BY_ITSELF}
@@ -159,7 +194,7 @@ class PooledRowEvaluator:
             answers.update(zip(seen, await ask_together(connection, list(seen.values()), limit_s), strict=True))
         return answers
 
-    async def _one_by_one(self, connection: Connection, asked: Mapping[int, Sighted]) -> dict[int, Answer]:
+    async def _one_by_one(self, connection: Connection, asked: Mapping[int, BoundStatement]) -> dict[int, Answer]:
         limit_s = self._statement_timeout_s
         first_s = min(limit_s * FIRST_SHARE, 2 * limit_s / len(asked))
         answers: dict[int, Answer] = {}
@@ -172,7 +207,7 @@ class PooledRowEvaluator:
                 answers[position] = await self._alone(connection, statement, left_s) if left_s > 0 else NO_TIME_LEFT
         return answers
 
-    async def _alone(self, connection: Connection, sighted: Sighted, limit_s: float) -> Answer:
+    async def _alone(self, connection: Connection, sighted: BoundStatement, limit_s: float) -> Answer:
         statement, context = sighted
         try:
             if context != BY_ITSELF:
@@ -190,7 +225,7 @@ class PooledRowEvaluator:
 
 TOOK_TOO_LONG = Failure("it took too long", is_temporary=True)
 NO_TIME_LEFT = Failure("others took too long", is_temporary=True)
-RESTS = Failure("it took too long before, and is not asked again so soon", is_temporary=True)
+BACKED_OFF = Failure("it took too long before, and is not asked again so soon", is_temporary=True)
 
 
 class _Decisions:
@@ -219,18 +254,16 @@ def _seen(statement: sql.Composed | Failure, context: SecurityContext) -> Statem
 def _decision(batch: Batch) -> sql.Composed | Failure:
     case = batch.case
     try:
-        surroundings = Surroundings(
-            case.catalog, case.now_us, SecurityContext(rows=batch.predicate.rules), of_images=True
-        )
-        return verdicts(case.collection, case.filter, batch.rows, surroundings)
+        scope = Scope(case.catalog, case.now_us, SecurityContext(rows=batch.predicate.rules), of_images=True)
+        return verdicts(case.collection, case.filter, batch.rows, scope)
     except BridgeError as error:
         return Failure(str(error))
 
 
 def _completion(asked: Completion) -> Statement:
     try:
-        surroundings = Surroundings(asked.catalog, asked.now_us, asked.context, of_images=True)
-        return completions(asked.collection, asked.projection, asked.images, surroundings), asked.context
+        scope = Scope(asked.catalog, asked.now_us, asked.context, of_images=True)
+        return completions(asked.collection, asked.projection, asked.images, scope), asked.context
     except BridgeError as error:
         return Failure(str(error))
 

@@ -1,84 +1,83 @@
-"""The statements that read what a client asked for: rows with their outputs called by their positions.
+"""The statements that read what a client asked for: rows with their outputs called by their positions, or figures.
 
-An output along a relation is a subquery, which gives JSON; see `table.read_encoder` for who reads it.
+An output along a relation is a subquery, which gives JSON. Of figures clients get `{"count":"5"}` for `*`,
+`{"count":{"id":"5"}}` for fields, and the fields of groups beside them. Counts, sums and averages are strings, since
+they may have any number of digits; the least and the greatest read as the field itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import assert_never
 
 from psycopg import sql
 
-from cdc_bridge.database.expression import operand
-from cdc_bridge.database.fragments import Name, Parameter, Verbatim, compare, joined
-from cdc_bridge.database.images import images, ordinal, table
-from cdc_bridge.database.where import Surroundings, link, where
+from cdc_bridge.database.expressions import Name, Parameter, Verbatim, compare, joined, operand
+from cdc_bridge.database.where import Scope, images, link, ordinal, table, where
+from cdc_bridge.model import values
 from cdc_bridge.model.catalog import Collection, Column, Reference
 from cdc_bridge.model.filter import Comparison, Field, Filter, Policy, Related, Required, leaves
 from cdc_bridge.model.projection import Nested, Output, Projection, SortKey, total_order
 from cdc_bridge.model.row import RowValues
-from cdc_bridge.model.subscription import Query
+from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Query
 
 ALIAS = "t"
 
 
-def rows(collection: Collection, query: Query, key: tuple[str, ...] | None, surroundings: Surroundings) -> sql.Composed:
+def rows(collection: Collection, query: Query, key: tuple[str, ...] | None, scope: Scope) -> sql.Composed:
     """The rows of a table. It fetches one too many, which tells that the limit cut."""
     return sql.SQL(
         "SELECT pg_catalog.row_to_json(r.*)::text"
         " FROM (SELECT {outputs} FROM {table} WHERE {condition}{order}{cut}) AS r"
     ).format(
-        outputs=outputs(query.projection, ALIAS, surroundings),
+        outputs=outputs(query.projection, ALIAS, scope),
         table=table(collection, ALIAS),
-        condition=condition(collection, query.of_table, key, surroundings),
-        order=_order(total_order(query.sort, collection), ALIAS, surroundings),
+        condition=condition(collection, query.of_table, key, scope),
+        order=_order(total_order(query.sort, collection), ALIAS, scope),
         cut=cut(query.limit + 1 if query.limit else 0, query.offset),
     )
 
 
-def key_of(collection: Collection, key: tuple[str, ...], surroundings: Surroundings) -> sql.Composed:
+def key_of(collection: Collection, key: tuple[str, ...], scope: Scope) -> sql.Composed:
     """The key's columns of the row that has it and may be seen."""
-    seen = _seen(collection, surroundings)
+    seen = _seen(collection, scope)
     return sql.SQL("SELECT pg_catalog.row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
         joined(", ", [Name(ALIAS, name) for name in collection.key]),
         table(collection, ALIAS),
-        condition(collection, seen, key, surroundings),
+        condition(collection, seen, key, scope),
     )
 
 
-def count(collection: Collection, filter_: Filter, surroundings: Surroundings) -> sql.Composed:
-    seen = _seen(collection, surroundings)
+def count(collection: Collection, filter_: Filter, scope: Scope) -> sql.Composed:
+    seen = _seen(collection, scope)
     return sql.SQL("SELECT pg_catalog.count(*)::text FROM {} WHERE {} AND {}").format(
-        table(collection, ALIAS), where(filter_, ALIAS, surroundings), where(seen, ALIAS, surroundings)
+        table(collection, ALIAS), where(filter_, ALIAS, scope), where(seen, ALIAS, scope)
     )
 
 
-def _seen(collection: Collection, surroundings: Surroundings) -> Filter:
+def _seen(collection: Collection, scope: Scope) -> Filter:
     """What rules let be seen, for statements whose filter does not say it."""
-    return Required(surroundings.context.rows_of(collection.relation_id))
+    return Required(scope.context.rows_of(collection.relation_id))
 
 
 def completions(
-    collection: Collection, projection: Projection, rows: Sequence[RowValues], surroundings: Surroundings
+    collection: Collection, projection: Projection, rows: Sequence[RowValues], scope: Scope
 ) -> sql.Composed:
     """For images of rows, what they lack of a projection."""
     columns = _columns_of(projection, collection)
     return sql.SQL("SELECT pg_catalog.row_to_json(r.*)::text FROM (SELECT {} FROM {} ORDER BY {}) AS r").format(
-        outputs(projection, ALIAS, surroundings, without_plain=True),
+        outputs(projection, ALIAS, scope, without_plain=True),
         images(columns, rows, ALIAS),
         Name(ALIAS, ordinal(columns)),
     )
 
 
-def verdicts(
-    collection: Collection, filter_: Filter, rows: Sequence[RowValues], surroundings: Surroundings
-) -> sql.Composed:
+def verdicts(collection: Collection, filter_: Filter, rows: Sequence[RowValues], scope: Scope) -> sql.Composed:
     """For images of rows, `t` or `f` each, in one text: whether they belong to a filter."""
     columns = columns_in(filter_, collection)
     return sql.SQL(
         "SELECT coalesce(pg_catalog.string_agg(CASE WHEN {} THEN 't' ELSE 'f' END, '' ORDER BY {}), '') FROM {}"
-    ).format(where(filter_, ALIAS, surroundings), Name(ALIAS, ordinal(columns)), images(columns, rows, ALIAS))
+    ).format(where(filter_, ALIAS, scope), Name(ALIAS, ordinal(columns)), images(columns, rows, ALIAS))
 
 
 def normalized(column: Column, rows: Sequence[RowValues]) -> sql.Composed:
@@ -97,10 +96,8 @@ def worth(expression: str) -> sql.Composed:
     ).format(Verbatim(expression))
 
 
-def condition(
-    collection: Collection, filter_: Filter, key: tuple[str, ...] | None, surroundings: Surroundings
-) -> sql.Composable:
-    found = where(filter_, ALIAS, surroundings)
+def condition(collection: Collection, filter_: Filter, key: tuple[str, ...] | None, scope: Scope) -> sql.Composable:
+    found = where(filter_, ALIAS, scope)
     return found if key is None else sql.SQL("{} AND ({})").format(_has_key(collection, key), found)
 
 
@@ -108,66 +105,64 @@ def cut(limit: int, offset: int) -> sql.Composed:
     return sql.SQL(" LIMIT {}::bigint OFFSET {}::bigint").format(Parameter(limit), Parameter(offset))
 
 
-def outputs(
-    projection: Projection, alias: str, surroundings: Surroundings, *, without_plain: bool = False
-) -> sql.Composed:
+def outputs(projection: Projection, alias: str, scope: Scope, *, without_plain: bool = False) -> sql.Composed:
     """All of them, or without those that every image has."""
     return joined(
         ", ",
         [
-            sql.SQL("{} AS {}").format(_output(output, alias, surroundings), Name(str(position)))
+            sql.SQL("{} AS {}").format(_output(output, alias, scope), Name(str(position)))
             for position, output in enumerate(projection.outputs)
             if not (without_plain and output.column)
         ],
     )
 
 
-def _output(output: Output, alias: str, surroundings: Surroundings) -> sql.Composable:
+def _output(output: Output, alias: str, scope: Scope) -> sql.Composable:
     match output.source:
         case Field() as field:
             return operand(alias, field)
         case Nested(is_count=True) as nested:
-            return _count_along(nested.reference, alias, surroundings)
+            return _count_along(nested.reference, alias, scope)
         case Nested(reference=Reference(is_many=True)) as nested:
-            return _many(nested, alias, surroundings)
+            return _many(nested, alias, scope)
         case Nested() as nested:
-            return _one(nested, alias, surroundings)
+            return _one(nested, alias, scope)
     assert_never(output.source)
 
 
-def _one(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Composed:
+def _one(nested: Nested, alias: str, scope: Scope) -> sql.Composed:
     return sql.SQL("(SELECT pg_catalog.row_to_json(x.*) FROM ({} LIMIT 1) AS x)").format(
-        _belonging(nested, alias, surroundings)
+        _belonging(nested, alias, scope)
     )
 
 
-def _many(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Composed:
+def _many(nested: Nested, alias: str, scope: Scope) -> sql.Composed:
     limit: sql.Composable = sql.SQL("")
     if nested.limit is not None or nested.offset:
         limit = cut(2**63 - 1 if nested.limit is None else nested.limit, nested.offset)
     return sql.SQL(
         "(SELECT coalesce(pg_catalog.json_agg(pg_catalog.row_to_json(x.*)), '[]') FROM ({}{}{}) AS x)"
-    ).format(_belonging(nested, alias, surroundings), _order(nested.sort, _inner(alias), surroundings), limit)
+    ).format(_belonging(nested, alias, scope), _order(nested.sort, _inner(alias), scope), limit)
 
 
-def _count_along(reference: Reference, alias: str, surroundings: Surroundings, result: str = "::text") -> sql.Composed:
+def _count_along(reference: Reference, alias: str, scope: Scope, result: str = "::text") -> sql.Composed:
     """The number of rows that a relation leads to. Clients get a `bigint` as text."""
     inner = _inner(alias)
     return sql.SQL("(SELECT pg_catalog.count(*){} FROM {} WHERE {})").format(
         sql.SQL(result),
-        table(surroundings.target(reference), inner),
-        link(reference, alias, inner, surroundings),
+        table(scope.target(reference), inner),
+        link(reference, alias, inner, scope),
     )
 
 
-def _belonging(nested: Nested, alias: str, surroundings: Surroundings) -> sql.Composed:
+def _belonging(nested: Nested, alias: str, scope: Scope) -> sql.Composed:
     """The rows that a relation leads to."""
-    target, inner = surroundings.target(nested.reference), _inner(alias)
+    target, inner = scope.target(nested.reference), _inner(alias)
     return sql.SQL("SELECT {} FROM {} WHERE {} AND {}").format(
-        outputs(nested.projection, inner, surroundings),
+        outputs(nested.projection, inner, scope),
         table(target, inner),
-        link(nested.reference, alias, inner, surroundings),
-        where(nested.filter, inner, surroundings),
+        link(nested.reference, alias, inner, scope),
+        where(nested.filter, inner, scope),
     )
 
 
@@ -176,8 +171,8 @@ def _inner(alias: str) -> str:
     return alias + "n"
 
 
-def _order(sort: Sequence[SortKey], alias: str, surroundings: Surroundings) -> sql.Composable:
-    return order([(_sorted_by(key, alias, surroundings), key.descending) for key in sort])
+def _order(sort: Sequence[SortKey], alias: str, scope: Scope) -> sql.Composable:
+    return order([(_sorted_by(key, alias, scope), key.descending) for key in sort])
 
 
 def order(terms: Iterable[tuple[sql.Composable, bool]]) -> sql.Composable:
@@ -188,18 +183,18 @@ def order(terms: Iterable[tuple[sql.Composable, bool]]) -> sql.Composable:
     return sql.SQL(" ORDER BY {}").format(joined(", ", parts)) if parts else sql.SQL("")
 
 
-def _sorted_by(key: SortKey, alias: str, surroundings: Surroundings) -> sql.Composable:
+def _sorted_by(key: SortKey, alias: str, scope: Scope) -> sql.Composable:
     """Along a path: what is there in the row at its end, NULL without one."""
     if not key.path:
         return operand(alias, key.field)
     (reference, *rest), inner = key.path, _inner(alias)
     if reference.is_many:
-        return _count_along(reference, alias, surroundings, "")
-    target = surroundings.target(reference)
+        return _count_along(reference, alias, scope, "")
+    target = scope.target(reference)
     return sql.SQL("(SELECT {} FROM {} WHERE {} LIMIT 1)").format(
-        _sorted_by(SortKey(key.field, path=tuple(rest)), inner, surroundings),
+        _sorted_by(SortKey(key.field, path=tuple(rest)), inner, scope),
         table(target, inner),
-        link(reference, alias, inner, surroundings),
+        link(reference, alias, inner, scope),
     )
 
 
@@ -239,3 +234,91 @@ def _columns_of(projection: Projection, collection: Collection) -> list[Column]:
 
 def _unique(columns: Iterable[Column]) -> list[Column]:
     return list({column.name: column for column in columns}.values())
+
+
+_CALLS: Mapping[AggregateFunction, str] = {
+    AggregateFunction.COUNT: "pg_catalog.count({})::text",
+    AggregateFunction.COUNT_DISTINCT: "pg_catalog.count(DISTINCT {})::text",
+    AggregateFunction.COUNT_ALL: "pg_catalog.count({})::text",
+    AggregateFunction.SUM: "pg_catalog.sum({})::text",
+    AggregateFunction.SUM_DISTINCT: "pg_catalog.sum(DISTINCT {})::text",
+    AggregateFunction.AVG: "pg_catalog.avg({})::text",
+    AggregateFunction.AVG_DISTINCT: "pg_catalog.avg(DISTINCT {})::text",
+    AggregateFunction.MIN: "pg_catalog.min({})",
+    AggregateFunction.MAX: "pg_catalog.max({})",
+}
+
+
+def figures(collection: Collection, query: Query, key: tuple[str, ...] | None, scope: Scope) -> sql.Composed:
+    """One row for each group: the fields that make it, then the figures, called by their positions."""
+    assert query.aggregate is not None
+    groups = [operand(ALIAS, field) for field in query.aggregate.group_by]
+    # A position in GROUP BY and ORDER BY is that of an output.
+    positions: list[sql.Composable] = [sql.Literal(number) for number in range(1, len(groups) + 1)]
+    return sql.SQL(
+        "SELECT pg_catalog.row_to_json(r.*)::text"
+        " FROM (SELECT {outputs} FROM {table} WHERE {condition}{group}{order}{cut}) AS r"
+    ).format(
+        outputs=_outputs([*groups, *(_call(*asked) for asked in query.aggregate.functions)]),
+        table=table(collection, ALIAS),
+        condition=condition(collection, query.of_table, key, scope),
+        group=sql.SQL(" GROUP BY {}").format(joined(", ", positions)) if groups else sql.SQL(""),
+        order=order(_sorted(query, query.aggregate, positions)),
+        cut=cut(query.limit + 1 if query.limit else 0, query.offset),
+    )
+
+
+def _outputs(expressions: list[sql.Composable]) -> sql.Composed:
+    return joined(
+        ", ",
+        [sql.SQL("{} AS {}").format(each, Name(str(position))) for position, each in enumerate(expressions)],
+    )
+
+
+def _call(function: AggregateFunction, field: Field | None) -> sql.Composable:
+    return sql.SQL(_CALLS[function]).format(sql.SQL("*") if field is None else operand(ALIAS, field))
+
+
+def _sorted(query: Query, aggregate: Aggregate, positions: list[sql.Composable]) -> list[tuple[sql.Composable, bool]]:
+    """By what was asked for, then by whatever else makes a group, so that pages do not overlap."""
+    by_field = dict(zip(aggregate.group_by, positions, strict=True))
+    asked = {key.field: key.descending for key in query.sort if not key.path and key.field in by_field}
+    return [(by_field[field], asked.get(field, False)) for field in dict.fromkeys([*asked, *by_field])]
+
+
+class FiguresEncoder:
+    """Encodes rows of `figures`."""
+
+    def __init__(self, aggregate: Aggregate) -> None:
+        self._group = [(values.name(_name(field)), values.encoder(field.type)) for field in aggregate.group_by]
+        self._functions: dict[AggregateFunction, list[tuple[Field | None, str]]] = {}
+        for position, (function, field) in enumerate(aggregate.functions, len(aggregate.group_by)):
+            self._functions.setdefault(function, []).append((field, str(position)))
+
+    def encode(self, row: RowValues) -> bytes:
+        members = [name + _encoded(encode, row[str(position)]) for position, (name, encode) in enumerate(self._group)]
+        for function, asked in self._functions.items():
+            members.append(values.name(function.value) + _figures(function, asked, row))
+        return b"{" + b",".join(members) + b"}"
+
+
+def _figures(function: AggregateFunction, asked: list[tuple[Field | None, str]], row: RowValues) -> bytes:
+    """Only that of `*` stands alone."""
+    if [field for field, _ in asked] == [None]:
+        return bytes(row[asked[0][1]])
+    is_value = function in (AggregateFunction.MIN, AggregateFunction.MAX)
+    parts = [
+        values.name("*" if field is None else _name(field))
+        + _encoded(values.encoder(field.type) if is_value and field else None, row[position])
+        for field, position in asked
+    ]
+    return b"{" + b",".join(parts) + b"}"
+
+
+def _encoded(encode: Callable[[bytes], bytes] | None, raw: bytes) -> bytes:
+    return encode(bytes(raw)) if encode else bytes(raw)
+
+
+def _name(field: Field) -> str:
+    """As Directus calls it: `created_year`."""
+    return field.column.name if field.function is None else f"{field.column.name}_{field.function.value}"

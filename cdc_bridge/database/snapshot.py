@@ -12,11 +12,10 @@ import psycopg
 from psycopg import errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.database.aggregation import FiguresEncoder, figures
 from cdc_bridge.database.refusals import in_our_words
-from cdc_bridge.database.scripts import Connection, Sighted, ask_in_turn, begin_read
-from cdc_bridge.database.select import count, key_of, rows
-from cdc_bridge.database.where import Surroundings
+from cdc_bridge.database.select import FiguresEncoder, count, figures, key_of, rows
+from cdc_bridge.database.sessions import BoundStatement, Connection, ask_in_turn, begin_read
+from cdc_bridge.database.where import Scope
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.errors import forbidden_item
@@ -29,7 +28,7 @@ from cdc_bridge.ports import Asked, InitialData
 from cdc_bridge.statements import statement
 
 TOGETHER_TIMEOUT_S = 1.0
-"""For each statement of a reading of many. Who needs longer reads alone."""
+"""For each statement of a read of many. A read that needs longer is done alone."""
 
 NO_CATALOG = Catalog()
 
@@ -48,8 +47,8 @@ class SnapshotReader:
         """`catalog` has what the query's relations lead to. Raises as `ports.Reader` says."""
         metas = [each for each in Meta if each in asked.query.meta]
         async with self._transaction(asked.collection, policies=_policies(asked, catalog)) as read:
-            surroundings = Surroundings(catalog, read.now_us, asked.context)
-            statements = [_reading(asked, surroundings), *(_count(each, asked, surroundings) for each in metas)]
+            scope = Scope(catalog, read.now_us, asked.context)
+            statements = [_reading(asked, scope), *(_count(each, asked, scope) for each in metas)]
             with _key_of_no_row(asked.key is not None):
                 texts, *counts = await read.ask([(statement, asked.context) for statement in statements])
         meta = tuple((each, int(text)) for each, (text,) in zip(metas, counts, strict=True))
@@ -59,7 +58,7 @@ class SnapshotReader:
         """All in one transaction, for which there is little time: see `ports.Reader`."""
         async with self._transaction(asked[0].collection, TOGETHER_TIMEOUT_S) as read:
             found = await read.ask(
-                [(_reading(each, Surroundings(catalog, read.now_us, each.context)), each.context) for each in asked]
+                [(_reading(each, Scope(catalog, read.now_us, each.context)), each.context) for each in asked]
             )
         return [_data(read.snapshot, each.query, texts) for each, texts in zip(asked, found, strict=True)]
 
@@ -75,7 +74,7 @@ class SnapshotReader:
     ) -> bytes:
         """See `ports.Reader`."""
         async with self._transaction(collection) as read:
-            asked = key_of(collection, key, Surroundings(catalog, read.now_us, context))
+            asked = key_of(collection, key, Scope(catalog, read.now_us, context))
             with _key_of_no_row(True):
                 (found,) = await read.ask([(asked, context)])
         if not found:
@@ -119,7 +118,7 @@ class _Read:
     snapshot: Snapshot
     now_us: int
 
-    async def ask(self, asked: Sequence[Sighted]) -> list[list[str]]:
+    async def ask(self, asked: Sequence[BoundStatement]) -> list[list[str]]:
         return await ask_in_turn(self.connection, asked)
 
 
@@ -142,9 +141,9 @@ def _policies(asked: Asked, catalog: Catalog) -> list[str]:
     return [policy.name for policy in access.policies or ()]
 
 
-def _reading(asked: Asked, surroundings: Surroundings) -> sql.Composed:
+def _reading(asked: Asked, scope: Scope) -> sql.Composed:
     statement_of = rows if asked.query.aggregate is None else figures
-    return statement_of(asked.collection, asked.query, asked.key, surroundings)
+    return statement_of(asked.collection, asked.query, asked.key, scope)
 
 
 def _data(
@@ -160,7 +159,7 @@ def _encoder(query: Query) -> Callable[[RowValues], bytes]:
     return read_encoder(query.projection) if query.aggregate is None else FiguresEncoder(query.aggregate).encode
 
 
-def _count(asked: Meta, of: Asked, surroundings: Surroundings) -> sql.Composed:
+def _count(asked: Meta, of: Asked, scope: Scope) -> sql.Composed:
     """Counts are of a collection, also where one row of it is asked for."""
     filter_ = EVERYTHING if asked is Meta.TOTAL_COUNT else of.query.of_table
-    return count(of.collection, filter_, surroundings)
+    return count(of.collection, filter_, scope)

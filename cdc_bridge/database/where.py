@@ -1,16 +1,33 @@
-"""A filter as the condition of a WHERE clause. What its comparisons mean, `condition` says."""
+"""A filter as the condition of a WHERE clause, and the rows that it is asked of: those of a table, or images of rows.
+
+PostgreSQL reads images back from the JSON that it wrote. They go in as one parameter, with no more of their columns
+than are asked for. What comparisons mean, `condition` says.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import assert_never
 
+import msgspec
 from psycopg import sql
 
 from cdc_bridge.database.condition import condition
-from cdc_bridge.database.fragments import Name, Verbatim, compare, joined
-from cdc_bridge.database.images import table
-from cdc_bridge.model.catalog import Catalog, Collection, Reference
+from cdc_bridge.database.expressions import (
+    TEXT,
+    Name,
+    Parameter,
+    TypeName,
+    Verbatim,
+    carrier,
+    collate,
+    compare,
+    joined,
+    restored,
+)
+from cdc_bridge.model.catalog import Catalog, Collection, Column, Reference
 from cdc_bridge.model.errors import SourceChanged
 from cdc_bridge.model.filter import (
     EVERYTHING,
@@ -26,14 +43,74 @@ from cdc_bridge.model.filter import (
     Required,
     leaves,
 )
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+from cdc_bridge.model.values import NULL, array
+from cdc_bridge.model.values import name as member_name
+
+
+def table(collection: Collection, alias: str) -> sql.Composed:
+    """ONLY, since what inherits from a table without being its partition is not captured either."""
+    is_partitioned = collection.filenodes[collection.relation_id] == 0
+    template = "{} AS {}" if is_partitioned else "ONLY {} AS {}"
+    return sql.SQL(template).format(Name(collection.relation.schema, collection.relation.name), Name(alias))
+
+
+def ordinal(columns: Sequence[Column]) -> str:
+    """The name of the column that numbers the images: none of theirs."""
+    taken = {column.name for column in columns}
+    return next(name for name in map(str, count()) if name not in taken)
+
+
+def images(columns: Sequence[Column], rows: Iterable[RowValues], alias: str) -> sql.Composed:
+    """Only these columns, and `ordinal`. A column that an image lacks is NULL: the image is older than the column."""
+    number = ordinal(columns)
+    asked = columns or (Column(number + "_", 0, TEXT),)  # a list of columns cannot be empty
+    template = (
+        "(SELECT {values}, i.{number} FROM ROWS FROM (pg_catalog.json_to_recordset({rows}::json) AS ({definitions}))"
+        " WITH ORDINALITY AS i({names}, {number})) AS {alias}"
+    )
+    return sql.SQL(template).format(
+        values=joined(", ", [_value(column) for column in asked]),
+        number=Name(number),
+        rows=Parameter(_document(asked, rows)),
+        definitions=joined(", ", [_definition(column) for column in asked]),
+        names=joined(", ", [Name(column.name) for column in asked]),
+        alias=Name(alias),
+    )
+
+
+def _document(columns: Sequence[Column], rows: Iterable[RowValues]) -> str:
+    members = [(column.name, member_name(column.name), column.type.is_json) for column in columns]
+    return array([_object(members, row) for row in rows]).decode()
+
+
+def _object(members: Iterable[tuple[str, bytes, bool]], row: RowValues) -> bytes:
+    parts = []
+    for name, key, comes_as_text in members:
+        if (raw := row.get(name)) is not None:
+            value = bytes(raw)
+            # " null" is not NULL: it comes back as the null of a JSON value (see `doubts.NULLS`)
+            parts.append(key + (msgspec.json.encode(value.decode()) if comes_as_text and value != NULL else value))
+    return b"{" + b",".join(parts) + b"}"
+
+
+def _definition(column: Column) -> sql.Composed:
+    read_as = carrier(column.type)
+    collation = collate(column.collation) if read_as is column.type else sql.SQL("")
+    return sql.SQL("{} {}{}").format(Name(column.name), TypeName(read_as), collation)
+
+
+def _value(column: Column) -> sql.Composed:
+    return sql.SQL("{} AS {}").format(restored(Name("i", column.name), column.type), Name(column.name))
+
 
 TRUE = sql.SQL("TRUE")
 FALSE = sql.SQL("FALSE")
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Scope:
     """What a statement is made in: the tables that there are, what time it is, and who asks.
 
     `of_images`: it is about images of rows, to which PostgreSQL applies no policy unless it is told to.
@@ -44,7 +121,7 @@ class Surroundings:
     context: SecurityContext = BY_ITSELF
     of_images: bool = False
 
-    def seeing_all(self) -> Surroundings:
+    def seeing_all(self) -> Scope:
         """For what the rules themselves say: they are not subject to rules."""
         return replace(self, context=SecurityContext(self.context.principal))
 
@@ -56,22 +133,22 @@ class Surroundings:
             raise SourceChanged(f'what the relation "{reference.name}" leads to is not captured any more') from None
 
 
-def where(filter_: Filter, alias: str, surroundings: Surroundings) -> sql.Composable:
+def where(filter_: Filter, alias: str, scope: Scope) -> sql.Composable:
     """The condition for the row that goes by `alias`. Tables inside of it go by longer names."""
     match filter_:
         case And(parts):
-            ordered = sorted(parts, key=_is_asked_by_a_client) if surroundings.of_images else parts
-            return _all(" AND ", [where(part, alias, surroundings) for part in ordered], TRUE)
+            ordered = sorted(parts, key=_is_asked_by_a_client) if scope.of_images else parts
+            return _all(" AND ", [where(part, alias, scope) for part in ordered], TRUE)
         case Or(parts):
-            return _all(" OR ", [where(part, alias, surroundings) for part in parts], FALSE)
+            return _all(" OR ", [where(part, alias, scope) for part in parts], FALSE)
         case Comparison():
-            return condition(filter_, alias, surroundings.now_us)
+            return condition(filter_, alias, scope.now_us)
         case Related():
-            return _related(filter_, alias, surroundings)
+            return _related(filter_, alias, scope)
         case Required(inner):
-            return where(inner, alias, surroundings.seeing_all())
+            return where(inner, alias, scope.seeing_all())
         case Policy():
-            return _policy(filter_, alias) if surroundings.of_images else TRUE
+            return _policy(filter_, alias) if scope.of_images else TRUE
     assert_never(filter_)
 
 
@@ -82,14 +159,12 @@ def _is_asked_by_a_client(filter_: Filter) -> bool:
     return not isinstance(filter_, Required) and not any(isinstance(leaf, Policy) for leaf in leaves(filter_))
 
 
-def link(reference: Reference, source: str, alias: str, surroundings: Surroundings) -> sql.Composable:
+def link(reference: Reference, source: str, alias: str, scope: Scope) -> sql.Composable:
     """That the row `alias` of the other collection belongs to the row `source`, and may be seen."""
-    target = surroundings.target(reference)
+    target = scope.target(reference)
     belongs = _belongs(reference, source, alias, target)
-    rows = surroundings.context.rows_of(target.relation_id)
-    return (
-        belongs if rows == EVERYTHING else _all(" AND ", [belongs, where(rows, alias, surroundings.seeing_all())], TRUE)
-    )
+    rows = scope.context.rows_of(target.relation_id)
+    return belongs if rows == EVERYTHING else _all(" AND ", [belongs, where(rows, alias, scope.seeing_all())], TRUE)
 
 
 def _belongs(reference: Reference, source: str, alias: str, target: Collection) -> sql.Composed:
@@ -126,8 +201,8 @@ def _all(separator: str, parts: list[sql.Composable], nothing: sql.Composable) -
     return sql.SQL("({})").format(joined(separator, parts)) if parts else nothing
 
 
-def _related(related: Related, alias: str, surroundings: Surroundings) -> sql.Composed:
-    target, inner = surroundings.target(related.reference), alias + "r"
+def _related(related: Related, alias: str, scope: Scope) -> sql.Composed:
+    target, inner = scope.target(related.reference), alias + "r"
     template = {Quantifier.JOINED: _EXISTS, Quantifier.SOME: _EXISTS, Quantifier.NONE: "NOT " + _EXISTS}[
         related.quantifier
     ]
@@ -135,8 +210,8 @@ def _related(related: Related, alias: str, surroundings: Surroundings) -> sql.Co
         template = _JOINED
     return sql.SQL(template).format(
         table=table(target, inner),
-        link=link(related.reference, alias, inner, surroundings),
-        condition=where(related.filter, inner, surroundings),
+        link=link(related.reference, alias, inner, scope),
+        condition=where(related.filter, inner, scope),
     )
 
 

@@ -18,16 +18,16 @@ SELECT pg_catalog.set_config(%(name)s, %(setting)s, false)
 -- How long a statement of this transaction may wait for a lock.
 SELECT pg_catalog.set_config('lock_timeout', %(limit)s, true)
 
--- name: look_through
--- With somebody's eyes, until the transaction ends: the role that reads, what its token says of it, and what names mean to it.
+-- name: set_principal
+-- Read for a principal until the transaction ends: as its role, with its claims, and with names that mean what they mean to it.
 SELECT
     set_config('role', %(role)s, true),
     set_config('request.jwt.claims', %(claims)s, true),
     set_config('search_path', current_setting('cdc_bridge.search_path'), true)
 
--- name: names
+-- name: set_search_path
 -- Until the transaction ends names mean what they mean to a new connection of ours, after PostgreSQL's own; rights.md says how that
--- is made the application's. What is prepared before the eyes are opened (look_through.sql) has to be prepared so, or it is
+-- is made the application's. What is prepared before a principal is set (set_principal) has to be prepared so, or it is
 -- parsed anew, by whoever asks.
 SELECT set_config('search_path', current_setting('cdc_bridge.search_path'), true)
 

@@ -16,7 +16,7 @@ from cdc_bridge.admin import attach as attaching
 from cdc_bridge.admin import detach as detaching
 from cdc_bridge.admin.problems import missed, read_attached_async
 from cdc_bridge.admin.status import read_status
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.errors import NotOwner
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge

@@ -24,7 +24,7 @@ from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.admin import attach as attaching
 from cdc_bridge.admin.roles import RoleNames, script
-from cdc_bridge.database.where import Surroundings, where
+from cdc_bridge.database.where import Scope, where
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError, SourceUnavailable
 from cdc_bridge.model.evaluation import Case, ClaimExpression, ClaimValue
@@ -320,7 +320,7 @@ async def test_what_decides_who_sees_a_row_is_asked_before_what_the_client_asks(
     text = MESSAGES.by_name["text"]
     asked = Comparison(Field(text), Operator.REGEX, (Literal(b'"^(.*)*$"'),))
     both = And((asked, Policy("messages", "is_seen(text)", (text,))))
-    written = where(both, "t", Surroundings(Catalog([MESSAGES]), 0, of_images=True)).as_string()
+    written = where(both, "t", Scope(Catalog([MESSAGES]), 0, of_images=True)).as_string()
     assert 0 < written.index("is_seen") < written.index("~")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.database.catalog import read_catalog
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from tests.capture.ear import attach_tables, listening
 from tests.support.server import Database
 

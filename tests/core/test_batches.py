@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cdc_bridge.database.batches import in_batches, verdicts_of
-from cdc_bridge.database.doubts import UNREADABLE
+from cdc_bridge.database.batches import UNREADABLE, in_batches, verdicts_of
 from cdc_bridge.model.catalog import Column, PgType, TypeKind
 from cdc_bridge.model.evaluation import Case, Failure, Verdict
 from cdc_bridge.model.filter import Policy

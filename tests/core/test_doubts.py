@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from cdc_bridge.database.doubts import NULLS_MAX, doubtful, possible
+from cdc_bridge.database.batches import NULLS_MAX, doubtful, possible
 from cdc_bridge.model.catalog import Column, PgType, TypeKind
 from cdc_bridge.model.filter import And, Comparison, Field, Operator, Policy, Required
 from tests.core.facts import row

@@ -12,12 +12,11 @@ from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.database.catalog import read_catalog
-from cdc_bridge.database.fragments import parameters
-from cdc_bridge.database.images import table
+from cdc_bridge.database.expressions import parameters
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.database.snapshot import SnapshotReader
-from cdc_bridge.database.where import Surroundings, where
+from cdc_bridge.database.where import Scope, table, where
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.evaluation import Case, Failure, Verdict
 from cdc_bridge.model.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
@@ -45,7 +44,7 @@ class Questions:
     async def by_where(self, collection: Collection, filter_: Filter, now_us: int = NOW_US) -> list[int]:
         """The ids of the table's rows that the compiled WHERE lets through."""
         statement = sql.SQL("SELECT t.id FROM {} WHERE {} ORDER BY t.id").format(
-            table(collection, "t"), where(filter_, "t", Surroundings(self.catalog, now_us))
+            table(collection, "t"), where(filter_, "t", Scope(self.catalog, now_us))
         )
         async with self.pool.connection() as connection:
             found = await connection.execute(statement, parameters(statement))

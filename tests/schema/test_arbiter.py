@@ -12,7 +12,7 @@ import pytest
 from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.database.row_evaluator import RESTS, TOOK_TOO_LONG, PooledRowEvaluator
+from cdc_bridge.database.row_evaluator import BACKED_OFF, TOOK_TOO_LONG, PooledRowEvaluator
 from cdc_bridge.database.select import verdicts
 from cdc_bridge.model.catalog import Catalog, PgType, Reference, TypeKind
 from cdc_bridge.model.errors import SourceUnavailable
@@ -85,7 +85,7 @@ async def test_what_took_too_long_is_not_waited_for_again_so_soon(t: Questions) 
     assert (await t.evaluator.decide(cases))[0] == failed(TOOK_TOO_LONG)
     begin = time.monotonic()
     for _ in range(3):
-        assert await t.evaluator.decide(cases) == [failed(RESTS), let_through(True, False, True)]
+        assert await t.evaluator.decide(cases) == [failed(BACKED_OFF), let_through(True, False, True)]
     assert time.monotonic() - begin < 1
 
 
@@ -113,10 +113,10 @@ async def test_many_questions_behind_a_broken_one_are_answered(t: Questions) -> 
 async def test_many_that_take_as_long_as_they_may_spoil_no_other(t: Questions, monkeypatch: pytest.MonkeyPatch) -> None:
     """None of them takes too long, but all together do."""
 
-    def slow(collection: Any, filter_: Any, rows: Any, surroundings: Any) -> Any:
+    def slow(collection: Any, filter_: Any, rows: Any, scope: Any) -> Any:
         if filter_.operator is Op.REGEX:
             return sql.Composed([sql.SQL("SELECT 'ttt' FROM pg_sleep(1.7)")])
-        return verdicts(collection, filter_, rows, surroundings)
+        return verdicts(collection, filter_, rows, scope)
 
     monkeypatch.setattr("cdc_bridge.database.row_evaluator.verdicts", slow)
     name = field(t["t"], "name")

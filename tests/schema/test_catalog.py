@@ -10,7 +10,7 @@ import pytest
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.admin.tables import read_captured, read_trees
 from cdc_bridge.database.catalog import fingerprint, read_catalog
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.catalog import Catalog, Collation, Collection, PgType, Reference, TypeKind, with_children
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import NotInstalled

@@ -15,7 +15,7 @@ from cdc_bridge.admin.problems import log_problems_async, read_attached_async
 from cdc_bridge.admin.retention import prune
 from cdc_bridge.database.catalog import fingerprint
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 

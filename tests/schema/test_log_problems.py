@@ -10,7 +10,7 @@ import pytest
 from cdc_bridge import statements
 from cdc_bridge.admin import status
 from cdc_bridge.admin.problems import log_problems, log_problems_async
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 

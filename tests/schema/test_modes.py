@@ -14,7 +14,7 @@ from cdc_bridge.admin.mode import Mode
 from cdc_bridge.admin.plan import SHARE_ROW_EXCLUSIVE
 from cdc_bridge.admin.repair import Outcome, repair
 from cdc_bridge.database.catalog import fingerprint, read_catalog
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import DatabaseError
 from cdc_bridge.statements import statement

@@ -15,7 +15,7 @@ from cdc_bridge.admin.mode import (
     record_notify,
     record_notify_async,
 )
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.errors import UsageError
 from tests.schema.telling import attach_tables
 from tests.support.server import Database

@@ -23,9 +23,9 @@ from cdc_bridge.access.policy_claims import FunctionName, SqlFunction, claim_fun
 from cdc_bridge.access.policy_filter import needed, to_filter
 from cdc_bridge.access.policy_parser import AllOf, AnyOf, Condition, Opaque, parse
 from cdc_bridge.database.catalog import read_catalog
-from cdc_bridge.database.fragments import parameters
-from cdc_bridge.database.session import prepare
-from cdc_bridge.database.where import Surroundings, where
+from cdc_bridge.database.expressions import parameters
+from cdc_bridge.database.sessions import prepare
+from cdc_bridge.database.where import Scope, where
 from cdc_bridge.model.catalog import Catalog, Column, PgType
 from cdc_bridge.model.evaluation import ClaimValue
 from cdc_bridge.model.filter import NOTHING, Comparison, Field, Filter, Literal, Operator
@@ -306,7 +306,7 @@ def check(around: Policed, policy: str, claims: str) -> int:
 
 def by_where(conn: psycopg.Connection[Any], filter_: Filter) -> set[int]:
     """What is asked where memory is not sure."""
-    condition = where(filter_, "t", Surroundings(Catalog(), 0))
+    condition = where(filter_, "t", Scope(Catalog(), 0))
     asked = sql.SQL("SELECT id FROM public.everything AS t WHERE {}").format(condition)
     return {id_ for (id_,) in conn.execute(asked, parameters(asked)).fetchall()}
 

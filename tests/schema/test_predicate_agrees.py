@@ -10,10 +10,9 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from cdc_bridge.database.fragments import joined, parameters
-from cdc_bridge.database.images import images as images_of
-from cdc_bridge.database.images import ordinal
-from cdc_bridge.database.where import Surroundings, where
+from cdc_bridge.database.expressions import joined, parameters
+from cdc_bridge.database.where import Scope, ordinal, where
+from cdc_bridge.database.where import images as images_of
 from cdc_bridge.model.catalog import NO_COLLATION, Catalog, Collation, Column, PgType, TypeKind
 from cdc_bridge.model.filter import Comparison, Field, Function, Literal, Now, Operand, Operator, Path, Value
 from cdc_bridge.query.literals import normalize_literal
@@ -49,10 +48,8 @@ def said(
 ) -> list[Any]:
     """For each comparison what PostgreSQL says of each image."""
     rows = [{column.name: msgspec.Raw(raw)} for raw in raws]
-    surroundings = Surroundings(Catalog(), NOW_US)
-    conditions: list[sql.Composable] = [
-        sql.SQL("({}) IS TRUE").format(where(each, "i", surroundings)) for each in asked
-    ]
+    scope = Scope(Catalog(), NOW_US)
+    conditions: list[sql.Composable] = [sql.SQL("({}) IS TRUE").format(where(each, "i", scope)) for each in asked]
     statement = sql.SQL("SELECT ARRAY[{}] FROM {} ORDER BY i.{}").format(
         joined(", ", conditions), images_of([column], rows, "i"), sql.Identifier(ordinal([column]))
     )

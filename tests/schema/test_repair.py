@@ -15,7 +15,7 @@ from cdc_bridge.admin.mode import Mode
 from cdc_bridge.admin.repair import Outcome, repair
 from cdc_bridge.admin.triggers import Level
 from cdc_bridge.database.catalog_reader import Pool, PooledCatalogReader
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import LockNotAcquired, NotOwner
 from tests.schema.telling import attach_tables, changes

@@ -13,7 +13,7 @@ from psycopg_pool import AsyncConnectionPool
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.database.catalog import read_catalog
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.model.catalog import Catalog, PgType

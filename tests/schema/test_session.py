@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cdc_bridge import statements
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.statements import statement
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge

@@ -13,7 +13,7 @@ from cdc_bridge.admin.problems import read_attached_async
 from cdc_bridge.admin.repair import Outcome, find_incomplete, repair
 from cdc_bridge.admin.triggers import Level
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
-from cdc_bridge.database.session import prepare
+from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import DatabaseError, NotInstalled
 from tests.schema.telling import attach_tables, changes

@@ -1,15 +1,15 @@
-"""Statements that are run with other eyes: as a role, with somebody's claims (as PostgREST does).
+"""Sessions that read, and statements that they run for a principal: as its role, with its claims, as PostgREST does.
 
-Many of them go to the server as one script. A statement that several want to be asked is prepared there once, by the
-bridge itself where it may, and then run for each: it is parsed once, and whoever asks needs no right to use the schemas
-in which its functions are, as with policies that PostgreSQL applies by itself. It is planned for each: what functions
-say that claim to be IMMUTABLE is part of a plan, and some of them say who asks. (There is a choice of plans only where
-there is a parameter.)
+Theory: policies call functions that others have written, and those can change their session (its role, its claims,
+where names are looked for, what is prepared), and remember in it who has asked. So the principal is set before each
+statement, and what was set is undone after it; every transaction is rolled back; and what `ask_together` has prepared
+is thrown away with its transaction, which no two statements share.
 
-Policies call functions that others have written, and those can change their session: its role, its claims, where names
-are looked for, what is prepared; and they can remember in it who has asked. So the eyes are changed before each
-statement, what was set is undone after it, no two statements share a transaction, each transaction is rolled back, and
-what is prepared is thrown away with it.
+`ask_together` sends one script. A statement that is asked for several principals is prepared once, by the bridge itself
+where it may, and run for each: it is parsed once, and a principal needs no right to use the schemas of its functions,
+as with policies that PostgreSQL applies by itself. It is planned for each: what functions say that claim to be
+IMMUTABLE is part of a plan, and some of them say who asks. (There is a choice of plans only where there is a
+parameter.)
 """
 
 from __future__ import annotations
@@ -21,16 +21,22 @@ from typing import Any, TypeAlias
 import psycopg
 from psycopg import AsyncClientCursor, AsyncConnection, AsyncCursor, errors, sql
 
-from cdc_bridge.database.fragments import parameters
+from cdc_bridge.database.expressions import parameters
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.statements import statement
 
-Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
-"""Whatever is asked in it, what comes back is text."""
 
-Sighted: TypeAlias = tuple[sql.Composed, SecurityContext]
-"""A statement, and with whose eyes it is run."""
+async def prepare(connection: AsyncConnection[Any], schema: str) -> None:
+    """Set up a connection in autocommit mode, once, before anything is read through it."""
+    await connection.execute(statement("queries/session"), {"schema": schema})
+
+
+Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
+"""Every column of every result is text."""
+
+BoundStatement: TypeAlias = tuple[sql.Composed, SecurityContext]
+"""A statement, and for whom it is run."""
 
 NO_ROLE = "none"
 """That of the session."""
@@ -51,7 +57,7 @@ async def begin_read(connection: Connection, limit_s: float) -> tuple[Snapshot, 
     return Snapshot.parse(snapshot), Snapshot.parse(settled) if settled else None, int(now_us)
 
 
-async def ask_in_turn(connection: Connection, asked: Sequence[Sighted]) -> list[list[str]]:
+async def ask_in_turn(connection: Connection, asked: Sequence[BoundStatement]) -> list[list[str]]:
     """Run statements in the transaction that has begun, and roll it back, all in one round trip. Return the rows of
     each, each a text.
 
@@ -62,11 +68,13 @@ async def ask_in_turn(connection: Connection, asked: Sequence[Sighted]) -> list[
     try:
         async with connection.pipeline():
             for text, context in asked:
-                await connection.execute("SAVEPOINT looking")
+                await connection.execute("SAVEPOINT principal")
                 if context.principal != BY_ITSELF.principal:
-                    steps.append((await connection.execute(statement("queries/look_through"), _who(context)), True))
+                    steps.append(
+                        (await connection.execute(statement("queries/set_principal"), _settings(context)), True)
+                    )
                 steps.append((await connection.execute(text, parameters(text)), False))
-                await connection.execute("ROLLBACK TO looking")
+                await connection.execute("ROLLBACK TO principal")
             await connection.execute("ROLLBACK")
     except errors.InvalidParameterValue as error:
         if next((is_role for cursor, is_role in steps if cursor.pgresult is None), False):
@@ -92,7 +100,7 @@ async def ask_by_itself(connection: Connection, asked: Sequence[sql.Composed], l
     return [[row[0] for row in await cursor.fetchall()] for cursor in cursors]
 
 
-async def ask_together(connection: Connection, asked: Sequence[Sighted], limit_s: float) -> list[list[str]]:
+async def ask_together(connection: Connection, asked: Sequence[BoundStatement], limit_s: float) -> list[list[str]]:
     """The rows of each, each a text. One round trip, a transaction and `limit_s` for each statement.
 
     Raises `psycopg.Error` when one of them fails; the connection can be used on.
@@ -118,27 +126,27 @@ class _Script:
         self._lines: list[str] = []
         self.answers_at: list[int] = []
 
-    def written(self, asked: Sequence[Sighted], limit_s: float) -> str:
+    def written(self, asked: Sequence[BoundStatement], limit_s: float) -> str:
         """For the answers to be in the order of the questions, equal statements have to stand side by side."""
         for _, group in groupby(asked, key=lambda each: id(each[0])):
             self._write(list(group), max(1, round(limit_s * 1000)))
         return ";\n".join(self._lines)
 
-    def _write(self, asked: Sequence[Sighted], limit_ms: int) -> None:
+    def _write(self, asked: Sequence[BoundStatement], limit_ms: int) -> None:
         """One statement, for all who ask it."""
         (text, first), *_ = asked
         self._say("DEALLOCATE ALL")
         self._say("BEGIN READ ONLY")
         self._say(self._quoting.mogrify(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms)))
         self._say("SET LOCAL plan_cache_mode = force_custom_plan")
-        self._say(statement("queries/names").as_string())
+        self._say(statement("queries/set_search_path").as_string())
         self._say(self._prepare(text, first))
-        self._say("SAVEPOINT looking")
+        self._say("SAVEPOINT principal")
         for _, context in asked:
-            self._say(self._quoting.mogrify(statement("queries/look_through"), _who(context)))
+            self._say(self._quoting.mogrify(statement("queries/set_principal"), _settings(context)))
             self.answers_at.append(len(self._lines))
             self._say("EXECUTE cdc_bridge_asked (true)")
-            self._say("ROLLBACK TO looking")
+            self._say("ROLLBACK TO principal")
         self._say("ROLLBACK")
         self._say("DEALLOCATE ALL")
 
@@ -146,7 +154,7 @@ class _Script:
         """By the bridge itself; where it may not use a schema, by the first who asks."""
         named = sql.SQL("PREPARE cdc_bridge_asked (boolean) AS {}").format(text)
         prepare = self._quoting.mogrify(named, parameters(text))
-        block = statement("steps/prepare_asked", text=sql.Literal(prepare), role=sql.Literal(_who(first)["role"]))
+        block = statement("steps/prepare_asked", text=sql.Literal(prepare), role=sql.Literal(_settings(first)["role"]))
         return self._quoting.mogrify(sql.SQL("DO {}").format(sql.Literal(block.as_string(self._quoting.connection))))
 
     def _say(self, line: str) -> None:
@@ -166,6 +174,6 @@ async def _results(cursor: AsyncCursor[Any]) -> AsyncIterator[list[tuple[str, ..
             return
 
 
-def _who(context: SecurityContext) -> dict[str, str]:
+def _settings(context: SecurityContext) -> dict[str, str]:
     principal = context.principal
     return {"role": NO_ROLE if principal.role is None else principal.role, "claims": principal.claims}
