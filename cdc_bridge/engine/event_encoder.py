@@ -19,7 +19,7 @@ from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.filter import EVERYTHING
 from cdc_bridge.model.projection import Projection, SortKey
-from cdc_bridge.model.row import RowValues
+from cdc_bridge.model.row import Row, RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind, Reason, Subscription, Transaction
 from cdc_bridge.model.table import RowEncoder, Table
@@ -114,9 +114,9 @@ class EventEncoder:
     def _drafts(self, subscription: Subscription, matches: Matches | None) -> list[_Draft]:
         old, new = self._change.old, self._change.new
         if not old:
-            drafts: list[_Draft] = [(EventKind.CREATE, range(len(new)) if matches is None else matches.new, None)]
+            drafts: list[_Draft] = [(EventKind.CREATE, _positions(new, matches and matches.new), None)]
         elif not new:
-            drafts = [(EventKind.DELETE, range(len(old)) if matches is None else matches.old, None)]
+            drafts = [(EventKind.DELETE, _positions(old, matches and matches.old), None)]
         else:
             drafts = self._update(subscription, matches)
         return [draft for draft in drafts if draft[1] and draft[0] in subscription.wanted]
@@ -239,6 +239,11 @@ def _figures(subscription: Subscription) -> tuple[Event, ...]:
 def needs_old_rows(subscription: Subscription) -> bool:
     """Return whether the rows as they were are shown, or compared, and not just their keys."""
     return subscription.old or subscription.changes_only or not subscription.collection.key
+
+
+def _positions(rows: Sequence[Row], matched: Positions | None) -> Positions:
+    """Return the rows' positions, as a range where all of them are matched."""
+    return range(len(rows)) if matched is None or len(matched) == len(rows) else matched
 
 
 def _in_order(positions: Sequence[int], rows: Sequence[RowValues], sort: Sequence[SortKey]) -> Sequence[int]:

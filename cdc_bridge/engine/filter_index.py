@@ -20,7 +20,7 @@ from typing import Generic, TypeVar
 
 from cdc_bridge.engine.compact_dict import CompactDict, ItemSet, with_item, without_item
 from cdc_bridge.engine.index_keys import IndexKeys, KeyIndex, ValueIndex, index_keys
-from cdc_bridge.model.filter import Filter, of_the_past
+from cdc_bridge.model.filter import EVERYTHING, Filter, of_the_past
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Subscription
@@ -48,10 +48,11 @@ class FilterGroup(Generic[Member]):
     were (see `filter.of_the_past`). Without `keys` the group is found by every row.
     """
 
-    __slots__ = ("_by_context", "filter", "former", "groups", "item", "keys", "predicate")
+    __slots__ = ("_by_context", "filter", "former", "groups", "is_everything", "item", "keys", "predicate")
 
     def __init__(self, filter_: Filter, item: bytes | None = None, keys: IndexKeys | None = None) -> None:
         self.filter = filter_
+        self.is_everything = filter_ == EVERYTHING
         self.item = item
         self.keys = keys
         self.predicate, self.former = _predicates(filter_)
@@ -153,9 +154,9 @@ class _TableIndex(Generic[Member]):
         self, rows: Sequence[Row], key: Callable[[Row], bytes] | None
     ) -> Mapping[FilterGroup[Member], Sequence[int]]:
         every = range(len(rows))
-        found: dict[FilterGroup[Member], Sequence[int]] = dict.fromkeys(self._by_every_row, every)
-        if self._by_key.readers:
-            found.update(self._by_key.find(rows))
+        found = self._by_key.find(rows) if self._by_key.readers else {}
+        if self._by_every_row:
+            found.update(dict.fromkeys(self._by_every_row, every))
         if self._by_item:
             found.update(
                 dict.fromkeys(self._by_item.items_of_all(), every) if key is None else self._by_keys(rows, key)

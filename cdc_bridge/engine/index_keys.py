@@ -239,7 +239,8 @@ class KeyIndex(Generic[Item]):
             found: dict[Item, Sequence[int]] = {}
             for (column, read), index in self.readers.items():
                 for items in index.at(read_value(read, raw_value(columns, column))):
-                    found.update(dict.fromkeys(items, _FIRST))
+                    for item in items:
+                        found[item] = _FIRST
             return found
         return {item: sorted(positions) for item, positions in self._find(rows).items()}
 

@@ -43,7 +43,7 @@ class TransactionOrder:
 
     def holds(self, change: Change) -> bool:
         """Whether the change can have happened after those before it, and its rows in any order."""
-        if change.operation is Operation.UPDATE and not self._is_clear(change):
+        if change.operation is Operation.UPDATE and not is_clear(change, self.key):
             return False
         if change.xid != self._xid:
             self._xid = change.xid
@@ -104,23 +104,24 @@ class TransactionOrder:
         known = self._images.get(key)
         return known is None or (known is not _GONE and known == _hash(row))
 
-    def _is_clear(self, change: Change) -> bool:
-        """Whether it does not matter in which order the rows of an UPDATE that moves keys are taken.
 
-        It does where a row was written twice, as a foreign key to the same table does, and then the images show it:
-        the new one of the first time is the old one of the second.
-        """
-        old_keys = [self.key(row) for row in change.old]
-        new_keys = [self.key(row) for row in change.new]
-        if old_keys == new_keys:
-            return True
-        position = {key: i for i, key in enumerate(old_keys)}
-        if len(position) < len(old_keys) or len(set(new_keys)) < len(new_keys):
-            return False
-        return not any(
-            key in position and position[key] != i and _hash(change.old[position[key]]) == _hash(change.new[i])
-            for i, key in enumerate(new_keys)
-        )
+def is_clear(change: Change, key: Callable[[Row], bytes]) -> bool:
+    """Return whether it does not matter in which order the rows of an UPDATE that moves keys are taken.
+
+    It does where a row was written twice, as a foreign key to the same table does. Then the rows show it: the new one
+    of the first time is the old one of the second.
+    """
+    old_keys = list(map(key, change.old))
+    new_keys = list(map(key, change.new))
+    if old_keys == new_keys:
+        return True
+    position = {old: i for i, old in enumerate(old_keys)}
+    if len(position) < len(old_keys) or len(set(new_keys)) < len(new_keys):
+        return False
+    return not any(
+        new in position and position[new] != i and _hash(change.old[position[new]]) == _hash(change.new[i])
+        for i, new in enumerate(new_keys)
+    )
 
 
 @dataclass(slots=True)
@@ -134,14 +135,21 @@ class TransactionOrders:
     key: Callable[[Row], bytes]
     transactions_max: int = 1000
     keys_max: int = 20_000
-    _orders: OrderedDict[int, TransactionOrder] = field(default_factory=OrderedDict, init=False)
+    _orders: OrderedDict[int, Change | TransactionOrder] = field(default_factory=OrderedDict, init=False)
+    """Of a transaction with one change, which most are, that change."""
     _rows: dict[int, int] = field(default_factory=dict, init=False)
     _rows_count: int = field(default=0, init=False)
 
     def holds(self, change: Change) -> bool:
         order = self._orders.get(change.xid)
         if order is None:
-            order = self._orders[change.xid] = TransactionOrder(self.key, self.keys_max)
+            self._orders[change.xid] = change
+            self._count(change)
+            return change.operation is not Operation.UPDATE or is_clear(change, self.key)
+        if isinstance(order, Change):
+            first, order = order, TransactionOrder(self.key, self.keys_max)
+            self._orders[change.xid] = order
+            order.holds(first)
         self._orders.move_to_end(change.xid)
         self._count(change)
         return order.holds(change)

@@ -22,7 +22,7 @@ from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.evaluation import Case, Completed, Completion, Failure, Verdict
-from cdc_bridge.model.filter import EVERYTHING, Filter, of_the_past
+from cdc_bridge.model.filter import Filter, of_the_past
 from cdc_bridge.model.projection import Projection
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
@@ -70,12 +70,12 @@ class Weighing(Generic[Member]):
             self._judge(group, versions, positions)
 
     def judge_one(self, filters: FilterGroup[Member]) -> None:
-        """For one filters, which no index holds."""
+        """For one group, which no index holds."""
         versions = RowVersions((*self.change.old, *self.change.new), self._now_us)
         self._judge(filters, versions, range(len(versions)))
 
     def _judge(self, filters: FilterGroup[Member], images: Sequence[RowVersion], positions: Sequence[int]) -> None:
-        if filters.filter == EVERYTHING:
+        if filters.is_everything:
             self._every_row.append(filters)
             return
         judged = Judged()
