@@ -38,7 +38,7 @@ from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.sessions import prepare
-from cdc_bridge.engine.asking import Asking
+from cdc_bridge.engine.asking import settle
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.subscriber import Anchor
@@ -280,7 +280,7 @@ async def weighed_us(hub: Hub, evaluator: PooledRowEvaluator) -> float:
     ]
     began = time.perf_counter()
     weighings = [weighing for change in changes if (weighing := hub.weigh(change, 0))]
-    await Asking(evaluator).settle(weighings)
+    await settle(evaluator, weighings)
     told = [events for weighing in weighings for _, events in weighing.told(None)]
     assert len(told) == len([number for number in range(BATCH) if number % ROOMS == 1]), told
     return (time.perf_counter() - began) / BATCH * 1e6

@@ -69,7 +69,7 @@ class Bridge:
 
     async def _serve(self, pools: Pools) -> None:
         settings = self._settings
-        capture = parts.capture(settings, pools, lambda: broker.hub)
+        capture = parts.capture(settings, pools, lambda: broker)
         catalog = parts.catalog_reader(settings, pools.catalog)
         broker = parts.broker(settings, capture, catalog, pools)
         maintenance = parts.maintenance(settings, pools.catalog)
@@ -115,6 +115,7 @@ class Bridge:
     def _side_by_side(self, broker: Broker, maintenance: LogMaintenance) -> list[Coroutine[Any, Any, None]]:
         return [
             broker.listen(),
+            broker.serve_questions(),
             broker.watch_catalog(CATALOG_INTERVAL_S),
             broker.serve_reads(),
             maintenance.run(MAINTENANCE_INTERVAL_S),

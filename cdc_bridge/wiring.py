@@ -22,7 +22,7 @@ from cdc_bridge.database.pools import Pool, ReadPools
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.broker import Broker
-from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.evaluation import SLOW_WORKERS
 from cdc_bridge.engine.read_workers import DATA_WORKERS, WORKERS
 from cdc_bridge.engine.request_handler import LOOK_UPS_MAX
 from cdc_bridge.engine.scheduler import Kind
@@ -72,14 +72,14 @@ async def open_pools(settings: Settings) -> AsyncIterator[Pools]:
         pools.open(CATALOG_CONNECTIONS, prepare_threshold=PREPARED_AFTER) as catalog,
         pools.open(settings.snapshot_concurrency + DATA_WORKERS + LOOK_UPS_MAX) as data,
         pools.open(WORKERS[Kind.REPLAY] + LOOK_UPS_MAX, kept=0) as log,
-        pools.open(1) as evaluator,
+        pools.open(1 + SLOW_WORKERS) as evaluator,
         pools.open(CLIENTS_CONNECTIONS) as clients,
     ):
         yield Pools(pools, connector, catalog, data, log, evaluator, clients)
 
 
-def capture(settings: Settings, pools: Pools, hub: Callable[[], Hub]) -> ChangeStream:
-    """`hub` comes later: it belongs to the broker, which needs a capture to begin with."""
+def capture(settings: Settings, pools: Pools, broker: Callable[[], Broker]) -> ChangeStream:
+    """`broker` comes later: it needs a capture to begin with."""
     return ChangeStream(
         StreamOptions(
             conninfo=settings.conninfo,
@@ -90,8 +90,8 @@ def capture(settings: Settings, pools: Pools, hub: Callable[[], Hub]) -> ChangeS
             reconnect_delay_max_s=settings.reconnect_delay_max_s,
             poll_interval_s=settings.poll_interval_s,
         ),
-        lambda relation_id: hub().catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
-        lambda relation_ids: hub().is_congested(relation_ids),
+        lambda relation_id: broker().hub.catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
+        lambda relation_ids: broker().is_congested(relation_ids),
         connector=pools.connector,
         on_silence=pools.all.drop,
     )

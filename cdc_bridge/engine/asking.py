@@ -1,7 +1,7 @@
 """Has the database decide what memory cannot, for changes that are about to be told.
 
 One question for all changes that are at hand, then one for what is shown of them; none at all where memory suffices.
-Policy: whatever is not answered fails those that it is about, who then start anew with fresh data. The stream goes on.
+Policy: whatever is not answered fails those that it is about, who then start anew with fresh data.
 """
 
 from __future__ import annotations
@@ -24,41 +24,33 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 
-class Asking:
-    """See the module's docstring. Without an evaluator nothing can be asked."""
+def judged_at(change: Change) -> int:
+    """`$NOW`: when it was written, where that is known; so all bridges say the same, and again to who comes back."""
+    return change.at or time.time_ns() // 1000
 
-    def __init__(self, evaluator: RowEvaluator | None) -> None:
-        self._evaluator = evaluator
 
-    async def settle(self, weighings: Sequence[Weighing[Any]]) -> None:
-        """Let these be ready to be told."""
-        evaluator = self._evaluator
-        try:
-            await _put(
-                [(weighing.cases(), weighing.decide) for weighing in weighings],
-                evaluator.decide if evaluator else _nobody,
-            )
-            await _put(
-                [(weighing.completions(), weighing.complete) for weighing in weighings],
-                evaluator.complete if evaluator else _nobody,
-            )
-        except SourceUnavailable as error:
-            check_still_wanted()
-            log.warning("changes cannot be judged, those concerned start anew", extra=facts(reason=str(error)))
-            _fail(weighings, str(error))
-        except Exception:  # a question that we stumble over must not end the stream of all the others
-            log.exception("changes cannot be judged, those concerned start anew")
-            _fail(weighings, "what was asked makes no sense")
+async def settle(evaluator: RowEvaluator | None, weighings: Sequence[Weighing[Any]]) -> None:
+    """Let these be ready to be told. Without an evaluator nothing can be asked."""
+    try:
+        await _put(
+            [(weighing.cases(), weighing.decide) for weighing in weighings], evaluator.decide if evaluator else _nobody
+        )
+        await _put(
+            [(weighing.completions(), weighing.complete) for weighing in weighings],
+            evaluator.complete if evaluator else _nobody,
+        )
+    except SourceUnavailable as error:
+        check_still_wanted()
+        log.warning("changes cannot be judged, those concerned start anew", extra=facts(reason=str(error)))
+        _fail(weighings, str(error))
+    except Exception:  # a question that we stumble over must not end the stream of all the others
+        log.exception("changes cannot be judged, those concerned start anew")
+        _fail(weighings, "what was asked makes no sense")
 
 
 def _fail(weighings: Sequence[Weighing[Any]], reason: str) -> None:
     for weighing in weighings:
         weighing.fail(reason)
-
-
-def judged_at(change: Change) -> int:
-    """`$NOW`: when it was written, where that is known; so all bridges say the same, and again to who comes back."""
-    return change.at or time.time_ns() // 1000
 
 
 async def _put(

@@ -8,13 +8,16 @@ to be read for its subscribers goes by way of the scheduler (`scheduler.py`).
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterable
+
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import NO_RULES, RuleSet
 from cdc_bridge.capture import Capture
-from cdc_bridge.engine.asking import Asking
 from cdc_bridge.engine.catalog_watch import CatalogWatch
+from cdc_bridge.engine.dispatcher import Dispatcher
+from cdc_bridge.engine.evaluation import EvaluationWorkers
 from cdc_bridge.engine.hub import Hub
-from cdc_bridge.engine.listener import Listener
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.read_workers import WORKERS, ReadWorkers
 from cdc_bridge.engine.reads import Sources
@@ -56,8 +59,9 @@ class Broker:
         self._catalog = catalog = CatalogWatch(
             catalog_reader, hub, scheduler.order, parser, retry_delay_s=retry_delay_s
         )
-        self._listener = Listener(capture, reader, hub, scheduler, catalog=catalog, asking=Asking(evaluator))
-        sources = Sources(hub, reader, log_reader, catalog, Asking(clients_evaluator))
+        self._dispatcher = Dispatcher(capture, reader, hub, scheduler, catalog)
+        self._evaluation = EvaluationWorkers(self._dispatcher, evaluator)
+        sources = Sources(hub, reader, log_reader, catalog, clients_evaluator)
         workers = {**WORKERS, Kind.ROWS: rows_workers, Kind.REPLAY: replay_workers}
         self._read_workers = ReadWorkers(scheduler, sources, workers=workers, retry_delay_s=retry_delay_s)
         self._requests = RequestHandler(
@@ -79,7 +83,17 @@ class Broker:
 
     async def listen(self) -> None:
         """Take everything that is heard. Raises what the capture raises."""
-        await self._listener.listen()
+        await self._dispatcher.listen()
+
+    def is_congested(self, relation_ids: Iterable[int]) -> bool:
+        """Whether large transactions of these tables should be read later."""
+        return self._dispatcher.is_congested(relation_ids)
+
+    async def serve_questions(self) -> None:
+        """Have the database decide what memory cannot, and read the catalog when a change calls for it."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._evaluation.serve())
+            tasks.create_task(self._dispatcher.serve_drift())
 
     async def watch_catalog(self, interval_s: float) -> None:
         """Look for changed tables that no row change has told of."""

@@ -202,20 +202,22 @@ class CatalogWatch:
                 log.warning("partitions cannot be looked at, trying again", extra=facts(reason=str(error)))
                 await asyncio.sleep(self._retry_delay_s)
 
-    def fits(self, change: Change) -> None:
-        """A change that came now is like the catalog. None that is older comes after it: should an old layout come
-        again, then the table has it again.
+    def calls_for_catalog(self, change: Change) -> bool:
+        """Whether the catalog has to be read before this change can be told. It is read once for a layout that does not
+        fit, since a change can also be older than the catalog. None that is older comes after one that fits: should an
+        old layout come again, then the table has it again.
         """
-        self._old_layouts.pop(change.relation_id, None)
+        if not self.is_drifted(change):
+            self._old_layouts.pop(change.relation_id, None)
+            return False
+        return self._old_layouts.get(change.relation_id) != _layout(change)
 
-    async def catch_up(self, change: Change) -> None:
-        """Read the catalog that a change calls for, once: a change can also be older than the catalog."""
-        layout: Layout = (change.filenode, *_names(change))
-        if self._old_layouts.get(change.relation_id) != layout:
-            await self.refresh_until_done()
+    def note(self, change: Change) -> None:
+        """The catalog has been read for this change."""
+        if self.calls_for_catalog(change):
             if len(self._old_layouts) >= LAYOUTS_MAX:
                 self._old_layouts.clear()
-            self._old_layouts[change.relation_id] = layout
+            self._old_layouts[change.relation_id] = _layout(change)
 
     def _judge(self, catalog: Catalog, subscription: Subscription, collection: Collection) -> Subscription:
         try:
@@ -225,6 +227,10 @@ class CatalogWatch:
         except Exception as error:  # nor may one whom we stumble over keep all the others from what is new
             log.exception("a subscription cannot be judged by a new catalog")
             raise RequestError("SERVICE_UNAVAILABLE", "The subscription cannot be served any more.") from error
+
+
+def _layout(change: Change) -> Layout:
+    return change.filenode, *_names(change)
 
 
 def _names(change: Change) -> tuple[str, ...]:

@@ -44,6 +44,19 @@ class Refresh:
     pending: Pending
 
 
+@dataclass(slots=True, eq=False)
+class Inquiry:
+    """A change of which the database has to say what it means to some topics. They wait for it, and nobody else does.
+
+    `arrangement`: what it asks holds as long as the hub's is the same.
+    """
+
+    weighing: Weighing[Topic]
+    pending: dict[Topic, Pending]
+    arrangement: object
+    size_bytes: int
+
+
 class Hub:
     """See the module's docstring. Methods that make readings necessary return them."""
 
@@ -58,6 +71,7 @@ class Hub:
         self._is_concerned: Concerned = _nobody
         self.arrangement = object()
         """Another one when subscribers have been taken from where a weighing may have found them."""
+        self.inquiries: list[Inquiry] = []
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
 
     def __len__(self) -> int:
@@ -183,6 +197,8 @@ class Hub:
         if topic is None:
             subscriber.subscription = subscription
             return None
+        if self._subscribers.move_topic(topic, {subscriber: subscription}):
+            return None
         is_incomplete = topic.is_pending or topic in self._stale or subscriber.state is State.LOADING
         self._subscribers.part(subscriber)
         subscriber.subscription = subscription
@@ -279,6 +295,54 @@ class Hub:
         for group, told in weighing.told(_event_position(change, collection)) if weighing else ():
             for topic in group.members:
                 readings += self._publish(topic, change, None if isinstance(told, CannotTell) else told)
+        if weighing is not None:
+            self.inquiries += map(self._inquire, weighing.parts)
+        return readings
+
+    # --- what has to be asked ---
+
+    def _inquire(self, part: Weighing[Topic]) -> Inquiry:
+        topics = [topic for group in part.groups for topic in group.members]
+        pending = {topic: topic.wait(part.change.xid) for topic in topics}
+        return Inquiry(part, pending, self.arrangement, size_bytes(part.change))
+
+    def is_current(self, inquiry: Inquiry) -> bool:
+        """Whether its answer still means what was asked."""
+        return inquiry.arrangement is self.arrangement
+
+    def ask_again(self, inquiry: Inquiry, now_us: int) -> bool:
+        """Rights or the catalog have changed since it was asked. False when nobody can be asked any more."""
+        inquiry.arrangement = self.arrangement
+        weighing = self.weigh(inquiry.weighing.change, now_us)
+        if weighing is None:
+            return False
+        waiting = inquiry.pending.keys()
+        weighing.restrict({group for group in weighing.groups if not waiting.isdisjoint(group.members)})
+        inquiry.weighing = weighing
+        return True
+
+    def settle(self, inquiry: Inquiry) -> list[Reading]:
+        """The answer is there: its topics go on."""
+        change, collection = inquiry.weighing.change, inquiry.weighing.collection
+        told: dict[Topic, Events | None] = dict.fromkeys(inquiry.pending, ())
+        for group, found in inquiry.weighing.told(_event_position(change, collection)):
+            told |= dict.fromkeys(group.members, None if isinstance(found, CannotTell) else found)
+        readings: list[Reading] = []
+        for topic, pending in inquiry.pending.items():
+            events = told[topic]
+            if events and events[0].stale is not None:
+                self._publish(topic, change, events)
+                events = ()
+            self._touched[topic] = None
+            readings += topic.settle(pending, events)
+        return readings
+
+    def drop(self, inquiry: Inquiry) -> list[Reading]:
+        """It cannot be answered: fresh data for those who wait for it."""
+        readings: list[Reading] = []
+        for topic, pending in inquiry.pending.items():
+            self._touched[topic] = None
+            readings += topic.settle(pending, None)
         return readings
 
     def _make_stale(self, change: Change, collection: Collection) -> list[Reading]:
@@ -331,6 +395,10 @@ class Hub:
         topics = [topic for each in relation_ids for topic in self._subscribers.topics_of(each)]
         subscribers = [subscriber for topic in topics for subscriber in topic.subscribers]
         return bool(subscribers) and not any(subscriber.outlet.has_room for subscriber in subscribers)
+
+    def is_followed(self, relation_id: int) -> bool:
+        """Whether anybody is told what happens in this collection."""
+        return bool(self._subscribers.topics_told_of(relation_id))
 
     def collection(self, subscription: Subscription) -> Collection:
         """What it follows, as the newest catalog has it."""
@@ -421,24 +489,36 @@ class Hub:
         self.arrangement = object()
         if differences.gone:
             self._withhold(lambda subscription: subscription.collection.name not in catalog.by_name)
-        readings = [reading for each in judged if (reading := self._begin_anew(*each)) is not None]
+        known = [(subscriber, judgement, subscriber.subscription) for subscriber, judgement in judged]
+        self._judge_topics(judged)
+        readings = [reading for each in known if (reading := self._begin_anew(*each)) is not None]
         altered = [t for t in self._subscribers.topics if not tables_of(t.subscription).isdisjoint(differences.anew)]
         readings += _reload_all(altered)
         return [reading for reading in [*readings, *self.release()] if reading.current]
 
-    def _begin_anew(self, subscriber: Subscriber, judgement: Judgement) -> Reading | None:
+    def _judge_topics(self, judged: Iterable[tuple[Subscriber, Judgement]]) -> None:
+        """Those who stay together after all keep what waits for them."""
+        found: dict[Topic, dict[Subscriber, Subscription]] = {}
+        for subscriber, judgement in judged:
+            if subscriber.topic is not None and not isinstance(judgement, RequestError):
+                found.setdefault(subscriber.topic, {})[subscriber] = judgement
+        for topic, subscriptions in found.items():
+            self._subscribers.move_topic(topic, subscriptions)
+
+    def _begin_anew(self, subscriber: Subscriber, judgement: Judgement, known: Subscription) -> Reading | None:
         """None when nothing is new to this one."""
         if isinstance(judgement, RequestError):
             self.refuse(subscriber, judgement)
             return None
-        known = subscriber.subscription
-        if judgement == known:
-            subscriber.subscription = judgement
-            return None
-        reading = self._move(subscriber, judgement)
+        reading = None if subscriber.subscription is judgement else self._move(subscriber, judgement)
         if reading is None and subscriber.topic is not None and not judgement.sees_as(known):
             return subscriber.topic.reload(subscriber)
         return reading
+
+
+def size_bytes(change: Change) -> int:
+    """What it takes while it waits."""
+    return 100 + sum([len(row.raw) for row in (*change.old, *change.new)])
 
 
 def _reload_all(topics: Iterable[Topic]) -> list[Reading]:

@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cdc_bridge.engine.asking import Asking, judged_at
+from cdc_bridge.engine.asking import judged_at, settle
 from cdc_bridge.engine.catalog_watch import CatalogWatch
 from cdc_bridge.engine.hub import Hub, Refresh
 from cdc_bridge.engine.replay import Replay
@@ -22,7 +22,7 @@ from cdc_bridge.model.errors import Forgotten, RequestError, SourceUnavailable, 
 from cdc_bridge.model.filter import conjunction
 from cdc_bridge.model.projection import Projection
 from cdc_bridge.model.subscription import Query, Subscription
-from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Reader
+from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Reader, RowEvaluator
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Sources:
     reader: Reader
     log_reader: LogReader | None
     catalog: CatalogWatch
-    asking: Asking
+    evaluator: RowEvaluator | None
 
 
 class Read(Protocol):
@@ -234,7 +234,7 @@ async def _send(sources: Sources, replay: Replay, page: Missed) -> None:
     if not replay.is_whole or any(sources.catalog.is_drifted(change) for change in page.changes):
         raise Forgotten("a change says that its table was altered")
     weighed = [(change, replay.weigh(change, judged_at(change))) for change in page.changes]
-    await sources.asking.settle([weighing for _, weighing in weighed if weighing])
+    await settle(sources.evaluator, [weighing for _, weighing in weighed if weighing])
     for change, weighing in weighed:
         events = replay.tell(change, weighing, page.snapshot)
         if events is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import TypeAlias
 
 from cdc_bridge.engine.collection_registry import Differences
@@ -54,10 +54,8 @@ class SubscriberRegistry:
         key = topic_key(subscription)
         topic = self._topics.get(key)
         if topic is None:
-            topic = self._topics[key] = Topic(subscription, self._bytes_max, self.woken)
-            self.index.add(subscription, topic)
-            for relation_id in _shown(subscription):
-                self._showing.setdefault(relation_id, {})[topic] = None
+            topic = Topic(subscription, self._bytes_max, self.woken)
+            self._register(topic, key)
         topic.join(subscriber)
 
     def part(self, subscriber: Subscriber) -> None:
@@ -67,12 +65,39 @@ class SubscriberRegistry:
             return
         topic.leave(subscriber)
         if not topic.subscribers:
-            del self._topics[topic_key(topic.subscription)]
-            self.index.remove(topic.subscription, topic)
-            for relation_id in _shown(topic.subscription):
-                del self._showing[relation_id][topic]
-                if not self._showing[relation_id]:
-                    del self._showing[relation_id]
+            self._unregister(topic)
+
+    def move_topic(self, topic: Topic, subscriptions: Mapping[Subscriber, Subscription]) -> bool:
+        """All subscribers of a topic follow something else from here on, with what waits for them. False when they do
+        not stay together, or others follow that already: then nothing is done.
+        """
+        keys = {topic_key(subscription) for subscription in subscriptions.values()}
+        key = next(iter(keys))
+        if (
+            len(keys) > 1
+            or subscriptions.keys() != topic.subscribers.keys()
+            or self._topics.get(key, topic) is not topic
+        ):
+            return False
+        self._unregister(topic)
+        for subscriber, topic.subscription in subscriptions.items():
+            subscriber.subscription = topic.subscription
+        self._register(topic, key)
+        return True
+
+    def _register(self, topic: Topic, key: Hashable) -> None:
+        self._topics[key] = topic
+        self.index.add(topic.subscription, topic)
+        for relation_id in _shown(topic.subscription):
+            self._showing.setdefault(relation_id, {})[topic] = None
+
+    def _unregister(self, topic: Topic) -> None:
+        del self._topics[topic_key(topic.subscription)]
+        self.index.remove(topic.subscription, topic)
+        for relation_id in _shown(topic.subscription):
+            del self._showing[relation_id][topic]
+            if not self._showing[relation_id]:
+                del self._showing[relation_id]
 
     @property
     def topics(self) -> list[Topic]:

@@ -222,8 +222,9 @@ class Subscriber:
     @property
     def has_one_entry(self) -> bool:
         """Whether a single one waits."""
-        of_log = self.topic.end - self.offset if self.topic is not None and self.state in SENT else 0
-        return len(self.own or ()) + of_log == 1
+        if self.own:
+            return self.waiting_bytes == self.own[0].cost_bytes
+        return self.topic is not None and self.waiting_bytes == self.topic.next_cost_bytes(self)
 
     def push(self, event: Event, client_position: ClientPosition | None = None) -> None:
         """Send this to it alone, before anything of its topic. A connection that is too slow is closed."""

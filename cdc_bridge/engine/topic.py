@@ -267,6 +267,13 @@ class Topic:
         self._seek(subscriber, subscriber.offset + cut.count)
         return cut
 
+    def next_cost_bytes(self, subscriber: Subscriber) -> int:
+        """The cost of the next entry that it is sent; 0 if there is none."""
+        for position, entry in enumerate(self._log[subscriber.offset - self.begin :], subscriber.offset):
+            if entry.event is not None and not self._skips(subscriber, position, entry):
+                return entry.cost_bytes
+        return 0
+
     def skip_rest(self, subscriber: Subscriber) -> None:
         """It has been sent everything but what its data have."""
         self._seek(subscriber, self.end)

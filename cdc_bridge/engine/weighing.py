@@ -11,7 +11,7 @@ Never reads the clock or the network; the stream may wait between steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -55,6 +55,8 @@ class Weighing(Generic[Member]):
         self._completing: dict[Shown, list[int]] = {}
         self._completions: dict[Shown, dict[int, RowValues]] = {}
         self._incomplete: dict[tuple[Projection, SecurityContext], str] = {}
+        self._elsewhere: set[Group[Member]] = set()
+        self.parts: list[Weighing[Member]] = []
 
     def __bool__(self) -> bool:
         """Whether it concerns anybody."""
@@ -88,6 +90,54 @@ class Weighing(Generic[Member]):
                 (side.unsure if verdict is None else side.certain).append(position if of_old else position - begin)
         if judged:
             self._judged[filters] = judged
+
+    # --- between: what can be told without asking, and what cannot ---
+
+    def split(self) -> None:
+        """Leave only what memory can tell. The rest is in `parts`, one for each filter that has to be asked about."""
+        for filters, judged in list(self._judged.items()):
+            if judged.is_asked:
+                del self._judged[filters]
+                self.parts.append(self._part({filters: judged}, []))
+            elif nested := [group for group in filters.groups if _is_completed(group)]:
+                self.parts.append(self._part({filters: judged}, [], but=set(filters.groups).difference(nested)))
+                self._elsewhere.update(nested)
+        for filters in self._every_row:
+            if nested := [group for group in filters.groups if _is_completed(group)]:
+                self.parts.append(self._part({}, [filters], but=set(filters.groups).difference(nested)))
+                self._elsewhere.update(nested)
+
+    def _part(
+        self,
+        judged: dict[FilterGroup[Member], Judged],
+        every_row: list[FilterGroup[Member]],
+        but: Iterable[Group[Member]] = (),
+    ) -> Weighing[Member]:
+        part: Weighing[Member] = Weighing(self.change, self.collection, self._catalog, self._table, self._now_us)
+        part._judged, part._every_row = judged, every_row
+        part._elsewhere.update(but)
+        return part
+
+    def restrict(self, groups: Set[Group[Member]]) -> None:
+        """Ask and tell nothing but what concerns these."""
+        self._judged = {each: judged for each, judged in self._judged.items() if not groups.isdisjoint(each.groups)}
+        self._every_row = [each for each in self._every_row if not groups.isdisjoint(each.groups)]
+        self._elsewhere.update(group for group in self._concerned() if group not in groups)
+
+    @property
+    def groups(self) -> list[Group[Member]]:
+        """All that it may concern."""
+        return [group for group in self._concerned() if group not in self._elsewhere]
+
+    @property
+    def subject(self) -> Hashable:
+        """What is asked about, whatever the rows and whoever asks: as slow once as another time."""
+        filters = frozenset(each.filter for each in (*self._judged, *self._every_row))
+        return self.collection.relation_id, filters, frozenset(g.subscription.query.projection for g in self.groups)
+
+    def _concerned(self) -> Iterator[Group[Member]]:
+        for filters in (*self._judged, *self._every_row):
+            yield from filters.groups
 
     # --- 2: what it could not judge ---
 
@@ -170,6 +220,11 @@ class Weighing(Generic[Member]):
                     yield from ((group, CannotTell(reason)) for group in filters.by_context[context])
 
     def _found(self) -> Iterator[tuple[Group[Member], Matches]]:
+        if not self._elsewhere:
+            return self._found_anywhere()
+        return ((group, matches) for group, matches in self._found_anywhere() if group not in self._elsewhere)
+
+    def _found_anywhere(self) -> Iterator[tuple[Group[Member], Matches]]:
         if self._every_row:
             every_row = Matches.every_row(self.change)
             for filters in self._every_row:
@@ -207,3 +262,9 @@ class Weighing(Generic[Member]):
             return set()
         has_entered = group.subscription.old and self.change.operation is Operation.UPDATE
         return {*matches.old, *(matches.new if has_entered else ())}
+
+
+def _is_completed(group: Group[Member]) -> bool:
+    """Whether the database is asked what its rows show."""
+    query = group.subscription.query
+    return not (query.projection.is_flat or query.aggregate)

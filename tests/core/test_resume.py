@@ -494,6 +494,7 @@ class Story:
         )
         self.tasks = [
             asyncio.create_task(self.broker.listen()),
+            asyncio.create_task(self.broker.serve_questions()),
             asyncio.create_task(self.broker.serve_reads()),
         ]
         self.capture.said.put_nowait(Listening(self.capture.era, SECRET))

@@ -14,7 +14,7 @@ import pytest
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import Rule, RuleSet
-from cdc_bridge.engine.asking import Asking
+from cdc_bridge.engine.asking import settle
 from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
@@ -126,7 +126,7 @@ class Followers:
 
     async def hear(self, *changes: Change) -> list[Reading]:
         weighed = [(change, self.hub.weigh(change, 0)) for change in changes]
-        await Asking(self.database).settle([weighing for _, weighing in weighed if weighing])
+        await settle(self.database, [weighing for _, weighing in weighed if weighing])
         readings: list[Reading] = []
         for change, weighing in weighed:
             readings += self.hub.apply(change, weighing)

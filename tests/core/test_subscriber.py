@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import TRANSITIONS, CursorCiphers, Outlet, Reading, State, Step, Subscriber
 from cdc_bridge.engine.topic import Pending, Topic
 from cdc_bridge.model.change import Snapshot
@@ -126,6 +127,19 @@ def test_slow_client_is_not_told_later_what_its_data_had() -> None:
     scene.offer(13, "last")
     scene.client.read()
     assert (scene.told(), scene.subscriber.waiting_bytes) == (["was in progress", "came later", "last"], 0)
+
+
+def test_large_data_wait_alone_whatever_has_come_that_they_have() -> None:
+    """More than may wait: they are the only message, since what the log has is in them."""
+    scene = Scene(client=Recorder(is_slow=True, outbox=Outbox(1000)))
+    scene.offer(9, "seen")
+    scene.subscriber.push(Event(EventKind.INIT, (b"1" * 2000,)))
+    scene.begin(snapshot(10, 10))
+    scene.client.outbox.check(scene.client)
+    assert not scene.client.outbox.is_closed
+    scene.offer(10, "not seen")
+    scene.client.outbox.check(scene.client)
+    assert scene.client.outbox.is_closed
 
 
 def test_reload_goes_on_from_here_and_only_the_newest_reading_counts() -> None:

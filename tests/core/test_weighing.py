@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cdc_bridge.engine.asking import Asking
+from cdc_bridge.engine.asking import settle
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.subscriber import Anchor, Reading
 from cdc_bridge.model.catalog import PgType, Reference
@@ -105,7 +105,7 @@ class Scene:
 
     async def hear(self, *changes: Change) -> list[Reading]:
         weighed = [(change, self.hub.weigh(change, 0)) for change in changes]
-        await Asking(self.database).settle([weighing for _, weighing in weighed if weighing])
+        await settle(self.database, [weighing for _, weighing in weighed if weighing])
         readings = [reading for change, weighing in weighed for reading in self.hub.apply(change, weighing)]
         self.hub.flush()
         return readings
@@ -210,7 +210,7 @@ async def test_who_joins_while_it_is_asked_is_not_told_what_its_data_will_hold()
     assert weighing
     late = Recorder()
     reading = scene.hub.follow(late, filtered(matching("a")))
-    await Asking(scene.database).settle([weighing])
+    await settle(scene.database, [weighing])
     scene.hub.apply(change, weighing)
     scene.hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(Snapshot(11, 11, frozenset()), (), more=False))
     assert late.take() == [("open",), ("init", [])]

@@ -1,0 +1,253 @@
+"""Takes the stream to the hub, a batch in one call, and never waits for what a change means.
+
+Where memory cannot decide, an `Inquiry` takes the place of the change in the topics concerned, and is put to the
+database beside the stream (`evaluation.py`). A change that does not fit the catalog waits in the line of its
+collection, with what comes after it there, until the catalog has been read (`serve_drift`). Everything else flows.
+
+Bound: `PENDING_BYTES_MAX` of changes that wait for an answer, and as much of each collection's line. Policy: past it
+the topics that have waited longest, or all that follow the collection, get fresh data. From an eighth of it on, the
+reading of large transactions of these tables pauses (`is_congested`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import aclosing
+from typing import assert_never
+
+from cdc_bridge.capture import Capture
+from cdc_bridge.engine.asking import judged_at
+from cdc_bridge.engine.catalog_watch import CatalogWatch
+from cdc_bridge.engine.hub import Hub, Inquiry, size_bytes
+from cdc_bridge.engine.scheduler import ReadScheduler
+from cdc_bridge.engine.subscriber import Reading
+from cdc_bridge.logs import facts
+from cdc_bridge.model.change import NO_ERA, Change, Gap, Heartbeat, Listening, Lost, StreamItem, Turn
+from cdc_bridge.ports import Reader
+from cdc_bridge.wanted import check_still_wanted
+
+log = logging.getLogger(__name__)
+
+PENDING_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Dispatcher:
+    """See the module's docstring."""
+
+    def __init__(
+        self, capture: Capture, reader: Reader, hub: Hub, scheduler: ReadScheduler, catalog: CatalogWatch
+    ) -> None:
+        self._capture = capture
+        self._reader = reader
+        self._hub = hub
+        self._scheduler = scheduler
+        self._catalog = catalog
+        self._asked: deque[Inquiry] = deque()
+        self._is_asked = asyncio.Event()
+        self._pending: dict[Inquiry, None] = {}
+        self._pending_bytes = 0
+        self._drifting: dict[int, list[Change]] = {}  # by the collection, or the table that is in none
+        self._drifting_bytes = 0
+        self._overflowed: set[int] = set()
+        self._is_drifting = asyncio.Event()
+
+    async def listen(self) -> None:
+        """Take everything that is heard, for ever. Raises what the capture raises."""
+        async with aclosing(self._capture.batches()) as batches:
+            async for batch in batches:
+                begin = 0
+                for number, item in enumerate(batch):
+                    if isinstance(item, (Listening, Lost)):
+                        self.take(batch[begin:number])
+                        begin = number + 1
+                        await self._turn_over(item)
+                self.take(batch[begin:])
+
+    def take(self, batch: Iterable[StreamItem]) -> None:
+        """Tell what these mean, as far as it is known now."""
+        try:
+            for item in batch:
+                match item:
+                    case Change():
+                        self._take_change(item)
+                    case Heartbeat(snapshot=snapshot, lagging=lagging):
+                        self._hub.heard(snapshot, lagging.union(self._drifting) if self._drifting else lagging)
+                    case Turn(era=era):
+                        self._hub.turn(era)
+                    case Gap():
+                        self._scheduler.order(self._hold(item))
+                    case Listening() | Lost():
+                        raise AssertionError("it is awaited")
+                    case _:
+                        assert_never(item)
+        finally:
+            self._hub.flush()
+
+    async def _turn_over(self, item: Listening | Lost) -> None:
+        if isinstance(item, Lost):
+            self._scheduler.listening.clear()
+            await self._reader.renew()
+            await self._catalog.renew()
+            return
+        await self._catalog.refresh_until_done()
+        self._hub.listening(item.era or NO_ERA, item.secret)
+        self._scheduler.order(self._hub.hold_not_durable() if item.resumed else self._hub.hold())
+        self._scheduler.listening.set()
+        log.info("listening to the database", extra=facts(subscriptions=len(self._hub), resumed=item.resumed))
+
+    def _hold(self, gap: Gap) -> list[Reading]:
+        if gap.relation_id is None:
+            log.warning("changes were missed: everybody gets fresh data", extra=facts(reason=gap.reason))
+            return self._hub.hold()
+        collection = self._hub.catalog.by_relation_id.get(gap.relation_id)
+        return self._hub.hold(collection.relation_id) if collection else []
+
+    # --- changes ---
+
+    def _take_change(self, change: Change) -> None:
+        key = self._key(change)
+        if key in self._drifting or self._catalog.calls_for_catalog(change) or self._is_of_partition(change, key):
+            self._wait_for_catalog(key, change)
+        else:
+            self._dispatch(change)
+
+    def _is_of_partition(self, change: Change, key: int) -> bool:
+        """Whether the database has to say that the table is one still: a partition that was detached looks like one."""
+        return change.relation_id != key and self._hub.is_followed(key)
+
+    def _wait_for_catalog(self, key: int, change: Change) -> None:
+        self._drifting.setdefault(key, []).append(change)
+        self._drifting_bytes += size_bytes(change)
+        self._is_drifting.set()
+        if self._drifting_bytes > PENDING_BYTES_MAX:
+            log.warning("too many changes wait for the catalog: their subscribers get fresh data")
+            self._overflowed.update(self._drifting)
+            self._drifting = {each: [] for each in self._drifting}
+            self._drifting_bytes = 0
+
+    def _key(self, change: Change) -> int:
+        collection = self._hub.catalog.by_relation_id.get(change.relation_id)
+        return change.relation_id if collection is None else collection.relation_id
+
+    def _dispatch(self, change: Change) -> None:
+        try:
+            weighing = self._hub.weigh(change, judged_at(change))
+            if weighing is not None:
+                weighing.split()
+            readings = self._hub.apply(change, weighing)
+        except Exception:  # a value that we stumble over must not end the stream of all the others
+            log.exception("a change cannot be told: its subscribers get fresh data")
+            readings = self._hub.hold(self._key(change))
+        self._scheduler.order(readings)
+        if self._hub.inquiries:
+            self._ask(self._hub.inquiries)
+            self._hub.inquiries = []
+
+    # --- what the database has to be asked ---
+
+    def _ask(self, inquiries: Sequence[Inquiry]) -> None:
+        for inquiry in inquiries:
+            self._asked.append(inquiry)
+            self._pending[inquiry] = None
+            self._pending_bytes += inquiry.size_bytes
+        self._is_asked.set()
+        while self._pending_bytes > PENDING_BYTES_MAX:
+            oldest = next(iter(self._pending))
+            log.warning("too many changes wait for an answer: those concerned start anew")
+            self._give_up(oldest)
+
+    async def next_questions(self, most: int) -> list[Inquiry]:
+        """Wait for changes of which the database has to say what they mean: all that are at hand, up to so many."""
+        while not self._asked:
+            self._is_asked.clear()
+            await self._is_asked.wait()
+        taken: list[Inquiry] = []
+        while self._asked and len(taken) < most:
+            inquiry = self._asked.popleft()
+            if self.is_pending(inquiry):
+                taken.append(inquiry)
+        return taken
+
+    def is_pending(self, inquiry: Inquiry) -> bool:
+        """Whether somebody still waits for the answer. If nobody does, it is forgotten."""
+        if inquiry in self._pending and not any(topic.subscribers for topic in inquiry.pending):
+            self._forget(inquiry)
+        return inquiry in self._pending
+
+    def answer(self, inquiries: Iterable[Inquiry]) -> None:
+        """The database has been asked. If rights or the catalog have changed meanwhile it is asked again."""
+        for inquiry in inquiries:
+            if inquiry in self._pending:
+                self._answer(inquiry)
+        self._hub.flush()
+
+    def _answer(self, inquiry: Inquiry) -> None:
+        if not self._hub.is_current(inquiry):
+            if self._hub.ask_again(inquiry, judged_at(inquiry.weighing.change)):
+                self._asked.append(inquiry)
+                self._is_asked.set()
+            else:
+                self._give_up(inquiry)
+            return
+        self._forget(inquiry)
+        try:
+            readings = self._hub.settle(inquiry)
+        except Exception:  # nor may an answer that we stumble over
+            log.exception("a change cannot be told: its subscribers get fresh data")
+            readings = self._hub.drop(inquiry)
+        self._scheduler.order(readings)
+
+    def _give_up(self, inquiry: Inquiry) -> None:
+        """Nobody can answer: fresh data for those who wait."""
+        self._forget(inquiry)
+        self._scheduler.order(self._hub.drop(inquiry))
+
+    def _forget(self, inquiry: Inquiry) -> None:
+        del self._pending[inquiry]
+        self._pending_bytes -= inquiry.size_bytes
+
+    def is_congested(self, relation_ids: Iterable[int]) -> bool:
+        """Whether large transactions of these tables should be read later: nobody who follows them has room, or what
+        was read waits for answers.
+        """
+        relation_ids = list(relation_ids)
+        if self._pending_bytes > PENDING_BYTES_MAX // 8:
+            waiting = {inquiry.weighing.change.relation_id for inquiry in self._pending}
+            if not waiting.isdisjoint(relation_ids):
+                return True
+        return self._hub.is_congested(relation_ids)
+
+    # --- what does not fit the catalog ---
+
+    async def serve_drift(self) -> None:
+        """Read the catalog whenever a change calls for it, for ever, and go on with what has waited for it."""
+        while True:
+            check_still_wanted()
+            await self._is_drifting.wait()
+            self._is_drifting.clear()
+            lines = {key: tuple(line) for key, line in self._drifting.items()}
+            await self._look_at_catalog([change for line in lines.values() for change in line])
+            for key, looked_for in lines.items():
+                self._go_on(key, len(looked_for))
+            self._hub.flush()
+
+    async def _look_at_catalog(self, changes: Sequence[Change]) -> None:
+        await self._catalog.confirm(changes)
+        if any(self._catalog.calls_for_catalog(change) for change in changes):
+            await self._catalog.refresh_until_done()
+
+    def _go_on(self, key: int, looked_for: int) -> None:
+        """With so many changes of a line, for which the catalog has been looked at, and then with the others."""
+        line = self._drifting.pop(key)
+        self._drifting_bytes -= sum(map(size_bytes, line))
+        if key in self._overflowed:
+            self._overflowed.remove(key)
+            self._scheduler.order(self._hub.hold(key))
+        for change in line[:looked_for]:
+            self._catalog.note(change)
+            self._dispatch(change)
+        for change in line[looked_for:]:
+            self._take_change(change)

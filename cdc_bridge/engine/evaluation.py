@@ -1,0 +1,111 @@
+"""Has the database decide what memory cannot, beside the stream: all that is at hand in one round trip.
+
+What takes longer than others should wait for is given up, and asked again in a line of its own, where it waits for its
+like only; and so is, for a while, whatever asks the same.
+
+Policy: what takes too long even there costs its own topics fresh data, and is not asked for a while (`resting`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from cdc_bridge.engine.asking import settle
+from cdc_bridge.engine.dispatcher import Dispatcher
+from cdc_bridge.engine.hub import Inquiry
+from cdc_bridge.ports import RowEvaluator
+from cdc_bridge.wanted import check_still_wanted
+
+TOGETHER_MAX = 200
+"""Changes of one round trip, where as many wait."""
+
+PATIENCE_S = 0.5
+"""For a question that others wait behind."""
+
+SLOW_WORKERS = 2
+SLOW_FOR_S = 60.0
+SLOW_MAX = 1000
+"""Subjects that have been slow, of which only hashes are kept; past it all are forgotten and found out again."""
+
+
+class EvaluationWorkers:
+    """Put to the database what the dispatcher has to ask."""
+
+    def __init__(self, dispatcher: Dispatcher, evaluator: RowEvaluator | None) -> None:
+        self._dispatcher = dispatcher
+        self._evaluator = evaluator
+        self._slow: dict[int, list[Inquiry]] = {}
+        self._is_slow = asyncio.Event()
+        self._slow_until_s: dict[int, float] = {}
+
+    async def serve(self) -> None:
+        """All workers, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._serve())
+            for _ in range(SLOW_WORKERS):
+                tasks.create_task(self._serve_slow())
+
+    async def _serve(self) -> None:
+        while True:
+            check_still_wanted()
+            inquiries = await self._dispatcher.next_questions(TOGETHER_MAX)
+            quick = [inquiry for inquiry in inquiries if not self._take_to_slow(inquiry)]
+            if quick and not await self._ask_in_time(quick):
+                await self._find_slow(quick)
+
+    async def _find_slow(self, inquiries: Sequence[Inquiry]) -> None:
+        """Ask about each subject alone, in little time, to know which one takes it."""
+        for subject, equal in _by_subject(inquiries).items():
+            if not await self._ask_in_time(equal):
+                self._note_slow(subject)
+                for inquiry in equal:
+                    self._take_to_slow(inquiry)
+
+    async def _ask_in_time(self, inquiries: Sequence[Inquiry]) -> bool:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._ask(inquiries)
+        except TimeoutError:
+            check_still_wanted()
+            return False
+        return True
+
+    async def _ask(self, inquiries: Sequence[Inquiry]) -> None:
+        wanted = [inquiry for inquiry in inquiries if self._dispatcher.is_pending(inquiry)]
+        await settle(self._evaluator, [inquiry.weighing for inquiry in wanted])
+        self._dispatcher.answer(wanted)
+
+    def _note_slow(self, subject: int) -> None:
+        if len(self._slow_until_s) >= SLOW_MAX:
+            self._slow_until_s.clear()
+        self._slow_until_s[subject] = asyncio.get_running_loop().time() + SLOW_FOR_S
+
+    def _take_to_slow(self, inquiry: Inquiry) -> bool:
+        """To the line of what takes long, if it does."""
+        subject = hash(inquiry.weighing.subject)
+        if self._slow_until_s.get(subject, 0.0) <= asyncio.get_running_loop().time():
+            return False
+        self._slow.setdefault(subject, []).append(inquiry)
+        self._is_slow.set()
+        return True
+
+    async def _serve_slow(self) -> None:
+        while True:
+            check_still_wanted()
+            await self._is_slow.wait()
+            if not self._slow:
+                self._is_slow.clear()
+                continue
+            subject = next(iter(self._slow))
+            equal, later = self._slow[subject][:TOGETHER_MAX], self._slow.pop(subject)[TOGETHER_MAX:]
+            if later:
+                self._slow[subject] = later
+            await self._ask(equal)
+
+
+def _by_subject(inquiries: Sequence[Inquiry]) -> dict[int, list[Inquiry]]:
+    found: dict[int, list[Inquiry]] = {}
+    for inquiry in inquiries:
+        found.setdefault(hash(inquiry.weighing.subject), []).append(inquiry)
+    return found
