@@ -793,3 +793,28 @@ async def _told(s: Scene, client: Recorder) -> None:
     async with asyncio.timeout(10):
         while INIT not in client.said:
             await s.quiet()
+
+
+async def test_figures_that_take_long_hold_up_no_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdc_bridge.engine.read_workers.PATIENCE_S", 0.01)
+    async with scene() as s:
+        s.stream.say(Listening())
+        slow, quick = Recorder(), Recorder()
+        await s.broker.subscribe(slow, replace(SUBSCRIBE, query={"aggregate": {"count": "*"}, "limit": 7}))
+        await s.broker.subscribe(quick, replace(SUBSCRIBE, query={"aggregate": {"max": "id"}}))
+        for client in (slow, quick):
+            await _told(s, client)
+            client.take()
+        s.tables.slow_limit = 7
+        s.stream.say(insert(row(id=1, text="a"), xid=20))
+        await _shown(quick)
+        assert slow.take() == []
+        s.tables.go_on.set()
+        await _shown(slow)
+
+
+async def _shown(client: Recorder) -> None:
+    """Wait until it has new figures."""
+    async with asyncio.timeout(10):
+        while not any(kind == "update" for kind, *_ in client.take()):  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
