@@ -130,14 +130,18 @@ async def is_forgotten(ask: Ask, seen: Snapshot, *, by_hand: bool = True) -> boo
     )
 
 
-def changes_of(rows: Iterable[Sequence[Any]]) -> Iterator[Change]:
+def changes_of(rows: Sequence[Sequence[Any]]) -> Iterator[Change]:
     """Changes from rows of `queries/log_rows`, in their order. Raises `PayloadError`."""
-    for (position, xid), group in groupby(rows, key=lambda row: (row[0], row[1])):
-        rows_of_it = list(group)
-        _, _, relation_id, filenode, letter, at, *_ = rows_of_it[0]
+    start = 0
+    while start < len(rows):
+        position, xid, relation_id, filenode, letter, at, *_ = rows[start]
+        end = start + 1
+        while end < len(rows) and rows[end][0] == position and rows[end][1] == xid:
+            end += 1
         operation = _OPERATIONS[letter]
-        old, new = logged_rows(operation, [(row[-2], row[-1]) for row in rows_of_it])
+        old, new = logged_rows(operation, [(row[-2], row[-1]) for row in rows[start:end]])
         yield Change(operation, log_sequence(position, xid), xid, relation_id, filenode, old, new, at)
+        start = end
 
 
 # --- one look at what is new ---
@@ -283,4 +287,4 @@ async def _read(ask: Ask, relations: Collection[int], keys: Sequence[_Key]) -> I
         "first": min(positions),
         "last": max(positions),
     }
-    return changes_of(row for row in await ask("log_rows", parameters) if (row[0], row[1]) in wanted)
+    return changes_of([row for row in await ask("log_rows", parameters) if (row[0], row[1]) in wanted])

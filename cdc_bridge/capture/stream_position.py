@@ -100,8 +100,6 @@ class StreamPosition:
 def placed(changes: Iterable[Change], before: Position, upto: Snapshot) -> list[Change]:
     """Those that `before` has not, each with its position on the way from there to `upto`."""
     journal, length, _, _ = before
-    return [
-        change.at_position(Position(journal, length, upto, change.seq))
-        for change in changes
-        if (change.xid, change.seq) not in journal.delivered
-    ]
+    if delivered := journal.delivered:
+        changes = [change for change in changes if (change.xid, change.seq) not in delivered]
+    return [change.at_position(Position(journal, length, upto, change.seq)) for change in changes]

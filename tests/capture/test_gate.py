@@ -76,7 +76,7 @@ class SteppedBridge:
         asked = {**unseen(self.position.seen), "xmin": "0", "apart": [], "rows_max": 1000, "text_bytes_max": 1000}
         rows = self.reader.execute(statement("queries/log_new", "cdc"), asked).fetchall()
         snapshot = Snapshot.parse(rows[0][0])
-        found = changes_of(row[2:8] + row[9:] for row in rows if row[2] is not None)
+        found = changes_of([row[2:8] + row[9:] for row in rows if row[2] is not None])
         self._tell(list(self.position.deliver_read(found, snapshot)))
         self.gate.read(snapshot)
 
