@@ -805,7 +805,7 @@ async def test_figures_that_take_long_hold_up_no_other_figures(monkeypatch: pyte
         for client in (slow, quick):
             await _told(s, client)
             client.take()
-        s.tables.slow_limit = 7
+        s.tables.slow_limit, s.tables.xmax = 7, 30
         s.stream.say(insert(row(id=1, text="a"), xid=20))
         await _shown(quick)
         assert slow.take() == []
