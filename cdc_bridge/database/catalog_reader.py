@@ -70,9 +70,11 @@ class PooledCatalogReader:
         self._relations = relations
         self._roles = tuple(roles)
         self._access = AccessReader(schema, roles)
-        self._fingerprint = ""
+        self._fingerprint: str | None = None  # empty: there is no schema of ours
         self._catalog: Catalog | None = None
         self._catalogs = 0
+        self._is_standby = False
+        self._is_checked = False
         self._incomplete: dict[Relation, Incomplete] = {}
         self._forbidden: set[Relation] = set()
         self._reported: set[tuple[Relation, type[Exception]]] = set()
@@ -87,8 +89,9 @@ class PooledCatalogReader:
                     await self._read(connection)
                     self._fingerprint = found
         except NotInstalled:
-            self._fingerprint = ""
-            self._take(Catalog(), {}, [], [])
+            if self._fingerprint != "":
+                self._fingerprint = ""
+                self._take(Catalog())
         return str(self._catalogs)
 
     async def read(self) -> Catalog:
@@ -108,11 +111,13 @@ class PooledCatalogReader:
         await self._pool.drain()
 
     async def repair(self) -> list[Relation]:
-        """Let triggers follow what has changed in attached tables, as `fingerprint` has found them.
+        """Let triggers follow what has changed in attached tables since `fingerprint` looked last.
 
         Returns the tables of which changes may be missing. A table whose lock is not to be had is tried again at the
         next call; one that this role has no right to is not.
         """
+        if not self._is_checked:
+            await self._check()
         self._forbidden &= self._incomplete.keys()
         outcome = Outcome(failed={each: found.error for each, found in self._incomplete.items() if found.error})
         wanted = self._incomplete.keys() - outcome.failed.keys() - self._forbidden
@@ -129,30 +134,33 @@ class PooledCatalogReader:
     async def _read(self, connection: AsyncConnection[Any]) -> None:
         catalog = await read_catalog(connection, self._schema)
         access = await self._access.read(connection)
-        attached = await read_attached_async(connection, self._schema)
-        problems_of_log = await log_problems_async(connection, self._schema)
-        is_standby = await _is_standby(connection)
+        self._is_standby = await _is_standby(connection)
         collections = self._renamed(catalog)
-        if is_standby:
+        if self._is_standby:
             collections = _only_logged(collections)
-        self._take(
-            Catalog(with_children(collections, self._relations), access),
-            {} if is_standby else find_incomplete(attached),
-            problems_of_log,
-            bridge_problems(attached, reads_by_itself=not self._roles),
-        )
+        self._take(Catalog(with_children(collections, self._relations), access))
 
-    def _take(
-        self,
-        catalog: Catalog,
-        incomplete: dict[Relation, Incomplete],
-        problems_of_log: Sequence[str],
-        problems_of_tables: Sequence[str],
-    ) -> None:
+    def _take(self, catalog: Catalog) -> None:
+        self._is_checked = False
         if catalog != self._catalog:
             self._catalog = catalog
             self._catalogs += 1
-        self._incomplete = incomplete
+
+    async def _check(self) -> None:
+        """Find out which triggers have to follow their tables, and what is wrong with them and with the log.
+
+        This takes as long as reading the catalog, and is done after it: changed rights must not wait.
+        """
+        async with self._connection() as connection:
+            self._is_checked = True
+            try:
+                attached = await read_attached_async(connection, self._schema)
+                problems_of_log = await log_problems_async(connection, self._schema)
+            except BaseException:
+                self._is_checked = False
+                raise
+        problems_of_tables = bridge_problems(attached, reads_by_itself=not self._roles)
+        self._incomplete = {} if self._is_standby else find_incomplete(attached)
         self._report_problems("the change log is not as it should be", problems_of_log)
         self._report_problems("a table is not captured as it should be", problems_of_tables)
         self.problems = (*problems_of_log, *problems_of_tables)
