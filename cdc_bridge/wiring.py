@@ -24,7 +24,7 @@ from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.evaluation import SLOW_WORKERS
 from cdc_bridge.engine.read_workers import DATA_WORKERS, WORKERS
-from cdc_bridge.engine.request_handler import LOOK_UPS_MAX
+from cdc_bridge.engine.request_handler import ITEMS_MAX, KEYS_MAX
 from cdc_bridge.engine.scheduler import Kind
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.server.http import RequestPolicy
@@ -70,8 +70,8 @@ async def open_pools(settings: Settings) -> AsyncIterator[Pools]:
     )
     async with (
         pools.open(CATALOG_CONNECTIONS, prepare_threshold=PREPARED_AFTER) as catalog,
-        pools.open(settings.snapshot_concurrency + DATA_WORKERS + LOOK_UPS_MAX) as data,
-        pools.open(WORKERS[Kind.REPLAY] + LOOK_UPS_MAX, kept=0) as log,
+        pools.open(settings.snapshot_concurrency + DATA_WORKERS + ITEMS_MAX + KEYS_MAX) as data,
+        pools.open(WORKERS[Kind.REPLAY] + KEYS_MAX, kept=0) as log,
         pools.open(1 + SLOW_WORKERS) as evaluator,
         pools.open(CLIENTS_CONNECTIONS) as clients,
     ):

@@ -118,7 +118,7 @@ class Broker:
             self._scheduler.suspend(subscriber)
 
     async def see_as(self, outlet: Outlet, principal: Principal) -> None:
-        """A client's subscriptions go on with these eyes: with fresh data, or with the error that they would get now.
+        """Let a client's subscriptions go on for this principal: with fresh data, or the error that they would get.
         Those that see as before go on as they are.
         """
         await self._requests.see_as(outlet, principal)

@@ -1,4 +1,4 @@
-"""Keeps the hub's catalog like the database's.
+"""Keep the hub's catalog like the database's.
 
 Nobody tells us that a table was altered. It shows in a change that does not fit the catalog (`is_drifted`), in a reader
 that finds another table than it was asked for (`SourceChanged`), and in what is looked at from time to time. Only that
@@ -131,7 +131,7 @@ class CatalogWatch:
                 await self._parser.answer(unknown, catalog)
 
     async def adopt_rules(self, rules: RuleSet) -> None:
-        """Other rules hold: everybody is judged anew by them."""
+        """Judge every subscription by other rules."""
         async with self._refreshing:
             self._parser.access.adopt(rules)
             await self._apply_rules()
@@ -224,7 +224,7 @@ class CatalogWatch:
             return self._parser.judge(subscription, collection.name, catalog)
         except (RequestError, NotYetKnown):
             raise
-        except Exception as error:  # nor may one whom we stumble over keep all the others from what is new
+        except Exception as error:  # one that we stumble over must not keep all the others from what is new
             log.exception("a subscription cannot be judged by a new catalog")
             raise RequestError("SERVICE_UNAVAILABLE", "The subscription cannot be served any more.") from error
 

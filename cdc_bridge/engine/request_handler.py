@@ -1,8 +1,10 @@
-"""What clients ask for: requests come in, subscriptions and rows go out.
+"""Handle what clients ask for: `subscribe`, `items`, and a renewed token.
 
-A request waits until the database is there and agrees with the catalog; what is wrong with it is said at once.
+Rule: a request waits until the database can be reached and agrees with the catalog; a request that is wrong is refused
+at once.
 
-Bound: `LOOK_UPS_MAX` questions are put to the database at the same time; the others wait, each client with one.
+Bound: `ITEMS_MAX` replies to `items` and `KEYS_MAX` keys are read at the same time; other requests wait, each client
+with one. Keys have a share of their own, so `items` that take long delay no `subscribe`.
 """
 
 from __future__ import annotations
@@ -29,8 +31,8 @@ from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 
-LOOK_UPS_MAX = 2
-"""Questions of clients (`items`, the key of an `item`) that are put to the database at the same time."""
+ITEMS_MAX = 2
+KEYS_MAX = 2
 
 Result = TypeVar("Result")
 
@@ -58,7 +60,8 @@ class RequestHandler:
         self._parser = parser
         self._subscriptions_max = subscriptions_max
         self._retry_delay_s = retry_delay_s
-        self._look_ups = asyncio.Semaphore(LOOK_UPS_MAX)
+        self._items = asyncio.Semaphore(ITEMS_MAX)
+        self._keys = asyncio.Semaphore(KEYS_MAX)
 
     async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal) -> Subscriber:
         """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`."""
@@ -73,7 +76,7 @@ class RequestHandler:
         return reading.subscriber
 
     async def see_as(self, outlet: Outlet, principal: Principal) -> None:
-        """All subscriptions of a client go on with these eyes, or end with the error that they would get now."""
+        """Let all subscriptions of a client go on for this principal, or end with the error that they would get now."""
         for subscriber in outlet.subscribers():
             await self._see_as(subscriber, principal)
 
@@ -112,9 +115,9 @@ class RequestHandler:
         return parsed.narrowed(_subscription(request, parsed, key, item))
 
     async def _find_key(self, parsed: ParsedQuery, key: tuple[str, ...], request: Subscribe) -> bytes:
-        """Who resumes may follow a row that is gone: its `delete` is what was missed."""
+        """A subscriber that resumes may follow a row that is gone: its `delete` is what was missed."""
         collection = parsed.collection
-        async with self._look_ups:
+        async with self._keys:
             try:
                 return await self._reader.find_key(collection, key, self._hub.catalog, parsed.context)
             except RequestError:
@@ -129,7 +132,7 @@ class RequestHandler:
         )
         key = item_key(request.item, parsed.collection) if request.item is not None else None
         asked = Asked(parsed.collection, parsed.query, key, parsed.context)
-        async with self._look_ups:
+        async with self._items:
             try:
                 return await self._reader.read(asked, catalog)
             except RequestError as error:
