@@ -33,7 +33,9 @@ from cdc_bridge.server.server import ServerOptions
 from cdc_bridge.server.tls import Certificate
 from cdc_bridge.settings import Settings
 
-CATALOG_CONNECTIONS = 2
+CATALOG_CONNECTIONS = 1
+"""Shared with the maintenance of the log, which waits a second at most, where somebody has locked a part of that."""
+
 CLIENTS_CONNECTIONS = 2
 """For what has to be asked to read a client's query, and to tell who comes back what was missed."""
 

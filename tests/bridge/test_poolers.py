@@ -92,15 +92,22 @@ async def _is_served_through(dsn: str, database: Database) -> None:
 
 
 async def test_idle_bridge_has_six_connections(t: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that it needed for a moment are closed when they have been idle for a while."""
-    monkeypatch.setattr("cdc_bridge.database.pools.IDLE_S", 0.5)
+    """Also when the catalog and the log are looked at in the same moment, as they are every ten seconds."""
+    for interval in ("CATALOG_INTERVAL_S", "MAINTENANCE_INTERVAL_S"):
+        monkeypatch.setattr(f"cdc_bridge.bridge.{interval}", 0.05)
     async with running_bridge(t.dsn) as bridge, connected(bridge.url) as client, asyncio.timeout(20):
         await client.send(SUBSCRIBE)
         await client.expect(event="init")
-        count = 0
-        while count != 6:
-            [(count,)] = t.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cdc\\_bridge %'")
+        for _ in range(20):
+            [(count,)] = t.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cdc_bridge read'")
+            assert count <= 4
             await asyncio.sleep(0.1)
+        names = t.execute("SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'cdc\\_bridge %'")
+        assert sorted(name for (name,) in names if name != "cdc_bridge prune") == [
+            "cdc_bridge heartbeat",
+            "cdc_bridge listen",
+            *["cdc_bridge read"] * 4,
+        ]
 
 
 async def test_too_few_connections_are_named(t: Database, caplog: pytest.LogCaptureFixture) -> None:
