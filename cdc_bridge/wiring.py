@@ -47,7 +47,7 @@ PREPARED_AFTER = 5
 class Pools:
     """The connections that read, by what for.
 
-    The stream waits for the catalog at times, and for the evaluator: no client's query may stand in its way.
+    Changes can wait for the catalog and for the evaluator: no client's query may stand in their way.
     """
 
     all: ReadPools

@@ -1,8 +1,9 @@
 """Between what is heard from the database, what clients ask for, and the hub that joins the two.
 
-Three things run side by side, all on one event loop: `listen` takes what the capture hears (`listener.py`), workers in
-`serve_reads` read what subscribers wait for (`read_workers.py`), and connections call `subscribe`, `unsubscribe` and
-`read_items` (`request_handler.py`). None of them holds a lock: the hub changes between two awaits. What the hub wants
+Four things run side by side, all on one event loop: `listen` takes what the capture hears (`dispatcher.py`), workers in
+`serve_questions` have the database decide what memory cannot (`evaluation.py`), those in `serve_reads` read what
+subscribers wait for (`read_workers.py`), and connections call `subscribe`, `unsubscribe` and `read_items`
+(`request_handler.py`). None of them holds a lock: the hub changes between two awaits. What the hub wants
 to be read for its subscribers goes by way of the scheduler (`scheduler.py`).
 """
 
@@ -78,6 +79,11 @@ class Broker:
     @property
     def listening(self) -> bool:
         return self._scheduler.listening.is_set()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether everything that came has been sent, and nothing has to be asked or read for it."""
+        return self.hub.is_settled and not self._dispatcher.is_waiting
 
     # --- what runs side by side, for ever ---
 

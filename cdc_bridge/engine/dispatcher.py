@@ -222,6 +222,11 @@ class Dispatcher:
 
     # --- what does not fit the catalog ---
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether changes wait for the catalog."""
+        return bool(self._drifting)
+
     async def serve_drift(self) -> None:
         """Read the catalog whenever a change calls for it, for ever, and go on with what has waited for it."""
         while True:

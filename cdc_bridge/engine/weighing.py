@@ -5,8 +5,8 @@
 3. What is shown of rows that their images do not have is asked for as well: `completions`, `complete`.
 
 A step without questions costs nothing. Then each group has its events, or a `CannotTell` in their place.
-Equal questions are asked once, on behalf of all who ask; and who is let see none of the rows costs nothing any more.
-Never reads the clock or the network; the stream may wait between steps.
+Equal questions are asked once, on behalf of all who ask. `split` takes apart what needs an answer and what does not, so
+that the second can be sent at once. Never reads the clock or the network.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ class Watched:
         await self._until(self._is_quiet)
 
     def _is_quiet(self) -> bool:
-        return self.broker.hub.is_settled
+        return self.broker.is_settled
 
     async def _until(self, condition: Any) -> None:
         """Nothing tells when a reading has been found to be empty, so we look."""
