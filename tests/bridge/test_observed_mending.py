@@ -16,7 +16,7 @@ from cdc_bridge.admin.mode import Mode
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.holding import FIRST, TABLE, WAITS, held_lock, held_table
-from tests.support.reader import readers_of
+from tests.support.reader import SUB, readers_of
 from tests.support.server import Database, bin_dir
 from tests.support.wsclient import Client, Message, connected
 
@@ -225,6 +225,36 @@ async def test_policy_that_takes_long_holds_nobody_up_who_follows_another_table(
                 await other.expect(event="create", data=[{"id": 1}])
                 await hold.is_waited_for()
             await slow.expect(data=[{"id": 1}])
+
+
+async def test_table_that_was_altered_holds_nobody_up_while_rights_on_it_are_asked_for(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE members (sub text); INSERT INTO members VALUES ('ann');"
+        "CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE u (id int PRIMARY KEY);"
+        "ALTER TABLE t ENABLE ROW LEVEL SECURITY"
+    )
+    attach(database, "t", "u")
+    with readers_of(database) as readers:
+        database.execute(
+            f"GRANT SELECT ON t, u, members TO {readers.role};"
+            f"CREATE POLICY own ON t USING (EXISTS (SELECT FROM members m WHERE m.sub = {SUB}))"
+        )
+        async with (
+            readers.bridge(**PATIENT) as bridge,
+            readers.connected(bridge, "ann") as slow,
+            readers.connected(bridge, "bob") as other,
+        ):
+            for client, table in ((slow, "t"), (other, "u")):
+                await client.send({"type": "subscribe", "collection": table})
+                await client.expect(event="init")
+            async with held_table(database, "members") as hold:
+                database.execute("ALTER TABLE t ADD v int")
+                database.execute("INSERT INTO t VALUES (1, 2)")
+                await hold.is_waited_for()
+                database.execute("INSERT INTO u VALUES (1)")
+                await other.expect(event="create", data=[{"id": 1}])
+                await hold.is_waited_for()
+            await slow.until(data=[{"id": 1, "v": 2}])
 
 
 async def test_locked_table_behind_a_relation_holds_nobody_up_who_does_not_show_it(database: Database) -> None:
