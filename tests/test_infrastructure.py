@@ -63,17 +63,20 @@ def test_cluster_ends_when_its_parent_is_killed() -> None:
     """A test run that is killed leaves no server behind."""
     program = (
         "from tests.support.server import own_cluster\n"
-        "cluster = own_cluster(); cluster.start(); print(cluster.folder, flush=True); input()"
+        "cluster = own_cluster(); cluster.start();"
+        "print(cluster.folder, cluster.data_dir, flush=True); input()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        folder = Path(parent.stdout.readline().strip())
-        postmaster = os.pidfd_open(int((folder / "data" / "postmaster.pid").read_text().split()[0]))
+        folder, data_dir = map(Path, parent.stdout.readline().split())
+        postmaster = os.pidfd_open(int((data_dir / "postmaster.pid").read_text().split()[0]))
         parent.kill()
     ended, _, _ = select.select([postmaster], [], [], 30)
     os.close(postmaster)
+    own_cluster().delete()  # which also removes what was in memory
+    assert data_dir.is_relative_to(folder) or not data_dir.exists()
     shutil.rmtree(folder)
     assert ended
 

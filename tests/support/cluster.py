@@ -9,17 +9,23 @@ import contextlib
 import ctypes
 import functools
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
-from cdc_bridge.demo.server import QUICK, STOP_TIMEOUT_S, ThrowAwayServer, backoff, embedded_bin_dir
+from cdc_bridge.demo.server import QUICK, STOP_TIMEOUT_S, Account, ThrowAwayServer, backoff, embedded_bin_dir
 
 __all__ = ["QUICK", "Cluster", "embedded_bin_dir"]
+
+MEMORY = Path("/dev/shm")
+MEMORY_PREFIX = "cdc-bridge-pg-"
+MEMORY_BYTES_MIN = 3 * 1024**3
 
 _PR_SET_PDEATHSIG = 1
 _IPC_RMID = 0
@@ -30,7 +36,18 @@ class Cluster(ThrowAwayServer):
 
     Started from the main thread on Linux, it also ends when this process is killed. (From another thread it would end
     with that thread.)
+
+    `in_memory`: its data are, where there is room. Making a database, which is 300 files, then takes a
+    tenth of the time.
     """
+
+    def __init__(
+        self, bin_dir: Path | None = None, *, settings: Mapping[str, str] | None = None, in_memory: bool = False
+    ) -> None:
+        super().__init__(bin_dir, settings=settings)
+        self._memory = _memory_folder(self.account) if in_memory else None
+        if self._memory is not None:
+            self.data_dir = self._memory / "data"
 
     def kill(self) -> None:
         """SIGKILL the postmaster and every process of its own; returns when all of them are gone."""
@@ -46,6 +63,8 @@ class Cluster(ThrowAwayServer):
         self.stop("immediate")
         self._free_shared_memory()
         super().delete()
+        if self._memory is not None:
+            shutil.rmtree(self._memory, ignore_errors=True)
 
     def _abandon(self) -> None:
         self._crash()
@@ -73,6 +92,28 @@ class Cluster(ThrowAwayServer):
             return
         if sys.platform == "linux":
             ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None)
+
+
+def _memory_folder(account: Account | None) -> Path | None:
+    """A new folder that the account can reach, named for this process; None where there is no room."""
+    _free_memory()
+    if not (MEMORY.is_dir() and os.access(MEMORY, os.W_OK)):
+        return None
+    room = os.statvfs(MEMORY)
+    if room.f_bavail * room.f_frsize < MEMORY_BYTES_MIN:
+        return None
+    folder = Path(tempfile.mkdtemp(prefix=f"{MEMORY_PREFIX}{os.getpid()}-", dir=MEMORY))
+    if account:
+        os.chown(folder, account.uid, account.gid)
+    return folder
+
+
+def _free_memory() -> None:
+    """Remove what processes that were killed have left behind."""
+    for folder in MEMORY.glob(f"{MEMORY_PREFIX}*"):
+        pid = folder.name.removeprefix(MEMORY_PREFIX).partition("-")[0]
+        if not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from tests.support.cluster import QUICK, Cluster, embedded_bin_dir
 
 SETTINGS: Mapping[str, str] = {
     **QUICK,
+    "max_wal_size": "512MB",  # it may be in memory
     "max_connections": "300",
     "max_prepared_transactions": "20",
     "timezone": "UTC",
@@ -111,7 +112,7 @@ def bin_dir() -> Path:
 
 def own_cluster() -> Cluster:
     """Not started yet."""
-    return Cluster(bin_dir(), settings=SETTINGS)
+    return Cluster(bin_dir(), settings=SETTINGS, in_memory=True)
 
 
 def server_of(cluster: Cluster) -> Server:

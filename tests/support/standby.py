@@ -17,9 +17,8 @@ WITHIN_S = 30.0
 @contextlib.contextmanager
 def standby_of(primary: Cluster) -> Iterator[Cluster]:
     """Running, and following; removed at the end."""
-    standby = Cluster(
-        bin_dir(), settings={**SETTINGS, "primary_conninfo": f"host=127.0.0.1 port={primary.port} user=postgres"}
-    )
+    settings = {**SETTINGS, "primary_conninfo": f"host=127.0.0.1 port={primary.port} user=postgres"}
+    standby = Cluster(bin_dir(), settings=settings, in_memory=True)
     try:
         origin = ["-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres"]
         made = standby._run(
