@@ -35,8 +35,8 @@ SHUT_AGAIN_S = 1.0
 
 POLL_BUSY_S = 0.01
 POLL_VERY_BUSY_S = 0.025
-VERY_BUSY = 100
-"""Changes found by one reading; then the next one may find more, for the price of one."""
+VERY_BUSY = 15
+"""Changes found by one reading. A reading costs as much as a hundred changes, so the next one may then find more."""
 
 POLL_OPENING_S = 0.02
 POLL_OPENING_LATER_S = 0.25
