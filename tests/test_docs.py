@@ -61,3 +61,11 @@ def anchors(page: Path) -> set[str]:
     """As those who show Markdown make them of headings."""
     found = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
+
+
+@pytest.mark.parametrize("page", [*(str(page.relative_to(ROOT)) for page in PAGES), "CONTRIBUTING.md"])
+def test_every_file_that_a_page_names_is_there(page: str) -> None:
+    """A way in for readers leads somewhere: a path is one of the repository, or of the package."""
+    named = set(re.findall(r"`((?:[a-z_]+/)+[a-z_0-9]+\.(?:py|sql|md|yaml))`", (ROOT / page).read_text()))
+    places = ROOT, ROOT / "cdc_bridge"
+    assert [path for path in sorted(named) if not any((place / path).exists() for place in places)] == []
