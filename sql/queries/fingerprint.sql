@@ -2,8 +2,8 @@
 -- over the rows of catalogs. The bridge asks every few seconds and runs those only when the answer differs. No row without our schema.
 --
 -- A row is told by its key and `xmin`, the transaction that wrote it: VACUUM, also VACUUM FULL of a catalog, and ANALYZE leave
--- that alone. Where applications write often, single columns are told instead: TRUNCATE writes pg_class. Temporary tables
--- and, as long as there is no policy, tables without triggers are left out, so that creating them is nobody's change.
+-- that alone. Where applications write often, single columns are told instead: TRUNCATE writes pg_class. Rights are told by
+-- their text, since the hash of an aclitem is no more than the sum of its roles and rights. Temporary tables and, as long as there is no policy, tables without triggers are left out, so that creating them is nobody's change.
 -- Statistics counters would be cheaper still, but they lag by up to ten seconds, and the size of a catalog says nothing.
 WITH ours AS MATERIALIZED (
     SELECT oid FROM pg_namespace WHERE nspname = %(schema)s
@@ -20,7 +20,7 @@ SELECT ARRAY[
     (SELECT datdba::int8 FROM pg_database WHERE datname = current_database()),
     (SELECT bit_xor(hash_record_extended(ROW(oid, xmin), 0)) FROM pg_namespace WHERE NOT starts_with(nspname, 'pg_')),
     (SELECT bit_xor(hash_record_extended(ROW(c.oid, c.relname, c.relnamespace, c.relkind, c.relpersistence, c.relispartition,
-        c.relowner, c.relacl, c.relrowsecurity, c.relforcerowsecurity, c.reloptions, CASE WHEN c.relhastriggers THEN c.relfilenode END), 0))
+        c.relowner, c.relacl::text, c.relrowsecurity, c.relforcerowsecurity, c.reloptions, CASE WHEN c.relhastriggers THEN c.relfilenode END), 0))
      FROM pg_class c JOIN relation r USING (oid)),
     (SELECT bit_xor(hash_record_extended(ROW(attrelid, attnum, xmin), 0))
      FROM pg_attribute WHERE attnum > 0 AND attrelid IN (SELECT oid FROM relation)),

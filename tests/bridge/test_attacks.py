@@ -1,0 +1,38 @@
+"""Attacks on the promise from outside: what somebody may no longer see is not told, however it was taken away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cdc_bridge.database.catalog import fingerprint
+from tests.support.attach import attach
+from tests.support.server import Database
+
+pytestmark = [pytest.mark.once, pytest.mark.timeout(60)]
+
+TWINS = """
+DO $$ BEGIN
+    LOOP
+        CREATE ROLE {one}; CREATE ROLE {other};
+        EXIT WHEN '{other}'::regrole::oid::int8 = '{one}'::regrole::oid::int8 + 1;
+        DROP ROLE {one}, {other};
+    END LOOP;
+END $$;
+"""
+
+
+async def test_right_that_another_role_gets_instead_is_noticed(database: Database) -> None:
+    """PostgreSQL's hash of an `aclitem` is the sum of grantee, grantor and rights: SELECT is 2 of these, INSERT 1."""
+    one, other = f"one_{database.name}", f"other_{database.name}"
+    database.execute(TWINS.replace("{one}", one).replace("{other}", other))
+    try:
+        database.execute(f"CREATE TABLE t (id int PRIMARY KEY); GRANT SELECT ON t TO {one}")
+        attach(database, "t")
+        async with await database.connect() as connection:
+            before: Any = await fingerprint(connection, "cdc")
+            database.execute(f"REVOKE SELECT ON t FROM {one}; GRANT INSERT ON t TO {other}")
+            assert await fingerprint(connection, "cdc") != before
+    finally:
+        database.execute(f"DROP OWNED BY {one}, {other}; DROP ROLE {one}, {other}")
