@@ -22,9 +22,8 @@ from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.model.catalog import Collection, Column, PgType
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.filter import EVERYTHING, And, Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.model.projection import Output, Projection
 from cdc_bridge.model.row import Row
-from cdc_bridge.model.subscription import Query, Subscription
+from cdc_bridge.model.subscription import Output, Projection, Query, Subscription
 from cdc_bridge.model.table import Table
 from cdc_bridge.query.row_version import RowVersion
 

@@ -44,8 +44,8 @@ from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.subscriber import Anchor
 from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.change import NO_ERA, Change, Operation, Snapshot
-from cdc_bridge.model.principal import Principal
 from cdc_bridge.model.row import Row
+from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import InitialData
 from cdc_bridge.query.forms import QueryLimits

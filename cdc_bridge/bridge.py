@@ -1,25 +1,44 @@
-"""The composition root: has the parts built, runs them side by side, and takes them down in order."""
+"""The composition root: builds the parts from the settings, runs them side by side, and takes them down in order.
+
+Settings stop here: each part gets the values that it needs.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
-from cdc_bridge import wiring as parts
-from cdc_bridge.access.authenticator import Authenticator
+from cdc_bridge.access.authenticator import Authenticator, Roles, Verifier
+from cdc_bridge.access.keys import Key, PublishedKeys, public, shared
 from cdc_bridge.access.rules import RuleSet
 from cdc_bridge.admin.maintenance import LogMaintenance
+from cdc_bridge.capture.capture_session import StreamOptions
+from cdc_bridge.capture.change_stream import ChangeStream
+from cdc_bridge.capture.connection import Connector
+from cdc_bridge.capture.log_reader import PooledLogReader
+from cdc_bridge.database.catalog_reader import PooledCatalogReader
+from cdc_bridge.database.pools import Pool, ReadPools
+from cdc_bridge.database.row_evaluator import PooledRowEvaluator
+from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.broker import Broker
+from cdc_bridge.engine.evaluation import SLOW_WORKERS
+from cdc_bridge.engine.read_workers import DATA_WORKERS, WORKERS
+from cdc_bridge.engine.request_handler import ITEMS_MAX, KEYS_MAX
+from cdc_bridge.engine.scheduler import Kind
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import BridgeError, UsageError
-from cdc_bridge.server.server import WebSocketServer
+from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.server.http import RequestPolicy
+from cdc_bridge.server.limits import ConnectionLimits, is_loopback
+from cdc_bridge.server.server import Certificate, ServerOptions, WebSocketServer
 from cdc_bridge.settings import Settings
 from cdc_bridge.wanted import check_still_wanted
-from cdc_bridge.wiring import Pools
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +47,198 @@ CATALOG_INTERVAL_S = 2.0
 
 MAINTENANCE_INTERVAL_S = 5.0
 """How often the log is looked at, and pruned if that cannot wait."""
+
+CATALOG_CONNECTIONS = 1
+"""Shared with the maintenance of the log, which waits a second at most, where somebody has locked a part of that."""
+
+CLIENTS_CONNECTIONS = 2
+"""For what has to be asked to read a client's query, and to tell who comes back what was missed."""
+
+PREPARED_AFTER = 5
+"""The catalog is asked the same few things for ever: planning them each time would cost more than the answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pools:
+    """The connections that read, by what for.
+
+    Changes can wait for the catalog and for the evaluator: no client's query may stand in their way.
+    """
+
+    all: ReadPools
+    connector: Connector
+    catalog: Pool
+    data: Pool
+    log: Pool
+    evaluator: Pool
+    clients: Pool
+
+
+@asynccontextmanager
+async def _open_pools(settings: Settings) -> AsyncIterator[Pools]:
+    """Four connections while idle; with the two of the change stream that makes six, as `docs/limits.md` says."""
+    connector = Connector(settings.conninfo, settings.connect_timeout_s)
+    pools = ReadPools(
+        settings.conninfo,
+        settings.schema_name,
+        connector,
+        connect_timeout_s=settings.connect_timeout_s,
+        reconnect_delay_max_s=settings.reconnect_delay_max_s,
+    )
+    async with (
+        pools.open(CATALOG_CONNECTIONS, prepare_threshold=PREPARED_AFTER) as catalog,
+        pools.open(settings.snapshot_concurrency + DATA_WORKERS + ITEMS_MAX + KEYS_MAX) as data,
+        pools.open(WORKERS[Kind.REPLAY] + KEYS_MAX, kept=0) as log,
+        pools.open(1 + SLOW_WORKERS) as evaluator,
+        pools.open(CLIENTS_CONNECTIONS) as clients,
+    ):
+        yield Pools(pools, connector, catalog, data, log, evaluator, clients)
+
+
+def _build_capture(settings: Settings, pools: Pools, broker: Callable[[], Broker]) -> ChangeStream:
+    """`broker` comes later: it needs a capture to begin with."""
+    return ChangeStream(
+        StreamOptions(
+            conninfo=settings.conninfo,
+            schema=settings.schema_name,
+            heartbeat_interval_s=settings.heartbeat_interval_s,
+            heartbeat_timeout_s=settings.heartbeat_timeout_s,
+            connect_timeout_s=settings.connect_timeout_s,
+            reconnect_delay_max_s=settings.reconnect_delay_max_s,
+            poll_interval_s=settings.poll_interval_s,
+        ),
+        lambda relation_id: broker().hub.catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
+        lambda relation_ids: broker().is_congested(relation_ids),
+        connector=pools.connector,
+        on_silence=pools.all.drop,
+    )
+
+
+def _build_catalog_reader(settings: Settings, pool: Pool) -> PooledCatalogReader:
+    return PooledCatalogReader(
+        pool,
+        settings.conninfo,
+        settings.schema_name,
+        settings.collections,
+        settings.relations,
+        roles=tuple({*settings.roles, settings.anon_role} - {""}),
+    )
+
+
+def _build_broker(settings: Settings, capture: ChangeStream, catalog: PooledCatalogReader, pools: Pools) -> Broker:
+    return Broker(
+        capture,
+        SnapshotReader(pools.data, settings.schema_name),
+        catalog,
+        PooledLogReader(pools.log, settings.schema_name),
+        _row_evaluator(settings, pools.evaluator),
+        clients_evaluator=_row_evaluator(settings, pools.clients),
+        rows_workers=settings.snapshot_concurrency,
+        limits=_query_limits(settings),
+        subscriptions_max=settings.subscriptions_max,
+        held_bytes_max=settings.held_bytes_max,
+        rules=RuleSet(tuple(settings.rules)),
+    )
+
+
+def _row_evaluator(settings: Settings, pool: Pool) -> PooledRowEvaluator:
+    return PooledRowEvaluator(
+        pool, statement_timeout_s=settings.evaluation_timeout_s, rest_s=settings.evaluation_rest_s
+    )
+
+
+def _build_maintenance(settings: Settings, pool: Pool) -> LogMaintenance:
+    return LogMaintenance(
+        pool,
+        settings.conninfo,
+        settings.schema_name,
+        retention_age_s=settings.retention_age_s,
+        retention_bytes=settings.retention_bytes,
+        notify=settings.notify,
+    )
+
+
+def _query_limits(settings: Settings) -> QueryLimits:
+    return QueryLimits(
+        settings.limit_default,
+        settings.limit_max,
+        settings.filter_depth_max,
+        settings.filter_nodes_max,
+        settings.in_values_max,
+    )
+
+
+def _build_authenticator(settings: Settings, broker: Broker, keys: Sequence[Key]) -> Authenticator:
+    roles = Roles(
+        database=frozenset(settings.roles),
+        anonymous=settings.anon_role,
+        is_ruled=broker.is_ruled,
+        public=settings.insecure_public,
+    )
+    return Authenticator(
+        roles,
+        Verifier(settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway_s),
+        keys,
+        PublishedKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else None,
+        settings.static_tokens,
+    )
+
+
+def _server_options(settings: Settings) -> ServerOptions:
+    return ServerOptions(
+        host=settings.host,
+        port=settings.port,
+        frame_bytes_max=settings.frame_bytes_max,
+        backlog_bytes_max=settings.backlog_bytes_max,
+        messages_per_second_max=settings.messages_per_second_max,
+        ping_interval_s=settings.ping_interval_s,
+        compression=settings.compression,
+        auth_mode=settings.mode,
+        auth_timeout_s=settings.auth_timeout_s,
+    )
+
+
+def _build_request_policy(
+    settings: Settings, broker: Broker, capture: ChangeStream, pools: Pools, catalog: PooledCatalogReader
+) -> RequestPolicy:
+
+    def not_ready() -> str | None:
+        reasons = list(catalog.problems)
+        if pools.all.problems:
+            reasons.insert(0, "no connection to read with")
+        if not broker.listening:
+            reasons.insert(0, "not listening to the database")
+        elif time.monotonic() - capture.last_heard_s > settings.heartbeat_timeout_s:
+            reasons.insert(0, f"no heartbeat for {settings.heartbeat_timeout_s:g} s")
+        return "; ".join(reasons) or None
+
+    return RequestPolicy(
+        ConnectionLimits(
+            settings.connections_max,
+            settings.connections_per_address_max,
+            handshakes_max=settings.handshakes_max,
+            behind_proxy=settings.behind_proxy,
+        ),
+        allowed_origins=tuple(settings.allowed_origins),
+        not_ready=not_ready,
+        subscriptions=lambda: len(broker.hub),
+        loopback_only=is_loopback(settings.host),
+    )
+
+
+def _keys_at_hand(settings: Settings) -> tuple[Key, ...]:
+    """Not those that an issuer publishes. Raises `SettingsError`."""
+    found = []
+    if secret := settings.jwt_secret.get_secret_value():
+        found.append(shared(secret))
+    if settings.jwt_public_key:
+        found.append(public(settings.jwt_public_key))
+    return tuple(found)
+
+
+def _build_certificate(settings: Settings) -> Certificate | None:
+    """Raises `SettingsError`."""
+    return Certificate(settings.tls_certificate, settings.tls_key) if settings.tls_certificate else None
 
 
 class Bridge:
@@ -47,13 +258,13 @@ class Bridge:
         self._on_listening = on_listening
         self._on_stopping = on_stopping
         self._stopping = asyncio.Event()
-        self._keys = parts.keys_at_hand(settings)
-        self._certificate = parts.certificate(settings)
+        self._keys = _keys_at_hand(settings)
+        self._certificate = _build_certificate(settings)
 
     async def run(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT. Raises `BridgeError` for what waiting cannot mend."""
         try:
-            async with self._signals(), parts.open_pools(self._settings) as pools:
+            async with self._signals(), _open_pools(self._settings) as pools:
                 await self._serve(pools)
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
@@ -69,13 +280,13 @@ class Bridge:
 
     async def _serve(self, pools: Pools) -> None:
         settings = self._settings
-        capture = parts.capture(settings, pools, lambda: broker)
-        catalog = parts.catalog_reader(settings, pools.catalog)
-        broker = parts.broker(settings, capture, catalog, pools)
-        maintenance = parts.maintenance(settings, pools.catalog)
-        requests = parts.request_policy(settings, broker, capture, pools, catalog)
-        authenticator = parts.authenticator(settings, broker, self._keys)
-        server = WebSocketServer(broker, requests, authenticator, parts.server_options(settings), self._certificate)
+        capture = _build_capture(settings, pools, lambda: broker)
+        catalog = _build_catalog_reader(settings, pools.catalog)
+        broker = _build_broker(settings, capture, catalog, pools)
+        maintenance = _build_maintenance(settings, pools.catalog)
+        requests = _build_request_policy(settings, broker, capture, pools, catalog)
+        authenticator = _build_authenticator(settings, broker, self._keys)
+        server = WebSocketServer(broker, requests, authenticator, _server_options(settings), self._certificate)
         async with asyncio.TaskGroup() as tasks:
             running = [tasks.create_task(work) for work in self._side_by_side(broker, maintenance)]
             running.append(tasks.create_task(authenticator.keep_fresh()))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cdc_bridge import settings as s
+from cdc_bridge.access.authenticator import StaticToken
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.access.tokens import StaticToken
 from cdc_bridge.conninfo import mask, server
 from cdc_bridge.model.errors import SettingsError
 from cdc_bridge.model.subscription import EventKind

@@ -30,7 +30,7 @@ from typing import TypeAlias
 
 from cdc_bridge.model import frames
 from cdc_bridge.model.errors import RequestError, forbidden_collection
-from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Uid
 
 CLOCK_CHECK_S = 30.0

@@ -1,27 +1,237 @@
-"""From a token to the principal that it proves."""
+"""From a token to the principal that it proves: JSON Web Tokens (RFC 7519), and the configuration's static tokens.
+
+The claims of a token go to the database as the text that the issuer wrote. A text that PostgreSQL would read
+differently than we do is therefore refused: one with duplicate names, or with values that `jsonb` cannot hold.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence, Set
-from dataclasses import dataclass
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+import jwt
 
 from cdc_bridge.access.auth_state import Identity, authentication_failed
-from cdc_bridge.access.keys import Key
-from cdc_bridge.access.published_keys import PublishedKeys
-from cdc_bridge.access.tokens import (
-    Claims,
-    Header,
-    StaticToken,
-    StaticTokens,
-    TokenRefused,
-    Verifier,
-    header_of,
-    with_role,
-)
+from cdc_bridge.access.keys import HS256, Key, PublishedKeys
 from cdc_bridge.logs import facts
 from cdc_bridge.model import exactjson
-from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.model.security_context import SELF, Principal
+
+TOKEN_CHARACTERS_MAX = 16 * 1024
+
+ALGORITHMS = frozenset({HS256, "RS256", "ES256", "EdDSA"})
+
+FAR_S = 1e12
+"""Times are cut to this many seconds from 1970. An expiry beyond it never comes."""
+
+EXPONENT_MAX = 1000
+"""The largest decimal exponent of a number in claims. PostgreSQL's `numeric` has a limit too."""
+
+
+class TokenRefused(Exception):
+    """A token proves nothing. The reason is for the operator's log, never for the client, and repeats no token."""
+
+
+# --- claims ---
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """The claims of a token. `text` is a JSON object as the issuer wrote it, `values` are its members."""
+
+    text: str
+    values: Mapping[str, Any]
+
+
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def read_claims(body: bytes) -> Claims:
+    """Parse the payload of a token. Raises `TokenRefused`."""
+    try:
+        text = body.decode()
+        values = exactjson.decode(text)
+        json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_moderate)
+    except (ValueError, RecursionError):
+        raise TokenRefused("its claims are not valid JSON, or a name occurs twice") from None
+    if not isinstance(values, dict):
+        raise TokenRefused("its claims are not an object")
+    if _NUL.search(text):
+        raise TokenRefused("its claims contain a NUL character, which PostgreSQL cannot store")
+    return Claims(text, {**values, **{name: _seconds(values, name) for name in ("exp", "nbf") if name in values}})
+
+
+def with_role(text: str, role: str) -> str:
+    """Add the role to the text of claims that name none."""
+    addition = exactjson.encode({"role": role})
+    return addition if text.strip("{} \t\r\n") == "" else text.rstrip().removesuffix("}") + "," + addition[1:]
+
+
+def _seconds(values: Mapping[str, Any], name: str) -> float:
+    """Return a time in seconds since 1970. A string is refused, even if it holds digits."""
+    value = values[name]
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise TokenRefused(f"{name} is not a number")
+    return float(max(min(value, FAR_S), -FAR_S))
+
+
+def _without_duplicates(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(members)
+    if len(found) != len(members):
+        raise ValueError("a name occurs twice")
+    return found
+
+
+def _moderate(digits: str) -> Decimal:
+    number = Decimal(digits)
+    if abs(number.adjusted()) > EXPONENT_MAX:
+        raise ValueError("the exponent is too large")
+    return number
+
+
+# --- JSON Web Tokens ---
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """The unverified header of a token. It selects which of our keys are tried, and nothing else."""
+
+    algorithm: str
+    kid: str | None
+
+
+_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+"""A signed token: three parts, not encrypted, without the padding that some readers tolerate."""
+
+_REASONS: dict[type[Exception], str] = {
+    jwt.ExpiredSignatureError: "it has expired",
+    jwt.ImmatureSignatureError: "it is not valid yet",
+    jwt.InvalidAudienceError: "it is for another audience",
+    jwt.InvalidIssuerError: "it is from another issuer",
+    jwt.MissingRequiredClaimError: "it lacks its audience or its issuer",
+}
+
+
+def header_of(token: str) -> Header:
+    """Read the header of a token. Raises `TokenRefused`.
+
+    `jku`, `jwk`, `x5u` and `x5c`, with which a token would bring its own key, are ignored.
+    """
+    if len(token) > TOKEN_CHARACTERS_MAX:
+        raise TokenRefused("it is too long")
+    if not _FORM.fullmatch(token):
+        raise TokenRefused("it is not a token")
+    try:
+        header = jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, ValueError):
+        raise TokenRefused("it is not a token") from None
+    if "crit" in header:
+        raise TokenRefused("it requires an extension (crit)")
+    if not isinstance(header.get("alg"), str) or header["alg"] not in ALGORITHMS:
+        raise TokenRefused("its algorithm is not supported")
+    return Header(header["alg"], header.get("kid"))
+
+
+class _Exact(jwt.PyJWT):
+    """Reads claims with all digits of their numbers, and keeps their text."""
+
+    def _decode_payload(self, decoded: dict[str, Any]) -> dict[str, Any]:
+        found = read_claims(decoded["payload"])
+        decoded["claims"] = found
+        return dict(found.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """Checks the signature, audience, issuer and times of tokens. An empty audience or issuer is not checked."""
+
+    audience: str = ""
+    issuer: str = ""
+    leeway_s: float = 5
+
+    def verify(self, token: str, key: Key) -> Claims | None:
+        """Return the claims; None when another key has signed the token. Raises `TokenRefused` when the token is
+        signed with this key but not valid.
+        """
+        try:
+            decoded = _Exact().decode_complete(
+                token,
+                key.material,
+                algorithms=[key.algorithm],
+                audience=self.audience or None,
+                issuer=self.issuer or None,
+                leeway=self.leeway_s,
+                options={
+                    "verify_aud": bool(self.audience),
+                    "verify_iat": False,
+                    "verify_sub": False,
+                    "verify_jti": False,
+                },
+            )
+        except jwt.InvalidSignatureError:
+            return None
+        except (jwt.PyJWTError, ValueError, TypeError) as error:
+            raise TokenRefused(_REASONS.get(type(error), "it is not a token")) from None
+        found: Claims = decoded["claims"]
+        return found
+
+    def expiry(self, found: Claims) -> float | None:
+        """Return when a connection with this token expires: the last moment at which the token would be accepted."""
+        expires_at = found.values.get("exp")
+        return None if expires_at is None else int(expires_at) + self.leeway_s
+
+
+def mint(secret: str, claims: Mapping[str, Any]) -> str:
+    """Sign a token with the shared secret: for development, where there is no issuer."""
+    return jwt.encode(dict(claims), secret, algorithm=HS256)
+
+
+# --- static tokens ---
+
+
+@dataclass(frozen=True, slots=True)
+class StaticToken:
+    """A token of the configuration, for programs that have no issuer.
+
+    `sha256` is the hash of the token, in hex, so that the configuration does not reveal the token. A plain hash
+    requires long random tokens (`openssl rand -hex 32`). `role` and `claims` are what a JWT would say.
+    """
+
+    sha256: str
+    role: str = ""
+    claims: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def all_claims(self) -> Claims:
+        """The claims with the role among them."""
+        values: dict[str, Any] = dict(self.claims) | ({"role": self.role} if self.role else {})
+        return Claims(exactjson.encode(values), values)
+
+
+class StaticTokens:
+    """All static tokens. A lookup takes the same time whether or not it finds one."""
+
+    def __init__(self, tokens: Iterable[StaticToken]) -> None:
+        self._tokens = [(bytes.fromhex(token.sha256), token) for token in tokens]
+
+    def __contains__(self, token: StaticToken) -> bool:
+        return any(token == known for _, known in self._tokens)
+
+    def find(self, token: str) -> StaticToken | None:
+        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+        found = None
+        for known, each in self._tokens:
+            if hmac.compare_digest(known, digest):
+                found = each
+        return found
+
 
 log = logging.getLogger(__name__)
 

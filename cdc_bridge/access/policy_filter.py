@@ -24,8 +24,7 @@ from cdc_bridge.access.policy_parser import (
     Settled,
     parse,
 )
-from cdc_bridge.model.catalog import Collection, Column
-from cdc_bridge.model.evaluation import ClaimValue
+from cdc_bridge.model.catalog import Collection, Column, RowPolicy
 from cdc_bridge.model.filter import (
     EVERYTHING,
     NOTHING,
@@ -42,8 +41,8 @@ from cdc_bridge.model.filter import (
     member_of,
     none_of,
 )
-from cdc_bridge.model.grants import RowPolicy
 from cdc_bridge.model.row import split_array
+from cdc_bridge.ports import ClaimValue
 from cdc_bridge.query.comparing import NULL
 
 PARSED_MAX = 10_000

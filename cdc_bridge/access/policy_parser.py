@@ -16,8 +16,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias, assert_never
 
-from cdc_bridge.access.policy_claims import LITERALS, FunctionName, is_of_claims, printed
-from cdc_bridge.access.policy_tokens import Group, Kind, NotUnderstood, Token, Unit, grouped, tokens
+from cdc_bridge.access.policy_claims import (
+    LITERALS,
+    FunctionName,
+    Group,
+    Kind,
+    NotUnderstood,
+    Token,
+    Unit,
+    grouped,
+    is_of_claims,
+    printed,
+    tokens,
+)
 from cdc_bridge.model.catalog import Column, TypeKind
 from cdc_bridge.model.filter import Comparison, Field, Literal, Operator
 

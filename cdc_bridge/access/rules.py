@@ -19,8 +19,7 @@ from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import NOTHING, Comparison, Filter, Now, Required, leaves
-from cdc_bridge.model.principal import Principal
-from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.security_context import Principal, SecurityContext
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals, TypedText

@@ -12,8 +12,8 @@ from psycopg.rows import dict_row, tuple_row
 from cdc_bridge.admin.mode import ours
 from cdc_bridge.admin.tables import Table, Tree, trees
 from cdc_bridge.admin.triggers import DURABLE_FUNCTIONS, Level, Trigger, Wanted
+from cdc_bridge.model.catalog import Access, RoleAccess
 from cdc_bridge.model.errors import NotOwner, RelationError
-from cdc_bridge.model.grants import Access, RoleAccess
 from cdc_bridge.statements import statement
 
 _NOT_A_TABLE = {

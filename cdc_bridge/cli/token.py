@@ -49,7 +49,7 @@ def token(
     if unknown := _unknown(role, settings):
         complain(unknown)
 
-    from cdc_bridge.access.tokens import mint
+    from cdc_bridge.access.authenticator import mint
 
     now_s = int(time.time())
     times = {"iat": now_s, "exp": now_s + _span_s(expires_in)}

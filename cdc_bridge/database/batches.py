@@ -22,11 +22,11 @@ import msgspec
 from cdc_bridge.database.select import columns_in
 from cdc_bridge.database.where import has_now
 from cdc_bridge.model.catalog import Column, PgType, TypeKind
-from cdc_bridge.model.evaluation import Case, Failure, Verdict
 from cdc_bridge.model.filter import Filter, Policy, leaves
 from cdc_bridge.model.row import RowValues, split_array, split_object
 from cdc_bridge.model.security_context import RowRules, SecurityContext
 from cdc_bridge.model.values import NULL
+from cdc_bridge.ports import Case, Failure, Verdict
 
 NULLS_MAX = 4
 """Of one image. Each makes twice as many rows of it."""

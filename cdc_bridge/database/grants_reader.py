@@ -15,7 +15,7 @@ from cdc_bridge.access.policy_claims import SqlFunction, claim_functions
 from cdc_bridge.admin.problems import role_problems
 from cdc_bridge.database.catalog import fetch
 from cdc_bridge.logs import facts
-from cdc_bridge.model.grants import Access, RowPolicy, TableAccess
+from cdc_bridge.model.catalog import Access, RowPolicy, TableAccess
 from cdc_bridge.statements import statement
 
 log = logging.getLogger(__name__)

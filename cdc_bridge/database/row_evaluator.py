@@ -26,7 +26,10 @@ from cdc_bridge.database.sessions import BoundStatement, Connection, ask_by_itse
 from cdc_bridge.database.where import Scope
 from cdc_bridge.model.catalog import Column, PgType
 from cdc_bridge.model.errors import BridgeError, SourceUnavailable
-from cdc_bridge.model.evaluation import (
+from cdc_bridge.model.row import split_array, split_object
+from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+from cdc_bridge.model.values import NULL
+from cdc_bridge.ports import (
     Case,
     ClaimExpression,
     ClaimValue,
@@ -36,9 +39,6 @@ from cdc_bridge.model.evaluation import (
     LookedUp,
     Verdict,
 )
-from cdc_bridge.model.row import split_array, split_object
-from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
-from cdc_bridge.model.values import NULL
 
 BACKOFF_S = 60.0
 BACKOFF_MAX_S = 3600.0

@@ -17,9 +17,17 @@ from cdc_bridge.database.where import Scope, images, link, ordinal, table, where
 from cdc_bridge.model import values
 from cdc_bridge.model.catalog import Collection, Column, Reference
 from cdc_bridge.model.filter import Comparison, Field, Filter, Policy, Related, Required, leaves
-from cdc_bridge.model.projection import Nested, Output, Projection, SortKey, total_order
 from cdc_bridge.model.row import RowValues
-from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Query
+from cdc_bridge.model.subscription import (
+    Aggregate,
+    AggregateFunction,
+    Nested,
+    Output,
+    Projection,
+    Query,
+    SortKey,
+    total_order,
+)
 
 ALIAS = "t"
 

@@ -26,7 +26,7 @@ from cdc_bridge.engine.request_handler import RequestHandler
 from cdc_bridge.engine.scheduler import Kind, ReadScheduler
 from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.model.messages import ReadItems, Subscribe
-from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.model.security_context import SELF, Principal
 from cdc_bridge.ports import CatalogReader, InitialData, LogReader, Reader, RowEvaluator
 from cdc_bridge.query.forms import QueryLimits
 

@@ -25,9 +25,8 @@ from cdc_bridge.model.filter import (
     disjunction,
     relations,
 )
-from cdc_bridge.model.projection import Nested, Projection
 from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.model.subscription import Query, Subscription
+from cdc_bridge.model.subscription import Nested, Projection, Query, Subscription
 
 Path: TypeAlias = tuple[Reference, ...]
 

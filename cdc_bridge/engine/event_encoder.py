@@ -18,10 +18,9 @@ from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.filter import EVERYTHING
-from cdc_bridge.model.projection import Projection, SortKey
 from cdc_bridge.model.row import Row, RowValues
 from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.model.subscription import Event, EventKind, Reason, Subscription, Transaction
+from cdc_bridge.model.subscription import Event, EventKind, Projection, Reason, SortKey, Subscription, Transaction
 from cdc_bridge.model.table import RowEncoder, Table
 
 Positions: TypeAlias = Sequence[int]

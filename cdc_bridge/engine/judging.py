@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from cdc_bridge.engine.event_encoder import Matches
-from cdc_bridge.model.evaluation import Verdict
 from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.ports import Verdict
 
 RowsSeen: TypeAlias = Mapping[SecurityContext, Sequence[int]]
 """The rows that are let through, for those who ask and to whom any is."""

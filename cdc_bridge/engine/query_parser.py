@@ -15,14 +15,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from cdc_bridge.access.access_policy import AccessPolicy
-from cdc_bridge.access.policy_cache import Questions
+from cdc_bridge.access.access_policy import AccessPolicy, Questions
 from cdc_bridge.engine.dependents import tables_read
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError, forbidden_collection, forbidden_event, invalid_payload
 from cdc_bridge.model.filter import EVERYTHING, all_of
-from cdc_bridge.model.principal import Principal
-from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.security_context import Principal, SecurityContext
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind, Item, Query, Subscription
 from cdc_bridge.ports import RowEvaluator
 from cdc_bridge.query.forms import QueryLimits

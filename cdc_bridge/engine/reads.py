@@ -20,8 +20,7 @@ from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import Forgotten, RequestError, SourceUnavailable, cannot_be_read
 from cdc_bridge.model.filter import conjunction
-from cdc_bridge.model.projection import Projection
-from cdc_bridge.model.subscription import Query, Subscription
+from cdc_bridge.model.subscription import Projection, Query, Subscription
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Reader, RowEvaluator
 
 log = logging.getLogger(__name__)

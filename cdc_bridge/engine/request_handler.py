@@ -23,7 +23,7 @@ from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read, forbidden_item
 from cdc_bridge.model.messages import ReadItems, Subscribe
-from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import Asked, InitialData, LogReader, Reader
 from cdc_bridge.query.parser import compact, item_key

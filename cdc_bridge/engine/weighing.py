@@ -21,13 +21,12 @@ from cdc_bridge.engine.judging import Judged, Question, Side
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
-from cdc_bridge.model.evaluation import Case, Completed, Completion, Failure, Verdict
 from cdc_bridge.model.filter import Filter, of_the_past
-from cdc_bridge.model.projection import Projection
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.model.subscription import Event
+from cdc_bridge.model.subscription import Event, Projection
 from cdc_bridge.model.table import Table
+from cdc_bridge.ports import Case, Completed, Completion, Failure, Verdict
 from cdc_bridge.query.row_version import RowVersion, RowVersions
 
 Member = TypeVar("Member")

@@ -17,8 +17,8 @@ from cdc_bridge.model import values
 from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.change import Change
 from cdc_bridge.model.filter import Field
-from cdc_bridge.model.projection import Nested, Output, Projection
 from cdc_bridge.model.row import Row, RowValues, split_array, split_object
+from cdc_bridge.model.subscription import Nested, Output, Projection
 
 ENCODERS_MAX = 1000
 

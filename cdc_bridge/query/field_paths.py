@@ -10,7 +10,7 @@ from typing import Any
 from cdc_bridge.model.catalog import Catalog, Collection, Reference
 from cdc_bridge.model.errors import RequestError, forbidden_field, invalid_query
 from cdc_bridge.model.filter import Field, Function
-from cdc_bridge.model.projection import SortKey
+from cdc_bridge.model.subscription import SortKey
 from cdc_bridge.query import forms, operators
 
 DEPTH_MAX = 10

@@ -14,7 +14,7 @@ from typing import Any
 from cdc_bridge.model.catalog import Catalog, Collection, Reference
 from cdc_bridge.model.errors import RequestError, invalid_query
 from cdc_bridge.model.filter import Field, all_of
-from cdc_bridge.model.projection import Nested, Output, Projection, total_order
+from cdc_bridge.model.subscription import Nested, Output, Projection, total_order
 from cdc_bridge.query import field_paths, forms
 from cdc_bridge.query.field_paths import joined
 from cdc_bridge.query.filter_parser import FilterParser

@@ -14,8 +14,16 @@ from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import Catalog, Collection, PgType
 from cdc_bridge.model.errors import RequestError, forbidden_item, invalid_query
 from cdc_bridge.model.filter import EVERYTHING, Field, Filter, all_of
-from cdc_bridge.model.projection import Projection, SortKey
-from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Item, Meta, Query, scalar_text
+from cdc_bridge.model.subscription import (
+    Aggregate,
+    AggregateFunction,
+    Item,
+    Meta,
+    Projection,
+    Query,
+    SortKey,
+    scalar_text,
+)
 from cdc_bridge.query import field_paths, forms, operators
 from cdc_bridge.query.fields import FieldsParser
 from cdc_bridge.query.filter_parser import FilterParser

@@ -29,8 +29,7 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.query import comparing
 from cdc_bridge.query.comparing import Undecided
-from cdc_bridge.query.operands import operand_reader
-from cdc_bridge.query.patterns import PATTERNS, pattern
+from cdc_bridge.query.operands import PATTERNS, operand_reader, pattern
 from cdc_bridge.query.row_version import UNSURE, ColumnReader, Judge, RowVersion
 
 __all__ = ["Judge", "RowVersion", "compile_filter"]

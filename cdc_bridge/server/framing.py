@@ -1,4 +1,4 @@
-"""WebSocket frames: the bytes that a client gets, and the messages in the bytes that it sends.
+"""WebSocket frames, and the requests in them. Does no I/O; time is an argument.
 
 Theory: a server's text frame without an extension is a short head before the payload, so it is written here, together
 with the PING that paces it. Everything that is read goes through websockets' sans-I/O `ServerProtocol`, except the one
@@ -13,13 +13,19 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 import struct
 from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
+
+from cdc_bridge.model import frames, messages
+from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.messages import Authenticate, InvalidMessage, Ping, Pong, ReadItems, Subscribe, Unsubscribe
 
 PING_PAYLOAD: Final = b"next"
 """One PING at most waits for its PONG, so all of them can be alike."""
@@ -28,6 +34,10 @@ PING: Final = b"\x89\x04" + PING_PAYLOAD
 PONG_BYTES: Final = 10
 FRAGMENTS_MAX = 4096
 """Of one message. Each costs more than its bytes."""
+
+RATE_WINDOW_S = 1.0
+REFUSALS_MAX = 10
+"""A client may be this many times over its rate, in multiples of the rate, before it is closed."""
 
 _PONG = struct.Struct("!HII")
 _PONG_HEAD = 0x8A84
@@ -98,10 +108,10 @@ class Framing:
     def receive(self, data: bytes | bytearray) -> list[Received]:
         """Return what was said, in its order. What there is to answer waits in the protocol."""
         self.protocol.receive_data(data)
-        frames = self.protocol.events_received()
-        self._unparsed_bytes += len(data) - sum(_wire_bytes(frame) for frame in frames if isinstance(frame, Frame))
+        whole = [event for event in self.protocol.events_received() if isinstance(event, Frame)]
+        self._unparsed_bytes += len(data) - sum(map(_wire_bytes, whole))
         try:
-            return list(self._read(frame for frame in frames if isinstance(frame, Frame)))
+            return list(self._read(whole))
         except UnicodeDecodeError as error:
             self._fail(CloseCode.INVALID_DATA, f"{error.reason} at position {error.start}")
             return []
@@ -112,8 +122,8 @@ class Framing:
         self.protocol.send_ping(PING_PAYLOAD)
         return b"".join(self.protocol.data_to_send())
 
-    def _read(self, frames: Iterable[Frame]) -> Iterator[Received]:
-        for frame in frames:
+    def _read(self, whole: Iterable[Frame]) -> Iterator[Received]:
+        for frame in whole:
             match frame.opcode:
                 case Opcode.PONG if frame.data == PING_PAYLOAD:
                     yield Signal.PONG
@@ -122,8 +132,8 @@ class Framing:
                 case Opcode.TEXT | Opcode.BINARY | Opcode.CONT:
                     self._fragments.append(frame)
                     if frame.fin:
-                        whole, self._fragments = self._fragments, []
-                        yield _message(whole[0].opcode, b"".join(part.data for part in whole))
+                        parts, self._fragments = self._fragments, []
+                        yield _message(parts[0].opcode, b"".join(part.data for part in parts))
                     elif len(self._fragments) > FRAGMENTS_MAX:
                         self._fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
                         return
@@ -142,3 +152,75 @@ def _wire_bytes(frame: Frame) -> int:
     """How long the frame was at least, masked. A client may spell a length with more bytes than it needs."""
     size = len(frame.data)
     return size + (6 if size < 126 else 8 if size < 65536 else 14)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Answered on the spot."""
+
+    frame: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Abuse:
+    """The client went on past a limit that it was told about."""
+
+    reason: str
+
+
+Request: TypeAlias = Subscribe | Unsubscribe | ReadItems | Authenticate
+Meaning: TypeAlias = Reply | Abuse | Request | None
+
+
+class MessageReader:
+    """Turns text into requests.
+
+    The rate is counted in windows of a second, or of as long as one message may take when that is longer.
+    `messages_per_second_max` of 0 means no limit.
+    """
+
+    __slots__ = ("_alive", "_window_count", "_window_count_max", "_window_s", "_window_start_s")
+
+    def __init__(self, messages_per_second_max: float = 0) -> None:
+        self._window_s = max(RATE_WINDOW_S, 1 / messages_per_second_max) if messages_per_second_max else 0.0
+        self._window_count_max = max(messages_per_second_max, 1) if messages_per_second_max else 0
+        self._window_start_s = -math.inf
+        self._window_count = 0
+        self._alive = True
+
+    def receive(self, text: str | bytes, now_s: float) -> Meaning:
+        """Return what a frame means. A refused frame is answered; no frame raises."""
+        if refusal := self._refuse_rate(now_s):
+            return refusal
+        try:
+            message = messages.parse(text)
+        except InvalidMessage as invalid:
+            return Reply(frames.error(invalid.type, invalid.error, invalid.uid))
+        if not isinstance(message, Authenticate):
+            self._alive = True  # as in Directus: any valid message but `auth` is a sign of life
+        match message:
+            case Ping(uid):
+                return Reply(frames.pong(uid))
+            case Pong():
+                return None
+        return message
+
+    def tick(self) -> bool:
+        """Return whether the client gave a sign of life in the heartbeat period that has passed now."""
+        alive, self._alive = self._alive, False
+        return alive
+
+    def _refuse_rate(self, now_s: float) -> Reply | Abuse | None:
+        if not self._window_count_max:
+            return None
+        if now_s - self._window_start_s >= self._window_s:
+            self._window_start_s = now_s
+            self._window_count = 0
+        self._window_count += 1
+        if self._window_count <= self._window_count_max:
+            return None
+        if self._window_count > self._window_count_max * (1 + REFUSALS_MAX):
+            return Abuse("too many messages")
+        wait_ms = round((self._window_start_s + self._window_s - now_s) * 1000)
+        error = RequestError("REQUESTS_EXCEEDED", f"Too many messages, retry after {wait_ms}ms.")
+        return Reply(frames.error("server", error))

@@ -34,10 +34,10 @@ from cdc_bridge.model import frames
 from cdc_bridge.model.errors import RequestError, forbidden_collection
 from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
-from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Uid, uid_text
 from cdc_bridge.ports import InitialData
-from cdc_bridge.server.message_reader import Abuse, MessageReader, Received, Reply, Request
+from cdc_bridge.server.framing import Abuse, Meaning, MessageReader, Reply, Request
 
 if TYPE_CHECKING:
     from cdc_bridge.server.server import WebSocketServer
@@ -127,7 +127,7 @@ class ClientSession:
         waiting_bytes_max = UNPROVED_BYTES_MAX if self._auth_state.is_awaited else WAITING_BYTES_MAX
         return len(self._queue) >= REQUESTS_MAX or self._waiting_bytes > waiting_bytes_max
 
-    def _sort(self, received: Received, size_bytes: int) -> None:
+    def _sort(self, received: Meaning, size_bytes: int) -> None:
         """Everything waits for its turn while an `auth` does: nobody knows who it comes from."""
         match received:
             case Abuse(reason):

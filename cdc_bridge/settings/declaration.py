@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from cdc_bridge import conninfo
 from cdc_bridge.access.auth_state import AuthMode
+from cdc_bridge.access.authenticator import StaticToken
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.access.tokens import StaticToken
 from cdc_bridge.settings.values import check_token, origin, read_rules, refusal
 
 PREFIX = "CDC_BRIDGE_"

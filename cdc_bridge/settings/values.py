@@ -11,8 +11,8 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from cdc_bridge import conninfo
+from cdc_bridge.access.authenticator import StaticToken
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.access.tokens import StaticToken
 from cdc_bridge.model import exactjson
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind
 

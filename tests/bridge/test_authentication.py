@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from websockets.exceptions import InvalidStatus
 
 from cdc_bridge import logs
-from cdc_bridge.access.tokens import StaticToken, mint
+from cdc_bridge.access.authenticator import StaticToken, mint
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.model.errors import SubscriptionRefused
 from tests.core.server.test_auth_state import EXPIRED, HANDSHAKE_FAILED, TIMED_OUT

@@ -27,13 +27,10 @@ from cdc_bridge.admin.roles import RoleNames, script
 from cdc_bridge.database.where import Scope, where
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError, SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimExpression, ClaimValue
 from cdc_bridge.model.filter import And, Comparison, Field, Literal, Operator, Policy
-from cdc_bridge.model.principal import Principal
-from cdc_bridge.model.projection import Projection
-from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.model.subscription import Meta, Query
-from cdc_bridge.ports import Asked
+from cdc_bridge.model.security_context import Principal, SecurityContext
+from cdc_bridge.model.subscription import Meta, Projection, Query
+from cdc_bridge.ports import Asked, Case, ClaimExpression, ClaimValue
 from tests.core.facts import MESSAGES
 from tests.schema.questioning import Questions, questions
 from tests.support.attach import attach

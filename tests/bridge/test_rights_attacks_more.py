@@ -23,7 +23,7 @@ from cdc_bridge.database import grants_reader as access
 from cdc_bridge.database.catalog import fingerprint
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.sessions import prepare
-from cdc_bridge.model.evaluation import LookedUp
+from cdc_bridge.ports import LookedUp
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.server import Database

@@ -10,10 +10,9 @@ import pytest
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.model.evaluation import Case
 from cdc_bridge.model.filter import Policy
-from cdc_bridge.model.principal import Principal
-from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.security_context import Principal, SecurityContext
+from cdc_bridge.ports import Case
 from tests.bridge.test_rights_attacks import (
     ANN,
     BOB,

@@ -14,12 +14,11 @@ from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKi
 from cdc_bridge.model.change import Change, Operation, Position, Relation, Snapshot
 from cdc_bridge.model.cursor import ClientPosition
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.evaluation import Verdict
 from cdc_bridge.model.frames import CloseCode
-from cdc_bridge.model.projection import Projection
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.model.subscription import EventKind, Query, Subscription
+from cdc_bridge.model.subscription import EventKind, Projection, Query, Subscription
+from cdc_bridge.ports import Verdict
 
 INT4 = PgType("integer")
 INT8 = PgType("bigint", TypeKind.QUOTED)

@@ -10,13 +10,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access.access_policy import AccessPolicy
-from cdc_bridge.access.policy_cache import Questions
+from cdc_bridge.access.access_policy import AccessPolicy, Questions
 from cdc_bridge.access.rules import Rule, RuleSet
 from cdc_bridge.engine.query_parser import NotYetKnown, QueryParser
-from cdc_bridge.model.catalog import Catalog, PgType
+from cdc_bridge.model.catalog import Access, Catalog, PgType, RoleAccess, RowPolicy, TableAccess
 from cdc_bridge.model.errors import RequestError, SourceUnavailable
-from cdc_bridge.model.evaluation import (
+from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Policy
+from cdc_bridge.model.security_context import SELF, Principal
+from cdc_bridge.model.subscription import EventKind
+from cdc_bridge.ports import (
     Case,
     ClaimExpression,
     ClaimValue,
@@ -26,10 +28,6 @@ from cdc_bridge.model.evaluation import (
     LookedUp,
     Verdict,
 )
-from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Policy
-from cdc_bridge.model.grants import Access, RoleAccess, RowPolicy, TableAccess
-from cdc_bridge.model.principal import SELF, Principal
-from cdc_bridge.model.subscription import EventKind
 from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import KEYLESS, MESSAGES
 
@@ -161,7 +159,7 @@ async def test_what_many_need_is_asked_together_and_each_once() -> None:
 
 
 async def test_more_than_is_kept_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.access.policy_cache.KNOWN_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.access.access_policy.KNOWN_MAX", 1)
     policy, database, catalog = AccessPolicy(), Database(), guarded(OWN)
     for principal in (ANN, BOB, person("eve"), ANN):
         await guard(policy, database, principal, catalog)
@@ -170,7 +168,7 @@ async def test_more_than_is_kept_is_asked_for_again(monkeypatch: pytest.MonkeyPa
 
 async def test_what_all_need_at_once_is_kept_until_all_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or who judges all of them anew, when the catalog has changed, would never be done."""
-    monkeypatch.setattr("cdc_bridge.access.policy_cache.KNOWN_MAX", 1)
+    monkeypatch.setattr("cdc_bridge.access.access_policy.KNOWN_MAX", 1)
     monkeypatch.setattr("cdc_bridge.engine.query_parser.AT_ONCE_MAX", 1)
     policy, database, catalog = AccessPolicy(), Database(), guarded(OWN)
     everybody = [person(name) for name in ("ann", "bob", "eve", "joe")]

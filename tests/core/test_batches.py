@@ -8,10 +8,9 @@ import pytest
 
 from cdc_bridge.database.batches import UNREADABLE, in_batches, verdicts_of
 from cdc_bridge.model.catalog import Column, PgType, TypeKind
-from cdc_bridge.model.evaluation import Case, Failure, Verdict
 from cdc_bridge.model.filter import Policy
-from cdc_bridge.model.principal import Principal
-from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.security_context import Principal, SecurityContext
+from cdc_bridge.ports import Case, Failure, Verdict
 from tests.core.facts import CATALOG, MESSAGES, row
 
 READER, WRITER = (SecurityContext(Principal(role, role, "{}")) for role in ("reader", "writer"))

@@ -27,11 +27,23 @@ from cdc_bridge.model.change import (
 )
 from cdc_bridge.model.cursor import Cursor, CursorCipher
 from cdc_bridge.model.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from cdc_bridge.model.messages import Subscribe
-from cdc_bridge.model.principal import SELF
-from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
-from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Page, RowEvaluator
+from cdc_bridge.model.security_context import BY_ITSELF, SELF, SecurityContext
+from cdc_bridge.ports import (
+    Asked,
+    Case,
+    CaughtUp,
+    ClaimExpression,
+    Completed,
+    Completion,
+    InitialData,
+    LogReader,
+    LookedUp,
+    Missed,
+    Page,
+    RowEvaluator,
+    Verdict,
+)
 from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import (
     CATALOG,

@@ -12,7 +12,7 @@ import pytest
 from cdc_bridge.engine import dispatcher, evaluation
 from cdc_bridge.model.catalog import Catalog, PgType
 from cdc_bridge.model.change import Heartbeat, Listening
-from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
+from cdc_bridge.ports import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from tests.core.facts import INT8, MESSAGES, TEXT, Recorder, columns, insert, row, snapshot, verdict
 from tests.core.test_broker import RESYNC, SUBSCRIBE, Catalogs, Scene, scene
 

@@ -14,8 +14,7 @@ from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, Refere
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Literal, Operator
-from cdc_bridge.model.projection import Nested, Output, Projection, SortKey
-from cdc_bridge.model.subscription import Query
+from cdc_bridge.model.subscription import Nested, Output, Projection, Query, SortKey
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.parser import parse_query
 from tests.core.shapes import AUTHORS, CATALOG, LINES, MESSAGES, PAIRS, TEAMS

@@ -21,7 +21,7 @@ from cdc_bridge.model.subscription import Query
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.parser import KNOWN, item_key, parse_query
-from cdc_bridge.server.message_reader import Abuse, MessageReader, Reply
+from cdc_bridge.server.framing import Abuse, MessageReader, Reply
 from tests.core import shapes
 from tests.support.budget import examples
 

@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 
 from cdc_bridge.access.rules import Rule, RuleSet
-from cdc_bridge.model.catalog import PgType
+from cdc_bridge.model.catalog import PgType, RowPolicy
 from cdc_bridge.model.change import Listening
 from cdc_bridge.model.errors import SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimExpression, LookedUp, Verdict
-from cdc_bridge.model.grants import RowPolicy
-from cdc_bridge.model.principal import Principal
-from cdc_bridge.ports import InitialData
+from cdc_bridge.model.security_context import Principal
+from cdc_bridge.ports import Case, ClaimExpression, InitialData, LookedUp, Verdict
 from tests.core.facts import Recorder, insert, row
 from tests.core.test_access_policy import ANN, OWN, Database, guarded, person
 from tests.core.test_broker import SUBSCRIBE, Scene, Tables, scene

@@ -12,8 +12,7 @@ from cdc_bridge.model.change import NO_ERA, Change, Era, Position, Snapshot
 from cdc_bridge.model.cursor import Cursor
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import Field
-from cdc_bridge.model.projection import SortKey
-from cdc_bridge.model.subscription import EventKind, Subscription
+from cdc_bridge.model.subscription import EventKind, SortKey, Subscription
 from cdc_bridge.ports import InitialData
 from tests.core.facts import (
     CATALOG,

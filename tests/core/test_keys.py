@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
 from cdc_bridge.access import keys
-from cdc_bridge.access.published_keys import PublishedKeys, fetch
+from cdc_bridge.access.keys import PublishedKeys, fetch
 from cdc_bridge.model.errors import SettingsError
 from tests.support.issuer import Issuer, jwk, jwks, pem, running_issuer
 

@@ -10,8 +10,8 @@ from cdc_bridge.access.policy_claims import SqlFunction, claim_functions
 from cdc_bridge.access.policy_filter import needed, to_filter
 from cdc_bridge.access.policy_parser import AllOf, AnyOf, Compared, Constant, Opaque, parse
 from cdc_bridge.model.catalog import Column, PgType, TypeKind
-from cdc_bridge.model.evaluation import ClaimValue
 from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Filter, Literal, Operator, Or
+from cdc_bridge.ports import ClaimValue
 
 COLUMNS = {
     name: Column(name, number, type_)

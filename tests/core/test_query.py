@@ -14,8 +14,16 @@ from hypothesis import strategies as st
 from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field, Function, Literal, Operator, Or
-from cdc_bridge.model.projection import Projection, SortKey
-from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Item, Meta, Query, scalar_text
+from cdc_bridge.model.subscription import (
+    Aggregate,
+    AggregateFunction,
+    Item,
+    Meta,
+    Projection,
+    Query,
+    SortKey,
+    scalar_text,
+)
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals
 from cdc_bridge.query.parser import KNOWN, compact, item_key, parse_query

@@ -15,8 +15,16 @@ from cdc_bridge.model.catalog import Catalog, Collection, Reference, with_childr
 from cdc_bridge.model.change import NO_ERA, Change, Relation, Snapshot
 from cdc_bridge.model.errors import RequestError, forbidden_field
 from cdc_bridge.model.filter import EVERYTHING, NOTHING, Comparison, Field, Literal, Operator, Quantifier, Related
-from cdc_bridge.model.projection import Nested, Output, Projection
-from cdc_bridge.model.subscription import Aggregate, AggregateFunction, EventKind, Query, Subscription
+from cdc_bridge.model.subscription import (
+    Aggregate,
+    AggregateFunction,
+    EventKind,
+    Nested,
+    Output,
+    Projection,
+    Query,
+    Subscription,
+)
 from cdc_bridge.ports import InitialData
 from tests.core.facts import INT4, TEXT, Recorder, columns, delete, insert, row, truncate, update
 

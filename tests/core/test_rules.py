@@ -8,14 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.access.access_policy import AccessPolicy, view
-from cdc_bridge.access.policy_cache import Questions
+from cdc_bridge.access.access_policy import AccessPolicy, Questions, view
 from cdc_bridge.access.rules import Rule, RuleSet, rule_policy
 from cdc_bridge.engine.dependents import tables_of
 from cdc_bridge.engine.event_encoder import EventEncoder, Matches
 from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.engine.query_parser import QueryParser
-from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
+from cdc_bridge.model.catalog import NO_ACCESS, Access, Catalog, Collection, PgType, Reference, TableAccess
 from cdc_bridge.model.change import Listening, Relation
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import (
@@ -29,9 +28,7 @@ from cdc_bridge.model.filter import (
     Required,
     of_the_past,
 )
-from cdc_bridge.model.grants import NO_ACCESS, Access, TableAccess
-from cdc_bridge.model.principal import SELF, Principal
-from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.security_context import SELF, Principal, SecurityContext
 from cdc_bridge.model.subscription import EventKind, Subscription
 from cdc_bridge.model.table import Table
 from cdc_bridge.query.forms import QueryLimits

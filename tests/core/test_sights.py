@@ -18,19 +18,15 @@ from cdc_bridge.engine.asking import settle
 from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
-from cdc_bridge.model.catalog import Catalog, PgType, Reference
+from cdc_bridge.model.catalog import Access, Catalog, PgType, Reference, RoleAccess, RowPolicy, TableAccess
 from cdc_bridge.model.change import NO_ERA, Change, Era, Listening, Position
 from cdc_bridge.model.cursor import Cursor
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator, Policy
-from cdc_bridge.model.grants import Access, RoleAccess, RowPolicy, TableAccess
-from cdc_bridge.model.principal import Principal
-from cdc_bridge.model.projection import Nested, Output, Projection
 from cdc_bridge.model.row import RowValues
-from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.model.subscription import EventKind, Subscription
-from cdc_bridge.ports import InitialData
+from cdc_bridge.model.security_context import Principal, SecurityContext
+from cdc_bridge.model.subscription import EventKind, Nested, Output, Projection, Subscription
+from cdc_bridge.ports import Case, ClaimExpression, Completed, Completion, InitialData, LookedUp, Verdict
 from tests.core.facts import CATALOG, MESSAGES, Recorder, delete, insert, row, snapshot, subscription, update
 from tests.core.test_broker import RESYNC, SUBSCRIBE, Scene, scene
 

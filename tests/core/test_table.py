@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation, Relation
-from cdc_bridge.model.projection import Projection
 from cdc_bridge.model.row import Raw, Row
+from cdc_bridge.model.subscription import Projection
 from cdc_bridge.model.table import Table, key_encoder, object_encoder
 from tests.core.facts import INT4, INT8, KEYLESS, MESSAGES, TEXT, columns, insert, row, update
 

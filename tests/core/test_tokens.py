@@ -21,11 +21,19 @@ from hypothesis import strategies as st
 
 from cdc_bridge.access import keys
 from cdc_bridge.access.auth_state import Identity
-from cdc_bridge.access.authenticator import Authenticator, Roles
-from cdc_bridge.access.published_keys import PublishedKeys
-from cdc_bridge.access.tokens import TOKEN_CHARACTERS_MAX, StaticToken, StaticTokens, Verifier, mint, with_role
+from cdc_bridge.access.authenticator import (
+    TOKEN_CHARACTERS_MAX,
+    Authenticator,
+    Roles,
+    StaticToken,
+    StaticTokens,
+    Verifier,
+    mint,
+    with_role,
+)
+from cdc_bridge.access.keys import PublishedKeys
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.model.security_context import SELF, Principal
 from tests.support.issuer import jwk, pem, running_issuer
 
 SECRET = "a secret that has thirty-two bytes"

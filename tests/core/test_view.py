@@ -9,10 +9,9 @@ import pytest
 
 from cdc_bridge.access.access_policy import view
 from cdc_bridge.access.rules import NO_RULES, Rule, RuleSet
-from cdc_bridge.model.catalog import Catalog, Collection
+from cdc_bridge.model.catalog import Access, Catalog, Collection, TableAccess
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.grants import Access, TableAccess
-from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.model.security_context import SELF, Principal
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.parser import parse_query
 from tests.core.shapes import AUTHORS, CATALOG, LINES, MESSAGES, PAIRS, TEAMS, THINGS

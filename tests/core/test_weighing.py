@@ -14,12 +14,10 @@ from cdc_bridge.engine.subscriber import Anchor, Reading
 from cdc_bridge.model.catalog import PgType, Reference
 from cdc_bridge.model.change import NO_ERA, Change, Snapshot
 from cdc_bridge.model.errors import SourceUnavailable
-from cdc_bridge.model.evaluation import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
 from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.model.projection import Nested, Output, Projection
 from cdc_bridge.model.row import RowValues
-from cdc_bridge.model.subscription import Subscription
-from cdc_bridge.ports import InitialData
+from cdc_bridge.model.subscription import Nested, Output, Projection, Subscription
+from cdc_bridge.ports import Case, ClaimExpression, Completed, Completion, InitialData, LookedUp, Verdict
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update, verdict
 
 NOW = Snapshot(10, 10, frozenset())

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from cdc_bridge.access.tokens import mint
+from cdc_bridge.access.authenticator import mint
 from tests.docker.engine import ROOT, CommandFailed, Engine
 from tests.support.wsclient import connected
 

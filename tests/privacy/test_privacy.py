@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.security_context import Principal
 from tests.privacy.grammar import Person, Story, Wish, stories
 from tests.privacy.judging import Contradiction, Facts, Judgement, Watcher
 from tests.privacy.truth import Done, Meaning, Question, RowVersion, Said, Truth, text

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import cdc_bridge.wiring
+import cdc_bridge.bridge
 from cdc_bridge.engine import read_workers
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.outbox import Outbox
@@ -24,7 +24,7 @@ from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.messages import Subscribe, parse
-from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.model.security_context import SELF, Principal
 from cdc_bridge.model.subscription import EventKind
 from tests.support.bridge import running_bridge
 from tests.support.server import Database
@@ -156,7 +156,7 @@ async def watched(database: Database, roles: tuple[str, ...], patching: pytest.M
             super().__init__(*args, **keywords)
             brokers.append(self)
 
-    patching.setattr(cdc_bridge.wiring, "Broker", Known)
+    patching.setattr(cdc_bridge.bridge, "Broker", Known)
     patching.setattr(read_workers, "REST_MIN_S", 0.0)
     async with running_bridge(database.dsn, roles=roles, wait=False) as running:
         watching = Watched(database, brokers[0])

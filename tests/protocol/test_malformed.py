@@ -21,7 +21,7 @@ from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubs
 from cdc_bridge.model.subscription import uid_text
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.parser import item_key, parse_query
-from cdc_bridge.server.message_reader import MessageReader, Reply
+from cdc_bridge.server.framing import MessageReader, Reply
 from tests.core.facts import CATALOG, COMPOSITE, KEYLESS, MESSAGES
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge

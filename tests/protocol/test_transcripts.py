@@ -22,7 +22,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from cdc_bridge.access.tokens import StaticToken, mint
+from cdc_bridge.access.authenticator import StaticToken, mint
 from tests.protocol import differences as d
 from tests.protocol import rest
 from tests.protocol.recording import TRANSCRIPTS, Message, Phase, Step, load

@@ -18,10 +18,10 @@ from cdc_bridge.database.sessions import prepare
 from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.database.where import Scope, table, where
 from cdc_bridge.model.catalog import Catalog, Collection
-from cdc_bridge.model.evaluation import Case, Failure, Verdict
 from cdc_bridge.model.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
 from cdc_bridge.model.row import RowValues, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+from cdc_bridge.ports import Case, Failure, Verdict
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from cdc_bridge.database.catalog import fingerprint
 from cdc_bridge.database.grants_reader import AccessReader
 from cdc_bridge.database.sessions import prepare
-from cdc_bridge.model.grants import Access, TableAccess
+from cdc_bridge.model.catalog import Access, TableAccess
 from tests.support.attach import attach
 from tests.support.server import Database
 

@@ -16,10 +16,10 @@ from cdc_bridge.database.row_evaluator import BACKED_OFF, TOOK_TOO_LONG, PooledR
 from cdc_bridge.database.select import verdicts
 from cdc_bridge.model.catalog import Catalog, PgType, Reference, TypeKind
 from cdc_bridge.model.errors import SourceUnavailable
-from cdc_bridge.model.evaluation import Case, Completion, Failure
 from cdc_bridge.model.filter import EVERYTHING, Function, Now, Quantifier, Related
 from cdc_bridge.model.filter import Operator as Op
-from cdc_bridge.model.projection import Nested, Output, Projection
+from cdc_bridge.model.subscription import Nested, Output, Projection
+from cdc_bridge.ports import Case, Completion, Failure
 from tests.schema.questioning import NOW_US, Questions, comparison, failed, field, let_through, questions
 from tests.support.server import Database
 

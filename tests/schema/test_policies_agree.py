@@ -27,9 +27,9 @@ from cdc_bridge.database.expressions import parameters
 from cdc_bridge.database.sessions import prepare
 from cdc_bridge.database.where import Scope, where
 from cdc_bridge.model.catalog import Catalog, Column, PgType
-from cdc_bridge.model.evaluation import ClaimValue
 from cdc_bridge.model.filter import NOTHING, Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.row import split_object
+from cdc_bridge.ports import ClaimValue
 from cdc_bridge.query.predicate import compile_filter
 from cdc_bridge.query.row_version import RowVersion
 from cdc_bridge.statements import statement

@@ -18,12 +18,10 @@ from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.model.catalog import Catalog, PgType
-from cdc_bridge.model.evaluation import Case, ClaimExpression
 from cdc_bridge.model.filter import Policy
-from cdc_bridge.model.principal import SELF, Principal
-from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.security_context import SELF, Principal, SecurityContext
 from cdc_bridge.model.subscription import Meta
-from cdc_bridge.ports import Asked
+from cdc_bridge.ports import Asked, Case, ClaimExpression
 from cdc_bridge.query.forms import QueryLimits
 from tests.schema.telling import attach_tables
 from tests.support.proxy import Proxy

@@ -12,8 +12,7 @@ from cdc_bridge.model.catalog import Collection, Reference
 from cdc_bridge.model.errors import RequestError, SourceChanged
 from cdc_bridge.model.filter import Field, Function
 from cdc_bridge.model.filter import Operator as Op
-from cdc_bridge.model.projection import Nested, Output, Projection, SortKey
-from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Meta, Query
+from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Meta, Nested, Output, Projection, Query, SortKey
 from cdc_bridge.ports import Asked
 from tests.schema.questioning import Questions, comparison, field, questions
 from tests.support.server import Database

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from cdc_bridge.model.catalog import PgType, Reference, TypeKind
-from cdc_bridge.model.evaluation import Case
 from cdc_bridge.model.filter import (
     EVERYTHING,
     NOTHING,
@@ -22,6 +21,7 @@ from cdc_bridge.model.filter import (
     Related,
 )
 from cdc_bridge.model.filter import Operator as Op
+from cdc_bridge.ports import Case
 from cdc_bridge.query.predicate import compile_filter
 from cdc_bridge.query.row_version import RowVersion
 from tests.schema.questioning import NOW_US, Questions, comparison, field, let_through, number, questions

@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_bridge.access.tokens import mint
+from cdc_bridge.access.authenticator import mint
 from tests.sdk.application import Application, Subscription, application
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cdc_bridge.access.auth_state import Identity, authentication_failed
-from cdc_bridge.access.authenticator import Authenticator, Roles
-from cdc_bridge.access.tokens import Verifier
+from cdc_bridge.access.authenticator import Authenticator, Roles, Verifier
 from cdc_bridge.engine.subscriber import CursorCiphers, Outlet, Subscriber
 from cdc_bridge.model.change import NOTHING_SEEN
 from cdc_bridge.model.messages import ReadItems, Subscribe
-from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Event, EventKind
 from cdc_bridge.ports import InitialData
 from cdc_bridge.server.connection import Connection

@@ -26,7 +26,7 @@ from cdc_bridge.access.auth_state import (
     authentication_failed,
 )
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.principal import SELF, Principal
+from cdc_bridge.model.security_context import SELF, Principal
 from cdc_bridge.model.subscription import Uid
 
 ANN = Principal("reader", "reader", '{"sub":"ann"}')

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosedError, InvalidMessage
 
 from cdc_bridge.access.auth_state import AuthMode, Identity
 from cdc_bridge.engine.subscriber import Subscriber
-from cdc_bridge.model.principal import Principal
+from cdc_bridge.model.security_context import Principal
 from cdc_bridge.server import limits
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import PING, PING_PAYLOAD

@@ -9,7 +9,7 @@ import pytest
 
 from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.model.subscription import EventKind
-from cdc_bridge.server.message_reader import Abuse, MessageReader, Reply
+from cdc_bridge.server.framing import Abuse, MessageReader, Reply
 
 
 def received(message: Any, session: MessageReader | None = None, now_s: float = 0) -> Any:
