@@ -20,7 +20,7 @@ from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Relation
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.model.frames import event_body, event_tail
+from cdc_bridge.model.messages import event_body, event_tail
 from cdc_bridge.model.subscription import Projection, Query, Subscription
 from cdc_bridge.model.table import Table
 from cdc_bridge.query.row_version import RowVersion

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cdc_bridge.model.frames import CloseCode
-from cdc_bridge.model.messages import _PARSERS
+from cdc_bridge.model.messages import _PARSERS, CloseCode
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "cdc_bridge").rglob("*.py"))

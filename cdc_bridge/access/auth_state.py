@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from cdc_bridge.model import frames
+from cdc_bridge.model import messages
 from cdc_bridge.model.errors import RequestError, forbidden_collection
 from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Uid
@@ -186,7 +186,7 @@ class AuthState:
         if self.is_over:
             return ()
         self._identity = identity
-        return self._become(identity.principal, Say(frames.authenticated(uid)))
+        return self._become(identity.principal, Say(messages.authenticated(uid)))
 
     def refuse(self, error: RequestError, uid: Uid) -> Sequence[Step]:
         self._being_verified -= 1
@@ -194,22 +194,22 @@ class AuthState:
             return ()
         if self.is_awaited:
             return self.turn_away()
-        return self._lose(frames.error("auth", error, uid))
+        return self._lose(messages.error("auth", error, uid))
 
     def turn_away(self) -> Sequence[Step]:
         """Fail the handshake."""
         error = RequestError("AUTH_FAILED", "Authentication handshake failed.")
-        return self._end(frames.error("auth", error))
+        return self._end(messages.error("auth", error))
 
     # --- transitions ---
 
     def _expire(self, now: Moment) -> Sequence[Step]:
         self._state = State.EXPIRED
         self._limit_s = now.steady_s + self._timeout_s
-        return Suspend(), Say(frames.error("auth", token_expired()))
+        return Suspend(), Say(messages.error("auth", token_expired()))
 
     def _time_out(self) -> Sequence[Step]:
-        return self._lose(frames.error("auth", RequestError("AUTH_TIMEOUT", "Authentication timed out.")))
+        return self._lose(messages.error("auth", RequestError("AUTH_TIMEOUT", "Authentication timed out.")))
 
     def _lose(self, frame: bytes) -> Sequence[Step]:
         """Make the client anonymous, or end the connection."""

@@ -21,7 +21,7 @@ import jwt
 from cdc_bridge.access.auth_state import Identity, authentication_failed
 from cdc_bridge.access.keys import HS256, Key, PublishedKeys
 from cdc_bridge.logs import facts
-from cdc_bridge.model import exactjson
+from cdc_bridge.model.row import decode_exact, encode_exact
 from cdc_bridge.model.security_context import SELF, Principal
 
 TOKEN_CHARACTERS_MAX = 16 * 1024
@@ -57,7 +57,7 @@ def read_claims(body: bytes) -> Claims:
     """Parse the payload of a token. Raises `TokenRefused`."""
     try:
         text = body.decode()
-        values = exactjson.decode(text)
+        values = decode_exact(text)
         json.loads(text, object_pairs_hook=_without_duplicates, parse_float=_moderate)
     except (ValueError, RecursionError):
         raise TokenRefused("its claims are not valid JSON, or a name occurs twice") from None
@@ -70,7 +70,7 @@ def read_claims(body: bytes) -> Claims:
 
 def with_role(text: str, role: str) -> str:
     """Add the role to the text of claims that name none."""
-    addition = exactjson.encode({"role": role})
+    addition = encode_exact({"role": role})
     return addition if text.strip("{} \t\r\n") == "" else text.rstrip().removesuffix("}") + "," + addition[1:]
 
 
@@ -212,7 +212,7 @@ class StaticToken:
     def all_claims(self) -> Claims:
         """The claims with the role among them."""
         values: dict[str, Any] = dict(self.claims) | ({"role": self.role} if self.role else {})
-        return Claims(exactjson.encode(values), values)
+        return Claims(encode_exact(values), values)
 
 
 class StaticTokens:
@@ -265,7 +265,7 @@ class Roles:
     def nobody(self) -> Principal | None:
         """Return the principal of clients without a token. None: they may see nothing."""
         if self.anonymous:
-            return self.principal(self.anonymous, exactjson.encode({"role": self.anonymous}))
+            return self.principal(self.anonymous, encode_exact({"role": self.anonymous}))
         return SELF if self.public else None
 
 

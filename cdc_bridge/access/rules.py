@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cdc_bridge.logs import facts
-from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import NOTHING, Comparison, Filter, Now, Required, leaves
+from cdc_bridge.model.row import decode_exact
 from cdc_bridge.model.security_context import Principal, SecurityContext
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind
 from cdc_bridge.query.forms import QueryLimits
@@ -43,7 +43,7 @@ class Rule:
 
     @property
     def condition(self) -> Mapping[str, Any]:
-        found = exactjson.decode(self.filter) if self.filter else {}
+        found = decode_exact(self.filter) if self.filter else {}
         assert isinstance(found, dict)
         return found
 

@@ -19,10 +19,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cdc_bridge.model import frames
+from cdc_bridge.model import messages
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.cursor import ClientPosition, EventPosition
-from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.model.subscription import Event, EventKind
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class Cut:
         """The last one is kept: the next client mostly gets the same."""
         key = (uid, cursor)
         if self._key != key:
-            self._key, self._frame = key, self._body + frames.event_tail(uid, cursor)
+            self._key, self._frame = key, self._body + messages.event_tail(uid, cursor)
         return self._frame
 
 
@@ -160,13 +160,13 @@ def cut_frame(
     event = entries[at].event
     assert event is not None
     if one or event.kind not in _MERGED:
-        body = frames.event_body(event, one=one)
+        body = messages.event_body(event, one=one)
         return Cut(body, at + 1 - begin, entries[at].cost_bytes, claim=entries[at].claim)
     end = _end(event, sent_rows)
     rows, old = event.rows or (), event.old
     if end < len(rows):
         part = _merged(event, rows[sent_rows:end], old and old[sent_rows:end])
-        return Cut(frames.event_body(part, one=False), at - begin, 0, end)
+        return Cut(messages.event_body(part, one=False), at - begin, 0, end)
     if sent_rows:
         event = _merged(event, rows[sent_rows:], old and old[sent_rows:])
     return _gather(entries, begin, at, event, with_cursor=with_cursor, seen_end=seen_end, skips=skips)
@@ -207,7 +207,7 @@ def _gather(
         rows = tuple([row for each in events for row in each.rows or ()])
         old = tuple([row for each in events for row in each.old or ()])
         event = _merged(events[-1], rows, None if event.old is None else old)
-    return Cut(frames.event_body(event, one=False), at - begin, cost_bytes, claim=claim)
+    return Cut(messages.event_body(event, one=False), at - begin, cost_bytes, claim=claim)
 
 
 def _is_skipped(entry: Entry, may_be_seen: bool, skips: Callable[[Entry], bool] | None) -> bool:

@@ -30,7 +30,7 @@ from cdc_bridge.engine.outbox import Entry, cut_frame
 from cdc_bridge.model.change import Era, Position, Snapshot
 from cdc_bridge.model.cursor import ClientPosition, CursorCipher, EventPosition
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.model.subscription import Event, Subscription
 
 if TYPE_CHECKING:

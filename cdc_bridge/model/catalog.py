@@ -15,6 +15,8 @@ from typing import TypeAlias
 
 from cdc_bridge.model.change import Relation
 
+SHAPE_BYTES = 8
+
 
 @dataclass(frozen=True, slots=True)
 class RowPolicy:
@@ -69,9 +71,6 @@ class Access:
 
 _NOWHERE: RoleAccess = MappingProxyType({})
 UNKNOWN = Access()
-
-
-SHAPE_BYTES = 8
 
 
 class TypeKind(enum.Enum):

@@ -1,4 +1,4 @@
-"""Parse a client's frame into a message, or into the error that answers it.
+"""The messages of the protocol: parse those of clients, encode the frames that answer, and name the close codes.
 
 The texts of validation errors follow a recorded Directus 12.4.1. Where Directus is silent the bridge answers: an
 unknown `type` is an error, and a schema error carries the client's `uid`.
@@ -6,15 +6,20 @@ unknown `type` is an error, and a schema error carries the client's `uid`.
 
 from __future__ import annotations
 
+import enum
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, TypeAlias
 
-from cdc_bridge.model import exactjson
+import msgspec
+
+from cdc_bridge.model import values
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.subscription import EventKind, Item, Uid
+from cdc_bridge.model.row import decode_exact
+from cdc_bridge.model.subscription import Event, EventKind, Item, Meta, Transaction, Uid
 
 UID_CHARACTERS_MAX = 1000
 """Bounds a uid, which is kept with its subscription and repeated in every message."""
@@ -117,7 +122,7 @@ def _unknown_type(type_: str) -> RequestError:
 def _decode(text: str | bytes) -> Any:
     """Decode a frame. Numbers keep all digits, except in uids and keys, which compare as JavaScript has them."""
     try:
-        body = exactjson.decode(text)
+        body = decode_exact(text)
         if isinstance(body, dict):
             body.update(
                 {member: _as_javascript(body[member]) for member in ("uid", "item", "id", "ids") if member in body}
@@ -271,3 +276,111 @@ def _is_uid(value: Any) -> bool:
 def _is_item(value: Any) -> bool:
     """Whether the value can be a key. (Not in Directus: an object, for a key of several columns.)"""
     return _type_of(value) in ("string", "number", "object")
+
+
+# --- frames ---
+
+
+class CloseCode(enum.IntEnum):
+    """The close codes of the bridge (RFC 6455, section 7.4.1). The library also uses 1007, 1009 and 1011."""
+
+    GOING_AWAY = 1001  # shutdown
+    POLICY_VIOLATION = 1008  # a limit was abused, or a ping got no answer
+    TRY_AGAIN_LATER = 1013  # the client is too slow
+    UNAUTHENTICATED = 4401  # as HTTP's 401: authentication failed or has ended
+
+
+_HEADS = {kind: b'{"type":"subscription","event":"' + kind.value.encode() + b'"' for kind in EventKind}
+
+
+def event_body(event: Event, *, one: bool) -> bytes:
+    """Encode a frame of a subscription, all but its `event_tail`. `one` is for an `item` subscription: its data is the
+    row or key itself.
+    """
+    return b"".join(_parts(event, one=one))
+
+
+def event_tail(uid: str | None, cursor: str | None) -> bytes:
+    """Encode the end of that frame, which belongs to one client."""
+    tail = b"}" if uid is None else b',"uid":' + msgspec.json.encode(uid) + b"}"
+    return tail if cursor is None else b',"cursor":"' + cursor.encode() + b'"' + tail
+
+
+def _parts(event: Event, *, one: bool) -> Iterator[bytes]:
+    yield _HEADS[event.kind]
+    if event.rows is not None:
+        yield b',"data":' + _data(event.rows, one=one)
+    if event.meta:
+        yield b',"meta":' + _meta(event.meta)
+    if event.old is not None:
+        yield b',"old":' + _data(event.old, one=one)
+    if event.reason is not None:
+        yield b',"reason":"' + event.reason.value.encode() + b'"'
+    if event.more:
+        yield b',"more":true'
+    if event.resumed:
+        yield b',"resumed":true'
+    if event.transaction is not None:
+        yield b',"tx":' + _transaction(event.transaction)
+
+
+def _data(rows: Sequence[bytes], *, one: bool) -> bytes:
+    return next(iter(rows), values.NULL) if one else values.array(rows)
+
+
+def _meta(meta: Iterable[tuple[Meta, int]]) -> bytes:
+    return msgspec.json.encode({each.value: count for each, count in meta})
+
+
+def _transaction(transaction: Transaction) -> bytes:
+    body = {"id": str(transaction.xid)}
+    if transaction.at:
+        body["at"] = _instant(transaction.at)
+    return msgspec.json.encode(body)
+
+
+_EPOCH = datetime(1970, 1, 1)  # UTC
+
+
+def _instant(at: int) -> str:
+    instant = _EPOCH + timedelta(microseconds=at)
+    return instant.isoformat(timespec="microseconds" if at % 1000 else "milliseconds") + "Z"
+
+
+def unsubscribed(uid: Uid) -> bytes:
+    return _frame({"type": "subscription", "event": "unsubscribe"}, uid)
+
+
+def authenticated(uid: Uid) -> bytes:
+    return _frame({"type": "auth", "status": "ok"}, uid)
+
+
+def ping() -> bytes:
+    return b'{"type":"ping"}'
+
+
+def pong(uid: Uid) -> bytes:
+    return _frame({"type": "pong"}, uid)
+
+
+def items(
+    rows: Sequence[bytes], uid: Uid, *, one: bool, more: bool = False, meta: Sequence[tuple[Meta, int]] = ()
+) -> bytes:
+    """Return the reply to `items`. `one` is for a row by its `id`: its data is the row itself."""
+    reply: dict[str, Any] = {"type": "items", "data": msgspec.Raw(_data(rows, one=one))}
+    if meta:
+        reply["meta"] = msgspec.Raw(_meta(meta))
+    if more and not one:
+        reply["more"] = True
+    return _frame(reply, uid)
+
+
+def error(type_: str, reason: RequestError, uid: Uid = None) -> bytes:
+    body = {"type": type_, "status": "error", "error": {"code": reason.code, "message": reason.message}}
+    return _frame(body, uid)
+
+
+def _frame(body: dict[str, Any], uid: Uid) -> bytes:
+    if uid is not None:
+        body["uid"] = uid
+    return msgspec.json.encode(body)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any, TypeAlias
 
 import msgspec
@@ -141,3 +142,25 @@ def _items(text: bytes) -> Iterator[bytes]:
         raise ValueError("brackets are not closed")
     if token.start() > start:
         yield text[start : token.start()]
+
+
+# --- JSON as clients write it ---
+
+_exact_decoder = msgspec.json.Decoder(float_hook=Decimal)
+_exact_encoder = msgspec.json.Encoder(decimal_format="number")
+
+
+def decode_exact(text: str | bytes) -> Any:
+    """Decode JSON. Numbers keep all digits: `1.50` is `Decimal("1.50")`, never a float.
+
+    Raises `ValueError`, and nothing else, for what is no JSON or is nested too deep to be read.
+    """
+    try:
+        return _exact_decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError, InvalidOperation) as error:
+        raise ValueError("no JSON that can be read") from error
+
+
+def encode_exact(value: Any) -> str:
+    """Return a value that was decoded so as compact text."""
+    return _exact_encoder.encode(value).decode()

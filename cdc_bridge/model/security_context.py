@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from cdc_bridge.model import exactjson
 from cdc_bridge.model.filter import EVERYTHING, Filter
+from cdc_bridge.model.row import decode_exact, encode_exact
 
 PASSING = frozenset({"exp", "iat", "jti", "nbf"})
 """Claims that differ between tokens of the same person (RFC 7519)."""
@@ -34,14 +34,14 @@ class Principal:
 
     @property
     def claim_values(self) -> Mapping[str, Any]:
-        found = exactjson.decode(self.claims) if self.claims else {}
+        found = decode_exact(self.claims) if self.claims else {}
         return found if isinstance(found, dict) else {}
 
     @property
     def lasting(self) -> str:
         """Return a text that is the same for the next token of the same person, for data that outlive a connection."""
         claims = {name: value for name, value in self.claim_values.items() if name not in PASSING}
-        return exactjson.encode([self.name, self.role, dict(sorted(claims.items()))])
+        return encode_exact([self.name, self.role, dict(sorted(claims.items()))])
 
 
 SELF = Principal()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
 
-from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.errors import RequestError, invalid_query
 from cdc_bridge.model.filter import (
@@ -25,6 +24,7 @@ from cdc_bridge.model.filter import (
     none_of,
 )
 from cdc_bridge.model.instants import parse_now
+from cdc_bridge.model.row import decode_exact
 from cdc_bridge.query import operators
 from cdc_bridge.query.forms import shown
 from cdc_bridge.query.literals import PLACEHOLDER, Literals
@@ -223,7 +223,7 @@ def _coerced(asked: Asked, type_: PgType, value: Any) -> Any:
 
 def _shape(value: Any) -> Any:
     """Read GeoJSON, or the JSON text of it. PostGIS checks the shape itself."""
-    shape = exactjson.decode(value) if isinstance(value, str) else value
+    shape = decode_exact(value) if isinstance(value, str) else value
     if not isinstance(shape, dict) or not isinstance(shape.get("type"), str):
         raise ValueError("not GeoJSON")
     return shape

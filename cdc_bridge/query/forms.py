@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from cdc_bridge.model import exactjson
 from cdc_bridge.model.errors import invalid_query
+from cdc_bridge.model.row import decode_exact, encode_exact
 
 _DECIMAL = re.compile(r"-?[0-9]{1,19}")
 SHOWN_MAX = 80
@@ -48,7 +48,7 @@ def members(raw: Any, parameter: str) -> dict[str, Any]:
         return {}
     if isinstance(raw, str):
         try:
-            raw = exactjson.decode(raw)
+            raw = decode_exact(raw)
         except ValueError:
             raise invalid_query(f'"{parameter}" is not valid JSON') from None
     if not isinstance(raw, dict):
@@ -97,7 +97,7 @@ def _whole(raw: Any) -> int | None:
 def shown(raw: Any) -> str:
     """Return a client's value as an error message repeats it: JSON, and short."""
     try:
-        text = exactjson.encode(raw[:SHOWN_MAX] if isinstance(raw, (str, list)) else raw)
+        text = encode_exact(raw[:SHOWN_MAX] if isinstance(raw, (str, list)) else raw)
     except RecursionError:
         return "that"
     return text if len(text) <= SHOWN_MAX + 2 else text[:SHOWN_MAX] + "..."

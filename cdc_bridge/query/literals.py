@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.filter import Literal
+from cdc_bridge.model.row import encode_exact
 from cdc_bridge.query import digits
 
 JSON_DEPTH_MAX = 100
@@ -49,7 +49,7 @@ class Literals:
         try:
             return Literal(normalize_literal(type_, value))
         except NotNative:
-            return self._look_up(type_, exactjson.encode(value))
+            return self._look_up(type_, encode_exact(value))
 
     def _look_up(self, type_: PgType, text: str) -> Literal:
         if _OF_TIME.search(type_.name) and _PASSING.search(text):

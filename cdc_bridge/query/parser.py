@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cdc_bridge.model import exactjson
 from cdc_bridge.model.catalog import Catalog, Collection, PgType
 from cdc_bridge.model.errors import RequestError, forbidden_item, invalid_query
 from cdc_bridge.model.filter import EVERYTHING, Field, Filter, all_of
+from cdc_bridge.model.row import encode_exact
 from cdc_bridge.model.subscription import (
     Aggregate,
     AggregateFunction,
@@ -110,7 +110,7 @@ def compact(raw: Mapping[str, Any]) -> dict[str, Any]:
 def _compact(member: str, value: Any) -> Any:
     if member in _LISTS:
         return forms.names(value, member)
-    return exactjson.encode(value) if member in _OBJECTS and not isinstance(value, str) else value
+    return encode_exact(value) if member in _OBJECTS and not isinstance(value, str) else value
 
 
 def item_key(item: Item, collection: Collection) -> tuple[str, ...]:

@@ -23,9 +23,9 @@ from websockets.server import ServerProtocol
 
 from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
-from cdc_bridge.model import frames
+from cdc_bridge.model import messages
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.server import limits
 from cdc_bridge.server.framing import PONG_BYTES, Framing, Signal, is_pong
 from cdc_bridge.server.limits import BoundedReader
@@ -143,7 +143,7 @@ class Connection(BoundedReader):
             self._subscribers.remove(subscriber)
 
     def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
-        self.reply(frames.error("subscribe", error, subscriber.subscription.uid))
+        self.reply(messages.error("subscribe", error, subscriber.subscription.uid))
 
     @property
     def has_room(self) -> bool:
@@ -178,11 +178,11 @@ class Connection(BoundedReader):
 
     def received(self, data: bytearray) -> None:
         framing = self._framing or self._server.borrow_framing()
-        messages = framing.receive(data)
+        received = framing.receive(data)
         if framing.protocol.writes:
             self._answer(framing)
         self._keep(framing)
-        for message in messages:
+        for message in received:
             if self._holds & CLOSING:
                 return
             if message is Signal.PONG:

@@ -30,10 +30,9 @@ from cdc_bridge.access.auth_state import (
 )
 from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.logs import facts
-from cdc_bridge.model import frames
+from cdc_bridge.model import messages
 from cdc_bridge.model.errors import RequestError, forbidden_collection
-from cdc_bridge.model.frames import CloseCode
-from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.model.messages import Authenticate, CloseCode, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Uid, uid_text
 from cdc_bridge.ports import InitialData
@@ -224,13 +223,13 @@ class ClientSession:
                 if subscriber not in before:
                     self._end(subscriber)
             self._note(error)
-            self._client.reply(frames.error("subscribe", error, request.uid))
+            self._client.reply(messages.error("subscribe", error, request.uid))
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
         if request.uid is None:
             self._end_all()
         self._end_uid(request.uid)
-        self._client.reply(frames.unsubscribed(request.uid))
+        self._client.reply(messages.unsubscribed(request.uid))
 
     async def _read_items(self, request: ReadItems) -> None:
         try:
@@ -238,10 +237,10 @@ class ClientSession:
             data = await self._unless_broken_off(self._server.engine.read_items(request, principal))
         except RequestError as error:
             self._note(error)
-            self._client.reply(frames.error("items", error, request.uid))
+            self._client.reply(messages.error("items", error, request.uid))
         else:
             one = request.item is not None
-            self._client.reply(frames.items(data.rows, request.uid, one=one, more=data.more, meta=data.meta))
+            self._client.reply(messages.items(data.rows, request.uid, one=one, more=data.more, meta=data.meta))
 
     def _note(self, error: RequestError) -> None:
         """Clients are not told whether something is not there or not theirs; an operator finds their role here."""
@@ -332,7 +331,7 @@ class ClientSession:
         if self._auth_state.is_awaited or self._auth_state.is_judged:
             return  # the answer to its `auth` has to be the first that it hears
         if self._messages.tick():
-            self._client.reply(frames.ping())
+            self._client.reply(messages.ping())
         else:
             self._client.close(CloseCode.POLICY_VIOLATION, "no answer to a ping")
 

@@ -23,7 +23,7 @@ from cdc_bridge.access.auth_state import AuthMode, AuthState, Identity, Moment
 from cdc_bridge.access.authenticator import Authenticator
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import SettingsError
-from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.server import framing, limits
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import Framing

@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from cdc_bridge import conninfo
 from cdc_bridge.access.authenticator import StaticToken
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.model import exactjson
+from cdc_bridge.model.row import decode_exact, encode_exact
 from cdc_bridge.model.subscription import EVERY_EVENT, EventKind
 
 REFUSAL = "refusal"
@@ -128,12 +128,12 @@ def _filter(value: Any, label: str) -> str:
     """Return the filter as JSON text in one spelling, so that the same filter is no change."""
     text = value if isinstance(value, str) else _written_out(value, label)
     try:
-        found = exactjson.decode(text) if text.strip() else {}
+        found = decode_exact(text) if text.strip() else {}
     except ValueError:
         raise refusal(f"{label}: its filter is no JSON that can be read") from None
     if not isinstance(found, dict):
         raise refusal(f"{label}: a filter is a table, or the JSON text of an object")
-    return exactjson.encode(found) if found else ""
+    return encode_exact(found) if found else ""
 
 
 def _written_out(value: Any, label: str) -> str:

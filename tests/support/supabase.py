@@ -17,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.admin import attach as attaching
 from cdc_bridge.admin.roles import RoleNames, script
-from cdc_bridge.model import exactjson
+from cdc_bridge.model.row import encode_exact
 from tests.support.server import Database, Server
 
 SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"
@@ -106,7 +106,7 @@ class Place:
     def seen_by(self, person: Person, query: str) -> list[tuple[Any, ...]]:
         """What PostgREST would answer."""
         with psycopg.connect(self.runtime_dsn) as connection:
-            who = {"role": person.role, "claims": exactjson.encode(person.token_claims)}
+            who = {"role": person.role, "claims": encode_exact(person.token_claims)}
             connection.execute(
                 "SELECT set_config('role', %(role)s, true), set_config('request.jwt.claims', %(claims)s, true)", who
             )
