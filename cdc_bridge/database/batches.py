@@ -25,7 +25,7 @@ from cdc_bridge.model.catalog import Column, PgType, TypeKind
 from cdc_bridge.model.filter import Filter, Policy, leaves
 from cdc_bridge.model.row import RowValues, split_array, split_object
 from cdc_bridge.model.security_context import RowRules, SecurityContext
-from cdc_bridge.model.values import NULL
+from cdc_bridge.model.table import NULL
 from cdc_bridge.ports import Case, Failure, Verdict
 
 NULLS_MAX = 4

@@ -20,15 +20,21 @@ from psycopg import errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.database.batches import Answer, Batch, in_batches, verdicts_of
-from cdc_bridge.database.refusals import is_of_the_statement, sentence
 from cdc_bridge.database.select import completions, normalized, verdicts, worth
-from cdc_bridge.database.sessions import BoundStatement, Connection, ask_by_itself, ask_together
+from cdc_bridge.database.sessions import (
+    BoundStatement,
+    Connection,
+    ask_by_itself,
+    ask_together,
+    is_of_the_statement,
+    sentence,
+)
 from cdc_bridge.database.where import Scope
 from cdc_bridge.model.catalog import Column, PgType
 from cdc_bridge.model.errors import BridgeError, SourceUnavailable
 from cdc_bridge.model.row import split_array, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
-from cdc_bridge.model.values import NULL
+from cdc_bridge.model.table import NULL
 from cdc_bridge.ports import (
     Case,
     ClaimExpression,

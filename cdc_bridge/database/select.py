@@ -14,7 +14,6 @@ from psycopg import sql
 
 from cdc_bridge.database.expressions import Name, Parameter, Verbatim, compare, joined, operand
 from cdc_bridge.database.where import Scope, images, link, ordinal, table, where
-from cdc_bridge.model import values
 from cdc_bridge.model.catalog import Collection, Column, Reference
 from cdc_bridge.model.filter import Comparison, Field, Filter, Policy, Related, Required, leaves
 from cdc_bridge.model.row import RowValues
@@ -28,6 +27,7 @@ from cdc_bridge.model.subscription import (
     SortKey,
     total_order,
 )
+from cdc_bridge.model.table import member_name, value_encoder
 
 ALIAS = "t"
 
@@ -298,7 +298,7 @@ class FiguresEncoder:
     """Encodes rows of `figures`."""
 
     def __init__(self, aggregate: Aggregate) -> None:
-        self._group = [(values.name(_name(field)), values.encoder(field.type)) for field in aggregate.group_by]
+        self._group = [(member_name(_name(field)), value_encoder(field.type)) for field in aggregate.group_by]
         self._functions: dict[AggregateFunction, list[tuple[Field | None, str]]] = {}
         for position, (function, field) in enumerate(aggregate.functions, len(aggregate.group_by)):
             self._functions.setdefault(function, []).append((field, str(position)))
@@ -306,7 +306,7 @@ class FiguresEncoder:
     def encode(self, row: RowValues) -> bytes:
         members = [name + _encoded(encode, row[str(position)]) for position, (name, encode) in enumerate(self._group)]
         for function, asked in self._functions.items():
-            members.append(values.name(function.value) + _figures(function, asked, row))
+            members.append(member_name(function.value) + _figures(function, asked, row))
         return b"{" + b",".join(members) + b"}"
 
 
@@ -316,8 +316,8 @@ def _figures(function: AggregateFunction, asked: list[tuple[Field | None, str]],
         return bytes(row[asked[0][1]])
     is_value = function in (AggregateFunction.MIN, AggregateFunction.MAX)
     parts = [
-        values.name("*" if field is None else _name(field))
-        + _encoded(values.encoder(field.type) if is_value and field else None, row[position])
+        member_name("*" if field is None else _name(field))
+        + _encoded(value_encoder(field.type) if is_value and field else None, row[position])
         for field, position in asked
     ]
     return b"{" + b",".join(parts) + b"}"

@@ -12,9 +12,8 @@ import psycopg
 from psycopg import errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.database.refusals import in_our_words
 from cdc_bridge.database.select import FiguresEncoder, count, figures, key_of, rows
-from cdc_bridge.database.sessions import BoundStatement, Connection, ask_in_turn, begin_read
+from cdc_bridge.database.sessions import BoundStatement, Connection, ask_in_turn, begin_read, in_our_words
 from cdc_bridge.database.where import Scope
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Snapshot

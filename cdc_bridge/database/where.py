@@ -45,8 +45,7 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
-from cdc_bridge.model.values import NULL, array
-from cdc_bridge.model.values import name as member_name
+from cdc_bridge.model.table import NULL, array, member_name
 
 
 def table(collection: Collection, alias: str) -> sql.Composed:

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
 from cdc_bridge.engine.topic import Topic
-from cdc_bridge.model import values
 from cdc_bridge.model.catalog import Catalog, Collection, Reference
 from cdc_bridge.model.change import Change
 from cdc_bridge.model.filter import (
@@ -27,6 +26,7 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Nested, Projection, Query, Subscription
+from cdc_bridge.model.table import NULL
 
 Path: TypeAlias = tuple[Reference, ...]
 
@@ -109,7 +109,7 @@ def _values(reference: Reference, change: Change) -> frozenset[bytes]:
     """What the foreign key says, or said, in the rows that changed; or what they are called by it."""
     rows = (*change.old, *change.new)
     found = {bytes(raw) for row in rows if (raw := row.get(reference.target_column)) is not None}
-    return frozenset(found - {values.NULL})
+    return frozenset(found - {NULL})
 
 
 def _leading_to(base: Collection, path: Path, named: frozenset[bytes], catalog: Catalog) -> Filter:

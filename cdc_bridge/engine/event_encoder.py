@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from cdc_bridge.model import values
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
@@ -21,7 +20,7 @@ from cdc_bridge.model.filter import EVERYTHING
 from cdc_bridge.model.row import Row, RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind, Projection, Reason, SortKey, Subscription, Transaction
-from cdc_bridge.model.table import RowEncoder, Table
+from cdc_bridge.model.table import NULL, RowEncoder, Table
 
 Positions: TypeAlias = Sequence[int]
 """Rows of a change, in their order. A `range` is all of them."""
@@ -194,7 +193,7 @@ class EventEncoder:
         if kind is EventKind.DELETE or matches is None or matches.is_every_row or not subscription.is_guarded:
             return tuple(rows)
         before = set(matches.old)
-        return tuple([row if i in before else values.NULL for i, row in zip(positions, rows, strict=True)])
+        return tuple([row if i in before else NULL for i, row in zip(positions, rows, strict=True)])
 
     def _keys_of(self, *, of_old: bool) -> list[bytes]:
         """Return the keys of all rows. The collection has a key."""
@@ -254,7 +253,7 @@ def _in_order(positions: Sequence[int], rows: Sequence[RowValues], sort: Sequenc
     for key in reversed(keys):
         column = key.field.column
         rank = _rank(column.type)
-        ranks = {i: rank(bytes(rows[i].get(column.name, values.NULL))) for i in result}
+        ranks = {i: rank(bytes(rows[i].get(column.name, NULL))) for i in result}
         result.sort(key=ranks.__getitem__, reverse=key.descending)
     return result
 
@@ -266,13 +265,13 @@ def _rank(type_: PgType) -> Callable[[bytes], Any]:
 
 def _number_rank(raw: bytes) -> tuple[int, Decimal]:
     """NaN is more than any number, null more than everything."""
-    if raw == values.NULL:
+    if raw == NULL:
         return 2, Decimal()
     number = Decimal(raw.decode().strip('"'))
     return (1, Decimal()) if number.is_nan() else (0, number)
 
 
 def _text_rank(raw: bytes) -> tuple[bool, Hashable]:
-    if raw == values.NULL:
+    if raw == NULL:
         return True, ""
     return False, msgspec.json.decode(raw) if raw[:1] == b'"' else raw.decode()

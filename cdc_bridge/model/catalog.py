@@ -74,7 +74,7 @@ UNKNOWN = Access()
 
 
 class TypeKind(enum.Enum):
-    """How a value of a type is sent in JSON; see `values`."""
+    """How a value of a type is sent in JSON; see `table`."""
 
     PLAIN = "plain"  # as PostgreSQL's row_to_json writes it
     QUOTED = "quoted"  # a number that must not lose digits: int8, numeric

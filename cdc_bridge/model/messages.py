@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from cdc_bridge.model import values
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.row import decode_exact
 from cdc_bridge.model.subscription import Event, EventKind, Item, Meta, Transaction, Uid
+from cdc_bridge.model.table import NULL, array
 
 UID_CHARACTERS_MAX = 1000
 """Bounds a uid, which is kept with its subscription and repeated in every message."""
@@ -325,7 +325,7 @@ def _parts(event: Event, *, one: bool) -> Iterator[bytes]:
 
 
 def _data(rows: Sequence[bytes], *, one: bool) -> bytes:
-    return next(iter(rows), values.NULL) if one else values.array(rows)
+    return next(iter(rows), NULL) if one else array(rows)
 
 
 def _meta(meta: Iterable[tuple[Meta, int]]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from psycopg import errors
 
-from cdc_bridge.database.refusals import sentence
+from cdc_bridge.database.sessions import sentence
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.model import values
 from cdc_bridge.model.catalog import PgType, TypeKind
+from cdc_bridge.model.table import timestamptz, value_encoder
 
 INT8 = PgType("bigint", TypeKind.QUOTED)
 TIMESTAMPTZ = PgType("timestamp with time zone", TypeKind.TIMESTAMPTZ)
@@ -24,7 +24,7 @@ def composite(**fields: PgType) -> PgType:
 
 
 def encoded(type_: PgType, raw: str) -> str:
-    encode = values.encoder(type_)
+    encode = value_encoder(type_)
     return (encode(raw.encode()) if encode else raw.encode()).decode()
 
 
@@ -64,8 +64,8 @@ def test_no_digit_of_a_bigint_is_lost(number: int) -> None:
 
 
 def test_type_without_special_values_is_passed_as_it_is() -> None:
-    assert values.encoder(array_of(TEXT)) is None
-    assert values.encoder(composite(a=TEXT)) is None
+    assert value_encoder(array_of(TEXT)) is None
+    assert value_encoder(composite(a=TEXT)) is None
 
 
 @pytest.mark.parametrize(
@@ -82,4 +82,4 @@ def test_type_without_special_values_is_passed_as_it_is() -> None:
 )
 def test_timestamptz_written_in_another_zone_reads_in_utc(written: str, read: str):
     """A trigger need not set the writer's time zone."""
-    assert values.timestamptz(written.encode()).decode() == read
+    assert timestamptz(written.encode()).decode() == read
