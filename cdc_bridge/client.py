@@ -95,7 +95,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to subscribe to. `event` is create, update or delete; None means all of them."""
+    """The subscription to ask for. `event` is create, update or delete; None means all of them."""
 
     collection: str
     event: str | None = None

@@ -1,4 +1,4 @@
-"""What the engine asks the database, and the values in which it gets the answers.
+"""Questions of the engine to the database, and the values in which it gets the answers.
 
 The database evaluates row versions of changes as the changes have them, not what the tables contain by then. But
 conditions and outputs on other rows use these as they are now.
@@ -20,7 +20,7 @@ from cdc_bridge.model.subscription import Meta, Projection, Query
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Case:
-    """Which of these rows match the filter, in each context? `now_us` is the value of `$NOW`, in microseconds since
+    """Find the rows that match the filter, in each context. `now_us` is the value of `$NOW`, in microseconds since
     1970.
     """
 
@@ -34,7 +34,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Completion:
-    """What do the outputs show that these row versions do not contain? See `projection`."""
+    """Complete these row versions with the outputs that they do not contain, see `model.subscription`."""
 
     collection: Collection
     catalog: Catalog
@@ -211,7 +211,7 @@ class CatalogReader(Protocol):
     async def fingerprint(self) -> str: ...
 
     async def detached(self, members: Mapping[int, int]) -> list[int]:
-        """Of partitions, each with the table that it was one of (both by `oid`), those that are none any more."""
+        """Return which partitions are none any more, given each with the table that it was one of (both by `oid`)."""
         ...
 
     async def repair(self) -> list[Relation]:

@@ -1,4 +1,4 @@
-"""What a principal may see: a view of the catalog, and a filter on the rows of each table.
+"""Decide what a principal may see: a view of the catalog, and a filter on the rows of each table.
 
 Grants and row-level security are PostgreSQL's, rules are the configuration's; both hold. In the view, what is forbidden
 is not there, so that nobody can tell it from what does not exist: `*` are the visible columns, and every other name is
@@ -60,7 +60,7 @@ class Probe:
 
 @dataclass(slots=True, eq=False)
 class Questions:
-    """What PostgreSQL has to be asked before requests can be parsed by `catalog`. True while there is anything.
+    """Ask PostgreSQL these before requests are parsed by `catalog`. True while there is anything to ask.
 
     `is_tentative`: the rules that apply are not known yet, so a refusal may not be final.
     """
@@ -81,7 +81,7 @@ class Questions:
 
 
 class PolicyCache:
-    """What PostgreSQL has said about claims and policies, by one catalog: the value of an expression of claims for a
+    """PostgreSQL's answers about claims and policies, by one catalog: the value of an expression of claims for a
     principal, and whether it can evaluate a policy for the rows of changes. Each question is asked once.
 
     Rule: nothing here waits. Unknown answers are collected in `Questions` during a pass over one or many requests. The
@@ -139,7 +139,7 @@ class PolicyCache:
 
 @dataclass(slots=True)
 class _Known:
-    """What has been worked out by one catalog. `logged` are the unsupported policies that the operator knows of."""
+    """Results that hold for one catalog. `logged` are the unsupported policies that the operator knows of."""
 
     catalog: Catalog
     cache: PolicyCache = field(default_factory=PolicyCache)

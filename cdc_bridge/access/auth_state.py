@@ -218,10 +218,10 @@ class AuthState:
         self._identity = None
         return self._become(self._nobody(), Say(frame))
 
-    def _become(self, principal: Principal | None, said: Say) -> Sequence[Step]:
+    def _become(self, principal: Principal | None, answer: Say) -> Sequence[Step]:
         as_before = self._state is State.AWAITED or (self._state is State.KNOWN and principal == self._principal)
         self._state, self._principal = State.KNOWN, principal
-        return (said,) if as_before else (Suspend(), said, GoOn())
+        return (answer,) if as_before else (Suspend(), answer, GoOn())
 
     def _end(self, frame: bytes) -> Sequence[Step]:
         self._state, self._principal = State.TURNED_AWAY, None

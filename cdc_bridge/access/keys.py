@@ -59,7 +59,7 @@ _FAMILIES: Mapping[str, Any] = {"RSA": RSAAlgorithm, "EC": ECAlgorithm, "OKP": O
 """The types of public keys. A published symmetric key (`oct`) is not a secret, so it is not accepted."""
 
 _UNREADABLE = (PyJWTError, UnsupportedAlgorithm, ValueError, TypeError, KeyError, AttributeError)
-"""What the libraries raise for text that is not a key."""
+"""The libraries raise these for text that is not a key."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ LIMITS = QueryLimits(filter_depth_max=100, filter_nodes_max=10_000, in_values_ma
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What one role may see of one collection. `fields` of None are all; `filter` is written as clients write it."""
+    """The rights of one role on one collection. `fields` of None are all; `filter` is written as clients write it."""
 
     role: str
     collection: str

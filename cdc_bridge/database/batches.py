@@ -29,7 +29,7 @@ from cdc_bridge.model.table import NULL
 from cdc_bridge.ports import Case, Failure, Verdict
 
 NULLS_MAX = 4
-"""Of one image. Each makes twice as many rows of it."""
+"""The most doubtful NULLs of one row version. Each makes twice as many rows of it."""
 
 UNREADABLE = "a change does not tell what was in a column with JSON"
 
@@ -95,8 +95,8 @@ UNCERTAIN = "?"
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """What makes two cases one question: what is asked, of which table, by which rules, and when, if it says something
-    else later.
+    """Cases with an equal one are one question: it is about the same table, filter and rules, and about the same time,
+    if it says something else later.
     """
 
     relation_id: int
@@ -151,9 +151,7 @@ class Batch:
         return place
 
     def letters(self, answer: str) -> str:
-        """Of an answer with a letter for each row one for each image: `?` where its rows differ, or where nobody can
-        say which they are.
-        """
+        """Return a letter for each row version, from one for each row. `?`: nobody can say, or its rows differ."""
         return "".join([_common(answer[rows]) for rows in self.rows_of]) if self.doubtful else answer
 
 
@@ -179,7 +177,7 @@ def in_batches(cases: Sequence[Case]) -> list[Batch]:
 
 
 def verdicts_of(count: int, answered: Iterable[tuple[Batch, Mapping[SecurityContext, Answer]]]) -> list[Verdict]:
-    """What was decided about the images of so many cases."""
+    """Return the verdicts of so many cases."""
     verdicts: dict[int, Verdict] = {}
     for batch, found_by in answered:
         answers = {context: _fitting(answer, batch) for context, answer in found_by.items()}
@@ -242,12 +240,12 @@ def _in_doubt(
 
 
 def _joined(one: Verdict, other: Verdict) -> Verdict:
-    """Of the same case, for others who ask."""
+    """Join two verdicts of the same case, for different contexts."""
     seen_by = [mine | theirs for mine, theirs in zip(one.seen_by, other.seen_by, strict=True)]
     return Verdict(tuple(seen_by), {**one.failures, **other.failures}, one.failed_for_now | other.failed_for_now)
 
 
 def _by_rules(contexts: Iterable[SecurityContext]) -> Iterator[tuple[RowRules, list[SecurityContext]]]:
-    """Those who follow each other with the same rules: mostly all of them."""
+    """Group contexts that follow each other with the same rules: mostly all of them."""
     for rules, same in groupby(contexts, key=lambda context: context.rows):
         yield rules, list(same)

@@ -63,7 +63,7 @@ class _Side:
 
 
 def condition(comparison: Comparison, alias: str, now_us: int) -> sql.Composable:
-    """What it asks of the row that goes by `alias`, at this moment."""
+    """Return the comparison as a condition on the row that goes by `alias`, at this moment."""
     asked = comparison.operand
     side = _Side(operand(alias, asked), asked.type, collation(asked), now_us)
     return _COMPARISONS[comparison.operator](side, comparison.values)
@@ -232,7 +232,7 @@ def _meets(operator: str) -> _Build:
 
 
 def _not(build: _Build) -> _Build:
-    """What it says of NULL is NULL, and so is the contrary."""
+    """For NULL it is NULL, and so is the contrary."""
 
     def contrary(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
         return sql.SQL("NOT ({})").format(build(replace(side, value=side.known), values))

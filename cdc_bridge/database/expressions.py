@@ -79,7 +79,7 @@ class Parameter(sql.Composable):
 
 
 def parameters(statement: sql.Composable) -> list[Any]:
-    """Those of a whole statement, in the order of its placeholders."""
+    """Return the parameters of a whole statement, in the order of its placeholders."""
     return list(_parameters(statement))
 
 

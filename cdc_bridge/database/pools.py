@@ -114,7 +114,7 @@ class ReadPools:
 
 
 STREAM_CONNECTIONS = 2
-"""Those of the change stream."""
+"""The connections of the change stream."""
 
 
 def _reporting_to(pools: ReadPools, number: int) -> type[AsyncConnection[Any]]:

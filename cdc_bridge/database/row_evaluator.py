@@ -53,7 +53,7 @@ SUBJECTS_MAX = 100_000
 
 @dataclass(slots=True)
 class Backoff:
-    """What PostgreSQL took too long for is not asked again for a while, so that nobody waits for it each time.
+    """Questions that took PostgreSQL too long are not asked again for a while, so that nobody waits for them each time.
 
     Rule: for `first_s`, and twice as long each time after that, up to `BACKOFF_MAX_S`; an answer in time ends that.
     Bound: `SUBJECTS_MAX` subjects, of which only hashes are kept, since clients choose how large they are; past it the
@@ -62,7 +62,7 @@ class Backoff:
 
     first_s: float = BACKOFF_S
     _until_s: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """Until when each subject is left alone, and for how long that is."""
+    """When each subject may be asked about again, and how long that pause is."""
 
     def is_backed_off(self, subject: Hashable, now_s: float) -> bool:
         until_s, _ = self._until_s.get(hash(subject), (now_s, 0.0))
@@ -83,7 +83,7 @@ Pool: TypeAlias = AsyncConnectionPool[Connection]
 Statement: TypeAlias = BoundStatement | Failure
 
 FIRST_SHARE = 0.05
-"""Of the time that a statement may take: what each gets when they are asked one by one."""
+"""Questions that are asked one by one get this part each of the time that a statement may take."""
 
 
 class PooledRowEvaluator:

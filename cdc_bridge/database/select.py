@@ -64,7 +64,7 @@ def count(collection: Collection, filter_: Filter, scope: Scope) -> sql.Composed
 
 
 def _seen(collection: Collection, scope: Scope) -> Filter:
-    """What rules let be seen, for statements whose filter does not say it."""
+    """Restrict to what rules let be seen, for statements whose filter does not say it."""
     return Required(scope.context.rows_of(collection.relation_id))
 
 
@@ -218,7 +218,7 @@ def _has_key(collection: Collection, key: tuple[str, ...]) -> sql.Composed:
 
 
 def columns_in(filter_: Filter, collection: Collection) -> list[Column]:
-    """Those that a filter asks of a row, each once."""
+    """Return the columns that a filter asks of a row, each once."""
     columns: list[Column] = []
     for leaf in leaves(filter_):
         match leaf:
@@ -232,7 +232,7 @@ def columns_in(filter_: Filter, collection: Collection) -> list[Column]:
 
 
 def _columns_of(projection: Projection, collection: Collection) -> list[Column]:
-    """Those that the outputs need that no image has."""
+    """Return the columns that outputs need which are no plain columns."""
     sources = [output.source for output in projection.outputs if not output.column]
     return _unique(
         source.column if isinstance(source, Field) else collection.by_name[source.reference.column]

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 _QUOTES = '"»«„“”'  # in the languages that PostgreSQL speaks
 _VALUE = re.compile(rf"(: )?([{_QUOTES}].*[{_QUOTES}]|[{_QUOTES}].*)", re.DOTALL)
 _BEHIND_COLON = re.compile(r": .*", re.DOTALL)
-"""What stands there is a value, quoted or not; only of a regular expression PostgreSQL says there what is wrong."""
+"""There stands a value, quoted or not; only of a regular expression PostgreSQL says there what is wrong."""
 _RAISE = "exec_stmt_raise"
 
 _TOO_LARGE = (errors.OutOfMemory, errors.ProgramLimitExceeded, errors.StatementTooComplex)
@@ -237,7 +237,7 @@ def is_of_the_statement(error: psycopg.Error) -> bool:
 
 
 def _kind(error: Exception) -> str:
-    """What kind of value PostgreSQL wants."""
+    """Say which kind of value PostgreSQL wants."""
     return "" if not isinstance(error, psycopg.Error) or _is_raised(error) else f" PostgreSQL says: {sentence(error)}"
 
 

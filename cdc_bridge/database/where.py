@@ -110,7 +110,7 @@ FALSE = sql.SQL("FALSE")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a statement is made in: the tables that there are, what time it is, and who asks.
+    """The surroundings of a statement: the tables that there are, what time it is, and who asks.
 
     `of_images`: it is about images of rows, to which PostgreSQL applies no policy unless it is told to.
     """

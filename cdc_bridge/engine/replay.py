@@ -51,7 +51,7 @@ class Replay:
         subscriber.push(Event(EventKind.INIT, resumed=True), hub.client_position(subscriber, cursor))
         sieve: FilterGroup[Subscriber] = FilterGroup(subscriber.subscription.query.filter)
         sieve.put(Group(subscriber.subscription))
-        return cls(hub, subscriber.reading(), anchor, cursor.told, sieve, TransactionOrders(key) if key else None)
+        return cls(hub, subscriber.reading(), anchor, cursor.positions, sieve, TransactionOrders(key) if key else None)
 
     @property
     def subscriber(self) -> Subscriber:

@@ -1,6 +1,6 @@
-"""What a client has been told, as the text that it hands back to go on from there.
+"""Cursors: how far a client has received the changes, as a text that it hands back to go on from there.
 
-A cursor says what has been told; it must never say more than what was sent. To say less is harmless: rows come again.
+A cursor never covers more than what was sent. To cover less is harmless: rows come again.
 So wherever a cursor would grow too long, it says less.
 
 Outside it is opaque: encrypted, so that it tells nothing of other tables' traffic, and authenticated, so that what
@@ -28,18 +28,18 @@ SALT_BYTES = 16
 NUMBER_BYTES = 8
 PLAIN_BYTES_MAX = 6_000
 TEXT_CHARACTERS_MAX = 9_000
-TOLD_MAX = 8
+POSITIONS_MAX = 8
 
 
 class Cursor(NamedTuple):
-    """What has been told of one collection: whatever any of the positions has. All are of one era.
+    """Changes of one collection that were delivered: whatever any of the positions has. All are of one era.
 
     `shape` is the collection's when this was true; for a collection of another shape it says nothing.
     """
 
     shape: bytes
     era: Era
-    told: tuple[Position, ...]
+    positions: tuple[Position, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +51,7 @@ class EventPosition:
     _alone: dict[CursorCipher, ClientPosition] | None = None
 
     def client_position(self, cipher: CursorCipher, start: Position | None) -> ClientPosition:
-        """What has been told to one whose data are those of `start`, or to whom that makes no difference any more."""
+        """Return the position of a client whose data are of `start`; None where that makes no difference any more."""
         if start is not None:
             return ClientPosition(cipher, united(self.shape, (start, self.position)))
         if self._alone is None:
@@ -77,22 +77,22 @@ class ClientPosition:
         return self._text
 
 
-def united(shape: bytes, told: tuple[Position, ...]) -> Cursor:
+def united(shape: bytes, positions: tuple[Position, ...]) -> Cursor:
     """Positions of different eras add up to one that nobody can go on from."""
-    era = told[0].era
-    if not era.is_lasting or any(position.era != era for position in told):
+    era = positions[0].era
+    if not era.is_lasting or any(position.era != era for position in positions):
         return Cursor(shape, NO_ERA, ())
-    return Cursor(shape, era, told)
+    return Cursor(shape, era, positions)
 
 
-def going_on(told: tuple[Position, ...], upto: Snapshot, seq: int) -> tuple[Position, ...]:
-    """`told`, and of what `upto` sees everything up to `seq`."""
-    journal = told[-1].journal
+def going_on(positions: tuple[Position, ...], upto: Snapshot, seq: int) -> tuple[Position, ...]:
+    """`positions`, and of what `upto` sees everything up to `seq`."""
+    journal = positions[-1].journal
     if journal.seen is not NOTHING_SEEN:
-        journal = Journal(told[0].era, NOTHING_SEEN)
+        journal = Journal(positions[0].era, NOTHING_SEEN)
     newest = Position(journal, 0, upto, seq)
-    kept = tuple(position for position in told if not _covers(newest, position))
-    return (*kept, newest) if len(kept) < TOLD_MAX else kept
+    kept = tuple(position for position in positions if not _covers(newest, position))
+    return (*kept, newest) if len(kept) < POSITIONS_MAX else kept
 
 
 def _covers(position: Position, other: Position) -> bool:
@@ -169,10 +169,10 @@ def _frugal(cursor: Cursor) -> bytes:
     """Encoded, and where that is too long, saying less."""
     plain = encode(cursor)
     if len(plain) > PLAIN_BYTES_MAX:
-        told = tuple(Position.of(cursor.era, p.seen, (), p.upto, p.seq) for p in cursor.told)
-        plain = encode(cursor._replace(told=told))
+        positions = tuple(Position.of(cursor.era, p.seen, (), p.upto, p.seq) for p in cursor.positions)
+        plain = encode(cursor._replace(positions=positions))
     if len(plain) > PLAIN_BYTES_MAX:
-        plain = encode(cursor._replace(told=tuple(_by_xmin(p) for p in cursor.told)))
+        plain = encode(cursor._replace(positions=tuple(_by_xmin(p) for p in cursor.positions)))
     return plain
 
 
@@ -191,8 +191,8 @@ def _by_xmin(position: Position) -> Position:
 
 
 def encode(cursor: Cursor) -> bytes:
-    parts = [cursor.shape, _era(cursor.era), _unsigned(len(cursor.told))]
-    for journal, length, upto, seq in cursor.told:
+    parts = [cursor.shape, _era(cursor.era), _unsigned(len(cursor.positions))]
+    for journal, length, upto, seq in cursor.positions:
         parts += (_unsigned(length), _delivered(journal, length))
         if upto is None:
             parts.append(b"\0")
@@ -206,10 +206,10 @@ def decode(plain: bytes) -> Cursor:
     reader = _Reader(plain)
     shape = reader.take(SHAPE_BYTES)
     era = Era(reader.take(reader.unsigned()), reader.signed())
-    told = tuple([reader.position(era) for _ in range(reader.unsigned())])
+    positions = tuple([reader.position(era) for _ in range(reader.unsigned())])
     if reader.at != len(plain):
         raise ValueError("more than a cursor")
-    return Cursor(shape, era, told)
+    return Cursor(shape, era, positions)
 
 
 _LOW_BITS = 64

@@ -191,7 +191,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """What a client follows.
+    """One client's subscription.
 
     `item` is the encoded key of one row, None for the whole collection; `key` are the same key's values as the client
     sent them. `request` is the raw `query`, kept to be parsed again when the table changes.
@@ -229,8 +229,8 @@ class Subscription:
         query = self.query
         is_common = query.projection.is_flat and all(isinstance(leaf, Comparison) for leaf in leaves(query.filter))
         object.__setattr__(self, "asked_by", BY_ITSELF if is_common else self.context)
-        told = self.allowed if self.event is None else self.allowed & {self.event}
-        object.__setattr__(self, "wanted", told | {EventKind.INIT})
+        delivered = self.allowed if self.event is None else self.allowed & {self.event}
+        object.__setattr__(self, "wanted", delivered | {EventKind.INIT})
 
     @property
     def stream_uid(self) -> str | None:

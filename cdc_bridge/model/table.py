@@ -39,7 +39,7 @@ Part: TypeAlias = tuple[bytes, str, Encode | None]
 
 
 class Table:
-    """What follows from a collection's columns for its rows. It lives as long as these do."""
+    """Compiled from a collection's columns, for its rows. It lives as long as these do."""
 
     def __init__(self, collection: Collection) -> None:
         self.collection = collection

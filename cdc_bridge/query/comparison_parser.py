@@ -47,7 +47,7 @@ _FLAGS = {"true": True, "false": False}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is compared, and how. `label` is the client's name for it."""
+    """One operand and operator. `label` is the client's name for it."""
 
     operand: Operand
     operator: Operator

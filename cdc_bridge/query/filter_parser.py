@@ -58,7 +58,7 @@ class _Place:
 
 @dataclass(frozen=True, slots=True)
 class _Subject:
-    """What conditions are about: a field or a path into JSON. `label` is the client's name for it, `reference` the
+    """The subject of conditions: a field or a path into JSON. `label` is the client's name for it, `reference` the
     relation of a foreign key.
     """
 

@@ -19,7 +19,7 @@ class ColumnReader(NamedTuple):
 
 
 UNSURE: Any = object()
-"""What is read where memory cannot tell. NULL is read as None."""
+"""Read where memory cannot tell. NULL is read as None."""
 
 _UNREAD: Any = object()
 

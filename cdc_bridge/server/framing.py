@@ -33,7 +33,7 @@ PING_PAYLOAD: Final = b"next"
 PING: Final = b"\x89\x04" + PING_PAYLOAD
 PONG_BYTES: Final = 10
 FRAGMENTS_MAX = 4096
-"""Of one message. Each costs more than its bytes."""
+"""The most fragments of one message. Each costs more than its bytes."""
 
 RATE_WINDOW_S = 1.0
 REFUSALS_MAX = 10
@@ -51,7 +51,7 @@ _discreet.setLevel(logging.WARNING)
 
 
 class Signal(enum.Enum):
-    """What a client says besides messages."""
+    """A sign of a client besides its messages."""
 
     PONG = enum.auto()
     """It has read what came before the PING."""

@@ -1,4 +1,4 @@
-"""What the port answers to plain HTTP: health, refusals before the upgrade, and the upgrade itself."""
+"""Answers to plain HTTP: health, refusals before the upgrade, and the upgrade itself."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ IPV6_NETWORK_BITS = 64
 """A client that has one IPv6 address has as many as fit into this, so they count as one."""
 
 
-class Visitor(Protocol):
+class NewConnection(Protocol):
     """A connection that knocks."""
 
     def turn_away(self) -> None:
@@ -65,8 +65,8 @@ class ConnectionLimits:
     behind_proxy: bool = False
     """Whether a proxy says who the client is. Then all connections come from its address."""
 
-    _knocking: dict[str, dict[Visitor, None]] = field(default_factory=dict)
-    _addresses: dict[Visitor, str] = field(default_factory=dict)
+    _knocking: dict[str, dict[NewConnection, None]] = field(default_factory=dict)
+    _addresses: dict[NewConnection, str] = field(default_factory=dict)
     _inside: dict[str, int] = field(default_factory=dict)
     _inside_count: int = 0
 
@@ -75,16 +75,16 @@ class ConnectionLimits:
         """The number of connections that may be, or have been, upgraded."""
         return self._inside_count
 
-    def knock(self, visitor: Visitor, peer: str) -> None:
+    def knock(self, connection: NewConnection, peer: str) -> None:
         """Count a connection that was accepted. Turn away those that have to give way for it."""
         address = counted(peer)
-        self._addresses[visitor] = address
-        self._knocking.setdefault(address, {})[visitor] = None
+        self._addresses[connection] = address
+        self._knocking.setdefault(address, {})[connection] = None
         for gives_way in self._too_many(address):
             self.leave(gives_way)
             gives_way.turn_away()
 
-    def admit(self, visitor: Visitor, client: str) -> str | tuple[HTTPStatus, str]:
+    def admit(self, connection: NewConnection, client: str) -> str | tuple[HTTPStatus, str]:
         """Let a connection in. Return under which address it counts from now on, for `depart`, or why it may not.
 
         It is counted before the upgrade, or many that are upgraded at the same time would all find room.
@@ -95,16 +95,16 @@ class ConnectionLimits:
         count = self._inside.get(address, 0)
         if self.connections_per_address_max and count >= self.connections_per_address_max:
             return HTTPStatus.TOO_MANY_REQUESTS, "too many connections from this address\n"
-        self.leave(visitor)
+        self.leave(connection)
         self._inside[address] = count + 1
         self._inside_count += 1
         return address
 
-    def leave(self, visitor: Visitor) -> None:
+    def leave(self, connection: NewConnection) -> None:
         """Forget a connection that knocks. Does nothing for another one."""
-        address = self._addresses.pop(visitor, None)
+        address = self._addresses.pop(connection, None)
         if address is not None:
-            del self._knocking[address][visitor]
+            del self._knocking[address][connection]
             if not self._knocking[address]:
                 del self._knocking[address]
 
@@ -117,10 +117,10 @@ class ConnectionLimits:
 
     def turn_everybody_away(self) -> None:
         """Wait for no request any more."""
-        for visitor in list(self._addresses):
-            visitor.turn_away()
+        for connection in list(self._addresses):
+            connection.turn_away()
 
-    def _too_many(self, address: str) -> Iterator[Visitor]:
+    def _too_many(self, address: str) -> Iterator[NewConnection]:
         each_max = 0 if self.behind_proxy else self.connections_per_address_max
         if each_max and len(self._knocking[address]) > each_max:
             yield next(iter(self._knocking[address]))

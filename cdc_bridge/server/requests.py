@@ -48,7 +48,7 @@ _T = TypeVar("_T")
 REQUESTS_MAX = 100
 
 WAITING_BYTES_MAX = 4 * 1024 * 1024
-"""Of requests that wait for their turn."""
+"""The bytes of requests that wait for their turn."""
 
 UNPROVED_BYTES_MAX = 64 * 1024
 """The same of a client of which nothing is known yet."""
@@ -58,7 +58,7 @@ FAREWELL_S = 5.0
 
 
 class Engine(Protocol):
-    """What is done for clients. What it raises is a `RequestError`, or a fault of ours."""
+    """Serves requests. It raises `RequestError`; anything else is a fault of ours."""
 
     async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal) -> Subscriber: ...
     async def read_items(self, request: ReadItems, principal: Principal) -> InitialData: ...
@@ -68,7 +68,7 @@ class Engine(Protocol):
 
 
 class Client(Outlet, Protocol):
-    """What a session needs of its connection."""
+    """The connection of a session."""
 
     def reply(self, frame: bytes) -> None: ...
     def close(self, code: CloseCode, reason: str) -> None: ...
@@ -246,12 +246,12 @@ class ClientSession:
         """Clients are not told whether something is not there or not theirs; an operator finds their role here."""
         if error.code == "FORBIDDEN":
             principal = self._auth_state.principal
-            said = facts(
+            found = facts(
                 role=principal.name if principal else "",
                 as_role=principal.role if principal else None,
                 reason=error.message,
             )
-            log.debug("a request was refused", extra=said)
+            log.debug("a request was refused", extra=found)
 
     async def _unless_broken_off(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Raises `RequestError` when the client may see no more before it is done."""

@@ -221,7 +221,7 @@ class WebSocketServer:
         self._extensions = enable_server_permessage_deflate(None) if options.compression else ()
         self._anonymous = authenticator.anonymous
         self.identifying: set[Handshake] = set()
-        """Those that are admitted, and not upgraded yet."""
+        """Handshakes that are admitted, and not upgraded yet."""
         self._connections: dict[Connection, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._somebody_left = asyncio.Event()

@@ -564,7 +564,7 @@ async def test_who_comes_back_gets_what_was_missed_and_then_what_is_new() -> Non
         await s.broker.subscribe(s.client, back())
         await s.quiet()
         assert s.client.take() == WHOLE
-        assert log.asked == [TOLD.told]
+        assert log.asked == [TOLD.positions]
         s.stream.say(insert(row(id=2, text="b"), xid=21), insert(row(id=3, text="new"), xid=40))
         await s.quiet()
         assert s.client.take() == [("create", [{"id": 3, "text": "new"}])]
@@ -579,12 +579,12 @@ async def test_cursors_on_the_way_say_how_far_it_is() -> None:
         position = Position.of(ERA, snapshot(25, 25), frozenset({(40, 11)}))
         s.stream.say(insert(row(id=3, text="new"), xid=40, position=position))
         await s.quiet()
-        told = [claim.cursor.told for claim in s.client.claims if claim]
+        told = [claim.cursor.positions for claim in s.client.claims if claim]
         partly = [Position.of(ERA, NOTHING_SEEN, upto=UPTO, seq=seq) for seq in (7, 9)]
         assert told == [
-            TOLD.told,
-            (*TOLD.told, partly[0]),
-            (*TOLD.told, partly[1]),
+            TOLD.positions,
+            (*TOLD.positions, partly[0]),
+            (*TOLD.positions, partly[1]),
             (Position.of(ERA, UPTO), position),
         ]
 
@@ -603,10 +603,10 @@ async def test_who_comes_back_before_the_bridge_listens_waits_for_it() -> None:
     [
         replace(SUBSCRIBE, after="junk"),
         back(secret=b"of another database"),
-        back(Cursor(b"another!", ERA, TOLD.told)),
-        back(Cursor(DURABLE.shape, Era(b"generation", 1), TOLD.told)),
-        back(Cursor(DURABLE.shape, Era(b""), TOLD.told)),
-        replace(back(Cursor(KEYLESS.shape, ERA, TOLD.told)), collection="log"),
+        back(Cursor(b"another!", ERA, TOLD.positions)),
+        back(Cursor(DURABLE.shape, Era(b"generation", 1), TOLD.positions)),
+        back(Cursor(DURABLE.shape, Era(b""), TOLD.positions)),
+        replace(back(Cursor(KEYLESS.shape, ERA, TOLD.positions)), collection="log"),
     ],
 )
 async def test_cursor_that_says_nothing_here_brings_fresh_data(request_: Subscribe) -> None:
@@ -621,7 +621,7 @@ async def test_cursor_that_says_nothing_here_brings_fresh_data(request_: Subscri
 async def test_cursor_of_an_era_that_does_not_last_brings_fresh_data() -> None:
     async with durable() as (s, _):
         s.stream.say(Listening(Era(b"generation"), SECRET))
-        await s.broker.subscribe(s.client, back(Cursor(DURABLE.shape, Era(b"generation"), TOLD.told)))
+        await s.broker.subscribe(s.client, back(Cursor(DURABLE.shape, Era(b"generation"), TOLD.positions)))
         await s.quiet()
         assert s.client.take() == [("open",), RESYNC]
 
@@ -670,7 +670,7 @@ async def test_log_that_cannot_be_read_for_a_while_is_read_on_from_where_it_was(
         await s.broker.subscribe(s.client, back())
         await s.quiet()
         assert s.client.take() == WHOLE
-        assert log.asked[1] == log.asked[2] == (*TOLD.told, Position.of(ERA, NOTHING_SEEN, upto=UPTO, seq=7))
+        assert log.asked[1] == log.asked[2] == (*TOLD.positions, Position.of(ERA, NOTHING_SEEN, upto=UPTO, seq=7))
 
 
 async def test_more_new_changes_than_may_be_kept_are_read_from_the_log_too() -> None:
@@ -680,7 +680,7 @@ async def test_more_new_changes_than_may_be_kept_are_read_from_the_log_too() -> 
         s.stream.say(HEARD)
         await s.broker.subscribe(s.client, back())
         await asyncio.sleep(0.05)
-        assert log.asked == [TOLD.told, (Position.of(ERA, UPTO),)]
+        assert log.asked == [TOLD.positions, (Position.of(ERA, UPTO),)]
         assert s.client.take() == [("open",), ("resumed",)]
 
 
@@ -761,7 +761,7 @@ async def test_delete_of_the_followed_row_is_among_what_was_missed() -> None:
 
 async def test_truncate_that_was_missed_empties_the_table_and_a_partition_alone_does_not() -> None:
     parted = replace(PARTED, durable=True)
-    request = back(Cursor(parted.shape, ERA, TOLD.told), of=parted)
+    request = back(Cursor(parted.shape, ERA, TOLD.positions), of=parted)
     whole = tuple(truncate(of=PARTED, relation_id=n, xid=20, seq=n) for n in (400, 401, 402))
     alone = truncate(of=PARTED, relation_id=401, xid=21, seq=500)
     log = Log([[Missed(UPTO, whole), DONE], [Missed(UPTO, (alone,)), DONE]])

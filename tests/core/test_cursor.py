@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from cdc_bridge.model.change import NO_ERA, NOTHING_SEEN, Era, Position, Snapshot
 from cdc_bridge.model.cursor import (
     PLAIN_BYTES_MAX,
+    POSITIONS_MAX,
     TEXT_CHARACTERS_MAX,
-    TOLD_MAX,
     ClientPosition,
     Cursor,
     CursorCipher,
@@ -52,7 +52,7 @@ def positions(draw: st.DrawFn, era: Era = ERA) -> Position:
 def cursors(draw: st.DrawFn) -> Cursor:
     era = Era(draw(st.binary(max_size=40)), draw(st.integers(-5, 2**40)))
     return Cursor(
-        draw(st.binary(min_size=8, max_size=8)), era, tuple(draw(st.lists(positions(era), max_size=TOLD_MAX)))
+        draw(st.binary(min_size=8, max_size=8)), era, tuple(draw(st.lists(positions(era), max_size=POSITIONS_MAX)))
     )
 
 
@@ -124,13 +124,13 @@ def test_cursor_that_would_be_too_long_claims_less(position: Position) -> None:
     opened = CIPHER.open(text)
     assert opened is not None
     assert len(encode(opened)) <= PLAIN_BYTES_MAX
-    (claimed,) = opened.told
+    (claimed,) = opened.positions
     told = [(xid, seq) for xid in range(90, 200) for seq in range(20) if claimed.has(xid, seq)]
     assert told
     assert all(position.has(xid, seq) for xid, seq in told)
 
 
-@given(st.lists(st.tuples(snapshots(), seqs), max_size=2 * TOLD_MAX), snapshots())
+@given(st.lists(st.tuples(snapshots(), seqs), max_size=2 * POSITIONS_MAX), snapshots())
 def test_rounds_that_were_cut_short_add_up_and_stay_few(rounds: list[tuple[Snapshot, int]], first: Snapshot) -> None:
     told: tuple[Position, ...] = (Position.of(ERA, first),)
     every = told
@@ -138,7 +138,7 @@ def test_rounds_that_were_cut_short_add_up_and_stay_few(rounds: list[tuple[Snaps
         before = told
         told = going_on(told, upto, seq)
         every = (*every, Position.of(ERA, NOTHING_SEEN, upto=upto, seq=seq))
-        assert len(told) <= TOLD_MAX
+        assert len(told) <= POSITIONS_MAX
         for xid, number in [(first.xmin, 0), (upto.xmin - 1, seq), (upto.xmin - 1, seq + 1)]:
             has = any(position.has(xid, number) for position in told)
             assert has or not any(position.has(xid, number) for position in before)

@@ -431,7 +431,7 @@ def test_claim_of_the_data_is_their_snapshot_and_an_event_adds_its_position() ->
     assert claimed(scene) == Cursor(DURABLE.shape, ERA, (start,))
     behind = Position.of(ERA, snapshot(15, 15), frozenset({(25, 1)}))
     scene.apply(insert(row(id=1, text="a"), xid=25, position=behind))
-    assert claimed(scene).told == (start, behind)
+    assert claimed(scene).positions == (start, behind)
 
 
 def test_snapshot_of_the_data_is_no_longer_claimed_once_the_stream_has_all_of_it() -> None:
@@ -440,7 +440,7 @@ def test_snapshot_of_the_data_is_no_longer_claimed_once_the_stream_has_all_of_it
     begun(scene, snapshot(20, 25, 20))
     past = Position.of(ERA, snapshot(25, 25))
     scene.apply(insert(row(id=1, text="a"), xid=30, position=past))
-    assert claimed(scene).told == (past,)
+    assert claimed(scene).positions == (past,)
     assert scene.client.claims[-1] is scene.client.claims[-2]
 
 

@@ -423,7 +423,7 @@ class Client:
                 data = [rows] if isinstance(rows, dict) else rows
                 assert self.subscriber is not None
                 assert self.subscriber.client_position is not None
-                (start,) = self.subscriber.client_position.cursor.told
+                (start,) = self.subscriber.client_position.cursor.positions
                 self.memory = Memory(start.seen, [], {value["id"]: value for value in data})
             return
         for value in [frame["data"]] if is_one else frame["data"]:
