@@ -32,7 +32,7 @@ from cdc_bridge.server.limits import BoundedReader
 from cdc_bridge.server.requests import ClientSession
 
 if TYPE_CHECKING:
-    from cdc_bridge.server.server import WebSocketServer
+    from cdc_bridge.server.websocket_server import WebSocketServer
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from cdc_bridge.server import limits
 from cdc_bridge.server.limits import BoundedReader, ConnectionLimits, is_address, peer_of
 
 if TYPE_CHECKING:
-    from cdc_bridge.server.server import WebSocketServer
+    from cdc_bridge.server.websocket_server import WebSocketServer
 
 log = logging.getLogger(__name__)
 

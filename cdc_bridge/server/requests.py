@@ -39,7 +39,7 @@ from cdc_bridge.ports import InitialData
 from cdc_bridge.server.framing import Abuse, Meaning, MessageReader, Reply, Request
 
 if TYPE_CHECKING:
-    from cdc_bridge.server.server import WebSocketServer
+    from cdc_bridge.server.websocket_server import WebSocketServer
 
 log = logging.getLogger(__name__)
 

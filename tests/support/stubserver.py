@@ -19,7 +19,7 @@ from cdc_bridge.ports import InitialData
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.http import RequestPolicy
 from cdc_bridge.server.limits import ConnectionLimits
-from cdc_bridge.server.server import ServerOptions, WebSocketServer
+from cdc_bridge.server.websocket_server import ServerOptions, WebSocketServer
 from tests.core.facts import subscription
 
 

@@ -20,7 +20,7 @@ from cdc_bridge.model.security_context import Principal
 from cdc_bridge.server import limits
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import PING, PING_PAYLOAD
-from cdc_bridge.server.server import Timer
+from cdc_bridge.server.websocket_server import Timer
 from tests.support.rawclient import CONTINUATION, DEFLATE, PONG, TEXT, UPGRADE, WITHIN_S, Raw, frame, raw, upgraded
 from tests.support.stubserver import StubEngine, StubServer, created, stub_server
 
