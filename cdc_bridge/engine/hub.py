@@ -123,7 +123,8 @@ class Hub:
         self.arrangement = object()
         reading = self._move(subscriber, subscription)
         if reading is None and subscriber.state in FOLLOWING and not subscription.sees_as(known):
-            return self.start_anew(subscriber)
+            reading = self.start_anew(subscriber)
+        _forget_former_rights(subscriber, known)
         return reading
 
     def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
@@ -185,6 +186,7 @@ class Hub:
     def _join(self, subscriber: Subscriber) -> None:
         if self._is_concerned(subscriber.subscription):
             subscriber.take(Step.WITHHELD)
+            subscriber.forget()
         else:
             self._subscribers.join(subscriber)
 
@@ -207,6 +209,7 @@ class Hub:
             return None
         if subscriber.state is State.CATCHING_UP:
             self._catching_up[subscriber.topic] = None
+        is_incomplete = is_incomplete or subscriber.topic.is_pending  # of what it has been sent already
         return subscriber.topic.reload(subscriber) if is_incomplete else None
 
     # --- what clients have been told ---
@@ -372,7 +375,10 @@ class Hub:
         return refreshes
 
     def show(self, refresh: Refresh, rows: tuple[bytes, ...], seen: Snapshot) -> list[Reading]:
-        """What was stale has been read, in a snapshot."""
+        """What was stale has been read, in a snapshot. It is shown to nobody who might see something else by now."""
+        subscription = refresh.topic.subscription
+        if not subscription.sees_as(refresh.subscription) or subscription.context != refresh.subscription.context:
+            return self.give_up(refresh)
         readings = refresh.topic.show(refresh.pending, rows, seen)
         self._touched[refresh.topic] = None
         self.flush()
@@ -452,6 +458,7 @@ class Hub:
             if subscriber.topic is not None and is_concerned(subscriber.subscription):
                 self._subscribers.part(subscriber)
                 subscriber.take(Step.WITHHELD)
+                subscriber.forget()
 
     def release(self) -> list[Reading]:
         """Let those go on who were held back: with fresh data, since they have not been sent what came meanwhile."""
@@ -512,7 +519,8 @@ class Hub:
             return None
         reading = None if subscriber.subscription is judgement else self._move(subscriber, judgement)
         if reading is None and subscriber.topic is not None and not judgement.sees_as(known):
-            return subscriber.topic.reload(subscriber)
+            reading = subscriber.topic.reload(subscriber)
+        _forget_former_rights(subscriber, known)
         return reading
 
 
@@ -523,6 +531,12 @@ def size_bytes(change: Change) -> int:
 
 def _reload_all(topics: Iterable[Topic]) -> list[Reading]:
     return [reading for topic in topics for reading in topic.reload_all()]
+
+
+def _forget_former_rights(subscriber: Subscriber, known: Subscription) -> None:
+    """Send nothing of what waits, if it was meant for somebody who might see something else: fresh data follow."""
+    if subscriber.subscription.rights != known.rights:
+        subscriber.forget()
 
 
 def _nobody(_: Subscription) -> bool:

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from cdc_bridge.access.rules import RuleSet
 from cdc_bridge.engine.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import ParsedQuery, QueryParser
@@ -92,7 +93,15 @@ class RequestHandler:
 
     async def _judge_anew(self, subscription: Subscription, principal: Principal) -> Subscription:
         name = subscription.collection.name
-        return await self._parser.parse_again(subscription, name, await self._catalog.current(name), principal)
+        catalog, rules = await self._catalog.current(name), self._parser.access.rules
+        judged = await self._parser.parse_again(subscription, name, catalog, principal)
+        self._check_still_holds(catalog, rules)
+        return judged
+
+    def _check_still_holds(self, catalog: Catalog, rules: RuleSet) -> None:
+        """Raises `SourceChanged` when other rights may hold than those by which somebody was judged."""
+        if self._hub.catalog is not catalog or self._parser.access.rules is not rules:
+            raise SourceChanged
 
     async def read_items(self, request: ReadItems, principal: Principal) -> InitialData:
         """What an `items` reply tells. With an `id` it is one row. Raises `RequestError`."""
@@ -103,15 +112,13 @@ class RequestHandler:
 
     async def _judge_request(self, request: Subscribe, principal: Principal) -> Subscription:
         name = request.collection
-        catalog = await self._catalog.current(name)
-        rules = self._parser.access.rules
+        catalog, rules = await self._catalog.current(name), self._parser.access.rules
         parsed = await self._parser.parse(request.query, name, catalog, principal, to_follow=True)
         parsed.require(request.event)
         collection = parsed.collection
         key = item_key(request.item, collection) if request.item is not None else None
         item = await self._find_key(parsed, key, request) if key is not None else None
-        if self._hub.catalog is not catalog or self._parser.access.rules is not rules:
-            raise SourceChanged
+        self._check_still_holds(catalog, rules)
         return parsed.narrowed(_subscription(request, parsed, key, item))
 
     async def _find_key(self, parsed: ParsedQuery, key: tuple[str, ...], request: Subscribe) -> bytes:

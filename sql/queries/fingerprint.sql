@@ -2,8 +2,9 @@
 -- over the rows of catalogs. The bridge asks every few seconds and runs those only when the answer differs. No row without our schema.
 --
 -- A row is told by its key and `xmin`, the transaction that wrote it: VACUUM, also VACUUM FULL of a catalog, and ANALYZE leave
--- that alone. Where applications write often, single columns are told instead: TRUNCATE writes pg_class. Rights are told by
--- their text, since the hash of an aclitem is no more than the sum of its roles and rights. Temporary tables and, as long as there is no policy, tables without triggers are left out, so that creating them is nobody's change.
+-- that alone. Where applications write often, single columns are told instead: TRUNCATE writes pg_class. Rights are told by their
+-- text, since the hash of an aclitem is no more than the sum of its roles and rights. Temporary tables and, as long as there is
+-- no policy, tables without triggers are left out, so that creating them is nobody's change.
 -- Statistics counters would be cheaper still, but they lag by up to ten seconds, and the size of a catalog says nothing.
 WITH ours AS MATERIALIZED (
     SELECT oid FROM pg_namespace WHERE nspname = %(schema)s
