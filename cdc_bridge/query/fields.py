@@ -15,10 +15,9 @@ from cdc_bridge.model.catalog import Catalog, Collection, Reference
 from cdc_bridge.model.errors import RequestError, invalid_query
 from cdc_bridge.model.filter import Field, all_of
 from cdc_bridge.model.subscription import Nested, Output, Projection, total_order
-from cdc_bridge.query import field_paths, forms
-from cdc_bridge.query.field_paths import joined
+from cdc_bridge.query import forms
 from cdc_bridge.query.filter_parser import FilterParser
-from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.forms import QueryLimits, joined
 
 OUTPUTS_MAX = 1000
 """Outputs of all levels together, besides the columns of the query's own table."""
@@ -83,7 +82,7 @@ class FieldsParser:
         entries: dict[str, _Entry] = {}
         of_parents: dict[str, None] = {}
         for path in paths:
-            name, below = field_paths.step(path, level.collection)
+            name, below = forms.step(path, level.collection)
             if name == "*":
                 self._add_columns(entries, level)
                 if below is not None:
@@ -114,19 +113,19 @@ class FieldsParser:
         meant = level.alias.get(name, name)
         reference = level.collection.by_reference.get(meant)
         if below is not None and reference is None:
-            raise field_paths.below_plain(meant, level.collection, level.path)
+            raise forms.below_plain(meant, level.collection, level.path)
         if reference is not None and (below is not None or meant not in level.collection.by_name):
             entry = self._entry(entries, name, _Entry(reference=reference))
             entry.reference = reference
             if below is not None:
                 entry.below[below] = None
             return
-        if (counted := field_paths.counted(meant, level.collection)) is not None:
-            key = name if meant != name else field_paths.key_of_count(name)
+        if (counted := forms.counted(meant, level.collection)) is not None:
+            key = name if meant != name else forms.key_of_count(name)
             self._entry(entries, key, _Entry(counted=counted))
             return
-        found = field_paths.find(meant, level.collection, level.path)
-        self._entry(entries, name if meant != name else field_paths.key_of(found), _Entry(found))
+        found = forms.find_field(meant, level.collection, level.path)
+        self._entry(entries, name if meant != name else forms.key_of(found), _Entry(found))
 
     def _entry(self, entries: dict[str, _Entry], name: str, fresh: _Entry) -> _Entry:
         """Return the entry of this name, `fresh` if there is none. A relation keeps the column that it replaces."""
@@ -143,7 +142,7 @@ class FieldsParser:
 
     def _source(self, name: str, entry: _Entry, level: _Level) -> Field | Nested:
         if entry.counted is not None:
-            field_paths.target(entry.counted, level.collection, self._catalog, level.path)
+            forms.target(entry.counted, level.collection, self._catalog, level.path)
             return Nested(entry.counted, Projection(()), is_count=True)
         if entry.reference is None:
             assert entry.field is not None
@@ -154,7 +153,7 @@ class FieldsParser:
     def _nested(self, reference: Reference, below: list[str], deep: dict[str, Any], level: _Level) -> Nested:
         if below:
             _check_depth(level, 1)
-        target = field_paths.target(reference, level.collection, self._catalog, level.path)
+        target = forms.target(reference, level.collection, self._catalog, level.path)
         path = joined(level.path, reference.name)
         is_bare = not below and len(target.key) == 1
         if not below and not target.key:
@@ -173,7 +172,7 @@ class FieldsParser:
         collection = level.collection
         condition = self._filters.parse(deep.get("_filter"), collection, level.path, f"{prefix}_filter")
         term = self._filters.search(deep.get("_search"), collection, f"{prefix}_search")
-        sort = field_paths.parse_sort(deep.get("_sort"), collection, self._catalog, level.path, f"{prefix}_sort")
+        sort = forms.parse_sort(deep.get("_sort"), collection, self._catalog, level.path, f"{prefix}_sort")
         return Nested(
             reference,
             projection,
@@ -195,14 +194,14 @@ def _alias(raw: Any, collection: Collection, path: str, parameter: str) -> dict[
             raise invalid_query(f'"{parameter}" has "{name[:100]}", which cannot be the name of a field')
         if name != meant and (name in collection.by_name or name in collection.by_reference):
             raise invalid_query(f'"{parameter}" has "{name}", which is a field already')
-        if meant not in collection.by_reference and field_paths.counted(meant, collection) is None:
-            field_paths.find(meant, collection, path)
+        if meant not in collection.by_reference and forms.counted(meant, collection) is None:
+            forms.find_field(meant, collection, path)
     return alias
 
 
 def _check_depth(level: _Level, more: int) -> None:
-    if level.depth + more >= field_paths.DEPTH_MAX:
-        raise invalid_query(f'"fields" goes deeper than {field_paths.DEPTH_MAX} levels')
+    if level.depth + more >= forms.DEPTH_MAX:
+        raise invalid_query(f'"fields" goes deeper than {forms.DEPTH_MAX} levels')
 
 
 def _check_one(deep: dict[str, Any], path: str) -> None:

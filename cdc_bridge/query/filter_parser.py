@@ -31,10 +31,9 @@ from cdc_bridge.model.filter import (
     any_of,
     related,
 )
-from cdc_bridge.query import field_paths, forms, operators
+from cdc_bridge.query import forms, operators
 from cdc_bridge.query.comparison_parser import Asked, Claims, ComparisonParser
-from cdc_bridge.query.field_paths import joined
-from cdc_bridge.query.forms import QueryLimits
+from cdc_bridge.query.forms import QueryLimits, joined
 from cdc_bridge.query.literals import Literals
 
 _OPERATORS = {operator.value: operator for operator in Operator}
@@ -134,7 +133,7 @@ class FilterParser:
             return self._children(raw, reference, self._entered(place))
         if name.startswith("_") and name not in collection.by_name:
             raise invalid_query(f'"{name[:100]}" is not a known filter operator ({_where(place)})')
-        field = field_paths.find(name, collection, place.path)
+        field = forms.find_field(name, collection, place.path)
         parent = reference if field.function is None else None
         return self._subject(_Subject(field, joined(place.path, name), parent), raw, place)
 
@@ -253,7 +252,7 @@ class FilterParser:
         return all_of([*parts, self._members(column, members, label, below, place)])
 
     def _target(self, reference: Reference, place: _Place) -> _Place:
-        target = field_paths.target(reference, place.collection, self._catalog, place.path)
+        target = forms.target(reference, place.collection, self._catalog, place.path)
         return replace(place, collection=target, path=joined(place.path, reference.name))
 
     def _entered(self, place: _Place) -> _Place:

@@ -1,6 +1,6 @@
 """Parse a client's `query` into a `Query`. Everything is checked, and nothing is ignored.
 
-`forms` reads the forms in which the parts come; `fields`, `filter_parser` and `field_paths` parse most of the parts.
+`forms` reads lists, numbers and names of fields; `fields` and `filter_parser` parse most of the other parts.
 None of them asks the database. Values that only the database can normalize are collected in `Literals.missing`; when
 there are any, the caller has them looked up and parses again.
 """
@@ -24,7 +24,7 @@ from cdc_bridge.model.subscription import (
     SortKey,
     scalar_text,
 )
-from cdc_bridge.query import field_paths, forms, operators
+from cdc_bridge.query import forms, operators
 from cdc_bridge.query.fields import FieldsParser
 from cdc_bridge.query.filter_parser import FilterParser
 from cdc_bridge.query.forms import QueryLimits
@@ -68,7 +68,7 @@ def parse_query(
     literals = literals or Literals()
     filters = FilterParser(catalog, limits, literals, claims)
     aggregate = parse_aggregate(raw.get("aggregate"), raw.get("groupBy"), collection)
-    sort = field_paths.parse_sort(raw.get("sort"), collection, catalog)
+    sort = forms.parse_sort(raw.get("sort"), collection, catalog)
     if aggregate is None:
         fields = FieldsParser(catalog, limits, filters)
         projection = fields.parse(raw.get("fields"), raw.get("alias"), raw.get("deep"), collection)
@@ -172,7 +172,7 @@ def check_sort(sort: tuple[SortKey, ...], aggregate: Aggregate) -> None:
     """Groups can be sorted by the fields of `groupBy` only."""
     for key in sort:
         if key.path or key.field not in aggregate.group_by:
-            raise invalid_query(f'"sort" names "{field_paths.key_of(key.field)}", which is not in "groupBy"')
+            raise invalid_query(f'"sort" names "{forms.key_of(key.field)}", which is not in "groupBy"')
 
 
 def _aggregate_names(raw: Any, word: str) -> list[str]:
@@ -195,7 +195,7 @@ def _field(name: str, function: AggregateFunction, collection: Collection) -> Fi
     if name == "*" or function is AggregateFunction.COUNT_ALL:
         takes = '"*" only' if function is AggregateFunction.COUNT_ALL else "fields, not *"
         raise invalid_query(f'the "{function.value}" function of "aggregate" takes {takes}')
-    field = field_paths.find(name, collection)
+    field = forms.find_field(name, collection)
     if not can(function, field.type):
         raise invalid_query(
             f'"{operators.word(field.type)}" field type does not have the "{function.value}" function (field "{name}")'
@@ -216,7 +216,7 @@ def can(function: AggregateFunction, type_: PgType) -> bool:
 
 
 def _group_field(name: str, collection: Collection) -> Field:
-    field = field_paths.find(name, collection)
+    field = forms.find_field(name, collection)
     if not operators.has_order(field.type):
         raise invalid_query(f'"groupBy" names "{name}", but "{operators.word(field.type)}" has no order')
     return field
