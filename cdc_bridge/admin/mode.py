@@ -70,7 +70,7 @@ def record_notify(conn: psycopg.Connection[Any], schema: str, notify: Notify) ->
 
 
 async def record_notify_async(conn: AsyncConnection[Any], schema: str, notify: Notify) -> None:
-    """Do as `record_notify` in a session that `database.session` has prepared."""
+    """Do as `record_notify` in a session that `database.sessions` has prepared."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         if notify is Notify.OFF:
             await cursor.execute(statement("queries/live_tables", schema), ours(schema))

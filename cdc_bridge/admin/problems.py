@@ -72,7 +72,7 @@ def _objection(table: Table) -> str | None:
 
 
 async def read_attached_async(conn: AsyncConnection[Any], schema: str) -> list[Tree]:
-    """Return the attached trees. The session has been prepared by `database.session`."""
+    """Return the attached trees. The session has been prepared by `database.sessions`."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(statement("queries/captured", schema), ours(schema))
         roots = sorted({row["root"] for row in await cursor.fetchall()})
@@ -202,7 +202,7 @@ def log_problems(conn: psycopg.Connection[Any], schema: str) -> list[str]:
 
 
 async def log_problems_async(conn: AsyncConnection[Any], schema: str) -> list[str]:
-    """Do as `log_problems` in a session that `database.session` has prepared."""
+    """Do as `log_problems` in a session that `database.sessions` has prepared."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statement("queries/log_problems"), _parameters(schema))
         return _sentences(await cursor.fetchall(), schema)

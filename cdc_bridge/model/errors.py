@@ -29,7 +29,7 @@ secret. The facts of an error are attributes, so that no code parses the sentenc
 
 Exceptions that never leave their package are defined there: `model.messages.InvalidMessage`,
 `cli.output.ReaderGone`, `capture.log_pages.Unreadable`, `query.comparing.Undecided`, `query.literals.NotNative`,
-`access.tokens.TokenRefused`, `access.policy_tokens.NotUnderstood`, `access.policy_filter.UnsupportedPolicy` and
+`access.authenticator.TokenRefused`, `access.policy_claims.NotUnderstood`, `access.policy_filter.UnsupportedPolicy` and
 `engine.query_parser.NotYetKnown`.
 """
 
