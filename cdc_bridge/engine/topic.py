@@ -71,7 +71,7 @@ class Topic:
         self.catching_up: dict[Subscriber, None] = {}
         self.begin = self.end = 0
         self.refreshing: Pending | None = None
-        self._stale: dict[Filter, int] = {}  # of which transaction
+        self._stale: dict[Filter, int] = {}  # the highest xid that made it so
         self._bytes_max = bytes_max
         self._log: list[Entry] = []
         self._begin_bytes = self._end_bytes = 0
@@ -201,9 +201,10 @@ class Topic:
 
     def make_stale(self, filter_: Filter, xid: int) -> None:
         """Rows that this filter lets through have to be read again, or all figures, since this transaction."""
-        self._stale[EVERYTHING if EVERYTHING in self._stale else filter_] = xid
+        filter_ = EVERYTHING if EVERYTHING in self._stale else filter_
+        self._stale[filter_] = max(xid, self._stale.get(filter_, 0))
         if len(self._stale) > STALE_FILTERS_MAX:
-            self._stale = {EVERYTHING: xid}
+            self._stale = {EVERYTHING: max(self._stale.values())}
 
     @property
     def stale(self) -> Filter:
@@ -370,8 +371,8 @@ class Topic:
                 self._forget_before(self.end)
 
     def _all_have(self, xid: int) -> bool:
-        """Whether the data of all have what this transaction did."""
-        return all(each.snapshot is not None and each.snapshot.sees(xid) for each in self.subscribers)
+        """Whether the data of all have what transactions up to this one did, which come in any order."""
+        return all(each.snapshot is not None and each.snapshot.xmin > xid for each in self.subscribers)
 
     def _trim(self) -> None:
         """Keep what somebody still needs, but not for a subscriber whose data come too late anyway."""

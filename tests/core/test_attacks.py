@@ -13,7 +13,7 @@ from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.subscriber import Anchor, Subscriber
 from cdc_bridge.model.change import NO_ERA, Listening
 from cdc_bridge.model.security_context import Principal, SecurityContext
-from cdc_bridge.model.subscription import Subscription
+from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Projection, Query, Subscription
 from cdc_bridge.ports import InitialData
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription
 from tests.core.test_access_policy import BOB, OWN, guarded, person
@@ -139,3 +139,15 @@ def test_who_is_withheld_is_sent_nothing_that_waits() -> None:
     client.is_slow = False
     client.wake()
     assert client.take() == []
+
+
+def test_figures_stay_stale_when_a_change_that_their_data_have_comes_after_one_that_they_have_not() -> None:
+    """The log tells of transactions in the order in which they wrote, whichever was committed first."""
+    hub = Hub(1_000_000)
+    hub.adopt(CATALOG, keep)
+    counted = Query(Projection(()), aggregate=Aggregate(((AggregateFunction.COUNT, None),)))
+    reading = hub.follow(Recorder(), Subscription(MESSAGES, counted))
+    for xid in (12, 11):
+        hub.apply(insert(row(id=xid, text="a"), xid=xid))
+    assert hub.begin(reading, NOWHERE, InitialData(snapshot(12, 12), (), more=False)) is None
+    assert hub.has_stale
