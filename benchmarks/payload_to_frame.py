@@ -15,15 +15,16 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.figures import headline, show
 from cdc_bridge.capture.payload import Decoder, Inline
-from cdc_bridge.engine.event_encoder import EventEncoder, Matches
-from cdc_bridge.engine.filter_index import FilterIndex
+from cdc_bridge.engine.collection_registry import Source
+from cdc_bridge.engine.event_encoder import EventEncoder
+from cdc_bridge.engine.filter_index import FilterIndex, Matches
+from cdc_bridge.engine.match import find_matches
 from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Relation
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.messages import event_body, event_tail
 from cdc_bridge.model.subscription import Projection, Query, Subscription
 from cdc_bridge.model.table import Table
-from cdc_bridge.query.row_version import RowVersion
 
 REWRITTEN = (
     Column("created", 5, PgType("timestamp with time zone", TypeKind.TIMESTAMPTZ)),
@@ -59,6 +60,7 @@ class Bridge:
     def __init__(self, of: Collection, subscriptions: Sequence[Subscription]) -> None:
         self.decoder = Decoder()
         self.table = Table(of)
+        self.source = Source(of, self.table, 10, of.names, None)
         self.index: FilterIndex[int] = FilterIndex()
         for member, subscription in enumerate(subscriptions):
             self.index.add(subscription, member)
@@ -72,17 +74,8 @@ class Bridge:
         return self.table.fits(change)
 
     def match(self, change: Change) -> list[tuple[Subscription, Matches | None]]:
-        rows = (*change.old, *change.new)
-        found: list[tuple[Subscription, Matches | None]] = []
-        for filters, positions in self.index.candidates(1, rows, self.table.key).items():
-            if filters.filter == EVERYTHING:
-                matches = None
-            else:
-                let_through = [i for i in positions if filters.predicate(RowVersion(rows[i], change.at))]
-                begin = len(change.old)
-                matches = Matches([i for i in let_through if i < begin], [i - begin for i in let_through if i >= begin])
-            found += [(group.subscription, matches) for group in filters.groups]
-        return found
+        found = find_matches(self.index, change, self.source, change.at)
+        return [(group.subscription, matches) for filters, matches in found for group in filters.flat]
 
     def encode(self, change: Change, matched: Sequence[tuple[Subscription, Matches | None]]) -> list[bytes]:
         encoder = EventEncoder(change, self.table)

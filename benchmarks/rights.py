@@ -247,7 +247,7 @@ async def compare_equal(dsn: str, rounds: int) -> None:
         hubs = {count: await hub_with(count, catalog, evaluator) for count in found}
         for number in range(rounds * 5):
             for count in in_turn(list(found), number):
-                found[count].append(await weighed_us(hubs[count], evaluator))
+                found[count].append(await asked_us(hubs[count], evaluator))
         show_ratio("1,000 with equal claims to 1", found[1000], found[1], target="at most 1.5")
         show("  for 1", f"{statistics.median(found[1]):.0f} us")
 
@@ -271,7 +271,7 @@ async def hub_with(count: int, catalog: Catalog, evaluator: PooledRowEvaluator) 
     return hub
 
 
-async def weighed_us(hub: Hub, evaluator: PooledRowEvaluator) -> float:
+async def asked_us(hub: Hub, evaluator: PooledRowEvaluator) -> float:
     relation_id = hub.catalog.by_name["messages"].relation_id
     filenode = hub.catalog.by_name["messages"].filenodes[relation_id]
     changes = [
@@ -279,9 +279,12 @@ async def weighed_us(hub: Hub, evaluator: PooledRowEvaluator) -> float:
         for number in range(BATCH)
     ]
     began = time.perf_counter()
-    weighings = [weighing for change in changes if (weighing := hub.weigh(change, 0))]
-    await settle(evaluator, weighings)
-    told = [events for weighing in weighings for _, events in weighing.told(None)]
+    for change in changes:
+        hub.apply(change)
+    matches = [match for inquiry in hub.inquiries for match in inquiry.matches]
+    hub.inquiries = []
+    await settle(evaluator, matches)
+    told = [events for match in matches for _, events in match.events(None)]
     assert len(told) == len([number for number in range(BATCH) if number % ROOMS == 1]), told
     return (time.perf_counter() - began) / BATCH * 1e6
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
-from cdc_bridge.engine.weighing import Weighing
+from cdc_bridge.engine.match import Match
 from cdc_bridge.logs import facts
 from cdc_bridge.model.change import Change
 from cdc_bridge.model.errors import SourceUnavailable
@@ -29,28 +29,18 @@ def judged_at(change: Change) -> int:
     return change.at or time.time_ns() // 1000
 
 
-async def settle(evaluator: RowEvaluator | None, weighings: Sequence[Weighing[Any]]) -> None:
-    """Let these be ready to be told. Without an evaluator nothing can be asked."""
+async def settle(evaluator: RowEvaluator | None, matches: Sequence[Match[Any]]) -> None:
+    """Ask what these need to know. Without an evaluator nothing can be asked."""
     try:
+        await _put([(match.cases(), match.decide) for match in matches], evaluator.decide if evaluator else _nobody)
         await _put(
-            [(weighing.cases(), weighing.decide) for weighing in weighings], evaluator.decide if evaluator else _nobody
-        )
-        await _put(
-            [(weighing.completions(), weighing.complete) for weighing in weighings],
-            evaluator.complete if evaluator else _nobody,
+            [(match.completions(), match.complete) for match in matches], evaluator.complete if evaluator else _nobody
         )
     except SourceUnavailable as error:
         check_still_wanted()
         log.warning("changes cannot be judged, those concerned start anew", extra=facts(reason=str(error)))
-        _fail(weighings, str(error))
     except Exception:  # a question that we stumble over must not end the stream of all the others
         log.exception("changes cannot be judged, those concerned start anew")
-        _fail(weighings, "what was asked makes no sense")
-
-
-def _fail(weighings: Sequence[Weighing[Any]], reason: str) -> None:
-    for weighing in weighings:
-        weighing.fail(reason)
 
 
 async def _put(

@@ -25,7 +25,7 @@ from cdc_bridge.engine.query_parser import NotYetKnown, QueryParser
 from cdc_bridge.engine.subscriber import Reading, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog, Collection
-from cdc_bridge.model.change import Change, Operation
+from cdc_bridge.model.change import Change
 from cdc_bridge.model.errors import RequestError, SourceUnavailable, forbidden_collection
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import CatalogReader
@@ -172,18 +172,9 @@ class CatalogWatch:
         return self._hub.catalog
 
     def is_drifted(self, change: Change) -> bool:
-        """Whether a change shows that the catalog is out of date. Names have to have their order: only that tells that
-        columns have taken each other's names.
-        """
-        collection = self._hub.catalog.by_relation_id.get(change.relation_id)
-        if collection is None:
-            return True
-        if change.operation is Operation.TRUNCATE:  # new storage is what it is about
-            return False
-        if collection.filenodes[change.relation_id] != change.filenode:
-            return True
-        names = _names(change)
-        return bool(names) and names != collection.order(change.relation_id)
+        """Whether a change shows that the catalog is out of date."""
+        source = self._hub.sources.get(change.relation_id)
+        return source is None or not source.fits(change)
 
     async def confirm(self, changes: Iterable[Change]) -> None:
         """Read the catalog when one of these changes is of a table that is no partition of its collection any more."""
@@ -207,8 +198,10 @@ class CatalogWatch:
         fit, since a change can also be older than the catalog. None that is older comes after one that fits: should an
         old layout come again, then the table has it again.
         """
-        if not self.is_drifted(change):
-            self._old_layouts.pop(change.relation_id, None)
+        source = self._hub.sources.get(change.relation_id)
+        if source is not None and source.fits(change):
+            if self._old_layouts:
+                self._old_layouts.pop(change.relation_id, None)
             return False
         return self._old_layouts.get(change.relation_id) != _layout(change)
 

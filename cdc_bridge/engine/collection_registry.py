@@ -7,10 +7,11 @@ one catalog to the next where rows still read the same; orders begin anew, and s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.model.catalog import Catalog, Collection
-from cdc_bridge.model.change import Change
+from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.table import Table
 
 
@@ -31,23 +32,41 @@ class Differences:
         return self.anew | self.led | self.rights | {collection.relation_id for collection in self.gone}
 
 
+class Source(NamedTuple):
+    """What changes of one table, or partition, belong to, and what they look like by the newest catalog."""
+
+    collection: Collection
+    table: Table
+    filenode: int
+    names: tuple[str, ...]
+    orders: TransactionOrders | None
+    """The order of the collection's transactions. To be asked of each change, once; None without a key."""
+
+    def fits(self, change: Change) -> bool:
+        """Whether a change looks as the catalog says. Names have to have their order: only that tells that columns have
+        taken each other's names.
+        """
+        rows = change.new or change.old
+        if not rows:
+            return (
+                change.operation is Operation.TRUNCATE or change.filenode == self.filenode
+            )  # new storage is its point
+        names = tuple(rows[0].columns)
+        return change.filenode == self.filenode and (names == self.names or not names)
+
+
 class CollectionRegistry:
-    """See the module's docstring."""
+    """See the module's docstring. `sources` are by `oid`."""
 
     def __init__(self) -> None:
         self.catalog = Catalog()
+        self.sources: dict[int, Source] = {}
         self._tables: dict[int, Table] = {}
-        self._orders: dict[int, TransactionOrders] = {}
         self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
 
     def table(self, relation_id: int) -> Table:
         """Of a collection that is in the catalog."""
         return self._tables[relation_id]
-
-    def is_in_order(self, change: Change, collection: Collection) -> bool:
-        """Whether it can have happened after the others of its transaction. To be asked of each change, once."""
-        orders = self._orders.get(collection.relation_id)
-        return orders is None or orders.holds(change)
 
     def truncate(self, change: Change) -> None:
         """TRUNCATE gives new storage: the catalog that shows it is no news."""
@@ -95,11 +114,13 @@ class CollectionRegistry:
             else Table(collection)
             for collection in catalog.by_name.values()
         }
-        self._orders = {
-            relation_id: TransactionOrders(table.key)
-            for relation_id, table in self._tables.items()
-            if table.key is not None
-        }
+        self.sources = {}
+        for collection in catalog.by_name.values():
+            table = self._tables[collection.relation_id]
+            orders = TransactionOrders(table.key) if table.key is not None else None
+            for relation_id, filenode in collection.filenodes.items():
+                names = collection.order(relation_id)
+                self.sources[relation_id] = Source(collection, table, filenode, names, orders)
         self._truncated.clear()
 
     def _is_rewritten(self, old: Collection, new: Collection) -> bool:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
@@ -108,15 +109,17 @@ class Dispatcher:
     # --- changes ---
 
     def _take_change(self, change: Change) -> None:
-        key = self._key(change)
-        if key in self._drifting or self._catalog.calls_for_catalog(change) or self._is_of_partition(change, key):
+        source = self._hub.sources.get(change.relation_id)
+        key = change.relation_id if source is None else source.collection.relation_id
+        if (
+            key in self._drifting
+            or self._catalog.calls_for_catalog(change)
+            # a partition that was detached looks like one: the database has to say whether it still is
+            or (change.relation_id != key and self._hub.is_followed(key))
+        ):
             self._wait_for_catalog(key, change)
         else:
             self._dispatch(change)
-
-    def _is_of_partition(self, change: Change, key: int) -> bool:
-        """Whether the database has to say that the table is one still: a partition that was detached looks like one."""
-        return change.relation_id != key and self._hub.is_followed(key)
 
     def _wait_for_catalog(self, key: int, change: Change) -> None:
         self._drifting.setdefault(key, []).append(change)
@@ -134,14 +137,12 @@ class Dispatcher:
 
     def _dispatch(self, change: Change) -> None:
         try:
-            weighing = self._hub.weigh(change, judged_at(change))
-            if weighing is not None:
-                weighing.split()
-            readings = self._hub.apply(change, weighing)
+            readings = self._hub.apply(change, change.at or time.time_ns() // 1000)
         except Exception:  # a value that we stumble over must not end the stream of all the others
             log.exception("a change cannot be told: its subscribers get fresh data")
             readings = self._hub.hold(self._key(change))
-        self._scheduler.order(readings)
+        if readings or self._hub.has_stale:
+            self._scheduler.order(readings)
         if self._hub.inquiries:
             self._ask(self._hub.inquiries)
             self._hub.inquiries = []
@@ -186,7 +187,7 @@ class Dispatcher:
 
     def _answer(self, inquiry: Inquiry) -> None:
         if not self._hub.is_current(inquiry):
-            if self._hub.ask_again(inquiry, judged_at(inquiry.weighing.change)):
+            if self._hub.ask_again(inquiry, judged_at(inquiry.change)):
                 self._asked.append(inquiry)
                 self._is_asked.set()
             else:
@@ -215,7 +216,7 @@ class Dispatcher:
         """
         relation_ids = list(relation_ids)
         if self._pending_bytes > PENDING_BYTES_MAX // 8:
-            waiting = {inquiry.weighing.change.relation_id for inquiry in self._pending}
+            waiting = {inquiry.change.relation_id for inquiry in self._pending}
             if not waiting.isdisjoint(relation_ids):
                 return True
         return self._hub.is_congested(relation_ids)

@@ -73,7 +73,7 @@ class EvaluationWorkers:
 
     async def _ask(self, inquiries: Sequence[Inquiry]) -> None:
         wanted = [inquiry for inquiry in inquiries if self._dispatcher.is_pending(inquiry)]
-        await settle(self._evaluator, [inquiry.weighing for inquiry in wanted])
+        await settle(self._evaluator, [match for inquiry in wanted for match in inquiry.matches])
         self._dispatcher.answer(wanted)
 
     def _note_slow(self, subject: int) -> None:
@@ -83,7 +83,7 @@ class EvaluationWorkers:
 
     def _take_to_slow(self, inquiry: Inquiry) -> bool:
         """To the line of what takes long, if it does."""
-        subject = hash(inquiry.weighing.subject)
+        subject = inquiry.subject
         if self._slow_until_s.get(subject, 0.0) <= asyncio.get_running_loop().time():
             return False
         self._slow.setdefault(subject, []).append(inquiry)
@@ -107,5 +107,5 @@ class EvaluationWorkers:
 def _by_subject(inquiries: Sequence[Inquiry]) -> dict[int, list[Inquiry]]:
     found: dict[int, list[Inquiry]] = {}
     for inquiry in inquiries:
-        found.setdefault(hash(inquiry.weighing.subject), []).append(inquiry)
+        found.setdefault(inquiry.subject, []).append(inquiry)
     return found

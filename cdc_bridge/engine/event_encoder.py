@@ -9,21 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
+from cdc_bridge.engine.filter_index import Matches, Positions
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.filter import EVERYTHING
-from cdc_bridge.model.row import Row, RowValues
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind, Projection, Reason, SortKey, Subscription, Transaction
 from cdc_bridge.model.table import NULL, RowEncoder, Table
-
-Positions: TypeAlias = Sequence[int]
-"""Rows of a change, in their order. A `range` is all of them."""
 
 Shown: TypeAlias = tuple[Projection, SecurityContext, bool]
 """What is shown, to whom, and whether of rows as they were."""
@@ -34,18 +32,6 @@ Completions: TypeAlias = Mapping[Shown, Mapping[int, RowValues]]
 NO_COMPLETIONS: Completions = {}
 
 
-class Matches(NamedTuple):
-    """The rows that a filter lets through: as they were, and as they are now."""
-
-    old: Positions
-    new: Positions
-    is_every_row: bool = False
-
-    @classmethod
-    def every_row(cls, change: Change) -> Matches:
-        return cls(range(len(change.old)), range(len(change.new)), is_every_row=True)
-
-
 _Draft: TypeAlias = tuple[EventKind, Positions, Reason | None]
 """An event before it is encoded: its kind, the rows that it is about, its reason."""
 
@@ -54,6 +40,18 @@ class EventEncoder:
     """Encodes one change on demand: keys once, rows once per projection. `event_position` is what it brings the stream
     to.
     """
+
+    __slots__ = (
+        "_change",
+        "_completions",
+        "_event_position",
+        "_every_new",
+        "_every_old",
+        "_keys",
+        "_rekeyed",
+        "_some",
+        "_table",
+    )
 
     def __init__(
         self,
@@ -77,17 +75,23 @@ class EventEncoder:
 
         `matches` is what its filter lets through; None: everything.
         """
+        old, new = self._change.old, self._change.new
         if subscription.query.aggregate is not None:
             return _figures(subscription)
         if self._change.operation is Operation.TRUNCATE:
             return self._truncate(subscription)
         if subscription.item is not None:
-            matches = self._of_item(subscription.item, matches or Matches.every_row(self._change))
-        drafts = self._drafts(subscription, matches)
-        events = [self._event(draft, subscription, matches) for draft in drafts]
-        if events:
-            events[-1].event_position = self._event_position
-        return tuple(events)
+            matches = self._of_item(subscription.item, matches or self._every_row())
+        if old and new:
+            return self._updates(subscription, matches)
+        kind, rows = (EventKind.CREATE, new) if new else (EventKind.DELETE, old)
+        matched = matches and (matches.new if new else matches.old)
+        positions = range(len(rows)) if matched is None or len(matched) == len(rows) else matched
+        if not positions or kind not in subscription.wanted:
+            return ()
+        event = self._event(kind, positions, None, subscription, matches)
+        event.event_position = self._event_position
+        return (event,)
 
     # --- which events there are ---
 
@@ -109,36 +113,43 @@ class EventEncoder:
         old, new = self._keys_of(of_old=True), self._keys_of(of_old=False)
         return Matches([i for i in matches.old if old[i] == item], [i for i in matches.new if new[i] == item])
 
-    def _drafts(self, subscription: Subscription, matches: Matches | None) -> list[_Draft]:
-        old, new = self._change.old, self._change.new
-        if not old:
-            drafts: list[_Draft] = [(EventKind.CREATE, _positions(new, matches and matches.new), None)]
-        elif not new:
-            drafts = [(EventKind.DELETE, _positions(old, matches and matches.old), None)]
-        else:
-            drafts = self._update(subscription, matches)
-        return [draft for draft in drafts if draft[1] and draft[0] in subscription.wanted]
+    def _every_row(self) -> Matches:
+        return Matches(range(len(self._change.old)), range(len(self._change.new)))
 
-    def _update(self, subscription: Subscription, matches: Matches | None) -> list[_Draft]:
+    def _updates(self, subscription: Subscription, matches: Matches | None) -> tuple[Event, ...]:
+        events = [
+            self._event(kind, positions, reason, subscription, matches)
+            for kind, positions, reason in self._update_drafts(subscription, matches)
+            if positions and kind in subscription.wanted
+        ]
+        if events:
+            events[-1].event_position = self._event_position
+        return tuple(events)
+
+    def _update_drafts(self, subscription: Subscription, matches: Matches | None) -> list[_Draft]:
         """A row that changed its key has gone under the old one and come under the new one."""
         rekeyed = self._rekeyed_rows() if subscription.collection.key else frozenset()
-        if not rekeyed and (matches is None or matches.is_every_row):
+        if not rekeyed and matches is None:
             every = range(len(self._change.new))
-            return [(EventKind.UPDATE, self._changed(subscription, every, every), None)]
-        matches = matches or Matches.every_row(self._change)
+            if subscription.changes_only:
+                return [(EventKind.UPDATE, self._changed(subscription, every, every), None)]
+            return [(EventKind.UPDATE, every, None)]
+        matches = matches or self._every_row()
         before, after = set(matches.old), set(matches.new)
         one = subscription.item is not None  # its row has another key, or had one: that is not a matter of the filter
         gone = [i for i in matches.old if i in rekeyed and (one or i in after)]
         left = [i for i in matches.old if i not in after and not (one and i in rekeyed)]
         come = [i for i in matches.new if i in rekeyed and (one or i in before)]
-        still = [i for i in matches.new if i not in rekeyed or not (one or i in before)]
+        still: Positions = [i for i in matches.new if i not in rekeyed or not (one or i in before)]
+        if subscription.changes_only:
+            still = self._changed(subscription, still, before)
         if subscription.event is not None:  # a client that asks for deletes is not told of rows that are still there
             left = []
         return [
             (EventKind.DELETE, gone, None),
             (EventKind.DELETE, left, Reason.LEAVE),
             (EventKind.CREATE, come, None),
-            (EventKind.UPDATE, self._changed(subscription, still, before), None),
+            (EventKind.UPDATE, still, None),
         ]
 
     def _rekeyed_rows(self) -> frozenset[int]:
@@ -152,8 +163,6 @@ class EventEncoder:
 
     def _changed(self, subscription: Subscription, positions: Positions, before: Iterable[int]) -> Positions:
         """Leave out the updated rows that look as before to a client that wants changes only, and knew them before."""
-        if not subscription.changes_only:
-            return positions
         known = sorted(set(before).intersection(positions))
         looked = dict(zip(known, self._rows(subscription, known, of_old=True), strict=True))
         looks = zip(positions, self._rows(subscription, positions, of_old=False), strict=True)
@@ -161,12 +170,18 @@ class EventEncoder:
 
     # --- what they carry ---
 
-    def _event(self, draft: _Draft, subscription: Subscription, matches: Matches | None) -> Event:
-        kind, positions, reason = draft
+    def _event(
+        self,
+        kind: EventKind,
+        positions: Positions,
+        reason: Reason | None,
+        subscription: Subscription,
+        matches: Matches | None,
+    ) -> Event:
         if kind is EventKind.DELETE:
             rows = self._gone(subscription, positions)
         else:
-            if subscription.query.sort:
+            if subscription.query.sort and len(positions) > 1:
                 positions = _in_order(positions, self._change.new, subscription.query.sort)
             rows = self._rows(subscription, positions, of_old=False)
         event = Event(kind, tuple(rows), reason)
@@ -190,7 +205,7 @@ class EventEncoder:
         if kind is EventKind.CREATE:
             return None
         rows = self._rows(subscription, positions, of_old=True)
-        if kind is EventKind.DELETE or matches is None or matches.is_every_row or not subscription.is_guarded:
+        if kind is EventKind.DELETE or matches is None or not subscription.is_guarded:
             return tuple(rows)
         before = set(matches.old)
         return tuple([row if i in before else NULL for i, row in zip(positions, rows, strict=True)])
@@ -239,15 +254,10 @@ def needs_old_rows(subscription: Subscription) -> bool:
     return subscription.old or subscription.changes_only or not subscription.collection.key
 
 
-def _positions(rows: Sequence[Row], matched: Positions | None) -> Positions:
-    """Return the rows' positions, as a range where all of them are matched."""
-    return range(len(rows)) if matched is None or len(matched) == len(rows) else matched
-
-
 def _in_order(positions: Sequence[int], rows: Sequence[RowValues], sort: Sequence[SortKey]) -> Sequence[int]:
     """Return the positions of rows, sorted. Equal rows stay as they are."""
     keys = [key for key in sort if not (key.path or key.field.function)]
-    if not keys or len(positions) < 2:
+    if not keys:
         return positions
     result = list(positions)
     for key in reversed(keys):

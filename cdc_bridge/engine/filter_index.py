@@ -13,10 +13,10 @@ number of subscriptions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from cdc_bridge.engine.compact_dict import CompactDict, ItemSet, with_item, without_item
 from cdc_bridge.engine.index_keys import IndexKeys, KeyIndex, ValueIndex, index_keys
@@ -25,12 +25,24 @@ from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.query.predicate import compile_filter
-from cdc_bridge.query.row_version import Judge
+from cdc_bridge.query.row_version import Judge, RowVersion
 
 PREDICATES_MAX = 64
 """Compiled filters that are kept for the next group with the same one."""
 
 Member = TypeVar("Member", bound=Hashable)
+
+Positions: TypeAlias = Sequence[int]
+"""Rows of a change, in their order. A `range` is all of them."""
+
+
+class Matches(NamedTuple):
+    """The rows that a filter lets through, as they were and as they are now; and those of which memory is unsure."""
+
+    old: Positions
+    new: Positions
+    unsure_old: Positions = ()
+    unsure_new: Positions = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -40,15 +52,22 @@ class Group(Generic[Member]):
     subscription: Subscription
     members: CompactDict[Member, None] = field(default_factory=CompactDict)
 
+    @property
+    def is_nested(self) -> bool:
+        """Whether the database is asked what its rows show."""
+        query = self.subscription.query
+        return not (query.projection.is_flat or query.aggregate)
+
 
 class FilterGroup(Generic[Member]):
     """The groups that have one filter, and follow the same item where they follow one.
 
     `predicate` says whether the filter matches a row, None where the database has to; `former` says it of rows as they
-    were (see `filter.of_the_past`). Without `keys` the group is found by every row.
+    were (see `filter.of_the_past`). Without `keys` the group is found by every row. `flat` and `nested` are its groups:
+    the database is asked what rows show to those that are nested.
     """
 
-    __slots__ = ("_by_context", "filter", "former", "groups", "is_everything", "item", "keys", "predicate")
+    __slots__ = ("_by_context", "filter", "flat", "former", "is_everything", "item", "keys", "nested", "predicate")
 
     def __init__(self, filter_: Filter, item: bytes | None = None, keys: IndexKeys | None = None) -> None:
         self.filter = filter_
@@ -56,26 +75,62 @@ class FilterGroup(Generic[Member]):
         self.item = item
         self.keys = keys
         self.predicate, self.former = _predicates(filter_)
-        self.groups: ItemSet[Group[Member]] = ()
+        self.flat: ItemSet[Group[Member]] = ()
+        self.nested: ItemSet[Group[Member]] = ()
         self._by_context: Mapping[SecurityContext, Sequence[Group[Member]]] | None = None
+
+    @property
+    def groups(self) -> list[Group[Member]]:
+        return [*self.flat, *self.nested]
 
     @property
     def by_context(self) -> Mapping[SecurityContext, Sequence[Group[Member]]]:
         """The groups by the context on whose behalf the database is asked."""
         if self._by_context is None:
-            found: dict[SecurityContext, list[Group[Member]]] = {}
-            for group in self.groups:
-                found.setdefault(group.subscription.asked_by, []).append(group)
-            self._by_context = found
+            self._by_context = by_context(self.groups)
         return self._by_context
 
     def put(self, group: Group[Member]) -> None:
-        self.groups = with_item(self.groups, group)
+        if group.is_nested:
+            self.nested = with_item(self.nested, group)
+        else:
+            self.flat = with_item(self.flat, group)
         self._by_context = None
 
     def drop(self, group: Group[Member]) -> None:
-        self.groups = without_item(self.groups, group)
+        if group.is_nested:
+            self.nested = without_item(self.nested, group)
+        else:
+            self.flat = without_item(self.flat, group)
         self._by_context = None
+
+    def match(self, versions: Sequence[RowVersion], positions: Positions, old_count: int) -> Matches | None:
+        """Return what the filter does with these of a change's rows, of which the old ones come first.
+
+        None: it lets none through, for sure.
+        """
+        old: list[int] = []
+        new: list[int] = []
+        unsure_old: list[int] = []
+        unsure_new: list[int] = []
+        for position in positions:
+            if position < old_count:
+                verdict = self.former(versions[position])
+                if verdict is not False:
+                    (unsure_old if verdict is None else old).append(position)
+            else:
+                verdict = self.predicate(versions[position])
+                if verdict is not False:
+                    (unsure_new if verdict is None else new).append(position - old_count)
+        return Matches(old, new, unsure_old, unsure_new) if old or new or unsure_old or unsure_new else None
+
+
+def by_context(groups: Iterable[Group[Member]]) -> Mapping[SecurityContext, Sequence[Group[Member]]]:
+    """Return groups by the context on whose behalf the database is asked."""
+    found: dict[SecurityContext, list[Group[Member]]] = {}
+    for group in groups:
+        found.setdefault(group.subscription.asked_by, []).append(group)
+    return found
 
 
 class FilterIndex(Generic[Member]):
@@ -83,6 +138,10 @@ class FilterIndex(Generic[Member]):
 
     def __init__(self) -> None:
         self._tables: dict[int, _TableIndex[Member]] = {}
+
+    def __contains__(self, relation_id: int) -> bool:
+        """Whether anything follows a table."""
+        return relation_id in self._tables
 
     def add(self, subscription: Subscription, member: Member) -> None:
         table = self._tables.setdefault(subscription.collection.relation_id, _TableIndex())
@@ -147,7 +206,7 @@ class _TableIndex(Generic[Member]):
         if not group.members:
             self.groups.drop(kind)
             filter_group.drop(group)
-            if not filter_group.groups:
+            if not (filter_group.flat or filter_group.nested):
                 self._drop(filter_group)
 
     def candidates(

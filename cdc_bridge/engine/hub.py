@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from cdc_bridge.engine.collection_registry import CollectionRegistry
+from cdc_bridge.engine.collection_registry import CollectionRegistry, Source
 from cdc_bridge.engine.dependents import rows_that_show, tables_of
 from cdc_bridge.engine.event_encoder import EventEncoder
+from cdc_bridge.engine.filter_index import by_context
+from cdc_bridge.engine.match import Match, find_matches
 from cdc_bridge.engine.registry import Judge, Judgement, SubscriberRegistry
 from cdc_bridge.engine.subscriber import FOLLOWING, Anchor, CursorCiphers, Outlet, Reading, State, Step, Subscriber
 from cdc_bridge.engine.topic import Events, Pending, Topic
-from cdc_bridge.engine.weighing import CannotTell, Weighing
 from cdc_bridge.model.catalog import SHAPE_BYTES, Catalog, Collection
 from cdc_bridge.model.change import NO_ERA, Change, Era, Operation, Position, Snapshot
 from cdc_bridge.model.cursor import ClientPosition, Cursor, EventPosition
@@ -51,10 +52,16 @@ class Inquiry:
     `arrangement`: what it asks holds as long as the hub's is the same.
     """
 
-    weighing: Weighing[Topic]
+    change: Change
+    matches: list[Match[Topic]]
     pending: dict[Topic, Pending]
     arrangement: object
     size_bytes: int
+
+    @property
+    def subject(self) -> int:
+        """What is asked about, as a hash: it is as slow the next time."""
+        return hash(frozenset([match.subject for match in self.matches]))
 
 
 class Hub:
@@ -70,7 +77,7 @@ class Hub:
         self._stale: dict[Topic, None] = {}
         self._is_concerned: Concerned = _nobody
         self.arrangement = object()
-        """Another one when subscribers have been taken from where a weighing may have found them."""
+        """Another one when subscribers have been taken from where an inquiry may have found them."""
         self.inquiries: list[Inquiry] = []
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
 
@@ -225,29 +232,22 @@ class Hub:
 
     # --- the stream ---
 
-    def weigh(self, change: Change, now_us: int) -> Weighing[Topic] | None:
-        """What a change means, and what has to be asked to know it. None if it is no matter of rows that we know."""
-        collection = self.catalog.by_relation_id.get(change.relation_id)
-        if collection is None or change.operation is Operation.TRUNCATE:
-            return None
-        table = self.table(collection.relation_id)
-        weighing: Weighing[Topic] = Weighing(change, collection, self.catalog, table, now_us)
-        weighing.judge_all(self._subscribers.index)
-        return weighing
-
-    def apply(self, change: Change, weighing: Weighing[Topic] | None = None) -> list[Reading]:
-        """Fan out one change, as it has been weighed. Its table must be in the catalog, or nobody can follow it.
-
-        What has not been weighed yet, or not been asked, is told as far as memory can.
+    def apply(self, change: Change, now_us: int = 0) -> list[Reading]:
+        """Send one change to all that follow its table, or show it. Where memory cannot tell what it means, an inquiry
+        takes its place (`inquiries`). `now_us` is the moment of `$NOW`, in microseconds since 1970.
         """
-        collection = self.catalog.by_relation_id.get(change.relation_id)
-        if collection is None:
+        source = self.sources.get(change.relation_id)
+        if source is None:
             return []
         if change.operation is Operation.TRUNCATE:
-            return self._truncate(change, collection)
-        self._emptied_by.pop(collection.relation_id, None)
-        readings = self._fan_out(change, collection, weighing)
-        return readings + self._make_stale(change, collection)
+            return self._truncate(change, source.collection)
+        relation_id = source.collection.relation_id
+        if self._emptied_by:
+            self._emptied_by.pop(relation_id, None)
+        readings = self._fan_out(change, source, now_us) if relation_id in self._subscribers.index else []
+        if relation_id in self._subscribers.showing:
+            readings += self._make_stale(change, source.collection)
+        return readings
 
     def flush(self) -> None:
         """Wake every connection that has something to send, once. To be called at the end of each batch."""
@@ -286,28 +286,33 @@ class Hub:
                 readings += self._publish(topic, change, events)
         return readings
 
-    def _fan_out(self, change: Change, collection: Collection, weighing: Weighing[Topic] | None) -> list[Reading]:
-        if not self._subscribers.index.groups(collection.relation_id):
-            return []
+    def _fan_out(self, change: Change, source: Source, now_us: int) -> list[Reading]:
         readings: list[Reading] = []
-        if not self._collections.is_in_order(change, collection):
+        collection, table, _, _, orders = source
+        if orders is not None and not orders.holds(change):
             for topic in self._subscribers.topics_told_of(collection.relation_id):
                 readings += self._publish(topic, change, None)
             return readings
-        weighing = self.weigh(change, change.at) if weighing is None else weighing
-        for group, told in weighing.told(_event_position(change, collection)) if weighing else ():
-            for topic in group.members:
-                readings += self._publish(topic, change, None if isinstance(told, CannotTell) else told)
-        if weighing is not None:
-            self.inquiries += map(self._inquire, weighing.parts)
+        encoder = EventEncoder(change, table, _event_position(change, collection))
+        for filters, matches in find_matches(self._subscribers.index, change, source, now_us):
+            is_unsure = matches is not None and (matches.unsure_old or matches.unsure_new)
+            for group in () if is_unsure else filters.flat:
+                if events := encoder.events(group.subscription, matches):
+                    for topic in group.members:
+                        readings += self._publish(topic, change, events)
+            if is_unsure or filters.nested:
+                groups = filters.by_context if is_unsure else by_context(filters.nested)
+                self._inquire(
+                    Match(change, source, self.catalog, now_us, filters.filter, groups=groups, matches=matches)
+                )
         return readings
 
     # --- what has to be asked ---
 
-    def _inquire(self, part: Weighing[Topic]) -> Inquiry:
-        topics = [topic for group in part.groups for topic in group.members]
-        pending = {topic: topic.wait(part.change.xid) for topic in topics}
-        return Inquiry(part, pending, self.arrangement, size_bytes(part.change))
+    def _inquire(self, match: Match[Topic]) -> None:
+        change = match.change
+        pending = {topic: topic.wait(change.xid) for group in match.groups for topic in group.members}
+        self.inquiries.append(Inquiry(change, [match], pending, self.arrangement, size_bytes(change)))
 
     def is_current(self, inquiry: Inquiry) -> bool:
         """Whether its answer still means what was asked."""
@@ -316,23 +321,28 @@ class Hub:
     def ask_again(self, inquiry: Inquiry, now_us: int) -> bool:
         """Rights or the catalog have changed since it was asked. False when nobody can be asked any more."""
         inquiry.arrangement = self.arrangement
-        weighing = self.weigh(inquiry.weighing.change, now_us)
-        if weighing is None:
+        change, waiting = inquiry.change, inquiry.pending.keys()
+        source = self.sources.get(change.relation_id)
+        if source is None:
             return False
-        waiting = inquiry.pending.keys()
-        weighing.restrict({group for group in weighing.groups if not waiting.isdisjoint(group.members)})
-        inquiry.weighing = weighing
+        inquiry.matches = []
+        for filters, matches in find_matches(self._subscribers.index, change, source, now_us):
+            if groups := by_context(group for group in filters.groups if not waiting.isdisjoint(group.members)):
+                inquiry.matches.append(
+                    Match(change, source, self.catalog, now_us, filters.filter, groups=groups, matches=matches)
+                )
         return True
 
     def settle(self, inquiry: Inquiry) -> list[Reading]:
         """The answer is there: its topics go on."""
-        change, collection = inquiry.weighing.change, inquiry.weighing.collection
-        told: dict[Topic, Events | None] = dict.fromkeys(inquiry.pending, ())
-        for group, found in inquiry.weighing.told(_event_position(change, collection)):
-            told |= dict.fromkeys(group.members, None if isinstance(found, CannotTell) else found)
+        change = inquiry.change
+        found: dict[Topic, Events | None] = dict.fromkeys(inquiry.pending, ())
+        for match in inquiry.matches:
+            for group, events in match.events(_event_position(change, match.collection)):
+                found.update(dict.fromkeys(group.members, events))
         readings: list[Reading] = []
         for topic, pending in inquiry.pending.items():
-            events = told[topic]
+            events = found[topic]
             if events and events[0].stale is not None:
                 self._publish(topic, change, events)
                 events = ()
@@ -365,7 +375,7 @@ class Hub:
     @property
     def has_stale(self) -> bool:
         """Whether rows or figures have to be read again."""
-        return any(topic.needs_refresh for topic in self._stale)
+        return bool(self._stale) and any(topic.needs_refresh for topic in self._stale)
 
     def take_stale(self) -> list[Refresh]:
         """What has to be read again. Its topics are sent nothing else until it is shown, or cannot be."""
@@ -475,6 +485,11 @@ class Hub:
     @property
     def catalog(self) -> Catalog:
         return self._collections.catalog
+
+    @property
+    def sources(self) -> dict[int, Source]:
+        """What changes of each table belong to, by `oid`."""
+        return self._collections.sources
 
     def table(self, relation_id: int) -> Table:
         """Of a collection that is in the catalog."""

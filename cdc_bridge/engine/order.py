@@ -111,6 +111,8 @@ def is_clear(change: Change, key: Callable[[Row], bytes]) -> bool:
     It does where a row was written twice, as a foreign key to the same table does. Then the rows show it: the new one
     of the first time is the old one of the second.
     """
+    if len(change.new) == 1:
+        return True
     old_keys = list(map(key, change.old))
     new_keys = list(map(key, change.new))
     if old_keys == new_keys:
@@ -141,29 +143,30 @@ class TransactionOrders:
     _rows_count: int = field(default=0, init=False)
 
     def holds(self, change: Change) -> bool:
-        order = self._orders.get(change.xid)
+        xid = change.xid
+        order = self._orders.get(xid)
+        rows = len(change.old) + len(change.new)
+        self._rows_count += rows
         if order is None:
-            self._orders[change.xid] = change
-            self._count(change)
+            self._orders[xid] = change
+            self._rows[xid] = rows
+        else:
+            self._orders.move_to_end(xid)
+            self._rows[xid] += rows
+        if len(self._orders) > self.transactions_max or self._rows_count > self.keys_max:
+            self._forget_silent()
+        if order is None:
             return change.operation is not Operation.UPDATE or is_clear(change, self.key)
         if isinstance(order, Change):
             first, order = order, TransactionOrder(self.key, self.keys_max)
-            self._orders[change.xid] = order
+            self._orders[xid] = order
             order.holds(first)
-        self._orders.move_to_end(change.xid)
-        self._count(change)
         return order.holds(change)
 
-    def _count(self, change: Change) -> None:
-        rows = len(change.old) + len(change.new)
-        self._rows[change.xid] = self._rows.get(change.xid, 0) + rows
-        self._rows_count += rows
-        while len(self._orders) > 1 and self._is_full():
+    def _forget_silent(self) -> None:
+        while len(self._orders) > 1 and (len(self._orders) > self.transactions_max or self._rows_count > self.keys_max):
             xid, _ = self._orders.popitem(last=False)
             self._rows_count -= self._rows.pop(xid)
-
-    def _is_full(self) -> bool:
-        return len(self._orders) > self.transactions_max or self._rows_count > self.keys_max
 
 
 def _hash(row: Row) -> int:

@@ -232,10 +232,10 @@ async def _send(sources: Sources, replay: Replay, page: Missed) -> None:
     await sources.catalog.confirm(page.changes)
     if not replay.is_whole or any(sources.catalog.is_drifted(change) for change in page.changes):
         raise Forgotten("a change says that its table was altered")
-    weighed = [(change, replay.weigh(change, judged_at(change))) for change in page.changes]
-    await settle(sources.evaluator, [weighing for _, weighing in weighed if weighing])
-    for change, weighing in weighed:
-        events = replay.tell(change, weighing, page.snapshot)
+    matched = [(change, replay.match(change, judged_at(change))) for change in page.changes]
+    await settle(sources.evaluator, [match for _, match in matched if match])
+    for change, match in matched:
+        events = replay.tell(change, match, page.snapshot)
         if events is None:
             raise Forgotten("a change cannot be told, or cannot have happened when the log says")
         for event, client_position in events:

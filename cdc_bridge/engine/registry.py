@@ -30,7 +30,10 @@ class SubscriberRegistry:
         self._bytes_max = bytes_max
         self._subscribers: dict[Subscriber, None] = {}
         self._topics: dict[Hashable, Topic] = {}
-        self._showing: dict[int, dict[Topic, None]] = {}
+        self.showing: dict[int, dict[Topic, None]] = {}
+        """By table: topics that are sent what happens there, although they follow another table. They show rows of this
+        one, or their filter leads here.
+        """
 
     def __len__(self) -> int:
         return len(self._subscribers)
@@ -89,15 +92,15 @@ class SubscriberRegistry:
         self._topics[key] = topic
         self.index.add(topic.subscription, topic)
         for relation_id in _shown(topic.subscription):
-            self._showing.setdefault(relation_id, {})[topic] = None
+            self.showing.setdefault(relation_id, {})[topic] = None
 
     def _unregister(self, topic: Topic) -> None:
         del self._topics[topic_key(topic.subscription)]
         self.index.remove(topic.subscription, topic)
         for relation_id in _shown(topic.subscription):
-            del self._showing[relation_id][topic]
-            if not self._showing[relation_id]:
-                del self._showing[relation_id]
+            del self.showing[relation_id][topic]
+            if not self.showing[relation_id]:
+                del self.showing[relation_id]
 
     @property
     def topics(self) -> list[Topic]:
@@ -108,10 +111,7 @@ class SubscriberRegistry:
         return self.index.members(relation_id)
 
     def topics_showing(self, relation_id: int) -> list[Topic]:
-        """Those that are told what happens here, although they follow another table, since they show rows of this one,
-        or their filter leads here.
-        """
-        return list(self._showing.get(relation_id, ()))
+        return list(self.showing.get(relation_id, ()))
 
     def topics_told_of(self, relation_id: int) -> list[Topic]:
         """Both."""

@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.engine.filter_index import FilterGroup, Group
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.match import Match
 from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
-from cdc_bridge.engine.weighing import CannotTell, Weighing
 from cdc_bridge.model.change import Change, Operation, Position, Snapshot
 from cdc_bridge.model.cursor import ClientPosition, Cursor, going_on
 from cdc_bridge.model.subscription import Event, EventKind
+from cdc_bridge.query.row_version import RowVersions
 
 
 @dataclass(slots=True, eq=False)
@@ -31,7 +32,7 @@ class Replay:
     reading: Reading
     anchor: Anchor
     told: tuple[Position, ...]
-    _sieve: FilterGroup[Subscriber]
+    _filters: FilterGroup[Subscriber]
     _orders: TransactionOrders | None
     _emptied_by: int | None = None
 
@@ -49,9 +50,11 @@ class Replay:
         subscriber.after = None
         key = hub.table(relation_id).key
         subscriber.push(Event(EventKind.INIT, resumed=True), hub.client_position(subscriber, cursor))
-        sieve: FilterGroup[Subscriber] = FilterGroup(subscriber.subscription.query.filter)
-        sieve.put(Group(subscriber.subscription))
-        return cls(hub, subscriber.reading(), anchor, cursor.positions, sieve, TransactionOrders(key) if key else None)
+        filters: FilterGroup[Subscriber] = FilterGroup(subscriber.subscription.query.filter)
+        filters.put(Group(subscriber.subscription))
+        return cls(
+            hub, subscriber.reading(), anchor, cursor.positions, filters, TransactionOrders(key) if key else None
+        )
 
     @property
     def subscriber(self) -> Subscriber:
@@ -68,18 +71,22 @@ class Replay:
             for change in earlier:
                 self._orders.holds(change)
 
-    def weigh(self, change: Change, now_us: int) -> Weighing[Subscriber] | None:
-        """As `Hub.weigh`, for this subscriber alone."""
-        collection = self.hub.catalog.by_relation_id[change.relation_id]
+    def match(self, change: Change, now_us: int) -> Match[Subscriber] | None:
+        """Return what the filter does with a change. None: it lets nothing through, or the table was emptied."""
         if change.operation is Operation.TRUNCATE:
             return None
-        table = self.hub.table(collection.relation_id)
-        weighing: Weighing[Subscriber] = Weighing(change, collection, self.hub.catalog, table, now_us)
-        weighing.judge_one(self._sieve)
-        return weighing
+        source, filters = self.hub.sources[change.relation_id], self._filters
+        matches = None
+        if not filters.is_everything:
+            versions = RowVersions((*change.old, *change.new), now_us)
+            matches = filters.match(versions, range(len(versions)), len(change.old))
+            if matches is None:
+                return None
+        groups = filters.by_context
+        return Match(change, source, self.hub.catalog, now_us, filters.filter, groups=groups, matches=matches)
 
     def tell(
-        self, change: Change, weighing: Weighing[Subscriber] | None, upto: Snapshot
+        self, change: Change, match: Match[Subscriber] | None, upto: Snapshot
     ) -> list[tuple[Event, ClientPosition | None]] | None:
         """What is to be pushed of a change that was missed; `upto` sees it. None: it cannot be told, start anew."""
         collection = self.hub.catalog.by_relation_id[change.relation_id]
@@ -95,17 +102,19 @@ class Replay:
         client_position = self.hub.client_position(
             self.subscriber, Cursor(self.anchor.shape, self.anchor.era, self.told)
         )
-        events = self._events(change, weighing)
+        events = self._events(change, match)
         return (
             None if events is None else [(event, client_position if event is events[-1] else None) for event in events]
         )
 
-    def _events(self, change: Change, weighing: Weighing[Subscriber] | None) -> tuple[Event, ...] | None:
-        if weighing is None:  # it was emptied
-            collection = self.hub.catalog.by_relation_id[change.relation_id]
-            return EventEncoder(change, self.hub.table(collection.relation_id)).events(self.subscriber.subscription)
-        _, told = next(weighing.told(None), (None, ()))
-        return None if isinstance(told, CannotTell) else told
+    def _events(self, change: Change, match: Match[Subscriber] | None) -> tuple[Event, ...] | None:
+        if change.operation is Operation.TRUNCATE:
+            table = self.hub.sources[change.relation_id].table
+            return EventEncoder(change, table).events(self.subscriber.subscription)
+        if match is None:
+            return ()
+        _, events = next(match.events(None), (None, ()))
+        return events
 
     def meet(self, snapshot: Snapshot) -> bool:
         """All that `snapshot` sees has been told: send what came after it.

@@ -117,6 +117,8 @@ class Scene:
 
     def apply(self, change: Change) -> list[Reading]:
         readings = self.hub.apply(change)
+        inquiries, self.hub.inquiries = self.hub.inquiries, []
+        readings += [reading for inquiry in inquiries for reading in self.hub.settle(inquiry)]  # nobody answers
         self.hub.flush()
         return readings
 

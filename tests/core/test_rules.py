@@ -11,8 +11,8 @@ import pytest
 from cdc_bridge.access.access_policy import AccessPolicy, Questions, view
 from cdc_bridge.access.rules import Rule, RuleSet, rule_policy
 from cdc_bridge.engine.dependents import tables_of
-from cdc_bridge.engine.event_encoder import EventEncoder, Matches
-from cdc_bridge.engine.filter_index import FilterIndex
+from cdc_bridge.engine.event_encoder import EventEncoder
+from cdc_bridge.engine.filter_index import FilterIndex, Matches
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.model.catalog import NO_ACCESS, Access, Catalog, Collection, PgType, Reference, TableAccess
 from cdc_bridge.model.change import Listening, Relation

@@ -121,12 +121,11 @@ class Followers:
         return [reading.subscriber for reading in self.readings]
 
     async def hear(self, *changes: Change) -> list[Reading]:
-        weighed = [(change, self.hub.weigh(change, 0)) for change in changes]
-        await settle(self.database, [weighing for _, weighing in weighed if weighing])
-        readings: list[Reading] = []
-        for change, weighing in weighed:
-            readings += self.hub.apply(change, weighing)
-            self.hub.flush()
+        readings = [reading for change in changes for reading in self.hub.apply(change)]
+        inquiries, self.hub.inquiries = self.hub.inquiries, []
+        await settle(self.database, [match for inquiry in inquiries for match in inquiry.matches])
+        readings += [reading for inquiry in inquiries for reading in self.hub.settle(inquiry)]
+        self.hub.flush()
         return readings
 
     def told(self) -> list[list[tuple[Any, ...]]]:

@@ -102,9 +102,10 @@ class Scene:
             client.take()
 
     async def hear(self, *changes: Change) -> list[Reading]:
-        weighed = [(change, self.hub.weigh(change, 0)) for change in changes]
-        await settle(self.database, [weighing for _, weighing in weighed if weighing])
-        readings = [reading for change, weighing in weighed for reading in self.hub.apply(change, weighing)]
+        readings = [reading for change in changes for reading in self.hub.apply(change)]
+        inquiries, self.hub.inquiries = self.hub.inquiries, []
+        await settle(self.database, [match for inquiry in inquiries for match in inquiry.matches])
+        readings += [reading for inquiry in inquiries for reading in self.hub.settle(inquiry)]
         self.hub.flush()
         return readings
 
@@ -182,8 +183,8 @@ async def test_what_has_not_been_asked_is_not_told() -> None:
     """Neither a filter that the database has to decide, nor rows that show others."""
     nested = subscription()
     scene = Scene(filtered(matching("a")), replace(nested, query=replace(nested.query, projection=NESTED)))
-    readings = scene.hub.apply(insert(row(id=1, text="a"), xid=10))
-    assert len(readings) == 2
+    assert scene.hub.apply(insert(row(id=1, text="a"), xid=10)) == []
+    assert len([reading for inquiry in scene.hub.inquiries for reading in scene.hub.settle(inquiry)]) == 2
     assert scene.told() == [[], []]
 
 
@@ -204,11 +205,11 @@ async def test_outputs_that_images_lack_are_asked_for_the_rows_that_are_told() -
 async def test_who_joins_while_it_is_asked_is_not_told_what_its_data_will_hold() -> None:
     scene = Scene(filtered(matching("a")))
     change = insert(row(id=1, text="a"), xid=10)
-    weighing = scene.hub.weigh(change, 0)
-    assert weighing
+    scene.hub.apply(change)
+    (inquiry,) = scene.hub.inquiries
     late = Recorder()
     reading = scene.hub.follow(late, filtered(matching("a")))
-    await settle(scene.database, [weighing])
-    scene.hub.apply(change, weighing)
+    await settle(scene.database, inquiry.matches)
+    scene.hub.settle(inquiry)
     scene.hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(Snapshot(11, 11, frozenset()), (), more=False))
     assert late.take() == [("open",), ("init", [])]

@@ -1,0 +1,234 @@
+"""What one change means to the subscriptions of one filter, as far as memory can tell and as the database says.
+
+`find_matches` judges in memory which rows each filter lets through. A `Match` is for what memory cannot tell. It puts
+two questions, each on behalf of all security contexts that need the answer:
+
+1. Which rows does the filter let through (`cases`, `decide`)?
+2. What do these rows show that a change does not carry, such as `author.name` (`completions`, `complete`)?
+
+Then `events` has the events of each group. Where a question was not answered, it has None: the group needs fresh data.
+Nothing here reads the clock or the network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
+from typing import Generic, TypeAlias, TypeVar
+
+from cdc_bridge.engine.collection_registry import Source
+from cdc_bridge.engine.event_encoder import EventEncoder, Shown, needs_old_rows
+from cdc_bridge.engine.filter_index import FilterGroup, FilterIndex, Group, Matches
+from cdc_bridge.model.catalog import Catalog
+from cdc_bridge.model.change import Change, Operation
+from cdc_bridge.model.cursor import EventPosition
+from cdc_bridge.model.filter import Filter, of_the_past
+from cdc_bridge.model.row import Row, RowValues
+from cdc_bridge.model.security_context import SecurityContext
+from cdc_bridge.model.subscription import Event, Projection
+from cdc_bridge.ports import Case, Completed, Completion, Failure, Verdict
+from cdc_bridge.query.row_version import RowVersions
+
+Member = TypeVar("Member", bound=Hashable)
+
+Groups: TypeAlias = Mapping[SecurityContext, Sequence[Group[Member]]]
+"""Groups by the context on whose behalf the database is asked."""
+
+
+def find_matches(
+    index: FilterIndex[Member], change: Change, source: Source, now_us: int
+) -> list[tuple[FilterGroup[Member], Matches | None]]:
+    """Return the filters that may let rows of a change through, and what each does with them. None: all rows match.
+
+    `now_us` is the moment of `$NOW`, in microseconds since 1970.
+    """
+    old, new = change.old, change.new
+    rows = (*old, *new) if old and new else old or new
+    found: list[tuple[FilterGroup[Member], Matches | None]] = []
+    versions: RowVersions | None = None
+    for filters, positions in index.candidates(source.collection.relation_id, rows, source.table.key).items():
+        if filters.is_everything:
+            found.append((filters, None))
+            continue
+        if versions is None:
+            versions = RowVersions(rows, now_us)
+        matches = filters.match(versions, positions, len(old))
+        if matches is not None:
+            found.append((filters, matches))
+    return found
+
+
+class _Side:
+    """The rows of a change before one filter, as they were or as they are: those that it lets through for sure, those
+    of which memory cannot say it, and what the database says of these to each context.
+
+    Rule: a side with unsure rows is settled once the database has answered, and never for a context that failed.
+    """
+
+    __slots__ = ("certain", "failures", "seen", "unsure")
+
+    def __init__(self, certain: Sequence[int], unsure: Sequence[int]) -> None:
+        self.certain = certain
+        self.unsure = unsure
+        self.seen: dict[SecurityContext, list[int]] | None = None
+        self.failures: Set[SecurityContext] = frozenset()
+
+    def decide(self, verdict: Verdict) -> None:
+        self.seen = {}
+        self.failures = verdict.failures.keys()
+        for position, contexts in zip(self.unsure, verdict.seen_by, strict=True):
+            for context in contexts:
+                self.seen.setdefault(context, []).append(position)
+
+    def is_settled(self, context: SecurityContext) -> bool:
+        """Whether it is known which rows are let through."""
+        return not self.unsure or (self.seen is not None and context not in self.failures)
+
+    def let_through(self, context: SecurityContext) -> Sequence[int]:
+        seen = self.seen.get(context) if self.seen else None
+        return sorted([*self.certain, *seen]) if seen else self.certain
+
+    def concerns_all(self) -> bool:
+        """Whether more contexts are concerned than those that see a row of which memory was unsure."""
+        return bool(self.certain or (self.unsure and self.seen is None))
+
+    def concerned(self) -> list[SecurityContext]:
+        return [*(self.seen or ()), *self.failures]
+
+
+class Match(Generic[Member]):
+    """See the module's docstring."""
+
+    def __init__(
+        self,
+        change: Change,
+        source: Source,
+        catalog: Catalog,
+        now_us: int,
+        filter_: Filter,
+        *,
+        groups: Groups[Member],
+        matches: Matches | None,
+    ) -> None:
+        """`matches` is what memory can tell. None: all rows match."""
+        self.change = change
+        self.collection = source.collection
+        self._table = source.table
+        self._catalog = catalog
+        self._now_us = now_us
+        self._filter = filter_
+        self._groups = groups
+        if matches is None:
+            matches = Matches(range(len(change.old)), range(len(change.new)))
+        self._old = _Side(matches.old, matches.unsure_old)
+        self._new = _Side(matches.new, matches.unsure_new)
+        self._completing: dict[Shown, list[int]] = {}
+        self._completions: dict[Shown, dict[int, RowValues]] = {}
+        self._incomplete: set[tuple[Projection, SecurityContext]] = set()
+
+    @property
+    def groups(self) -> list[Group[Member]]:
+        """All groups that the change may concern."""
+        return [group for groups in self._groups.values() for group in groups]
+
+    @property
+    def subject(self) -> Hashable:
+        """What is asked about, whatever the rows and whoever asks: it is as slow the next time."""
+        projections = frozenset([group.subscription.query.projection for group in self.groups])
+        return self.collection.relation_id, self._filter, projections
+
+    # --- which rows the filter lets through ---
+
+    def cases(self) -> list[Case]:
+        asked = (
+            (self._old, self.change.old, of_the_past(self._filter)),
+            (self._new, self.change.new, self._filter),
+        )
+        return [self._case(filter_, [rows[i] for i in side.unsure]) for side, rows, filter_ in asked if side.unsure]
+
+    def _case(self, filter_: Filter, rows: Iterable[Row]) -> Case:
+        contexts = tuple(self._groups)
+        return Case(self.collection, self._catalog, filter_, tuple(rows), self._now_us, contexts)
+
+    def decide(self, verdicts: Sequence[Verdict]) -> None:
+        """Take the answers to `cases`, in their order."""
+        for side, verdict in zip([side for side in (self._old, self._new) if side.unsure], verdicts, strict=True):
+            side.decide(verdict)
+
+    # --- what these rows show ---
+
+    def completions(self) -> list[Completion]:
+        needed: dict[Shown, set[int]] = {}
+        self._incomplete.clear()
+        for context, matches in self._settled():
+            for group in self._groups[context]:
+                projection = group.subscription.query.projection
+                if not projection.is_flat:
+                    needed.setdefault((projection, context, False), set()).update(matches.new)
+                    needed.setdefault((projection, context, True), set()).update(self._old_rows(group, matches))
+        self._completing = {shown: sorted(positions) for shown, positions in needed.items() if positions}
+        return [self._completion(shown, positions) for shown, positions in self._completing.items()]
+
+    def _completion(self, shown: Shown, positions: Sequence[int]) -> Completion:
+        projection, context, of_old = shown
+        rows = self.change.old if of_old else self.change.new
+        return Completion(
+            self.collection, self._catalog, projection, tuple([rows[i] for i in positions]), self._now_us, context
+        )
+
+    def complete(self, completed: Sequence[Completed]) -> None:
+        """Take the answers to `completions`, in their order."""
+        for answer, (shown, positions) in zip(completed, self._completing.items(), strict=True):
+            if isinstance(answer, Failure):
+                projection, context, _ = shown
+                self._incomplete.add((projection, context))
+            else:
+                self._completions[shown] = dict(zip(positions, answer, strict=True))
+
+    # --- what follows ---
+
+    def events(self, event_position: EventPosition | None) -> Iterator[tuple[Group[Member], tuple[Event, ...] | None]]:
+        """Yield the events of each group that has any. None: it needs fresh data."""
+        encoder = EventEncoder(self.change, self._table, event_position, self._completions)
+        for context in self._concerned():
+            matches = self._matches(context)
+            for group in self._groups[context]:
+                if matches is None or not self._is_complete(group, matches):
+                    yield group, None
+                elif (matches.old or matches.new) and (events := encoder.events(group.subscription, matches)):
+                    yield group, events
+
+    def _settled(self) -> Iterator[tuple[SecurityContext, Matches]]:
+        for context in self._concerned():
+            matches = self._matches(context)
+            if matches is not None:
+                yield context, matches
+
+    def _concerned(self) -> Iterable[SecurityContext]:
+        """Contexts to which a row may be let through."""
+        if self._old.concerns_all() or self._new.concerns_all():
+            return self._groups
+        found = dict.fromkeys([*self._old.concerned(), *self._new.concerned()])
+        return [context for context in found if context in self._groups]
+
+    def _matches(self, context: SecurityContext) -> Matches | None:
+        """Return the rows that are let through; None as long as that is not known."""
+        if not (self._old.is_settled(context) and self._new.is_settled(context)):
+            return None
+        return Matches(self._old.let_through(context), self._new.let_through(context))
+
+    def _is_complete(self, group: Group[Member], matches: Matches) -> bool:
+        """Whether what its rows show is at hand."""
+        if not group.is_nested:
+            return True
+        projection, context = group.subscription.query.projection, group.subscription.asked_by
+        needed = ((matches.new, False), (self._old_rows(group, matches), True))
+        return (projection, context) not in self._incomplete and all(
+            (projection, context, of_old) in self._completions for positions, of_old in needed if positions
+        )
+
+    def _old_rows(self, group: Group[Member], matches: Matches) -> set[int]:
+        """Return the rows that are shown as they were, or compared. Old values are shown of rows that enter too."""
+        if not needs_old_rows(group.subscription):
+            return set()
+        has_entered = group.subscription.old and self.change.operation is Operation.UPDATE
+        return {*matches.old, *(matches.new if has_entered else ())}
