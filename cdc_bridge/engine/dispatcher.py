@@ -187,11 +187,7 @@ class Dispatcher:
 
     def _answer(self, inquiry: Inquiry) -> None:
         if not self._hub.is_current(inquiry):
-            if self._hub.ask_again(inquiry, judged_at(inquiry.change)):
-                self._asked.append(inquiry)
-                self._is_asked.set()
-            else:
-                self._give_up(inquiry)
+            self._ask_again(inquiry)
             return
         self._forget(inquiry)
         try:
@@ -200,6 +196,18 @@ class Dispatcher:
             log.exception("a change cannot be told: its subscribers get fresh data")
             readings = self._hub.drop(inquiry)
         self._scheduler.order(readings)
+
+    def _ask_again(self, inquiry: Inquiry) -> None:
+        try:
+            can_be_asked = self._hub.ask_again(inquiry, judged_at(inquiry.change))
+        except Exception:  # as in `_dispatch`
+            log.exception("a change cannot be judged anew: its subscribers get fresh data")
+            can_be_asked = False
+        if can_be_asked:
+            self._asked.append(inquiry)
+            self._is_asked.set()
+        else:
+            self._give_up(inquiry)
 
     def _give_up(self, inquiry: Inquiry) -> None:
         """Nobody can answer: fresh data for those who wait."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +15,9 @@ from cdc_bridge.engine.subscriber import Anchor, Subscriber
 from cdc_bridge.model.change import NO_ERA, Listening
 from cdc_bridge.model.security_context import Principal, SecurityContext
 from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Projection, Query, Subscription
-from cdc_bridge.ports import InitialData
+from cdc_bridge.ports import Case, InitialData, Verdict
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription
-from tests.core.test_access_policy import BOB, OWN, guarded, person
+from tests.core.test_access_policy import BOB, OPAQUE, OWN, guarded, person
 from tests.core.test_broker import SUBSCRIBE, Tables, scene
 from tests.core.test_held_back import NOBODY, Asked, followed
 
@@ -151,3 +152,25 @@ def test_figures_stay_stale_when_a_change_that_their_data_have_comes_after_one_t
         hub.apply(insert(row(id=xid, text="a"), xid=xid))
     assert hub.begin(reading, NOWHERE, InitialData(snapshot(12, 12), (), more=False)) is None
     assert hub.has_stale
+
+
+async def test_change_that_cannot_be_judged_anew_costs_fresh_data_and_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rights change while the database is asked, and then we stumble over one of its values."""
+
+    class Answers(Asked):
+        async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+            s.broker.hub.arrangement = object()
+            monkeypatch.setattr(Hub, "ask_again", stumble)
+            return await super().decide(cases)
+
+    def stumble(*_: Any) -> Any:
+        raise ValueError("no value of its type")
+
+    database = Answers()
+    async with scene(catalog=guarded(OPAQUE), evaluator=database, clients_evaluator=database) as s:
+        await followed(s)
+        s.stream.say(insert(row(id=1, text="a"), xid=20))
+        await s.quiet()
+        assert s.client.take() == [("init", [{"id": 0}], "resync")]
