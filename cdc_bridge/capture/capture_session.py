@@ -1,6 +1,6 @@
 """The two connections of the change stream: one listens, the other one reads the log and sends heartbeats.
 
-Rule: both live and die together, and with them whatever runs on their behalf. What ends them is raised by `wait`, or
+Rule: both live and die together, and with them whatever runs on their behalf. What ends them is raised by `take`, or
 by the question that is under way.
 
 Without a listener nothing is notified, and the log is all there is: where the operator has decided so, and on a hot
@@ -82,35 +82,43 @@ def numbered(name: str, schema: str) -> Numbered:
 
 
 class Wakeup:
-    """Lets one task wait until something has happened, or until some time by the monotonic clock."""
+    """Lets one task wait until something has happened, or until some time by the monotonic clock.
+
+    A timer that would end the wait too early is left as it is: the task looks, and waits again.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._happened = False
         self._waiting: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_s = 0.0
 
     def set(self) -> None:
         self._happened = True
-        self._resume()
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def wait(self, until_s: float) -> None:
         """Give others a turn on the event loop in any case."""
-        remaining_s = until_s - time.monotonic()
-        if self._happened or remaining_s <= 0:
+        if self._happened or (remaining_s := until_s - time.monotonic()) <= 0:
             await asyncio.sleep(0)
         else:
+            if self._timer is None or self._timer_s > until_s:
+                self._set_timer(until_s, remaining_s)
             self._waiting = self._loop.create_future()
-            timer = self._loop.call_later(min(remaining_s, 3600), self._resume)
-            try:
-                await self._waiting
-            finally:
-                timer.cancel()
-                self._waiting = None
+            await self._waiting
         self._happened = False
 
-    def _resume(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+    def _set_timer(self, at_s: float, in_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(in_s, self._ring)
+        self._timer_s = at_s
+
+    def _ring(self) -> None:
+        self._timer = None
+        self.set()
 
 
 class WatchedConnection:
@@ -159,7 +167,8 @@ class WatchedConnection:
         if self.error is None:
             if self._pgconn.ssl_in_use:  # the socket does not tell of what is decrypted already
                 self._consume()
-            self._watch()
+            if not self._is_watched:
+                self._watch()
         taken, self.notifications = self.notifications, []
         return taken
 
@@ -283,15 +292,15 @@ class CaptureSession:
         self.failure = error
         self.wakeup.set()
 
-    async def wait(self, until_s: float) -> list[bytes]:
-        """All notifications that have come, as soon as there is one, a wake-up, or it is time. Raises what ended it."""
+    def take(self) -> list[bytes]:
+        """All notifications that have come. Raises what ended the session, once there is none."""
         listener = self.listener
-        error = self.failure or self.reader.error or (listener.error if listener is not None else None)
-        if error is None:
-            await self.wakeup.wait(until_s)
         notifications = listener.take() if listener is not None else []
-        if error is not None and not notifications:
-            raise error
+        error = self.failure or self.reader.error or (listener.error if listener is not None else None)
+        if error is not None:
+            if not notifications:
+                raise error
+            self.wakeup.set()
         return notifications
 
     async def end(self) -> None:

@@ -32,7 +32,6 @@ import logging
 import random
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
 from dataclasses import replace
 
 import psycopg
@@ -53,6 +52,7 @@ from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 
+NEVER = float("-inf")
 GAPS_APART_S = 2.0
 MODE_CHANGED = "the mode of the table was changed"
 
@@ -76,9 +76,8 @@ class ChangeStream:
         self._siblings = siblings
         self._is_congested = is_congested
         self._position: StreamPosition | None = None
-        self._has_listened = False
         self._delay_s = options.reconnect_delay_min_s
-        self.last_heard_s = float("-inf")
+        self.last_heard_s = NEVER
         """When the database last proved that it is heard, by the monotonic clock."""
 
     async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
@@ -86,12 +85,18 @@ class ChangeStream:
         while True:
             check_still_wanted()
             try:
-                async with aclosing(self._session()) as session:
-                    async for batch in session:
-                        self._note(batch)
-                        yield batch
+                async with open_session(self._options, self._connector) as session:
+                    turns = await self._begin(session)
+                    while True:
+                        batch = await turns.next_batch()
+                        if turns.has_heard:
+                            turns.has_heard = False
+                            self.last_heard_s = time.monotonic()
+                            self._delay_s = self._options.reconnect_delay_min_s
+                        if batch:
+                            yield batch
             except CannotListen as error:
-                if not self._has_listened:
+                if self.last_heard_s == NEVER:
                     raise
                 reason = str(error)
             except DatabaseSilent as error:
@@ -103,39 +108,32 @@ class ChangeStream:
             yield [*pending, Lost(reason)]
             await self._pause(reason)
 
-    def _note(self, batch: list[StreamItem]) -> None:
-        """Heartbeats prove that the database is there."""
-        for item in batch:
-            if isinstance(item, Listening):
-                self._has_listened = True
-                self._delay_s = self._options.reconnect_delay_min_s
-            if isinstance(item, Listening | Heartbeat):
-                self.last_heard_s = time.monotonic()
-
     async def _pause(self, reason: str) -> None:
         pause_s = self._delay_s * random.uniform(0.5, 1)  # noqa: S311 - jitter, not a secret
         log.warning("not listening, trying again", extra=facts(reason=reason, in_s=round(pause_s, 1)))
         await asyncio.sleep(pause_s)
         self._delay_s = min(self._delay_s * 2, self._options.reconnect_delay_max_s)
 
-    async def _session(self) -> AsyncGenerator[list[StreamItem], None]:
-        """What one session delivers. Returns only by an error."""
-        async with open_session(self._options, self._connector) as session:
-            generation, secret = await session.generation()
-            resumed = await self._resumes(session, generation)
-            position = self._position if resumed else None
-            if position is None:
-                position = StreamPosition(Era(generation), await current_snapshot(session.reader.rows))
-            monitor = HeartbeatMonitor(session, position)
-            if not resumed:
-                await monitor.look()
-                position.take()  # all begin with fresh data anyway
-            self._position = position
-            bulk = BulkReader(session, position, self._siblings, self._is_congested)
-            turns = _Turns(session, position, monitor, bulk, Listening(position.era, secret, resumed))
-            async with aclosing(turns.batches()) as batches:
-                async for batch in batches:
-                    yield batch
+    async def _begin(self, session: CaptureSession) -> _Turns:
+        """Begin to listen; where possible, go on where the last session ended."""
+        generation, secret = await session.generation()
+        resumed = await self._resumes(session, generation)
+        position = self._position if resumed else None
+        if position is None:
+            position = StreamPosition(Era(generation), await current_snapshot(session.reader.rows))
+        monitor = HeartbeatMonitor(session, position)
+        if not resumed:
+            await monitor.look()
+            position.take()  # all begin with fresh data anyway
+        self._position = position
+        bulk = BulkReader(session, position, self._siblings, self._is_congested)
+        turns = _Turns(session, position, monitor, bulk, Listening(position.era, secret, resumed))
+        if session.listener is None:
+            turns.prove()
+        else:
+            await session.listener.rows("listen")
+        bulk.resume()
+        return turns
 
     async def _resumes(self, session: CaptureSession, generation: bytes) -> bool:
         """Whether it goes on where listening ended: the same life of the database, and the log reaches back so far."""
@@ -146,7 +144,11 @@ class ChangeStream:
 
 
 class _Turns:
-    """What a session delivers, turn by turn. `listening` is emitted, with the era of then, once that is proved."""
+    """What a session delivers, turn by turn. `listening` is emitted, with the era of then, once that is proved.
+
+    Rule: a turn that brings only changes inline looks at nothing else. What has its time (the heartbeat, a reading, a
+    gap that is owed) is looked at from `_due_s` on, the gate as soon as it is busy, bulk reads while there are any.
+    """
 
     def __init__(
         self,
@@ -156,6 +158,8 @@ class _Turns:
         bulk: BulkReader,
         listening: Listening,
     ) -> None:
+        self.has_heard = False
+        """Whether the database has proved that it is heard, since the caller last set this to false."""
         self._session = session
         self._position = position
         self._gate = monitor.gate
@@ -166,36 +170,35 @@ class _Turns:
         self._decoder = Decoder()
         self._notified_gaps = GapLimit(GAPS_APART_S)
         self._logged_gaps = GapLimit(GAPS_APART_S)
+        self._now_s = 0.0
+        """When what this turn takes had come, by the monotonic clock. So much is known of the gate's lease then."""
         self._read_due_s = 0.0
-        """When the log is to be read next, by the monotonic clock."""
+        """When the log is to be read next."""
+        self._due_s = 0.0
+        """When anything is due, whatever arrives until then. Too early does no harm."""
         self._live: set[int] = set()
         self._durable_since: dict[int, Snapshot | None] = {}
 
-    async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
-        """All that is at hand, turn by turn."""
+    async def next_batch(self) -> list[StreamItem]:
+        """Wait until something arrives or is due, and return all that is at hand then: nothing, perhaps."""
         session, position = self._session, self._position
-        if self._monitor.is_proven:
-            position.emit(self._listening)
-        if session.listener is not None:
-            await session.listener.rows("listen")
-        self._bulk.resume()
-        while True:
-            check_still_wanted()
-            for payload in await session.wait(self._due_s()):
-                await self._take(payload)
+        await session.wakeup.wait(self._due_s)
+        payloads = session.take()
+        self._now_s = time.monotonic()
+        for payload in payloads:
+            await self._take(payload)
+        if self._now_s >= self._due_s or self._gate.is_busy() or position.bulk_reads:
             await self._do_what_is_due()
-            if batch := position.take():
-                yield batch
+        return position.take()
 
-    def _due_s(self) -> float:
-        """When something is due, whatever arrives until then."""
-        due_s = min(self._monitor.due_s, self._notified_gaps.due_s)
-        if self._monitor.is_proven:
-            due_s = min(due_s, self._read_due_s)
-        return min(due_s, time.monotonic() + CONGESTED_S) if self._bulk.have_pages else due_s
+    def prove(self) -> None:
+        """Emit `Listening`: from here on everything is heard."""
+        self._monitor.is_proven = self.has_heard = True
+        self._position.emit(replace(self._listening, era=self._position.era))
 
     async def _do_what_is_due(self) -> None:
         """Pages of bulk reads, the heartbeat, the log, the gate: each if it is time for it."""
+        check_still_wanted()
         if self._position.bulk_reads and self._bulk.take():
             self._read_due_s = 0
         now = time.monotonic()
@@ -203,11 +206,14 @@ class _Turns:
             self._position.emit(gap)
         if now >= self._monitor.due_s and await self._monitor.beat(now):
             self._read_due_s = 0
+        due_s = min(self._monitor.due_s, self._notified_gaps.due_s)
         if self._monitor.is_proven:
             if now >= self._read_due_s:
                 await self._read()
             if self._controller.wants_change(now) and await self._controller.steer():
                 self._read_due_s = 0
+            due_s = min(due_s, self._read_due_s)
+        self._due_s = min(due_s, now + CONGESTED_S) if self._bulk.have_pages else due_s
 
     # --- what arrives ---
 
@@ -225,7 +231,7 @@ class _Turns:
         elif item is None or not self._monitor.is_proven:
             pass
         elif isinstance(item, Inline):
-            self._take_inline(item.change, item.gate)
+            self._take_inline(*item)
         elif isinstance(item, Wake):
             if item.is_shut:
                 self._gate.shut()
@@ -236,9 +242,9 @@ class _Turns:
     async def _take_heartbeat(self, beat: Heartbeat) -> None:
         """All that its snapshot sees was notified before, or is in the log."""
         position = self._position
+        self._due_s = 0
         if not self._monitor.is_proven:
-            self._monitor.is_proven = True
-            position.emit(replace(self._listening, era=position.era))
+            self.prove()
             return
         if self._monitor.proves(beat):
             position.prove(beat.snapshot)
@@ -247,19 +253,22 @@ class _Turns:
         # Of a later snapshot, a notification of a table in live mode may still be on its way. An earlier one holds it
         # up.
         seen = beat.snapshot if position.seen.covers(beat.snapshot) else position.seen
-        position.emit(Heartbeat(beat.sender, beat.beat, seen, position.lagging))
+        self._emit_heartbeat(Heartbeat(beat.sender, beat.beat, seen, position.lagging))
+
+    def _emit_heartbeat(self, beat: Heartbeat) -> None:
+        self.has_heard = True
+        self._position.emit(beat)
 
     def _take_inline(self, change: Change, gate: int) -> None:
-        now = time.monotonic()
-        self._gate.count(1, now)
-        if not self._gate.takes(gate, now) or self._position.bulk_reads:
-            self._read_due_s = 0
+        self._gate.count(1, self._now_s)
+        if not self._gate.takes(gate, self._now_s) or self._position.bulk_reads:
+            self._read_due_s = self._due_s = 0
         elif fresh := self._position.deliver_inline(change):
             if change.relation_id not in self._durable_since:
                 self._note_durable({change.relation_id}, None)
             self._position.emit(fresh)
             if self._position.is_long:
-                self._read_due_s = 0
+                self._read_due_s = self._due_s = 0
 
     async def _take_live(self, change: Change) -> None:
         """A change of a table in live mode."""
@@ -288,6 +297,7 @@ class _Turns:
     async def _read(self) -> None:
         """Read what the log has beyond what was delivered."""
         position, bulk = self._position, self._bulk
+        self._due_s = 0
         before = position.position
         ask, is_standby = self._session.reader.rows, self._session.is_standby
         try:
@@ -309,7 +319,7 @@ class _Turns:
         self._read_due_s = now + self._controller.pause_s(len(fresh))
         await bulk.rejoin(found.snapshot)
         if self._session.listener is None:
-            position.emit(Heartbeat(self._monitor.sender, 0, found.snapshot, position.lagging))
+            self._emit_heartbeat(Heartbeat(self._monitor.sender, 0, found.snapshot, position.lagging))
 
     def _pass_by(self, unreadable: Unreadable) -> None:
         """Go past what cannot be read, if it is time for another gap. Else wait, and take nothing inline meanwhile."""

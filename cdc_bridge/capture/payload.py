@@ -199,7 +199,7 @@ def _inline(words: list[str], body: str) -> Inline | Wake:
 
 
 def _rows(raws: list[Raw]) -> tuple[Row, ...]:
-    return (Row(raws[0]),) if len(raws) == 1 else tuple([Row(raw) for raw in raws])
+    return tuple([Row(raw) for raw in raws]) if raws else ()
 
 
 def _old_and_new(operation: Operation, rows: list[Row]) -> tuple[list[Row], list[Row]]:

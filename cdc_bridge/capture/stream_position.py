@@ -72,11 +72,8 @@ class StreamPosition:
 
     def deliver_inline(self, change: Change) -> Change | None:
         """A change that came with its notification, with its position; None when it has been delivered."""
-        delivered = self._journal.delivered
-        if self.seen.sees(change.xid) or (change.xid, change.seq) in delivered:
-            return None
-        self._journal.deliver(change.xid, change.seq)
-        return change.at_position(Position(self._journal, len(delivered)))
+        length = self._journal.deliver(change.xid, change.seq)
+        return change.at_position(Position(self._journal, length)) if length else None
 
     def deliver_read(self, changes: Iterable[Change], snapshot: Snapshot) -> list[Change]:
         """What the log holds that `snapshot` sees and `seen` does not, in the order of `seq`: those not delivered yet.

@@ -114,8 +114,13 @@ class Journal:
         self.ends: list[int] = []
         """What `model.cursor` has encoded so far, and where each change ends in it."""
 
-    def deliver(self, xid: int, seq: int) -> None:
-        self.delivered[xid, seq] = len(self.delivered)
+    def deliver(self, xid: int, seq: int) -> int:
+        """Add a change. Return how many there are then; 0 when it has been delivered before."""
+        delivered = self.delivered
+        if self.seen.sees(xid) or (xid, seq) in delivered:
+            return 0
+        delivered[xid, seq] = len(delivered)
+        return len(delivered)
 
 
 class Position(NamedTuple):
