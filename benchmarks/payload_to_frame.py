@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.figures import headline, show
 from cdc_bridge.capture.payload import Decoder, Inline
-from cdc_bridge.engine.collection_registry import Source
 from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.engine.filter_index import FilterIndex, Matches
 from cdc_bridge.engine.match import find_matches
@@ -60,7 +59,6 @@ class Bridge:
     def __init__(self, of: Collection, subscriptions: Sequence[Subscription]) -> None:
         self.decoder = Decoder()
         self.table = Table(of)
-        self.source = Source(of, self.table, 10, of.names, None)
         self.index: FilterIndex[int] = FilterIndex()
         for member, subscription in enumerate(subscriptions):
             self.index.add(subscription, member)
@@ -74,7 +72,7 @@ class Bridge:
         return self.table.fits(change)
 
     def match(self, change: Change) -> list[tuple[Subscription, Matches | None]]:
-        found = find_matches(self.index, change, self.source, change.at)
+        found = find_matches(self.index.tables[1], change, self.table, change.at)
         return [(group.subscription, matches) for filters, matches in found for group in filters.flat]
 
     def encode(self, change: Change, matched: Sequence[tuple[Subscription, Matches | None]]) -> list[bytes]:

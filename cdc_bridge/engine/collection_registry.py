@@ -114,7 +114,7 @@ class CollectionRegistry:
             else Table(collection)
             for collection in catalog.by_name.values()
         }
-        self.sources = {}
+        self.sources.clear()
         for collection in catalog.by_name.values():
             table = self._tables[collection.relation_id]
             orders = TransactionOrders(table.key) if table.key is not None else None

@@ -134,30 +134,26 @@ def by_context(groups: Iterable[Group[Member]]) -> Mapping[SecurityContext, Sequ
 
 
 class FilterIndex(Generic[Member]):
-    """See the module's docstring."""
+    """See the module's docstring. `tables` are those that are followed, by `oid`."""
 
     def __init__(self) -> None:
-        self._tables: dict[int, _TableIndex[Member]] = {}
-
-    def __contains__(self, relation_id: int) -> bool:
-        """Whether anything follows a table."""
-        return relation_id in self._tables
+        self.tables: dict[int, TableIndex[Member]] = {}
 
     def add(self, subscription: Subscription, member: Member) -> None:
-        table = self._tables.setdefault(subscription.collection.relation_id, _TableIndex())
+        table = self.tables.setdefault(subscription.collection.relation_id, TableIndex())
         table.add(subscription, member)
 
     def remove(self, subscription: Subscription, member: Member) -> None:
         """Raises `KeyError` when it is not there."""
         relation_id = subscription.collection.relation_id
-        table = self._tables[relation_id]
+        table = self.tables[relation_id]
         table.remove(subscription, member)
         if not table.groups:
-            del self._tables[relation_id]
+            del self.tables[relation_id]
 
     def groups(self, relation_id: int) -> Collection[Group[Member]]:
         """Return all groups of a table."""
-        table = self._tables.get(relation_id)
+        table = self.tables.get(relation_id)
         return () if table is None else table.groups.values()
 
     def members(self, relation_id: int) -> list[Member]:
@@ -171,11 +167,11 @@ class FilterIndex(Generic[Member]):
         The filter of a group matches no other row. `rows` of an UPDATE are the old ones and the new ones. `key` encodes
         the key of a row; without it all groups that follow one item are found.
         """
-        table = self._tables.get(relation_id)
+        table = self.tables.get(relation_id)
         return {} if table is None else table.candidates(rows, key)
 
 
-class _TableIndex(Generic[Member]):
+class TableIndex(Generic[Member]):
     """The groups of one table by what they are, and by what they are found by."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ data and what it has missed (`replay.py`), while its topic keeps what is new.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Set
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -70,6 +70,8 @@ class Hub:
     def __init__(self, held_bytes_max: int) -> None:
         self.era = NO_ERA
         self._collections = CollectionRegistry()
+        self.sources: Mapping[int, Source] = self._collections.sources
+        """What changes of each table belong to by the newest catalog, by `oid`."""
         self._subscribers = SubscriberRegistry(held_bytes_max)
         self._ciphers = CursorCiphers()
         self._touched: dict[Topic, None] = {}
@@ -244,7 +246,7 @@ class Hub:
         relation_id = source.collection.relation_id
         if self._emptied_by:
             self._emptied_by.pop(relation_id, None)
-        readings = self._fan_out(change, source, now_us) if relation_id in self._subscribers.index else []
+        readings = self._fan_out(change, source, now_us) if relation_id in self._subscribers.index.tables else []
         if relation_id in self._subscribers.showing:
             readings += self._make_stale(change, source.collection)
         return readings
@@ -294,7 +296,9 @@ class Hub:
                 readings += self._publish(topic, change, None)
             return readings
         encoder = EventEncoder(change, table, _event_position(change, collection))
-        for filters, matches in find_matches(self._subscribers.index, change, source, now_us):
+        for filters, matches in find_matches(
+            self._subscribers.index.tables.get(source.collection.relation_id), change, source.table, now_us
+        ):
             is_unsure = matches is not None and (matches.unsure_old or matches.unsure_new)
             for group in () if is_unsure else filters.flat:
                 if events := encoder.events(group.subscription, matches):
@@ -326,7 +330,9 @@ class Hub:
         if source is None:
             return False
         inquiry.matches = []
-        for filters, matches in find_matches(self._subscribers.index, change, source, now_us):
+        for filters, matches in find_matches(
+            self._subscribers.index.tables.get(source.collection.relation_id), change, source.table, now_us
+        ):
             if groups := by_context(group for group in filters.groups if not waiting.isdisjoint(group.members)):
                 inquiry.matches.append(
                     Match(change, source, self.catalog, now_us, filters.filter, groups=groups, matches=matches)
@@ -485,11 +491,6 @@ class Hub:
     @property
     def catalog(self) -> Catalog:
         return self._collections.catalog
-
-    @property
-    def sources(self) -> dict[int, Source]:
-        """What changes of each table belong to, by `oid`."""
-        return self._collections.sources
 
     def table(self, relation_id: int) -> Table:
         """Of a collection that is in the catalog."""

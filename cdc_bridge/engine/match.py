@@ -17,7 +17,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 from cdc_bridge.engine.collection_registry import Source
 from cdc_bridge.engine.event_encoder import EventEncoder, Shown, needs_old_rows
-from cdc_bridge.engine.filter_index import FilterGroup, FilterIndex, Group, Matches
+from cdc_bridge.engine.filter_index import FilterGroup, Group, Matches, TableIndex
 from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
@@ -25,6 +25,7 @@ from cdc_bridge.model.filter import Filter, of_the_past
 from cdc_bridge.model.row import Row, RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, Projection
+from cdc_bridge.model.table import Table
 from cdc_bridge.ports import Case, Completed, Completion, Failure, Verdict
 from cdc_bridge.query.row_version import RowVersions
 
@@ -35,17 +36,19 @@ Groups: TypeAlias = Mapping[SecurityContext, Sequence[Group[Member]]]
 
 
 def find_matches(
-    index: FilterIndex[Member], change: Change, source: Source, now_us: int
+    index: TableIndex[Member] | None, change: Change, table: Table, now_us: int
 ) -> list[tuple[FilterGroup[Member], Matches | None]]:
     """Return the filters that may let rows of a change through, and what each does with them. None: all rows match.
 
-    `now_us` is the moment of `$NOW`, in microseconds since 1970.
+    `index` is the table's, None where nobody follows it. `now_us` is the moment of `$NOW`, in microseconds since 1970.
     """
+    if index is None:
+        return []
     old, new = change.old, change.new
     rows = (*old, *new) if old and new else old or new
     found: list[tuple[FilterGroup[Member], Matches | None]] = []
     versions: RowVersions | None = None
-    for filters, positions in index.candidates(source.collection.relation_id, rows, source.table.key).items():
+    for filters, positions in index.candidates(rows, table.key).items():
         if filters.is_everything:
             found.append((filters, None))
             continue

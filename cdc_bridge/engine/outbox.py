@@ -155,13 +155,12 @@ def cut_frame(
 ) -> Cut:
     """The next frame of these entries, of which one at least must be sent. Entries before `seen_end` may be skipped."""
     at = begin
-    while _is_skipped(entries[at], at < seen_end, skips):
+    while (event := entries[at].event) is None or (at < seen_end and skips is not None and skips(entries[at])):
         at += 1
-    event = entries[at].event
-    assert event is not None
-    if one or event.kind not in _MERGED:
-        body = messages.event_body(event, one=one)
-        return Cut(body, at + 1 - begin, entries[at].cost_bytes, claim=entries[at].claim)
+    _, _, cost_bytes, _, _, claim = entries[at]
+    is_all = at + 1 == len(entries) and not sent_rows and cost_bytes <= FRAME_BYTES_MAX
+    if one or (is_all and len(event.rows or ()) <= FRAME_ROWS_MAX) or event.kind not in _MERGED:
+        return Cut(messages.event_body(event, one=one), at + 1 - begin, cost_bytes, claim=claim)
     end = _end(event, sent_rows)
     rows, old = event.rows or (), event.old
     if end < len(rows):
@@ -188,13 +187,12 @@ def _gather(
     at += 1
     while at < len(entries):
         entry = entries[at]
-        if not _is_skipped(entry, at < seen_end, skips):
-            following = entry.event
-            assert following is not None
+        following = entry.event
+        if following is not None and not (at < seen_end and skips is not None and skips(entry)):
             if not _alike(event, following):
                 break
             count += len(following.rows or ())
-            size += _size(following)
+            size += entry.cost_bytes  # a little more than its rows
             if count > FRAME_ROWS_MAX or size > FRAME_BYTES_MAX:
                 break
             if with_cursor and claim is not None and entry.claim is None:
@@ -208,10 +206,6 @@ def _gather(
         old = tuple([row for each in events for row in each.old or ()])
         event = _merged(events[-1], rows, None if event.old is None else old)
     return Cut(messages.event_body(event, one=False), at - begin, cost_bytes, claim=claim)
-
-
-def _is_skipped(entry: Entry, may_be_seen: bool, skips: Callable[[Entry], bool] | None) -> bool:
-    return entry.event is None or (may_be_seen and skips is not None and skips(entry))
 
 
 def _merged(event: Event, rows: tuple[bytes, ...], old: tuple[bytes, ...] | None) -> Event:

@@ -46,6 +46,8 @@ class State(enum.Enum):
     PAUSED = "paused"
     ENDED = "ended"
 
+    __hash__ = object.__hash__  # that of Enum is written in Python, and each frame asks for it
+
 
 class Step(enum.Enum):
     """What can happen to a subscriber."""
@@ -277,8 +279,9 @@ class Subscriber:
             cut = self.topic.cut(self, one=one)
         self.waiting_bytes -= cut.cost_bytes
         self.outbox.size_bytes -= cut.cost_bytes
-        if not self.waiting_bytes and self.topic is not None and self.state in SENT:
-            self.topic.skip_rest(self)
+        topic = self.topic
+        if not self.waiting_bytes and topic is not None and self.offset < topic.end and self.state in SENT:
+            topic.skip_rest(self)
         if cut.claim is not None and self.subscription.cursor:
             self.client_position = self._claim(cut.claim)
         cursor = self.client_position.text if self.client_position is not None else None

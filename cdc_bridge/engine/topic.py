@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from cdc_bridge.engine.outbox import Cut, Entry, cut_frame
 from cdc_bridge.engine.subscriber import SENT, Outlet, Reading, State, Step, Subscriber
@@ -36,6 +36,8 @@ STALE_FILTERS_MAX = 50
 """Past it everything that the topic shows counts as stale."""
 
 Events: TypeAlias = tuple[Event, ...]
+
+_made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times as long
 
 
 class Pending:
@@ -282,25 +284,26 @@ class Topic:
     # --- inside ---
 
     def _arrive(self, xid: int, events: Events | None, read_in: Snapshot | None = None) -> list[Reading]:
-        if events is None:
-            self._append(Entry(xid, None, ENTRY_BYTES, self._end_bytes + ENTRY_BYTES))
-            entry = self._log[-1]
-            lacking = [
-                each for each in self.subscribers if each.state in SENT and not self._skips(each, self.end - 1, entry)
-            ]
-            return [self.reload(subscriber) for subscriber in lacking]
-        for event in events:
-            cost_bytes = event.cost_bytes
-            self._append(Entry(xid, event, cost_bytes, self._end_bytes + cost_bytes, read_in, event.event_position))
-        return []
-
-    def _append(self, entry: Entry) -> None:
-        self._log.append(entry)
-        self.end += 1
-        self._end_bytes = entry.end_bytes
+        end_bytes = self._end_bytes
+        for event in (None,) if events is None else events:
+            cost_bytes = ENTRY_BYTES if event is None else event.cost_bytes
+            end_bytes += cost_bytes
+            claim = None if event is None else event.event_position
+            self._log.append(_made(Entry, (xid, event, cost_bytes, end_bytes, read_in, claim)))
+            self.end += 1
+        self._end_bytes = end_bytes
         self._behind = len(self.subscribers)
-        if self._end_bytes - self._begin_bytes > self._trim_at_bytes:
+        if end_bytes - self._begin_bytes > self._trim_at_bytes:
             self._trim()
+        return [] if events is not None else self._reload_lacking()
+
+    def _reload_lacking(self) -> list[Reading]:
+        """The last entry cannot be sent: fresh data for those that do not have it."""
+        entry = self._log[-1]
+        lacking = [
+            each for each in self.subscribers if each.state in SENT and not self._skips(each, self.end - 1, entry)
+        ]
+        return [self.reload(subscriber) for subscriber in lacking]
 
     def _go_on(self) -> list[Reading]:
         """Take from the queue what is known by now."""
@@ -381,8 +384,12 @@ class Topic:
         self._trim_at_bytes = max(TRIM_FROM_BYTES, 2 * (self._end_bytes - self._begin_bytes))
 
     def _forget_before(self, position: int) -> None:
-        self._begin_bytes = self._bytes_before(position)
-        del self._log[: position - self.begin]
+        if position == self.end:
+            self._begin_bytes = self._end_bytes
+            self._log.clear()
+        else:
+            self._begin_bytes = self._bytes_before(position)
+            del self._log[: position - self.begin]
         self.begin = position
         self._cuts.clear()
 

@@ -297,7 +297,12 @@ def event_body(event: Event, *, one: bool) -> bytes:
     """Encode a frame of a subscription, all but its `event_tail`. `one` is for an `item` subscription: its data is the
     row or key itself.
     """
-    return b"".join(_parts(event, one=one))
+    head = _HEADS[event.kind]
+    if event.rows is not None:
+        head += b',"data":' + (_data(event.rows, one=True) if one else b"[" + b",".join(event.rows) + b"]")
+    if event.reason is None and event.old is None and event.transaction is None and event.kind is not EventKind.INIT:
+        return head
+    return head + b"".join(_parts(event, one=one))
 
 
 def event_tail(uid: str | None, cursor: str | None) -> bytes:
@@ -307,9 +312,6 @@ def event_tail(uid: str | None, cursor: str | None) -> bytes:
 
 
 def _parts(event: Event, *, one: bool) -> Iterator[bytes]:
-    yield _HEADS[event.kind]
-    if event.rows is not None:
-        yield b',"data":' + _data(event.rows, one=one)
     if event.meta:
         yield b',"meta":' + _meta(event.meta)
     if event.old is not None:

@@ -170,7 +170,7 @@ def test_finds_whatever_a_scan_finds(steps, rows, random):
     assert sorted(index.members(500)) == sorted(present)
     for number, gone in present.items():
         index.remove(gone, number)
-    assert not index._tables
+    assert not index.tables
 
 
 @settings(max_examples=200, deadline=None)
@@ -217,7 +217,7 @@ def test_a_place_in_documents_is_read_only_when_it_pays():
         odd = Comparison(place, Operator.EQ, (Literal(b'"red"'),))
         index.add(asking(conjunction(odd, where(ROOM, Operator.EQ, room))), room)
     assert found(index, row(room=7, data={"member7": "red"})) == {7}
-    assert len(index._tables[500]._by_key.readers) == 1
+    assert len(index.tables[500]._by_key.readers) == 1
 
 
 def test_an_interval_is_better_than_a_value_that_all_share():
@@ -414,10 +414,10 @@ def test_thousands_that_come_and_go_leave_nothing_behind():
         index.add(each, number)
     for number, each in enumerate(passing):
         index.remove(each, number)
-    table = index._tables[500]
+    table = index.tables[500]
     assert (len(table.groups), len(table._filters), len(table._by_every_row)) == (1, 1, 1)
     assert (len(table._by_key.readers), len(table._by_item)) == (0, 0)
     dicts = table.groups, table._filters, table._by_every_row, table._by_item
     assert all(each.__sizeof__() < 3_000 for each in dicts)
     index.remove(PLAIN, -1)
-    assert not index._tables
+    assert not index.tables
