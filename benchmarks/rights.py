@@ -267,7 +267,7 @@ async def hub_with(count: int, catalog: Catalog, evaluator: PooledRowEvaluator) 
         wanted = Subscription(read.collection, read.query, uid=str(number), context=read.context, rights=read.rights)
         data = InitialData(Snapshot(1, 1, frozenset()), (), more=False)
         hub.begin(hub.follow(client, wanted), Anchor(NO_ERA, bytes(8)), data)
-    hub.heard(Snapshot(1 << 60, 1 << 60, frozenset()))
+    hub.take_heartbeat(Snapshot(1 << 60, 1 << 60, frozenset()))
     return hub
 
 

@@ -102,7 +102,7 @@ def hub_with(subscribers: int) -> tuple[Hub, Client]:
         subscription = Subscription(MESSAGES, Query(Projection.of(MESSAGES.columns), filter=room), uid=str(number % 10))
         reading = hub.follow(client, subscription)
         hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(SEEN, (), more=False))
-    hub.heard(Snapshot(1 << 60, 1 << 60, frozenset()))
+    hub.take_heartbeat(Snapshot(1 << 60, 1 << 60, frozenset()))
     return hub, client
 
 

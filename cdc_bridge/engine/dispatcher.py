@@ -56,7 +56,7 @@ class Dispatcher:
         self._is_drifting = asyncio.Event()
 
     async def listen(self) -> None:
-        """Take everything that is heard, for ever. Raises what the capture raises."""
+        """Take the stream, for ever. Raises what the capture raises."""
         async with aclosing(self._capture.batches()) as batches:
             async for batch in batches:
                 begin = 0
@@ -68,14 +68,14 @@ class Dispatcher:
                 self.take(batch[begin:])
 
     def take(self, batch: Iterable[StreamItem]) -> None:
-        """Tell what these mean, as far as it is known now."""
+        """Send what these mean, as far as it is known now."""
         try:
             for item in batch:
                 match item:
                     case Change():
                         self._take_change(item)
                     case Heartbeat(snapshot=snapshot, lagging=lagging):
-                        self._hub.heard(snapshot, lagging.union(self._drifting) if self._drifting else lagging)
+                        self._hub.take_heartbeat(snapshot, lagging.union(self._drifting) if self._drifting else lagging)
                     case Turn(era=era):
                         self._hub.turn(era)
                     case Gap():
@@ -139,7 +139,7 @@ class Dispatcher:
         try:
             readings = self._hub.apply(change, change.at or time.time_ns() // 1000)
         except Exception:  # a value that we stumble over must not end the stream of all the others
-            log.exception("a change cannot be told: its subscribers get fresh data")
+            log.exception("a change cannot be sent: its subscribers get fresh data")
             readings = self._hub.hold(self._key(change))
         if readings or self._hub.has_stale:
             self._scheduler.order(readings)
@@ -193,7 +193,7 @@ class Dispatcher:
         try:
             readings = self._hub.settle(inquiry)
         except Exception:  # nor may an answer that we stumble over
-            log.exception("a change cannot be told: its subscribers get fresh data")
+            log.exception("a change cannot be sent: its subscribers get fresh data")
             readings = self._hub.drop(inquiry)
         self._scheduler.order(readings)
 

@@ -32,7 +32,7 @@ from cdc_bridge.model.table import Table
 from cdc_bridge.ports import InitialData
 
 Concerned: TypeAlias = Callable[[Subscription], bool]
-"""Whether a subscription may show something else than its subscriber is told by."""
+"""Whether a subscription may show something else than its subscriber is sent."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,7 +151,7 @@ class Hub:
 
     def begin(self, reading: Reading, anchor: Anchor, data: InitialData) -> Reading | None:
         """Send initial data and what came after it. A reading comes back when the data came too late, or another one
-        has to follow, since something that came after it cannot be told.
+        has to follow, since the events of something that came after it are unknown.
         """
         subscriber, topic = reading.subscriber, reading.subscriber.topic
         if not reading.current or topic is None:
@@ -168,7 +168,7 @@ class Hub:
 
     def go_on(self, subscriber: Subscriber, start: Position) -> bool:
         """The client has all that `start` has: send what came after it. False when too much came to be kept, or
-        something that cannot be told: then a new reading is awaited.
+        something of which the events are unknown: then a new reading is awaited.
         """
         topic = subscriber.topic
         if topic is None or subscriber.state is not State.LOADING:
@@ -221,7 +221,7 @@ class Hub:
         is_incomplete = is_incomplete or subscriber.topic.is_pending  # of what it has been sent already
         return subscriber.topic.reload(subscriber) if is_incomplete else None
 
-    # --- what clients have been told ---
+    # --- what clients have been sent ---
 
     def client_position(self, subscriber: Subscriber, cursor: Cursor) -> ClientPosition | None:
         """None for those who did not ask for cursors."""
@@ -292,7 +292,7 @@ class Hub:
         readings: list[Reading] = []
         collection, table, _, _, orders = source
         if orders is not None and not orders.holds(change):
-            for topic in self._subscribers.topics_told_of(collection.relation_id):
+            for topic in self._subscribers.topics_concerned(collection.relation_id):
                 readings += self._publish(topic, change, None)
             return readings
         encoder = EventEncoder(change, table, _event_position(change, collection))
@@ -404,11 +404,11 @@ class Hub:
         """It cannot be shown: fresh data for those who still wait for it."""
         return refresh.topic.reload_all() if refresh.topic.refreshing is refresh.pending else []
 
-    def heard(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
+    def take_heartbeat(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
         """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
         for topic in list(self._catching_up):
             if lagging.isdisjoint(self.collection(topic.subscription).filenodes):
-                topic.heard(snapshot)
+                topic.take_heartbeat(snapshot)
             if not topic.catching_up:
                 del self._catching_up[topic]
 
@@ -419,8 +419,8 @@ class Hub:
         return bool(subscribers) and not any(subscriber.outlet.has_room for subscriber in subscribers)
 
     def is_followed(self, relation_id: int) -> bool:
-        """Whether anybody is told what happens in this collection."""
-        return bool(self._subscribers.topics_told_of(relation_id))
+        """Whether anybody is sent what happens in this collection."""
+        return bool(self._subscribers.topics_concerned(relation_id))
 
     def collection(self, subscription: Subscription) -> Collection:
         """What it follows, as the newest catalog has it."""
@@ -441,16 +441,16 @@ class Hub:
         return _reload_all(topic for topic in self._subscribers.topics if not self._is_logged(topic.subscription))
 
     def _is_logged(self, subscription: Subscription) -> bool:
-        """Whether the log has all changes that it is told of."""
+        """Whether the log has all changes that it is sent."""
         shown = tables_of(subscription) if subscription.related else ()
         others = [self.catalog.by_relation_id.get(relation_id) for relation_id in shown]
         return self.collection(subscription).durable and all(each is None or each.durable for each in others)
 
     def hold(self, relation_id: int | None = None) -> list[Reading]:
-        """After a gap: everybody, or those who are told of one table, need fresh data."""
+        """After a gap: everybody, or those that follow or show one table, need fresh data."""
         if relation_id is None:
             return _reload_all(self._subscribers.topics)
-        return _reload_all(self._subscribers.topics_told_of(relation_id))
+        return _reload_all(self._subscribers.topics_concerned(relation_id))
 
     # --- whose rights are being asked about, or whose collection is missing ---
 

@@ -97,7 +97,7 @@ _MERGED = frozenset({EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE})
 class Entry(NamedTuple):
     """An event of a transaction in a log. `end_bytes` is the cost of the log up to its end.
 
-    Without an event it is a change that cannot be told: it calls for fresh data. Rows that were read again have the
+    Without an event it is a change that calls for fresh data. Rows that were read again have the
     snapshot in which they were (`read_in`). `claim`: what can be claimed when it has been sent; None when that is no
     more than before it.
     """

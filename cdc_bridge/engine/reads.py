@@ -215,7 +215,7 @@ async def _read_missed(sources: Sources, replay: Replay) -> bool:
     """Read one round. False when so much has happened meanwhile that there has to be another one."""
     assert sources.log_reader is not None
     collection = sources.hub.collection(replay.subscriber.subscription)
-    async with aclosing(sources.log_reader.missed(collection, replay.told)) as pages:
+    async with aclosing(sources.log_reader.missed(collection, replay.positions)) as pages:
         async for page in pages:
             if not replay.is_whole:
                 raise Forgotten("the log has a gap")

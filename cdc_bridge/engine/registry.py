@@ -26,7 +26,7 @@ class SubscriberRegistry:
     def __init__(self, bytes_max: int) -> None:
         self.index: FilterIndex[Topic] = FilterIndex()
         self.woken: dict[Outlet, None] = {}
-        """Connections that have something to send since they were last told."""
+        """Connections that have something to send since they were last woken."""
         self._bytes_max = bytes_max
         self._subscribers: dict[Subscriber, None] = {}
         self._topics: dict[Hashable, Topic] = {}
@@ -113,7 +113,7 @@ class SubscriberRegistry:
     def topics_showing(self, relation_id: int) -> list[Topic]:
         return list(self.showing.get(relation_id, ()))
 
-    def topics_told_of(self, relation_id: int) -> list[Topic]:
+    def topics_concerned(self, relation_id: int) -> list[Topic]:
         """Both."""
         return list(dict.fromkeys([*self.topics_of(relation_id), *self.topics_showing(relation_id)]))
 

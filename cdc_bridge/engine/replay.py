@@ -1,10 +1,10 @@
-"""A subscriber that is told what it has missed, beside the stream.
+"""Sends a subscriber what it has missed, beside the stream.
 
-It begins with an `init` without data. Then its changes are told in the order of the log, while its feed holds what is
-new, until all has been told that some snapshot sees; there the stream goes on (`meet`).
+It begins with an `init` without data. The changes follow in the order of the log, while the topic keeps what is new.
+When all that some snapshot sees has been sent, the stream goes on from there (`meet`).
 
-Rule: it is told changes only while `is_whole`. As soon as one cannot be told, the subscriber starts anew. What it has
-been told grows with each change, and so does what its client positions say. Never reads the clock or the network.
+Rule: changes are sent only while `is_whole`. As soon as one cannot be decided, the subscriber starts anew. With each
+change its client position grows. Never reads the clock or the network.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from cdc_bridge.query.row_version import RowVersions
 
 @dataclass(slots=True, eq=False)
 class Replay:
-    """See the module's docstring. `_orders` and `_emptied_by`: as the hub keeps them, of what is told here."""
+    """See the module's docstring. `positions` say what was sent. `_orders` and `_emptied_by`: as the hub keeps them."""
 
     hub: Hub
     reading: Reading
     anchor: Anchor
-    told: tuple[Position, ...]
+    positions: tuple[Position, ...]
     _filters: FilterGroup[Subscriber]
     _orders: TransactionOrders | None
     _emptied_by: int | None = None
@@ -46,7 +46,7 @@ class Replay:
         if cursor is None or not anchor.era.is_lasting or (cursor.era, cursor.shape) != (anchor.era, anchor.shape):
             return None
         if subscriber.subscription.related or subscriber.subscription.query.aggregate is not None:
-            return None  # what it is shown has come from other tables too, or is not told row by row
+            return None  # what it is shown has come from other tables too, or is no rows
         subscriber.after = None
         key = hub.table(relation_id).key
         subscriber.push(Event(EventKind.INIT, resumed=True), hub.client_position(subscriber, cursor))
@@ -88,9 +88,9 @@ class Replay:
     def tell(
         self, change: Change, match: Match[Subscriber] | None, upto: Snapshot
     ) -> list[tuple[Event, ClientPosition | None]] | None:
-        """What is to be pushed of a change that was missed; `upto` sees it. None: it cannot be told, start anew."""
+        """Return what is to be sent of a change that was missed, which `upto` sees. None: start anew."""
         collection = self.hub.catalog.by_relation_id[change.relation_id]
-        self.told = going_on(self.told, upto, change.seq)
+        self.positions = going_on(self.positions, upto, change.seq)
         if change.operation is not Operation.TRUNCATE:
             self._emptied_by = None
             if self._orders is not None and not self._orders.holds(change):
@@ -100,7 +100,7 @@ class Replay:
         else:
             return [] if self._emptied_by == change.xid else None
         client_position = self.hub.client_position(
-            self.subscriber, Cursor(self.anchor.shape, self.anchor.era, self.told)
+            self.subscriber, Cursor(self.anchor.shape, self.anchor.era, self.positions)
         )
         events = self._events(change, match)
         return (
@@ -117,12 +117,12 @@ class Replay:
         return events
 
     def meet(self, snapshot: Snapshot) -> bool:
-        """All that `snapshot` sees has been told: send what came after it.
+        """All that `snapshot` sees has been sent: send what came after it.
 
         False when too much came after it to be kept: that has to be read too, from the log.
         """
         start = Position.of(self.anchor.era, snapshot)
-        self.told = (start,)
+        self.positions = (start,)
         if self.hub.go_on(self.subscriber, start):
             return True
         self.reading = self.subscriber.awaited or self.reading

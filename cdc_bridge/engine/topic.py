@@ -55,7 +55,7 @@ class Pending:
 
 
 Arrival: TypeAlias = tuple[int, Events | None, Snapshot | None]
-"""A transaction's events, and the snapshot in which they were read if they were. Without events it cannot be told."""
+"""A transaction's events, and the snapshot in which they were read if they were. Without events it is unknown."""
 
 Queued: TypeAlias = Pending | Snapshot | Arrival
 """A snapshot is that of a heartbeat."""
@@ -126,7 +126,7 @@ class Topic:
 
     def start(self, subscriber: Subscriber, snapshot: Snapshot) -> bool:
         """It has all that the snapshot sees, and is sent the rest. False when that cannot be: too much has come since
-        its data were ordered, or something that cannot be told.
+        its data were ordered, or something of which the events are unknown.
         """
         if self.is_late(subscriber):
             return False
@@ -150,7 +150,7 @@ class Topic:
     # --- what comes ---
 
     def publish(self, xid: int, events: Events | None, read_in: Snapshot | None = None) -> list[Reading]:
-        """What a change means to its subscribers. None: it cannot be told."""
+        """Send the events of a change. None: they are unknown, and call for fresh data."""
         if self._queue:
             self._queue.append((xid, events, read_in))
             return self._take_room(_cost(events))
@@ -164,11 +164,11 @@ class Topic:
         return pending
 
     def settle(self, pending: Pending, events: Events | None) -> list[Reading]:
-        """This is what comes there. None: it cannot be told."""
+        """Put events where a pending entry is. None: they are unknown, and call for fresh data."""
         pending.is_settled, pending.events = True, events
         return self._go_on()
 
-    def heard(self, snapshot: Snapshot) -> None:
+    def take_heartbeat(self, snapshot: Snapshot) -> None:
         """A heartbeat: all that the snapshot sees has come."""
         if self._queue:
             self._queue.append(snapshot)

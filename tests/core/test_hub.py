@@ -494,10 +494,10 @@ def test_heartbeat_proves_nothing_for_a_table_that_lags() -> None:
     scene = durable_scene()
     begun(scene, snapshot(20, 20))
     scene.client.take()
-    scene.hub.heard(snapshot(30, 30), lagging=frozenset({100}))
+    scene.hub.take_heartbeat(snapshot(30, 30), lagging=frozenset({100}))
     scene.apply(insert(row(id=1, text="in the data"), xid=15))
     assert scene.client.take() == []
-    scene.hub.heard(snapshot(30, 30))
+    scene.hub.take_heartbeat(snapshot(30, 30))
     scene.apply(insert(row(id=2, text="after it"), xid=31))
     assert scene.client.take() == [("create", [{"id": 2, "text": "after it"}])]
 

@@ -41,7 +41,7 @@ class Waiting:
             topic = Topic(wanted, MIB, self.woken)
             topic.join(subscriber)
             topic.start(subscriber, snapshot(1, 1))
-            topic.heard(snapshot(1, 1))
+            topic.take_heartbeat(snapshot(1, 1))
 
     def __bool__(self) -> bool:
         return bool(self.outlet.outbox)

@@ -110,7 +110,7 @@ def test_subscriber_is_live_once_a_heartbeat_proves_that_the_past_has_passed() -
     scene.begin(snapshot(10, 12, 10))
     states = []
     for heartbeat in (snapshot(11, 13, 11), snapshot(12, 14)):
-        scene.topic.heard(heartbeat)
+        scene.topic.take_heartbeat(heartbeat)
         states.append(scene.subscriber.state)
     assert states == [State.CATCHING_UP, State.LIVE]
     scene.offer(3, "x")
@@ -123,7 +123,7 @@ def test_slow_client_is_not_told_later_what_its_data_had() -> None:
     scene.begin(snapshot(10, 12, 10))
     for xid, label in [(10, "was in progress"), (11, "seen"), (12, "came later")]:
         scene.offer(xid, label)
-    scene.topic.heard(snapshot(14, 14))
+    scene.topic.take_heartbeat(snapshot(14, 14))
     scene.offer(13, "last")
     scene.client.read()
     assert (scene.told(), scene.subscriber.waiting_bytes) == (["was in progress", "came later", "last"], 0)
@@ -298,7 +298,7 @@ class World:
     def beat(self) -> None:
         """Everything that the snapshot sees has been heard."""
         if not self.untold:
-            self.topic.heard(self.snapshot())
+            self.topic.take_heartbeat(self.snapshot())
             self.flush()
 
     def take_snapshot(self) -> None:
