@@ -27,7 +27,7 @@ def main() -> NoReturn:
     # As process 1 of a container a signal without a handler would be ignored.
     leave_at_sigterm(TERMINATED)
     try:
-        from cdc_bridge.cli.ending import run  # a Ctrl-C may come while the modules load
+        from cdc_bridge.cli.app import run  # a Ctrl-C may come while the modules load
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(TERMINATED))

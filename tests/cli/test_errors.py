@@ -173,7 +173,7 @@ class Terminating:
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "cdc_bridge.cli.ending":
+        if name == "cdc_bridge.cli.app":
             type("Made", (), {"member": Terminating()})
 
 sys.meta_path.insert(0, Finder())
