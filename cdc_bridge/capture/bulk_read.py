@@ -26,7 +26,8 @@ from typing import TypeAlias
 
 import psycopg
 
-from cdc_bridge.capture.capture_session import LONG_ANSWER_S, CaptureSession, WatchedConnection
+from cdc_bridge.capture.capture_session import CaptureSession
+from cdc_bridge.capture.connection import LONG_ANSWER_S, WatchedConnection
 from cdc_bridge.capture.log_pages import Ask, Siblings, is_forgotten, pages, read_between
 from cdc_bridge.capture.stream_position import StreamPosition, placed
 from cdc_bridge.model.change import Change, Gap, Position, Snapshot
@@ -52,19 +53,16 @@ class BulkRead:
     broken: str = ""
     """Why it cannot be read to its end."""
     congested_since_s: float | None = None
-    _pages: asyncio.Queue[tuple[Change, ...] | None] = field(default_factory=lambda: asyncio.Queue(1))
+    pages: asyncio.Queue[tuple[Change, ...] | None] = field(default_factory=lambda: asyncio.Queue(1))
+    """The page that waits; None after the last one."""
 
     @property
     def has_page(self) -> bool:
-        return not self._pages.empty()
-
-    async def put(self, page: tuple[Change, ...] | None) -> None:
-        """The next page; None after the last one."""
-        await self._pages.put(page)
+        return not self.pages.empty()
 
     def take(self) -> list[Change]:
-        """The changes of the page that waits, each with its position."""
-        page = self._pages.get_nowait()
+        """Return the changes of the page that waits, each with its position."""
+        page = self.pages.get_nowait()
         if page is None:
             self.told = Position.of(self.told.era, self.upto)
             self.is_done = True
@@ -92,7 +90,7 @@ class BulkReader:
         return any(read.has_page for read in self._position.bulk_reads.values())
 
     def begin(self, groups: Iterable[frozenset[int]], told: Position, upto: Snapshot) -> None:
-        """One for each of these collections, or sets of them, from what was delivered to a snapshot."""
+        """Begin one for each of these collections, or sets of them, from what was delivered to a snapshot."""
         for relations in groups:
             self._begin(BulkRead(relations, told, upto))
 
@@ -102,7 +100,7 @@ class BulkReader:
             self._begin(BulkRead(read.relations, read.told, read.upto))
 
     def take(self) -> bool:
-        """Emit a page of each one, unless all clients concerned have their hands full. Whether one is done."""
+        """Emit a page of each one, unless all clients concerned have their hands full. Return whether one is done."""
         is_done = False
         for read in list(self._position.bulk_reads.values()):
             if read.broken:
@@ -113,7 +111,7 @@ class BulkReader:
         return is_done
 
     async def rejoin(self, snapshot: Snapshot) -> None:
-        """The stream has come to this snapshot: bring there what has come to its end."""
+        """Bring what has come to its end to this snapshot, where the stream is."""
         for read in [read for read in self._position.bulk_reads.values() if read.is_done]:
             try:
                 await self._rejoin(read, snapshot)
@@ -121,12 +119,12 @@ class BulkReader:
                 self.give_up(read, str(error))
 
     def give_up(self, read: BulkRead, reason: str) -> None:
-        """The collection goes on in the stream, and everybody starts anew."""
+        """End it: the collection goes on in the stream, and everybody starts anew."""
         self._end(read)
         self._position.emit(Gap(reason))
 
     def give_up_grown(self) -> None:
-        """Those of which the collection has got another table since they began."""
+        """Give up those of which the collection has got another table since they began."""
         for read in list(self._position.bulk_reads.values()):
             if _has_grown(read.relations, self.siblings):
                 self.give_up(read, "a table got another partition while much of it was read")
@@ -140,7 +138,7 @@ class BulkReader:
         self._tasks.pop(read).cancel()
 
     def _waits(self, read: BulkRead) -> bool:
-        """Whether its page waits for the quickest of the clients that are to have it."""
+        """Return whether its page waits for the quickest of the clients that are to have it."""
         now = time.monotonic()
         if self._is_congested(read.relations):
             read.congested_since_s = read.congested_since_s or now
@@ -173,7 +171,7 @@ class BulkReader:
         await self._put(read, None)
 
     async def _put(self, read: BulkRead, page: tuple[Change, ...] | None) -> None:
-        await read.put(page)
+        await read.pages.put(page)
         self._session.wakeup.set()
 
     async def _require_whole(self, ask: Ask, read: BulkRead) -> None:

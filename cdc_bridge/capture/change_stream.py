@@ -136,7 +136,7 @@ class ChangeStream:
         return turns
 
     async def _resumes(self, session: CaptureSession, generation: bytes) -> bool:
-        """Whether it goes on where listening ended: the same life of the database, and the log reaches back so far."""
+        """Return whether it goes on where listening ended: in the same life, and the log reaches back so far."""
         before = self._position
         if before is None or before.era.generation != generation:
             return False
@@ -197,7 +197,7 @@ class _Turns:
         self._position.emit(replace(self._listening, era=self._position.era))
 
     async def _do_what_is_due(self) -> None:
-        """Pages of bulk reads, the heartbeat, the log, the gate: each if it is time for it."""
+        """Look at bulk reads, the heartbeat, the log and the gate, each if it is time for it."""
         check_still_wanted()
         if self._position.bulk_reads and self._bulk.take():
             self._read_due_s = 0
@@ -240,7 +240,7 @@ class _Turns:
             await self._take_live(item)
 
     async def _take_heartbeat(self, beat: Heartbeat) -> None:
-        """All that its snapshot sees was notified before, or is in the log."""
+        """Deliver all that its snapshot sees: it was notified before, or is in the log."""
         position = self._position
         self._due_s = 0
         if not self._monitor.is_proven:
@@ -271,7 +271,7 @@ class _Turns:
                 self._read_due_s = self._due_s = 0
 
     async def _take_live(self, change: Change) -> None:
-        """A change of a table in live mode."""
+        """Emit a change of a table in live mode."""
         relation_id = change.relation_id
         if relation_id in self._durable_since:
             since = self._durable_since[relation_id]
@@ -284,7 +284,7 @@ class _Turns:
         self._position.emit(change)
 
     def _note_durable(self, relation_ids: set[int], snapshot: Snapshot | None) -> None:
-        """Changes of these tables come from the log, which was read up to `snapshot`, or inline."""
+        """Note that changes of these tables come from the log, which was read up to `snapshot`, or inline."""
         for relation_id in relation_ids & self._live:
             self._live.remove(relation_id)
             self._durable_since[relation_id] = snapshot
@@ -308,16 +308,19 @@ class _Turns:
         if not found.is_whole:  # first: no position may claim what was not read
             position.emit(Gap("a part of the change log was forgotten before it was read"))
             position.unchecked = found.snapshot
-        bulk.give_up_grown()
+        if position.bulk_reads:
+            bulk.give_up_grown()
         bulk.begin(found.heavy, before, found.snapshot)
         fresh = position.deliver_read(found.changes, found.snapshot)
-        self._note_durable({change.relation_id for change in fresh}.union(*found.heavy), found.snapshot)
-        position.emit(*fresh)
+        if fresh or found.heavy:
+            self._note_durable({change.relation_id for change in fresh}.union(*found.heavy), found.snapshot)
+            position.emit(*fresh)
         now = time.monotonic()
         self._gate.count(len(fresh), now)
         self._gate.read(found.snapshot)
         self._read_due_s = now + self._controller.pause_s(len(fresh))
-        await bulk.rejoin(found.snapshot)
+        if position.bulk_reads:
+            await bulk.rejoin(found.snapshot)
         if self._session.listener is None:
             self._emit_heartbeat(Heartbeat(self._monitor.sender, 0, found.snapshot, position.lagging))
 

@@ -74,7 +74,7 @@ class Gate:
     # --- how busy it is ---
 
     def count(self, changes: int, now_s: float) -> None:
-        """So many changes have come, be it none."""
+        """Note that so many changes have come, be it none."""
         if now_s - self._window_start_s > self.window_s:
             self._per_s = self._window_count / max(self.window_s, now_s - self._window_start_s)
             self._window_start_s, self._window_count = now_s, 0
@@ -91,19 +91,19 @@ class Gate:
     # --- what happens to it ---
 
     def open(self, value: int, younger: int, asked_s: float) -> None:
-        """It was opened at `asked_s` or later: it has this value, and `younger` is a transaction id assigned since."""
+        """Note that it was opened at `asked_s` or later with this value; `younger` is an id assigned since then."""
         self.state = GateState.OPENING
         self._value = value
         self._younger = younger
         self._trusted_until_s = asked_s + self.lease_s
 
     def shut(self) -> None:
-        """It is shut, or may be: read the log."""
+        """Note that it is shut, or may be: the log has to be read."""
         self.state = GateState.SHUT
         self._value = None
 
     def renew(self, value: int | None, asked_s: float) -> bool:
-        """The lease was extended, and this value found. Whether it has been open all the time."""
+        """Note that this value was found and the lease extended. Return whether it has been open all the time."""
         if self.state is GateState.SHUT or value != self._value:
             self.shut()
             return False
@@ -111,18 +111,18 @@ class Gate:
         return True
 
     def read(self, snapshot: Snapshot) -> None:
-        """The log was read up to this snapshot."""
+        """Note that the log was read up to this snapshot."""
         if self.state is GateState.OPENING and snapshot.none_older_in_progress(self._younger):
             self.state = GateState.OPEN
 
     def takes(self, value: int, now_s: float) -> bool:
-        """Whether what came inline, from a writer that found this value, can be told before the log is read."""
+        """Return whether what came inline from a writer that found this value can be told before the log is read."""
         if self._value is not None and value > self._value:
             self.shut()
         return self.is_trusted(now_s)
 
     def is_trusted(self, now_s: float) -> bool:
-        """Whether what comes inline is all there is. Past the lease it no longer is."""
+        """Return whether what comes inline is all there is. Past the lease it no longer is."""
         if self.state is GateState.OPEN and now_s > self._trusted_until_s:
             self.shut()
         return self.state is GateState.OPEN
@@ -139,7 +139,7 @@ class GateController:
         self._shut_s = float("-inf")
 
     def pause_s(self, found: int) -> float:
-        """How long the log may wait for the next reading after one that has found so many changes."""
+        """Return how long the log may wait for the next reading after one that has found so many changes."""
         match self._gate.state:
             case GateState.OPEN:
                 return POLL_OPEN_S
@@ -152,7 +152,7 @@ class GateController:
                 return POLL_BUSY_S if found < VERY_BUSY else POLL_VERY_BUSY_S
 
     def wants_change(self, now_s: float) -> bool:
-        """Whether the gate is to be opened or shut. It is shut again at times, since others may have opened it."""
+        """Return whether it is to be opened or shut. It is shut again at times, since others may have opened it."""
         if self._session.listener is None:
             return False
         is_shut = self._gate.state is GateState.SHUT
@@ -161,21 +161,19 @@ class GateController:
         return is_shut and not self._position.bulk_reads and self._gate.is_quiet(now_s)
 
     async def steer(self) -> bool:
-        """Shut the gate where it is busy, else open it. Whether the log has to be read now."""
-        if not self._gate.is_busy():
-            return await self._open()
-        self._shut_s = time.monotonic()
-        await self._shut()
-        return True
+        """Shut the gate where it is busy, else open it. Return whether the log has to be read now."""
+        return await (self._shut() if self._gate.is_busy() else self._open())
 
-    async def _shut(self) -> None:
-        """First say it, then do it: a writer that finds the gate shut commits after all bridges could know."""
+    async def _shut(self) -> bool:
+        """Say it first, then do it: a writer that finds the gate shut commits after all bridges could know."""
+        self._shut_s = time.monotonic()
         self._gate.shut()
         await self._session.reader.rows("announce_shut")
         await self._session.reader.rows("shut_gate")
+        return True
 
     async def _open(self) -> bool:
-        """First open it, then take an id: a transaction that has a younger one has found it open."""
+        """Open it first, then take an id: a transaction that has a younger one has found it open."""
         asked_s = self._opening_since_s = time.monotonic()
         [opened] = await self._session.reader.row("open_gate", {"lease_s": self._gate.lease_s})
         if opened is None:

@@ -49,7 +49,7 @@ class HeartbeatMonitor:
     # --- heartbeats ---
 
     async def beat(self, now_s: float) -> bool:
-        """Send a heartbeat, which is due by now, and look. Whether the log has to be read now."""
+        """Send a heartbeat, which is due by now, and look. Return whether the log has to be read now."""
         if self.due_s:
             self._silent_from_s += now_s - self.due_s
         options = self._session.options
@@ -63,7 +63,7 @@ class HeartbeatMonitor:
         return await self.look(head)
 
     def is_ours(self, beat: Heartbeat) -> bool:
-        """A heartbeat has come back. Whether it is one of ours, and so proves something."""
+        """Note that a heartbeat has come back. Return whether it is one of ours, and so proves something."""
         if beat.sender != self.sender:
             return False
         self._heard_s = self._silent_from_s = time.monotonic()
@@ -85,8 +85,9 @@ class HeartbeatMonitor:
     # --- what is looked at ---
 
     async def look(self, head: str | None = None) -> bool:
-        """At the gate, at gaps, and at what was forgotten; with `head`, send that heartbeat too. Whether the log has to
-        be read now.
+        """Look at the gate, at gaps, and at what was forgotten; with `head`, send that heartbeat too.
+
+        Return whether the log has to be read now.
         """
         if self._session.is_standby:
             await self._look_at_standby()
@@ -94,7 +95,7 @@ class HeartbeatMonitor:
         return await self._look_at_primary(head)
 
     async def _look_at_standby(self) -> None:
-        """Nothing can be written there: no gate, and whoever empties the log by hand is not noted."""
+        """Look at gaps and at what was forgotten. Nothing can be written: there is no gate, and no note is made."""
         ask = self._session.reader.rows
         is_standby, counter, mended = await self._session.reader.row("standby_watch")
         if not is_standby:
@@ -124,29 +125,24 @@ class HeartbeatMonitor:
         )
         if (notify == "off") != (self._session.listener is None):
             raise CaptureLost(f"the operator has decided anew whether writers notify: {notify}")
-        has_to_read = wants_open and not self._renew(gate, asked_s)
+        is_open = wants_open and self.gate.renew(gate, asked_s)
+        if is_open:
+            self._beat_with_gate = self._beats - 1
         await self._look_for_gaps(counter, mended, Snapshot.parse(now))
         if is_changed:
             await self._note_segments()
         if is_changed or is_suspect:
             await self._look_for_forgotten()
         self._position.unchecked = self._position.seen
-        return has_to_read
-
-    def _renew(self, value: int | None, asked_s: float) -> bool:
-        """Whether the gate has been open all the time."""
-        is_open = self.gate.renew(value, asked_s)
-        if is_open:
-            self._beat_with_gate = self._beats - 1
-        return is_open
+        return wants_open and not is_open
 
     async def _note_segments(self) -> None:
-        """Somebody has laid hands on the log: let all who read it know that something may be missing."""
+        """Let all who read the log know that somebody has laid hands on it, so that something may be missing."""
         if numbers := [number for (number,) in await self._session.reader.rows("note_segments")]:
             log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=numbers))
 
     async def _look_for_forgotten(self) -> None:
-        """What a reading did not find is known by then; this is for what somebody took out by hand."""
+        """Look for what somebody took out by hand; what else is gone, a reading finds out itself."""
         if await is_forgotten(self._session.reader.rows, self._position.unchecked):
             self._position.emit(Gap("a part of the change log is gone that may not have been read"))
         self._position.unchecked = self._position.seen
@@ -163,7 +159,7 @@ class HeartbeatMonitor:
             await reader.rows("mended", {"counter": gaps.settled})
 
     def _emit_gaps(self, now: Snapshot) -> None:
-        """Emit what a snapshot of now says of gaps."""
+        """Emit the gap and the era that a snapshot of now calls for."""
         position = self._position
         if gap := position.gaps.look(now):
             position.emit(gap)

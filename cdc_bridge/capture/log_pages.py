@@ -153,18 +153,27 @@ async def read_new(
     """What the log has by now, without the tables `apart`. Raises `Unreadable`."""
     if is_standby:
         return await _read_settled(ask, told, apart, siblings)
-    limits = {"apart": sorted(apart), "rows_max": READ_ROWS_MAX, "text_bytes_max": TEXT_BYTES_MAX}
+    parameters = {
+        **unseen(told.seen),
+        "xmin": str(told.seen.xmin),
+        "apart": sorted(apart),
+        "rows_max": READ_ROWS_MAX,
+        "text_bytes_max": TEXT_BYTES_MAX,
+    }
     try:
-        rows = await ask("log_new", {**unseen(told.seen), "xmin": str(told.seen.xmin), **limits})
+        rows = await ask("log_new", parameters)
     except psycopg.DataError as error:  # characters that UTF-8 does not have; the next reading would fail as well
         raise Unreadable(str(error), await current_snapshot(ask)) from error
-    snapshot, is_suspect = Snapshot.parse(rows[0][0]), rows[0][1]
-    found = [row[2:] for row in rows] if rows[0][2] is not None else []
-    sizes = [row[6] for row in found]
+    snapshot_text, is_suspect, seq, *_ = rows[0]
+    snapshot = Snapshot.parse(snapshot_text)
+    changes: list[Change] = []
     try:
-        if len(found) == READ_ROWS_MAX or max(sizes, default=0) > TEXT_BYTES_MAX or sum(sizes) > READ_BYTES_MAX:
-            return await _read_much(ask, told, snapshot, apart, siblings)
-        return Found(list(changes_of(found)), snapshot, is_whole=not is_suspect or await _is_whole(ask, told))
+        if seq is not None:  # else there is nothing, and this row only tells of the snapshot
+            sizes = [row[8] for row in rows]
+            if len(rows) == READ_ROWS_MAX or max(sizes) > TEXT_BYTES_MAX or sum(sizes) > READ_BYTES_MAX:
+                return await _read_much(ask, told, snapshot, apart, siblings)
+            changes = list(changes_of([row[2:] for row in rows]))
+        return Found(changes, snapshot, is_whole=not is_suspect or await _is_whole(ask, told))
     except (PayloadError, psycopg.DataError) as error:
         raise Unreadable(str(error), snapshot) from error
 

@@ -88,7 +88,7 @@ class StreamPosition:
 
     def prove(self, snapshot: Snapshot) -> None:
         """All that `snapshot` sees has been delivered, or is pending. An older one takes nothing back."""
-        if snapshot.covers(self.seen):
+        if snapshot != self.seen and snapshot.covers(self.seen):
             self.seen = snapshot
             later = [change for change in self._journal.delivered if not snapshot.sees(change[0])]
             self._journal = Journal(self.era, snapshot, later)

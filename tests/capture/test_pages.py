@@ -114,17 +114,17 @@ async def test_bulk_read_carries_its_position_along_and_ends_at_its_snapshot() -
     one, two = (insert(Row(Raw('{"id":1}')), xid=xid, seq=seq) for xid, seq in [(105, 7), (103, 9)])
     bulk = BulkRead(frozenset({1}), begun, upto)
     had_page = bulk.has_page
-    await bulk.put((one,))
+    await bulk.pages.put((one,))
     assert (had_page, bulk.has_page) == (False, True)
     [first] = bulk.take()
     assert first.position is not None
     assert [first.position.has(each.xid, each.seq) for each in (one, two)] == [True, False]
-    await bulk.put((two,))
+    await bulk.pages.put((two,))
     [second] = bulk.take()
     assert second.position is not None
     assert [second.position.has(each.xid, each.seq) for each in (one, two)] == [True, True]
     assert bulk.told == second.position
-    await bulk.put(None)
+    await bulk.pages.put(None)
     assert list(bulk.take()) == []
     assert bulk.told == Position.of(ERA, upto)
     assert bulk.is_done
