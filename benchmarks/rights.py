@@ -38,7 +38,7 @@ from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.sessions import prepare
-from cdc_bridge.engine.asking import settle
+from cdc_bridge.engine.evaluation import settle
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.subscriber import Anchor

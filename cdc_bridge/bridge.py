@@ -28,9 +28,8 @@ from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.evaluation import SLOW_WORKERS
-from cdc_bridge.engine.read_workers import DATA_WORKERS, WORKERS
 from cdc_bridge.engine.request_handler import ITEMS_MAX, KEYS_MAX
-from cdc_bridge.engine.scheduler import Kind
+from cdc_bridge.engine.scheduler import DATA_WORKERS, WORKERS, Kind
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import BridgeError, UsageError
 from cdc_bridge.query.forms import QueryLimits

@@ -2,7 +2,7 @@
 
 Four things run side by side, all on one event loop: `listen` takes what the capture hears (`dispatcher.py`), workers in
 `serve_questions` have the database decide what memory cannot (`evaluation.py`), those in `serve_reads` read what
-subscribers wait for (`read_workers.py`), and connections call `subscribe`, `unsubscribe` and `read_items`
+subscribers wait for (`scheduler.py`), and connections call `subscribe`, `unsubscribe` and `read_items`
 (`request_handler.py`). None of them holds a lock: the hub changes between two awaits. What the hub wants
 to be read for its subscribers goes by way of the scheduler (`scheduler.py`).
 """
@@ -20,10 +20,9 @@ from cdc_bridge.engine.dispatcher import Dispatcher
 from cdc_bridge.engine.evaluation import EvaluationWorkers
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import QueryParser
-from cdc_bridge.engine.read_workers import WORKERS, ReadWorkers
 from cdc_bridge.engine.reads import Sources
 from cdc_bridge.engine.request_handler import RequestHandler
-from cdc_bridge.engine.scheduler import Kind, ReadScheduler
+from cdc_bridge.engine.scheduler import WORKERS, Kind, ReadScheduler, ReadWorkers
 from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.model.messages import ReadItems, Subscribe
 from cdc_bridge.model.security_context import SELF, Principal

@@ -20,8 +20,8 @@ from contextlib import aclosing
 from typing import assert_never
 
 from cdc_bridge.capture import Capture
-from cdc_bridge.engine.asking import judged_at
 from cdc_bridge.engine.catalog_watch import CatalogWatch
+from cdc_bridge.engine.evaluation import judged_at
 from cdc_bridge.engine.hub import Hub, Inquiry, size_bytes
 from cdc_bridge.engine.scheduler import ReadScheduler
 from cdc_bridge.engine.subscriber import Reading

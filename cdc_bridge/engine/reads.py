@@ -1,7 +1,7 @@
 """What is read for subscribers: initial data, changes that they missed, and rows or figures that have become stale.
 
 A read is run by a worker, tells the hub what it has read, and returns what follows: readings to be ordered. When it
-waits is said in `scheduler.py`, what happens when it fails in `read_workers.py`.
+waits, and what happens when it fails, is said in `scheduler.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cdc_bridge.engine.asking import judged_at, settle
 from cdc_bridge.engine.catalog_watch import CatalogWatch
+from cdc_bridge.engine.evaluation import judged_at, settle
 from cdc_bridge.engine.hub import Hub, Refresh
 from cdc_bridge.engine.replay import Replay
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber

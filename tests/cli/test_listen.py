@@ -165,6 +165,18 @@ async def test_initial_data_that_does_not_come_is_told_of(own_server: Cluster, t
         assert "the bridge has no initial data yet" in await next_line(process.stderr)
 
 
+async def handles(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Wait until the process has a handler for this signal: before, the system itself would end it."""
+    async with asyncio.timeout(30):
+        while not _caught_signals(process.pid) >> (number - 1) & 1:  # noqa: ASYNC110 - nothing but asking tells
+            await asyncio.sleep(0.01)
+
+
+def _caught_signals(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("SigCgt:")[2].split()[0], 16)
+
+
 @pytest.mark.once
 async def test_sigterm_ends_it_without_a_word(bridge: RunningBridge, tmp_path: Path) -> None:
     """Whatever it is doing: starting, connecting, subscribed."""
@@ -173,7 +185,8 @@ async def test_sigterm_ends_it_without_a_word(bridge: RunningBridge, tmp_path: P
             if attempt % 2:
                 await next_line(process.stdout)
             else:
-                await asyncio.sleep(0.2 + attempt * 0.03)
+                await handles(process, signal.SIGTERM)
+                await asyncio.sleep(attempt * 0.03)  # somewhere between its start and its subscription
             process.terminate()
             assert await ended(process) == (143, "")
 

@@ -777,7 +777,7 @@ async def test_truncate_that_was_missed_empties_the_table_and_a_partition_alone_
 
 async def test_readings_that_take_long_hold_up_their_like_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """However many of them there are, and whoever asks for something else."""
-    monkeypatch.setattr("cdc_bridge.engine.read_workers.PATIENCE_S", 0.01)
+    monkeypatch.setattr("cdc_bridge.engine.scheduler.PATIENCE_S", 0.01)
     async with scene() as s:
         s.stream.say(Listening())
         s.tables.slow_limit = 7
@@ -808,7 +808,7 @@ async def _told(s: Scene, client: Recorder) -> None:
 
 
 async def test_figures_that_take_long_hold_up_no_other_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.engine.read_workers.PATIENCE_S", 0.01)
+    monkeypatch.setattr("cdc_bridge.engine.scheduler.PATIENCE_S", 0.01)
     async with scene() as s:
         s.stream.say(Listening())
         slow, quick = Recorder(), Recorder()

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from cdc_bridge.engine.asking import settle
+from cdc_bridge.engine.evaluation import settle
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.subscriber import Anchor, Reading
 from cdc_bridge.model.catalog import PgType, Reference

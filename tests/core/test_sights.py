@@ -14,7 +14,7 @@ import pytest
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import Rule, RuleSet
-from cdc_bridge.engine.asking import settle
+from cdc_bridge.engine.evaluation import settle
 from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import cdc_bridge.bridge
-from cdc_bridge.engine import read_workers
+from cdc_bridge.engine import scheduler
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
@@ -156,7 +156,7 @@ async def watched(database: Database, roles: tuple[str, ...], patching: pytest.M
             brokers.append(self)
 
     patching.setattr(cdc_bridge.bridge, "Broker", Known)
-    patching.setattr(read_workers, "REST_MIN_S", 0.0)
+    patching.setattr(scheduler, "REST_MIN_S", 0.0)
     async with running_bridge(database.dsn, roles=roles, wait=False) as running:
         watching = Watched(database, brokers[0])
         await watching.begin()
