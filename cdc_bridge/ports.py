@@ -19,7 +19,7 @@ from cdc_bridge.model.subscription import Meta, Projection, Query
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Case:
+class EvaluationRequest:
     """Find the rows that match the filter, in each context. `now_us` is the value of `$NOW`, in microseconds since
     1970.
     """
@@ -27,19 +27,19 @@ class Case:
     collection: Collection
     catalog: Catalog
     filter: Filter
-    images: tuple[RowValues, ...]
+    versions: tuple[RowValues, ...]
     now_us: int
     contexts: tuple[SecurityContext, ...] = (BY_ITSELF,)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Completion:
+class NestedFields:
     """Complete these row versions with the outputs that they do not contain, see `model.subscription`."""
 
     collection: Collection
     catalog: Catalog
     projection: Projection
-    images: tuple[RowValues, ...]
+    versions: tuple[RowValues, ...]
     now_us: int
     context: SecurityContext = BY_ITSELF
 
@@ -71,9 +71,10 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """For each row of a case, in their order, the contexts in which it matches; and the contexts without an answer,
-    with the reason. Those of `failed_for_now` may get one later.
+class EvaluationResult:
+    """The contexts in which each row version of a request matches, in the order of the versions.
+
+    `failures` has the contexts without an answer, with the reason. Contexts in `failed_for_now` may get one later.
     """
 
     seen_by: tuple[frozenset[SecurityContext], ...]
@@ -86,11 +87,11 @@ class LookedUp(NamedTuple):
 
     literals: Sequence[bytes | None] = ()
     claims: Sequence[ClaimValue | Failure] = ()
-    probes: Sequence[Verdict] = ()
+    probes: Sequence[EvaluationResult] = ()
 
 
 Completed: TypeAlias = tuple[RowValues, ...] | Failure
-"""The missing outputs of each row of a completion, in their order."""
+"""The missing outputs of each row version of a request, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,15 +170,15 @@ class RowEvaluator(Protocol):
     stumble, spoils no other one.
     """
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]: ...
+    async def decide(self, requests: Sequence[EvaluationRequest]) -> list[EvaluationResult]: ...
 
-    async def complete(self, completions: Sequence[Completion]) -> list[Completed]: ...
+    async def complete(self, requests: Sequence[NestedFields]) -> list[Completed]: ...
 
     async def look_up(
         self,
         literals: Sequence[tuple[PgType, str]] = (),
         claims: Sequence[ClaimExpression] = (),
-        probes: Sequence[Case] = (),
+        probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
         """Everything that a request needs to know, in one call: JSON texts as `row_to_json` writes them in columns of
         these types, the values of expressions of claims, and whether policies can be evaluated.
@@ -193,10 +194,10 @@ class LogReader(Protocol):
     Raises `Forgotten`, `SourceChanged` and `SourceUnavailable`. No two changes have the same `seq`.
     """
 
-    def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[Page, None]: ...
+    def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]: ...
 
     async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
-        """As `Reader.find_key`, of a row that may be gone by now. FORBIDDEN when it cannot be a key."""
+        """Do as `Reader.find_key` does, for a row that may be gone by now. Raises FORBIDDEN if this cannot be a key."""
         ...
 
 

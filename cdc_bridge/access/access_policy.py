@@ -23,7 +23,7 @@ from cdc_bridge.model.catalog import Catalog, Collection, TableAccess
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, Filter, Policy, all_of, leaves
 from cdc_bridge.model.security_context import Principal, SecurityContext
-from cdc_bridge.ports import Case, ClaimExpression, ClaimValue, Failure, Verdict
+from cdc_bridge.ports import ClaimExpression, ClaimValue, EvaluationRequest, EvaluationResult, Failure
 from cdc_bridge.query.literals import Literals
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ class Probe:
         """The answer is the same for all principals of the role."""
         return self.principal.role, self.collection.relation_id, self.policies
 
-    def case(self, catalog: Catalog) -> Case:
+    def request(self, catalog: Catalog) -> EvaluationRequest:
         """Evaluate the policies for no row: this needs the same privileges as evaluating them for one."""
-        return Case(self.collection, catalog, self.policies, (), 0, (SecurityContext(self.principal),))
+        return EvaluationRequest(self.collection, catalog, self.policies, (), 0, (SecurityContext(self.principal),))
 
 
 @dataclass(slots=True, eq=False)
@@ -130,10 +130,10 @@ class PolicyCache:
     def keep_values(self, values: Iterable[tuple[ClaimExpression, ClaimValue | Failure]]) -> None:
         self._values.update(values)
 
-    def keep_verdicts(self, verdicts: Iterable[tuple[Probe, Verdict]]) -> None:
+    def keep_results(self, results: Iterable[tuple[Probe, EvaluationResult]]) -> None:
         """A probe that took too long counts as passed: subscribers get fresh data if rows take too long as well."""
-        for probe, verdict in verdicts:
-            reasons = [reason for context, reason in verdict.failures.items() if context not in verdict.failed_for_now]
+        for probe, result in results:
+            reasons = [reason for context, reason in result.failures.items() if context not in result.failed_for_now]
             self._obstacles[probe.subject] = next(iter(reasons), "")
 
 

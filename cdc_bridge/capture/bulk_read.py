@@ -47,7 +47,7 @@ class BulkRead:
     """See the module's docstring. `relations` are all tables of the collection, or of those that share it."""
 
     relations: frozenset[int]
-    told: Position
+    delivered: Position
     upto: Snapshot
     is_done: bool = False
     broken: str = ""
@@ -64,12 +64,12 @@ class BulkRead:
         """Return the changes of the page that waits, each with its position."""
         page = self.pages.get_nowait()
         if page is None:
-            self.told = Position.of(self.told.era, self.upto)
+            self.delivered = Position.of(self.delivered.era, self.upto)
             self.is_done = True
             return []
-        journal, length, _, _ = self.told
+        journal, length, _, _ = self.delivered
         changes = [change.at_position(Position(journal, length, self.upto, change.seq)) for change in page]
-        self.told = self.told._replace(upto=self.upto, seq=page[-1].seq)
+        self.delivered = self.delivered._replace(upto=self.upto, seq=page[-1].seq)
         return changes
 
 
@@ -89,15 +89,15 @@ class BulkReader:
     def have_pages(self) -> bool:
         return any(read.has_page for read in self._position.bulk_reads.values())
 
-    def begin(self, groups: Iterable[frozenset[int]], told: Position, upto: Snapshot) -> None:
+    def begin(self, groups: Iterable[frozenset[int]], delivered: Position, upto: Snapshot) -> None:
         """Begin one for each of these collections, or sets of them, from what was delivered to a snapshot."""
         for relations in groups:
-            self._begin(BulkRead(relations, told, upto))
+            self._begin(BulkRead(relations, delivered, upto))
 
     def resume(self) -> None:
         """Go on with all of them where connections have broken."""
         for read in list(self._position.bulk_reads.values()):
-            self._begin(BulkRead(read.relations, read.told, read.upto))
+            self._begin(BulkRead(read.relations, read.delivered, read.upto))
 
     def take(self) -> bool:
         """Emit a page of each one, unless all clients concerned have their hands full. Return whether one is done."""
@@ -163,7 +163,7 @@ class BulkReader:
             session.fail(error)
 
     async def _read(self, read: BulkRead, ask: Ask) -> None:
-        async with aclosing(pages(ask, read.relations, (read.told,), read.upto)) as found:
+        async with aclosing(pages(ask, read.relations, (read.delivered,), read.upto)) as found:
             async for page in found:
                 await self._require_whole(ask, read)
                 await self._put(read, page.changes)
@@ -176,21 +176,21 @@ class BulkReader:
 
     async def _require_whole(self, ask: Ask, read: BulkRead) -> None:
         """Raises `PayloadError` when some of what it was to read has been forgotten meanwhile."""
-        if await is_forgotten(ask, read.told.seen):
+        if await is_forgotten(ask, read.delivered.seen):
             raise PayloadError("the log was emptied before it was read")
 
     async def _rejoin(self, read: BulkRead, snapshot: Snapshot) -> None:
         ask = _long(self._session.reader)
-        changes = await read_between(ask, read.relations, read.told, snapshot)
+        changes = await read_between(ask, read.relations, read.delivered, snapshot)
         if changes is None:
             self._end(read)
-            self._begin(BulkRead(read.relations, read.told, snapshot))
+            self._begin(BulkRead(read.relations, read.delivered, snapshot))
             return
         await self._require_whole(ask, read)
         self._end(read)
-        fresh = placed(changes, read.told, snapshot)
+        fresh = placed(changes, read.delivered, snapshot)
         if fresh:
-            fresh[-1] = fresh[-1].at_position(Position.of(read.told.era, snapshot))
+            fresh[-1] = fresh[-1].at_position(Position.of(read.delivered.era, snapshot))
         self._position.emit(*fresh)
 
 

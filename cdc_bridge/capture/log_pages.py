@@ -106,9 +106,9 @@ def text(snapshot: Snapshot) -> str:
     return f"{snapshot.xmin}:{snapshot.xmax}:{','.join(map(str, sorted(snapshot.in_progress)))}"
 
 
-def base(told: Iterable[Position]) -> Snapshot:
+def base(delivered: Iterable[Position]) -> Snapshot:
     """The snapshot among what was delivered that leaves the least to be read."""
-    return max((position.seen for position in told), key=lambda snapshot: snapshot.xmax)
+    return max((position.seen for position in delivered), key=lambda snapshot: snapshot.xmax)
 
 
 async def current_snapshot(ask: Ask) -> Snapshot:
@@ -148,14 +148,14 @@ def changes_of(rows: Sequence[Sequence[Any]]) -> Iterator[Change]:
 
 
 async def read_new(
-    ask: Ask, told: Position, apart: Collection[int], siblings: Siblings, *, is_standby: bool = False
+    ask: Ask, delivered: Position, apart: Collection[int], siblings: Siblings, *, is_standby: bool = False
 ) -> Found:
     """What the log has by now, without the tables `apart`. Raises `Unreadable`."""
     if is_standby:
-        return await _read_settled(ask, told, apart, siblings)
+        return await _read_settled(ask, delivered, apart, siblings)
     parameters = {
-        **unseen(told.seen),
-        "xmin": str(told.seen.xmin),
+        **unseen(delivered.seen),
+        "xmin": str(delivered.seen.xmin),
         "apart": sorted(apart),
         "rows_max": READ_ROWS_MAX,
         "text_bytes_max": TEXT_BYTES_MAX,
@@ -171,55 +171,59 @@ async def read_new(
         if seq is not None:  # else there is nothing, and this row only tells of the snapshot
             sizes = [row[8] for row in rows]
             if len(rows) == READ_ROWS_MAX or max(sizes) > TEXT_BYTES_MAX or sum(sizes) > READ_BYTES_MAX:
-                return await _read_much(ask, told, snapshot, apart, siblings)
+                return await _read_much(ask, delivered, snapshot, apart, siblings)
             changes = list(changes_of([row[2:] for row in rows]))
-        return Found(changes, snapshot, is_whole=not is_suspect or await _is_whole(ask, told))
+        return Found(changes, snapshot, is_whole=not is_suspect or await _is_whole(ask, delivered))
     except (PayloadError, psycopg.DataError) as error:
         raise Unreadable(str(error), snapshot) from error
 
 
-async def _read_settled(ask: Ask, told: Position, apart: Collection[int], siblings: Siblings) -> Found:
+async def _read_settled(ask: Ask, delivered: Position, apart: Collection[int], siblings: Siblings) -> Found:
     """On a standby: a snapshot that claims no more than can be read, then what it sees."""
     snapshot = await current_snapshot(ask)
-    if not snapshot.covers(told.seen):
-        return Found([], told.seen)
+    if not snapshot.covers(delivered.seen):
+        return Found([], delivered.seen)
     try:
-        return await _read_much(ask, told, snapshot, apart, siblings)
+        return await _read_much(ask, delivered, snapshot, apart, siblings)
     except (PayloadError, psycopg.DataError) as error:
         raise Unreadable(str(error), snapshot) from error
 
 
-async def _read_much(ask: Ask, told: Position, upto: Snapshot, apart: Collection[int], siblings: Siblings) -> Found:
-    sizes = await _sizes(ask, told, upto, apart)
+async def _read_much(
+    ask: Ask, delivered: Position, upto: Snapshot, apart: Collection[int], siblings: Siblings
+) -> Found:
+    sizes = await _sizes(ask, delivered, upto, apart)
     groups = {siblings(relation_id) for relation_id in sizes}
     heavy = tuple(group for group in groups if _is_much(sizes, group))
     light = frozenset(relation_id for group in groups.difference(heavy) for relation_id in group)
     if _total(sizes, light)[1] > READ_ALL_BYTES_MAX:
         heavy, light = (*heavy, light), frozenset()
-    return Found(await _read_all(ask, light, told, upto), upto, heavy, await _is_whole(ask, told))
+    return Found(await _read_all(ask, light, delivered, upto), upto, heavy, await _is_whole(ask, delivered))
 
 
-async def _is_whole(ask: Ask, told: Position) -> bool:
-    return not await is_forgotten(ask, told.seen, by_hand=False)
+async def _is_whole(ask: Ask, delivered: Position) -> bool:
+    return not await is_forgotten(ask, delivered.seen, by_hand=False)
 
 
-async def read_between(ask: Ask, relations: Collection[int], told: Position, upto: Snapshot) -> list[Change] | None:
+async def read_between(
+    ask: Ask, relations: Collection[int], delivered: Position, upto: Snapshot
+) -> list[Change] | None:
     """What some tables have between a position and a snapshot; None when that is much. Raises `PayloadError`."""
-    if _is_much(await _sizes(ask, told, upto), relations):
+    if _is_much(await _sizes(ask, delivered, upto), relations):
         return None
-    return await _read_all(ask, relations, told, upto)
+    return await _read_all(ask, relations, delivered, upto)
 
 
-async def _read_all(ask: Ask, relations: Collection[int], told: Position, upto: Snapshot) -> list[Change]:
+async def _read_all(ask: Ask, relations: Collection[int], delivered: Position, upto: Snapshot) -> list[Change]:
     if not relations:
         return []
-    async with aclosing(pages(ask, relations, (told,), upto)) as read:
+    async with aclosing(pages(ask, relations, (delivered,), upto)) as read:
         return [change async for page in read for change in page.changes]
 
 
-async def _sizes(ask: Ask, told: Position, upto: Snapshot, apart: Iterable[int] = ()) -> Sizes:
+async def _sizes(ask: Ask, delivered: Position, upto: Snapshot, apart: Iterable[int] = ()) -> Sizes:
     """Of each table between what was delivered and a snapshot."""
-    rows = await ask("log_sizes", {**unseen(told.seen), "upto": text(upto), "apart": sorted(apart)})
+    rows = await ask("log_sizes", {**unseen(delivered.seen), "upto": text(upto), "apart": sorted(apart)})
     return {relation_id: (count, size_bytes) for relation_id, count, size_bytes in rows}
 
 
@@ -237,10 +241,13 @@ def _total(sizes: Sizes, relations: Iterable[int]) -> tuple[int, int]:
 
 
 async def pages(
-    ask: Ask, relations: Collection[int], told: tuple[Position, ...], upto: Snapshot
+    ask: Ask, relations: Collection[int], delivered: tuple[Position, ...], upto: Snapshot
 ) -> AsyncGenerator[Page, None]:
-    """Every change of these tables that `upto` sees and none of `told` has. Raises `PayloadError` and psycopg's."""
-    seen = base(told)
+    """Yield pages of the changes of these tables that `upto` sees and no `delivered` position has.
+
+    Raises `PayloadError` and psycopg's errors.
+    """
+    seen = base(delivered)
     parameters = {**unseen(seen), "upto": text(upto), "relations": list(relations)}
     waiting: dict[int, list[_Key]] = {}  # delivered ones, by the transaction that may go on
     last = _Key(0, 0, 0)
@@ -252,7 +259,7 @@ async def pages(
         if is_cut:  # in the middle of a change, perhaps: that one is for the next time
             keys = [key for key in keys if key.seq < keys[-1].seq]
             rows_max = KEYS_MAX if keys else 2 * rows_max
-        for chunk in _chunks(_fresh(keys, told, waiting)):
+        for chunk in _chunks(_fresh(keys, delivered, waiting)):
             earlier = [key for xid in {key.xid for key in chunk} for key in waiting.pop(xid, ())]
             yield Page(
                 tuple(await _read(ask, relations, chunk)),
@@ -263,9 +270,9 @@ async def pages(
         last = keys[-1] if keys else last
 
 
-def _fresh(keys: Iterable[_Key], told: tuple[Position, ...], waiting: dict[int, list[_Key]]) -> Iterator[_Key]:
+def _fresh(keys: Iterable[_Key], delivered: tuple[Position, ...], waiting: dict[int, list[_Key]]) -> Iterator[_Key]:
     for key in keys:
-        if any(position.has(key.xid, key.seq) for position in told):
+        if any(position.has(key.xid, key.seq) for position in delivered):
             waiting.setdefault(key.xid, []).append(key)
         else:
             yield key

@@ -34,7 +34,7 @@ class PooledLogReader:
         self._schema = schema
         self._answer_limit_s = answer_limit_s
 
-    async def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
+    async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
         """See the port."""
         relations = sorted(collection.filenodes)
         try:
@@ -42,14 +42,14 @@ class PooledLogReader:
                 await connection.execute(statement("queries/log_session"))
                 ask = asking(connection, self._schema)
                 upto = await current_snapshot(ask)
-                if any(position.seen.xmax > upto.xmax for position in told):
-                    raise Forgotten("the database is younger than what was told")  # a cold copy was put back
-                async with aclosing(pages(ask, relations, told, upto)) as read:
+                if any(position.seen.xmax > upto.xmax for position in delivered):
+                    raise Forgotten("the database is younger than what was delivered")  # a cold copy was put back
+                async with aclosing(pages(ask, relations, delivered, upto)) as read:
                     async for page in read:
-                        if await is_forgotten(ask, base(told)):
+                        if await is_forgotten(ask, base(delivered)):
                             raise Forgotten("the log was emptied meanwhile")
                         yield Missed(upto, page.changes, page.earlier)
-                if await is_forgotten(ask, base(told)):
+                if await is_forgotten(ask, base(delivered)):
                     raise Forgotten("the log does not reach back so far")
             yield CaughtUp(upto)
         except PayloadError as error:

@@ -1,12 +1,12 @@
-"""Cases put together: what is asked of the same table by the same filter is one question, whoever asks it.
+"""Requests about the same table and filter, combined into one question for all security contexts.
 
 Rows that have the same in all columns that a filter reads are decided alike, so they are asked about once: of a
 thousand messages to ten rooms a policy on rooms is asked ten times.
 
 Theory: the JSON of a row does not tell NULL from the null of a JSON value. A client's filter takes the two for one
-(`condition`). A policy need not, so its answer for such an image is certain only when it is the same for every row that
-is written so. For a json or jsonb column these are two, and PostgreSQL is asked about both. Inside of arrays and
-composites it reads every null back as NULL, and the lists in an array of JSON as its dimensions: for these images
+(`condition`). A policy need not, so its answer for such a row version is certain only when it is the same for every row
+that is written so. For a json or jsonb column these are two, and PostgreSQL is asked about both. Inside of arrays and
+composites it reads every null back as NULL, and the lists in an array of JSON as its dimensions: for these versions
 nothing is certain.
 """
 
@@ -26,7 +26,7 @@ from cdc_bridge.model.filter import Filter, Policy, leaves
 from cdc_bridge.model.row import RowValues, split_array, split_object
 from cdc_bridge.model.security_context import RowRules, SecurityContext
 from cdc_bridge.model.table import NULL
-from cdc_bridge.ports import Case, Failure, Verdict
+from cdc_bridge.ports import EvaluationRequest, EvaluationResult, Failure
 
 NULLS_MAX = 4
 """The most doubtful NULLs of one row version. Each makes twice as many rows of it."""
@@ -38,16 +38,16 @@ NULLS = (msgspec.Raw(NULL), msgspec.Raw(b" " + NULL))
 
 
 def doubtful(filter_: Filter) -> tuple[Column, ...]:
-    """The columns that policies use, and of which an image may not tell what is in them."""
+    """The columns that policies use, and of which an version may not tell what is in them."""
     used = {column: None for leaf in leaves(filter_) if isinstance(leaf, Policy) for column in leaf.columns}
     return tuple([column for column in used if _has_json(column.type)])
 
 
-def possible(image: RowValues, columns: Iterable[Column]) -> Sequence[RowValues]:
-    """The rows that this may be an image of, as far as these columns go; none where nobody can say which they are."""
+def possible(version: RowValues, columns: Iterable[Column]) -> Sequence[RowValues]:
+    """The rows that this may be an version of, as far as these columns go; none where nobody can say which they are."""
     nulls = []
     for column in columns:
-        raw = bytes(image.get(column.name, NULL))
+        raw = bytes(version.get(column.name, NULL))
         if raw == NULL and column.type.is_json:
             nulls.append(column.name)
         elif not _is_certain(raw, column.type):
@@ -55,7 +55,7 @@ def possible(image: RowValues, columns: Iterable[Column]) -> Sequence[RowValues]
     if len(nulls) > NULLS_MAX:
         return ()
     chosen = product(NULLS, repeat=len(nulls))
-    return [{**image, **dict(zip(nulls, each, strict=True))} for each in chosen] if nulls else (image,)
+    return [{**version, **dict(zip(nulls, each, strict=True))} for each in chosen] if nulls else (version,)
 
 
 def _has_json(type_: PgType) -> bool:
@@ -95,8 +95,9 @@ UNCERTAIN = "?"
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """Cases with an equal one are one question: it is about the same table, filter and rules, and about the same time,
-    if it says something else later.
+    """What a question is about. Requests with equal predicates are one question.
+
+    `now_us` is 0 where the answer does not depend on the time.
     """
 
     relation_id: int
@@ -106,27 +107,27 @@ class Predicate:
     rules: RowRules
 
     @classmethod
-    def of(cls, case: Case, rules: RowRules) -> Predicate:
-        now_us = case.now_us if has_now(case.filter) else 0
-        return cls(case.collection.relation_id, id(case.catalog), case.filter, now_us, rules)
+    def of(cls, request: EvaluationRequest, rules: RowRules) -> Predicate:
+        now_us = request.now_us if has_now(request.filter) else 0
+        return cls(request.collection.relation_id, id(request.catalog), request.filter, now_us, rules)
 
 
 @dataclass(slots=True)
 class Batch:
-    """Cases of one predicate, of which one stands for all, and their `images`, each once.
+    """The requests with one predicate, of which `request` is the first, and their row `versions`, each once.
 
-    PostgreSQL is asked about `rows`: for each image all that it may be of, when nobody can tell what is in the
-    `doubtful` columns. `rows_of` has for each image where its rows are.
+    PostgreSQL evaluates `rows`: a version itself, or each row that it may stand for where values of `doubtful` columns
+    are ambiguous. `rows_of` has the slice of `rows` for each version.
 
-    By the position of a case `shares` says which images are its own, and `askers` who asks. A case comes more than once
-    when those with the same rules do not stand together.
+    `shares` maps the position of a request to its versions, `askers` to its contexts. A request is added more than once
+    when contexts with equal rules are not adjacent in it.
     """
 
     predicate: Predicate
-    case: Case
+    request: EvaluationRequest
     columns: tuple[str, ...]
     doubtful: tuple[Column, ...] = ()
-    images: list[RowValues] = field(default_factory=list)
+    versions: list[RowValues] = field(default_factory=list)
     rows: list[RowValues] = field(default_factory=list)
     rows_of: list[slice] = field(default_factory=list)
     shares: dict[int, list[int]] = field(default_factory=dict)
@@ -134,19 +135,19 @@ class Batch:
     contexts: dict[SecurityContext, None] = field(default_factory=dict)
     _known: dict[tuple[bytes | None, ...], int] = field(default_factory=dict)
 
-    def add(self, position: int, case: Case, contexts: Sequence[SecurityContext]) -> None:
-        self.shares[position] = [self._place(image) for image in case.images]
+    def add(self, position: int, request: EvaluationRequest, contexts: Sequence[SecurityContext]) -> None:
+        self.shares[position] = [self._place(version) for version in request.versions]
         self.askers.setdefault(position, []).extend(contexts)
         self.contexts.update(dict.fromkeys(contexts))
 
-    def _place(self, image: RowValues) -> int:
-        read = tuple([None if (raw := image.get(name)) is None else bytes(raw) for name in self.columns])
+    def _place(self, version: RowValues) -> int:
+        read = tuple([None if (raw := version.get(name)) is None else bytes(raw) for name in self.columns])
         place = self._known.get(read)
         if place is None:
-            place = self._known[read] = len(self.images)
-            self.images.append(image)
+            place = self._known[read] = len(self.versions)
+            self.versions.append(version)
             start = len(self.rows)
-            self.rows += possible(image, self.doubtful)
+            self.rows += possible(version, self.doubtful)
             self.rows_of.append(slice(start, len(self.rows)))
         return place
 
@@ -163,22 +164,24 @@ Answer: TypeAlias = list[str] | Failure
 """The rows of a statement, each a text. That of a batch is one, with a letter for each of its rows."""
 
 
-def in_batches(cases: Sequence[Case]) -> list[Batch]:
-    """In the order in which they first come."""
+def in_batches(requests: Sequence[EvaluationRequest]) -> list[Batch]:
+    """Group requests by predicate, in the order of their first occurrence."""
     batches: dict[Predicate, Batch] = {}
-    for position, case in enumerate(cases):
-        for rules, contexts in _by_rules(case.contexts):
-            predicate = Predicate.of(case, rules)
+    for position, request in enumerate(requests):
+        for rules, contexts in _by_rules(request.contexts):
+            predicate = Predicate.of(request, rules)
             if predicate not in batches:
-                columns = tuple([column.name for column in columns_in(case.filter, case.collection)])
-                batches[predicate] = Batch(predicate, case, columns, doubtful(case.filter))
-            batches[predicate].add(position, case, contexts)
+                columns = tuple([column.name for column in columns_in(request.filter, request.collection)])
+                batches[predicate] = Batch(predicate, request, columns, doubtful(request.filter))
+            batches[predicate].add(position, request, contexts)
     return list(batches.values())
 
 
-def verdicts_of(count: int, answered: Iterable[tuple[Batch, Mapping[SecurityContext, Answer]]]) -> list[Verdict]:
-    """Return the verdicts of so many cases."""
-    verdicts: dict[int, Verdict] = {}
+def results_of(
+    count: int, answered: Iterable[tuple[Batch, Mapping[SecurityContext, Answer]]]
+) -> list[EvaluationResult]:
+    """Return the results of `count` requests, in their order."""
+    results: dict[int, EvaluationResult] = {}
     for batch, found_by in answered:
         answers = {context: _fitting(answer, batch) for context, answer in found_by.items()}
         failures = {context: answer for context, answer in answers.items() if isinstance(answer, Failure)}
@@ -188,20 +191,20 @@ def verdicts_of(count: int, answered: Iterable[tuple[Batch, Mapping[SecurityCont
         seen_by, uncertain = _seen_by(batch, letters), _uncertain(letters)
         for position, share in batch.shares.items():
             failed = {**failures, **_in_doubt(share, uncertain)} if uncertain else failures
-            found = _with_failures(Verdict(tuple([seen_by[i] for i in share])), batch.askers[position], failed)
-            verdicts[position] = _joined(verdicts[position], found) if position in verdicts else found
-    return [verdicts[position] for position in range(count)]
+            found = _with_failures(EvaluationResult(tuple([seen_by[i] for i in share])), batch.askers[position], failed)
+            results[position] = _joined(results[position], found) if position in results else found
+    return [results[position] for position in range(count)]
 
 
 def _with_failures(
-    verdict: Verdict, askers: Sequence[SecurityContext], failures: Mapping[SecurityContext, Failure]
-) -> Verdict:
-    """With why some of those who ask get no answer."""
+    result: EvaluationResult, askers: Sequence[SecurityContext], failures: Mapping[SecurityContext, Failure]
+) -> EvaluationResult:
+    """Return the result with the reasons for which some contexts have no answer."""
     if not failures:
-        return verdict
+        return result
     failed = {context: failures[context] for context in askers if context in failures}
     return replace(
-        verdict,
+        result,
         failures={context: failure.reason for context, failure in failed.items()},
         failed_for_now=frozenset([context for context, failure in failed.items() if failure.is_temporary]),
     )
@@ -215,21 +218,21 @@ def _fitting(answer: Answer, batch: Batch) -> Answer:
 
 
 def _seen_by(batch: Batch, letters: Mapping[SecurityContext, str]) -> list[frozenset[SecurityContext]]:
-    """For each image of a batch."""
-    seen: list[list[SecurityContext]] = [[] for _ in batch.images]
-    for context, of_sight in letters.items():
-        for of_image, letter in zip(seen, of_sight, strict=True):
+    """Return the contexts in which each version of a batch matches."""
+    seen: list[list[SecurityContext]] = [[] for _ in batch.versions]
+    for context, letters_of in letters.items():
+        for contexts, letter in zip(seen, letters_of, strict=True):
             if letter == "t":
-                of_image.append(context)
+                contexts.append(context)
     return list(map(frozenset, seen))
 
 
 def _uncertain(letters: Mapping[SecurityContext, str]) -> dict[SecurityContext, frozenset[int]]:
-    """The contexts without an answer for some images, and which these are."""
+    """The contexts without an answer for some versions, and which these are."""
     return {
-        context: frozenset([place for place, letter in enumerate(of_sight) if letter == UNCERTAIN])
-        for context, of_sight in letters.items()
-        if UNCERTAIN in of_sight
+        context: frozenset([place for place, letter in enumerate(letters_of) if letter == UNCERTAIN])
+        for context, letters_of in letters.items()
+        if UNCERTAIN in letters_of
     }
 
 
@@ -239,10 +242,12 @@ def _in_doubt(
     return {context: Failure(UNREADABLE) for context, places in uncertain.items() if not places.isdisjoint(share)}
 
 
-def _joined(one: Verdict, other: Verdict) -> Verdict:
-    """Join two verdicts of the same case, for different contexts."""
+def _joined(one: EvaluationResult, other: EvaluationResult) -> EvaluationResult:
+    """Join two results of the same request, for different contexts."""
     seen_by = [mine | theirs for mine, theirs in zip(one.seen_by, other.seen_by, strict=True)]
-    return Verdict(tuple(seen_by), {**one.failures, **other.failures}, one.failed_for_now | other.failed_for_now)
+    return EvaluationResult(
+        tuple(seen_by), {**one.failures, **other.failures}, one.failed_for_now | other.failed_for_now
+    )
 
 
 def _by_rules(contexts: Iterable[SecurityContext]) -> Iterator[tuple[RowRules, list[SecurityContext]]]:

@@ -19,8 +19,8 @@ import psycopg
 from psycopg import errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.database.batches import Answer, Batch, in_batches, verdicts_of
-from cdc_bridge.database.select import completions, normalized, verdicts, worth
+from cdc_bridge.database.batches import Answer, Batch, in_batches, results_of
+from cdc_bridge.database.select import evaluations, nested_fields, normalized, worth
 from cdc_bridge.database.sessions import (
     BoundStatement,
     Connection,
@@ -36,14 +36,14 @@ from cdc_bridge.model.row import split_array, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.table import NULL
 from cdc_bridge.ports import (
-    Case,
     ClaimExpression,
     ClaimValue,
     Completed,
-    Completion,
+    EvaluationRequest,
+    EvaluationResult,
     Failure,
     LookedUp,
-    Verdict,
+    NestedFields,
 )
 
 BACKOFF_S = 60.0
@@ -94,21 +94,21 @@ class PooledRowEvaluator:
         self._statement_timeout_s = statement_timeout_s
         self._backoff = Backoff(rest_s)
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
-        """Equal filters of one table are asked for once, of all images at hand, for each of those who ask."""
-        decisions = _Decisions(cases)
-        return decisions.verdicts(await self._ask_unless_backed_off(decisions.subjects, decisions.statements))
+    async def decide(self, requests: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
+        """Evaluate equal filters of one table once per context, on all row versions of the requests."""
+        decisions = _Decisions(requests)
+        return decisions.results(await self._ask_unless_backed_off(decisions.subjects, decisions.statements))
 
-    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
-        subjects = [(each.collection.relation_id, each.projection, each.context) for each in completions]
-        answers = await self._ask_unless_backed_off(subjects, [_completion(each) for each in completions])
+    async def complete(self, requests: Sequence[NestedFields]) -> list[Completed]:
+        subjects = [(each.collection.relation_id, each.projection, each.context) for each in requests]
+        answers = await self._ask_unless_backed_off(subjects, [_nested_fields(each) for each in requests])
         return [answer if isinstance(answer, Failure) else tuple(map(split_object, answer)) for answer in answers]
 
     async def look_up(
         self,
         literals: Sequence[tuple[PgType, str]] = (),
         claims: Sequence[ClaimExpression] = (),
-        probes: Sequence[Case] = (),
+        probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
         """All literals of a type are one statement; where PostgreSQL refuses it, each half of them, down to the one."""
         groups, decisions = _by_type(literals), _Decisions(probes)
@@ -123,7 +123,7 @@ class PooledRowEvaluator:
         return LookedUp(
             await self._normalized(literals, groups, of_literals),
             [answer if isinstance(answer, Failure) else _value(answer[0]) for answer in of_claims],
-            decisions.verdicts(of_probes),
+            decisions.results(of_probes),
         )
 
     async def _normalized(
@@ -235,11 +235,11 @@ BACKED_OFF = Failure("it took too long before, and is not asked again so soon", 
 
 
 class _Decisions:
-    """Cases as statements, one for each batch and each of those who ask, and their answers as verdicts."""
+    """The statements for some requests, one for each batch and context; and the results, from their answers."""
 
-    def __init__(self, cases: Sequence[Case]) -> None:
-        self._count = len(cases)
-        self._batches = in_batches(cases)
+    def __init__(self, requests: Sequence[EvaluationRequest]) -> None:
+        self._count = len(requests)
+        self._batches = in_batches(requests)
         self.subjects: list[Hashable] = []
         self.statements: list[Statement] = []
         for batch in self._batches:
@@ -247,10 +247,10 @@ class _Decisions:
             self.subjects += [(predicate.relation_id, predicate.filter, context) for context in batch.contexts]
             self.statements += [_seen(statement, context) for context in batch.contexts]
 
-    def verdicts(self, answers: Iterable[Answer]) -> list[Verdict]:
+    def results(self, answers: Iterable[Answer]) -> list[EvaluationResult]:
         following = iter(answers)
         answered = [(batch, {context: next(following) for context in batch.contexts}) for batch in self._batches]
-        return verdicts_of(self._count, answered)
+        return results_of(self._count, answered)
 
 
 def _seen(statement: sql.Composed | Failure, context: SecurityContext) -> Statement:
@@ -258,18 +258,18 @@ def _seen(statement: sql.Composed | Failure, context: SecurityContext) -> Statem
 
 
 def _decision(batch: Batch) -> sql.Composed | Failure:
-    case = batch.case
+    request = batch.request
     try:
-        scope = Scope(case.catalog, case.now_us, SecurityContext(rows=batch.predicate.rules), of_images=True)
-        return verdicts(case.collection, case.filter, batch.rows, scope)
+        scope = Scope(request.catalog, request.now_us, SecurityContext(rows=batch.predicate.rules), of_versions=True)
+        return evaluations(request.collection, request.filter, batch.rows, scope)
     except BridgeError as error:
         return Failure(str(error))
 
 
-def _completion(asked: Completion) -> Statement:
+def _nested_fields(asked: NestedFields) -> Statement:
     try:
-        scope = Scope(asked.catalog, asked.now_us, asked.context, of_images=True)
-        return completions(asked.collection, asked.projection, asked.images, scope), asked.context
+        scope = Scope(asked.catalog, asked.now_us, asked.context, of_versions=True)
+        return nested_fields(asked.collection, asked.projection, asked.versions, scope), asked.context
     except BridgeError as error:
         return Failure(str(error))
 
@@ -293,6 +293,6 @@ def _value(text: str) -> ClaimValue:
 
 
 def _halves(group: list[int]) -> list[list[int]]:
-    """Nothing of a single one."""
+    """Split a group in two. Return nothing for a group of one."""
     middle = len(group) // 2
     return [group[:middle], group[middle:]] if middle else []

@@ -13,7 +13,7 @@ from typing import assert_never
 from psycopg import sql
 
 from cdc_bridge.database.expressions import Name, Parameter, Verbatim, compare, joined, operand
-from cdc_bridge.database.where import Scope, images, link, ordinal, table, where
+from cdc_bridge.database.where import Scope, link, ordinal, row_versions, table, where
 from cdc_bridge.model.catalog import Collection, Column, Reference
 from cdc_bridge.model.filter import Comparison, Field, Filter, Policy, Related, Required, leaves
 from cdc_bridge.model.row import RowValues
@@ -68,30 +68,30 @@ def _seen(collection: Collection, scope: Scope) -> Filter:
     return Required(scope.context.rows_of(collection.relation_id))
 
 
-def completions(
+def nested_fields(
     collection: Collection, projection: Projection, rows: Sequence[RowValues], scope: Scope
 ) -> sql.Composed:
-    """For images of rows, what they lack of a projection."""
+    """Return a query for the nested fields of row versions."""
     columns = _columns_of(projection, collection)
     return sql.SQL("SELECT pg_catalog.row_to_json(r.*)::text FROM (SELECT {} FROM {} ORDER BY {}) AS r").format(
         outputs(projection, ALIAS, scope, without_plain=True),
-        images(columns, rows, ALIAS),
+        row_versions(columns, rows, ALIAS),
         Name(ALIAS, ordinal(columns)),
     )
 
 
-def verdicts(collection: Collection, filter_: Filter, rows: Sequence[RowValues], scope: Scope) -> sql.Composed:
-    """For images of rows, `t` or `f` each, in one text: whether they belong to a filter."""
+def evaluations(collection: Collection, filter_: Filter, rows: Sequence[RowValues], scope: Scope) -> sql.Composed:
+    """Return a query for one text with `t` or `f` for each row version: whether it matches the filter."""
     columns = columns_in(filter_, collection)
     return sql.SQL(
         "SELECT coalesce(pg_catalog.string_agg(CASE WHEN {} THEN 't' ELSE 'f' END, '' ORDER BY {}), '') FROM {}"
-    ).format(where(filter_, ALIAS, scope), Name(ALIAS, ordinal(columns)), images(columns, rows, ALIAS))
+    ).format(where(filter_, ALIAS, scope), Name(ALIAS, ordinal(columns)), row_versions(columns, rows, ALIAS))
 
 
 def normalized(column: Column, rows: Sequence[RowValues]) -> sql.Composed:
-    """For images of one column, its value as PostgreSQL writes it."""
+    """Return a query for the values of one column, as PostgreSQL writes them."""
     return sql.SQL("SELECT coalesce(pg_catalog.to_json({}), 'null')::text FROM {} ORDER BY {}").format(
-        Name(ALIAS, column.name), images([column], rows, ALIAS), Name(ALIAS, ordinal([column]))
+        Name(ALIAS, column.name), row_versions([column], rows, ALIAS), Name(ALIAS, ordinal([column]))
     )
 
 
@@ -114,7 +114,7 @@ def cut(limit: int, offset: int) -> sql.Composed:
 
 
 def outputs(projection: Projection, alias: str, scope: Scope, *, without_plain: bool = False) -> sql.Composed:
-    """All of them, or without those that every image has."""
+    """Return all of them, or only those that row versions do not have."""
     return joined(
         ", ",
         [
@@ -288,7 +288,7 @@ def _call(function: AggregateFunction, field: Field | None) -> sql.Composable:
 
 
 def _sorted(query: Query, aggregate: Aggregate, positions: list[sql.Composable]) -> list[tuple[sql.Composable, bool]]:
-    """By what was asked for, then by whatever else makes a group, so that pages do not overlap."""
+    """Return the sort keys of groups: those asked for, then the other `group` fields, so that pages do not overlap."""
     by_field = dict(zip(aggregate.group_by, positions, strict=True))
     asked = {key.field: key.descending for key in query.sort if not key.path and key.field in by_field}
     return [(by_field[field], asked.get(field, False)) for field in dict.fromkeys([*asked, *by_field])]
@@ -328,5 +328,5 @@ def _encoded(encode: Callable[[bytes], bytes] | None, raw: bytes) -> bytes:
 
 
 def _name(field: Field) -> str:
-    """As Directus calls it: `created_year`."""
+    """Return the name that Directus gives the field, such as `created_year`."""
     return field.column.name if field.function is None else f"{field.column.name}_{field.function.value}"

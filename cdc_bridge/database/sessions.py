@@ -167,7 +167,7 @@ class _Script:
         self._say("DEALLOCATE ALL")
 
     def _prepare(self, text: sql.Composed, first: SecurityContext) -> str:
-        """By the bridge itself; where it may not use a schema, by the first who asks."""
+        """Prepare as the bridge's own role; where that may not use a schema, as the first context's role."""
         named = sql.SQL("PREPARE cdc_bridge_asked (boolean) AS {}").format(text)
         prepare = self._quoting.mogrify(named, parameters(text))
         block = statement("steps/prepare_asked", text=sql.Literal(prepare), role=sql.Literal(_settings(first)["role"]))
@@ -242,7 +242,7 @@ def _kind(error: Exception) -> str:
 
 
 def _is_raised(error: psycopg.Error) -> bool:
-    """By somebody's function, which a policy may call, and which may say anything."""
+    """Whether RAISE of a user-defined function made the error. A policy may call it, and it may say anything."""
     return error.diag.source_function == _RAISE
 
 

@@ -1,7 +1,7 @@
-"""A filter as the condition of a WHERE clause, and the rows that it is asked of: those of a table, or images of rows.
+"""A filter as the condition of a WHERE clause, and what it is evaluated on: a table, or row versions.
 
-PostgreSQL reads images back from the JSON that it wrote. They go in as one parameter, with no more of their columns
-than are asked for. What comparisons mean, `condition` says.
+PostgreSQL reads row versions back from the JSON that it wrote. They are one parameter of the statement, with only the
+columns that the filter reads. `condition` says what comparisons mean.
 """
 
 from __future__ import annotations
@@ -56,13 +56,16 @@ def table(collection: Collection, alias: str) -> sql.Composed:
 
 
 def ordinal(columns: Sequence[Column]) -> str:
-    """The name of the column that numbers the images: none of theirs."""
+    """Return a name for the column that numbers the row versions, different from their columns."""
     taken = {column.name for column in columns}
     return next(name for name in map(str, count()) if name not in taken)
 
 
-def images(columns: Sequence[Column], rows: Iterable[RowValues], alias: str) -> sql.Composed:
-    """Only these columns, and `ordinal`. A column that an image lacks is NULL: the image is older than the column."""
+def row_versions(columns: Sequence[Column], rows: Iterable[RowValues], alias: str) -> sql.Composed:
+    """Return a FROM item of row versions with these columns and `ordinal`.
+
+    A column that a version lacks is NULL: the version is older than the column.
+    """
     number = ordinal(columns)
     asked = columns or (Column(number + "_", 0, TEXT),)  # a list of columns cannot be empty
     template = (
@@ -112,13 +115,13 @@ FALSE = sql.SQL("FALSE")
 class Scope:
     """The surroundings of a statement: the tables that there are, what time it is, and who asks.
 
-    `of_images`: it is about images of rows, to which PostgreSQL applies no policy unless it is told to.
+    `of_versions`: the filter is evaluated on row versions. PostgreSQL does not apply policies to these by itself.
     """
 
     catalog: Catalog
     now_us: int
     context: SecurityContext = BY_ITSELF
-    of_images: bool = False
+    of_versions: bool = False
 
     def seeing_all(self) -> Scope:
         """For what the rules themselves say: they are not subject to rules."""
@@ -136,7 +139,7 @@ def where(filter_: Filter, alias: str, scope: Scope) -> sql.Composable:
     """The condition for the row that goes by `alias`. Tables inside of it go by longer names."""
     match filter_:
         case And(parts):
-            ordered = sorted(parts, key=_is_asked_by_a_client) if scope.of_images else parts
+            ordered = sorted(parts, key=_is_asked_by_a_client) if scope.of_versions else parts
             return _all(" AND ", [where(part, alias, scope) for part in ordered], TRUE)
         case Or(parts):
             return _all(" OR ", [where(part, alias, scope) for part in parts], FALSE)
@@ -147,7 +150,7 @@ def where(filter_: Filter, alias: str, scope: Scope) -> sql.Composable:
         case Required(inner):
             return where(inner, alias, scope.seeing_all())
         case Policy():
-            return _policy(filter_, alias) if scope.of_images else TRUE
+            return _policy(filter_, alias) if scope.of_versions else TRUE
     assert_never(filter_)
 
 
@@ -159,7 +162,7 @@ def _is_asked_by_a_client(filter_: Filter) -> bool:
 
 
 def link(reference: Reference, source: str, alias: str, scope: Scope) -> sql.Composable:
-    """That the row `alias` of the other collection belongs to the row `source`, and may be seen."""
+    """Return the condition that the row `alias` of the other collection is related to the row `source`, and visible."""
     target = scope.target(reference)
     belongs = _belongs(reference, source, alias, target)
     rows = scope.context.rows_of(target.relation_id)

@@ -134,9 +134,12 @@ def judged_at(change: Change) -> int:
 async def settle(evaluator: RowEvaluator | None, matches: Sequence[Match[Any]]) -> None:
     """Ask what these need to know. Without an evaluator nothing can be asked."""
     try:
-        await _put([(match.cases(), match.decide) for match in matches], evaluator.decide if evaluator else _nobody)
         await _put(
-            [(match.completions(), match.complete) for match in matches], evaluator.complete if evaluator else _nobody
+            [(match.evaluation_requests(), match.decide) for match in matches],
+            evaluator.decide if evaluator else _nobody,
+        )
+        await _put(
+            [(match.nested_fields(), match.complete) for match in matches], evaluator.complete if evaluator else _nobody
         )
     except SourceUnavailable as error:
         check_still_wanted()

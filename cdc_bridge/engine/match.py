@@ -3,8 +3,8 @@
 `find_matches` judges in memory which rows each filter lets through. A `Match` is for what memory cannot tell. It puts
 two questions, each on behalf of all security contexts that need the answer:
 
-1. Which rows does the filter let through (`cases`, `decide`)?
-2. What do these rows show that a change does not carry, such as `author.name` (`completions`, `complete`)?
+1. Which rows does the filter let through (`evaluation_requests`, `decide`)?
+2. What do these rows show that a change does not carry, such as `author.name` (`nested_fields`, `complete`)?
 
 Then `events` has the events of each group. Where a question was not answered, it has None: the group needs fresh data.
 Nothing here reads the clock or the network.
@@ -26,7 +26,7 @@ from cdc_bridge.model.row import Row, RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, Projection
 from cdc_bridge.model.table import Table
-from cdc_bridge.ports import Case, Completed, Completion, Failure, Verdict
+from cdc_bridge.ports import Completed, EvaluationRequest, EvaluationResult, Failure, NestedFields
 from cdc_bridge.query.row_version import RowVersions
 
 Member = TypeVar("Member", bound=Hashable)
@@ -75,10 +75,10 @@ class _Side:
         self.seen: dict[SecurityContext, list[int]] | None = None
         self.failures: Set[SecurityContext] = frozenset()
 
-    def decide(self, verdict: Verdict) -> None:
+    def decide(self, result: EvaluationResult) -> None:
         self.seen = {}
-        self.failures = verdict.failures.keys()
-        for position, contexts in zip(self.unsure, verdict.seen_by, strict=True):
+        self.failures = result.failures.keys()
+        for position, contexts in zip(self.unsure, result.seen_by, strict=True):
             for context in contexts:
                 self.seen.setdefault(context, []).append(position)
 
@@ -141,25 +141,29 @@ class Match(Generic[Member]):
 
     # --- which rows the filter lets through ---
 
-    def cases(self) -> list[Case]:
+    def evaluation_requests(self) -> list[EvaluationRequest]:
         asked = (
             (self._old, self.change.old, of_the_past(self._filter)),
             (self._new, self.change.new, self._filter),
         )
-        return [self._case(filter_, [rows[i] for i in side.unsure]) for side, rows, filter_ in asked if side.unsure]
+        return [
+            self._evaluation_request(filter_, [rows[i] for i in side.unsure])
+            for side, rows, filter_ in asked
+            if side.unsure
+        ]
 
-    def _case(self, filter_: Filter, rows: Iterable[Row]) -> Case:
+    def _evaluation_request(self, filter_: Filter, rows: Iterable[Row]) -> EvaluationRequest:
         contexts = tuple(self._groups)
-        return Case(self.collection, self._catalog, filter_, tuple(rows), self._now_us, contexts)
+        return EvaluationRequest(self.collection, self._catalog, filter_, tuple(rows), self._now_us, contexts)
 
-    def decide(self, verdicts: Sequence[Verdict]) -> None:
-        """Take the answers to `cases`, in their order."""
-        for side, verdict in zip([side for side in (self._old, self._new) if side.unsure], verdicts, strict=True):
-            side.decide(verdict)
+    def decide(self, results: Sequence[EvaluationResult]) -> None:
+        """Take the answers to `evaluation_requests`, in their order."""
+        for side, result in zip([side for side in (self._old, self._new) if side.unsure], results, strict=True):
+            side.decide(result)
 
     # --- what these rows show ---
 
-    def completions(self) -> list[Completion]:
+    def nested_fields(self) -> list[NestedFields]:
         needed: dict[Shown, set[int]] = {}
         self._incomplete.clear()
         for context, matches in self._settled():
@@ -169,17 +173,17 @@ class Match(Generic[Member]):
                     needed.setdefault((projection, context, False), set()).update(matches.new)
                     needed.setdefault((projection, context, True), set()).update(self._old_rows(group, matches))
         self._completing = {shown: sorted(positions) for shown, positions in needed.items() if positions}
-        return [self._completion(shown, positions) for shown, positions in self._completing.items()]
+        return [self._nested_fields(shown, positions) for shown, positions in self._completing.items()]
 
-    def _completion(self, shown: Shown, positions: Sequence[int]) -> Completion:
+    def _nested_fields(self, shown: Shown, positions: Sequence[int]) -> NestedFields:
         projection, context, of_old = shown
         rows = self.change.old if of_old else self.change.new
-        return Completion(
+        return NestedFields(
             self.collection, self._catalog, projection, tuple([rows[i] for i in positions]), self._now_us, context
         )
 
     def complete(self, completed: Sequence[Completed]) -> None:
-        """Take the answers to `completions`, in their order."""
+        """Take the answers to `nested_fields`, in their order."""
         for answer, (shown, positions) in zip(completed, self._completing.items(), strict=True):
             if isinstance(answer, Failure):
                 projection, context, _ = shown

@@ -1,13 +1,13 @@
-"""Notices when the changes of one transaction are told in an order in which they cannot have happened.
+"""Detects changes of one transaction that arrive in an order in which they cannot have happened.
 
-A statement's trigger fires when the statement ends, so whatever another trigger, a foreign key or a part of a WITH
-wrote in the middle of it is told first. Usually that is another row. Where it is the same row, the images
-tell: each image of a row must follow from the one before it. Where they do not, or cannot say, the final state of the
-row is not to be had from the stream, and fresh data must be read.
+A statement's trigger fires when the statement ends, so a write in the middle of the statement (by another trigger, a
+foreign key or a part of a WITH) arrives first. Usually that is another row. Where it is the same row, its versions
+show it: the old version of each change must be the new one of the change before. Where it is not, or is not known, the
+stream does not have the final state of the row, and fresh data must be read.
 
-Rule: one transaction of one table at a time. State: the last image of each key that the transaction has written,
-as a hash; nothing until its second change, since most transactions have one. Bound: `keys_max` keys; past it the
-rest of the transaction is taken as it comes.
+Rule: one transaction of one table at a time. State: a hash of the last version of each key that the transaction has
+written; nothing until its second change, since most transactions have one. Bound: `keys_max` keys. Policy: past it the
+rest of the transaction is not checked.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cdc_bridge.model.row import Row
 
 
 class _Gone(enum.Enum):
-    """In the place of an image: the row was deleted."""
+    """Stands for the last version of a row that was deleted."""
 
     GONE = "gone"
 
@@ -38,7 +38,7 @@ class TransactionOrder:
     keys_max: int = 20_000
     _xid: int = 0
     _first: Change | None = None
-    _images: dict[bytes, int | _Gone] = field(default_factory=dict)
+    _hashes: dict[bytes, int | _Gone] = field(default_factory=dict)
     _moved_in: set[bytes] = field(default_factory=set)
 
     def holds(self, change: Change) -> bool:
@@ -48,7 +48,7 @@ class TransactionOrder:
         if change.xid != self._xid:
             self._xid = change.xid
             self._first = change
-            self._images = {}
+            self._hashes = {}
             self._moved_in = set()
             return True
         if self._first is not None:
@@ -57,7 +57,7 @@ class TransactionOrder:
         return self._follow(change)
 
     def _follow(self, change: Change) -> bool:
-        if len(self._images) > self.keys_max:
+        if len(self._hashes) > self.keys_max:
             return True
         match change.operation:
             case Operation.INSERT:
@@ -67,15 +67,15 @@ class TransactionOrder:
             case Operation.DELETE:
                 return self._delete(change)
             case Operation.TRUNCATE:
-                self._images = {}
+                self._hashes = {}
                 return True
 
     def _insert(self, change: Change) -> bool:
         follows = True
         for row in change.new:
             key = self.key(row)
-            follows &= self._images.get(key, _GONE) is _GONE
-            self._images[key] = _hash(row)
+            follows &= self._hashes.get(key, _GONE) is _GONE
+            self._hashes[key] = _hash(row)
         return follows
 
     def _delete(self, change: Change) -> bool:
@@ -83,7 +83,7 @@ class TransactionOrder:
         for row in change.old:
             key = self.key(row)
             follows &= self._is_last(key, row)
-            self._images[key] = _GONE
+            self._hashes[key] = _GONE
         return follows
 
     def _update(self, change: Change) -> bool:
@@ -92,16 +92,16 @@ class TransactionOrder:
         follows = not any(old_key != new_key and old_key in self._moved_in for old_key, _, new_key, _ in pairs)
         for old_key, old, _, _ in pairs:
             follows &= self._is_last(old_key, old)
-            self._images[old_key] = _GONE
+            self._hashes[old_key] = _GONE
         for old_key, _, new_key, new in pairs:
-            follows &= old_key == new_key or self._images.get(new_key, _GONE) is _GONE
-            self._images[new_key] = _hash(new)
+            follows &= old_key == new_key or self._hashes.get(new_key, _GONE) is _GONE
+            self._hashes[new_key] = _hash(new)
             if old_key != new_key:
                 self._moved_in.add(new_key)
         return follows
 
     def _is_last(self, key: bytes, row: Row) -> bool:
-        known = self._images.get(key)
+        known = self._hashes.get(key)
         return known is None or (known is not _GONE and known == _hash(row))
 
 

@@ -239,11 +239,11 @@ class QueryParser:
         cache = self.access.cache(questions.catalog)
         for begin in range(0, max(len(literals), len(claims), len(probes)), AT_ONCE_MAX):
             part = slice(begin, begin + AT_ONCE_MAX)
-            cases = [probe.case(questions.catalog) for probe in probes[part]]
-            found = await evaluator.look_up(literals[part], claims[part], cases)
+            requests = [probe.request(questions.catalog) for probe in probes[part]]
+            found = await evaluator.look_up(literals[part], claims[part], requests)
             self._keep_literals(zip(literals[part], found.literals, strict=True))
             cache.keep_values(zip(claims[part], found.claims, strict=True))
-            cache.keep_verdicts(zip(probes[part], found.probes, strict=True))
+            cache.keep_results(zip(probes[part], found.probes, strict=True))
 
     def _keep_literals(self, normalized: Iterable[tuple[TypedText, bytes | None]]) -> None:
         for literal, raw in normalized:

@@ -30,7 +30,7 @@ from cdc_bridge.model.errors import RequestError, SourceUnavailable
 from cdc_bridge.model.filter import And, Comparison, Field, Literal, Operator, Policy
 from cdc_bridge.model.security_context import Principal, SecurityContext
 from cdc_bridge.model.subscription import Meta, Projection, Query
-from cdc_bridge.ports import Asked, Case, ClaimExpression, ClaimValue
+from cdc_bridge.ports import Asked, ClaimExpression, ClaimValue, EvaluationRequest
 from tests.core.facts import MESSAGES
 from tests.schema.questioning import Questions, questions
 from tests.support.attach import attach
@@ -317,7 +317,7 @@ async def test_what_decides_who_sees_a_row_is_asked_before_what_the_client_asks(
     text = MESSAGES.by_name["text"]
     asked = Comparison(Field(text), Operator.REGEX, (Literal(b'"^(.*)*$"'),))
     both = And((asked, Policy("messages", "is_seen(text)", (text,))))
-    written = where(both, "t", Scope(Catalog([MESSAGES]), 0, of_images=True)).as_string()
+    written = where(both, "t", Scope(Catalog([MESSAGES]), 0, of_versions=True)).as_string()
     assert 0 < written.index("is_seen") < written.index("~")
 
 
@@ -741,10 +741,10 @@ async def assert_changes_are_judged_rightly(
     seen = Policy("mine", "evil.see(id)", (mine.by_name["id"],))
     own = Policy("judged", "auth.is_mine(owner)", (judged.by_name["owner"],))
     cases = [
-        Case(mine, asking.catalog, seen, bait, 0, (ann, bob)),
-        Case(judged, asking.catalog, own, images, 0, (ann, bob)),
-        Case(mine, asking.catalog, And((seen, own_id(mine))), bait, 0, (bob, ann)),
-        Case(judged, asking.catalog, And((own, own_id(judged))), images[:2], 0, (ann,)),
+        EvaluationRequest(mine, asking.catalog, seen, bait, 0, (ann, bob)),
+        EvaluationRequest(judged, asking.catalog, own, images, 0, (ann, bob)),
+        EvaluationRequest(mine, asking.catalog, And((seen, own_id(mine))), bait, 0, (bob, ann)),
+        EvaluationRequest(judged, asking.catalog, And((own, own_id(judged))), images[:2], 0, (ann,)),
     ]
     for _ in range(2):  # also on a connection that has been tampered with before
         _, first, _, second = await asking.evaluator.decide(cases)
@@ -806,7 +806,9 @@ async def test_plan_that_is_used_again_knows_nothing_of_whom_it_was_used_for(pla
         claims = [json.dumps({"sub": sub, "n": number}) for number, sub in enumerate(people)]
         contexts = [SecurityContext(Principal(place.user, place.user, each)) for each in claims]
         images = await asking.images(notes)
-        (verdict,) = await asking.evaluator.decide([Case(notes, asking.catalog, own, images, 0, tuple(contexts))])
+        (verdict,) = await asking.evaluator.decide(
+            [EvaluationRequest(notes, asking.catalog, own, images, 0, tuple(contexts))]
+        )
         assert not verdict.failures
         by_sub = {
             sub: {context for context, each in zip(contexts, people, strict=True) if each == sub} for sub in people

@@ -12,7 +12,7 @@ from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import Rule
 from cdc_bridge.model.filter import Policy
 from cdc_bridge.model.security_context import Principal, SecurityContext
-from cdc_bridge.ports import Case
+from cdc_bridge.ports import EvaluationRequest
 from tests.bridge.test_rights_attacks import (
     ANN,
     BOB,
@@ -57,7 +57,9 @@ async def test_function_that_remembers_who_asks_knows_nobody_else(place: Place, 
         ann, bob = (SecurityContext(Principal(place.user, place.user, json.dumps({"sub": sub}))) for sub in (ANN, BOB))
         images = await asking.images(notes)
         for contexts in ((ann, bob), (bob, ann)):
-            (verdict,) = await asking.evaluator.decide([Case(notes, asking.catalog, own, images, 0, contexts)])
+            (verdict,) = await asking.evaluator.decide(
+                [EvaluationRequest(notes, asking.catalog, own, images, 0, contexts)]
+            )
             assert not verdict.failures
             assert list(map(set, verdict.seen_by)) == [{ann}, {bob}, {ann}]
 

@@ -123,8 +123,8 @@ async def test_bulk_read_carries_its_position_along_and_ends_at_its_snapshot() -
     [second] = bulk.take()
     assert second.position is not None
     assert [second.position.has(each.xid, each.seq) for each in (one, two)] == [True, True]
-    assert bulk.told == second.position
+    assert bulk.delivered == second.position
     await bulk.pages.put(None)
     assert list(bulk.take()) == []
-    assert bulk.told == Position.of(ERA, upto)
+    assert bulk.delivered == Position.of(ERA, upto)
     assert bulk.is_done

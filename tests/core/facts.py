@@ -18,7 +18,7 @@ from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EventKind, Projection, Query, Subscription
-from cdc_bridge.ports import Verdict
+from cdc_bridge.ports import EvaluationResult
 
 INT4 = PgType("integer")
 INT8 = PgType("bigint", TypeKind.QUOTED)
@@ -46,10 +46,10 @@ PARTED = Collection(
 CATALOG = Catalog([MESSAGES, KEYLESS, COMPOSITE, PARTED])
 
 
-def verdict(contexts: Iterable[SecurityContext], let_through: Iterable[bool]) -> Verdict:
+def verdict(contexts: Iterable[SecurityContext], let_through: Iterable[bool]) -> EvaluationResult:
     """The same for everybody."""
     everybody = frozenset(contexts)
-    return Verdict(tuple([everybody if is_let_through else frozenset() for is_let_through in let_through]))
+    return EvaluationResult(tuple([everybody if is_let_through else frozenset() for is_let_through in let_through]))
 
 
 def row(**values: Any) -> Row:

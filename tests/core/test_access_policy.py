@@ -19,14 +19,14 @@ from cdc_bridge.model.filter import EVERYTHING, NOTHING, And, Comparison, Field,
 from cdc_bridge.model.security_context import SELF, Principal
 from cdc_bridge.model.subscription import EventKind
 from cdc_bridge.ports import (
-    Case,
     ClaimExpression,
     ClaimValue,
     Completed,
-    Completion,
+    EvaluationRequest,
+    EvaluationResult,
     Failure,
     LookedUp,
-    Verdict,
+    NestedFields,
 )
 from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import KEYLESS, MESSAGES
@@ -61,7 +61,7 @@ class Database:
     def __init__(self) -> None:
         self.calls = 0
         self.claims: list[ClaimExpression] = []
-        self.probes: list[Case] = []
+        self.probes: list[EvaluationRequest] = []
         self.obstacle = ""
         self.has_no_value: set[Principal] = set()
 
@@ -69,7 +69,7 @@ class Database:
         self,
         literals: Sequence[tuple[PgType, str]] = (),
         claims: Sequence[ClaimExpression] = (),
-        probes: Sequence[Case] = (),
+        probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
         self.calls += 1
         self.claims += claims
@@ -77,13 +77,16 @@ class Database:
         return LookedUp(
             [text.encode() for _, text in literals],
             [self._value(each.principal) for each in claims],
-            [Verdict((), dict.fromkeys(each.contexts, self.obstacle) if self.obstacle else {}) for each in probes],
+            [
+                EvaluationResult((), dict.fromkeys(each.contexts, self.obstacle) if self.obstacle else {})
+                for each in probes
+            ],
         )
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+    async def decide(self, cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
         raise AssertionError("no row is judged")
 
-    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
         raise AssertionError("nothing is shown")
 
     def _value(self, principal: Principal) -> ClaimValue | Failure:
@@ -137,7 +140,7 @@ async def test_policy_that_only_postgresql_can_judge_is_tried_once_for_a_role() 
         filter_ = await guard(policy, database, principal, catalog)
         assert filter_ == TO_JUDGE
     (probe,) = database.probes
-    assert (probe.filter, probe.images, [context.principal for context in probe.contexts]) == (TO_JUDGE, (), [ANN])
+    assert (probe.filter, probe.versions, [context.principal for context in probe.contexts]) == (TO_JUDGE, (), [ANN])
 
 
 async def test_everything_that_a_request_needs_is_looked_up_in_one_call() -> None:

@@ -15,7 +15,7 @@ from cdc_bridge.engine.subscriber import Anchor, Subscriber
 from cdc_bridge.model.change import NO_ERA, Listening
 from cdc_bridge.model.security_context import Principal, SecurityContext
 from cdc_bridge.model.subscription import Aggregate, AggregateFunction, Projection, Query, Subscription
-from cdc_bridge.ports import Case, InitialData, Verdict
+from cdc_bridge.ports import EvaluationRequest, EvaluationResult, InitialData
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription
 from tests.core.test_access_policy import BOB, OPAQUE, OWN, guarded, person
 from tests.core.test_broker import SUBSCRIBE, Tables, scene
@@ -160,7 +160,7 @@ async def test_change_that_cannot_be_judged_anew_costs_fresh_data_and_ends_nothi
     """Rights change while the database is asked, and then we stumble over one of its values."""
 
     class Answers(Asked):
-        async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+        async def decide(self, cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
             s.broker.hub.arrangement = object()
             monkeypatch.setattr(Hub, "ask_again", stumble)
             return await super().decide(cases)

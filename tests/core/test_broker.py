@@ -31,18 +31,18 @@ from cdc_bridge.model.messages import Subscribe
 from cdc_bridge.model.security_context import BY_ITSELF, SELF, SecurityContext
 from cdc_bridge.ports import (
     Asked,
-    Case,
     CaughtUp,
     ClaimExpression,
     Completed,
-    Completion,
+    EvaluationRequest,
+    EvaluationResult,
     InitialData,
     LogReader,
     LookedUp,
     Missed,
+    NestedFields,
     Page,
     RowEvaluator,
-    Verdict,
 )
 from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import (
@@ -376,19 +376,19 @@ class Thinking:
         self.can_look_up = asyncio.Event()
         self.can_look_up.set()
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+    async def decide(self, cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
         self.asked += 1
         await self.go_on.wait()
-        return [verdict(case.contexts, (True,) * len(case.images)) for case in cases]
+        return [verdict(case.contexts, (True,) * len(case.versions)) for case in cases]
 
-    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
         return []
 
     async def look_up(
         self,
         literals: Sequence[tuple[PgType, str]] = (),
         claims: Sequence[ClaimExpression] = (),
-        probes: Sequence[Case] = (),
+        probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
         self.look_ups += 1
         await self.can_look_up.wait()
@@ -529,8 +529,8 @@ class Log:
     rounds: list[list[Page | Exception | Callable[[], None]]] = field(default_factory=list)
     asked: list[tuple[Position, ...]] = field(default_factory=list)
 
-    async def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
-        self.asked.append(told)
+    async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
+        self.asked.append(delivered)
         for step in self.rounds.pop(0):
             await asyncio.sleep(0)
             if isinstance(step, Exception):

@@ -12,7 +12,7 @@ import pytest
 from cdc_bridge.engine import dispatcher, evaluation
 from cdc_bridge.model.catalog import Catalog, PgType
 from cdc_bridge.model.change import Heartbeat, Listening
-from cdc_bridge.ports import Case, ClaimExpression, Completed, Completion, LookedUp, Verdict
+from cdc_bridge.ports import ClaimExpression, Completed, EvaluationRequest, EvaluationResult, LookedUp, NestedFields
 from tests.core.facts import INT8, MESSAGES, TEXT, Recorder, columns, insert, row, snapshot, verdict
 from tests.core.test_broker import RESYNC, SUBSCRIBE, Catalogs, Scene, scene
 
@@ -25,19 +25,19 @@ class Database:
     def __init__(self) -> None:
         self.go_on = asyncio.Event()
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+    async def decide(self, cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
         if any("slow" in repr(case.filter) for case in cases):
             await self.go_on.wait()
-        return [verdict(case.contexts, (True,) * len(case.images)) for case in cases]
+        return [verdict(case.contexts, (True,) * len(case.versions)) for case in cases]
 
-    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
         raise AssertionError("nothing is nested")
 
     async def look_up(
         self,
         literals: Sequence[tuple[PgType, str]] = (),
         claims: Sequence[ClaimExpression] = (),
-        probes: Sequence[Case] = (),
+        probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
         return LookedUp([text.encode() for _, text in literals])
 

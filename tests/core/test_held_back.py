@@ -14,7 +14,7 @@ from cdc_bridge.model.catalog import PgType, RowPolicy
 from cdc_bridge.model.change import Listening
 from cdc_bridge.model.errors import SourceUnavailable
 from cdc_bridge.model.security_context import Principal
-from cdc_bridge.ports import Case, ClaimExpression, InitialData, LookedUp, Verdict
+from cdc_bridge.ports import ClaimExpression, EvaluationRequest, EvaluationResult, InitialData, LookedUp
 from tests.core.facts import Recorder, insert, row
 from tests.core.test_access_policy import ANN, OWN, Database, guarded, person
 from tests.core.test_broker import SUBSCRIBE, Scene, Tables, scene
@@ -32,14 +32,14 @@ class Asked(Database):
         self.rounds = 0
         self.arrives: Any = None
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
-        return [Verdict(tuple(frozenset() for _ in case.images)) for case in cases]
+    async def decide(self, cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
+        return [EvaluationResult(tuple(frozenset() for _ in case.versions)) for case in cases]
 
     async def look_up(
         self,
         literals: Sequence[tuple[PgType, str]] = (),
         claims: Sequence[ClaimExpression] = (),
-        probes: Sequence[Case] = (),
+        probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
         if self.is_away:
             raise SourceUnavailable("no connection is free")

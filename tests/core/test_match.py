@@ -17,7 +17,15 @@ from cdc_bridge.model.errors import SourceUnavailable
 from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.subscription import Nested, Output, Projection, Subscription
-from cdc_bridge.ports import Case, ClaimExpression, Completed, Completion, InitialData, LookedUp, Verdict
+from cdc_bridge.ports import (
+    ClaimExpression,
+    Completed,
+    EvaluationRequest,
+    EvaluationResult,
+    InitialData,
+    LookedUp,
+    NestedFields,
+)
 from tests.core.facts import CATALOG, MESSAGES, Recorder, insert, row, snapshot, subscription, update, verdict
 
 NOW = Snapshot(10, 10, frozenset())
@@ -47,27 +55,27 @@ class Database:
     """Answers that a text matches when it contains the pattern, and shows of each row its own text."""
 
     def __init__(self) -> None:
-        self.cases: list[Case] = []
-        self.completions: list[Completion] = []
+        self.cases: list[EvaluationRequest] = []
+        self.completions: list[NestedFields] = []
         self.calls = 0
         self.fails: set[str] = set()
         self.is_gone = False
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+    async def decide(self, cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
         self._called()
         self.cases += cases
         return [self._verdict(case) for case in cases]
 
-    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
         self._called()
         self.completions += completions
-        return [tuple(map(_shown, completion.images)) for completion in completions]
+        return [tuple(map(_shown, completion.versions)) for completion in completions]
 
     async def look_up(
         self,
         literals: Sequence[tuple[PgType, str]] = (),
         claims: Sequence[ClaimExpression] = (),
-        probes: Sequence[Case] = (),
+        probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
         raise AssertionError("there is nothing to look up")
 
@@ -76,14 +84,14 @@ class Database:
         if self.is_gone:
             raise SourceUnavailable("gone")
 
-    def _verdict(self, case: Case) -> Verdict:
+    def _verdict(self, case: EvaluationRequest) -> EvaluationResult:
         assert isinstance(case.filter, Comparison)
         (value,) = case.filter.values
         assert isinstance(value, Literal)
         pattern = msgspec.json.decode(value.raw)
         if pattern in self.fails:
-            return Verdict((frozenset(),) * len(case.images), dict.fromkeys(case.contexts, "too slow"))
-        matching = [pattern in msgspec.json.decode(bytes(image["text"])) for image in case.images]
+            return EvaluationResult((frozenset(),) * len(case.versions), dict.fromkeys(case.contexts, "too slow"))
+        matching = [pattern in msgspec.json.decode(bytes(image["text"])) for image in case.versions]
         return verdict(case.contexts, matching)
 
 
@@ -129,7 +137,7 @@ async def test_many_changes_are_asked_about_at_once_and_equal_filters_once_a_cha
     changes = [insert(row(id=1, text="a"), xid=10), update((row(id=1, text="a"), row(id=1, text="b")), xid=11)]
     await scene.hear(*changes)
     assert scene.database.calls == 1
-    assert [len(case.images) for case in scene.database.cases] == [1, 1, 1, 1, 1, 1]
+    assert [len(case.versions) for case in scene.database.cases] == [1, 1, 1, 1, 1, 1]
     assert scene.told() == [
         [("create", [{"id": 1, "text": "a"}]), ("delete", [1], "leave")],
         [("create", [{"id": 1}]), ("delete", [1], "leave")],
@@ -148,7 +156,7 @@ async def test_question_that_fails_sends_those_whom_it_is_about_back_to_the_star
 async def test_answer_that_makes_no_sense_sends_those_whom_it_is_about_back_to_the_start() -> None:
     scene = Scene(filtered(matching("a")), subscription())
 
-    async def decide(cases: Sequence[Case]) -> list[Verdict]:
+    async def decide(cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
         raise ValueError
 
     scene.database.decide = decide  # type: ignore[method-assign]
@@ -195,7 +203,7 @@ async def test_outputs_that_images_lack_are_asked_for_the_rows_that_are_told() -
     change = update((row(id=1, text="a1"), row(id=1, text="a2")), (row(id=2, text="b"), row(id=2, text="b")), xid=10)
     await scene.hear(change)
     assert scene.database.calls == 2
-    assert sorted(bytes(image["text"]) for each in scene.database.completions for image in each.images) == [
+    assert sorted(bytes(image["text"]) for each in scene.database.completions for image in each.versions) == [
         b'"a1"',
         b'"a2"',
     ]

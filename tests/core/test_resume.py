@@ -193,12 +193,12 @@ class Tables:
     async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
         return key[0].encode()
 
-    async def missed(self, collection: Collection, told: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
+    async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
         await self.gate.wait()
         snapshot = self.database.snapshot()
 
         def is_told(change: Change) -> bool:
-            return any(position.has(change.xid, change.seq) for position in told)
+            return any(position.has(change.xid, change.seq) for position in delivered)
 
         if any(not is_told(change) for change in self.database.forgotten):
             raise Forgotten("rotated")

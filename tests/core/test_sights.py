@@ -26,7 +26,15 @@ from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import Principal, SecurityContext
 from cdc_bridge.model.subscription import EventKind, Nested, Output, Projection, Subscription
-from cdc_bridge.ports import Case, ClaimExpression, Completed, Completion, InitialData, LookedUp, Verdict
+from cdc_bridge.ports import (
+    ClaimExpression,
+    Completed,
+    EvaluationRequest,
+    EvaluationResult,
+    InitialData,
+    LookedUp,
+    NestedFields,
+)
 from tests.core.facts import CATALOG, MESSAGES, Recorder, delete, insert, row, snapshot, subscription, update
 from tests.core.test_broker import RESYNC, SUBSCRIBE, Scene, scene
 
@@ -59,38 +67,38 @@ class Owners:
     """A database in which each text is the name of the one person who may see it."""
 
     def __init__(self) -> None:
-        self.cases: list[Case] = []
-        self.completions: list[Completion] = []
+        self.cases: list[EvaluationRequest] = []
+        self.completions: list[NestedFields] = []
         self.calls = 0
         self.failing: set[SecurityContext] = set()
         self.go_on = asyncio.Event()
         self.go_on.set()
 
-    async def decide(self, cases: Sequence[Case]) -> list[Verdict]:
+    async def decide(self, cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
         self.calls += 1
         self.cases += cases
         await self.go_on.wait()
         return [self._verdict(case) for case in cases]
 
-    async def complete(self, completions: Sequence[Completion]) -> list[Completed]:
+    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
         self.completions += completions
-        return [tuple(_shown_to(each.context) for _ in each.images) for each in completions]
+        return [tuple(_shown_to(each.context) for _ in each.versions) for each in completions]
 
     async def look_up(
         self,
         literals: Sequence[tuple[PgType, str]] = (),
         claims: Sequence[ClaimExpression] = (),
-        probes: Sequence[Case] = (),
+        probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
         assert not literals
         assert not claims
         return LookedUp(probes=[self._verdict(case) for case in probes])
 
-    def _verdict(self, case: Case) -> Verdict:
+    def _verdict(self, case: EvaluationRequest) -> EvaluationResult:
         failing = self.failing.intersection(case.contexts)
-        owners = [msgspec.json.decode(bytes(image["text"])) for image in case.images]
+        owners = [msgspec.json.decode(bytes(image["text"])) for image in case.versions]
         seen_by = [frozenset(each for each in case.contexts if _name(each) == owner) - failing for owner in owners]
-        return Verdict(tuple(seen_by), dict.fromkeys(failing, "too slow"))
+        return EvaluationResult(tuple(seen_by), dict.fromkeys(failing, "too slow"))
 
 
 def _name(context: SecurityContext) -> Any:
@@ -139,7 +147,7 @@ async def test_equal_filter_is_one_question_and_each_gets_the_answer_of_its_own_
     them = Followers(seen_by(ANN, OWN), seen_by(BOB, OWN), seen_by(ANN, OWN, uid="again"))
     await them.hear(insert(row(id=1, text="ann"), row(id=2, text="bob"), row(id=3, text="eve"), xid=10))
     (case,) = them.database.cases
-    assert (case.filter, len(case.images), case.contexts) == (OWN, 3, (ANN, BOB))
+    assert (case.filter, len(case.versions), case.contexts) == (OWN, 3, (ANN, BOB))
     to_ann, to_bob = [("create", [{"id": 1, "text": "ann"}])], [("create", [{"id": 2, "text": "bob"}])]
     assert them.told() == [to_ann, to_bob, to_ann]
 

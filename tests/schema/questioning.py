@@ -21,7 +21,7 @@ from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
 from cdc_bridge.model.row import RowValues, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
-from cdc_bridge.ports import Case, Failure, Verdict
+from cdc_bridge.ports import EvaluationRequest, EvaluationResult, Failure
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 
@@ -53,7 +53,7 @@ class Questions:
     async def by_images(self, collection: Collection, filter_: Filter, now_us: int = NOW_US) -> list[int]:
         """The same of the rows' images, as the evaluator decides."""
         images = await self.images(collection)
-        (verdict,) = await self.evaluator.decide([Case(collection, self.catalog, filter_, images, now_us)])
+        (verdict,) = await self.evaluator.decide([EvaluationRequest(collection, self.catalog, filter_, images, now_us)])
         assert not verdict.failures, verdict
         return [number(image) for image, seen_by in zip(images, verdict.seen_by, strict=True) if seen_by]
 
@@ -65,14 +65,14 @@ class Questions:
             return tuple([split_object(row) for (row,) in await found.fetchall()])
 
 
-def let_through(*images: bool) -> Verdict:
+def let_through(*images: bool) -> EvaluationResult:
     """Of a case that is asked for nobody in particular."""
-    return Verdict(tuple([frozenset({BY_ITSELF} if is_let_through else ()) for is_let_through in images]))
+    return EvaluationResult(tuple([frozenset({BY_ITSELF} if is_let_through else ()) for is_let_through in images]))
 
 
-def failed(failure: Failure, images_count: int = 3) -> Verdict:
+def failed(failure: Failure, images_count: int = 3) -> EvaluationResult:
     failed_for_now = frozenset({BY_ITSELF}) if failure.is_temporary else frozenset[SecurityContext]()
-    return Verdict((frozenset(),) * images_count, {BY_ITSELF: failure.reason}, failed_for_now)
+    return EvaluationResult((frozenset(),) * images_count, {BY_ITSELF: failure.reason}, failed_for_now)
 
 
 def number(image: RowValues) -> int:

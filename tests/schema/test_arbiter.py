@@ -13,13 +13,13 @@ from psycopg import sql
 from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.database.row_evaluator import BACKED_OFF, TOOK_TOO_LONG, PooledRowEvaluator
-from cdc_bridge.database.select import verdicts
+from cdc_bridge.database.select import evaluations
 from cdc_bridge.model.catalog import Catalog, PgType, Reference, TypeKind
 from cdc_bridge.model.errors import SourceUnavailable
 from cdc_bridge.model.filter import EVERYTHING, Function, Now, Quantifier, Related
 from cdc_bridge.model.filter import Operator as Op
 from cdc_bridge.model.subscription import Nested, Output, Projection
-from cdc_bridge.ports import Case, Completion, Failure
+from cdc_bridge.ports import EvaluationRequest, Failure, NestedFields
 from tests.schema.questioning import NOW_US, Questions, comparison, failed, field, let_through, questions
 from tests.support.server import Database
 
@@ -39,14 +39,19 @@ async def t(database: Database) -> AsyncIterator[Questions]:
         yield asked
 
 
-async def case(asked: Questions, filter_: Any, now_us: int = NOW_US) -> Case:
-    return Case(asked["t"], asked.catalog, filter_, await asked.images(asked["t"]), now_us)
+async def case(asked: Questions, filter_: Any, now_us: int = NOW_US) -> EvaluationRequest:
+    return EvaluationRequest(asked["t"], asked.catalog, filter_, await asked.images(asked["t"]), now_us)
 
 
 async def test_each_case_gets_its_verdict_in_the_order_of_its_images(t: Questions) -> None:
     ann, null = comparison(field(t["t"], "name"), Op.EQ, "Ann"), comparison(field(t["t"], "name"), Op.NULL)
-    cases = [await case(t, ann), await case(t, null), Case(t["t"], t.catalog, ann, (), NOW_US), await case(t, ann)]
-    cases[3] = Case(t["t"], t.catalog, ann, tuple(reversed(cases[3].images)), NOW_US)
+    cases = [
+        await case(t, ann),
+        await case(t, null),
+        EvaluationRequest(t["t"], t.catalog, ann, (), NOW_US),
+        await case(t, ann),
+    ]
+    cases[3] = EvaluationRequest(t["t"], t.catalog, ann, tuple(reversed(cases[3].versions)), NOW_US)
     assert await t.evaluator.decide(cases) == [
         let_through(True, False, False),
         let_through(False, True, False),
@@ -116,9 +121,9 @@ async def test_many_that_take_as_long_as_they_may_spoil_no_other(t: Questions, m
     def slow(collection: Any, filter_: Any, rows: Any, scope: Any) -> Any:
         if filter_.operator is Op.REGEX:
             return sql.Composed([sql.SQL("SELECT 'ttt' FROM pg_sleep(1.7)")])
-        return verdicts(collection, filter_, rows, scope)
+        return evaluations(collection, filter_, rows, scope)
 
-    monkeypatch.setattr("cdc_bridge.database.row_evaluator.verdicts", slow)
+    monkeypatch.setattr("cdc_bridge.database.row_evaluator.evaluations", slow)
     name = field(t["t"], "name")
     good = comparison(name, Op.NNULL)
     filters = [*(comparison(name, Op.REGEX, str(number)) for number in range(12)), good]
@@ -131,7 +136,9 @@ async def test_many_that_take_as_long_as_they_may_spoil_no_other(t: Questions, m
 async def test_image_that_is_older_than_a_column_has_null_there(t: Questions) -> None:
     filter_ = comparison(field(t["t"], "name"), Op.NULL)
     images = ({"id": msgspec.Raw(b"1")},)
-    assert await t.evaluator.decide([Case(t["t"], t.catalog, filter_, images, NOW_US)]) == [let_through(True)]
+    assert await t.evaluator.decide([EvaluationRequest(t["t"], t.catalog, filter_, images, NOW_US)]) == [
+        let_through(True)
+    ]
 
 
 async def test_completions_have_what_images_lack_by_the_positions_of_outputs(t: Questions) -> None:
@@ -147,8 +154,8 @@ async def test_completions_have_what_images_lack_by_the_positions_of_outputs(t: 
     )
     images = await t.images(t["t"])
     t.database.execute("DELETE FROM t WHERE id = 2; UPDATE t SET name = 'Bob' WHERE id = 1")
-    asked = Completion(t["t"], t.catalog, projection, tuple(reversed(images)), NOW_US)
-    lost = Completion(t["t"], Catalog(), projection, images, NOW_US)
+    asked = NestedFields(t["t"], t.catalog, projection, tuple(reversed(images)), NOW_US)
+    lost = NestedFields(t["t"], Catalog(), projection, images, NOW_US)
     completed, failure = await t.evaluator.complete([asked, lost])
     assert isinstance(failure, Failure)
     assert not isinstance(completed, Failure)

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from cdc_bridge.database.expressions import joined, parameters
 from cdc_bridge.database.where import Scope, ordinal, where
-from cdc_bridge.database.where import images as images_of
+from cdc_bridge.database.where import row_versions as images_of
 from cdc_bridge.model.catalog import NO_COLLATION, Catalog, Collation, Column, PgType, TypeKind
 from cdc_bridge.model.filter import Comparison, Field, Function, Literal, Now, Operand, Operator, Path, Value
 from cdc_bridge.query.literals import normalize_literal

@@ -21,7 +21,7 @@ from cdc_bridge.model.catalog import Catalog, PgType
 from cdc_bridge.model.filter import Policy
 from cdc_bridge.model.security_context import SELF, Principal, SecurityContext
 from cdc_bridge.model.subscription import Meta
-from cdc_bridge.ports import Asked, Case, ClaimExpression
+from cdc_bridge.ports import Asked, ClaimExpression, EvaluationRequest
 from cdc_bridge.query.forms import QueryLimits
 from tests.schema.telling import attach_tables
 from tests.support.proxy import Proxy
@@ -126,7 +126,7 @@ async def test_everything_that_a_query_needs_is_looked_up_in_few_round_trips(dat
             w.evaluator.look_up(
                 [(PgType("interval"), '"1 day"'), (PgType("inet"), '"::1"')],
                 [ClaimExpression(ann, "current_setting('request.jwt.claims'::text, true)")],
-                [Case(notes, w.catalog, own, (), 0, (SecurityContext(ann),))],
+                [EvaluationRequest(notes, w.catalog, own, (), 0, (SecurityContext(ann),))],
             )
         )
         assert literals == [b'"P1D"', b'"::1"']

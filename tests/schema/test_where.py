@@ -21,7 +21,7 @@ from cdc_bridge.model.filter import (
     Related,
 )
 from cdc_bridge.model.filter import Operator as Op
-from cdc_bridge.ports import Case
+from cdc_bridge.ports import EvaluationRequest
 from cdc_bridge.query.predicate import compile_filter
 from cdc_bridge.query.row_version import RowVersion
 from tests.schema.questioning import NOW_US, Questions, comparison, field, let_through, number, questions
@@ -479,5 +479,5 @@ async def test_row_that_is_gone_is_judged_by_its_image(blog: Questions) -> None:
     images = await blog.images(blog["post"])
     blog.database.execute("DELETE FROM post")
     filter_ = joined(blog, "post", "author", comparison(field(blog["author"], "name"), Op.EQ, "Ann"))
-    (verdict,) = await blog.evaluator.decide([Case(blog["post"], blog.catalog, filter_, images, NOW_US)])
+    (verdict,) = await blog.evaluator.decide([EvaluationRequest(blog["post"], blog.catalog, filter_, images, NOW_US)])
     assert verdict == let_through(True, False, False, True)
