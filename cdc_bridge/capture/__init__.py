@@ -1,4 +1,4 @@
-"""Where changes come from.
+"""The capture of changes: the source of the stream.
 
 A capture is an asynchronous source of items (`model.change.StreamItem`). Every implementation guarantees:
 

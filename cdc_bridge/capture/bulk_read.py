@@ -1,18 +1,18 @@
-"""Bulk reads: a collection of which there is so much to deliver that the others must not wait for it.
+"""Bulk reads: deliver a collection that has so much that the others must not wait for it.
 
-Many collections that have little each, but are too much at once, are delivered by one bulk read as if they were one.
+Many small collections that are too much at once are delivered by one bulk read, as if they were one.
 
-Rule: a bulk read delivers what one snapshot sees and its position has not, page by page, and its position goes along.
-While there is one for a collection, nothing of that is delivered elsewhere. A collection has one bulk read or none.
-It ends in one of three ways: the stream takes its collection up again (`_rejoin`); another one goes on where it has
-ended; or it is given up and everybody starts anew: when some of it cannot be read, and when its collection gets another
-partition, which it does not know of and the stream would deliver beside it.
+Rule: a bulk read delivers page by page what one snapshot sees and its position does not have. Its position advances
+with each page. A collection has at most one bulk read, and while it has one, its changes are delivered nowhere else.
+It ends in one of three ways. The stream takes over its collection again (`_rejoin`). Another bulk read goes on where it
+has ended. Or it is given up, and subscribers get fresh data: when part of it cannot be read, and when its collection
+gets a partition that it does not know, whose changes the stream would deliver beside it.
 
 Theory: a bulk read is delivered up to its own snapshot, the stream up to a later one. What lies between is read at
 once, if that is not much, and then both are at the same snapshot.
 
 Bound: one page waits to be delivered, and reading goes on when it is taken. A page that no client can take just now
-waits for `CONGESTED_MAX_S`.
+waits, for `CONGESTED_MAX_S` at most.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from cdc_bridge.model.change import Change, Gap, Position, Snapshot
 from cdc_bridge.model.errors import CaptureLost, PayloadError
 
 IsCongested: TypeAlias = Callable[[frozenset[int]], bool]
-"""Whether nobody who follows these tables can take more just now."""
+"""Whether no subscriber of these tables can take more just now."""
 
 CONGESTED_S = 0.02
 CONGESTED_MAX_S = 30.0
@@ -44,7 +44,7 @@ closed."""
 
 @dataclass(slots=True, eq=False)
 class BulkRead:
-    """See the module's docstring. `relations` are all tables of the collection, or of those that share it."""
+    """See the module's docstring. `relations` are all tables of its collections."""
 
     relations: frozenset[int]
     delivered: Position
@@ -54,7 +54,7 @@ class BulkRead:
     """Why it cannot be read to its end."""
     congested_since_s: float | None = None
     pages: asyncio.Queue[tuple[Change, ...] | None] = field(default_factory=lambda: asyncio.Queue(1))
-    """The page that waits; None after the last one."""
+    """Return the page that waits, or None after the last one."""
 
     @property
     def has_page(self) -> bool:
@@ -124,7 +124,7 @@ class BulkReader:
         self._position.emit(Gap(reason))
 
     def give_up_grown(self) -> None:
-        """Give up those of which the collection has got another table since they began."""
+        """Give up bulk reads whose collection has gained a table since they began."""
         for read in list(self._position.bulk_reads.values()):
             if _has_grown(read.relations, self.siblings):
                 self.give_up(read, "a table got another partition while much of it was read")

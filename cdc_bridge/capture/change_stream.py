@@ -1,8 +1,8 @@
 """The stream of changes: what is notified while the gate is open, and what only the log has, in one order.
 
 One connection listens, another one reads the log and sends heartbeats (`capture_session.py`). What has been delivered
-is kept over the loss of both (`stream_position.py`), so that after a reconnect the log is read on from there, and
-tables in the mode `durable` miss nothing. Those in live mode come on the same connection and start anew.
+is kept over the loss of both (`stream_position.py`). So after a reconnect the log is read on from there, and tables in
+the mode `durable` miss nothing. Subscribers of tables in the mode `live` get fresh data.
 
 Rule: one session at a time. It begins with `Listening`, once that is proved, `resumed` if nothing of the log is missing
 in between. Then what arrives is delivered in its order, and the log is read before anything that may depend on what
@@ -12,14 +12,13 @@ Theory: `gate.py` says when what comes inline is all there is, `bulk_read.py` ho
 beside the others, `heartbeat.py` what heartbeats prove. Here they take turns, one turn of the event loop each: all that
 is at hand is taken in plain calls, and handed out as one batch.
 
-What cannot be read is a gap, and gaps are emitted `GAPS_APART_S` from each other. A notification that cannot be read
-may have been of a table in live mode, which a gap mends later as well as now; where it was of the log, that is read at
-once. What cannot be read in the log holds up everything after it until the gap is emitted, since no position may go
-past it before.
+Policy: what cannot be read is a gap, and gaps are emitted `GAPS_APART_S` from each other. An unreadable notification
+may have been of a table in live mode, which a later gap mends as well. If it was of the log, that is read at once. An
+unreadable part of the log holds up everything after it until the gap is emitted, since no position may pass it before.
 
 A table whose mode is changed has a gap of its own, wherever a change in the new mode is met: notifications and the log
-are not in step, so an older change may be met after a newer one. What a notification tells of the time before the gap
-is dropped.
+are not in step, so an older change may be met after a newer one. Notifications from before the gap are
+dropped.
 
 Bound: a batch is what one turn brings: `NOTIFICATIONS_MAX` notifications, a look at the log and a page of each bulk
 read. While the consumer does not take it, nothing is read from the database.
@@ -78,7 +77,7 @@ class ChangeStream:
         self._position: StreamPosition | None = None
         self._delay_s = options.reconnect_delay_min_s
         self.last_heard_s = NEVER
-        """When the database last proved that it is heard, by the monotonic clock."""
+        """When a heartbeat last came back, by the monotonic clock."""
 
     async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
         """Raises `SharedSession`, and `CannotListen` when no notification arrives although LISTEN was accepted."""
@@ -144,10 +143,10 @@ class ChangeStream:
 
 
 class _Turns:
-    """What a session delivers, turn by turn. `listening` is emitted, with the era of then, once that is proved.
+    """Delivers a session turn by turn. Emits `listening`, with the era of that time, once it is proved.
 
-    Rule: a turn that brings only changes inline looks at nothing else. What has its time (the heartbeat, a reading, a
-    gap that is owed) is looked at from `_due_s` on, the gate as soon as it is busy, bulk reads while there are any.
+    Rule: a turn that brings only inline changes looks at nothing else. What is timed (the heartbeat, a look at the log,
+    an owed gap) is looked at from `_due_s` on, the gate as soon as it is busy, bulk reads while there are any.
     """
 
     def __init__(
@@ -159,7 +158,7 @@ class _Turns:
         listening: Listening,
     ) -> None:
         self.has_heard = False
-        """Whether the database has proved that it is heard, since the caller last set this to false."""
+        """Whether a heartbeat has come back since the caller last set this to false."""
         self._session = session
         self._position = position
         self._gate = monitor.gate
@@ -192,7 +191,7 @@ class _Turns:
         return position.take()
 
     def prove(self) -> None:
-        """Emit `Listening`: from here on everything is heard."""
+        """Emit `Listening`: from here on every change is received."""
         self._monitor.is_proven = self.has_heard = True
         self._position.emit(replace(self._listening, era=self._position.era))
 

@@ -36,7 +36,7 @@ KEEPALIVES: dict[str, Any] = {
 ROUNDS = 4
 ANSWER_LIMIT_S = 3.0
 LONG_ANSWER_S = 60.0
-"""For what has to look through much of the log."""
+"""The timeout of a query that reads much of the log."""
 
 NOTIFICATIONS_MAX = 2_000
 
@@ -117,7 +117,7 @@ async def _session_of(connection: AsyncConnection[Any]) -> int:
 
 
 def drop(connection: AsyncConnection[Any]) -> None:
-    """Break the socket of a connection, so that whoever waits for an answer gets an error at once.
+    """Break the socket of a connection, so that a task that waits for an answer gets an error at once.
 
     Cancelling the task that waits is no way: psycopg then asks the server to cancel the query and waits up to five
     seconds for that, and as long again for the query to end. A server that is away answers neither.

@@ -1,4 +1,4 @@
-"""How a gap that a trigger has marked becomes one that a snapshot can mend, and how often gaps are told.
+"""Gaps: emit those that triggers have marked when a snapshot can mend them, and limit how often gaps are emitted.
 
 No I/O and no clock: values in, values out. Times are seconds of one monotonic clock.
 """
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 from cdc_bridge.model.change import Gap, Snapshot
 
 LOOKS_BETWEEN_GAPS = 2
-"""Gaps are told at every second look at the most, so that an overload is not answered with a flood of readings."""
+"""A gap is emitted at every second look at most, so that an overload does not cause a flood of reads."""
 
 
 @dataclass(slots=True)
 class GapWatch:
-    """Follows the sequence that a trigger steps when it could not tell what changed.
+    """Watches the sequence that a trigger steps when it could not record what changed.
 
-    A step is told at once, which mends what has committed by then, and once more later: whoever stepped has a
-    transaction id, which is older than one that is assigned after the step was seen. When all older ones have ended,
-    fresh data holds everything. Steps that are seen while one waits for this wait together for the next time, so
-    that steps without end cannot put it off for ever.
+    Rule: a step causes two gaps, one at once and one later. The first mends what has committed by then. The second is
+    emitted when every transaction has ended that may have stepped: its id is older than one assigned after the step was
+    seen. Steps seen in the meantime wait together for the next round, so that steps without end cannot postpone a gap
+    for ever.
 
-    The first look sees a step that is older than itself and may not have committed yet: it waits, and is told then.
+    The first look may see a step of a transaction that is still open. It causes the second gap only.
     """
 
     mended: int = 0
-    """The value of the sequence of which it is known already that everybody who stepped it has ended."""
+    """The value of the sequence up to which all transactions that stepped it are known to have ended."""
     _counter: int | None = None
     _owed: bool = False
     _looks_since: int = LOOKS_BETWEEN_GAPS
@@ -40,24 +40,24 @@ class GapWatch:
 
     @property
     def settled(self) -> int:
-        """The value of the sequence when nothing is waited for, else -1."""
+        """Return the value of the sequence, or -1 while a gap is waited for."""
         is_waiting = self._owed or self._waiting is not None or self._next is not None
         return -1 if is_waiting or self._counter is None else self._counter
 
     def step(self, counter: int, younger: int) -> None:
-        """The sequence has moved; `younger` is a transaction id that was assigned after that was seen."""
+        """Note that the sequence has moved. `younger` is a transaction id that was assigned after that was seen."""
         self._owed = self._owed or self._counter is not None
         self._counter = counter
         self._next = younger
         self._is_fresh = True
 
     def look(self, snapshot: Snapshot) -> Gap | None:
-        """After a step, or instead of one: a snapshot of now."""
+        """Look at a current snapshot, after `step` or instead of it. Return the gap to emit now, if any."""
         self._counter = self.mended if self._counter is None else self._counter
         if self._waiting is None:
             self._waiting, self._next = self._next, None
         if self._waiting is not None and snapshot.none_older_in_progress(self._waiting):
-            self._owed = self._owed or not self._is_fresh  # else it is told now, or `Listening` has mended it
+            self._owed = self._owed or not self._is_fresh  # else it is emitted now, or `Listening` has mended it
             self._waiting = None
         self._is_fresh = False
         return self._tell()
@@ -73,9 +73,9 @@ class GapWatch:
 
 @dataclass(slots=True)
 class GapLimit:
-    """Gaps of one kind are told `apart_s` from each other at the least, and after the last one there is one for sure.
+    """Emits gaps of one kind at least `apart_s` from each other, and always one after the last that is owed.
 
-    Each is answered with a reading by everybody, so what is broken again and again may not ask for them without end.
+    Every subscriber reads fresh data after a gap, so a fault that repeats must not cause gaps without end.
     """
 
     apart_s: float
@@ -84,14 +84,14 @@ class GapLimit:
 
     @property
     def due_s(self) -> float:
-        """When `take` has one; never, when none is owed."""
+        """Return the time from which `take` returns a gap; infinity when none is owed."""
         return float("inf") if self._owed is None else self._next_s
 
     def owe(self, gap: Gap) -> None:
         self._owed = gap
 
     def take(self, now_s: float) -> Gap | None:
-        """The gap that is to be told now."""
+        """Return the gap to emit now, if any."""
         if now_s < self.due_s:
             return None
         gap, self._owed = self._owed, None

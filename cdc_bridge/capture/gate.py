@@ -1,24 +1,24 @@
-"""When writers notify, and when what they notify is all there is.
+"""The gate: it says when writers notify, and when their notifications are complete.
 
-The gate is a sequence in the database: odd, and writers notify; even, and they do not. A bridge that wants to be
-told opens it and says so again before its lease runs out; a bridge that is told too much shuts it, after it has said
-so to the others. For this bridge it is in one of three states:
+The gate is a sequence in the database: odd, and writers notify; even, and they do not. A bridge that wants
+notifications opens it and renews its lease before it runs out. A bridge that gets too many notifies the other bridges,
+then shuts it. For this bridge it is in one of three states:
 
 - SHUT: the log is read at intervals.
 - OPENING: the gate was opened. Transactions that are older than an id assigned afterwards may have found it shut,
   so the log is read until all of them have ended.
 - OPEN: every commit notifies, and what comes inline is taken as it comes.
 
-Theory: a transaction has its id before it reads the gate. One that is younger than the id was given its own after the
-gate was open, so it finds it open, unless somebody shuts it; and whoever shuts it makes a new value of the
-sequence. So as long as a heartbeat finds the known value *after* its snapshot was taken, whatever that snapshot sees
-has notified, or was read. Another value, or a lease that may have run out, means SHUT. What comes inline names the
-value that its writer found: a later one says that the gate was shut and opened again, so that there may be changes
-which its transaction could see and which nobody notified.
+Theory: a transaction has its id before it reads the gate. A transaction younger than the id mentioned got
+its own after the gate was opened, so it finds it open unless somebody has shut it. Shutting gives the sequence a new
+value. So if a heartbeat finds the known value *after* its snapshot was taken, everything that the snapshot sees was
+notified or read. Another value, or a lease that may have run out, means SHUT. An inline change names the value that its
+writer found. A later value means that the gate was shut and opened again: there may be changes that its transaction
+could see and that were not notified.
 
 `Gate` never reads the clock or the network; its times are seconds of one monotonic clock. `GateController` opens the
-gate when it is quiet and shuts it when it is busy. Rule: it is shut by saying so first, and opened by doing so first.
-Without a listener it is not touched, and during a bulk read it is not opened.
+gate when it is quiet and shuts it when it is busy. Rule: shut it after notifying, open it before notifying. Without a
+listener it is not touched. During a bulk read it is not opened.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VERY_BUSY = 15
 POLL_OPENING_S = 0.02
 POLL_OPENING_LATER_S = 0.25
 POLL_OPEN_S = 5.0
-"""The belt: nothing depends on it."""
+"""A precaution on which nothing depends."""
 
 
 class GateState(enum.Enum):
@@ -116,7 +116,7 @@ class Gate:
             self.state = GateState.OPEN
 
     def takes(self, value: int, now_s: float) -> bool:
-        """Return whether what came inline from a writer that found this value can be told before the log is read."""
+        """Return whether an inline change whose writer found this value can be delivered before the log is read."""
         if self._value is not None and value > self._value:
             self.shut()
         return self.is_trusted(now_s)

@@ -1,11 +1,11 @@
-"""Heartbeats, and what is looked at with each of them: the gate, gaps, what was forgotten, and whose database it is.
+"""Heartbeats, and what is checked with each: the gate, gaps, what was forgotten, and which database it is.
 
-Rule: nothing is proved until a heartbeat of ours has come back. When one stays out for `heartbeat_timeout_s`, the
-connections are given up. Time in which nobody took what the stream emits, and nothing could be heard, does not count.
+Rule: nothing is proved until a heartbeat of ours has come back. When one does not come back for
+`heartbeat_timeout_s`, the connections are given up. Time in which the consumer took nothing, so that nothing could be
+received, does not count.
 
-Theory: a heartbeat carries the snapshot of the statement that sends it, and that statement looks at the gate as well.
-If the gate still has its value, everything that the snapshot sees was notified before the heartbeat; `proves` says of
-which heartbeats that is so.
+Theory: a heartbeat carries the snapshot of the statement that sends it, and that statement reads the gate as well.
+If the gate still has its value, everything that the snapshot sees was notified before the heartbeat (`proves`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class HeartbeatMonitor:
         return True
 
     def proves(self, beat: Heartbeat) -> bool:
-        """Whether all that its snapshot sees has been notified before it, and delivered."""
+        """Whether everything that its snapshot sees was notified before it, and delivered."""
         is_open = self.gate.is_trusted(self._heard_s) and beat.beat == self._beat_with_gate
         return is_open and not self._position.bulk_reads
 
@@ -137,7 +137,7 @@ class HeartbeatMonitor:
         return wants_open and not is_open
 
     async def _note_segments(self) -> None:
-        """Let all who read the log know that somebody has laid hands on it, so that something may be missing."""
+        """Tell all bridges that the log was changed by hand, so that something may be missing."""
         if numbers := [number for (number,) in await self._session.reader.rows("note_segments")]:
             log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=numbers))
 

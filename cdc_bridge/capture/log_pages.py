@@ -1,17 +1,17 @@
-"""Reads the log: what it has that was not delivered, at once where that is not much, else page by page.
+"""Reads the changes of the log that were not delivered: at once if they are few, else page by page.
 
-One look is one query. Of what is more than `READ_ROWS_MAX` and `READ_BYTES_MAX`, each collection is looked at by
-itself: those that have so much alone are `heavy`, to be read beside the stream (`bulk_read.py`), and the others are
-read whole. Many that have little each can be too much at once for a client that follows them all: past
-`READ_ALL_BYTES_MAX` they are heavy together.
+One look is one query. If it finds more than `READ_ROWS_MAX` or `READ_BYTES_MAX`, the size of each collection is asked.
+A collection above these limits is `heavy` and read beside the stream (`bulk_read.py`); the others are read whole.
+Many small ones can be too much at once for a client that follows them all: past `READ_ALL_BYTES_MAX` in total they are
+heavy together.
 
 A page is about a MiB, or one larger change. Reading keeps no transaction open between two pages: the snapshot says
 which rows belong to it, not the transaction that reads.
 
-Theory: the log is emptied for everybody at once, whatever snapshot they have, so what a reading finds is all there was
-only if nothing was forgotten meanwhile. That is asked after reading, and has to be known before anything is emitted.
+Theory: emptying a segment (TRUNCATE) takes effect for every snapshot at once. So a read is complete only if nothing was
+forgotten in the meantime. That is checked after reading, and before anything is emitted.
 
-No state: what was delivered comes in, what was found goes out.
+No state: positions come in, changes go out.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ _OPERATIONS = {operation.value: operation for operation in Operation}
 
 
 class Found(NamedTuple):
-    """What `snapshot` sees and was not delivered, but for the tables apart. None of it is of `heavy` ones."""
+    """The changes that `snapshot` sees and that were not delivered, without `heavy` tables and tables read apart."""
 
     changes: list[Change]
     snapshot: Snapshot
     heavy: tuple[frozenset[int], ...] = ()
     is_whole: bool = True
-    """Whether nothing was forgotten of it. What somebody took out by hand counts when it is noted."""
+    """Whether nothing of it was forgotten. Rows that somebody deleted by hand count once that is noted."""
 
 
 class Unreadable(Exception):
@@ -77,7 +77,7 @@ class Page:
 
 
 class _Key(NamedTuple):
-    """Where a row of the log is: position in the WAL, transaction; and its size."""
+    """The place of a row in the log (WAL position and transaction), and its size."""
 
     position: int
     xid: int
@@ -98,7 +98,7 @@ def asking(connection: AsyncConnection[Any], schema: str) -> Ask:
 
 
 def unseen(snapshot: Snapshot) -> dict[str, Any]:
-    """The parameters of a query for what a snapshot did not see."""
+    """Return the parameters of a query for rows that a snapshot does not see."""
     return {"xmax": str(snapshot.xmax), "in_progress": [str(xid) for xid in snapshot.in_progress]}
 
 
@@ -107,7 +107,7 @@ def text(snapshot: Snapshot) -> str:
 
 
 def base(delivered: Iterable[Position]) -> Snapshot:
-    """The snapshot among what was delivered that leaves the least to be read."""
+    """Return the delivered snapshot that leaves the least to read."""
     return max((position.seen for position in delivered), key=lambda snapshot: snapshot.xmax)
 
 
@@ -118,10 +118,10 @@ async def current_snapshot(ask: Ask) -> Snapshot:
 
 
 async def is_forgotten(ask: Ask, seen: Snapshot, *, by_hand: bool = True) -> bool:
-    """Whether something may be missing from the log that this snapshot did not see. `by_hand`: noted or not.
+    """Whether changes that this snapshot did not see may be missing from the log. `by_hand`: deleted by hand or not.
 
-    To be asked after the log was read: it is emptied at once for everybody, whatever snapshot they have. A transaction
-    in progress when a segment was emptied had not written there, so a long one elsewhere means nothing.
+    Ask after the log was read, since emptying a segment takes effect for every snapshot at once. A transaction in
+    progress at that time had not written to the segment, so a long one elsewhere does not matter.
     """
     return any(
         youngest >= seen.xmax
@@ -150,7 +150,7 @@ def changes_of(rows: Sequence[Sequence[Any]]) -> Iterator[Change]:
 async def read_new(
     ask: Ask, delivered: Position, apart: Collection[int], siblings: Siblings, *, is_standby: bool = False
 ) -> Found:
-    """What the log has by now, without the tables `apart`. Raises `Unreadable`."""
+    """Return what the log has gained, without the tables `apart`. Raises `Unreadable`."""
     if is_standby:
         return await _read_settled(ask, delivered, apart, siblings)
     parameters = {
@@ -179,7 +179,7 @@ async def read_new(
 
 
 async def _read_settled(ask: Ask, delivered: Position, apart: Collection[int], siblings: Siblings) -> Found:
-    """On a standby: a snapshot that claims no more than can be read, then what it sees."""
+    """Read on a standby: first take a snapshot that claims no more than can be read, then what it sees."""
     snapshot = await current_snapshot(ask)
     if not snapshot.covers(delivered.seen):
         return Found([], delivered.seen)
@@ -208,7 +208,7 @@ async def _is_whole(ask: Ask, delivered: Position) -> bool:
 async def read_between(
     ask: Ask, relations: Collection[int], delivered: Position, upto: Snapshot
 ) -> list[Change] | None:
-    """What some tables have between a position and a snapshot; None when that is much. Raises `PayloadError`."""
+    """Return the changes of tables between a position and a snapshot; None if they are many. Raises `PayloadError`."""
     if _is_much(await _sizes(ask, delivered, upto), relations):
         return None
     return await _read_all(ask, relations, delivered, upto)
@@ -222,7 +222,7 @@ async def _read_all(ask: Ask, relations: Collection[int], delivered: Position, u
 
 
 async def _sizes(ask: Ask, delivered: Position, upto: Snapshot, apart: Iterable[int] = ()) -> Sizes:
-    """Of each table between what was delivered and a snapshot."""
+    """Return the size of what each table has between a position and a snapshot."""
     rows = await ask("log_sizes", {**unseen(delivered.seen), "upto": text(upto), "apart": sorted(apart)})
     return {relation_id: (count, size_bytes) for relation_id, count, size_bytes in rows}
 
@@ -279,7 +279,7 @@ def _fresh(keys: Iterable[_Key], delivered: tuple[Position, ...], waiting: dict[
 
 
 def _chunks(keys: Iterable[_Key]) -> Iterator[list[_Key]]:
-    """Of the size of a page; the rows of one change stay together."""
+    """Yield keys in chunks of the size of a page. The rows of one change stay together."""
     chunk: list[_Key] = []
     size = 0
     for _, group in groupby(keys, key=lambda key: key.seq):

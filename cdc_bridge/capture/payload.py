@@ -38,7 +38,7 @@ SHUT = "2 S\n"
 
 
 class Wake(NamedTuple):
-    """The log has something that the notification does not hold. `is_shut`: and nobody notifies from here on."""
+    """The log has changes that the notification does not have. `is_shut`: writers do not notify any more."""
 
     is_shut: bool = False
 
@@ -160,7 +160,7 @@ def logged_rows(operation: Operation, texts: Iterable[RowTexts]) -> tuple[tuple[
 
 
 def _logged_rows(text: str) -> list[Row]:
-    """A row that stands alone is taken apart at once, as the layout of its change asks for it anyway."""
+    """Split a single row at once, since the layout of its change needs that anyway."""
     if text[0] != "{":
         return split_rows(text)
     row = Row(Raw(text))
@@ -173,7 +173,7 @@ _made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times a
 
 
 def _inline(words: list[str], body: str) -> Inline | Wake:
-    """What cannot be read here, as nesting past what msgspec follows, is read from the log."""
+    """Decode an inline change. If that fails, as for nesting too deep for msgspec, have the log read instead."""
     try:
         _, letter, seq, xid_text, relation_id, filenode, at, gate = words
         xid = int(xid_text)

@@ -1,13 +1,13 @@
-"""How far the stream has come: what is delivered of the log, and what is pending.
+"""The position of the stream: what it has delivered of the log, and what is pending.
 
 Rule: the journal's `seen` is a snapshot of which everything has been delivered, and its changes are those delivered
 since, inline, none of which it sees. Reading the log, or a heartbeat that proves that all it sees was delivered inline,
-brings a newer snapshot and so another journal, which begins with the changes that the new snapshot does not see.
-A change is delivered once. What counts as delivered, here or in a bulk read, is in the hands of the consumer or in
-`pending`, which is handed out before anything else. So connections that break between the two lose nothing.
+brings a newer snapshot and so another journal, which begins with the changes that the new snapshot does not see. A
+change is delivered once. What counts as delivered, here or in a bulk read, was taken by the consumer or is in
+`pending`, which is handed out before anything else. So nothing is lost when connections break between the two.
 
-A stream position is kept while connections come and go. It is of one life of the database; another life, or a log that
-does not reach back so far, opens another one. It never reads the clock or the network.
+A stream position outlives connections. It belongs to one generation of the database. Another generation, or a log that
+does not reach back so far, begins a new one. It never reads the clock or the network.
 
 Bound: `inline_max` changes; past it the caller has to read the log, which moves `seen`. So cursors stay short.
 """
@@ -36,7 +36,7 @@ class StreamPosition:
     bulk_reads: dict[frozenset[int], BulkRead] = field(default_factory=dict)
     pending: list[StreamItem] = field(default_factory=list)
     unchecked: Snapshot = field(init=False)
-    """Whether anything was forgotten that this did not see is to be looked at next."""
+    """The snapshot since which it has not been checked whether anything was forgotten."""
     _journal: Journal = field(init=False)
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class StreamPosition:
         self.pending += items
 
     def take(self) -> list[StreamItem]:
-        """What is pending. It is in the caller's hands from here on."""
+        """Return what is pending and forget it."""
         pending, self.pending = self.pending, []
         return pending
 
@@ -71,14 +71,14 @@ class StreamPosition:
         self._journal = Journal(era, self.seen, self._journal.delivered)
 
     def deliver_inline(self, change: Change) -> Change | None:
-        """A change that came with its notification, with its position; None when it has been delivered."""
+        """Return an inline change with its position, or None if it has been delivered already."""
         length = self._journal.deliver(change.xid, change.seq)
         return change.at_position(Position(self._journal, length)) if length else None
 
     def deliver_read(self, changes: Iterable[Change], snapshot: Snapshot) -> list[Change]:
-        """What the log holds that `snapshot` sees and `seen` does not, in the order of `seq`: those not delivered yet.
+        """Return the changes not delivered yet, among those of the log that `snapshot` sees and `seen` does not.
 
-        The position of the last one is that of `snapshot`.
+        `changes` are in the order of `seq`. The position of the last one is that of `snapshot`.
         """
         fresh = placed(changes, self.position, snapshot)
         self.prove(snapshot)
@@ -95,7 +95,7 @@ class StreamPosition:
 
 
 def placed(changes: Iterable[Change], before: Position, upto: Snapshot) -> list[Change]:
-    """Those that `before` has not, each with its position on the way from there to `upto`."""
+    """Return the changes that `before` does not have, each with its position on the way from there to `upto`."""
     journal, length, _, _ = before
     if delivered := journal.delivered:
         changes = [change for change in changes if (change.xid, change.seq) not in delivered]
