@@ -226,7 +226,7 @@ def _build_request_policy(
 
 
 def _keys_at_hand(settings: Settings) -> tuple[Key, ...]:
-    """Not those that an issuer publishes. Raises `SettingsError`."""
+    """Return the keys of the settings, without those that an issuer publishes. Raises `SettingsError`."""
     found = []
     if secret := settings.jwt_secret.get_secret_value():
         found.append(shared(secret))

@@ -148,7 +148,7 @@ class _Known:
     logged: set[tuple[str, str | None, str, str]] = field(default_factory=set)
 
     def log_unsupported(self, table: str, role: str | None, policy: str, reason: str) -> None:
-        """Once, not for each client that tries."""
+        """Log an unsupported policy once, not for each client that tries."""
         if (table, role, policy, reason) in self.logged:
             return
         if len(self.logged) >= LOGGED_MAX:

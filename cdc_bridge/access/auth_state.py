@@ -41,7 +41,7 @@ REVOKED_CHECK_S = 2.0
 
 
 class AuthMode(enum.StrEnum):
-    """When a client has to authenticate, as in Directus."""
+    """The modes of authentication, as in Directus."""
 
     PUBLIC = "public"
     HANDSHAKE = "handshake"

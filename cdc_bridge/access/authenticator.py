@@ -238,7 +238,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Which roles tokens may name, and what they are.
+    """The roles that tokens may name.
 
     A role is a database role if the setting `roles` has it (`database`), or if it is the setting `anon_role`
     (`anonymous`) and no rule names it. It is a role of the configuration alone if a rule names it and `roles` does not:

@@ -150,7 +150,7 @@ def to_filter(condition: Condition, values: Mapping[str, ClaimValue], opaque: Ca
 
 
 def _compared(compared: Compared, value: ClaimValue) -> Filter | None:
-    """None: a filter might not mean the same."""
+    """Return the comparison as a filter; None if a filter might not mean the same."""
     is_array = compared.operator in (Operator.IN, Operator.NIN)
     if is_array and not value.type.endswith("[]"):
         return None

@@ -1,1 +1,1 @@
-"""What an operator does to a database: attach, detach, status, retention, roles."""
+"""The operator's commands for a database: attach, detach, status, retention, roles."""

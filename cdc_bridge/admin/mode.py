@@ -1,4 +1,4 @@
-"""How changes leave the database: the mode of each table, and whether anything in the database notifies.
+"""The mode of each table, and whether anything in the database notifies.
 
 Whether anything notifies is recorded in the database, and not left to each bridge's settings, because one bridge that
 opened the gate would break PREPARE TRANSACTION for everybody. Live tables always notify, so with `off` there can be

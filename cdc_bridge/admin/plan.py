@@ -92,7 +92,7 @@ class Plan:
 
 
 def _comment(text: str) -> str:
-    """On one line, whatever names stand in it: what follows a line break would be run."""
+    """Return the text as a comment of one line. Anything after a line break in a name would be run."""
     return f"-- {' '.join(text.split())}"
 
 

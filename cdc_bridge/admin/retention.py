@@ -1,4 +1,4 @@
-"""What the change log keeps: a policy over facts about its segments, and what carries it out.
+"""The retention of the change log: a policy over facts about its segments, and the code that carries it out.
 
 The log is a ring of segments, of which writers use one, the *current*. The one after it is kept empty, so that they can
 go on to it at any time; the one after that is the oldest. Whole segments are emptied, never rows, so age has a
@@ -143,8 +143,10 @@ _LACKS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunctio
 
 @dataclass(slots=True)
 class Pruned:
-    """What was done. `locked`: the numbers of segments that were to be emptied and could not be. `changed`: of those
-    that somebody had emptied or replaced by hand, which is noted now.
+    """The result of pruning.
+
+    `locked`: the numbers of segments that could not be emptied. `changed`: the numbers of segments that were emptied or
+    replaced by hand, which is noted now.
     """
 
     forgotten: list[Segment] = field(default_factory=list)

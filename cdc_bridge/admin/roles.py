@@ -24,7 +24,7 @@ _RESERVED = {"public", "none"}
 
 @dataclass(frozen=True, slots=True)
 class RoleNames:
-    """By name. `reads_as`: the roles whose rights clients can have, which the runtime role turns into by SET ROLE."""
+    """The names of the roles. `reads_as`: the roles of clients, to which the runtime role switches by SET ROLE."""
 
     owner: str = "cdc_owner"
     runtime: str = "cdc_bridge"
@@ -51,9 +51,9 @@ class Lack:
 
 
 def script(roles: RoleNames, schema: str, *, guard: bool = True) -> str:
-    """What makes the roles, as `psql` runs it. Names stand in it as literals only.
+    """Return the script for `psql` that creates the roles. Names occur in it as literals only.
 
-    `guard`: with what `sql/roles/guard.sql` makes.
+    `guard`: include what `sql/roles/guard.sql` creates.
     """
     parts = {
         "owner": sql.Literal(roles.owner),

@@ -48,7 +48,7 @@ class ExcludedColumn:
 
     @classmethod
     def parse(cls, argument: str) -> ExcludedColumn | None:
-        """None: the argument excludes nothing, it asks for the columns one by one."""
+        """Parse a trigger argument. Return None for the one that asks for the columns one by one."""
         number, _, name = argument.partition(":")
         return None if argument == COLUMN_BY_COLUMN else cls(int(number), name)
 

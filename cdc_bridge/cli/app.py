@@ -140,5 +140,5 @@ def _one_line(text: str) -> str:
 
 
 def _forget_stdout() -> None:
-    """Nobody reads it any more; without this the parser would complain at its end."""
+    """Redirect stdout, whose reader is gone. Otherwise the parser would report an error at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

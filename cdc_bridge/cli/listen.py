@@ -27,7 +27,7 @@ _STYLES = {"create": "green", "update": "yellow", "delete": "red", "init": "cyan
 
 
 class Event(enum.StrEnum):
-    """What `--event` may narrow a subscription to."""
+    """The values of `--event`."""
 
     CREATE = "create"
     UPDATE = "update"

@@ -195,7 +195,7 @@ async def _on_air(
 
 
 def _end_by_signal(ending: Ending, bridge: Bridge) -> None:
-    """In place of the bridge's own handlers, which know nothing of the rest."""
+    """Install handlers in place of the bridge's own, which do not end the other parts."""
 
     def end() -> None:
         ending.begin()
@@ -208,7 +208,7 @@ def _end_by_signal(ending: Ending, bridge: Bridge) -> None:
 
 
 async def _end_with(part: Coroutine[Any, Any, None]) -> NoReturn:
-    """When this part ends, so does the show."""
+    """Run a part of the show. When it ends, the show ends."""
     await part
     raise _Over
 

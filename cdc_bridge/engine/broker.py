@@ -1,10 +1,10 @@
-"""Between what is heard from the database, what clients ask for, and the hub that joins the two.
+"""Connects the change stream and the clients' requests with the hub.
 
-Four things run side by side, all on one event loop: `listen` takes what the capture hears (`dispatcher.py`), workers in
+Four things run side by side, all on one event loop: `listen` takes the change stream (`dispatcher.py`), workers in
 `serve_questions` have the database decide what memory cannot (`evaluation.py`), those in `serve_reads` read what
 subscribers wait for (`scheduler.py`), and connections call `subscribe`, `unsubscribe` and `read_items`
-(`request_handler.py`). None of them holds a lock: the hub changes between two awaits. What the hub wants
-to be read for its subscribers goes by way of the scheduler (`scheduler.py`).
+(`request_handler.py`). None of them holds a lock, since the hub changes between two awaits only. Reads for
+subscribers go through the scheduler.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Broker:
     # --- what runs side by side, for ever ---
 
     async def listen(self) -> None:
-        """Take everything that is heard. Raises what the capture raises."""
+        """Take the change stream. Raises what the capture raises."""
         await self._dispatcher.listen()
 
     def is_congested(self, relation_ids: Iterable[int]) -> bool:
@@ -101,7 +101,7 @@ class Broker:
             tasks.create_task(self._dispatcher.serve_drift())
 
     async def watch_catalog(self, interval_s: float) -> None:
-        """Look for changed tables that no row change has told of."""
+        """Look for changed tables, which may have no row changes that show it."""
         await self._catalog.watch(interval_s)
 
     async def serve_reads(self) -> None:
@@ -118,7 +118,7 @@ class Broker:
         self._scheduler.leave(subscriber)
 
     def suspend(self, outlet: Outlet) -> None:
-        """Tell a client nothing of its subscriptions, not even what waits, until it `see_as` somebody."""
+        """Send a client no events, not even those that wait, until `see_as` gives it a principal."""
         for subscriber in outlet.subscribers():
             self._scheduler.suspend(subscriber)
 
@@ -129,14 +129,14 @@ class Broker:
         await self._requests.see_as(outlet, principal)
 
     async def read_items(self, request: ReadItems, principal: Principal = SELF) -> InitialData:
-        """What an `items` reply tells. Raises `RequestError`."""
+        """Return the data of an `items` reply. Raises `RequestError`."""
         return await self._requests.read_items(request, principal)
 
     async def adopt_rules(self, rules: RuleSet) -> None:
-        """Other rules hold from now on, for those who are here as well."""
+        """Apply other rules from now on, to existing subscriptions as well."""
         if rules != self._access.rules:
             await self._catalog.adopt_rules(rules)
 
     def is_ruled(self, role: str) -> bool:
-        """Whether a rule names it."""
+        """Whether a rule names this role."""
         return self._access.rules.names(role)

@@ -1,14 +1,14 @@
-"""Keep the hub's catalog like the database's.
+"""Keep the hub's catalog in step with the database's.
 
-Nobody tells us that a table was altered. It shows in a change that does not fit the catalog (`is_drifted`), in a reader
-that finds another table than it was asked for (`SourceChanged`), and in what is looked at from time to time. Only that
-a partition was detached shows in none of its changes, so the database is asked (`confirm`).
+PostgreSQL does not notify us that a table was altered. We notice it by a change that does not fit the catalog
+(`is_drifted`), by a reader that finds another table than it was asked for (`SourceChanged`), and by a fingerprint that
+is read from time to time. The changes of a detached partition do not show it, so the database is asked (`confirm`).
 
 Rule: a subscription follows the table that has its collection's name. When that is another table, its subscribers get
 fresh data; when no table has had the name for `GONE_AFTER_S`, the subscription ends.
 
-Bound: of `LAYOUTS_MAX` tables the last layout that did not fit is remembered; past it all are forgotten, and cost one
-look at the catalog each.
+Bound: `LAYOUTS_MAX` tables have their last layout that did not fit remembered. Policy: past it all are forgotten, which
+costs one look at the catalog for each.
 """
 
 from __future__ import annotations
@@ -34,14 +34,15 @@ from cdc_bridge.wanted import check_still_wanted
 log = logging.getLogger(__name__)
 
 DISAGREEMENTS_MAX = 3
-"""How often the database may say that it is not as one and the same catalog has it: a function of a policy may look for
-a table that is no more, and then nobody can read through that policy.
+"""How often in a row the database may disagree with the same catalog.
+
+A function of a policy may use a table that is gone. Then that policy always fails, whatever the catalog.
 """
 
 LAYOUTS_MAX = 1000
 
 GONE_AFTER_S = 3.0
-"""Tables are renamed, swapped, restored: a name that comes back so soon was never gone."""
+"""A name that comes back within this time was never gone: tables are renamed, swapped and restored."""
 
 Layout: TypeAlias = tuple[int | str, ...]
 """The storage of a change's table, and the names of its columns in their order."""
@@ -70,7 +71,7 @@ class CatalogWatch:
         self._refreshing = asyncio.Lock()
 
     async def watch(self, interval_s: float) -> None:
-        """Look for changed tables that no row change has told of, for ever."""
+        """Look for changed tables, which may have no row changes that show it, for ever."""
         while True:
             check_still_wanted()
             await asyncio.sleep(interval_s)
@@ -109,7 +110,7 @@ class CatalogWatch:
         self._refuse_missing()
 
     def _refuse_missing(self) -> None:
-        """End subscriptions of which the collection has been gone for too long."""
+        """End subscriptions whose collection has been gone for too long."""
         now_s = asyncio.get_running_loop().time()
         self._missing_since_s = {each: self._missing_since_s.get(each, now_s) for each in self._hub.missing}
         for subscriber, since_s in self._missing_since_s.items():
@@ -117,7 +118,7 @@ class CatalogWatch:
                 self._hub.refuse(subscriber, forbidden_collection(subscriber.subscription.collection.name))
 
     async def _adopt(self, catalog: Catalog, *, rights_changed: bool = False) -> None:
-        """While PostgreSQL is asked what somebody may see, nobody is told anything who may see something else."""
+        """Adopt a catalog. Subscribers whose rights may have changed are sent nothing until PostgreSQL has answered."""
         judge = partial(self._judge, catalog)
         while True:
             try:
@@ -159,14 +160,14 @@ class CatalogWatch:
                 await asyncio.sleep(self._retry_delay_s)
 
     async def renew(self) -> None:
-        """The database was lost to us."""
+        """Begin anew after the database was lost."""
         await self._reader.renew()
 
     async def current(self, name: str) -> Catalog:
-        """The catalog; a table that was attached a moment ago is not missed. Raises `SourceUnavailable`."""
+        """Return the catalog, read anew if it does not have this collection. Raises `SourceUnavailable`."""
         if self._hub.held_back_count:
             async with self._refreshing:
-                pass  # somebody learns what they may see; who came in between would have to be asked about too
+                pass  # rights are being asked about; a newcomer would be judged by the old ones
         if name not in self._hub.catalog.by_name or self._hub.held_back_count:
             await self.refresh()
         return self._hub.catalog
@@ -194,9 +195,10 @@ class CatalogWatch:
                 await asyncio.sleep(self._retry_delay_s)
 
     def calls_for_catalog(self, change: Change) -> bool:
-        """Whether the catalog has to be read before this change can be told. It is read once for a layout that does not
-        fit, since a change can also be older than the catalog. None that is older comes after one that fits: should an
-        old layout come again, then the table has it again.
+        """Whether the catalog has to be read before this change can be sent.
+
+        It is read once for each layout that does not fit, since the change can also be older than the catalog. No older
+        change comes after one that fits: if an old layout comes again, the table has it again.
         """
         source = self._hub.sources.get(change.relation_id)
         if source is not None and source.fits(change):
@@ -206,7 +208,7 @@ class CatalogWatch:
         return self._old_layouts.get(change.relation_id) != _layout(change)
 
     def note(self, change: Change) -> None:
-        """The catalog has been read for this change."""
+        """Note that the catalog has been read for this change."""
         if self.calls_for_catalog(change):
             if len(self._old_layouts) >= LAYOUTS_MAX:
                 self._old_layouts.clear()
@@ -217,7 +219,7 @@ class CatalogWatch:
             return self._parser.judge(subscription, collection.name, catalog)
         except (RequestError, NotYetKnown):
             raise
-        except Exception as error:  # one that we stumble over must not keep all the others from what is new
+        except Exception as error:  # one that fails must not keep the others from the new catalog
             log.exception("a subscription cannot be judged by a new catalog")
             raise RequestError("SERVICE_UNAVAILABLE", "The subscription cannot be served any more.") from error
 
@@ -227,5 +229,5 @@ def _layout(change: Change) -> Layout:
 
 
 def _names(change: Change) -> tuple[str, ...]:
-    """Of its columns; none of a change without rows."""
+    """Return the column names of a change; none if it has no rows."""
     return tuple(next(iter(change.new or change.old), ()))

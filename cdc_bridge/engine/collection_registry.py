@@ -1,7 +1,7 @@
-"""The collections by the newest catalog, and what goes with each collection until the next one.
+"""The collections of the newest catalog, each with its row encoding and the order of its transactions.
 
-That is how its rows are encoded, and in which order the changes of its transactions have come. Tables are kept from
-one catalog to the next where rows still read the same; orders begin anew, and so does what TRUNCATE has told.
+An encoding (`Table`) is kept from one catalog to the next if rows still read the same. Orders, and the storage known
+from TRUNCATE, begin anew with each catalog.
 """
 
 from __future__ import annotations
@@ -17,9 +17,11 @@ from cdc_bridge.model.table import Table
 
 @dataclass(frozen=True, slots=True)
 class Differences:
-    """Between two catalogs: collections whose name is gone; tables (by `oid`) with another name, or of which rows
-    may have changed in silence, or read otherwise; those of which only the foreign keys are others; and those of which
-    somebody may see something else (`rights`).
+    """The differences between two catalogs. Tables are given by `oid`.
+
+    `gone`: collections whose name is gone. `anew`: tables with another name, and tables whose rows may read otherwise
+    or have changed without a captured change. `led`: tables of which only the foreign keys differ. `rights`: tables of
+    which a principal may see something else.
     """
 
     gone: tuple[Collection, ...]
@@ -33,18 +35,19 @@ class Differences:
 
 
 class Source(NamedTuple):
-    """What changes of one table, or partition, belong to, and what they look like by the newest catalog."""
+    """The collection of a table or partition, and the layout of its changes by the newest catalog."""
 
     collection: Collection
     table: Table
     filenode: int
     names: tuple[str, ...]
     orders: TransactionOrders | None
-    """The order of the collection's transactions. To be asked of each change, once; None without a key."""
+    """The order of the collection's transactions. Ask it once for each change. None without a key."""
 
     def fits(self, change: Change) -> bool:
-        """Whether a change looks as the catalog says. Names have to have their order: only that tells that columns have
-        taken each other's names.
+        """Whether the layout of a change is that of the catalog.
+
+        The order of the names counts: it is all that shows when two columns have exchanged their names.
         """
         rows = change.new or change.old
         if not rows:
@@ -65,7 +68,7 @@ class CollectionRegistry:
         self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
 
     def table(self, relation_id: int) -> Table:
-        """Of a collection that is in the catalog."""
+        """Return the row encoding of a collection that is in the catalog."""
         return self._tables[relation_id]
 
     def truncate(self, change: Change) -> None:
@@ -73,7 +76,7 @@ class CollectionRegistry:
         self._truncated[change.relation_id] = change.filenode
 
     def compare(self, catalog: Catalog) -> Differences:
-        """What another catalog would change."""
+        """Return what another catalog would change."""
         gone: list[Collection] = []
         anew: set[int] = set()
         led: set[int] = set()
@@ -124,10 +127,10 @@ class CollectionRegistry:
         self._truncated.clear()
 
     def _is_rewritten(self, old: Collection, new: Collection) -> bool:
-        """Whether rows may have changed that no change told of: other partitions, or other storage.
+        """Whether rows may have changed without a captured change: other partitions, or other storage.
 
-        ALTER COLUMN TYPE ... USING rewrites rows in silence. VACUUM FULL and CLUSTER look the same from here; what
-        they cost is a reading too many. TRUNCATE was told of, if it has been heard already.
+        ALTER COLUMN TYPE ... USING rewrites rows without firing triggers. VACUUM FULL and CLUSTER look the same from
+        here, and cost a superfluous read. TRUNCATE is captured, so its new storage is known if it has arrived already.
         """
         return any(
             old.filenodes.get(relation_id) != (filenode := new.filenodes.get(relation_id))

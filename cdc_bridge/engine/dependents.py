@@ -1,7 +1,7 @@
-"""Which rows show others, and so have to be shown again when those change.
+"""Find the rows that show fields of other rows, and so have to be sent again when these change.
 
-A projection leads from table to table along foreign keys. A change at the end of such a path is seen in the rows at its
-beginning, which a filter of the first table finds by the values that the foreign key had and has.
+A projection leads from table to table along foreign keys. A change at the end of such a path affects the rows at its
+beginning. A filter of the first table finds them by the old and new values of the foreign key.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from cdc_bridge.model.table import NULL
 Path: TypeAlias = tuple[Reference, ...]
 
 VALUES_MAX = 10_000
-"""Of one change. Past it whoever shows such rows starts anew, which costs less."""
+"""Bound of the key values of one change. Policy: past it subscribers get fresh data, which costs less."""
 
 
 def paths(projection: Projection) -> Iterator[Path]:
-    """From the table of a projection to each other one that it shows rows of."""
+    """Yield the paths from the table of a projection to the other tables whose rows it shows."""
     for output in projection.outputs:
         if isinstance(output.source, Nested):
             reference = output.source.reference
@@ -45,17 +45,17 @@ def paths(projection: Projection) -> Iterator[Path]:
 
 
 def targets(projection: Projection) -> frozenset[int]:
-    """The tables whose rows are shown."""
+    """Return the tables whose rows a projection shows."""
     return frozenset(path[-1].target_id for path in paths(projection))
 
 
 def tables_of(subscription: Subscription) -> frozenset[int]:
-    """All tables that are read for it."""
+    """Return all tables that are read for a subscription."""
     return tables_read(subscription.collection, subscription.query, subscription.context)
 
 
 def tables_read(collection: Collection, query: Query, context: SecurityContext) -> frozenset[int]:
-    """All tables that a query leads to, its own among them, and those to which the rules of these lead."""
+    """Return all tables that a query reads: its own, those it leads to, and those to which their rules lead."""
     steps = [reference for key in query.sort for reference in key.path]
     found = {collection.relation_id, *(reference.target_id for reference in steps)}
     found |= _of_filter(query.filter) | _of_projection(query.projection)
@@ -67,7 +67,7 @@ def _of_projection(projection: Projection) -> set[int]:
 
 
 def _choosing(projection: Projection) -> set[int]:
-    """Tables whose rows say which rows are shown along a relation, or in which order."""
+    """Return the tables whose rows decide which rows are shown along a relation, or in which order."""
     found: set[int] = set()
     for output in projection.outputs:
         if isinstance(nested := output.source, Nested):
@@ -84,15 +84,15 @@ def _of_filter(filter_: Filter) -> set[int]:
 
 
 def deciding(subscription: Subscription) -> frozenset[int]:
-    """Tables whose rows say which other rows, of the same table too, are let through, or shown along a relation."""
+    """Return the tables whose rows decide which other rows match, or are shown along a relation."""
     query = subscription.query
     return frozenset(_of_filter(query.filter) | _choosing(query.projection))
 
 
 def showing(base: Collection, projection: Projection, change: Change, catalog: Catalog) -> Filter | None:
-    """The rows of `base` that show what has changed, along every path that ends in its table.
+    """Return a filter for the rows of `base` that show changed rows, along every path that ends in their table.
 
-    None: too many to be named.
+    Return None if there are too many values for a filter.
     """
     changed = catalog.by_relation_id[change.relation_id].relation_id
     filters: list[Filter] = []
@@ -106,7 +106,7 @@ def showing(base: Collection, projection: Projection, change: Change, catalog: C
 
 
 def _values(reference: Reference, change: Change) -> frozenset[bytes]:
-    """What the foreign key says, or said, in the rows that changed; or what they are called by it."""
+    """Return the old and new values of the column at the end of the reference, in the rows that changed."""
     rows = (*change.old, *change.new)
     found = {bytes(raw) for row in rows if (raw := row.get(reference.target_column)) is not None}
     return frozenset(found - {NULL})
@@ -123,7 +123,7 @@ def _leading_to(base: Collection, path: Path, named: frozenset[bytes], catalog: 
 
 
 def rows_that_show(change: Change, topics: Iterable[Topic], catalog: Catalog) -> Iterator[tuple[Topic, Filter | None]]:
-    """For each topic of another table: which of its rows show what has changed. None: nobody can say which."""
+    """Yield the topics of other tables, each with a filter for its rows that show what changed. None: not known."""
     changed = catalog.by_relation_id[change.relation_id].relation_id
     known: dict[tuple[int, Projection], Filter | None] = {}
     for topic in topics:

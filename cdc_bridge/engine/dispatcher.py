@@ -1,12 +1,12 @@
-"""Takes the stream to the hub, a batch in one call, and never waits for what a change means.
+"""Pass the stream to the hub, a batch in one call, without waiting for answers of the database.
 
-Where memory cannot decide, an `Inquiry` takes the place of the change in the topics concerned, and is put to the
-database beside the stream (`evaluation.py`). A change that does not fit the catalog waits in the line of its
-collection, with what comes after it there, until the catalog has been read (`serve_drift`). Everything else flows.
+Where memory cannot decide, an `Inquiry` takes the place of the change in the topics concerned, and the database is
+asked beside the stream (`evaluation.py`). A change that does not fit the catalog waits in the queue of its collection,
+with all later changes of that collection, until the catalog has been read (`serve_drift`). Nothing else waits.
 
-Bound: `PENDING_BYTES_MAX` of changes that wait for an answer, and as much of each collection's line. Policy: past it
-the topics that have waited longest, or all that follow the collection, get fresh data. From an eighth of it on, the
-reading of large transactions of these tables pauses (`is_congested`).
+Bound: `PENDING_BYTES_MAX` of changes that wait for an answer, and as much of changes that wait for the catalog. Policy:
+past it the topics that have waited longest, or all topics of the waiting collections, get fresh data. From an eighth of
+it on, large transactions of these tables are read later (`is_congested`).
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Dispatcher:
     def _dispatch(self, change: Change) -> None:
         try:
             readings = self._hub.apply(change, change.at or time.time_ns() // 1000)
-        except Exception:  # a value that we stumble over must not end the stream of all the others
+        except Exception:  # a value that we cannot handle must not end the stream
             log.exception("a change cannot be sent: its subscribers get fresh data")
             readings = self._hub.hold(self._key(change))
         if readings or self._hub.has_stale:
@@ -157,11 +157,11 @@ class Dispatcher:
         self._is_asked.set()
         while self._pending_bytes > PENDING_BYTES_MAX:
             oldest = next(iter(self._pending))
-            log.warning("too many changes wait for an answer: those concerned start anew")
+            log.warning("too many changes wait for an answer: their subscribers get fresh data")
             self._give_up(oldest)
 
     async def next_questions(self, most: int) -> list[Inquiry]:
-        """Wait for changes of which the database has to say what they mean: all that are at hand, up to so many."""
+        """Wait for inquiries. Return all that are at hand, `most` of them at most."""
         while not self._asked:
             self._is_asked.clear()
             await self._is_asked.wait()
@@ -173,13 +173,13 @@ class Dispatcher:
         return taken
 
     def is_pending(self, inquiry: Inquiry) -> bool:
-        """Whether somebody still waits for the answer. If nobody does, it is forgotten."""
+        """Whether any subscriber still waits for the answer. If none does, the inquiry is forgotten."""
         if inquiry in self._pending and not any(topic.subscribers for topic in inquiry.pending):
             self._forget(inquiry)
         return inquiry in self._pending
 
     def answer(self, inquiries: Iterable[Inquiry]) -> None:
-        """The database has been asked. If rights or the catalog have changed meanwhile it is asked again."""
+        """Take answers to the hub. If rights or the catalog have changed in the meantime, ask again."""
         for inquiry in inquiries:
             if inquiry in self._pending:
                 self._answer(inquiry)
@@ -192,7 +192,7 @@ class Dispatcher:
         self._forget(inquiry)
         try:
             readings = self._hub.settle(inquiry)
-        except Exception:  # nor may an answer that we stumble over
+        except Exception:  # an answer that we cannot handle must not end it either
             log.exception("a change cannot be sent: its subscribers get fresh data")
             readings = self._hub.drop(inquiry)
         self._scheduler.order(readings)
@@ -210,7 +210,7 @@ class Dispatcher:
             self._give_up(inquiry)
 
     def _give_up(self, inquiry: Inquiry) -> None:
-        """Nobody can answer: fresh data for those who wait."""
+        """Give subscribers fresh data, since the inquiry cannot be answered."""
         self._forget(inquiry)
         self._scheduler.order(self._hub.drop(inquiry))
 
@@ -219,8 +219,9 @@ class Dispatcher:
         self._pending_bytes -= inquiry.size_bytes
 
     def is_congested(self, relation_ids: Iterable[int]) -> bool:
-        """Whether large transactions of these tables should be read later: nobody who follows them has room, or what
-        was read waits for answers.
+        """Whether large transactions of these tables should be read later.
+
+        That is so while no subscriber of them has room, or too many of their changes wait for answers.
         """
         relation_ids = list(relation_ids)
         if self._pending_bytes > PENDING_BYTES_MAX // 8:
@@ -242,9 +243,9 @@ class Dispatcher:
             check_still_wanted()
             await self._is_drifting.wait()
             self._is_drifting.clear()
-            lines = {key: tuple(line) for key, line in self._drifting.items()}
-            await self._look_at_catalog([change for line in lines.values() for change in line])
-            for key, looked_for in lines.items():
+            queues = {key: tuple(queue) for key, queue in self._drifting.items()}
+            await self._look_at_catalog([change for queue in queues.values() for change in queue])
+            for key, looked_for in queues.items():
                 self._go_on(key, len(looked_for))
             self._hub.flush()
 
@@ -254,14 +255,14 @@ class Dispatcher:
             await self._catalog.refresh_until_done()
 
     def _go_on(self, key: int, looked_for: int) -> None:
-        """With so many changes of a line, for which the catalog has been looked at, and then with the others."""
-        line = self._drifting.pop(key)
-        self._drifting_bytes -= sum(map(size_bytes, line))
+        """Dispatch the first `looked_for` changes of a queue, for which the catalog was read, then take the others."""
+        queue = self._drifting.pop(key)
+        self._drifting_bytes -= sum(map(size_bytes, queue))
         if key in self._overflowed:
             self._overflowed.remove(key)
             self._scheduler.order(self._hub.hold(key))
-        for change in line[:looked_for]:
+        for change in queue[:looked_for]:
             self._catalog.note(change)
             self._dispatch(change)
-        for change in line[looked_for:]:
+        for change in queue[looked_for:]:
             self._take_change(change)

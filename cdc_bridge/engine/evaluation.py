@@ -1,10 +1,10 @@
-"""Have the database decide what memory cannot, beside the stream: all that is at hand in one round trip.
+"""Have the database decide what memory cannot, beside the stream: all questions at hand in one round trip.
 
-A question that takes longer than others should wait for is given up, and asked again in a queue of its own, where it
-waits for its like only; and so is, for a while, whatever asks the same.
+A question that takes longer than `PATIENCE_S` is cancelled and asked again in a separate queue, where only slow
+questions wait. For `SLOW_FOR_S` every question about the same subject goes there at once.
 
-Policy: a question that takes too long even there costs its own topics fresh data, and is not asked for a while
-(`Backoff`). Whatever is not answered fails those that it is about, who then get fresh data.
+Policy: if a question takes too long even there, its own topics get fresh data, and it is not asked for a while
+(`Backoff`). The same holds for the topics of any question without an answer.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ TOGETHER_MAX = 200
 """Changes of one round trip, where as many wait."""
 
 PATIENCE_S = 0.5
-"""For a question that others wait behind."""
+"""The time for a question while others wait behind it."""
 
 SLOW_WORKERS = 2
 SLOW_FOR_S = 60.0
 SLOW_MAX = 1000
-"""Subjects that have been slow, of which only hashes are kept; past it all are forgotten and found out again."""
+"""Bound of the hashes of slow subjects. Policy: past it all are forgotten and found out again."""
 
 
 class EvaluationWorkers:
-    """Put to the database what the dispatcher has to ask."""
+    """Ask the database the questions of the dispatcher."""
 
     def __init__(self, dispatcher: Dispatcher, evaluator: RowEvaluator | None) -> None:
         self._dispatcher = dispatcher
@@ -51,7 +51,7 @@ class EvaluationWorkers:
         self._slow_until_s: dict[int, float] = {}
 
     async def serve(self) -> None:
-        """All workers, for ever."""
+        """Run all workers for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._serve())
             for _ in range(SLOW_WORKERS):
@@ -93,7 +93,7 @@ class EvaluationWorkers:
         self._slow_until_s[subject] = asyncio.get_running_loop().time() + SLOW_FOR_S
 
     def _take_to_slow(self, inquiry: Inquiry) -> bool:
-        """To the line of what takes long, if it does."""
+        """Put an inquiry into the slow queue if its subject is known to be slow. Return whether it is."""
         subject = inquiry.subject
         if self._slow_until_s.get(subject, 0.0) <= asyncio.get_running_loop().time():
             return False
@@ -127,7 +127,7 @@ Answer = TypeVar("Answer")
 
 
 def judged_at(change: Change) -> int:
-    """`$NOW`: when it was written, where that is known; so all bridges say the same, and again to who comes back."""
+    """Return `$NOW` for a change: the time of writing if it is known, so that every bridge and every replay agree."""
     return change.at or time.time_ns() // 1000
 
 

@@ -1,4 +1,4 @@
-"""From a change to the events of a subscription. Each distinct piece of work is done once per change.
+"""Encode a change as the events of a subscription. Each distinct piece of work is done once per change.
 
 The rows of one event come in the order of the subscription's `sort`, as far as the change itself tells: nulls where
 PostgreSQL puts them, text by its code points, since its collation is the database's own affair and one event is too
@@ -24,12 +24,12 @@ from cdc_bridge.model.subscription import Event, EventKind, Projection, Reason, 
 from cdc_bridge.model.table import NULL, RowEncoder, Table
 
 Shown: TypeAlias = tuple[Projection, SecurityContext, bool]
-"""What is shown, to whom, and whether of rows as they were."""
+"""The outputs, the context that sees them, and whether they are of old rows."""
 
-Completions: TypeAlias = Mapping[Shown, Mapping[int, RowValues]]
+NestedValues: TypeAlias = Mapping[Shown, Mapping[int, RowValues]]
 """What rows lack of a projection (see `table`), by position."""
 
-NO_COMPLETIONS: Completions = {}
+NO_NESTED_VALUES: NestedValues = {}
 
 
 _Draft: TypeAlias = tuple[EventKind, Positions, Reason | None]
@@ -43,11 +43,11 @@ class EventEncoder:
 
     __slots__ = (
         "_change",
-        "_completions",
         "_event_position",
         "_every_new",
         "_every_old",
         "_keys",
+        "_nested_values",
         "_rekeyed",
         "_some",
         "_table",
@@ -58,12 +58,12 @@ class EventEncoder:
         change: Change,
         table: Table,
         event_position: EventPosition | None = None,
-        completions: Completions = NO_COMPLETIONS,
+        nested_values: NestedValues = NO_NESTED_VALUES,
     ) -> None:
         self._change = change
         self._table = table
         self._event_position = event_position
-        self._completions = completions
+        self._nested_values = nested_values
         self._every_old: dict[RowEncoder, tuple[bytes, ...]] = {}
         self._every_new: dict[RowEncoder, tuple[bytes, ...]] = {}
         self._some: dict[Hashable, dict[int, bytes]] = {}
@@ -143,7 +143,7 @@ class EventEncoder:
         still: Positions = [i for i in matches.new if i not in rekeyed or not (one or i in before)]
         if subscription.changes_only:
             still = self._changed(subscription, still, before)
-        if subscription.event is not None:  # a client that asks for deletes is not told of rows that are still there
+        if subscription.event is not None:  # a client that asks for deletes gets none for rows that are still there
             left = []
         return [
             (EventKind.DELETE, gone, None),
@@ -225,8 +225,8 @@ class EventEncoder:
         rows = self._change.old if of_old else self._change.new
         if not projection.is_flat:
             shown = projection, subscription.asked_by, of_old
-            completions = self._completions[shown]
-            return self._encoded(shown, positions, lambda i: encoder.complete(rows[i], completions[i]))
+            nested_values = self._nested_values[shown]
+            return self._encoded(shown, positions, lambda i: encoder.complete(rows[i], nested_values[i]))
         known = self._every_old if of_old else self._every_new
         every = known.get(encoder)
         if every is None:
@@ -245,7 +245,7 @@ class EventEncoder:
 
 
 def _figures(subscription: Subscription) -> tuple[Event, ...]:
-    """Whatever has changed, figures have to be worked out anew."""
+    """Return an event that makes all figures stale, whatever has changed."""
     return (Event(EventKind.UPDATE, stale=EVERYTHING),) if subscription.wants(EventKind.UPDATE) else ()
 
 

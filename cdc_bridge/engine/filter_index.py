@@ -5,7 +5,7 @@ Groups with the same filter, which also follow the same item if any, share a `Fi
 by the keys of its filter (`index_keys`), and its filter is evaluated once.
 
 Rows are looked up by distinct value: a column is read once for all rows of a change that have the same value there.
-What memory cannot read could be any value, so it finds everything that is kept by that column.
+A value that memory cannot read could be any, so it finds every group that is kept by that column.
 
 Bound: nothing is kept of what has been removed. Adding, removing and finding cost the same, or O(log n), whatever the
 number of subscriptions.
@@ -63,8 +63,8 @@ class FilterGroup(Generic[Member]):
     """The groups that have one filter, and follow the same item where they follow one.
 
     `predicate` says whether the filter matches a row, None where the database has to; `former` says it of rows as they
-    were (see `filter.of_the_past`). Without `keys` the group is found by every row. `flat` and `nested` are its groups:
-    the database is asked what rows show to those that are nested.
+    were (see `filter.of_the_past`). Without `keys` the group is found by every row. `flat` and `nested` are its groups.
+    For nested groups the database is asked for the fields of other tables.
     """
 
     __slots__ = ("_by_context", "filter", "flat", "former", "is_everything", "item", "keys", "nested", "predicate")

@@ -1,12 +1,12 @@
-"""What one change means to the subscriptions of one filter, as far as memory can tell and as the database says.
+"""Match one change against the subscriptions with one filter, in memory or with the help of the database.
 
-`find_matches` judges in memory which rows each filter lets through. A `Match` is for what memory cannot tell. It puts
-two questions, each on behalf of all security contexts that need the answer:
+`find_matches` decides in memory which rows each filter matches. A `Match` is for what memory cannot decide. It asks two
+questions, each on behalf of all security contexts that need the answer:
 
-1. Which rows does the filter let through (`evaluation_requests`, `decide`)?
+1. Which rows does the filter match (`evaluation_requests`, `decide`)?
 2. What do these rows show that a change does not carry, such as `author.name` (`nested_fields`, `complete`)?
 
-Then `events` has the events of each group. Where a question was not answered, it has None: the group needs fresh data.
+Then `events` has the events of each group; None for a group that needs fresh data, as a question was not answered.
 Nothing here reads the clock or the network.
 """
 
@@ -61,8 +61,10 @@ def find_matches(
 
 
 class _Side:
-    """The rows of a change before one filter, as they were or as they are: those that it lets through for sure, those
-    of which memory cannot say it, and what the database says of these to each context.
+    """The old or the new rows of a change, by one filter.
+
+    `certain` are the rows that match for sure, `unsure` those that memory cannot decide. `seen` is what the database
+    says of these for each context.
 
     Rule: a side with unsure rows is settled once the database has answered, and never for a context that failed.
     """
@@ -83,7 +85,7 @@ class _Side:
                 self.seen.setdefault(context, []).append(position)
 
     def is_settled(self, context: SecurityContext) -> bool:
-        """Whether it is known which rows are let through."""
+        """Whether it is known which rows match."""
         return not self.unsure or (self.seen is not None and context not in self.failures)
 
     def let_through(self, context: SecurityContext) -> Sequence[int]:
@@ -91,7 +93,7 @@ class _Side:
         return sorted([*self.certain, *seen]) if seen else self.certain
 
     def concerns_all(self) -> bool:
-        """Whether more contexts are concerned than those that see a row of which memory was unsure."""
+        """Whether contexts are concerned that see none of the rows of which memory was unsure."""
         return bool(self.certain or (self.unsure and self.seen is None))
 
     def concerned(self) -> list[SecurityContext]:
@@ -125,7 +127,7 @@ class Match(Generic[Member]):
         self._old = _Side(matches.old, matches.unsure_old)
         self._new = _Side(matches.new, matches.unsure_new)
         self._completing: dict[Shown, list[int]] = {}
-        self._completions: dict[Shown, dict[int, RowValues]] = {}
+        self._nested_values: dict[Shown, dict[int, RowValues]] = {}
         self._incomplete: set[tuple[Projection, SecurityContext]] = set()
 
     @property
@@ -135,7 +137,7 @@ class Match(Generic[Member]):
 
     @property
     def subject(self) -> Hashable:
-        """What is asked about, whatever the rows and whoever asks: it is as slow the next time."""
+        """Return what is asked about, without rows and contexts. A slow subject is expected to be slow again."""
         projections = frozenset([group.subscription.query.projection for group in self.groups])
         return self.collection.relation_id, self._filter, projections
 
@@ -189,13 +191,13 @@ class Match(Generic[Member]):
                 projection, context, _ = shown
                 self._incomplete.add((projection, context))
             else:
-                self._completions[shown] = dict(zip(positions, answer, strict=True))
+                self._nested_values[shown] = dict(zip(positions, answer, strict=True))
 
     # --- what follows ---
 
     def events(self, event_position: EventPosition | None) -> Iterator[tuple[Group[Member], tuple[Event, ...] | None]]:
         """Yield the events of each group that has any. None: it needs fresh data."""
-        encoder = EventEncoder(self.change, self._table, event_position, self._completions)
+        encoder = EventEncoder(self.change, self._table, event_position, self._nested_values)
         for context in self._concerned():
             matches = self._matches(context)
             for group in self._groups[context]:
@@ -230,7 +232,7 @@ class Match(Generic[Member]):
         projection, context = group.subscription.query.projection, group.subscription.asked_by
         needed = ((matches.new, False), (self._old_rows(group, matches), True))
         return (projection, context) not in self._incomplete and all(
-            (projection, context, of_old) in self._completions for positions, of_old in needed if positions
+            (projection, context, of_old) in self._nested_values for positions, of_old in needed if positions
         )
 
     def _old_rows(self, group: Group[Member], matches: Matches) -> set[int]:

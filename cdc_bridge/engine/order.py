@@ -32,7 +32,7 @@ _GONE = _Gone.GONE
 
 @dataclass(slots=True)
 class TransactionOrder:
-    """For one table. `key` encodes the key of a row."""
+    """The order of one transaction in one table. `key` encodes the key of a row."""
 
     key: Callable[[Row], bytes]
     keys_max: int = 20_000
@@ -42,7 +42,7 @@ class TransactionOrder:
     _moved_in: set[bytes] = field(default_factory=set)
 
     def holds(self, change: Change) -> bool:
-        """Whether the change can have happened after those before it, and its rows in any order."""
+        """Whether the change can have happened after the previous ones, with its rows in any order."""
         if change.operation is Operation.UPDATE and not is_clear(change, self.key):
             return False
         if change.xid != self._xid:
@@ -128,10 +128,10 @@ def is_clear(change: Change, key: Callable[[Row], bytes]) -> bool:
 
 @dataclass(slots=True)
 class TransactionOrders:
-    """The same for transactions that come interleaved, as they do from a log.
+    """The orders of transactions that come interleaved, as they do from a log.
 
-    Bound: `transactions_max` that are told apart at a time, and `keys_max` keys in all; past it the one that has been
-    silent for longest is taken as it comes when it goes on.
+    Bound: `transactions_max` transactions at a time, and `keys_max` keys in all. Policy: past it the transaction that
+    has been silent for longest is not checked any more.
     """
 
     key: Callable[[Row], bytes]

@@ -1,12 +1,12 @@
-"""What waits to be sent on one connection, and how it becomes frames.
+"""The outbox of one connection: what waits to be sent, and how it becomes frames.
 
 Rule: answers go first; subscribers with something to send take turns, a frame each. A frame is made at the last moment:
 while the client is busy with one, events of the same kind gather behind it and leave together, so that a slow reader
-gets fewer and larger frames instead of a longer queue. Events of two transactions are not mixed when clients are told
-whose they are.
+gets fewer and larger frames instead of a longer queue. Events of two transactions are not mixed when the client
+asked for transactions.
 
-A frame's cursor says what has left in full with it. So no event is begun in a frame that others are in already, unless
-all of it fits, and no change of several events in a frame that says so of another one.
+A frame's cursor covers the changes that have been sent in full with it. So an event joins others in a frame only if all
+of it fits, and a change with several events does not join a frame whose cursor covers another change.
 
 Bound: `bytes_max` of waiting data. Policy: a connection that has more is closed as too slow, and nothing is sent on it
 any more. A single larger message still goes when nothing else waits. A frame has `FRAME_ROWS_MAX` rows and
@@ -57,7 +57,7 @@ class Outbox:
         return True
 
     def next_frame(self) -> bytes:
-        """The next frame to send. Raises `IndexError` when nothing waits."""
+        """Return the next frame to send. Raises `IndexError` when nothing waits."""
         if self._replies:
             frame = self._replies.popleft()
             self.size_bytes -= len(frame) + REPLY_COST_BYTES
@@ -136,7 +136,7 @@ class Cut:
         self._frame = b""
 
     def frame(self, uid: str | None, cursor: str | None) -> bytes:
-        """The last one is kept: the next client mostly gets the same."""
+        """Return an encoded frame. The last one is kept, since the next client mostly gets the same."""
         key = (uid, cursor)
         if self._key != key:
             self._key, self._frame = key, self._body + messages.event_tail(uid, cursor)
@@ -181,7 +181,7 @@ def _gather(
     seen_end: int,
     skips: Callable[[Entry], bool] | None,
 ) -> Cut:
-    """What is left of the event of the entry at this place, and what reads the same and fits behind it."""
+    """Return the rest of the event at this place, with following events of the same kind that fit into the frame."""
     events, cost_bytes, claim = [event], entries[at].cost_bytes, entries[at].claim
     count, size = len(event.rows or ()), _size(event)
     at += 1
@@ -213,7 +213,7 @@ def _merged(event: Event, rows: tuple[bytes, ...], old: tuple[bytes, ...] | None
 
 
 def _end(event: Event, begin: int) -> int:
-    """How far a frame gets that begins with this row: one row at least."""
+    """Return the end of the rows that fit into a frame that begins with this row: one row at least."""
     rows, old = event.rows or (), event.old or ()
     last = min(len(rows), begin + FRAME_ROWS_MAX)
     if _size(event) <= FRAME_BYTES_MAX:

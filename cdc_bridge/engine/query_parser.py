@@ -1,9 +1,9 @@
-"""Parse clients' queries, as far as the principal may see what they ask for.
+"""Parse clients' queries, within the rights of the principal.
 
 Rule: a pass over a request never waits. It collects every question that only PostgreSQL can answer: the text form of a
 literal, the value of an expression of claims, whether a policy can be evaluated. All of them are looked up in one call,
 and a second pass finds every answer in the caches. (A third one is needed only where the claims' values leave more of a
-policy to PostgreSQL than could be told from its text.)
+policy to PostgreSQL than its text showed.)
 
 Bound: `KNOWN_BYTES_MAX` of normalized literals. Policy: past it all are forgotten; to ask again costs one round trip.
 What all that are here need at once may be more, until somebody asks for something else.
@@ -39,7 +39,7 @@ Parsed = TypeVar("Parsed")
 
 
 class NotYetKnown(Exception):
-    """A subscription cannot be judged before these questions are answered."""
+    """Raised when a query cannot be parsed before these questions are answered."""
 
     def __init__(self, questions: Questions) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class NotYetKnown(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ParsedQuery:
-    """A query, parsed for somebody. `rights` is a digest of what may be seen of its tables.
+    """A query, parsed for a principal. `rights` is a digest of what the principal may see of its tables.
 
     `allowed` and `is_guarded` are as in `Subscription`.
     """
@@ -61,7 +61,7 @@ class ParsedQuery:
     is_guarded: bool = False
 
     def require(self, event: EventKind | None) -> None:
-        """Raises `RequestError` when somebody asks for an event alone that is not to be told."""
+        """Raise `RequestError` if a request is for one kind of event only, and that is not allowed."""
         if event is not None and event not in self.allowed:
             raise forbidden_event(event.value, self.collection.name)
 
@@ -159,7 +159,7 @@ class QueryParser:
         questions: Questions,
         items: Sequence[Item] | None,
     ) -> ParsedQuery:
-        """As far as the principal may see it by grants and rules."""
+        """Parse a query within what grants and rules allow the principal."""
         catalog = questions.catalog
         by_rules = self.access.rule_policy(principal, catalog, questions)
         questions.is_tentative = bool(questions)
@@ -271,7 +271,7 @@ class QueryParser:
         return is_so
 
     def _rights(self, principal: Principal, tables: frozenset[int], catalog: Catalog) -> bytes | None:
-        """None when it cannot be told: `judge` says why."""
+        """Return the digest of the rights; None if it cannot be computed, for which `judge` raises the reason."""
         try:
             return self.access.rights(principal, tables, catalog)
         except Exception:

@@ -1,7 +1,7 @@
-"""What is read for subscribers: initial data, changes that they missed, and rows or figures that have become stale.
+"""The reads for subscribers: initial data, missed changes, and rows or figures that have become stale.
 
-A read is run by a worker, tells the hub what it has read, and returns what follows: readings to be ordered. When it
-waits, and what happens when it fails, is said in `scheduler.py`.
+A worker runs a read. The read passes what it has found to the hub and returns the readings to order next.
+`scheduler.py` says when a read waits, and what happens when it fails.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Re
 log = logging.getLogger(__name__)
 
 REFRESHED_ROWS_MAX = 1000
-"""Rows that are shown again because of one change elsewhere. Policy: past it, fresh data."""
+"""Rows that are refreshed because of one change elsewhere. Policy: past it, subscribers get fresh data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What reads are done with."""
+    """The objects that reads use."""
 
     hub: Hub
     reader: Reader
@@ -41,29 +41,29 @@ class Sources:
 
 
 class Read(Protocol):
-    """`key`: reads of the same key are one. `cost`: what takes long once takes long for every read of this."""
+    """A read. Reads with equal `key` are one. If one read is slow, all with the same `cost` are expected to be."""
 
     key: Hashable
     cost: Hashable
     disagreed: int
-    """How often the database was not as the catalog has it, in a row."""
+    """How often in a row the database disagreed with the catalog."""
 
     @property
     def is_wanted(self) -> bool:
-        """Whether somebody still waits for it."""
+        """Whether any subscriber still waits for it."""
         ...
 
     @property
     def subscribers(self) -> Collection[Subscriber]:
-        """Those that wait for it alone."""
+        """Return the subscribers that wait for this read and nothing else."""
         ...
 
     async def run(self, sources: Sources) -> list[Reading]:
-        """Read, and tell the hub. Raises what a `Reader` or a `LogReader` raises."""
+        """Read, and pass the result to the hub. Raises what a `Reader` or a `LogReader` raises."""
         ...
 
     def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
-        """It cannot be read."""
+        """Return what to read instead, since this cannot be read."""
         ...
 
 
@@ -97,7 +97,7 @@ class SnapshotRead:
         return bool(self.asked.query.meta) or self.asked.query.aggregate is not None
 
     def anchor(self, hub: Hub) -> Anchor:
-        """To be taken before it is read."""
+        """Return the anchor of the data. Call it before reading."""
         return hub.anchor(self.asked.collection.relation_id)
 
     async def run(self, sources: Sources) -> list[Reading]:
@@ -105,7 +105,7 @@ class SnapshotRead:
         return self.begin(sources.hub, anchor, await sources.reader.read(self.asked, sources.hub.catalog))
 
     def begin(self, hub: Hub, anchor: Anchor, data: InitialData) -> list[Reading]:
-        """It has been read. Readings come back for those whose data came too late."""
+        """Begin the subscriptions with their data. Return readings for subscribers whose data came too late."""
         begun = [hub.begin(reading, anchor, data) for reading in self.readings.values()]
         return [reading for reading in begun if reading is not None]
 
@@ -118,7 +118,7 @@ class SnapshotRead:
 
 
 def _asked(subscription: Subscription) -> Asked:
-    """Without rows for subscribers that get no data, of which not all have the same query."""
+    """Return what to ask the reader; no rows for subscribers without data, whatever their queries."""
     if subscription.event is not None:
         query = Query(Projection.of(subscription.collection.columns[:1]), limit=0)
         return Asked(subscription.collection, query, None, subscription.context)
@@ -154,7 +154,7 @@ class RefreshRead:
         return hub.show(self._refresh, data.rows, data.snapshot)
 
     def _query(self, query: Query) -> Query:
-        """Figures are worked out as at first; of rows only those that are stale."""
+        """Return the query for all figures, or for the stale rows only."""
         if query.aggregate is not None:
             return query
         return replace(
@@ -168,7 +168,7 @@ class RefreshRead:
         )
 
     def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
-        """Its subscribers start anew."""
+        """Give the subscribers of the topic fresh data."""
         log.info("what has changed cannot be shown: fresh data instead", extra=facts(reason=str(error)))
         return hub.give_up(self._refresh)
 
@@ -196,7 +196,7 @@ class ReplayRead:
         return (self.subscriber,)
 
     async def run(self, sources: Sources) -> list[Reading]:
-        """Read round after round, until the stream goes on from where the last one ended."""
+        """Read in rounds until the stream can go on from where the last round ended."""
         replay = self._replay = self._replay or Replay.begin(sources.hub, self._reading)
         while replay is not None and replay.is_whole:
             if await _read_missed(sources, replay):
@@ -204,7 +204,7 @@ class ReplayRead:
         return self._start_anew(sources.hub)
 
     def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
-        log.info("what a client has missed cannot be told", extra=facts(reason=str(error)))
+        log.info("missed changes cannot be sent: the client gets fresh data", extra=facts(reason=str(error)))
         return self._start_anew(hub)
 
     def _start_anew(self, hub: Hub) -> list[Reading]:
@@ -212,7 +212,7 @@ class ReplayRead:
 
 
 async def _read_missed(sources: Sources, replay: Replay) -> bool:
-    """Read one round. False when so much has happened meanwhile that there has to be another one."""
+    """Read one round. Return False if so much has happened in the meantime that another round is needed."""
     assert sources.log_reader is not None
     collection = sources.hub.collection(replay.subscriber.subscription)
     async with aclosing(sources.log_reader.missed(collection, replay.positions)) as pages:
@@ -237,10 +237,10 @@ async def _send(sources: Sources, replay: Replay, page: Missed) -> None:
     for change, match in matched:
         events = replay.tell(change, match, page.snapshot)
         if events is None:
-            raise Forgotten("a change cannot be told, or cannot have happened when the log says")
+            raise Forgotten("a change cannot be sent, or cannot have happened when the log says")
         for event, client_position in events:
             if not await subscriber.outlet.room(event.cost_bytes):
                 sources.hub.leave(subscriber)
             if not replay.is_whole:
-                raise Forgotten("the log has a gap, or nobody is there to be told")
+                raise Forgotten("the log has a gap, or the client has left")
             subscriber.push(event, client_position)

@@ -1,4 +1,4 @@
-"""All subscribers, and their topics by the table that they follow, by its rows, and by tables that they show."""
+"""All subscribers, and their topics by followed table, by rows, and by the tables whose rows they show."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.subscription import EventKind, Subscription
 
 Judge: TypeAlias = Callable[[Subscription, Collection], Subscription]
-"""The same request against a changed table. Raises `RequestError` when it can no longer be served."""
+"""Parses the same request against a changed table. Raises `RequestError` if it can no longer be served."""
 
 Judgement: TypeAlias = Subscription | RequestError
 
@@ -107,7 +107,7 @@ class SubscriberRegistry:
         return list(self._topics.values())
 
     def topics_of(self, relation_id: int) -> list[Topic]:
-        """Of those that follow this table."""
+        """Return the topics that follow this table."""
         return self.index.members(relation_id)
 
     def topics_showing(self, relation_id: int) -> list[Topic]:
@@ -120,10 +120,10 @@ class SubscriberRegistry:
     def judged_anew(
         self, catalog: Catalog, differences: Differences, judge: Judge
     ) -> list[tuple[Subscriber, Judgement]]:
-        """What becomes of subscribers that follow, or are led to, what a new catalog changes, or that wait for it. They
-        follow what has the name of their collection now. Nothing is changed here.
+        """Return what a new catalog means to the subscribers that it affects, or that wait for it.
 
-        Whatever `judge` raises besides `RequestError`, for however many, is raised at the end, in one group.
+        Each follows the table that has the name of its collection now. Nothing is changed here. All that `judge` raises
+        besides `RequestError` is raised at the end, in one group.
         """
         found: list[tuple[Subscriber, Judgement]] = []
         failures: list[Exception] = []

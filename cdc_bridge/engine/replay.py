@@ -1,10 +1,10 @@
-"""Sends a subscriber what it has missed, beside the stream.
+"""Send a subscriber the changes that it missed, beside the stream.
 
-It begins with an `init` without data. The changes follow in the order of the log, while the topic keeps what is new.
-When all that some snapshot sees has been sent, the stream goes on from there (`meet`).
+A replay begins with an `init` without data. The changes follow in the order of the log, while the topic keeps what is
+new. When all that some snapshot sees has been sent, the stream goes on from there (`meet`).
 
-Rule: changes are sent only while `is_whole`. As soon as one cannot be decided, the subscriber starts anew. With each
-change its client position grows. Never reads the clock or the network.
+Rule: changes are sent only while `is_whole`. As soon as one cannot be decided, the subscriber gets fresh data. Each
+change advances its client position. A replay never reads the clock or the network.
 """
 
 from __future__ import annotations

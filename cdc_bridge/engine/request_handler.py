@@ -1,4 +1,4 @@
-"""Handle what clients ask for: `subscribe`, `items`, and a renewed token.
+"""Handle clients' requests: `subscribe`, `items`, and a renewed token.
 
 Rule: a request waits until the database can be reached and agrees with the catalog; a request that is wrong is refused
 at once.
@@ -99,12 +99,12 @@ class RequestHandler:
         return judged
 
     def _check_still_holds(self, catalog: Catalog, rules: RuleSet) -> None:
-        """Raises `SourceChanged` when other rights may hold than those by which somebody was judged."""
+        """Raise `SourceChanged` if other rights may hold than those by which the request was judged."""
         if self._hub.catalog is not catalog or self._parser.access.rules is not rules:
             raise SourceChanged
 
     async def read_items(self, request: ReadItems, principal: Principal) -> InitialData:
-        """What an `items` reply tells. With an `id` it is one row. Raises `RequestError`."""
+        """Return the data of an `items` reply; one row if the request has an `id`. Raises `RequestError`."""
         data = await self._retried(lambda: self._read_once(request, principal))
         if request.item is not None and not data.rows:
             raise forbidden_item()
@@ -122,7 +122,10 @@ class RequestHandler:
         return parsed.narrowed(_subscription(request, parsed, key, item))
 
     async def _find_key(self, parsed: ParsedQuery, key: tuple[str, ...], request: Subscribe) -> bytes:
-        """A subscriber that resumes may follow a row that is gone: its `delete` is what was missed."""
+        """Return the key of an item.
+
+        A resuming subscriber may follow a row that is gone: it has missed the `delete`.
+        """
         collection = parsed.collection
         async with self._keys:
             try:
@@ -147,14 +150,17 @@ class RequestHandler:
                 raise
 
     async def _look_again(self, error: RequestError, catalog: Catalog) -> None:
-        """What is forbidden may be so since a moment ago. Raises `SourceChanged` then."""
+        """Read the catalog again if access was refused, since that may be new.
+
+        Raises `SourceChanged` if it is another.
+        """
         if error.code == "FORBIDDEN":
             await self._catalog.refresh()
         if self._hub.catalog is not catalog:
             raise SourceChanged(error.message)
 
     async def _retried(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
-        """Until the database is there and agrees with the catalog. What goes on disagreeing is refused."""
+        """Repeat until the database is there and agrees with the catalog. Refuse a request that goes on disagreeing."""
         disagreed = 0
         while True:
             catalog = self._hub.catalog

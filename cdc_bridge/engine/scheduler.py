@@ -1,4 +1,4 @@
-"""What waits to be read, in a queue for each kind of read, and the workers that read it.
+"""The reads that wait, in a queue for each kind, and the workers that run them.
 
 Theory: each kind has a queue and workers of its own, so no kind can starve another one: many clients that come back do
 not delay a new one, and slow figures delay neither rows nor other figures.
@@ -9,16 +9,16 @@ not delay a new one, and slow figures delay neither rows nor other figures.
 - REPLAY: changes that subscribers missed.
 - REFRESH: stale rows and figures.
 
-Rule: first come, first served; and nothing is handed out while we are not `listening`: what is read then cannot meet
-the stream.
+Rule: first come, first served. Nothing is handed out while the bridge is not `listening`, since data read then could
+not be joined to the stream.
 
 Bound: a subscriber waits for one read at most, the newest, and a topic for one refresh. `WORKERS` says how many reads
 of each kind are done at the same time.
 
-Policy: a read that cannot be done now is ordered again after a while, in which others are served. One that finds
-another table than the catalog has waits for a newer catalog; if the database goes on disagreeing with the same one, it
-is given up. A read that can never be done ends, and no other one with it. One that takes longer than others may wait is
-stopped, and waits among its like.
+Policy: a read that cannot be done now is ordered again after a while, in which others are served. A read that finds
+another table than the catalog has waits for a newer catalog; it is given up if the database goes on disagreeing with
+the same catalog. A read that can never be done ends alone. A read that takes longer than others may wait is stopped and
+goes to the queue of slow reads.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from cdc_bridge.wanted import check_still_wanted
 
 SLOW_FOR_S = 60.0
 SLOW_MAX = 1000
-"""Costs that have been slow, of which only hashes are kept; past it all are forgotten, and found out again."""
+"""Bound of the hashes of slow costs. Policy: past it all are forgotten and found out again."""
 
 
 class Kind(enum.Enum):
@@ -59,25 +59,28 @@ class Kind(enum.Enum):
 
 
 class ReadScheduler:
-    """See the module's docstring. Where nobody `can_replay`, all subscribers get initial data."""
+    """See the module's docstring. Without `can_replay`, all subscribers get initial data."""
 
     def __init__(self, hub: Hub, *, can_replay: bool) -> None:
         self.listening = asyncio.Event()
         self._hub = hub
         self._can_replay = can_replay
-        self._lines: dict[Kind, dict[Hashable, Read]] = {kind: {} for kind in Kind}
+        self._queues: dict[Kind, dict[Hashable, Read]] = {kind: {} for kind in Kind}
         self._filled = {kind: asyncio.Event() for kind in Kind}
         self._waits_at: dict[Subscriber, tuple[Kind, Hashable]] = {}
         self._slow_until_s: dict[int, float] = {}
 
     def __len__(self) -> int:
-        """How many subscribers wait for a read that no worker has taken."""
+        """Return how many subscribers wait for a read that no worker has taken."""
         return len(self._waits_at)
 
     # --- what is ordered ---
 
     def order(self, readings: Iterable[Reading]) -> None:
-        """Let these wait. To be called after whatever the hub was told, since it may have found something stale too."""
+        """Queue these readings, and the refreshes that the hub has found necessary.
+
+        Call it after each call of the hub.
+        """
         for ordered in readings:
             reading = ordered
             if reading.after is not None and not self._can_replay:
@@ -88,9 +91,9 @@ class ReadScheduler:
             self._filled[Kind.REFRESH].set()
 
     def wait(self, read: Read, kind: Kind | None = None) -> None:
-        """Let a read wait at the end of a line: its own, unless it is known to be slow."""
+        """Queue a read: in the queue of its kind, or in the slow one if it is known to be slow."""
         kind = Kind.SLOW if self._is_slow(read) else kind or _kind(read)
-        known = self._lines[kind].get(read.key)
+        known = self._queues[kind].get(read.key)
         if isinstance(read, SnapshotRead):
             read.forget_outdated()
             for subscriber in read.readings:
@@ -100,11 +103,11 @@ class ReadScheduler:
                 return
         elif isinstance(read, ReplayRead):
             self._waits_at[read.subscriber] = kind, read.key
-        self._lines[kind][read.key] = read
+        self._queues[kind][read.key] = read
         self._filled[kind].set()
 
     def wait_with_slow(self, read: Read) -> None:
-        """It took longer than others may wait."""
+        """Queue a read that took longer than others may wait among the slow ones."""
         if len(self._slow_until_s) >= SLOW_MAX:
             self._slow_until_s.clear()
         self._slow_until_s[hash(read.cost)] = asyncio.get_running_loop().time() + SLOW_FOR_S
@@ -124,7 +127,7 @@ class ReadScheduler:
 
     async def take(self, kind: Kind, reads_max: int = 1) -> list[Read]:
         """Wait for reads of a kind that are still wanted. Return those that have waited longest."""
-        line, filled = self._lines[kind], self._filled[kind]
+        queue, filled = self._queues[kind], self._filled[kind]
         while True:
             await filled.wait()
             await self.listening.wait()
@@ -132,7 +135,7 @@ class ReadScheduler:
                 for refresh in self._hub.take_stale():
                     self.wait(RefreshRead(refresh))
             wanted: list[Read] = []
-            while line and len(wanted) < reads_max:
+            while queue and len(wanted) < reads_max:
                 read = self._pop(kind)
                 if not read.is_wanted:
                     continue
@@ -140,7 +143,7 @@ class ReadScheduler:
                     self.wait(read)
                 else:
                     wanted.append(read)
-            if not line:
+            if not queue:
                 filled.clear()
             if wanted:
                 return wanted
@@ -152,23 +155,23 @@ class ReadScheduler:
         return until_s > 0 and until_s > asyncio.get_running_loop().time()
 
     def _pop(self, kind: Kind) -> Read:
-        line = self._lines[kind]
-        read = line.pop(next(iter(line)))
+        queue = self._queues[kind]
+        read = queue.pop(next(iter(queue)))
         for subscriber in read.subscribers:
             self._waits_at.pop(subscriber, None)
         return read
 
     def _forget(self, subscriber: Subscriber) -> None:
-        """It waits for nothing any more."""
+        """Take a subscriber out of the queue in which it waits."""
         kind, key = self._waits_at.pop(subscriber, (None, None))
         if kind is None:
             return
-        read = self._lines[kind][key]
+        read = self._queues[kind][key]
         if isinstance(read, SnapshotRead):
             del read.readings[subscriber]
             if read.readings:
                 return
-        del self._lines[kind][key]
+        del self._queues[kind][key]
 
 
 def _kind(read: Read) -> Kind:
@@ -182,19 +185,21 @@ def _kind(read: Read) -> Kind:
 log = logging.getLogger(__name__)
 
 WORKERS: Final[Mapping[Kind, int]] = MappingProxyType({Kind.ALONE: 2, Kind.SLOW: 2, Kind.REFRESH: 1, Kind.REPLAY: 4})
-"""Besides those of ROWS, which are a setting (`snapshot_concurrency`)."""
+"""Workers of each kind. The number for ROWS is a setting (`snapshot_concurrency`)."""
 
 DATA_WORKERS: Final = sum(count for kind, count in WORKERS.items() if kind is not Kind.REPLAY)
-"""Of these, those that read tables."""
+"""The workers among these that read tables."""
 
 PATIENCE_S = 3.0
-"""For a read that others of its kind may wait behind."""
+"""The time for a read while others of its kind may wait behind it."""
 
 TOGETHER_MAX: Final = 50
-"""Reads of one transaction, where as many wait; and refreshes between two rests."""
+"""Most reads in one transaction, and most refreshes between two rests."""
 
 REST_MIN_S = 0.02
-"""Between refreshes; the worker rests as long as it has worked, so that what changes often is read together."""
+"""The shortest rest between refreshes. The worker rests as long as it has worked, so that frequent changes are read
+together.
+"""
 
 
 class ReadWorkers:
@@ -209,7 +214,7 @@ class ReadWorkers:
         self._retry_delay_s = retry_delay_s
 
     async def serve(self) -> None:
-        """All workers, for ever."""
+        """Run all workers for ever."""
         async with asyncio.TaskGroup() as tasks:
             for kind, count in self._workers.items():
                 for _ in range(count):
@@ -225,7 +230,7 @@ class ReadWorkers:
                 await asyncio.sleep(max(REST_MIN_S, time.monotonic() - began_s))
 
     async def _do(self, kind: Kind, reads: Sequence[Read]) -> float:
-        """Return when it began."""
+        """Run reads, and return the time when that began."""
         began_s = time.monotonic()
         if kind is Kind.ROWS and len(reads) > 1:
             await self._run_together(cast(Sequence[SnapshotRead], reads))
@@ -235,12 +240,12 @@ class ReadWorkers:
         return began_s
 
     async def _run_together(self, reads: Sequence[SnapshotRead]) -> None:
-        """In one transaction. When one of them is in the way of the others, each is read alone to know which."""
+        """Read in one transaction. If that fails, queue each read alone to find out which one is at fault."""
         hub = self._sources.hub
         anchors = [read.anchor(hub) for read in reads]
         try:
             found = await self._sources.reader.read_together([read.asked for read in reads], hub.catalog)
-        except Exception as error:  # whatever it is, it is one's and not everybody's
+        except Exception as error:  # whatever it is, only one of the reads is at fault
             check_still_wanted()
             log.debug("reads are done one by one", extra=facts(reason=str(error)))
             for read in reads:
@@ -279,9 +284,9 @@ class ReadWorkers:
         except (RequestError, Forgotten) as error:
             check_still_wanted()
             if isinstance(error, RequestError) and error.code == "FORBIDDEN":
-                await self._sources.catalog.refresh_until_done()  # by a newer one it may be less, and not nothing
+                await self._sources.catalog.refresh_until_done()  # by a newer catalog some of it may be allowed
             self._give_up(read, error)
-        except Exception as error:  # nor may it end the worker
+        except Exception as error:  # an error that we do not expect must not end the worker
             log.exception("data cannot be read")
             self._give_up(read, error)
 

@@ -1,17 +1,17 @@
-"""One subscription of one client: where it stands in its topic's log, and in which state it is.
+"""One subscription of one client: its place in the topic's log, and its state.
 
 Rule: the state changes by `TRANSITIONS` and in no other way.
 
-- LOADING: its initial data are being read, or what it missed is being replayed. Nothing of the log is sent.
-- CATCHING_UP: its data were read in a snapshot. Of the log it is sent what that snapshot did not see, since
-  notifications of changes that the snapshot saw can still be on their way.
-- LIVE: a heartbeat has proved that none is. It is sent everything behind the end that the log had then.
-- WAITING: it may see something else from now on, and PostgreSQL is being asked what; or no table has the name that it
-  follows, since a moment ago. It is sent nothing.
+- LOADING: its initial data are being read, or its missed changes are being replayed. Nothing of the log is sent.
+- CATCHING_UP: its data were read in a snapshot. It is sent the changes that the snapshot did not see; notifications of
+  changes that it saw can still arrive.
+- LIVE: a heartbeat has proved that none can. It is sent everything after the end that the log had then.
+- WAITING: its rights may have changed and PostgreSQL is being asked, or its collection's name disappeared a moment ago.
+  It is sent nothing.
 - PAUSED: its token has expired. It is sent nothing, not even what waited.
 - ENDED: it has left, or was refused.
 
-Law: each change is in the data, or is sent after them, once. A subscriber that cannot be served so is sent fresh data.
+Law: each change is in the data or is sent after them, once. Where that is impossible, the subscriber gets fresh data.
 
 Bound: what waits for a connection (`Outbox`), and `held_bytes_max` of the log behind a subscriber that is LOADING.
 Policy: a connection that is too slow is closed; data that were read too late are read again.
@@ -50,7 +50,7 @@ class State(enum.Enum):
 
 
 class Step(enum.Enum):
-    """What can happen to a subscriber."""
+    """An event in the life of a subscriber, which changes its state."""
 
     DATA_SENT = "its data, or what it missed, were sent"
     PROVED = "a heartbeat has passed that its snapshot calls for"
@@ -93,8 +93,10 @@ CIPHERS_MAX = 10_000
 
 
 class CursorCiphers:
-    """What cursors are sealed with: our secret and the rights under which they are given. So nobody can make one, and
-    one that was given under other rights cannot be opened. Until there is a secret, ciphers are this process's own.
+    """The ciphers that seal cursors, derived from the secret and the rights under which a cursor is given.
+
+    So clients cannot forge a cursor, and one that was given under other rights cannot be opened. Until the secret is
+    known, keys are random.
 
     Bound: `CIPHERS_MAX` ciphers are kept at hand. Policy: past it each is made anew when it is needed.
     """
@@ -124,7 +126,7 @@ class Outlet(Protocol):
 
     @property
     def count(self) -> int:
-        """How many subscribers it has."""
+        """Return the number of its subscribers."""
         ...
 
     def wake(self) -> None:
@@ -207,13 +209,13 @@ class Subscriber:
         self.client_position: ClientPosition | None = None
 
     def take(self, step: Step) -> None:
-        """Raises `KeyError` for what must not happen in this state."""
+        """Change the state. Raises `KeyError` for a step that must not happen in this state."""
         self.state = TRANSITIONS[self.state, step]
         if self.state is not State.LOADING:
             self.awaited = None
 
     def reading(self) -> Reading:
-        """What has to be read for it now. Any reading from before is out of date."""
+        """Return what to read for it now. Any earlier reading becomes obsolete."""
         reading = Reading(self, self.subscription, self.after)
         if self.state is State.LOADING:
             self.awaited = reading
@@ -223,7 +225,7 @@ class Subscriber:
 
     @property
     def has_one_entry(self) -> bool:
-        """Whether a single one waits."""
+        """Whether exactly one entry waits."""
         if self.own:
             return self.waiting_bytes == self.own[0].cost_bytes
         return self.topic is not None and self.waiting_bytes == self.topic.next_cost_bytes(self)
@@ -235,7 +237,7 @@ class Subscriber:
             self.outbox.check(self.outlet)
 
     def keep(self, entry: Entry, *, is_expected: bool) -> None:
-        """This waits for it alone from now on. `is_expected`: it counts already."""
+        """Queue an entry for this subscriber alone. `is_expected`: its size is counted already."""
         if self.own is None:
             self.own = deque()
         claim = None if entry.claim is None or not self.subscription.cursor else self._claim(entry.claim)
@@ -245,7 +247,7 @@ class Subscriber:
             self.outlet.wake()
 
     def expect(self, size_bytes: int) -> None:
-        """So much more waits for it."""
+        """Count bytes that wait for it."""
         if not self.waiting_bytes:
             self.outbox.turns.append(self)
         self.waiting_bytes += size_bytes
@@ -258,7 +260,7 @@ class Subscriber:
         self.outbox.forget(self)
 
     def skips(self, entry: Entry) -> bool:
-        """Whether its data have what this entry of the log tells."""
+        """Whether its data contain what this entry of the log reports."""
         snapshot = self.snapshot
         if snapshot is None:
             return False

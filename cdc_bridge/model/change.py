@@ -1,4 +1,4 @@
-"""What happened in the database: the facts that everything else is about."""
+"""Changes, and the other items of the change stream."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Era:
 
     @property
     def is_lasting(self) -> bool:
-        """Whether a position of this era can be gone on from at all."""
+        """Whether a client can resume from a position of this era."""
         return bool(self.generation) and self.gaps >= 0
 
 
@@ -97,7 +97,7 @@ _made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times a
 
 
 class Journal:
-    """What the stream has delivered in one era: all that `seen` sees, and since then changes that it does not see.
+    """The changes delivered in one era: all that `seen` sees, and later ones that it does not see.
 
     Rule: a journal only grows, so a position in it stays true. When the stream comes to another snapshot, it begins
     another journal.
@@ -112,7 +112,7 @@ class Journal:
         """Changes as (xid, seq), each with its number, in the order of delivery."""
         self.encoded = bytearray()
         self.ends: list[int] = []
-        """What `model.cursor` has encoded so far, and where each change ends in it."""
+        """The part that `model.cursor` has encoded so far, and where each change ends in it."""
 
     def deliver(self, xid: int, seq: int) -> int:
         """Add a change. Return how many there are then; 0 when it has been delivered before."""
@@ -124,8 +124,9 @@ class Journal:
 
 
 class Position(NamedTuple):
-    """What has been delivered of a relation: what the journal's snapshot sees, its first `length` changes, and, while
-    what `upto` sees is being delivered in the order of `seq`, that up to `seq`.
+    """The changes delivered of a relation: all that the journal's snapshot sees, and its first `length` changes.
+
+    While the changes that `upto` sees are being delivered in the order of `seq`, also those up to `seq`.
 
     A `seq` alone says nothing, since transactions commit in another order than they write.
     """

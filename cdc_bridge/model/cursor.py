@@ -137,7 +137,7 @@ class CursorCipher:
         return _text(b"".join((VERSION, self._salt, number, sealed)))
 
     def open(self, text: str) -> Cursor | None:
-        """None for whatever is not, to the last bit, one of our texts."""
+        """Open a cursor. Return None for a text that is not exactly one of ours."""
         if len(text) > TEXT_CHARACTERS_MAX:
             return None
         try:

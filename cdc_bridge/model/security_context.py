@@ -1,4 +1,4 @@
-"""On whose behalf tables are read, and under which rules."""
+"""Principals, and the security contexts in which tables are read on their behalf."""
 
 from __future__ import annotations
 

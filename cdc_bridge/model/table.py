@@ -5,7 +5,7 @@ the same bytes, and most pass through. The exceptions: `int8` and `numeric` beco
 lose digits), `timestamptz` gets its `Z` and at least three fraction digits, and so do those inside of arrays and
 composites.
 
-What the database has to add to the row of a change comes as a second row, the completion, whose members are called by
+What the database has to add to the row of a change comes as a second row, `nested`, whose members are called by
 the position of their output. Where the database reads the rows, all members are called so.
 
 Bound: `ENCODERS_MAX` projections, since clients choose them. Policy: past it they are compiled anew.
@@ -80,9 +80,9 @@ class RowEncoder:
         """
         return _verbatim if tuple(row.columns) == self._verbatim else self._encode
 
-    def complete(self, row: RowValues, completion: RowValues) -> bytes:
+    def complete(self, row: RowValues, nested: RowValues) -> bytes:
         """Encode by any projection."""
-        members = [_member(part, row if is_plain else completion) for part, is_plain in self._parts]
+        members = [_member(part, row if is_plain else nested) for part, is_plain in self._parts]
         return b"{" + b",".join(members) + b"}"
 
 

@@ -36,7 +36,7 @@ OF_PATHS = Collation(has_plain_ascii=False)
 
 @dataclass(frozen=True, slots=True)
 class OperandReader:
-    """How an operand is read of a row, and how the literals that it is compared with are read."""
+    """Reads an operand of a row, and the literals that it is compared with."""
 
     source: ColumnReader
     literal: Read

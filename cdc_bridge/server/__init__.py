@@ -1,1 +1,1 @@
-"""How clients reach the bridge: connections, HTTP, authentication handshake, limits."""
+"""The WebSocket server: connections, HTTP, authentication handshake, limits."""

@@ -149,7 +149,7 @@ def _message(opcode: Opcode, data: bytes) -> str | bytes:
 
 
 def _wire_bytes(frame: Frame) -> int:
-    """How long the frame was at least, masked. A client may spell a length with more bytes than it needs."""
+    """Return the least length of the masked frame. A client may encode its length in more bytes than needed."""
     size = len(frame.data)
     return size + (6 if size < 126 else 8 if size < 65536 else 14)
 

@@ -311,7 +311,7 @@ class ClientSession:
 
     @property
     def due_s(self) -> float:
-        """When `pass_time` has something to do, by the loop's clock."""
+        """Return the time, by the loop's clock, when `pass_time` has something to do."""
         now = self._server.now()
         wake_s = self._auth_state.wake_s(now)
         return self._ping_s if wake_s is None else min(self._ping_s, now.steady_s + wake_s)

@@ -1,4 +1,4 @@
-"""What the operator decides, read at start and at SIGHUP: flags over the environment over a TOML file over defaults.
+"""Settings, read at start and at SIGHUP: flags over the environment over a TOML file over defaults.
 
 A setting has one name in three spellings: `ping_interval_s` in the file, `CDC_BRIDGE_PING_INTERVAL_S` in the
 environment, `--ping-interval-s` as a flag of `serve`. Each source is judged by itself before they are laid

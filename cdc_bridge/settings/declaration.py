@@ -296,7 +296,7 @@ def flag(name: str) -> str:
 
 
 def allowed(name: str) -> str:
-    """Which values a setting accepts, in words."""
+    """Return in words which values a setting accepts."""
     info = FIELDS[name]
     extra = info.json_schema_extra
     if isinstance(extra, dict) and extra["allowed"]:

@@ -86,7 +86,7 @@ class Database:
     async def decide(self, cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
         raise AssertionError("no row is judged")
 
-    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
+    async def complete(self, requests: Sequence[NestedFields]) -> list[Completed]:
         raise AssertionError("nothing is shown")
 
     def _value(self, principal: Principal) -> ClaimValue | Failure:

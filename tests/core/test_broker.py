@@ -381,7 +381,7 @@ class Thinking:
         await self.go_on.wait()
         return [verdict(case.contexts, (True,) * len(case.versions)) for case in cases]
 
-    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
+    async def complete(self, requests: Sequence[NestedFields]) -> list[Completed]:
         return []
 
     async def look_up(

@@ -30,7 +30,7 @@ class Database:
             await self.go_on.wait()
         return [verdict(case.contexts, (True,) * len(case.versions)) for case in cases]
 
-    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
+    async def complete(self, requests: Sequence[NestedFields]) -> list[Completed]:
         raise AssertionError("nothing is nested")
 
     async def look_up(

@@ -56,7 +56,7 @@ class Database:
 
     def __init__(self) -> None:
         self.cases: list[EvaluationRequest] = []
-        self.completions: list[NestedFields] = []
+        self.nested_fields: list[NestedFields] = []
         self.calls = 0
         self.fails: set[str] = set()
         self.is_gone = False
@@ -66,10 +66,10 @@ class Database:
         self.cases += cases
         return [self._verdict(case) for case in cases]
 
-    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
+    async def complete(self, requests: Sequence[NestedFields]) -> list[Completed]:
         self._called()
-        self.completions += completions
-        return [tuple(map(_shown, completion.versions)) for completion in completions]
+        self.nested_fields += requests
+        return [tuple(map(_shown, request.versions)) for request in requests]
 
     async def look_up(
         self,
@@ -203,7 +203,7 @@ async def test_outputs_that_images_lack_are_asked_for_the_rows_that_are_told() -
     change = update((row(id=1, text="a1"), row(id=1, text="a2")), (row(id=2, text="b"), row(id=2, text="b")), xid=10)
     await scene.hear(change)
     assert scene.database.calls == 2
-    assert sorted(bytes(image["text"]) for each in scene.database.completions for image in each.versions) == [
+    assert sorted(bytes(image["text"]) for each in scene.database.nested_fields for image in each.versions) == [
         b'"a1"',
         b'"a2"',
     ]

@@ -69,7 +69,7 @@ async def test_subscriber_that_has_left_leaves_nothing_behind(waiting: Waiting) 
         waiting.scheduler.leave(reading.subscriber)
         waiting.scheduler.leave(reading.subscriber)
     assert len(waiting.scheduler) == 0
-    assert not any(waiting.scheduler._lines.values())
+    assert not any(waiting.scheduler._queues.values())
     assert await waiting.taken() == []
 
 

@@ -68,7 +68,7 @@ class Owners:
 
     def __init__(self) -> None:
         self.cases: list[EvaluationRequest] = []
-        self.completions: list[NestedFields] = []
+        self.nested_fields: list[NestedFields] = []
         self.calls = 0
         self.failing: set[SecurityContext] = set()
         self.go_on = asyncio.Event()
@@ -80,9 +80,9 @@ class Owners:
         await self.go_on.wait()
         return [self._verdict(case) for case in cases]
 
-    async def complete(self, completions: Sequence[NestedFields]) -> list[Completed]:
-        self.completions += completions
-        return [tuple(_shown_to(each.context) for _ in each.versions) for each in completions]
+    async def complete(self, requests: Sequence[NestedFields]) -> list[Completed]:
+        self.nested_fields += requests
+        return [tuple(_shown_to(each.context) for _ in each.versions) for each in requests]
 
     async def look_up(
         self,
@@ -172,7 +172,7 @@ async def test_what_relations_show_is_asked_for_with_the_eyes_of_each() -> None:
     """Although memory knows which rows they get, and these are the same ones."""
     them = Followers(seen_by(ANN, EQUAL, NESTED), seen_by(BOB, EQUAL, NESTED))
     await them.hear(insert(row(id=1, text="ann"), xid=10))
-    assert [completion.context for completion in them.database.completions] == [ANN, BOB]
+    assert [request.context for request in them.database.nested_fields] == [ANN, BOB]
     assert them.told() == [[("create", [{"id": 1, "parent": {"text": f"for {who}"}}])] for who in ("ann", "bob")]
 
 
