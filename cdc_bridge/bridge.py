@@ -207,7 +207,7 @@ def _build_request_policy(
             reasons.insert(0, "no connection to read with")
         if not broker.listening:
             reasons.insert(0, "not listening to the database")
-        elif time.monotonic() - capture.last_heard_s > settings.heartbeat_timeout_s:
+        elif time.monotonic() - capture.last_proven_s > settings.heartbeat_timeout_s:
             reasons.insert(0, f"no heartbeat for {settings.heartbeat_timeout_s:g} s")
         return "; ".join(reasons) or None
 

@@ -211,7 +211,7 @@ def _installation(conn: psycopg.Connection[Any], schema: str, lock_timeout_ms: i
 
 
 def _rights(
-    conn: psycopg.Connection[Any], there: migrations.Installation, schema: str, lock_timeout_ms: int
+    conn: psycopg.Connection[Any], there: migrations.InstalledSchema, schema: str, lock_timeout_ms: int
 ) -> list[Task]:
     """Return the task that gives a runtime role the rights it lacks. Installing gives it all of them anyway."""
     lacking = lacks(conn, schema) if there.is_owned else []

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from cdc_bridge.admin.attach import drop_trigger
-from cdc_bridge.admin.migrations import Installation, require_ours
+from cdc_bridge.admin.migrations import InstalledSchema, require_ours
 from cdc_bridge.admin.plan import (
     ACCESS_EXCLUSIVE,
     LOCK_TIMEOUT_MS,
@@ -104,7 +104,7 @@ def _check_owned(tables: Iterable[Table]) -> None:
             raise NotOwner(str(table.relation), table.owner, advice)
 
 
-def _purge(conn: psycopg.Connection[Any], there: Installation, schema: str, lock_timeout_ms: int) -> list[Task]:
+def _purge(conn: psycopg.Connection[Any], there: InstalledSchema, schema: str, lock_timeout_ms: int) -> list[Task]:
     if there.version == 0:
         return []
     if not there.is_owned:

@@ -13,7 +13,7 @@ from cdc_bridge.statements import VERSION, functions, granting, migrations, stat
 
 
 @dataclass(frozen=True, slots=True)
-class Installation:
+class InstalledSchema:
     """`version` is 0 without a schema, and None in a schema without the function that tells it.
 
     A schema that is not ours has another purpose and only the name in common, as `public` would. `is_owned`: by this
@@ -28,18 +28,18 @@ class Installation:
     owner: str = ""
 
 
-def read_installation(conn: psycopg.Connection[Any], schema: str) -> Installation:
+def read_installed_schema(conn: psycopg.Connection[Any], schema: str) -> InstalledSchema:
     found = conn.execute(statement("queries/version", schema), {"schema": schema}).fetchone()
     if found is None:
-        return Installation(version=0)
+        return InstalledSchema(version=0)
     is_ours, tells_version, is_usable, is_owned, is_own, owner = found
     version = _version(conn, schema) if is_ours and tells_version and is_usable else None
-    return Installation(version, is_ours, is_usable, is_owned, is_own, owner)
+    return InstalledSchema(version, is_ours, is_usable, is_owned, is_own, owner)
 
 
-def require_ours(conn: psycopg.Connection[Any], schema: str) -> Installation:
+def require_ours(conn: psycopg.Connection[Any], schema: str) -> InstalledSchema:
     """Return what is installed, if anything. Raises `DatabaseError` if the schema is not ours."""
-    there = read_installation(conn, schema)
+    there = read_installed_schema(conn, schema)
     if not there.is_ours:
         raise DatabaseError(
             f'the schema "{schema}" is there and is not ours: with --schema-name or CDC_BRIDGE_SCHEMA, name the one'
@@ -48,7 +48,7 @@ def require_ours(conn: psycopg.Connection[Any], schema: str) -> Installation:
     return there
 
 
-def require_installed(conn: psycopg.Connection[Any], schema: str) -> Installation:
+def require_installed(conn: psycopg.Connection[Any], schema: str) -> InstalledSchema:
     """Raises `NotInstalled`, and `DatabaseError` where the schema is somebody else's."""
     there = require_ours(conn, schema)
     if there.version == 0:
@@ -70,7 +70,7 @@ def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
     return [*become, *(statement(name, schema) for name in names), granting(schema)]
 
 
-def _refuse(there: Installation, schema: str) -> None:
+def _refuse(there: InstalledSchema, schema: str) -> None:
     if not there.is_usable or (there.version != 0 and not there.is_owned):
         raise NotOwner(f'the schema "{schema}"', there.owner)
     if there.version is None:

@@ -156,7 +156,7 @@ class BulkReader:
                 await self._read(read, _long(reader))
             finally:
                 await reader.close()
-        except (PayloadError, psycopg.DataError) as error:  # the same again, however often it is read
+        except (PayloadError, psycopg.DataError) as error:  # reading again would not help
             read.broken = str(error)
             session.wakeup.set()
         except (CaptureLost, psycopg.Error, OSError) as error:

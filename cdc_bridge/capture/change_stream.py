@@ -76,7 +76,7 @@ class ChangeStream:
         self._is_congested = is_congested
         self._position: StreamPosition | None = None
         self._delay_s = options.reconnect_delay_min_s
-        self.last_heard_s = NEVER
+        self.last_proven_s = NEVER
         """When a heartbeat last came back, by the monotonic clock."""
 
     async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
@@ -88,14 +88,14 @@ class ChangeStream:
                     turns = await self._begin(session)
                     while True:
                         batch = await turns.next_batch()
-                        if turns.has_heard:
-                            turns.has_heard = False
-                            self.last_heard_s = time.monotonic()
+                        if turns.has_proof:
+                            turns.has_proof = False
+                            self.last_proven_s = time.monotonic()
                             self._delay_s = self._options.reconnect_delay_min_s
                         if batch:
                             yield batch
             except CannotListen as error:
-                if self.last_heard_s == NEVER:
+                if self.last_proven_s == NEVER:
                     raise
                 reason = str(error)
             except DatabaseSilent as error:
@@ -123,7 +123,7 @@ class ChangeStream:
         monitor = HeartbeatMonitor(session, position)
         if not resumed:
             await monitor.look()
-            position.take()  # all begin with fresh data anyway
+            position.take()  # all subscribers get fresh data anyway
         self._position = position
         bulk = BulkReader(session, position, self._siblings, self._is_congested)
         turns = _Turns(session, position, monitor, bulk, Listening(position.era, secret, resumed))
@@ -157,7 +157,7 @@ class _Turns:
         bulk: BulkReader,
         listening: Listening,
     ) -> None:
-        self.has_heard = False
+        self.has_proof = False
         """Whether a heartbeat has come back since the caller last set this to false."""
         self._session = session
         self._position = position
@@ -192,7 +192,7 @@ class _Turns:
 
     def prove(self) -> None:
         """Emit `Listening`: from here on every change is received."""
-        self._monitor.is_proven = self.has_heard = True
+        self._monitor.is_proven = self.has_proof = True
         self._position.emit(replace(self._listening, era=self._position.era))
 
     async def _do_what_is_due(self) -> None:
@@ -234,7 +234,7 @@ class _Turns:
         elif isinstance(item, Wake):
             if item.is_shut:
                 self._gate.shut()
-            await self._read()  # before anything that came after it
+            await self._read()  # before everything that came later
         else:
             await self._take_live(item)
 
@@ -255,7 +255,7 @@ class _Turns:
         self._emit_heartbeat(Heartbeat(beat.sender, beat.beat, seen, position.lagging))
 
     def _emit_heartbeat(self, beat: Heartbeat) -> None:
-        self.has_heard = True
+        self.has_proof = True
         self._position.emit(beat)
 
     def _take_inline(self, change: Change, gate: int) -> None:
@@ -275,8 +275,8 @@ class _Turns:
         if relation_id in self._durable_since:
             since = self._durable_since[relation_id]
             if since is not None and since.sees(change.xid):
-                return  # from before the gap that was emitted then
-            await self._read()  # what the log has of the time before
+                return  # it is older than the gap emitted then
+            await self._read()  # earlier changes of the log
             del self._durable_since[relation_id]
             self._position.emit(Gap(MODE_CHANGED, relation_id))
         self._live.add(relation_id)
@@ -304,7 +304,7 @@ class _Turns:
         except Unreadable as error:
             self._pass_by(error)
             return
-        if not found.is_whole:  # first: no position may claim what was not read
+        if not found.is_whole:  # first: no position may cover what was not read
             position.emit(Gap("a part of the change log was forgotten before it was read"))
             position.unchecked = found.snapshot
         if position.bulk_reads:

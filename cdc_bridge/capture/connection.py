@@ -49,11 +49,11 @@ Connection: TypeAlias = AsyncConnection[tuple[Any, ...]]
 class Connector:
     """Connects to one database, and finds out whether a connection has a server session of its own.
 
-    Theory: libpq is told the process id of its server session when it connects. A pooler tells another one, since it
-    has to route cancellations itself. Behind a pooler, a second connection is made, and both ask for the id of their
-    session by turns, in transactions of their own. Where a session belongs to one connection, each finds the same one
-    every time; where a pooler lends sessions for one transaction, they meet, or one of them is moved. Nothing is set
-    before that is known, so nothing is left in sessions that others use after us.
+    Theory: libpq learns the process id of its server session when it connects. A pooler reports another id, since it
+    routes cancellations itself. Then a second connection is made, and both ask for the id of their session by turns, in
+    separate transactions. If each connection owns its session, each gets the same id every time. If a pooler lends
+    sessions for one transaction, both get the same id, or the id of one changes. Nothing is set before that is known,
+    so no setting is left in sessions that others use after us.
     """
 
     def __init__(self, conninfo: str, timeout_s: float) -> None:
@@ -96,7 +96,7 @@ class Connector:
         return await AsyncConnection.connect(
             self._conninfo,
             autocommit=True,
-            prepare_threshold=None,  # poolers
+            prepare_threshold=None,  # poolers do not keep prepared statements
             connect_timeout=max(2, round(self._timeout_s)),
             application_name=purpose,
             client_encoding="UTF8",
@@ -231,7 +231,7 @@ class WatchedConnection:
     def take(self) -> list[bytes]:
         """All notifications that have come."""
         if self.error is None:
-            if self._pgconn.ssl_in_use:  # the socket does not tell of what is decrypted already
+            if self._pgconn.ssl_in_use:  # decrypted bytes do not make the socket readable
                 self._consume()
             if not self._is_watched:
                 self._watch()

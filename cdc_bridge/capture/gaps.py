@@ -60,15 +60,15 @@ class GapWatch:
             self._owed = self._owed or not self._is_fresh  # else it is emitted now, or `Listening` has mended it
             self._waiting = None
         self._is_fresh = False
-        return self._tell()
+        return self._emit()
 
-    def _tell(self) -> Gap | None:
+    def _emit(self) -> Gap | None:
         self._looks_since += 1
         if not self._owed or self._looks_since < LOOKS_BETWEEN_GAPS:
             return None
         self._owed = False
         self._looks_since = 0
-        return Gap("a trigger could not tell what changed")
+        return Gap("a trigger could not record what changed")
 
 
 @dataclass(slots=True)

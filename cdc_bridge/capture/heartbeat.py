@@ -43,8 +43,8 @@ class HeartbeatMonitor:
         position.unchecked = position.seen
         self._beats = 0
         self._beat_with_gate = -1
-        self._heard_s = time.monotonic()
-        self._silent_from_s = self._heard_s
+        self._proven_s = time.monotonic()
+        self._silent_from_s = self._proven_s
 
     # --- heartbeats ---
 
@@ -66,12 +66,12 @@ class HeartbeatMonitor:
         """Note that a heartbeat has come back. Return whether it is one of ours, and so proves something."""
         if beat.sender != self.sender:
             return False
-        self._heard_s = self._silent_from_s = time.monotonic()
+        self._proven_s = self._silent_from_s = time.monotonic()
         return True
 
     def proves(self, beat: Heartbeat) -> bool:
         """Whether everything that its snapshot sees was notified before it, and delivered."""
-        is_open = self.gate.is_trusted(self._heard_s) and beat.beat == self._beat_with_gate
+        is_open = self.gate.is_trusted(self._proven_s) and beat.beat == self._beat_with_gate
         return is_open and not self._position.bulk_reads
 
     def _silence(self) -> CaptureLost | CannotListen:
@@ -108,7 +108,7 @@ class HeartbeatMonitor:
         now = await current_snapshot(ask)
         if gaps.is_step(counter):
             gaps.step(counter, now.xmax)
-        # Nobody has the id at the snapshot's end yet, which so stands for the one that we cannot take.
+        # No transaction has the id at the snapshot's end yet, so it serves as the one that we cannot assign.
         self._emit_gaps(Snapshot(now.xmin, now.xmax + 1, now.in_progress))
         await self._look_for_forgotten()
 

@@ -162,13 +162,13 @@ async def read_new(
     }
     try:
         rows = await ask("log_new", parameters)
-    except psycopg.DataError as error:  # characters that UTF-8 does not have; the next reading would fail as well
+    except psycopg.DataError as error:  # characters that UTF-8 does not have; the next read would fail as well
         raise Unreadable(str(error), await current_snapshot(ask)) from error
     snapshot_text, is_suspect, seq, *_ = rows[0]
     snapshot = Snapshot.parse(snapshot_text)
     changes: list[Change] = []
     try:
-        if seq is not None:  # else there is nothing, and this row only tells of the snapshot
+        if seq is not None:  # else there is no change, and this row has the snapshot only
             sizes = [row[8] for row in rows]
             if len(rows) == READ_ROWS_MAX or max(sizes) > TEXT_BYTES_MAX or sum(sizes) > READ_BYTES_MAX:
                 return await _read_much(ask, delivered, snapshot, apart, siblings)
@@ -249,14 +249,14 @@ async def pages(
     """
     seen = base(delivered)
     parameters = {**unseen(seen), "upto": text(upto), "relations": list(relations)}
-    waiting: dict[int, list[_Key]] = {}  # delivered ones, by the transaction that may go on
+    waiting: dict[int, list[_Key]] = {}  # delivered ones, by a transaction that may have more changes
     last = _Key(0, 0, 0)
     rows_max = KEYS_MAX
     while True:
         rows = await ask("log_keys", {**parameters, "seq": last.position, "rows_max": rows_max})
         keys = [key for row in rows if (key := _Key(*row)).seq > last.seq]
         is_cut = len(rows) == rows_max
-        if is_cut:  # in the middle of a change, perhaps: that one is for the next time
+        if is_cut:  # perhaps in the middle of a change: read that one next time
             keys = [key for key in keys if key.seq < keys[-1].seq]
             rows_max = KEYS_MAX if keys else 2 * rows_max
         for chunk in _chunks(_fresh(keys, delivered, waiting)):

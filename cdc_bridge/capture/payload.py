@@ -50,7 +50,7 @@ class Inline(NamedTuple):
     gate: int
 
 
-Told: TypeAlias = Change | Heartbeat | Inline | Wake
+Received: TypeAlias = Change | Heartbeat | Inline | Wake
 
 
 def heartbeat(sender: str, beat: int) -> str:
@@ -77,7 +77,7 @@ class Decoder:
         self._head: list[str] = []
         self._parts: list[str] = []
 
-    def receive(self, payload: str) -> Told | None:
+    def receive(self, payload: str) -> Received | None:
         """Return the change or heartbeat that this payload completes, or None when parts are still to come."""
         line, newline, body = payload.partition("\n")
         words = line.split(" ")

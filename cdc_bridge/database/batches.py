@@ -31,20 +31,20 @@ from cdc_bridge.ports import EvaluationRequest, EvaluationResult, Failure
 NULLS_MAX = 4
 """The most doubtful NULLs of one row version. Each makes twice as many rows of it."""
 
-UNREADABLE = "a change does not tell what was in a column with JSON"
+UNREADABLE = "the change is ambiguous in a column with JSON"
 
 NULLS = (msgspec.Raw(NULL), msgspec.Raw(b" " + NULL))
-"""NULL, and the null of a JSON value: the blank tells whoever reads it back."""
+"""NULL, and the null of a JSON value: the blank distinguishes them when they are read back."""
 
 
 def doubtful(filter_: Filter) -> tuple[Column, ...]:
-    """The columns that policies use, and of which an version may not tell what is in them."""
+    """Return the columns that policies use and whose values are ambiguous in a row version."""
     used = {column: None for leaf in leaves(filter_) if isinstance(leaf, Policy) for column in leaf.columns}
     return tuple([column for column in used if _has_json(column.type)])
 
 
 def possible(version: RowValues, columns: Iterable[Column]) -> Sequence[RowValues]:
-    """The rows that this may be an version of, as far as these columns go; none where nobody can say which they are."""
+    """Return the rows that this version may stand for, by the values of these columns; none if they are unknown."""
     nulls = []
     for column in columns:
         raw = bytes(version.get(column.name, NULL))

@@ -6,7 +6,7 @@ PostgreSQL is the one who says what a filter means; `predicate` follows it in me
   collation has it. That is what LIKE and ILIKE do, but for collations that call different texts equal: there they are
   errors, or were before PostgreSQL 18. Regular expressions read those by the database's own collation.
 - citext is text without case: so it is for each of these operators, not only for `_i...`.
-- The null of a jsonb is NULL: an image of a row cannot tell them apart.
+- The null of a jsonb is NULL: the JSON of a row version does not distinguish them.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ class AccessReader:
             row.oid: row.text_digest for row in rows if row.oid in wanted and wanted[row.oid] not in printed
         }:
             found = await _texts(connection, list(missing))
-            # Somebody may have written another one meanwhile, which the next reading finds.
+            # A policy may have been replaced in the meantime. The next read finds that.
             printed.update(
                 {wanted[oid]: text for oid, (text, text_digest) in found.items() if text_digest == missing[oid]}
             )
@@ -121,8 +121,8 @@ class AccessReader:
     def _note_unprinted(self, oids: frozenset[int]) -> None:
         if new := oids - self._unprinted:
             log.warning(
-                "what policies say cannot be read, so whom they concern is told of no changes for now",
-                extra=facts(policies=len(new), reason="somebody has locked their tables, or is changing them"),
+                "policies cannot be read: the clients concerned receive no changes for now",
+                extra=facts(policies=len(new), reason="their tables are locked by another session, or being changed"),
             )
         self._unprinted = oids
 

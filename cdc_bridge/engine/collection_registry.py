@@ -53,7 +53,7 @@ class Source(NamedTuple):
         if not rows:
             return (
                 change.operation is Operation.TRUNCATE or change.filenode == self.filenode
-            )  # new storage is its point
+            )  # TRUNCATE always brings new storage
         names = tuple(rows[0].columns)
         return change.filenode == self.filenode and (names == self.names or not names)
 

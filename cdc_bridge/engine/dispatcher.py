@@ -50,7 +50,7 @@ class Dispatcher:
         self._is_asked = asyncio.Event()
         self._pending: dict[Inquiry, None] = {}
         self._pending_bytes = 0
-        self._drifting: dict[int, list[Change]] = {}  # by the collection, or the table that is in none
+        self._drifting: dict[int, list[Change]] = {}  # by collection, or by table if it belongs to none
         self._drifting_bytes = 0
         self._overflowed: set[int] = set()
         self._is_drifting = asyncio.Event()
@@ -114,7 +114,7 @@ class Dispatcher:
         if (
             key in self._drifting
             or self._catalog.calls_for_catalog(change)
-            # a partition that was detached looks like one: the database has to say whether it still is
+            # a detached partition looks like a partition: ask the database
             or (change.relation_id != key and self._hub.is_followed(key))
         ):
             self._wait_for_catalog(key, change)

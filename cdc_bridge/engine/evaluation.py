@@ -144,7 +144,7 @@ async def settle(evaluator: RowEvaluator | None, matches: Sequence[Match[Any]]) 
     except SourceUnavailable as error:
         check_still_wanted()
         log.warning("changes cannot be judged, those concerned start anew", extra=facts(reason=str(error)))
-    except Exception:  # a question that we stumble over must not end the stream of all the others
+    except Exception:  # a question that we cannot handle must not end the stream
         log.exception("changes cannot be judged, those concerned start anew")
 
 

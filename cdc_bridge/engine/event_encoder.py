@@ -23,10 +23,10 @@ from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind, Projection, Reason, SortKey, Subscription, Transaction
 from cdc_bridge.model.table import NULL, RowEncoder, Table
 
-Shown: TypeAlias = tuple[Projection, SecurityContext, bool]
+EncodingKey: TypeAlias = tuple[Projection, SecurityContext, bool]
 """The outputs, the context that sees them, and whether they are of old rows."""
 
-NestedValues: TypeAlias = Mapping[Shown, Mapping[int, RowValues]]
+NestedValues: TypeAlias = Mapping[EncodingKey, Mapping[int, RowValues]]
 """What rows lack of a projection (see `table`), by position."""
 
 NO_NESTED_VALUES: NestedValues = {}
@@ -136,7 +136,7 @@ class EventEncoder:
             return [(EventKind.UPDATE, every, None)]
         matches = matches or self._every_row()
         before, after = set(matches.old), set(matches.new)
-        one = subscription.item is not None  # its row has another key, or had one: that is not a matter of the filter
+        one = subscription.item is not None  # its row may have changed its key: the filter does not show that
         gone = [i for i in matches.old if i in rekeyed and (one or i in after)]
         left = [i for i in matches.old if i not in after and not (one and i in rekeyed)]
         come = [i for i in matches.new if i in rekeyed and (one or i in before)]

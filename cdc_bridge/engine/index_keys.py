@@ -37,8 +37,8 @@ from cdc_bridge.query.comparing import Undecided
 from cdc_bridge.query.operands import OperandReader, operand_reader
 from cdc_bridge.query.row_version import UNSURE, ColumnReader, raw_value, read_value
 
-# Of equal values it is known how many groups share one, so they cost as much as that. What an interval costs depends on
-# the rows to come. These guesses say from when on it is better than a value that too many share.
+# The cost of an equal value is the number of groups that share it. The cost of an interval depends on future
+# rows. These guesses say from which number on an interval is better than a value that many groups share.
 COST_OF_READER = 8  # one more value to read of every row
 COST_OF_BOUNDED = 64
 COST_OF_HALF_OPEN = 1024

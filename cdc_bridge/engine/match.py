@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Generic, TypeAlias, TypeVar
 
 from cdc_bridge.engine.collection_registry import Source
-from cdc_bridge.engine.event_encoder import EventEncoder, Shown, needs_old_rows
+from cdc_bridge.engine.event_encoder import EncodingKey, EventEncoder, needs_old_rows
 from cdc_bridge.engine.filter_index import FilterGroup, Group, Matches, TableIndex
 from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.change import Change, Operation
@@ -126,8 +126,8 @@ class Match(Generic[Member]):
             matches = Matches(range(len(change.old)), range(len(change.new)))
         self._old = _Side(matches.old, matches.unsure_old)
         self._new = _Side(matches.new, matches.unsure_new)
-        self._completing: dict[Shown, list[int]] = {}
-        self._nested_values: dict[Shown, dict[int, RowValues]] = {}
+        self._completing: dict[EncodingKey, list[int]] = {}
+        self._nested_values: dict[EncodingKey, dict[int, RowValues]] = {}
         self._incomplete: set[tuple[Projection, SecurityContext]] = set()
 
     @property
@@ -166,7 +166,7 @@ class Match(Generic[Member]):
     # --- what these rows show ---
 
     def nested_fields(self) -> list[NestedFields]:
-        needed: dict[Shown, set[int]] = {}
+        needed: dict[EncodingKey, set[int]] = {}
         self._incomplete.clear()
         for context, matches in self._settled():
             for group in self._groups[context]:
@@ -177,7 +177,7 @@ class Match(Generic[Member]):
         self._completing = {shown: sorted(positions) for shown, positions in needed.items() if positions}
         return [self._nested_fields(shown, positions) for shown, positions in self._completing.items()]
 
-    def _nested_fields(self, shown: Shown, positions: Sequence[int]) -> NestedFields:
+    def _nested_fields(self, shown: EncodingKey, positions: Sequence[int]) -> NestedFields:
         projection, context, of_old = shown
         rows = self.change.old if of_old else self.change.new
         return NestedFields(

@@ -48,7 +48,7 @@ class Outbox:
         return bool(self._replies or self.turns)
 
     def reply(self, frame: bytes) -> bool:
-        """Put an answer in front of the events. False when there is no room."""
+        """Put an answer in front of the events. Return False when there is no room."""
         cost_bytes = len(frame) + REPLY_COST_BYTES
         if self.is_closed or (self and self.size_bytes + cost_bytes > self._bytes_max):
             return False
@@ -69,14 +69,14 @@ class Outbox:
         return frame
 
     def forget(self, subscriber: Subscriber) -> None:
-        """Send nothing of what waits for it."""
+        """Drop what waits for a subscriber."""
         if subscriber.waiting_bytes:
             self.turns.remove(subscriber)
             self.size_bytes -= subscriber.waiting_bytes
             subscriber.waiting_bytes = 0
 
     def check(self, outlet: Outlet) -> None:
-        """Close the connection if more waits than may."""
+        """Close the connection if more than `bytes_max` waits."""
         if self.size_bytes > self._bytes_max and not self.is_closed and not self._is_single():
             self.is_closed = True
             outlet.close(CloseCode.TRY_AGAIN_LATER, "too slow")
@@ -111,7 +111,7 @@ class Entry(NamedTuple):
 
 
 class Cut:
-    """One frame without what is the client's own, of the entries from some position on.
+    """A frame of the entries from some position on, without the client's `uid` and cursor.
 
     `count` entries are behind it when it has left, and `sent_rows` rows of the next one. `cost_bytes` is what no longer
     waits then.
@@ -153,7 +153,7 @@ def cut_frame(
     seen_end: int = 0,
     skips: Callable[[Entry], bool] | None = None,
 ) -> Cut:
-    """The next frame of these entries, of which one at least must be sent. Entries before `seen_end` may be skipped."""
+    """Return the next frame of these entries, one of which must be sent. Entries before `seen_end` may be skipped."""
     at = begin
     while (event := entries[at].event) is None or (at < seen_end and skips is not None and skips(entries[at])):
         at += 1
@@ -196,7 +196,7 @@ def _gather(
             if count > FRAME_ROWS_MAX or size > FRAME_BYTES_MAX:
                 break
             if with_cursor and claim is not None and entry.claim is None:
-                break  # the first part of a change, which this frame's cursor would not say
+                break  # the first part of a change, which this frame's cursor would not cover
             events.append(following)
             cost_bytes += entry.cost_bytes
             claim = entry.claim or claim

@@ -75,7 +75,9 @@ class SnapshotRead:
         subscription = reading.subscription
         relation_id, query, context = subscription.collection.relation_id, subscription.query, subscription.context
         self.key: Hashable = (relation_id, query, subscription.key, context)
-        if subscription.event is not None:  # without data it needs the table's moment only, and a role that may read it
+        if (
+            subscription.event is not None
+        ):  # it gets no data, only needs a snapshot of the table, taken as a role that may read it
             self.key = relation_id, context.principal.role
         self.cost: Hashable = relation_id, query, context.principal.role  # a policy is as slow for each principal
         self.asked = _asked(subscription)
@@ -235,7 +237,7 @@ async def _send(sources: Sources, replay: Replay, page: Missed) -> None:
     matched = [(change, replay.match(change, judged_at(change))) for change in page.changes]
     await settle(sources.evaluator, [match for _, match in matched if match])
     for change, match in matched:
-        events = replay.tell(change, match, page.snapshot)
+        events = replay.events_of(change, match, page.snapshot)
         if events is None:
             raise Forgotten("a change cannot be sent, or cannot have happened when the log says")
         for event, client_position in events:

@@ -129,13 +129,13 @@ class SubscriberRegistry:
         failures: list[Exception] = []
         for subscriber in self._subscribers:
             if subscriber.state is State.PAUSED:
-                continue  # it is judged when it goes on
+                continue  # it is parsed again when it resumes
             collection = catalog.by_name.get(subscriber.subscription.collection.name)
             is_affected = not tables_of(subscriber.subscription).isdisjoint(differences.all)
             if collection is not None and (is_affected or subscriber.topic is None):
                 try:
                     found.append((subscriber, _judged(subscriber.subscription, collection, judge)))
-                except Exception as failure:  # all are of interest, the frames that they came from once at the most
+                except Exception as failure:  # all are reported, but only one traceback
                     failures.append(failure.with_traceback(None) if failures else failure)
         if failures:
             raise ExceptionGroup("not all can be judged", failures)

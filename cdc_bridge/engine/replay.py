@@ -26,7 +26,7 @@ from cdc_bridge.query.row_version import RowVersions
 
 @dataclass(slots=True, eq=False)
 class Replay:
-    """See the module's docstring. `positions` say what was sent. `_orders` and `_emptied_by`: as the hub keeps them."""
+    """See the module's docstring. `positions`: what was sent. `_orders` and `_emptied_by` are as in the hub."""
 
     hub: Hub
     reading: Reading
@@ -38,7 +38,7 @@ class Replay:
 
     @classmethod
     def begin(cls, hub: Hub, reading: Reading) -> Replay | None:
-        """Go on from the subscriber's cursor. None if nobody can."""
+        """Begin at the subscriber's cursor. Return None if it cannot be used."""
         subscriber = reading.subscriber
         relation_id = subscriber.subscription.collection.relation_id
         anchor = hub.anchor(relation_id)
@@ -46,7 +46,7 @@ class Replay:
         if cursor is None or not anchor.era.is_lasting or (cursor.era, cursor.shape) != (anchor.era, anchor.shape):
             return None
         if subscriber.subscription.related or subscriber.subscription.query.aggregate is not None:
-            return None  # what it is shown has come from other tables too, or is no rows
+            return None  # its rows contain other tables, or it has figures
         subscriber.after = None
         key = hub.table(relation_id).key
         subscriber.push(Event(EventKind.INIT, resumed=True), hub.client_position(subscriber, cursor))
@@ -62,17 +62,17 @@ class Replay:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the subscriber still catches up, and nothing says that the log has a gap."""
+        """Whether the subscriber still catches up, and the log has no known gap."""
         return self.reading.current and self.hub.era == self.anchor.era
 
     def remember(self, earlier: Iterable[Change]) -> None:
-        """Changes that the client knows, of transactions of which more is to come."""
+        """Note changes that the client has, of transactions of which more changes follow."""
         if self._orders is not None:
             for change in earlier:
                 self._orders.holds(change)
 
     def match(self, change: Change, now_us: int) -> Match[Subscriber] | None:
-        """Return what the filter does with a change. None: it lets nothing through, or the table was emptied."""
+        """Match a change. Return None if no row can match, or the table was emptied."""
         if change.operation is Operation.TRUNCATE:
             return None
         source, filters = self.hub.sources[change.relation_id], self._filters
@@ -85,10 +85,10 @@ class Replay:
         groups = filters.by_context
         return Match(change, source, self.hub.catalog, now_us, filters.filter, groups=groups, matches=matches)
 
-    def tell(
+    def events_of(
         self, change: Change, match: Match[Subscriber] | None, upto: Snapshot
     ) -> list[tuple[Event, ClientPosition | None]] | None:
-        """Return what is to be sent of a change that was missed, which `upto` sees. None: start anew."""
+        """Return the events of a missed change, which `upto` sees; None if the subscriber needs fresh data."""
         collection = self.hub.catalog.by_relation_id[change.relation_id]
         self.positions = going_on(self.positions, upto, change.seq)
         if change.operation is not Operation.TRUNCATE:
@@ -117,9 +117,9 @@ class Replay:
         return events
 
     def meet(self, snapshot: Snapshot) -> bool:
-        """All that `snapshot` sees has been sent: send what came after it.
+        """Go on with the stream after `snapshot`, all of which has been sent.
 
-        False when too much came after it to be kept: that has to be read too, from the log.
+        Return False if more came since than the topic has kept: it has to be read from the log too.
         """
         start = Position.of(self.anchor.era, snapshot)
         self.positions = (start,)

@@ -225,7 +225,9 @@ class ReadWorkers:
         while True:
             check_still_wanted()
             began_s = time.monotonic()
-            began_s = await self._do(kind, await self._scheduler.take(kind, reads_max))  # keeps none while it waits
+            began_s = await self._do(
+                kind, await self._scheduler.take(kind, reads_max)
+            )  # do not keep reads while waiting
             if kind is Kind.REFRESH:
                 await asyncio.sleep(max(REST_MIN_S, time.monotonic() - began_s))
 

@@ -46,7 +46,7 @@ class State(enum.Enum):
     PAUSED = "paused"
     ENDED = "ended"
 
-    __hash__ = object.__hash__  # that of Enum is written in Python, and each frame asks for it
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each frame calls it
 
 
 class Step(enum.Enum):

@@ -156,12 +156,11 @@ class Reference:
 class Collection:
     """An attached table as clients know it.
 
-    `filenodes` maps the `oid` of every table that reports under this collection, the table itself and the
-    partitions of a partitioned one, to its storage (0 for a partitioned table). `key` names the columns of
-    the primary key, in its order; it is empty when there is none, or when a column of it is excluded.
-    `revision` is another one when triggers of ours have been made anew, disabled or enabled on any of these tables,
-    when a partition was attached anew, or when a virtual column computes something else: rows may have changed that no
-    change told of.
+    `filenodes` maps the `oid` of every table that reports under this collection, the table itself and the partitions of
+    a partitioned one, to its storage (0 for a partitioned table). `key` names the columns of the primary key, in its
+    order; it is empty when there is none, or when a column of it is excluded. `revision` changes when our triggers have
+    been recreated, disabled or enabled on any of these tables, when a partition was attached again, or when a virtual
+    column computes something else: rows may have changed without a captured change.
 
     `orders` has the names of the columns of those partitions that have them in another order than the table.
 

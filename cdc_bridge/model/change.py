@@ -189,7 +189,7 @@ class Change(NamedTuple):
     the partition. `filenode` is that table's storage at the time of the write, 0 for a partitioned parent;
     when it is not the one in the catalog, the table was rewritten and the catalog may be stale.
 
-    `old` and `new` hold row images. An INSERT has `new`, a DELETE `old`, an UPDATE both, pairwise; a
+    `old` and `new` hold row versions. An INSERT has `new`, a DELETE `old`, an UPDATE both, pairwise; a
     TRUNCATE has none.
 
     `at` is when it was written, in microseconds since 1970 by the server's clock. `position` is what has been
@@ -214,7 +214,7 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Proof that everything `snapshot` sees has been heard before this, but for the tables of these ids, which lag."""
+    """Proof that all that `snapshot` sees was received before this, except for the tables in `lagging`."""
 
     sender: str
     beat: int
@@ -224,7 +224,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """From here on every commit is heard.
+    """From here on every commit is received.
 
     Whatever happened before may have been missed; with `resumed` that is so for tables in live mode only, since the
     log has been read on from where listening ended. `era` is what positions belong to from here on, and `secret` the
@@ -238,7 +238,7 @@ class Listening:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """Listening has ended; nothing is heard until the next `Listening`."""
+    """Listening has ended; nothing is received until the next `Listening`."""
 
     reason: str
 

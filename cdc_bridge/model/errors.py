@@ -20,7 +20,7 @@
     ├── SourceChanged             a table differs from the catalog
     ├── SourceUnavailable         the database cannot be read at the moment
     ├── Forgotten                 the log no longer holds all changes after a cursor
-    ├── RequestError              a client's request is refused, and the client is told
+    ├── RequestError              a client's request is refused with this error
     ├── ClusterFailed             the PostgreSQL server of the demo or the tests does not start
     └── DemoFailed                the demo does not start
 

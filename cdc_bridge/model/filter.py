@@ -211,9 +211,9 @@ def relations(filter_: Filter) -> Iterator[Related]:
 def of_the_past(filter_: Filter) -> Filter:
     """Return the part of a filter that an old version of a row can be checked by: its own columns.
 
-    The rows that it led to may be gone as well, or others, by now, and when it entered it was another time. Where these
-    would decide, it counts as let through: to be told that a row has gone which was never there does no harm, not to
-    be told leaves it there for ever.
+    Its related rows may have changed or gone, and `$NOW` was another time when it began to match. Where these would
+    decide, the old version counts as matching: a superfluous `delete` does no harm, a missing one would leave the row
+    on the client for ever.
     """
     match filter_:
         case And(parts):

@@ -4,7 +4,7 @@ It says True or False where memory can tell exactly what a WHERE clause would, a
 Where one part of a filter is unsure the others may still settle it.
 
 Every change is judged by whatever subscriptions may want it, so each comparison becomes the cheapest function that
-does, and what is read of an image is read once for all of them.
+does, and an operand of a row version is read once for all of them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import psycopg
 import pytest
 
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.capture.payload import Decoder, Inline, Told, Wake
+from cdc_bridge.capture.payload import Decoder, Inline, Received, Wake
 from tests.capture.ear import Ear, attach_tables, listening
 from tests.support.server import Database
 
@@ -19,7 +19,7 @@ def t(database: Database) -> Database:
     return database
 
 
-def told(ear: Ear) -> list[Told | None]:
+def told(ear: Ear) -> list[Received | None]:
     decoder = Decoder()
     return [decoder.receive(payload) for payload in ear.payloads(of_the_log=True)]
 
