@@ -40,6 +40,7 @@ from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.sessions import prepare
 from cdc_bridge.engine.evaluation import settle
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.subscriber import Anchor
 from cdc_bridge.model.catalog import Catalog
@@ -244,10 +245,10 @@ async def compare_equal(dsn: str, rounds: int) -> None:
         catalog = await PooledCatalogReader(pool, dsn, "cdc", {}, roles=[ROLE]).read()
         evaluator = PooledRowEvaluator(pool)
         found: dict[int, list[float]] = {1: [], 1000: []}
-        hubs = {count: await hub_with(count, catalog, evaluator) for count in found}
+        publishers = {count: await publisher_with(count, catalog, evaluator) for count in found}
         for number in range(rounds * 5):
             for count in in_turn(list(found), number):
-                found[count].append(await asked_us(hubs[count], evaluator))
+                found[count].append(await asked_us(publishers[count], catalog, evaluator))
         show_ratio("1,000 with equal claims to 1", found[1000], found[1], target="at most 1.5")
         show("  for 1", f"{statistics.median(found[1]):.0f} us")
 
@@ -256,8 +257,9 @@ async def _prepare(connection: AsyncConnection[Any]) -> None:
     await prepare(connection, "cdc")
 
 
-async def hub_with(count: int, catalog: Catalog, evaluator: PooledRowEvaluator) -> Hub:
+async def publisher_with(count: int, catalog: Catalog, evaluator: PooledRowEvaluator) -> Publisher:
     hub = Hub(1 << 24)
+    publisher = Publisher(hub.collections, hub.subscribers)
     hub.adopt(catalog, lambda known, _: known)
     principal = Principal(ROLE, ROLE, json.dumps({"role": ROLE, "sub": user(1)}))
     parser = QueryParser(evaluator, QueryLimits(100, 10_000, 10, 100, 10_000), AccessPolicy())
@@ -267,22 +269,22 @@ async def hub_with(count: int, catalog: Catalog, evaluator: PooledRowEvaluator) 
         wanted = Subscription(read.collection, read.query, uid=str(number), context=read.context, rights=read.rights)
         data = InitialData(Snapshot(1, 1, frozenset()), (), more=False)
         hub.begin(hub.follow(client, wanted), Anchor(NO_ERA, bytes(8)), data)
-    hub.take_heartbeat(Snapshot(1 << 60, 1 << 60, frozenset()))
-    return hub
+    publisher.take_heartbeat(Snapshot(1 << 60, 1 << 60, frozenset()))
+    return publisher
 
 
-async def asked_us(hub: Hub, evaluator: PooledRowEvaluator) -> float:
-    relation_id = hub.catalog.by_name["messages"].relation_id
-    filenode = hub.catalog.by_name["messages"].filenodes[relation_id]
+async def asked_us(publisher: Publisher, catalog: Catalog, evaluator: PooledRowEvaluator) -> float:
+    relation_id = catalog.by_name["messages"].relation_id
+    filenode = catalog.by_name["messages"].filenodes[relation_id]
     changes = [
         Change(Operation.INSERT, number, number + 10, relation_id, filenode, new=(message(number),))
         for number in range(BATCH)
     ]
     began = time.perf_counter()
     for change in changes:
-        hub.apply(change)
-    matches = [match for inquiry in hub.inquiries for match in inquiry.matches]
-    hub.inquiries = []
+        publisher.apply(change)
+    matches = [match for inquiry in publisher.inquiries for match in inquiry.matches]
+    publisher.inquiries = []
     await settle(evaluator, matches)
     told = [events for match in matches for _, events in match.events(None)]
     assert len(told) == len([number for number in range(BATCH) if number % ROOMS == 1]), told

@@ -20,6 +20,7 @@ from benchmarks.figures import headline, in_turn, show, show_ratio
 from cdc_bridge.capture.payload import Decoder, Inline
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.outbox import Outbox
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.subscriber import Anchor, Subscriber
 from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import NO_ERA, Change, Relation, Snapshot
@@ -93,17 +94,18 @@ class Client:
         return True
 
 
-def hub_with(subscribers: int) -> tuple[Hub, Client]:
+def publisher_with(subscribers: int) -> Publisher:
     """So many that ask for the same, all of them live."""
     hub, client = Hub(1 << 20), Client()
+    publisher = Publisher(hub.collections, hub.subscribers)
     hub.adopt(Catalog([MESSAGES]), lambda known, _: known)
     room = Comparison(Field(MESSAGES.by_name["room"]), Operator.EQ, (Literal(b"1"),))
     for number in range(subscribers):
         subscription = Subscription(MESSAGES, Query(Projection.of(MESSAGES.columns), filter=room), uid=str(number % 10))
         reading = hub.follow(client, subscription)
         hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(SEEN, (), more=False))
-    hub.take_heartbeat(Snapshot(1 << 60, 1 << 60, frozenset()))
-    return hub, client
+    publisher.take_heartbeat(Snapshot(1 << 60, 1 << 60, frozenset()))
+    return publisher
 
 
 def decoded(texts: Sequence[str]) -> list[Change]:
@@ -128,24 +130,24 @@ def interleaved(works: Sequence[Callable[[], object]]) -> list[list[float]]:
     return found
 
 
-def judged(hub: Hub, changes: Sequence[Change]) -> None:
+def judged(publisher: Publisher, changes: Sequence[Change]) -> None:
     """Matched, projected and encoded, up to the events that wait to be sent."""
     for change in changes:
-        hub.apply(change)
+        publisher.apply(change)
 
 
-def fan_out(hub: Hub, round_number: int) -> None:
+def fan_out(publisher: Publisher, round_number: int) -> None:
     """Twenty changes, each of a transaction of its own."""
     for number in range(20):
-        hub.apply(FIRST._replace(xid=1_000_000 + round_number * 20 + number))
+        publisher.apply(FIRST._replace(xid=1_000_000 + round_number * 20 + number))
 
 
-def told(hub: Hub, texts: Sequence[str]) -> None:
+def told(publisher: Publisher, texts: Sequence[str]) -> None:
     decoder = Decoder()
     for note in texts:
         heard = decoder.receive(note)
         assert isinstance(heard, Inline)
-        hub.apply(heard.change)
+        publisher.apply(heard.change)
 
 
 def bare(texts: Sequence[str], loads: Callable[[str], object], dumps: Callable[[object], object]) -> None:
@@ -156,7 +158,7 @@ def bare(texts: Sequence[str], loads: Callable[[str], object], dumps: Callable[[
 def main() -> None:
     headline(f"Single-row changes of 6 columns, processor time ({ROUNDS} rounds of {CHANGES}, medians)")
     changes = decoded(notes(rows(40)))
-    (few, _), (many, _) = hub_with(1), hub_with(1000)
+    few, many = publisher_with(1), publisher_with(1000)
     one, thousand = interleaved([lambda: judged(few, changes), lambda: judged(many, changes)])
     show_ratio("match, project, encode: 1,000 equal subscriptions to 1", thousand, one, target="at most 1.5")
     fanned = [timed(partial(fan_out, many, number)) * CHANGES / 20 / 1000 for number in range(ROUNDS)]
@@ -165,12 +167,12 @@ def main() -> None:
         compare_to_json(few, size)
 
 
-def compare_to_json(hub: Hub, text_bytes: int) -> None:
+def compare_to_json(publisher: Publisher, text_bytes: int) -> None:
     texts = rows(text_bytes)
     heard = notes(texts)
     ours, theirs, slow = interleaved(
         [
-            lambda: told(hub, heard),
+            lambda: told(publisher, heard),
             lambda: bare(texts, orjson.loads, orjson.dumps),
             lambda: bare(texts, json.loads, json.dumps),
         ]

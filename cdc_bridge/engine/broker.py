@@ -1,9 +1,9 @@
-"""Connects the change stream and the clients' requests with the hub.
+"""Connects the change stream and the clients' requests with the hub and its publisher.
 
 Four things run side by side, all on one event loop: `listen` takes the change stream (`dispatcher.py`), workers in
 `serve_questions` have the database decide what memory cannot (`evaluation.py`), those in `serve_reads` read what
 subscribers wait for (`scheduler.py`), and connections call `subscribe`, `unsubscribe` and `read_items`
-(`request_handler.py`). None of them holds a lock, since the hub changes between two awaits only. Reads for
+(`request_handler.py`). None of them holds a lock, since hub and publisher change between two awaits only. Reads for
 subscribers go through the scheduler.
 """
 
@@ -19,6 +19,7 @@ from cdc_bridge.engine.catalog_watch import CatalogWatch
 from cdc_bridge.engine.dispatcher import Dispatcher
 from cdc_bridge.engine.evaluation import EvaluationWorkers
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.reads import Sources
 from cdc_bridge.engine.request_handler import RequestHandler
@@ -53,15 +54,16 @@ class Broker:
         """`clients_evaluator` answers questions of single clients, so that the stream need not wait behind them."""
         clients_evaluator = clients_evaluator or evaluator
         self.hub = hub = Hub(held_bytes_max)
-        self._scheduler = scheduler = ReadScheduler(hub, can_replay=log_reader is not None)
+        self._publisher = publisher = Publisher(hub.collections, hub.subscribers)
+        self._scheduler = scheduler = ReadScheduler(hub, publisher, can_replay=log_reader is not None)
         self._access = access = AccessPolicy(rules)
         parser = QueryParser(clients_evaluator, limits, access, urgent=evaluator)
         self._catalog = catalog = CatalogWatch(
             catalog_reader, hub, scheduler.order, parser, retry_delay_s=retry_delay_s
         )
-        self._dispatcher = Dispatcher(capture, reader, hub, scheduler, catalog)
+        self._dispatcher = Dispatcher(capture, reader, hub, publisher, scheduler=scheduler, catalog=catalog)
         self._evaluation = EvaluationWorkers(self._dispatcher, evaluator)
-        sources = Sources(hub, reader, log_reader, catalog, clients_evaluator)
+        sources = Sources(hub, publisher, reader, log_reader, catalog, clients_evaluator)
         workers = {**WORKERS, Kind.ROWS: rows_workers, Kind.REPLAY: replay_workers}
         self._read_workers = ReadWorkers(scheduler, sources, workers=workers, retry_delay_s=retry_delay_s)
         self._requests = RequestHandler(
@@ -82,7 +84,7 @@ class Broker:
     @property
     def is_settled(self) -> bool:
         """Whether everything that came has been sent, and nothing has to be asked or read for it."""
-        return self.hub.is_settled and not self._dispatcher.is_waiting
+        return self.hub.is_settled and not self._publisher.has_stale and not self._dispatcher.is_waiting
 
     # --- what runs side by side, for ever ---
 

@@ -71,6 +71,10 @@ class CollectionRegistry:
         """Return the row encoding of a collection that is in the catalog."""
         return self._tables[relation_id]
 
+    def newest(self, known: Collection) -> Collection:
+        """Return a collection as the newest catalog has it; what is gone from it, as it was known."""
+        return self.catalog.by_relation_id.get(known.relation_id, known)
+
     def truncate(self, change: Change) -> None:
         """TRUNCATE gives new storage: the catalog that shows it is no news."""
         self._truncated[change.relation_id] = change.filenode

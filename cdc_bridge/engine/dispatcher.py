@@ -1,4 +1,4 @@
-"""Pass the stream to the hub, a batch in one call, without waiting for answers of the database.
+"""Pass the stream to the publisher, a batch in one call, without waiting for answers of the database.
 
 Where memory cannot decide, an `Inquiry` takes the place of the change in the topics concerned, and the database is
 asked beside the stream (`evaluation.py`). A change that does not fit the catalog waits in the queue of its collection,
@@ -22,7 +22,8 @@ from typing import assert_never
 from cdc_bridge.capture import Capture
 from cdc_bridge.engine.catalog_watch import CatalogWatch
 from cdc_bridge.engine.evaluation import judged_at
-from cdc_bridge.engine.hub import Hub, Inquiry, size_bytes
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Inquiry, Publisher, size_bytes
 from cdc_bridge.engine.scheduler import ReadScheduler
 from cdc_bridge.engine.subscriber import Reading
 from cdc_bridge.logs import facts
@@ -39,11 +40,19 @@ class Dispatcher:
     """See the module's docstring."""
 
     def __init__(
-        self, capture: Capture, reader: Reader, hub: Hub, scheduler: ReadScheduler, catalog: CatalogWatch
+        self,
+        capture: Capture,
+        reader: Reader,
+        hub: Hub,
+        publisher: Publisher,
+        *,
+        scheduler: ReadScheduler,
+        catalog: CatalogWatch,
     ) -> None:
         self._capture = capture
         self._reader = reader
         self._hub = hub
+        self._publisher = publisher
         self._scheduler = scheduler
         self._catalog = catalog
         self._asked: deque[Inquiry] = deque()
@@ -75,7 +84,9 @@ class Dispatcher:
                     case Change():
                         self._take_change(item)
                     case Heartbeat(snapshot=snapshot, lagging=lagging):
-                        self._hub.take_heartbeat(snapshot, lagging.union(self._drifting) if self._drifting else lagging)
+                        self._publisher.take_heartbeat(
+                            snapshot, lagging.union(self._drifting) if self._drifting else lagging
+                        )
                     case Turn(era=era):
                         self._hub.turn(era)
                     case Gap():
@@ -85,7 +96,7 @@ class Dispatcher:
                     case _:
                         assert_never(item)
         finally:
-            self._hub.flush()
+            self._publisher.flush()
 
     async def _turn_over(self, item: Listening | Lost) -> None:
         if isinstance(item, Lost):
@@ -137,15 +148,15 @@ class Dispatcher:
 
     def _dispatch(self, change: Change) -> None:
         try:
-            readings = self._hub.apply(change, change.at or time.time_ns() // 1000)
+            readings = self._publisher.apply(change, change.at or time.time_ns() // 1000)
         except Exception:  # a value that we cannot handle must not end the stream
             log.exception("a change cannot be sent: its subscribers get fresh data")
             readings = self._hub.hold(self._key(change))
-        if readings or self._hub.has_stale:
+        if readings or self._publisher.has_stale:
             self._scheduler.order(readings)
-        if self._hub.inquiries:
-            self._ask(self._hub.inquiries)
-            self._hub.inquiries = []
+        if self._publisher.inquiries:
+            self._ask(self._publisher.inquiries)
+            self._publisher.inquiries = []
 
     # --- what the database has to be asked ---
 
@@ -183,23 +194,23 @@ class Dispatcher:
         for inquiry in inquiries:
             if inquiry in self._pending:
                 self._answer(inquiry)
-        self._hub.flush()
+        self._publisher.flush()
 
     def _answer(self, inquiry: Inquiry) -> None:
-        if not self._hub.is_current(inquiry):
+        if not self._publisher.is_current(inquiry):
             self._ask_again(inquiry)
             return
         self._forget(inquiry)
         try:
-            readings = self._hub.settle(inquiry)
+            readings = self._publisher.settle(inquiry)
         except Exception:  # an answer that we cannot handle must not end it either
             log.exception("a change cannot be sent: its subscribers get fresh data")
-            readings = self._hub.drop(inquiry)
+            readings = self._publisher.drop(inquiry)
         self._scheduler.order(readings)
 
     def _ask_again(self, inquiry: Inquiry) -> None:
         try:
-            can_be_asked = self._hub.ask_again(inquiry, judged_at(inquiry.change))
+            can_be_asked = self._publisher.ask_again(inquiry, judged_at(inquiry.change))
         except Exception:  # as in `_dispatch`
             log.exception("a change cannot be judged anew: its subscribers get fresh data")
             can_be_asked = False
@@ -212,7 +223,7 @@ class Dispatcher:
     def _give_up(self, inquiry: Inquiry) -> None:
         """Give subscribers fresh data, since the inquiry cannot be answered."""
         self._forget(inquiry)
-        self._scheduler.order(self._hub.drop(inquiry))
+        self._scheduler.order(self._publisher.drop(inquiry))
 
     def _forget(self, inquiry: Inquiry) -> None:
         del self._pending[inquiry]
@@ -228,7 +239,7 @@ class Dispatcher:
             waiting = {inquiry.change.relation_id for inquiry in self._pending}
             if not waiting.isdisjoint(relation_ids):
                 return True
-        return self._hub.is_congested(relation_ids)
+        return self._publisher.is_congested(relation_ids)
 
     # --- what does not fit the catalog ---
 
@@ -247,7 +258,7 @@ class Dispatcher:
             await self._look_at_catalog([change for queue in queues.values() for change in queue])
             for key, looked_for in queues.items():
                 self._go_on(key, len(looked_for))
-            self._hub.flush()
+            self._publisher.flush()
 
     async def _look_at_catalog(self, changes: Sequence[Change]) -> None:
         await self._catalog.confirm(changes)

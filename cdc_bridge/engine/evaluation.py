@@ -15,8 +15,8 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cdc_bridge.engine.hub import Inquiry
 from cdc_bridge.engine.match import Match
+from cdc_bridge.engine.publisher import Inquiry
 from cdc_bridge.logs import facts
 from cdc_bridge.model.change import Change
 from cdc_bridge.model.errors import SourceUnavailable

@@ -1,7 +1,7 @@
 """The reads for subscribers: initial data, missed changes, and rows or figures that have become stale.
 
-A worker runs a read. The read passes what it has found to the hub and returns the readings to order next.
-`scheduler.py` says when a read waits, and what happens when it fails.
+A worker runs a read. The read passes what it has found to the hub or the publisher and returns the readings to order
+next. `scheduler.py` says when a read waits, and what happens when it fails.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import Protocol
 
 from cdc_bridge.engine.catalog_watch import CatalogWatch
 from cdc_bridge.engine.evaluation import judged_at, settle
-from cdc_bridge.engine.hub import Hub, Refresh
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher, Refresh
 from cdc_bridge.engine.replay import Replay
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.logs import facts
@@ -34,6 +35,7 @@ class Sources:
     """The objects that reads use."""
 
     hub: Hub
+    publisher: Publisher
     reader: Reader
     log_reader: LogReader | None
     catalog: CatalogWatch
@@ -59,10 +61,10 @@ class Read(Protocol):
         ...
 
     async def run(self, sources: Sources) -> list[Reading]:
-        """Read, and pass the result to the hub. Raises what a `Reader` or a `LogReader` raises."""
+        """Read, and pass the result on. Raises what a `Reader` or a `LogReader` raises."""
         ...
 
-    def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
+    def give_up(self, sources: Sources, error: Exception) -> list[Reading]:
         """Return what to read instead, since this cannot be read."""
         ...
 
@@ -111,11 +113,11 @@ class SnapshotRead:
         begun = [hub.begin(reading, anchor, data) for reading in self.readings.values()]
         return [reading for reading in begun if reading is not None]
 
-    def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
+    def give_up(self, sources: Sources, error: Exception) -> list[Reading]:
         refusal = error if isinstance(error, RequestError) else cannot_be_read()
         for reading in self.readings.values():
             if reading.current:
-                hub.refuse(reading.subscriber, refusal)
+                sources.hub.refuse(reading.subscriber, refusal)
         return []
 
 
@@ -147,13 +149,13 @@ class RefreshRead:
         return ()
 
     async def run(self, sources: Sources) -> list[Reading]:
-        hub, subscription = sources.hub, self._refresh.subscription
+        subscription = self._refresh.subscription
         query = self._query(subscription.query)
         asked = Asked(subscription.collection, query, subscription.key, subscription.context)
-        data = await sources.reader.read(asked, hub.catalog)
+        data = await sources.reader.read(asked, sources.hub.catalog)
         if data.more and query.aggregate is None:
-            return hub.give_up(self._refresh)
-        return hub.show(self._refresh, data.rows, data.snapshot)
+            return sources.publisher.give_up(self._refresh)
+        return sources.publisher.show(self._refresh, data.rows, data.snapshot)
 
     def _query(self, query: Query) -> Query:
         """Return the query for all figures, or for the stale rows only."""
@@ -169,10 +171,10 @@ class RefreshRead:
             meta=frozenset(),
         )
 
-    def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
+    def give_up(self, sources: Sources, error: Exception) -> list[Reading]:
         """Give the subscribers of the topic fresh data."""
         log.info("what has changed cannot be shown: fresh data instead", extra=facts(reason=str(error)))
-        return hub.give_up(self._refresh)
+        return sources.publisher.give_up(self._refresh)
 
 
 class ReplayRead:
@@ -205,9 +207,9 @@ class ReplayRead:
                 return []
         return self._start_anew(sources.hub)
 
-    def give_up(self, hub: Hub, error: Exception) -> list[Reading]:
+    def give_up(self, sources: Sources, error: Exception) -> list[Reading]:
         log.info("missed changes cannot be sent: the client gets fresh data", extra=facts(reason=str(error)))
-        return self._start_anew(hub)
+        return self._start_anew(sources.hub)
 
     def _start_anew(self, hub: Hub) -> list[Reading]:
         return [hub.start_anew(self.subscriber)] if self.is_wanted else []
@@ -216,7 +218,7 @@ class ReplayRead:
 async def _read_missed(sources: Sources, replay: Replay) -> bool:
     """Read one round. Return False if so much has happened in the meantime that another round is needed."""
     assert sources.log_reader is not None
-    collection = sources.hub.collection(replay.subscriber.subscription)
+    collection = sources.hub.collections.newest(replay.subscriber.subscription.collection)
     async with aclosing(sources.log_reader.missed(collection, replay.positions)) as pages:
         async for page in pages:
             if not replay.is_whole:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
 from cdc_bridge.engine.collection_registry import Differences
 from cdc_bridge.engine.dependents import deciding, tables_of, targets
 from cdc_bridge.engine.filter_index import FilterIndex, topic_key
-from cdc_bridge.engine.subscriber import Outlet, State, Subscriber
+from cdc_bridge.engine.subscriber import Outlet, Reading, State, Subscriber
 from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError
@@ -27,6 +27,12 @@ class SubscriberRegistry:
         self.index: FilterIndex[Topic] = FilterIndex()
         self.woken: dict[Outlet, None] = {}
         """Connections that have something to send since they were last woken."""
+        self.catching_up: dict[Topic, None] = {}
+        """Topics that call for a heartbeat, since a subscriber of theirs may be CATCHING_UP."""
+        self.stale: dict[Topic, None] = {}
+        """Topics of which rows or figures may have to be read again."""
+        self.arrangement = object()
+        """Another one when subscribers have been taken from where an inquiry may have found them."""
         self._bytes_max = bytes_max
         self._subscribers: dict[Subscriber, None] = {}
         self._topics: dict[Hashable, Topic] = {}
@@ -43,6 +49,10 @@ class SubscriberRegistry:
 
     def __contains__(self, subscriber: Subscriber) -> bool:
         return subscriber in self._subscribers
+
+    def rearrange(self) -> None:
+        """What has been asked about subscribers has to be asked again."""
+        self.arrangement = object()
 
     def add(self, subscriber: Subscriber) -> None:
         self._subscribers[subscriber] = None
@@ -140,6 +150,11 @@ class SubscriberRegistry:
         if failures:
             raise ExceptionGroup("not all can be judged", failures)
         return found
+
+
+def reload_all(topics: Iterable[Topic]) -> list[Reading]:
+    """Fresh data for all subscribers of these topics."""
+    return [reading for topic in topics for reading in topic.reload_all()]
 
 
 def _shown(subscription: Subscription) -> frozenset[int]:

@@ -26,7 +26,7 @@ from cdc_bridge.query.row_version import RowVersions
 
 @dataclass(slots=True, eq=False)
 class Replay:
-    """See the module's docstring. `positions`: what was sent. `_orders` and `_emptied_by` are as in the hub."""
+    """See the module's docstring. `positions`: what was sent. `_orders` and `_emptied_by` are as for the stream."""
 
     hub: Hub
     reading: Reading
@@ -48,7 +48,7 @@ class Replay:
         if subscriber.subscription.related or subscriber.subscription.query.aggregate is not None:
             return None  # its rows contain other tables, or it has figures
         subscriber.after = None
-        key = hub.table(relation_id).key
+        key = hub.collections.table(relation_id).key
         subscriber.push(Event(EventKind.INIT, resumed=True), hub.client_position(subscriber, cursor))
         filters: FilterGroup[Subscriber] = FilterGroup(subscriber.subscription.query.filter)
         filters.put(Group(subscriber.subscription))

@@ -33,6 +33,7 @@ from typing import Final, cast
 
 from cdc_bridge.engine.catalog_watch import DISAGREEMENTS_MAX
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.reads import Read, RefreshRead, ReplayRead, SnapshotRead, Sources
 from cdc_bridge.engine.subscriber import Reading, Subscriber
 from cdc_bridge.logs import facts
@@ -61,9 +62,10 @@ class Kind(enum.Enum):
 class ReadScheduler:
     """See the module's docstring. Without `can_replay`, all subscribers get initial data."""
 
-    def __init__(self, hub: Hub, *, can_replay: bool) -> None:
+    def __init__(self, hub: Hub, publisher: Publisher, *, can_replay: bool) -> None:
         self.listening = asyncio.Event()
         self._hub = hub
+        self._publisher = publisher
         self._can_replay = can_replay
         self._queues: dict[Kind, dict[Hashable, Read]] = {kind: {} for kind in Kind}
         self._filled = {kind: asyncio.Event() for kind in Kind}
@@ -77,9 +79,9 @@ class ReadScheduler:
     # --- what is ordered ---
 
     def order(self, readings: Iterable[Reading]) -> None:
-        """Queue these readings, and the refreshes that the hub has found necessary.
+        """Queue these readings, and the refreshes that the publisher has found necessary.
 
-        Call it after each call of the hub.
+        Call it after each call of the hub or the publisher.
         """
         for ordered in readings:
             reading = ordered
@@ -87,7 +89,7 @@ class ReadScheduler:
                 reading = self._hub.start_anew(reading.subscriber)
             self._forget(reading.subscriber)
             self.wait(SnapshotRead(reading) if reading.after is None else ReplayRead(reading))
-        if self._hub.has_stale:
+        if self._publisher.has_stale:
             self._filled[Kind.REFRESH].set()
 
     def wait(self, read: Read, kind: Kind | None = None) -> None:
@@ -132,7 +134,7 @@ class ReadScheduler:
             await filled.wait()
             await self.listening.wait()
             if kind is Kind.REFRESH:
-                for refresh in self._hub.take_stale():
+                for refresh in self._publisher.take_stale():
                     self.wait(RefreshRead(refresh))
             wanted: list[Read] = []
             while queue and len(wanted) < reads_max:
@@ -293,7 +295,7 @@ class ReadWorkers:
             self._give_up(read, error)
 
     def _give_up(self, read: Read, error: Exception) -> None:
-        self._scheduler.order(read.give_up(self._sources.hub, error))
+        self._scheduler.order(read.give_up(self._sources, error))
 
     def _wait_later(self, read: Read) -> None:
         def wait() -> None:

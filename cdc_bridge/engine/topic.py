@@ -3,9 +3,8 @@
 Rule: an event is in the log once, however many subscribers there are; each of them is a position in it. A frame of the
 same entries is made once. What all have been sent is forgotten.
 
-Where memory cannot decide what comes next, a `Pending` takes its place, and so it does while rows are read again. What
-comes later queues behind it until it is settled; nobody but this topic waits. Rows that were read again go into the log
-where their snapshot is: what it saw before them, the rest after.
+Where memory cannot decide what comes next, or while rows are read again, what comes later waits in a queue
+(`pending.py`). Nobody but this topic waits.
 
 Bound: `bytes_max` of the queue, and of the log behind a subscriber that is LOADING. Policy: past it the whole topic is
 sent fresh data, or a subscriber's data are read again. Nobody is LIVE so far behind: its connection is closed before.
@@ -13,11 +12,11 @@ sent fresh data, or a subscriber's data are read again. Nobody is LIVE so far be
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any
 
 from cdc_bridge.engine.outbox import Cut, Entry, cut_frame
+from cdc_bridge.engine.pending import ENTRY_BYTES, Events, Pending, PendingQueue
 from cdc_bridge.engine.subscriber import SENT, Outlet, Reading, State, Step, Subscriber
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.filter import EVERYTHING, Filter, disjunction
@@ -26,39 +25,13 @@ from cdc_bridge.model.subscription import Event, EventKind, Subscription
 CUTS_MAX = 16
 """Frames that are kept for the next subscriber, each a MiB at most."""
 
-ENTRY_BYTES = 100
-"""What an entry costs that has no event."""
-
 TRIM_FROM_BYTES = 1024 * 1024
 """From this size on the log is trimmed although some have not been sent all of it."""
 
 STALE_FILTERS_MAX = 50
 """Past it everything that the topic shows counts as stale."""
 
-Events: TypeAlias = tuple[Event, ...]
-
 _made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times as long
-
-
-class Pending:
-    """The place of a change's events in the queue of a topic while they are not known, or of rows that are being read
-    again (of no `xid`).
-    """
-
-    __slots__ = ("events", "is_settled", "size_bytes", "xid")
-
-    def __init__(self, xid: int | None, size_bytes: int) -> None:
-        self.xid = xid
-        self.size_bytes = size_bytes
-        self.is_settled = False
-        self.events: Events | None = None
-
-
-Arrival: TypeAlias = tuple[int, Events | None, Snapshot | None]
-"""A transaction's events, and the snapshot in which they were read if they were. Without events it is unknown."""
-
-Queued: TypeAlias = Pending | Snapshot | Arrival
-"""A snapshot is that of a heartbeat."""
 
 
 class Topic:
@@ -80,8 +53,7 @@ class Topic:
         self._trim_at_bytes = TRIM_FROM_BYTES
         self._announced = self._announced_bytes = 0
         self._behind = 0
-        self._queue: deque[Queued] = deque()
-        self._queue_bytes = 0
+        self._queue = PendingQueue()
         self._cuts: dict[tuple[int, int, int, bool, int], tuple[Cut, Snapshot | None]] = {}
 
     @property
@@ -119,7 +91,6 @@ class Topic:
     def reload_all(self) -> list[Reading]:
         """Nothing that is pending, or stale, matters any more."""
         self._queue.clear()
-        self._queue_bytes = 0
         self.refreshing = None
         self._stale.clear()
         return [self.reload(subscriber) for subscriber in self.subscribers]
@@ -152,16 +123,13 @@ class Topic:
     def publish(self, xid: int, events: Events | None, read_in: Snapshot | None = None) -> list[Reading]:
         """Send the events of a change. None: they are unknown, and call for fresh data."""
         if self._queue:
-            self._queue.append((xid, events, read_in))
-            return self._take_room(_cost(events))
+            self._queue.put((xid, events, read_in))
+            return self.reload_all() if self._queue.size_bytes > self._bytes_max else []
         return self._arrive(xid, events, read_in)
 
     def wait(self, xid: int | None, size_bytes: int = ENTRY_BYTES) -> Pending:
         """Something comes here that is not known yet."""
-        pending = Pending(xid, size_bytes)
-        self._queue.append(pending)
-        self._queue_bytes += size_bytes
-        return pending
+        return self._queue.wait(xid, size_bytes)
 
     def settle(self, pending: Pending, events: Events | None) -> list[Reading]:
         """Put events where a pending entry is. None: they are unknown, and call for fresh data."""
@@ -229,15 +197,8 @@ class Topic:
         if self.refreshing is not pending:
             return []
         self.refreshing = None
-        others = [each for each in self._queue if each is not pending]
-        before = [each for each in others if _is_seen(each, read_in)]
-        after = [each for each in others if not _is_seen(each, read_in)]
-        event = Event(EventKind.UPDATE, rows)
         is_shown = rows or self.subscription.query.aggregate is not None
-        shown: list[Queued] = [(0, (event,), read_in)] if is_shown else []
-        self._queue = deque([*before, *shown, *after])
-        self._queue_bytes += event.cost_bytes if is_shown else 0
-        self._queue_bytes -= pending.size_bytes
+        self._queue.replace(pending, Event(EventKind.UPDATE, rows) if is_shown else None, read_in)
         return self._go_on()
 
     # --- frames ---
@@ -308,25 +269,12 @@ class Topic:
     def _go_on(self) -> list[Reading]:
         """Take from the queue what is known by now."""
         readings: list[Reading] = []
-        while self._queue:
-            first = self._queue[0]
-            if isinstance(first, Pending):
-                if not first.is_settled:
-                    break
-                assert first.xid is not None
-                readings += self._arrive(first.xid, first.events)
-                self._queue_bytes -= first.size_bytes
-            elif isinstance(first, Snapshot):
-                self._prove(first)
+        for known in self._queue.take_known():
+            if isinstance(known, Snapshot):
+                self._prove(known)
             else:
-                readings += self._arrive(*first)
-                self._queue_bytes -= _cost(first[1])
-            self._queue.popleft()
+                readings += self._arrive(*known)
         return readings
-
-    def _take_room(self, size_bytes: int) -> list[Reading]:
-        self._queue_bytes += size_bytes
-        return self.reload_all() if self._queue_bytes > self._bytes_max else []
 
     def _prove(self, snapshot: Snapshot) -> None:
         self.announce()
@@ -395,16 +343,3 @@ class Topic:
 
     def _bytes_before(self, position: int) -> int:
         return self._log[position - self.begin - 1].end_bytes if position > self.begin else self._begin_bytes
-
-
-def _cost(events: Events | None) -> int:
-    return ENTRY_BYTES if events is None else sum([event.cost_bytes for event in events])
-
-
-def _is_seen(queued: Queued, snapshot: Snapshot) -> bool:
-    if isinstance(queued, Pending):
-        return queued.xid is not None and snapshot.sees(queued.xid)
-    if isinstance(queued, Snapshot):
-        return False
-    xid, _, read_in = queued
-    return snapshot.sees(xid) if read_in is None else snapshot.covers(read_in)

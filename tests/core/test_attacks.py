@@ -11,6 +11,7 @@ import pytest
 
 from cdc_bridge.access.rules import Rule, RuleSet
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.subscriber import Anchor, Subscriber
 from cdc_bridge.model.change import NO_ERA, Listening
 from cdc_bridge.model.security_context import Principal, SecurityContext
@@ -92,6 +93,7 @@ def followed_by(hub: Hub, client: Recorder, wanted: Subscription) -> Subscriber:
 
 def test_who_moves_to_where_a_change_waits_that_was_sent_already_is_not_sent_it_again() -> None:
     hub, client = Hub(1_000_000), Recorder()
+    publisher = Publisher(hub.collections, hub.subscribers)
     hub.adopt(CATALOG, keep)
     mine, theirs = (
         replace(subscription(related=True), context=SecurityContext(Principal(claims=f'{{"sub":"{sub}"}}')))
@@ -101,27 +103,28 @@ def test_who_moves_to_where_a_change_waits_that_was_sent_already_is_not_sent_it_
     topic = followed_by(hub, Recorder(), theirs).topic
     assert topic
     refreshing = topic.refresh()
-    hub.apply(insert(row(id=1, text="a"), xid=12))
-    hub.flush()
+    publisher.apply(insert(row(id=1, text="a"), xid=12))
+    publisher.flush()
     assert client.take() == [("create", [{"id": 1, "text": "a"}])]
     reading = hub.go_on_as(subscriber, theirs)
     assert subscriber.topic is topic
     if reading:
         assert hub.begin(reading, NOWHERE, InitialData(snapshot(13, 13), (), more=False)) is None
     topic.show(refreshing, (), snapshot(13, 13))
-    hub._touched[topic] = None
-    hub.flush()
+    publisher._touched[topic] = None
+    publisher.flush()
     assert "create" not in [kind for kind, *_ in client.take()]
 
 
 def test_what_waits_is_not_sent_to_who_may_see_less_by_now() -> None:
     """A client can be slow as long as it likes."""
     hub, client = Hub(1_000_000), Recorder()
+    publisher = Publisher(hub.collections, hub.subscribers)
     hub.adopt(CATALOG, keep)
     subscriber = followed_by(hub, client, subscription(rights=b"more"))
     client.is_slow = True
-    hub.apply(insert(row(id=1, text="secret"), xid=12))
-    hub.flush()
+    publisher.apply(insert(row(id=1, text="secret"), xid=12))
+    publisher.flush()
     (reading,) = hub.adopt(CATALOG, lambda known, _: replace(known, rights=b"less"), rights_changed=True)
     assert reading.subscriber is subscriber
     client.is_slow = False
@@ -131,11 +134,12 @@ def test_what_waits_is_not_sent_to_who_may_see_less_by_now() -> None:
 
 def test_who_is_withheld_is_sent_nothing_that_waits() -> None:
     hub, client = Hub(1_000_000), Recorder()
+    publisher = Publisher(hub.collections, hub.subscribers)
     hub.adopt(CATALOG, keep)
     followed_by(hub, client, subscription())
     client.is_slow = True
-    hub.apply(insert(row(id=1, text="secret"), xid=12))
-    hub.flush()
+    publisher.apply(insert(row(id=1, text="secret"), xid=12))
+    publisher.flush()
     hub.hold_back(lambda known: known.collection is MESSAGES)
     client.is_slow = False
     client.wake()
@@ -145,13 +149,14 @@ def test_who_is_withheld_is_sent_nothing_that_waits() -> None:
 def test_figures_stay_stale_when_a_change_that_their_data_have_comes_after_one_that_they_have_not() -> None:
     """The log tells of transactions in the order in which they wrote, whichever was committed first."""
     hub = Hub(1_000_000)
+    publisher = Publisher(hub.collections, hub.subscribers)
     hub.adopt(CATALOG, keep)
     counted = Query(Projection(()), aggregate=Aggregate(((AggregateFunction.COUNT, None),)))
     reading = hub.follow(Recorder(), Subscription(MESSAGES, counted))
     for xid in (12, 11):
-        hub.apply(insert(row(id=xid, text="a"), xid=xid))
+        publisher.apply(insert(row(id=xid, text="a"), xid=xid))
     assert hub.begin(reading, NOWHERE, InitialData(snapshot(12, 12), (), more=False)) is None
-    assert hub.has_stale
+    assert publisher.has_stale
 
 
 async def test_change_that_cannot_be_judged_anew_costs_fresh_data_and_ends_nothing(
@@ -161,8 +166,8 @@ async def test_change_that_cannot_be_judged_anew_costs_fresh_data_and_ends_nothi
 
     class Answers(Asked):
         async def decide(self, cases: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
-            s.broker.hub.arrangement = object()
-            monkeypatch.setattr(Hub, "ask_again", stumble)
+            s.broker.hub.subscribers.rearrange()
+            monkeypatch.setattr(Publisher, "ask_again", stumble)
             return await super().decide(cases)
 
     def stumble(*_: Any) -> Any:

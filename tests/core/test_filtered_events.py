@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.subscriber import Anchor
 from cdc_bridge.model.change import NO_ERA, Snapshot
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Literal, Operator
@@ -28,13 +29,14 @@ def filtered(filter_: Any = IN, **facts: Any) -> Subscription:
 def told(wanted: Subscription, *changes: Any) -> list[tuple[Any, ...]]:
     """The events of a subscriber that is past its `init`: kind, data, and the reason if there is one."""
     hub, client = Hub(1_000_000), Recorder()
+    publisher = Publisher(hub.collections, hub.subscribers)
     hub.adopt(CATALOG, lambda known, _: known)
     reading = hub.follow(client, wanted)
     hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(NOW, (), more=False))
     client.messages.clear()
     for xid, change in enumerate(changes, 10):
-        hub.apply(change._replace(xid=xid))
-        hub.flush()
+        publisher.apply(change._replace(xid=xid))
+        publisher.flush()
     return [
         (message["event"], _raw(message["data"], wanted), *([message["reason"]] if "reason" in message else []))
         for message in client.messages
@@ -135,12 +137,13 @@ def test_who_wants_changes_only_is_told_of_rows_that_enter_though_they_look_as_b
 
 def test_old_values_of_rows_that_leave_are_what_they_were() -> None:
     hub, client = Hub(1_000_000), Recorder()
+    publisher = Publisher(hub.collections, hub.subscribers)
     hub.adopt(CATALOG, lambda known, _: known)
     reading = hub.follow(client, filtered(old=True))
     hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(NOW, (), more=False))
     client.messages.clear()
-    hub.apply(update((m(1, "in"), m(1, "out")), xid=10))
-    hub.flush()
+    publisher.apply(update((m(1, "in"), m(1, "out")), xid=10))
+    publisher.flush()
     assert [message["old"] for message in client.messages] == [[{"id": 1, "text": "in"}]]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.subscriber import Anchor, Reading
 from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.change import NO_ERA, Change, Era, Position, Snapshot
@@ -46,6 +47,7 @@ class Scene:
 
     def __init__(self, held_bytes_max: int = 1_000_000) -> None:
         self.hub = Hub(held_bytes_max)
+        self.publisher = Publisher(self.hub.collections, self.hub.subscribers)
         self.hub.adopt(CATALOG, keep)
         self.client = Recorder()
 
@@ -57,8 +59,8 @@ class Scene:
         return reading
 
     def apply(self, change: Change) -> list[Reading]:
-        readings = self.hub.apply(change)
-        self.hub.flush()
+        readings = self.publisher.apply(change)
+        self.publisher.flush()
         return readings
 
     def after(self, *changes: Any) -> list[tuple[Any, ...]]:
@@ -494,10 +496,10 @@ def test_heartbeat_proves_nothing_for_a_table_that_lags() -> None:
     scene = durable_scene()
     begun(scene, snapshot(20, 20))
     scene.client.take()
-    scene.hub.take_heartbeat(snapshot(30, 30), lagging=frozenset({100}))
+    scene.publisher.take_heartbeat(snapshot(30, 30), lagging=frozenset({100}))
     scene.apply(insert(row(id=1, text="in the data"), xid=15))
     assert scene.client.take() == []
-    scene.hub.take_heartbeat(snapshot(30, 30))
+    scene.publisher.take_heartbeat(snapshot(30, 30))
     scene.apply(insert(row(id=2, text="after it"), xid=31))
     assert scene.client.take() == [("create", [{"id": 2, "text": "after it"}])]
 

@@ -10,6 +10,7 @@ import msgspec
 
 from cdc_bridge.engine.evaluation import settle
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.subscriber import Anchor, Reading
 from cdc_bridge.model.catalog import PgType, Reference
 from cdc_bridge.model.change import NO_ERA, Change, Snapshot
@@ -102,6 +103,7 @@ def _shown(image: RowValues) -> RowValues:
 class Scene:
     def __init__(self, *wanted: Subscription) -> None:
         self.hub, self.database = Hub(1_000_000), Database()
+        self.publisher = Publisher(self.hub.collections, self.hub.subscribers)
         self.hub.adopt(CATALOG, lambda known, _: known)
         self.clients = [Recorder() for _ in wanted]
         for client, each in zip(self.clients, wanted, strict=True):
@@ -110,11 +112,11 @@ class Scene:
             client.take()
 
     async def hear(self, *changes: Change) -> list[Reading]:
-        readings = [reading for change in changes for reading in self.hub.apply(change)]
-        inquiries, self.hub.inquiries = self.hub.inquiries, []
+        readings = [reading for change in changes for reading in self.publisher.apply(change)]
+        inquiries, self.publisher.inquiries = self.publisher.inquiries, []
         await settle(self.database, [match for inquiry in inquiries for match in inquiry.matches])
-        readings += [reading for inquiry in inquiries for reading in self.hub.settle(inquiry)]
-        self.hub.flush()
+        readings += [reading for inquiry in inquiries for reading in self.publisher.settle(inquiry)]
+        self.publisher.flush()
         return readings
 
     def told(self) -> list[list[tuple[Any, ...]]]:
@@ -191,8 +193,8 @@ async def test_what_has_not_been_asked_is_not_told() -> None:
     """Neither a filter that the database has to decide, nor rows that show others."""
     nested = subscription()
     scene = Scene(filtered(matching("a")), replace(nested, query=replace(nested.query, projection=NESTED)))
-    assert scene.hub.apply(insert(row(id=1, text="a"), xid=10)) == []
-    assert len([reading for inquiry in scene.hub.inquiries for reading in scene.hub.settle(inquiry)]) == 2
+    assert scene.publisher.apply(insert(row(id=1, text="a"), xid=10)) == []
+    assert len([reading for inquiry in scene.publisher.inquiries for reading in scene.publisher.settle(inquiry)]) == 2
     assert scene.told() == [[], []]
 
 
@@ -213,11 +215,11 @@ async def test_outputs_that_images_lack_are_asked_for_the_rows_that_are_told() -
 async def test_who_joins_while_it_is_asked_is_not_told_what_its_data_will_hold() -> None:
     scene = Scene(filtered(matching("a")))
     change = insert(row(id=1, text="a"), xid=10)
-    scene.hub.apply(change)
-    (inquiry,) = scene.hub.inquiries
+    scene.publisher.apply(change)
+    (inquiry,) = scene.publisher.inquiries
     late = Recorder()
     reading = scene.hub.follow(late, filtered(matching("a")))
     await settle(scene.database, inquiry.matches)
-    scene.hub.settle(inquiry)
+    scene.publisher.settle(inquiry)
     scene.hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(Snapshot(11, 11, frozenset()), (), more=False))
     assert late.take() == [("open",), ("init", [])]

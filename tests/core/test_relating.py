@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from cdc_bridge.engine.dependents import showing, tables_of, targets
-from cdc_bridge.engine.hub import Hub, Refresh
+from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher, Refresh
 from cdc_bridge.engine.subscriber import Anchor, Reading
 from cdc_bridge.engine.topic import STALE_FILTERS_MAX
 from cdc_bridge.model.catalog import Catalog, Collection, Reference, with_children
@@ -112,14 +113,15 @@ def test_tables_that_are_shown_and_read() -> None:
 class Scene:
     def __init__(self, wanted: Subscription) -> None:
         self.hub, self.client = Hub(1_000_000), Recorder()
+        self.publisher = Publisher(self.hub.collections, self.hub.subscribers)
         self.hub.adopt(CATALOG, lambda known, _: known)
         self.reading = self.hub.follow(self.client, wanted)
 
     def apply(self, change: Change) -> list[Reading]:
-        readings = self.hub.apply(change)
-        inquiries, self.hub.inquiries = self.hub.inquiries, []
-        readings += [reading for inquiry in inquiries for reading in self.hub.settle(inquiry)]  # nobody answers
-        self.hub.flush()
+        readings = self.publisher.apply(change)
+        inquiries, self.publisher.inquiries = self.publisher.inquiries, []
+        readings += [reading for inquiry in inquiries for reading in self.publisher.settle(inquiry)]  # nobody answers
+        self.publisher.flush()
         return readings
 
     def begin(self, seen: Snapshot = NOW) -> Scene:
@@ -138,10 +140,10 @@ RENAMED = update((row(id=7, name="a"), row(id=7, name="b")), of=AUTHORS, xid=11)
 def test_rows_that_show_a_change_are_stale_until_they_are_read() -> None:
     scene = Scene(showing_authors()).begin()
     scene.apply(RENAMED)
-    (refresh,) = scene.hub.take_stale()
+    (refresh,) = scene.publisher.take_stale()
     assert (refresh.filter, refresh.topic) == (one_of(MESSAGES, "author", b"7"), scene.reading.subscriber.topic)
-    assert not scene.hub.has_stale
-    assert scene.hub.show(refresh, (b'{"author":{"name":"b"}}',), LATER) == []
+    assert not scene.publisher.has_stale
+    assert scene.publisher.show(refresh, (b'{"author":{"name":"b"}}',), LATER) == []
     assert scene.client.take() == [("update", [{"author": {"name": "b"}}])]
 
 
@@ -154,7 +156,7 @@ def test_rows_that_are_shown_again_come_where_they_were_read() -> None:
     scene.apply(insert(row(id=1), of=MESSAGES, xid=12))
     scene.apply(insert(row(id=2), of=MESSAGES, xid=13))
     assert scene.client.take() == []
-    scene.hub.show(refresh, (b'{"id":1}',), Snapshot(13, 13, frozenset()))
+    scene.publisher.show(refresh, (b'{"id":1}',), Snapshot(13, 13, frozenset()))
     assert scene.client.take() == [("create", [{"id": 1}]), ("update", [{"id": 1}]), ("create", [{"id": 2}])]
     scene.apply(insert(row(id=3), of=MESSAGES, xid=14))
     assert scene.client.take() == [("create", [{"id": 3}])]
@@ -163,17 +165,17 @@ def test_rows_that_are_shown_again_come_where_they_were_read() -> None:
 def test_fresh_data_make_rows_that_were_waited_for_worthless() -> None:
     scene = Scene(showing_authors()).begin()
     scene.apply(RENAMED)
-    (refresh,) = scene.hub.take_stale()
+    (refresh,) = scene.publisher.take_stale()
     (scene.reading,) = scene.hub.hold()
     scene.begin(LATER)
-    scene.hub.show(refresh, (b'{"author":{"name":"old"}}',), LATER)
+    scene.publisher.show(refresh, (b'{"author":{"name":"old"}}',), LATER)
     assert scene.client.take() == []
 
 
 def test_who_did_not_ask_for_related_rows_is_not_told() -> None:
     scene = Scene(showing_authors(related=False)).begin()
     scene.apply(RENAMED)
-    assert not scene.hub.has_stale
+    assert not scene.publisher.has_stale
 
 
 @pytest.mark.parametrize(
@@ -182,7 +184,7 @@ def test_who_did_not_ask_for_related_rows_is_not_told() -> None:
 def test_who_asked_for_one_kind_of_event_gets_no_other(kind: EventKind, is_told: bool) -> None:
     scene = Scene(replace(showing_authors(), event=kind)).begin()
     scene.apply(RENAMED)
-    assert scene.hub.has_stale is is_told
+    assert scene.publisher.has_stale is is_told
 
 
 @pytest.mark.parametrize(("seen", "is_stale"), [(Snapshot(12, 12, frozenset()), False), (NOW, True)])
@@ -191,14 +193,14 @@ def test_what_data_have_seen_is_not_stale(seen: Snapshot, is_stale: bool) -> Non
     scene = Scene(showing_authors())
     scene.apply(RENAMED)
     scene.begin(seen)
-    assert scene.hub.has_stale is is_stale
+    assert scene.publisher.has_stale is is_stale
 
 
 def test_very_much_that_is_stale_is_everything() -> None:
     scene = Scene(showing_authors()).begin()
     for number in range(STALE_FILTERS_MAX + 10):
         scene.apply(insert(row(id=number, name="a"), of=AUTHORS, xid=11 + number))
-    (refresh,) = scene.hub.take_stale()
+    (refresh,) = scene.publisher.take_stale()
     assert refresh.filter == EVERYTHING
 
 
@@ -216,8 +218,8 @@ def test_figures_are_stale_whatever_changed_and_shown_when_there_are_none() -> N
     query = Query(Projection(()), aggregate=Aggregate(((AggregateFunction.COUNT, None),)))
     scene = Scene(Subscription(AUTHORS, query)).begin()
     scene.apply(RENAMED)
-    (refresh,) = scene.hub.take_stale()
-    scene.hub.show(refresh, (), LATER)
+    (refresh,) = scene.publisher.take_stale()
+    scene.publisher.show(refresh, (), LATER)
     assert scene.client.take() == [("update", [])]
 
 
@@ -308,4 +310,4 @@ def test_nothing_has_changed_when_a_catalog_cannot_be_judged_yet() -> None:
     assert scene.hub.catalog == CATALOG
     assert not isinstance(Later(), RequestError)
     scene.apply(RENAMED)
-    assert scene.hub.has_stale
+    assert scene.publisher.has_stale

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.reads import Read, SnapshotRead
 from cdc_bridge.engine.scheduler import Kind, ReadScheduler
 from cdc_bridge.engine.subscriber import Reading
@@ -19,8 +20,9 @@ class Waiting:
 
     def __init__(self) -> None:
         self.hub = Hub(1000)
+        self.publisher = Publisher(self.hub.collections, self.hub.subscribers)
         self.hub.adopt(CATALOG, lambda known, _: known)
-        self.scheduler = ReadScheduler(self.hub, can_replay=True)
+        self.scheduler = ReadScheduler(self.hub, self.publisher, can_replay=True)
         self.scheduler.listening.set()
 
     def follow(self, wanted: Subscription, after: str | None = None) -> Reading:

@@ -17,6 +17,7 @@ from cdc_bridge.access.rules import Rule, RuleSet
 from cdc_bridge.engine.evaluation import settle
 from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.engine.hub import Hub
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.model.catalog import Access, Catalog, PgType, Reference, RoleAccess, RowPolicy, TableAccess
 from cdc_bridge.model.change import NO_ERA, Change, Era, Listening, Position
@@ -114,6 +115,7 @@ class Followers:
 
     def __init__(self, *wanted: Subscription, catalog: Catalog = CATALOG) -> None:
         self.hub, self.database = Hub(1_000_000), Owners()
+        self.publisher = Publisher(self.hub.collections, self.hub.subscribers)
         self.hub.adopt(catalog, lambda known, _: known)
         self.clients = [Recorder() for _ in wanted]
         self.readings = [self.hub.follow(client, each) for client, each in zip(self.clients, wanted, strict=True)]
@@ -129,11 +131,11 @@ class Followers:
         return [reading.subscriber for reading in self.readings]
 
     async def hear(self, *changes: Change) -> list[Reading]:
-        readings = [reading for change in changes for reading in self.hub.apply(change)]
-        inquiries, self.hub.inquiries = self.hub.inquiries, []
+        readings = [reading for change in changes for reading in self.publisher.apply(change)]
+        inquiries, self.publisher.inquiries = self.publisher.inquiries, []
         await settle(self.database, [match for inquiry in inquiries for match in inquiry.matches])
-        readings += [reading for inquiry in inquiries for reading in self.hub.settle(inquiry)]
-        self.hub.flush()
+        readings += [reading for inquiry in inquiries for reading in self.publisher.settle(inquiry)]
+        self.publisher.flush()
         return readings
 
     def told(self) -> list[list[tuple[Any, ...]]]:
@@ -306,9 +308,9 @@ async def test_equal_rights_of_another_token_go_on_as_they_are() -> None:
     """And it is asked with the new one from then on."""
     them = Followers(seen_by(ANN, OWN, rights=b"these"))
     (subscriber,) = them.subscribers
-    later, before = SecurityContext(person("ann", exp=2)), them.hub.arrangement
+    later, before = SecurityContext(person("ann", exp=2)), them.hub.subscribers.arrangement
     assert them.hub.go_on_as(subscriber, seen_by(later, OWN, rights=b"these")) is None
-    assert them.hub.arrangement is not before
+    assert them.hub.subscribers.arrangement is not before
     await them.hear(insert(row(id=1, text="ann"), xid=10))
     assert [case.contexts for case in them.database.cases] == [(later,)]
     assert them.told() == [[("create", [{"id": 1, "text": "ann"}])]]

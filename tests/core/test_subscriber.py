@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdc_bridge.engine.outbox import Outbox
+from cdc_bridge.engine.pending import Pending
 from cdc_bridge.engine.subscriber import TRANSITIONS, CursorCiphers, Outlet, Reading, State, Step, Subscriber
-from cdc_bridge.engine.topic import Pending, Topic
+from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.subscription import Event, EventKind
 from tests.core.facts import Recorder, snapshot, subscription

@@ -1,0 +1,268 @@
+"""Sends the stream to the topics: what a change means to each of them, and what has to be read again because of it.
+
+Rule: a publisher is driven by calls and never waits: a change is published between two awaits of its caller. Where
+memory cannot tell what it means, an `Inquiry` takes its place in the topics concerned, and only these wait for it. An
+answer counts only while the `arrangement` of subscribers is the one that was asked about. Rows that were read again are
+shown only to subscribers that may still see the same.
+
+Bound and policy: those of each topic (`topic.py`), and of the inquiries that wait for an answer (`dispatcher.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
+
+from cdc_bridge.engine.collection_registry import CollectionRegistry, Source
+from cdc_bridge.engine.dependents import rows_that_show
+from cdc_bridge.engine.event_encoder import EventEncoder
+from cdc_bridge.engine.filter_index import by_context
+from cdc_bridge.engine.match import Match, find_matches
+from cdc_bridge.engine.pending import Events, Pending
+from cdc_bridge.engine.registry import SubscriberRegistry, reload_all
+from cdc_bridge.engine.subscriber import Reading
+from cdc_bridge.engine.topic import Topic
+from cdc_bridge.model.catalog import Collection
+from cdc_bridge.model.change import Change, Operation, Snapshot
+from cdc_bridge.model.cursor import EventPosition
+from cdc_bridge.model.filter import NOTHING, Filter
+from cdc_bridge.model.subscription import Event, EventKind, Subscription
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Refresh:
+    """The rows of a topic that this filter lets through, or all figures, have to be read again."""
+
+    topic: Topic
+    subscription: Subscription
+    filter: Filter
+    pending: Pending
+
+
+@dataclass(slots=True, eq=False)
+class Inquiry:
+    """A change of which the database has to say what it means to some topics. They wait for it, and nobody else does.
+
+    `arrangement`: what it asks holds while the registry's is the same.
+    """
+
+    change: Change
+    matches: list[Match[Topic]]
+    pending: dict[Topic, Pending]
+    arrangement: object
+    size_bytes: int
+
+    @property
+    def subject(self) -> int:
+        """What is asked about, as a hash: it is as slow the next time."""
+        return hash(frozenset([match.subject for match in self.matches]))
+
+
+class Publisher:
+    """See the module's docstring. Methods that make readings necessary return them."""
+
+    def __init__(self, collections: CollectionRegistry, subscribers: SubscriberRegistry) -> None:
+        self._collections = collections
+        self._sources = collections.sources
+        self._subscribers = subscribers
+        self.inquiries: list[Inquiry] = []
+        """Questions to the database that nobody has taken yet."""
+        self._touched: dict[Topic, None] = {}
+        self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
+
+    def apply(self, change: Change, now_us: int = 0) -> list[Reading]:
+        """Send one change to all that follow its table, or show it. Where memory cannot tell what it means, an inquiry
+        takes its place (`inquiries`). `now_us` is the moment of `$NOW`, in microseconds since 1970.
+        """
+        source = self._sources.get(change.relation_id)
+        if source is None:
+            return []
+        if change.operation is Operation.TRUNCATE:
+            return self._truncate(change, source.collection)
+        relation_id = source.collection.relation_id
+        if self._emptied_by:
+            self._emptied_by.pop(relation_id, None)
+        readings = self._fan_out(change, source, now_us) if relation_id in self._subscribers.index.tables else []
+        if relation_id in self._subscribers.showing:
+            readings += self._make_stale(change, source.collection)
+        return readings
+
+    def flush(self) -> None:
+        """Wake every connection that has something to send, once. To be called at the end of each batch."""
+        for topic in self._touched:
+            topic.announce()
+        self._touched.clear()
+        woken = self._subscribers.woken
+        while woken:
+            outlet, _ = woken.popitem()
+            outlet.outbox.check(outlet)
+            outlet.wake()
+
+    def _publish(self, topic: Topic, change: Change, events: Events | None) -> list[Reading]:
+        if events and events[0].stale is not None:
+            topic.make_stale(events[0].stale, change.xid)
+            self._subscribers.stale[topic] = None
+            return []
+        self._touched[topic] = None
+        return topic.publish(change.xid, events)
+
+    def _truncate(self, change: Change, collection: Collection) -> list[Reading]:
+        self._collections.truncate(change)
+        if change.relation_id == collection.relation_id:
+            self._emptied_by[collection.relation_id] = change.xid
+            readings = self._empty(change, collection)
+            return readings + reload_all(self._subscribers.topics_showing(collection.relation_id))
+        if self._emptied_by.get(collection.relation_id) == change.xid:
+            return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
+        # a partition was emptied, the collection was not
+        return reload_all(self._subscribers.topics_concerned(collection.relation_id))
+
+    def _empty(self, change: Change, collection: Collection) -> list[Reading]:
+        table = self._collections.table(collection.relation_id)
+        encoder = EventEncoder(change, table, _event_position(change, collection))
+        readings: list[Reading] = []
+        for topic in self._subscribers.topics_of(collection.relation_id):
+            if events := encoder.events(topic.subscription):
+                readings += self._publish(topic, change, events)
+        return readings
+
+    def _fan_out(self, change: Change, source: Source, now_us: int) -> list[Reading]:
+        readings: list[Reading] = []
+        collection, table, _, _, orders = source
+        if orders is not None and not orders.holds(change):
+            for topic in self._subscribers.topics_concerned(collection.relation_id):
+                readings += self._publish(topic, change, None)
+            return readings
+        encoder = EventEncoder(change, table, _event_position(change, collection))
+        for filters, matches in find_matches(
+            self._subscribers.index.tables.get(source.collection.relation_id), change, source.table, now_us
+        ):
+            is_unsure = matches is not None and (matches.unsure_old or matches.unsure_new)
+            for group in () if is_unsure else filters.flat:
+                if events := encoder.events(group.subscription, matches):
+                    for topic in group.members:
+                        readings += self._publish(topic, change, events)
+            if is_unsure or filters.nested:
+                groups = filters.by_context if is_unsure else by_context(filters.nested)
+                catalog = self._collections.catalog
+                self._inquire(Match(change, source, catalog, now_us, filters.filter, groups=groups, matches=matches))
+        return readings
+
+    # --- what has to be asked ---
+
+    def _inquire(self, match: Match[Topic]) -> None:
+        change = match.change
+        pending = {topic: topic.wait(change.xid) for group in match.groups for topic in group.members}
+        self.inquiries.append(Inquiry(change, [match], pending, self._subscribers.arrangement, size_bytes(change)))
+
+    def is_current(self, inquiry: Inquiry) -> bool:
+        """Whether its answer still means what was asked."""
+        return inquiry.arrangement is self._subscribers.arrangement
+
+    def ask_again(self, inquiry: Inquiry, now_us: int) -> bool:
+        """Rights or the catalog have changed since it was asked. False when nobody can be asked any more."""
+        inquiry.arrangement = self._subscribers.arrangement
+        change, waiting = inquiry.change, inquiry.pending.keys()
+        source = self._sources.get(change.relation_id)
+        if source is None:
+            return False
+        catalog = self._collections.catalog
+        inquiry.matches = []
+        for filters, matches in find_matches(
+            self._subscribers.index.tables.get(source.collection.relation_id), change, source.table, now_us
+        ):
+            if groups := by_context(group for group in filters.groups if not waiting.isdisjoint(group.members)):
+                inquiry.matches.append(
+                    Match(change, source, catalog, now_us, filters.filter, groups=groups, matches=matches)
+                )
+        return True
+
+    def settle(self, inquiry: Inquiry) -> list[Reading]:
+        """The answer is there: its topics go on."""
+        change = inquiry.change
+        found: dict[Topic, Events | None] = dict.fromkeys(inquiry.pending, ())
+        for match in inquiry.matches:
+            for group, events in match.events(_event_position(change, match.collection)):
+                found.update(dict.fromkeys(group.members, events))
+        readings: list[Reading] = []
+        for topic, pending in inquiry.pending.items():
+            events = found[topic]
+            if events and events[0].stale is not None:
+                self._publish(topic, change, events)
+                events = ()
+            self._touched[topic] = None
+            readings += topic.settle(pending, events)
+        return readings
+
+    def drop(self, inquiry: Inquiry) -> list[Reading]:
+        """It cannot be answered: fresh data for those who wait for it."""
+        readings: list[Reading] = []
+        for topic, pending in inquiry.pending.items():
+            self._touched[topic] = None
+            readings += topic.settle(pending, None)
+        return readings
+
+    def _make_stale(self, change: Change, collection: Collection) -> list[Reading]:
+        """Rows of other tables that show what has changed have to be shown again."""
+        readings: list[Reading] = []
+        for topic, rows in rows_that_show(
+            change, self._subscribers.topics_showing(collection.relation_id), self._collections.catalog
+        ):
+            if rows is None:
+                readings += self._publish(topic, change, None)
+            elif rows != NOTHING:
+                self._publish(topic, change, (Event(EventKind.UPDATE, stale=rows),))
+        return readings
+
+    # --- what has to be read again ---
+
+    @property
+    def has_stale(self) -> bool:
+        """Whether rows or figures have to be read again."""
+        return bool(self._subscribers.stale) and any(topic.needs_refresh for topic in self._subscribers.stale)
+
+    def take_stale(self) -> list[Refresh]:
+        """What has to be read again. Its topics are sent nothing else until it is shown, or cannot be."""
+        ready = [topic for topic in self._subscribers.stale if topic.needs_refresh]
+        refreshes = [Refresh(topic, topic.subscription, topic.stale, topic.refresh()) for topic in ready]
+        self._subscribers.stale = {
+            topic: None for topic in self._subscribers.stale if topic.subscribers and topic.stale != NOTHING
+        }
+        return refreshes
+
+    def show(self, refresh: Refresh, rows: tuple[bytes, ...], seen: Snapshot) -> list[Reading]:
+        """What was stale has been read, in a snapshot. It is shown to nobody who might see something else by now."""
+        subscription = refresh.topic.subscription
+        if not subscription.sees_as(refresh.subscription) or subscription.context != refresh.subscription.context:
+            return self.give_up(refresh)
+        readings = refresh.topic.show(refresh.pending, rows, seen)
+        self._touched[refresh.topic] = None
+        self.flush()
+        return readings
+
+    def give_up(self, refresh: Refresh) -> list[Reading]:
+        """It cannot be shown: fresh data for those who still wait for it."""
+        return refresh.topic.reload_all() if refresh.topic.refreshing is refresh.pending else []
+
+    def take_heartbeat(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
+        """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
+        for topic in list(self._subscribers.catching_up):
+            if lagging.isdisjoint(self._collections.newest(topic.subscription.collection).filenodes):
+                topic.take_heartbeat(snapshot)
+            if not topic.catching_up:
+                del self._subscribers.catching_up[topic]
+
+    def is_congested(self, relation_ids: Iterable[int]) -> bool:
+        """Whether nobody who follows these tables has room. Who has much to tell may wait for the quickest of them."""
+        topics = [topic for each in relation_ids for topic in self._subscribers.topics_of(each)]
+        subscribers = [subscriber for topic in topics for subscriber in topic.subscribers]
+        return bool(subscribers) and not any(subscriber.outlet.has_room for subscriber in subscribers)
+
+
+def size_bytes(change: Change) -> int:
+    """What it takes while it waits."""
+    return 100 + sum([len(row.raw) for row in (*change.old, *change.new)])
+
+
+def _event_position(change: Change, collection: Collection) -> EventPosition | None:
+    return EventPosition(collection.shape, change.position) if change.position else None
