@@ -48,10 +48,10 @@ MAINTENANCE_INTERVAL_S = 5.0
 """How often the log is looked at, and pruned if that cannot wait."""
 
 CATALOG_CONNECTIONS = 1
-"""Shared with the maintenance of the log, which waits a second at most, where somebody has locked a part of that."""
+"""Shared with the maintenance of the log, which waits a second at most where a part of the log is locked."""
 
 CLIENTS_CONNECTIONS = 2
-"""For what has to be asked to read a client's query, and to tell who comes back what was missed."""
+"""Connections for questions about clients' queries, and for replays."""
 
 PREPARED_AFTER = 5
 """The catalog is asked the same few things for ever: planning them each time would cost more than the answers."""

@@ -1,9 +1,9 @@
-"""A subscriber in Python: what `cdc-bridge listen` and the demo use to hear a bridge.
+"""A subscriber in Python, which `cdc-bridge listen` and the demo use.
 
 A subscriber is CONNECTED or WAITING to connect again, for ever, with growing pauses. It ends when the server
 refuses the subscription, which no repetition would change. The bridge starts each connection with an `init`,
-so whoever prints what `messages` yields sees where a gap was. Mostly there is none: a subscriber goes on from the
-cursor of the last message that was taken from it. A bridge that gives no cursors sends fresh data each time.
+so `messages` shows where a gap was. Mostly there is none: a subscriber goes on from the cursor of the last message
+that was taken from it. A bridge that gives no cursors sends fresh data each time.
 """
 
 from __future__ import annotations

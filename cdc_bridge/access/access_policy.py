@@ -1,8 +1,8 @@
 """Decide what a principal may see: a view of the catalog, and a filter on the rows of each table.
 
-Grants and row-level security are PostgreSQL's, rules are the configuration's; both hold. In the view, what is forbidden
-is not there, so that nobody can tell it from what does not exist: `*` are the visible columns, and every other name is
-unknown, in fields, filters, sorting, figures and along relations.
+Grants and row-level security are PostgreSQL's, rules are the configuration's; both hold. The view does not contain what
+is forbidden, so clients cannot distinguish that from what does not exist: `*` are the visible columns, and every other
+name is unknown, in fields, filters, sorting, figures and along relations.
 
 Bounds: `POLICIES_MAX` rule policies of principals, and `LOGGED_MAX` log entries of unsupported policies. Policy: past a
 bound all are forgotten, and made or logged again.

@@ -5,10 +5,10 @@ secret, or do without a signature.
 
 Rule: a well-formed published set is trusted until the next one is read, however long the issuer is down. A key that is
 in no set is never accepted. Sets are read one at a time: at the start, every `refresh_s`, and when a token names an
-unknown key, but not within `pause_s` of the last read, so that nobody can make us flood the issuer with invented names.
+unknown key, but not within `pause_s` of the last read, so that invented names cannot make us flood the issuer.
 
-Theory: a token of a known key never waits for the issuer, so an issuer that hangs locks nobody out. Since sets are also
-read when nobody asks, a withdrawn key is gone after `refresh_s`.
+Theory: a token of a known key never waits for the issuer, so an issuer that hangs locks no client out. Since sets are
+also read without a request, a withdrawn key is gone after `refresh_s`.
 """
 
 from __future__ import annotations

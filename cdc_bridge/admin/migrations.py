@@ -57,9 +57,9 @@ def require_installed(conn: psycopg.Connection[Any], schema: str) -> InstalledSc
 
 
 def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
-    """The statements that bring the database to this version; none when it is there. Raises `DatabaseError`.
+    """Return the statements that bring the database to this version, if any. Raises `DatabaseError`.
 
-    All of it belongs to one role, whoever brings the newer version: what our triggers call runs with its rights.
+    All of it belongs to one role, also after an upgrade by another one: what our triggers call runs with its rights.
     """
     there = require_ours(conn, schema)
     if there.version == VERSION:

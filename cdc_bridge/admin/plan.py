@@ -1,7 +1,7 @@
-"""A plan is what will be done to a database, as values: printed by `--plan`, carried out by `apply`, and so the same.
+"""Plans: what will be done to a database, as values. `--plan` prints a plan, and `apply` carries out the same one.
 
-A task is one transaction. It asks for its lock with a short `lock_timeout`, since whoever waits for a table's lock
-makes everybody wait who comes after. When the time is up it lets go, sleeps, and tries again, up to a limit.
+A task is one transaction. It asks for its lock with a short `lock_timeout`, since every later
+session queues behind the one that waits. When the time is up the task gives up, sleeps, and tries again, up to a limit.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def apply(
 ) -> None:
     """Carry out a plan, in autocommit mode. Raises `LockNotAcquired`; the tasks before that one stay done.
 
-    `notice` is told, once for each task, of a wait that a person would wonder about.
+    `notice` is called once for each task that waits so long that the user would wonder.
 
     Plan and apply again after that: what is done is not in the new plan.
     """
@@ -164,7 +164,7 @@ def _run(conn: psycopg.Connection[Any], plan: Plan, task: Task) -> None:
         for each in task.before:
             conn.execute(each.statement.encode())
         if task.is_installation and not migrations.missing(conn, plan.schema):
-            return  # whoever we have waited for has done it
+            return  # the session that we waited for has done it
         for each in task.steps:
             conn.execute(each.statement.encode())
 

@@ -1,9 +1,9 @@
-"""Two roles, so that what serves clients can do hardly anything: an owner, who attaches, and the runtime role, as which
+"""The two roles that keep the rights of bridges small: the owner, which attaches, and the runtime role, as which
 bridges connect.
 
-The rights of the runtime role stand in `sql/roles/rights.sql`, and nowhere else. Who that role is, is recorded of the
-owner role (`sql/roles/recorded.sql`): so whoever installs our schema, now or once more, or brings a newer version,
-gives them.
+The rights of the runtime role stand in `sql/roles/rights.sql`, and nowhere else. Its name is recorded
+with the owner role (`sql/roles/recorded.sql`), so every installation of our schema, or of a newer version, grants
+them.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ class Tree:
         New partitions, first virtual generated columns, first columns in whose values a session's settings show,
         another level that is needed, and triggers that were disabled and enabled again, which makes them forget ALWAYS.
 
-        Where somebody has disabled a trigger of ours it stays so; whoever did it may be saving the database.
+        A trigger of ours that was disabled stays so: that may have been done to save the database.
         """
         if self.repaired_level is not self.level:
             return list(self.tables)

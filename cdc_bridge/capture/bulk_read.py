@@ -119,7 +119,7 @@ class BulkReader:
                 self.give_up(read, str(error))
 
     def give_up(self, read: BulkRead, reason: str) -> None:
-        """End it: the collection goes on in the stream, and everybody starts anew."""
+        """End a bulk read: the collection goes on in the stream, and its subscribers get fresh data."""
         self._end(read)
         self._position.emit(Gap(reason))
 

@@ -3,8 +3,8 @@
 Theory: the event loop watches the sockets of `WatchedConnection`. Whenever one is readable, all that has come is taken
 in one plain call: notifications go to a list, an answer wakes the task that waits for it. Nothing else happens there.
 
-Bound: `NOTIFICATIONS_MAX` notifications that nobody has taken. Past it the socket is not read, and what is notified
-waits in PostgreSQL's queue.
+Bound: `NOTIFICATIONS_MAX` notifications that were not taken. Policy: past it the socket is not read, and notifications
+wait in PostgreSQL's queue.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ class HeartbeatMonitor:
             log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=numbers))
 
     async def _look_for_forgotten(self) -> None:
-        """Look for what somebody took out by hand; what else is gone, a reading finds out itself."""
+        """Look for rows that were deleted by hand. Every read finds out by itself whether others are gone."""
         if await is_forgotten(self._session.reader.rows, self._position.unchecked):
             self._position.emit(Gap("a part of the change log is gone that may not have been read"))
         self._position.unchecked = self._position.seen

@@ -54,7 +54,7 @@ class StreamPosition:
 
     @property
     def lagging(self) -> frozenset[int]:
-        """Tables of which bulk reads deliver the changes, and nobody else."""
+        """Return the tables whose changes only bulk reads deliver."""
         return frozenset().union(*self.bulk_reads)
 
     def emit(self, *items: StreamItem) -> None:

@@ -1,7 +1,7 @@
 """The command `cdc-bridge`.
 
 Every error ends as one sentence on stderr and an exit code of `docs/cli.md`; a traceback appears only with
-`--traceback` or `CDC_BRIDGE_TRACEBACK`. Whoever reads our output may stop reading at any time.
+`--traceback` or `CDC_BRIDGE_TRACEBACK`. The reader of our output may stop reading at any time.
 """
 
 from __future__ import annotations

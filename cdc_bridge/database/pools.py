@@ -1,8 +1,8 @@
 """Pools of connections that read: for the catalog, for clients, and for what memory cannot decide.
 
 Rule: nothing is set in a session before it is known to be ours (`capture.connection`). A connection that the server has
-closed is replaced when somebody asks for it; nothing is asked for that, so a dead line cannot hold anybody up. When the
-database falls silent, all connections are broken at once, and those who wait for them get an error.
+closed is replaced when it is requested. That is found out without a query, so a dead line delays no task. When the
+database falls silent, all connections are broken at once, and the tasks that wait for them get an error.
 
 Bound: each pool has its size. Idle connections beyond one are closed after `IDLE_S`.
 """

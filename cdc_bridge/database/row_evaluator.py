@@ -53,7 +53,7 @@ SUBJECTS_MAX = 100_000
 
 @dataclass(slots=True)
 class Backoff:
-    """Questions that took PostgreSQL too long are not asked again for a while, so that nobody waits for them each time.
+    """Keeps questions that took PostgreSQL too long from being asked again for a while.
 
     Rule: for `first_s`, and twice as long each time after that, up to `BACKOFF_MAX_S`; an answer in time ends that.
     Bound: `SUBJECTS_MAX` subjects, of which only hashes are kept, since clients choose how large they are; past it the

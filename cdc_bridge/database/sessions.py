@@ -52,7 +52,7 @@ Connection: TypeAlias = AsyncConnection[tuple[str, ...]]
 """Every column of every result is text."""
 
 BoundStatement: TypeAlias = tuple[sql.Composed, SecurityContext]
-"""A statement, and for whom it is run."""
+"""A statement, and the context in which it is run."""
 
 NO_ROLE = "none"
 """That of the session."""
@@ -195,7 +195,7 @@ def _settings(context: SecurityContext) -> dict[str, str]:
     return {"role": NO_ROLE if principal.role is None else principal.role, "claims": principal.claims}
 
 
-# --- what its errors mean to whoever asked; none of them ends a worker ---
+# --- what errors mean to the caller; none of them ends a worker ---
 
 
 def in_our_words(error: Exception, collection: Collection, policies: Sequence[str] = ()) -> Exception:
@@ -247,8 +247,9 @@ def _is_raised(error: psycopg.Error) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """The first line, without details and without values: an error of a policy is about a row that is not for the log,
-    nor for whoever may not see it.
+    """Return the first line of an error, without details and values.
+
+    An error of a policy can contain a row, which belongs neither into the log nor to clients that may not see it.
     """
     said = (error.diag.message_primary if isinstance(error, psycopg.Error) else None) or str(error)
     if isinstance(error, psycopg.DataError):

@@ -112,7 +112,7 @@ class Dispatcher:
 
     def _hold(self, gap: Gap) -> list[Reading]:
         if gap.relation_id is None:
-            log.warning("changes were missed: everybody gets fresh data", extra=facts(reason=gap.reason))
+            log.warning("changes were missed: all subscribers get fresh data", extra=facts(reason=gap.reason))
             return self._hub.hold()
         collection = self._hub.catalog.by_relation_id.get(gap.relation_id)
         return self._hub.hold(collection.relation_id) if collection else []

@@ -165,4 +165,4 @@ async def _put(
 
 
 async def _nobody(questions: Sequence[Any]) -> Sequence[Any]:
-    raise SourceUnavailable("nobody is there to be asked")
+    raise SourceUnavailable("there is no evaluator")

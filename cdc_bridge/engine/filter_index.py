@@ -1,6 +1,6 @@
 """Finds the subscriptions that a change concerns.
 
-Equal subscriptions, those that differ only in who asked, form one group: what a change means to them is computed once.
+Equal subscriptions, which differ only in the client, form one group: a change is evaluated for all of them once.
 Groups with the same filter, which also follow the same item if any, share a `FilterGroup`: it is found by the item, or
 by the keys of its filter (`index_keys`), and its filter is evaluated once.
 
@@ -47,7 +47,7 @@ class Matches(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Group(Generic[Member]):
-    """`subscription` stands for all members; its `uid` is nobody's. Members keep their order of arrival."""
+    """`subscription` stands for all members; its `uid` is not used. Members keep their order of arrival."""
 
     subscription: Subscription
     members: CompactDict[Member, None] = field(default_factory=CompactDict)

@@ -40,7 +40,8 @@ def find_matches(
 ) -> list[tuple[FilterGroup[Member], Matches | None]]:
     """Return the filters that may let rows of a change through, and what each does with them. None: all rows match.
 
-    `index` is the table's, None where nobody follows it. `now_us` is the moment of `$NOW`, in microseconds since 1970.
+    `index` is the table's, None if the table has no subscriber. `now_us` is the moment of `$NOW`, in microseconds since
+    1970.
     """
     if index is None:
         return []

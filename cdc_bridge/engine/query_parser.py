@@ -6,7 +6,7 @@ and a second pass finds every answer in the caches. (A third one is needed only 
 policy to PostgreSQL than its text showed.)
 
 Bound: `KNOWN_BYTES_MAX` of normalized literals. Policy: past it all are forgotten; to ask again costs one round trip.
-What all that are here need at once may be more, until somebody asks for something else.
+The literals of current requests may exceed it until the next request.
 """
 
 from __future__ import annotations

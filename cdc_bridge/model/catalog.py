@@ -165,7 +165,7 @@ class Collection:
     `orders` has the names of the columns of those partitions that have them in another order than the table.
 
     `durable`: its changes are in the log. `shape` is a digest of all that a position in its changes depends on: while
-    it is the same, nothing has happened to the rows that no change tells of.
+    it is the same, the rows have changed by captured changes only.
 
     `references` lead to other collections, or to this one. `by_reference` finds them by their names, and by their short
     names where these name nothing else here.

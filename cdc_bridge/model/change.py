@@ -90,7 +90,7 @@ class Era:
 
 
 NO_ERA = Era(b"")
-"""That of positions which nobody can go on from."""
+"""The era of positions from which no client can resume."""
 
 
 _made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times as long
@@ -193,7 +193,7 @@ class Change(NamedTuple):
     TRUNCATE has none.
 
     `at` is when it was written, in microseconds since 1970 by the server's clock. `position` is what has been
-    delivered of its table once this has; None where nothing is stored (live mode), so that nobody can resume there.
+    delivered of its table once this has; None where nothing is stored (live mode), so that no client can resume there.
     """
 
     operation: Operation

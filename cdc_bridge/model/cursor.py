@@ -78,7 +78,7 @@ class ClientPosition:
 
 
 def united(shape: bytes, positions: tuple[Position, ...]) -> Cursor:
-    """Positions of different eras add up to one that nobody can go on from."""
+    """Combine positions. Those of different eras add up to one from which no client can resume."""
     era = positions[0].era
     if not era.is_lasting or any(position.era != era for position in positions):
         return Cursor(shape, NO_ERA, ())

@@ -48,9 +48,8 @@ CLOSING = 4
 class Connection(BoundedReader):
     """Implements `engine.subscriber.Outlet`. Nothing here waits, but for `room`.
 
-    `framing` is None while no byte of a frame and no fragment of a message is held. `room_timeout_s`: whoever has more
-    to push than may wait leaves half of the outbox empty, and waits for that. A client that has not made room by then
-    is too slow as well.
+    `framing` is None while no byte of a frame and no fragment of a message is held. `room_timeout_s`: a replay
+    leaves half of the outbox empty, and waits for that (`room`). A client that has not made room by then is too slow.
     """
 
     __slots__ = (

@@ -1,9 +1,9 @@
-"""Bounds on what strangers can make us do: how many connections there are, and how much of each is read at one go.
+"""Limits for clients that have not authenticated: the number of connections, and how much of each is read at once.
 
 A connection is KNOCKING from the moment it is accepted, INSIDE once its request may be upgraded, and neither once it
-has ended. Whoever knocks may say nothing for as long as it likes, so there are `handshakes_max` of them at most: past
-it the one that has knocked longest gives way, from the address from which most do. An attacker displaces his own, and
-a client that sends its request at once has been heard long before.
+has ended. A client that knocks may send nothing for as long as it likes. Bound: `handshakes_max` such connections.
+Policy: past it, the oldest one of the address with the most of them is closed. So an attacker displaces his own
+connections, while a client that sends its request at once is INSIDE long before.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ READ_BYTES = 2048
 """As much is read from one client before the others have their turn. It may hold 341 pings."""
 
 ACCEPTED_AT_ONCE = 512
-"""Connections that may wait to be accepted. More would be accepted in one go, while everybody waits; with less, a
-client that comes in the midst of many has to try again, which TCP does after a second.
+"""Connections that may wait to be accepted. More would be accepted at once, while all others wait. With fewer, clients
+that connect at the same time as many others would have to try again, which TCP does after a second.
 """
 
 LONG_S = 0.0005

@@ -127,7 +127,7 @@ class ClientSession:
         return len(self._queue) >= REQUESTS_MAX or self._waiting_bytes > waiting_bytes_max
 
     def _sort(self, received: Meaning, size_bytes: int) -> None:
-        """Everything waits for its turn while an `auth` does: nobody knows who it comes from."""
+        """Handle a message, or queue it while an `auth` is pending, since its principal is not known yet."""
         match received:
             case Abuse(reason):
                 self._client.close(CloseCode.POLICY_VIOLATION, reason)
@@ -317,7 +317,7 @@ class ClientSession:
         return self._ping_s if wake_s is None else min(self._ping_s, now.steady_s + wake_s)
 
     def pass_time(self) -> None:
-        """Tokens expire, nobody is waited for for ever, and each client is pinged."""
+        """Do what is due: expire a token, close a client that takes too long, or send a ping."""
         now = self._server.now()
         self._take(self._auth_state.due(now))
         if now.steady_s >= self._ping_s:

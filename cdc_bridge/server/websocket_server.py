@@ -83,7 +83,7 @@ def _no_password() -> bytes:
 class Securing(asyncio.Protocol):
     """A connection from its acceptance to the end of the TLS handshake.
 
-    The loop's own server tells of nobody before that has ended, and so would count nobody.
+    The event loop's own server reports a connection only after that, so it could not be counted before.
     """
 
     def __init__(
@@ -250,14 +250,14 @@ class WebSocketServer:
                 await asyncio.wait(self._tasks)
 
     async def say_goodbye(self) -> None:
-        """Accept nobody any more, send everybody what waits for them, close, and wait until they are gone."""
+        """Accept no more connections, send what waits for each, close them, and wait until all are gone."""
         self.requests.is_open = False
         for connection in list(self._connections):
             connection.drain(CloseCode.GOING_AWAY, "shutting down")
         await self._until_nobody_is_here()
 
     def abort(self) -> None:
-        """Cut off whoever is still there."""
+        """Abort the connections that are left."""
         self.requests.is_open = False
         self.limits.turn_everybody_away()
         for admitted in [*self.identifying, *self._connections]:
