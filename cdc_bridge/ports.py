@@ -155,7 +155,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """All that `snapshot` sees has been read."""
+    """Reported when all that `snapshot` sees has been read."""
 
     snapshot: Snapshot
 
@@ -220,5 +220,5 @@ class CatalogReader(Protocol):
         ...
 
     async def renew(self) -> None:
-        """As `Reader.renew`."""
+        """Do as `Reader.renew` does."""
         ...

@@ -1,4 +1,4 @@
-"""From a token to the principal that it proves: JSON Web Tokens (RFC 7519), and the configuration's static tokens.
+"""Verify tokens and return their principals: JSON Web Tokens (RFC 7519) and the configuration's static tokens.
 
 The claims of a token go to the database as the text that the issuer wrote. A text that PostgreSQL would read
 differently than we do is therefore refused: one with duplicate names, or with values that `jsonb` cannot hold.

@@ -108,7 +108,7 @@ def step(composed: sql.Composable, lock: str, reason: str) -> Step:
 
 
 def serialised(schema: str) -> Step:
-    """Only one attach or detach at a time changes our schema."""
+    """Return the step that lets only one attach or detach at a time change our schema."""
     waiting = statement("steps/serialise", name=sql.Literal(schema))
     return step(waiting, "an advisory lock", "one attach or detach at a time")
 

@@ -51,11 +51,11 @@ class CaptureSession:
     is_standby: bool = False
     listener: WatchedConnection | None = None
     failure: Exception | None = None
-    """What ended something that runs beside."""
+    """The error that ended a task of the session."""
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def generation(self) -> tuple[bytes, bytes]:
-        """The life of the database, and the key of cursors."""
+        """Return the generation of the database, and the key of cursors."""
         token, key = await self.reader.row("standby_era" if self.is_standby else "begin_era")
         return uuid.UUID(token).bytes[:8], bytes(str(key), "ascii")
 
@@ -70,7 +70,7 @@ class CaptureSession:
         self.wakeup.set()
 
     def take(self) -> list[bytes]:
-        """All notifications that have come. Raises what ended the session, once there is none."""
+        """Return the notifications received. If there are none, raise the error that ended the session, if any."""
         listener = self.listener
         notifications = listener.take() if listener is not None else []
         error = self.failure or self.reader.error or (listener.error if listener is not None else None)

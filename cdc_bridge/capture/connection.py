@@ -212,7 +212,7 @@ class WatchedConnection:
     async def rows(
         self, name: str, parameters: dict[str, Any] | None = None, *, limit_s: float | None = None
     ) -> list[tuple[Any, ...]]:
-        """The answer to `queries/name`. Raises psycopg's errors, and `CaptureLost` when none comes in time."""
+        """Return the answer to `queries/name`. Raises psycopg's errors, and `CaptureLost` when none comes in time."""
         query = numbered(name, self._schema)
         if name not in self._prepared:
             self._pgconn.send_prepare(name.encode(), query.text)
@@ -225,11 +225,11 @@ class WatchedConnection:
         return self._transformer.load_rows(0, result.ntuples, tuple)
 
     async def row(self, name: str, parameters: dict[str, Any] | None = None) -> tuple[Any, ...]:
-        """The first row of an answer; it has to be there."""
+        """Return the first row of an answer, which must have one."""
         return (await self.rows(name, parameters))[0]
 
     def take(self) -> list[bytes]:
-        """All notifications that have come."""
+        """Return the notifications received."""
         if self.error is None:
             if self._pgconn.ssl_in_use:  # decrypted bytes do not make the socket readable
                 self._consume()
@@ -239,12 +239,12 @@ class WatchedConnection:
         return taken
 
     async def close(self) -> None:
-        """Without a word to the server, which may be away."""
+        """Close the connection without a message to the server, which may be away."""
         self._unwatch()
         await self.connection.close()
 
     async def _answer(self, limit_s: float | None) -> Any:
-        """The result of what was sent. Raises its error."""
+        """Return the result of what was sent. Raises its error."""
         if self.error is not None:
             raise self.error
         self._watch()

@@ -34,7 +34,7 @@ Ask: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[list[tuple[Any, ...]]
 """Runs a query by its name. Raises psycopg's errors."""
 
 Siblings: TypeAlias = Callable[[int], frozenset[int]]
-"""From a table to all that report under the same collection."""
+"""Returns the tables of the collection that a table belongs to."""
 
 Sizes: TypeAlias = dict[int, tuple[int, int]]
 """Rows and bytes of each table."""
@@ -112,7 +112,7 @@ def base(delivered: Iterable[Position]) -> Snapshot:
 
 
 async def current_snapshot(ask: Ask) -> Snapshot:
-    """All that it sees, a later reading sees. On a standby it sees no more than that."""
+    """Return a snapshot. A later read sees all that it sees."""
     [(snapshot,)] = await ask("settled_snapshot", {})
     return Snapshot.parse(snapshot)
 

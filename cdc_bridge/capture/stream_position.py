@@ -87,7 +87,7 @@ class StreamPosition:
         return fresh
 
     def prove(self, snapshot: Snapshot) -> None:
-        """All that `snapshot` sees has been delivered, or is pending. An older one takes nothing back."""
+        """Note that all that `snapshot` sees was delivered or is pending. An older snapshot changes nothing."""
         if snapshot != self.seen and snapshot.covers(self.seen):
             self.seen = snapshot
             later = [change for change in self._journal.delivered if not snapshot.sees(change[0])]

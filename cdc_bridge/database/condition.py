@@ -232,7 +232,7 @@ def _meets(operator: str) -> _Build:
 
 
 def _not(build: _Build) -> _Build:
-    """For NULL it is NULL, and so is the contrary."""
+    """Return the negation of a condition. Both are NULL for NULL."""
 
     def contrary(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
         return sql.SQL("NOT ({})").format(build(replace(side, value=side.known), values))

@@ -225,7 +225,7 @@ _IMMENSE = r"[eE][+-]?0*[1-9][0-9]{4}"
 
 
 def operand(alias: str, asked: Operand) -> sql.Composable:
-    """Its value in the row that goes by `alias`."""
+    """Return the value of an operand in the row named `alias`."""
     column = Name(alias, asked.column.name)
     match asked:
         case Field(_, None):

@@ -110,7 +110,7 @@ class PooledRowEvaluator:
         claims: Sequence[ClaimExpression] = (),
         probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
-        """All literals of a type are one statement; where PostgreSQL refuses it, each half of them, down to the one."""
+        """Look up all in one round trip. Literals of one type are one statement; if it fails, its halves are asked."""
         groups, decisions = _by_type(literals), _Decisions(probes)
         statements: list[Statement] = [(_normalization([literals[i] for i in group]), BY_ITSELF) for group in groups]
         statements += [(worth(each.expression), SecurityContext(each.principal)) for each in claims]

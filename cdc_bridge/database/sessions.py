@@ -143,13 +143,13 @@ class _Script:
         self.answers_at: list[int] = []
 
     def written(self, asked: Sequence[BoundStatement], limit_s: float) -> str:
-        """For the answers to be in the order of the questions, equal statements have to stand side by side."""
+        """Return the statements as one text. Equal ones must be adjacent, so that answers are in their order."""
         for _, group in groupby(asked, key=lambda each: id(each[0])):
             self._write(list(group), max(1, round(limit_s * 1000)))
         return ";\n".join(self._lines)
 
     def _write(self, asked: Sequence[BoundStatement], limit_ms: int) -> None:
-        """One statement, for all who ask it."""
+        """Write one statement, for all contexts that ask it."""
         (text, first), *_ = asked
         self._say("DEALLOCATE ALL")
         self._say("BEGIN READ ONLY")

@@ -27,7 +27,7 @@ from cdc_bridge.ports import Asked, InitialData
 from cdc_bridge.statements import statement
 
 TOGETHER_TIMEOUT_S = 1.0
-"""For each statement of a read of many. A read that needs longer is done alone."""
+"""The time for each statement of a common read. A read that needs longer is done alone."""
 
 NO_CATALOG = Catalog()
 
@@ -54,7 +54,7 @@ class SnapshotReader:
         return _data(read.snapshot, asked.query, texts, meta)
 
     async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
-        """All in one transaction, for which there is little time: see `ports.Reader`."""
+        """Read all in one transaction, for which there is little time. See `ports.Reader`."""
         async with self._transaction(asked[0].collection, TOGETHER_TIMEOUT_S) as read:
             found = await read.ask(
                 [(_reading(each, Scope(catalog, read.now_us, each.context)), each.context) for each in asked]

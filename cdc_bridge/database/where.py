@@ -124,7 +124,7 @@ class Scope:
     of_versions: bool = False
 
     def seeing_all(self) -> Scope:
-        """For what the rules themselves say: they are not subject to rules."""
+        """Return the scope for the filters of rules, to which rules do not apply."""
         return replace(self, context=SecurityContext(self.context.principal))
 
     def target(self, reference: Reference) -> Collection:

@@ -152,7 +152,7 @@ async def _put(
     asked: Sequence[tuple[Sequence[Question], Callable[[Sequence[Answer]], None]]],
     ask: Callable[[Sequence[Question]], Awaitable[Sequence[Answer]]],
 ) -> None:
-    """All questions at once; to each asker the answers to its own."""
+    """Ask all questions at once, and pass each asker the answers to its own."""
     questions = [question for of_one, _ in asked for question in of_one]
     if not questions:
         return

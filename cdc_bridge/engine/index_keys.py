@@ -75,7 +75,7 @@ class IsNull:
 
 IndexKey: TypeAlias = OneOf | Within | IsNull
 IndexKeys: TypeAlias = tuple[IndexKey, ...]
-"""Without a key no row matches."""
+"""The keys of a filter, of which a matching row has one. If there are none, no row matches."""
 
 Cost: TypeAlias = Callable[[IndexKey], int]
 """Estimates how many filters that do not match are found together with one that has this key."""

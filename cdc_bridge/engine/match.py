@@ -133,7 +133,7 @@ class Match(Generic[Member]):
 
     @property
     def groups(self) -> list[Group[Member]]:
-        """All groups that the change may concern."""
+        """Return all groups that the change may concern."""
         return [group for groups in self._groups.values() for group in groups]
 
     @property

@@ -106,7 +106,7 @@ class CursorCiphers:
         self._under: dict[bytes, CursorCipher] = {}
 
     def take(self, secret: bytes) -> None:
-        """From now on cursors are sealed with this secret."""
+        """Seal cursors with this secret from now on."""
         self._cipher = CursorCipher(secret)
         self._under.clear()
 

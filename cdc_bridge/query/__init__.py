@@ -1,1 +1,1 @@
-"""From a client's query to values, and its filters judged in memory."""
+"""Parse clients' queries, and evaluate filters in memory."""

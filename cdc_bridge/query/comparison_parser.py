@@ -33,7 +33,7 @@ GEOJSON: Final = PgType("json")
 JSONPATH: Final = PgType("jsonpath")
 
 _DIGITS_MAX = 200_000
-"""No type of PostgreSQL has as many digits, and writing them out would cost."""
+"""The most digits of a number. No type of PostgreSQL has as many, and writing them out would cost."""
 
 _OPPOSITES = {
     Operator.NULL: Operator.NNULL,

@@ -54,7 +54,7 @@ class Signal(enum.Enum):
     """A sign of a client besides its messages."""
 
     PONG = enum.auto()
-    """It has read what came before the PING."""
+    """The PONG to our PING: the client has read everything before it."""
 
 
 Received = str | bytes | Signal

@@ -22,7 +22,7 @@ from websockets.protocol import SEND_EOF
 from websockets.server import ServerProtocol
 
 READ_BYTES = 2048
-"""As much is read from one client before the others have their turn. It may hold 341 pings."""
+"""Bytes read from one client before others have their turn. They can contain 341 pings."""
 
 ACCEPTED_AT_ONCE = 512
 """Connections that may wait to be accepted. More would be accepted at once, while all others wait. With fewer, clients
@@ -39,10 +39,10 @@ UNREAD_BYTES_MAX = 64 * 1024
 """Answers to pings that wait for a client to read them."""
 
 OPEN_TIMEOUT_S = 10.0
-"""From the connection to the upgrade; for the TLS handshake before it as long again."""
+"""The time from the connection to the upgrade. A TLS handshake before it has as long again."""
 
 CLOSE_TIMEOUT_S = 2.0
-"""From our CLOSE, or the last answer to plain HTTP, to the end of the connection."""
+"""The time from our CLOSE, or the last HTTP response, to the end of the connection."""
 
 IPV6_NETWORK_BITS = 64
 """A client that has one IPv6 address has as many as fit into this, so they count as one."""
