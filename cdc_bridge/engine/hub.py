@@ -1,4 +1,4 @@
-"""Which subscribers follow what on this node, by which rights, and in which catalog.
+"""The subscribers of a bridge, with their rights and the catalog that they were parsed against.
 
 Rule: a hub is driven by calls and never waits. It keeps three things in step: the catalog, the topics, and the state of
 each subscriber. `publisher.py` sends the stream to the topics that are registered here.
@@ -37,13 +37,13 @@ class Hub:
         self.era = NO_ERA
         self.collections = CollectionRegistry()
         self.sources: Mapping[int, Source] = self.collections.sources
-        """What changes of each table belong to by the newest catalog, by `oid`."""
+        """The collection and layout of the changes of each table by the newest catalog, by `oid`."""
         self.subscribers = SubscriberRegistry(held_bytes_max)
         self._ciphers = CursorCiphers()
         self._is_concerned: Concerned = _nobody
 
     def __len__(self) -> int:
-        """The number of subscriptions."""
+        """Return the number of subscriptions."""
         return len(self.subscribers)
 
     @property
@@ -56,7 +56,7 @@ class Hub:
     # --- subscribers ---
 
     def is_followed(self, relation_id: int) -> bool:
-        """Whether anybody is sent what happens in this collection."""
+        """Whether any topic follows or shows this collection."""
         return bool(self.subscribers.topics_concerned(relation_id))
 
     def follow(self, outlet: Outlet, subscription: Subscription, after: str | None = None) -> Reading:
@@ -75,7 +75,7 @@ class Hub:
             subscriber.outlet.drop(subscriber)
 
     def suspend(self, subscriber: Subscriber) -> None:
-        """Tell it nothing more until it goes on, not even what waits for it."""
+        """Send it nothing until it goes on, not even what waits for it."""
         if subscriber.state not in (State.PAUSED, State.ENDED):
             self.subscribers.part(subscriber)
             subscriber.take(Step.PAUSED)
@@ -100,13 +100,13 @@ class Hub:
         return reading
 
     def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
-        """End a subscription and say why."""
+        """End a subscription with an error."""
         if subscriber.state is not State.ENDED:
             self.leave(subscriber)
             subscriber.outlet.refuse(subscriber, error)
 
     def anchor(self, relation_id: int) -> Anchor:
-        """To be taken before data of this collection are read."""
+        """Return the anchor of data of this collection. Call it before they are read."""
         collection = self.catalog.by_relation_id.get(relation_id)
         if collection is None or not collection.durable:
             return Anchor(NO_ERA, bytes(SHAPE_BYTES))
@@ -143,7 +143,7 @@ class Hub:
         return True
 
     def start_anew(self, subscriber: Subscriber) -> Reading:
-        """The subscriber cannot go on from where it is: fresh data."""
+        """Return a reading of fresh data for a subscriber that cannot go on from where it is."""
         subscriber.after = None
         return self._reload(subscriber)
 
@@ -187,12 +187,12 @@ class Hub:
     # --- what clients have been sent ---
 
     def client_position(self, subscriber: Subscriber, cursor: Cursor) -> ClientPosition | None:
-        """None for those who did not ask for cursors."""
+        """Return the client position of a cursor; None if the subscriber did not ask for cursors."""
         rights = subscriber.subscription.rights
         return ClientPosition(self._ciphers.under(rights), cursor) if subscriber.subscription.cursor else None
 
     def open(self, subscriber: Subscriber, text: str) -> Cursor | None:
-        """None for whatever is not a cursor that we gave under the rights that this one has."""
+        """Open a cursor. Return None if it was not given by us under the rights of this subscriber."""
         return self._ciphers.under(subscriber.subscription.rights).open(text)
 
     # --- the era of the stream, and gaps in it ---
@@ -212,7 +212,7 @@ class Hub:
         return reload_all(topic for topic in self.subscribers.topics if not self._is_logged(topic.subscription))
 
     def _is_logged(self, subscription: Subscription) -> bool:
-        """Whether the log has all changes that it is sent."""
+        """Whether the log has all changes that a subscriber is sent."""
         shown = tables_of(subscription) if subscription.related else ()
         others = [self.catalog.by_relation_id.get(relation_id) for relation_id in shown]
         followed = self.collections.newest(subscription.collection)
@@ -228,7 +228,7 @@ class Hub:
 
     @property
     def missing(self) -> list[Subscriber]:
-        """Those that wait since no collection has the name that they follow."""
+        """Return the subscribers that wait because no collection has the name that they follow."""
         waiting = [subscriber for subscriber in self.subscribers if subscriber.state is State.WAITING]
         return [each for each in waiting if each.subscription.collection.name not in self.catalog.by_name]
 
@@ -288,7 +288,7 @@ class Hub:
         return [reading for reading in [*readings, *self.release()] if reading.current]
 
     def _judge_topics(self, judged: Iterable[tuple[Subscriber, Judgement]]) -> None:
-        """Those who stay together after all keep what waits for them."""
+        """Move topics whose subscribers all stay equal, with what waits for them."""
         found: dict[Topic, dict[Subscriber, Subscription]] = {}
         for subscriber, judgement in judged:
             if subscriber.topic is not None and not isinstance(judgement, RequestError):
@@ -297,7 +297,7 @@ class Hub:
             self.subscribers.move_topic(topic, subscriptions)
 
     def _begin_anew(self, subscriber: Subscriber, judgement: Judgement, known: Subscription) -> Reading | None:
-        """None when nothing is new to this one."""
+        """Return a reading of fresh data, or None if nothing has changed for this subscriber."""
         if isinstance(judgement, RequestError):
             self.refuse(subscriber, judgement)
             return None

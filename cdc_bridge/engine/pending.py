@@ -1,4 +1,4 @@
-"""The queue of a topic: what has come behind something that is not known yet.
+"""The queue of a topic: entries that are not known yet, and what has come after them.
 
 Rule: a `Pending` takes the place of a change's events while the database is asked about them, or of rows that are being
 read again. What comes later queues behind it, and leaves in the order in which it came. Rows that were read again are
@@ -17,15 +17,13 @@ from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.subscription import Event
 
 ENTRY_BYTES = 100
-"""What an entry costs that has no event."""
+"""The cost of an entry without events."""
 
 Events: TypeAlias = tuple[Event, ...]
 
 
 class Pending:
-    """The place of a change's events in the queue of a topic while they are not known, or of rows that are being read
-    again (of no `xid`).
-    """
+    """The place in a queue of events that are not known yet, or of rows that are being read again (without `xid`)."""
 
     __slots__ = ("events", "is_settled", "size_bytes", "xid")
 
@@ -37,10 +35,10 @@ class Pending:
 
 
 Arrival: TypeAlias = tuple[int, Events | None, Snapshot | None]
-"""A transaction's events, and the snapshot in which they were read if they were. Without events it is unknown."""
+"""The xid, the events (None if they are unknown), and the snapshot in which they were read, if any."""
 
 Queued: TypeAlias = Pending | Snapshot | Arrival
-"""A snapshot is that of a heartbeat."""
+"""An entry of the queue. A snapshot stands for a heartbeat."""
 
 
 class PendingQueue(deque[Queued]):
@@ -57,14 +55,14 @@ class PendingQueue(deque[Queued]):
         self.size_bytes = 0
 
     def wait(self, xid: int | None, size_bytes: int) -> Pending:
-        """Something comes here that is not known yet."""
+        """Append an entry that is not known yet."""
         pending = Pending(xid, size_bytes)
         self.append(pending)
         self.size_bytes += size_bytes
         return pending
 
     def put(self, arrival: Arrival) -> None:
-        """These events come behind all the others."""
+        """Append events."""
         self.append(arrival)
         self.size_bytes += _cost(arrival[1])
 

@@ -1,4 +1,4 @@
-"""Sends the stream to the topics: what a change means to each of them, and what has to be read again because of it.
+"""Publish the stream to the topics: match each change, and find what has to be read again because of it.
 
 Rule: a publisher is driven by calls and never waits: a change is published between two awaits of its caller. Where
 memory cannot tell what it means, an `Inquiry` takes its place in the topics concerned, and only these wait for it. An
@@ -31,7 +31,7 @@ from cdc_bridge.model.subscription import Event, EventKind, Subscription
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Refresh:
-    """The rows of a topic that this filter lets through, or all figures, have to be read again."""
+    """A request to read rows of a topic again, those that match the filter, or all figures."""
 
     topic: Topic
     subscription: Subscription
@@ -41,7 +41,7 @@ class Refresh:
 
 @dataclass(slots=True, eq=False)
 class Inquiry:
-    """A change of which the database has to say what it means to some topics. They wait for it, and nobody else does.
+    """A change that the database has to evaluate for some topics. Only these wait for it.
 
     `arrangement`: what it asks holds while the registry's is the same.
     """
@@ -54,7 +54,7 @@ class Inquiry:
 
     @property
     def subject(self) -> int:
-        """What is asked about, as a hash: it is as slow the next time."""
+        """Return a hash of what is asked about. A slow subject is expected to be slow again."""
         return hash(frozenset([match.subject for match in self.matches]))
 
 
@@ -66,13 +66,15 @@ class Publisher:
         self._sources = collections.sources
         self._subscribers = subscribers
         self.inquiries: list[Inquiry] = []
-        """Questions to the database that nobody has taken yet."""
+        """Inquiries that the dispatcher has not taken yet."""
         self._touched: dict[Topic, None] = {}
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
 
     def apply(self, change: Change, now_us: int = 0) -> list[Reading]:
-        """Send one change to all that follow its table, or show it. Where memory cannot tell what it means, an inquiry
-        takes its place (`inquiries`). `now_us` is the moment of `$NOW`, in microseconds since 1970.
+        """Publish one change to the topics that follow its table or show its rows.
+
+        Where memory cannot decide, an inquiry takes its place (`inquiries`). `now_us` is the moment of `$NOW`, in
+        microseconds since 1970.
         """
         source = self._sources.get(change.relation_id)
         if source is None:
@@ -88,7 +90,7 @@ class Publisher:
         return readings
 
     def flush(self) -> None:
-        """Wake every connection that has something to send, once. To be called at the end of each batch."""
+        """Wake every connection that has something to send, once. Call it at the end of each batch."""
         for topic in self._touched:
             topic.announce()
         self._touched.clear()
@@ -156,11 +158,11 @@ class Publisher:
         self.inquiries.append(Inquiry(change, [match], pending, self._subscribers.arrangement, size_bytes(change)))
 
     def is_current(self, inquiry: Inquiry) -> bool:
-        """Whether its answer still means what was asked."""
+        """Whether the answer to an inquiry is still valid."""
         return inquiry.arrangement is self._subscribers.arrangement
 
     def ask_again(self, inquiry: Inquiry, now_us: int) -> bool:
-        """Rights or the catalog have changed since it was asked. False when nobody can be asked any more."""
+        """Match again after rights or the catalog have changed. Return False if that is impossible."""
         inquiry.arrangement = self._subscribers.arrangement
         change, waiting = inquiry.change, inquiry.pending.keys()
         source = self._sources.get(change.relation_id)
@@ -178,7 +180,7 @@ class Publisher:
         return True
 
     def settle(self, inquiry: Inquiry) -> list[Reading]:
-        """The answer is there: its topics go on."""
+        """Publish the events of an answered inquiry, so that its topics go on."""
         change = inquiry.change
         found: dict[Topic, Events | None] = dict.fromkeys(inquiry.pending, ())
         for match in inquiry.matches:
@@ -195,7 +197,7 @@ class Publisher:
         return readings
 
     def drop(self, inquiry: Inquiry) -> list[Reading]:
-        """It cannot be answered: fresh data for those who wait for it."""
+        """Give fresh data to the topics of an inquiry that cannot be answered."""
         readings: list[Reading] = []
         for topic, pending in inquiry.pending.items():
             self._touched[topic] = None
@@ -203,7 +205,7 @@ class Publisher:
         return readings
 
     def _make_stale(self, change: Change, collection: Collection) -> list[Reading]:
-        """Rows of other tables that show what has changed have to be shown again."""
+        """Mark rows of other tables that show the changed rows as stale."""
         readings: list[Reading] = []
         for topic, rows in rows_that_show(
             change, self._subscribers.topics_showing(collection.relation_id), self._collections.catalog
@@ -222,7 +224,7 @@ class Publisher:
         return bool(self._subscribers.stale) and any(topic.needs_refresh for topic in self._subscribers.stale)
 
     def take_stale(self) -> list[Refresh]:
-        """What has to be read again. Its topics are sent nothing else until it is shown, or cannot be."""
+        """Return what to read again. Its topics wait until `show` or `give_up`."""
         ready = [topic for topic in self._subscribers.stale if topic.needs_refresh]
         refreshes = [Refresh(topic, topic.subscription, topic.stale, topic.refresh()) for topic in ready]
         self._subscribers.stale = {
@@ -231,7 +233,7 @@ class Publisher:
         return refreshes
 
     def show(self, refresh: Refresh, rows: tuple[bytes, ...], seen: Snapshot) -> list[Reading]:
-        """What was stale has been read, in a snapshot. It is shown to nobody who might see something else by now."""
+        """Publish rows that were read again in a snapshot, unless the rights of the topic have changed since."""
         subscription = refresh.topic.subscription
         if not subscription.sees_as(refresh.subscription) or subscription.context != refresh.subscription.context:
             return self.give_up(refresh)
@@ -241,11 +243,11 @@ class Publisher:
         return readings
 
     def give_up(self, refresh: Refresh) -> list[Reading]:
-        """It cannot be shown: fresh data for those who still wait for it."""
+        """Give fresh data to a topic whose refresh has failed."""
         return refresh.topic.reload_all() if refresh.topic.refreshing is refresh.pending else []
 
     def take_heartbeat(self, snapshot: Snapshot, lagging: Set[int] = frozenset()) -> None:
-        """A heartbeat: all that `snapshot` sees has been applied, but for the tables that lag."""
+        """Note that all that `snapshot` sees was published, except for the tables in `lagging`."""
         for topic in list(self._subscribers.catching_up):
             if lagging.isdisjoint(self._collections.newest(topic.subscription.collection).filenodes):
                 topic.take_heartbeat(snapshot)
@@ -253,14 +255,14 @@ class Publisher:
                 del self._subscribers.catching_up[topic]
 
     def is_congested(self, relation_ids: Iterable[int]) -> bool:
-        """Whether nobody who follows these tables has room. Who has much to tell may wait for the quickest of them."""
+        """Whether no subscriber of these tables has room. A bulk read waits for the first that has."""
         topics = [topic for each in relation_ids for topic in self._subscribers.topics_of(each)]
         subscribers = [subscriber for topic in topics for subscriber in topic.subscribers]
         return bool(subscribers) and not any(subscriber.outlet.has_room for subscriber in subscribers)
 
 
 def size_bytes(change: Change) -> int:
-    """What it takes while it waits."""
+    """Return the memory that a waiting change takes."""
     return 100 + sum([len(row.raw) for row in (*change.old, *change.new)])
 
 

@@ -21,7 +21,7 @@ Judgement: TypeAlias = Subscription | RequestError
 
 
 class SubscriberRegistry:
-    """See the module's docstring. It is walked over as it was at the beginning of the walk."""
+    """See the module's docstring. Iteration goes over a copy."""
 
     def __init__(self, bytes_max: int) -> None:
         self.index: FilterIndex[Topic] = FilterIndex()
@@ -32,14 +32,12 @@ class SubscriberRegistry:
         self.stale: dict[Topic, None] = {}
         """Topics of which rows or figures may have to be read again."""
         self.arrangement = object()
-        """Another one when subscribers have been taken from where an inquiry may have found them."""
+        """Replaced whenever subscribers have left topics in which an inquiry may have found them."""
         self._bytes_max = bytes_max
         self._subscribers: dict[Subscriber, None] = {}
         self._topics: dict[Hashable, Topic] = {}
         self.showing: dict[int, dict[Topic, None]] = {}
-        """By table: topics that are sent what happens there, although they follow another table. They show rows of this
-        one, or their filter leads here.
-        """
+        """Topics by tables that they show, or to which their filters lead, besides the one that they follow."""
 
     def __len__(self) -> int:
         return len(self._subscribers)
@@ -51,7 +49,7 @@ class SubscriberRegistry:
         return subscriber in self._subscribers
 
     def rearrange(self) -> None:
-        """What has been asked about subscribers has to be asked again."""
+        """Make pending inquiries invalid, so that they are asked again."""
         self.arrangement = object()
 
     def add(self, subscriber: Subscriber) -> None:
@@ -62,7 +60,7 @@ class SubscriberRegistry:
         self._subscribers.pop(subscriber, None)
 
     def join(self, subscriber: Subscriber) -> None:
-        """It follows its topic from here on."""
+        """Add a subscriber to its topic."""
         subscription = subscriber.subscription
         key = topic_key(subscription)
         topic = self._topics.get(key)
@@ -72,7 +70,7 @@ class SubscriberRegistry:
         topic.join(subscriber)
 
     def part(self, subscriber: Subscriber) -> None:
-        """It follows nothing any more. Does nothing when that is so already."""
+        """Take a subscriber out of its topic, if it has one."""
         topic = subscriber.topic
         if topic is None:
             return
@@ -81,8 +79,9 @@ class SubscriberRegistry:
             self._unregister(topic)
 
     def move_topic(self, topic: Topic, subscriptions: Mapping[Subscriber, Subscription]) -> bool:
-        """All subscribers of a topic follow something else from here on, with what waits for them. False when they do
-        not stay together, or others follow that already: then nothing is done.
+        """Give a topic another subscription, and keep what waits for its subscribers.
+
+        Return False, and do nothing, if they do not stay equal or if that subscription has a topic already.
         """
         keys = {topic_key(subscription) for subscription in subscriptions.values()}
         key = next(iter(keys))
@@ -124,7 +123,7 @@ class SubscriberRegistry:
         return list(self.showing.get(relation_id, ()))
 
     def topics_concerned(self, relation_id: int) -> list[Topic]:
-        """Both."""
+        """Return the topics that follow or show this table."""
         return list(dict.fromkeys([*self.topics_of(relation_id), *self.topics_showing(relation_id)]))
 
     def judged_anew(
@@ -153,7 +152,7 @@ class SubscriberRegistry:
 
 
 def reload_all(topics: Iterable[Topic]) -> list[Reading]:
-    """Fresh data for all subscribers of these topics."""
+    """Return readings of fresh data for all subscribers of these topics."""
     return [reading for topic in topics for reading in topic.reload_all()]
 
 

@@ -26,10 +26,10 @@ CUTS_MAX = 16
 """Frames that are kept for the next subscriber, each a MiB at most."""
 
 TRIM_FROM_BYTES = 1024 * 1024
-"""From this size on the log is trimmed although some have not been sent all of it."""
+"""The size from which the log is trimmed although some subscribers have not been sent all of it."""
 
 STALE_FILTERS_MAX = 50
-"""Past it everything that the topic shows counts as stale."""
+"""Bound of the filter of stale rows. Past it all rows of the topic are stale."""
 
 _made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times as long
 
@@ -64,7 +64,7 @@ class Topic:
     # --- subscribers ---
 
     def join(self, subscriber: Subscriber) -> None:
-        """From here on it is sent what comes."""
+        """Add a subscriber, which is sent everything from here on."""
         if not self.subscribers:
             self._forget_before(self.end)
         subscriber.topic = self
@@ -74,7 +74,7 @@ class Topic:
             self.catching_up[subscriber] = None
 
     def leave(self, subscriber: Subscriber) -> None:
-        """It takes along what waits for it."""
+        """Remove a subscriber, which keeps what waits for it."""
         self._bring_along(subscriber)
         subscriber.topic = None
         del self.subscribers[subscriber]
@@ -128,23 +128,23 @@ class Topic:
         return self._arrive(xid, events, read_in)
 
     def wait(self, xid: int | None, size_bytes: int = ENTRY_BYTES) -> Pending:
-        """Something comes here that is not known yet."""
+        """Append an entry that is not known yet."""
         return self._queue.wait(xid, size_bytes)
 
     def settle(self, pending: Pending, events: Events | None) -> list[Reading]:
-        """Put events where a pending entry is. None: they are unknown, and call for fresh data."""
+        """Put events in the place of a pending entry. None: they are unknown, and call for fresh data."""
         pending.is_settled, pending.events = True, events
         return self._go_on()
 
     def take_heartbeat(self, snapshot: Snapshot) -> None:
-        """A heartbeat: all that the snapshot sees has come."""
+        """Note a heartbeat: all that the snapshot sees has come."""
         if self._queue:
             self._queue.append(snapshot)
             return
         self._prove(snapshot)
 
     def announce(self) -> None:
-        """Have sent what has come since the last time."""
+        """Let subscribers send what has come since the last call."""
         if self._announced == self.end:
             return
         added_bytes = self._end_bytes - self._announced_bytes
@@ -178,7 +178,7 @@ class Topic:
 
     @property
     def stale(self) -> Filter:
-        """The rows that have to be read again."""
+        """Return the filter of the rows to read again."""
         return disjunction(*self._stale)
 
     @property
@@ -232,7 +232,7 @@ class Topic:
         return cut
 
     def next_cost_bytes(self, subscriber: Subscriber) -> int:
-        """The cost of the next entry that it is sent; 0 if there is none."""
+        """Return the cost of the next entry for a subscriber; 0 if there is none."""
         for position, entry in enumerate(self._log[subscriber.offset - self.begin :], subscriber.offset):
             if entry.event is not None and not self._skips(subscriber, position, entry):
                 return entry.cost_bytes
@@ -267,7 +267,7 @@ class Topic:
         return [self.reload(subscriber) for subscriber in lacking]
 
     def _go_on(self) -> list[Reading]:
-        """Take from the queue what is known by now."""
+        """Move to the log what is known by now."""
         readings: list[Reading] = []
         for known in self._queue.take_known():
             if isinstance(known, Snapshot):
