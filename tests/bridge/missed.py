@@ -24,11 +24,13 @@ async def is_told_what_was_missed(client: Client, mode: Mode, rows: list[Any], w
 
 async def write_untold(writer: psycopg.AsyncConnection[Any], mode: Mode, insert: str) -> None:
     """Run a statement whose trigger cannot tell what it did, and marks a gap: inside of the writer's transaction."""
+    await writer.execute(untold(mode, insert).encode())
+
+
+def untold(mode: Mode, insert: str) -> str:
+    """Return the statements of `write_untold` as one script, for a transaction that ends as soon as it has a gap."""
     match mode:
         case Mode.LIVE:  # as after so many changes in one transaction
-            await writer.execute("SET LOCAL cdc_bridge.pending_bytes = '400000000'")
-            await writer.execute(insert.encode())
+            return f"SET LOCAL cdc_bridge.pending_bytes = '400000000'; {insert}"
         case Mode.DURABLE:  # as when the log has become too large
-            await writer.execute("SELECT setval('cdc.closed', 1)")
-            await writer.execute(insert.encode())
-            await writer.execute("SELECT setval('cdc.closed', 1, false)")
+            return f"SELECT setval('cdc.closed', 1); {insert}; SELECT setval('cdc.closed', 1, false)"
