@@ -287,7 +287,7 @@ async def test_policy_that_looks_for_a_table_that_is_no_more_is_answered(
         assert (await ann.expect(type="items", status="error"))["error"]["code"] == "SERVICE_UNAVAILABLE"
 
 
-PIECES = ("sekret", "lines", "777")
+PIECES = ("sekret", "lines", "77777")
 RAISES = """
 CREATE FUNCTION judged(secret text) RETURNS boolean LANGUAGE plpgsql AS $$
     BEGIN RAISE invalid_parameter_value USING MESSAGE = secret; END $$
