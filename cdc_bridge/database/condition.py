@@ -11,7 +11,7 @@ PostgreSQL is the one who says what a filter means; `predicate` follows it in me
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -37,7 +37,7 @@ from cdc_bridge.database.expressions import (
     text,
 )
 from cdc_bridge.model.catalog import Collation, PgType, TypeKind
-from cdc_bridge.model.filter import Comparison, Literal, Operator, Value
+from cdc_bridge.model.filter import POSITIVES, Comparison, Literal, Operator, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +72,12 @@ def condition(comparison: Comparison, alias: str, now_us: int) -> sql.Composable
 _Build: TypeAlias = Callable[[_Side, tuple[Value, ...]], sql.Composable]
 
 
-def _ordered(operator: str) -> _Build:
-    def build(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
-        left = side.value if operator == "=" else side.known
-        return _compared(side, left, operator, values[0])
-
-    return build
+def _compared(operator: str) -> _Build:
+    return lambda side, values: _compare(side, operator, values[0])
 
 
-def _compared(side: _Side, left: sql.Composable, operator: str, value: Value) -> sql.Composable:
+def _compare(side: _Side, operator: str, value: Value) -> sql.Composable:
+    left = side.value if operator == "=" else side.known
     if side.type.name == "json":  # which has no equality of its own
         left, type_ = sql.SQL("{}::jsonb").format(side.known), PgType("jsonb")
         return sql.SQL("nullif({}, 'null'::jsonb) {} {}").format(left, sql.SQL(operator), literal(value, type_, 0))
@@ -88,58 +85,29 @@ def _compared(side: _Side, left: sql.Composable, operator: str, value: Value) ->
 
 
 def _between(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
-    low, high = values
-    return sql.SQL("({} AND {})").format(
-        _compared(side, side.known, ">=", low), _compared(side, side.known, "<=", high)
-    )
-
-
-def _outside(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
-    low, high = values
-    return sql.SQL("({} OR {})").format(_compared(side, side.known, "<", low), _compared(side, side.known, ">", high))
+    return sql.SQL("({} AND {})").format(_compare(side, ">=", values[0]), _compare(side, "<=", values[1]))
 
 
 def _in(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
-    return _among(side, values) or _every(" OR ", [_compared(side, side.value, "=", value) for value in values])
-
-
-def _not_in(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
-    found = _among(side, values, is_negated=True)
-    return found or _every(" AND ", [_compared(side, side.known, "<>", value) for value in values])
-
-
-def _among(side: _Side, values: tuple[Value, ...], *, is_negated: bool = False) -> sql.Composable | None:
-    """However many there are, they are one parameter. None where that cannot be."""
+    """However many values there are, they are one parameter, where that can be."""
     literals = [value for value in values if isinstance(value, Literal)]
     if side.type.name == "json" or len(literals) < len(values):
-        return None
+        return sql.SQL("({})").format(joined(" OR ", [_compare(side, "=", value) for value in values]))
     if not is_scalar(side.type) or (home(side.type) and not is_citext(side.type)):
-        return _among_structures(side, literals, "NOT EXISTS" if is_negated else "EXISTS")
-    return sql.SQL("{left} {operator} ({array}::{type}[])").format(
-        left=side.known if is_negated else side.value,
-        operator=_each_of(side.type, is_negated),
+        return _in_structures(side, literals)
+    return sql.SQL("{left} {equal} ANY ({array}::{type}[])").format(
+        left=side.value,
+        equal=qualified("=", side.type),
         array=Parameter([text(value, side.type) for value in literals]),
         type=TypeName(side.type),
     )
 
 
-def _every(separator: str, parts: list[sql.Composable]) -> sql.Composable:
-    return sql.SQL("({})").format(joined(separator, parts))
-
-
-def _each_of(type_: PgType, is_negated: bool) -> sql.Composed:
-    return sql.SQL("{} ALL" if is_negated else "{} ANY").format(qualified("<>" if is_negated else "=", type_))
-
-
-def _among_structures(side: _Side, values: list[Literal], exists: str) -> sql.Composed:
-    """IS DISTINCT FROM, since a composite IS NOT NULL only when no field of it is NULL."""
+def _in_structures(side: _Side, values: list[Literal]) -> sql.Composed:
     wanted = b",".join(b'{"v":' + value.raw + b"}" for value in values)
     return sql.SQL(
-        "({left} IS DISTINCT FROM NULL AND {exists}"
-        " (SELECT FROM pg_catalog.json_to_recordset({wanted}::json) AS l(v {type}) WHERE {equal}))"
+        "EXISTS (SELECT FROM pg_catalog.json_to_recordset({wanted}::json) AS l(v {type}) WHERE {equal})"
     ).format(
-        left=side.value,
-        exists=sql.SQL(exists),
         wanted=Parameter("[" + wanted.decode() + "]"),
         type=TypeName(carrier(side.type)),
         equal=compare(side.value, "=", restored(Name("l", "v"), side.type), side.type),
@@ -161,17 +129,10 @@ def _is_empty(side: _Side, _: tuple[Value, ...]) -> sql.Composable:
     return sql.SQL("coalesce({}::text, '') COLLATE \"C\" = ''").format(side.value)
 
 
-def _without_case(operator: str) -> _Build:
-    def build(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
-        template = "pg_catalog.lower({left}::text{collation}) {operator} pg_catalog.lower({right}::text{collation})"
-        return sql.SQL(template).format(
-            left=side.value,
-            right=side.literal(values[0]),
-            operator=sql.SQL(operator),
-            collation=collate(side.collation),
-        )
-
-    return build
+def _equal_without_case(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
+    return sql.SQL("pg_catalog.lower({left}::text{collation}) = pg_catalog.lower({right}::text{collation})").format(
+        left=side.value, right=side.literal(values[0]), collation=collate(side.collation)
+    )
 
 
 def _like(pattern: str, *, folded: bool = False) -> _Build:
@@ -194,13 +155,8 @@ def _contains(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
     if side.type.kind is TypeKind.ARRAY:
         return sql.SQL("{} OPERATOR(pg_catalog.@>) {}").format(side.value, side.literal(values[0]))
     if side.type.is_json:
-        jsonb = literal(values[0], PgType("jsonb"), side.now_us)
-        return sql.SQL("{} @> {}").format(_as_jsonb(side), jsonb)
+        return sql.SQL("{}::jsonb @> {}").format(side.value, literal(values[0], PgType("jsonb"), side.now_us))
     return _like("%{}%")(side, values)
-
-
-def _as_jsonb(side: _Side) -> sql.Composable:
-    return side.value if side.type.name == "jsonb" else sql.SQL("{}::jsonb").format(side.value)
 
 
 def _regex(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
@@ -213,29 +169,29 @@ def _regex(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
     )
 
 
-def _meets(operator: str) -> _Build:
+def _meets(template: str) -> _Build:
     """With PostGIS, whose names are those of the schema that its types are in."""
 
     def build(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
         place = home(side.type)
-        template = (
-            "{schema}.ST_Intersects({left}, {right})" if operator == "" else "{left} OPERATOR({schema}.&&) {right}"
-        )
+        schema = Name(place[0] if place else "pg_catalog")
         right = sql.SQL("{schema}.ST_GeomFromGeoJSON({wanted}::text)::{type}").format(
-            schema=Name(place[0] if place else "pg_catalog"),
-            wanted=Parameter(_as_text(values[0], PgType("json"))),
-            type=TypeName(side.type),
+            schema=schema, wanted=Parameter(_as_text(values[0], PgType("json"))), type=TypeName(side.type)
         )
-        return sql.SQL(template).format(schema=Name(place[0] if place else "pg_catalog"), left=side.value, right=right)
+        return sql.SQL(template).format(schema=schema, left=side.value, right=right)
 
     return build
 
 
 def _not(build: _Build) -> _Build:
-    """Return the negation of a condition. Both are NULL for NULL."""
+    """Return the negation of a condition, which is not true of NULL either.
+
+    IS DISTINCT FROM, since a composite IS NOT NULL only when no field of it is NULL.
+    """
 
     def contrary(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
-        return sql.SQL("NOT ({})").format(build(replace(side, value=side.known), values))
+        known = replace(side, value=side.known)
+        return sql.SQL("({} IS DISTINCT FROM NULL AND NOT ({}))").format(known.value, build(known, values))
 
     return contrary
 
@@ -249,38 +205,25 @@ def _escaped(literal_text: str) -> str:
     return literal_text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
-_COMPARISONS: Mapping[Operator, _Build] = {
-    Operator.EQ: _ordered("="),
-    Operator.NEQ: _ordered("<>"),
-    Operator.LT: _ordered("<"),
-    Operator.LTE: _ordered("<="),
-    Operator.GT: _ordered(">"),
-    Operator.GTE: _ordered(">="),
+_POSITIVE: dict[Operator, _Build] = {
+    Operator.EQ: _compared("="),
+    Operator.LT: _compared("<"),
+    Operator.LTE: _compared("<="),
+    Operator.GT: _compared(">"),
+    Operator.GTE: _compared(">="),
     Operator.IN: _in,
-    Operator.NIN: _not_in,
     Operator.BETWEEN: _between,
-    Operator.NBETWEEN: _outside,
     Operator.NULL: _is_null,
-    Operator.NNULL: _not(_is_null),
     Operator.EMPTY: _is_empty,
-    Operator.NEMPTY: _not(_is_empty),
-    Operator.IEQ: _without_case("="),
-    Operator.NIEQ: _without_case("<>"),
+    Operator.IEQ: _equal_without_case,
     Operator.CONTAINS: _contains,
-    Operator.NCONTAINS: _not(_contains),
     Operator.ICONTAINS: _like("%{}%", folded=True),
-    Operator.NICONTAINS: _not(_like("%{}%", folded=True)),
     Operator.STARTS_WITH: _like("{}%"),
-    Operator.NSTARTS_WITH: _not(_like("{}%")),
     Operator.ISTARTS_WITH: _like("{}%", folded=True),
-    Operator.NISTARTS_WITH: _not(_like("{}%", folded=True)),
     Operator.ENDS_WITH: _like("%{}"),
-    Operator.NENDS_WITH: _not(_like("%{}")),
     Operator.IENDS_WITH: _like("%{}", folded=True),
-    Operator.NIENDS_WITH: _not(_like("%{}", folded=True)),
     Operator.REGEX: _regex,
-    Operator.INTERSECTS: _meets(""),
-    Operator.NINTERSECTS: _not(_meets("")),
-    Operator.INTERSECTS_BBOX: _meets("&&"),
-    Operator.NINTERSECTS_BBOX: _not(_meets("&&")),
+    Operator.INTERSECTS: _meets("{schema}.ST_Intersects({left}, {right})"),
+    Operator.INTERSECTS_BBOX: _meets("{left} OPERATOR({schema}.&&) {right}"),
 }
+_COMPARISONS = {**_POSITIVE, **{negation: _not(_POSITIVE[each]) for negation, each in POSITIVES.items()}}

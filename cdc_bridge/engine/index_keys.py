@@ -33,7 +33,6 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.model.row import Row
 from cdc_bridge.query import comparing
-from cdc_bridge.query.comparing import Undecided
 from cdc_bridge.query.operands import OperandReader, operand_reader
 from cdc_bridge.query.row_version import UNSURE, ColumnReader, raw_value, read_value
 
@@ -177,10 +176,7 @@ def _beyond(operand: Operand, operator: Operator, value: Value) -> IndexKeys | N
 
 def _bounds(reader: OperandReader, values: tuple[Value, ...]) -> tuple[Hashable, ...] | None:
     """Return None when memory cannot tell. `$NOW` is another value each time."""
-    try:
-        return reader.bounds(values) if all(isinstance(value, Literal) for value in values) else None
-    except Undecided:
-        return None
+    return reader.bounds(values) if all(isinstance(value, Literal) for value in values) else None
 
 
 def _null(operand: Operand) -> IndexKeys | None:

@@ -60,6 +60,11 @@ class Operator(enum.Enum):
     NINTERSECTS_BBOX = "_nintersects_bbox"
 
 
+BY_WORD = {operator.value: operator for operator in Operator}
+POSITIVES = {BY_WORD[f"_n{word[1:]}"]: each for word, each in BY_WORD.items() if f"_n{word[1:]}" in BY_WORD}
+"""What each operator that negates another one negates."""
+
+
 class Function(enum.Enum):
     """Functions of a column: `year(created)`. All of them give an integer."""
 

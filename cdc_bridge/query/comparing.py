@@ -1,8 +1,8 @@
 """Read values of rows as Python values that compare as PostgreSQL compares them, exactly or not at all.
 
 A value comes as the raw JSON that `row_to_json` wrote, and its type is known beforehand, so each type has functions
-that read its values. There is none where only PostgreSQL can compare two values of the type. A function raises
-`Undecided` for a single value that memory cannot read, or that is not of the type at all because its row is older than
+that read its values. There is none where only PostgreSQL can compare two values of the type. A function raises one of
+`UNREADABLE` for a single value that memory cannot read, or that is not of the type at all because its row is older than
 the type.
 
 The JSON of an array does not tell its lower bounds; they are taken to be 1, as they nearly always are.
@@ -12,31 +12,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from decimal import Decimal
-from functools import lru_cache
+from functools import lru_cache, total_ordering
 from json import JSONDecoder
 from typing import Any, TypeAlias
 
 import msgspec
 
 from cdc_bridge.model import instants
-from cdc_bridge.model.catalog import Collation, PgType, TypeKind
+from cdc_bridge.model.catalog import NO_COLLATION, Collation, PgType, TypeKind
 from cdc_bridge.model.row import split_array
 
 READERS_MAX = 4096
-TEXT = frozenset({"text", "character varying", "name"})
 BPCHAR = "character"
-INTEGERS = frozenset({"smallint", "integer", "bigint"})
+TEXTS = frozenset({"text", "character varying", "name", BPCHAR})
 NULL = b"null"
 
-
-class Undecided(Exception):
-    """Memory cannot say how this value compares."""
-
+UNREADABLE = (ValueError, ArithmeticError, LookupError, RecursionError)
+"""Raised where memory cannot say how a value compares."""
 
 Read: TypeAlias = Callable[[bytes], Hashable]
-"""Reads a raw JSON value, never `null`. May raise `Undecided`."""
+"""Reads a raw JSON value, never `null`. May raise one of `UNREADABLE`."""
 
 
+@total_ordering
 class Greatest:
     """A value greater than all others but a `Greatest` of a higher rank, and equal to itself."""
 
@@ -48,18 +46,6 @@ class Greatest:
     def __lt__(self, other: object) -> bool:
         return isinstance(other, Greatest) and self._rank < other._rank
 
-    def __le__(self, other: object) -> bool:
-        return self is other or self < other
-
-    def __gt__(self, other: object) -> bool:
-        return not self <= other
-
-    def __ge__(self, other: object) -> bool:
-        return not self < other
-
-    def __repr__(self) -> str:
-        return f"Greatest({self._rank})"
-
 
 NAN = Greatest(1)
 NULL_ELEMENT = Greatest(2)
@@ -68,257 +54,70 @@ NULL_ELEMENT = Greatest(2)
 
 def read_text(raw: bytes) -> str:
     """Read a JSON string."""
-    if raw[:1] != b'"':
-        raise Undecided
-    try:
-        if b"\\" not in raw:
-            return raw[1:-1].decode()
-        return msgspec.json.decode(raw, type=str)
-    except ValueError as error:
-        raise Undecided from error
-
-
-def _guarded(read: Callable[[bytes], Hashable]) -> Read:
-    """Wrap a function that raises `ValueError` for a value of another type."""
-
-    def read_guarded(raw: bytes) -> Hashable:
-        try:
-            return read(raw)
-        except (ValueError, OverflowError) as error:
-            raise Undecided from error
-
-    return read_guarded
-
-
-def same_text(raw: bytes) -> bytes:
-    """Read text for equality: PostgreSQL writes equal texts as equal JSON."""
-    if raw[:1] != b'"':
-        raise Undecided
-    return raw
-
-
-def same_integer(raw: bytes) -> bytes:
-    """Read an integer for equality: PostgreSQL writes equal integers as equal JSON."""
-    if not (raw.isdigit() or (raw[:1] == b"-" and raw[1:].isdigit())):
-        raise Undecided
-    return raw
-
-
-def same_bpchar(raw: bytes) -> bytes:
-    if raw[:1] != b'"':
-        raise Undecided
-    return raw[1:-1].rstrip(b" ")
+    if raw[:1] == b'"' and b"\\" not in raw:
+        return raw[1:-1].decode()
+    return msgspec.json.decode(raw, type=str)
 
 
 def read_bpchar(raw: bytes) -> str:
     return read_text(raw).rstrip(" ")
 
 
-def _integer(raw: bytes) -> int:
-    try:
-        return int(raw)
-    except ValueError as error:
-        raise Undecided from error
+def same_text(raw: bytes) -> bytes:
+    """Read text for equality: PostgreSQL writes equal texts as equal JSON."""
+    if raw[:1] != b'"':
+        raise ValueError
+    return raw
 
 
-def _oid(raw: bytes) -> int:
-    return _integer(raw.strip(b'"'))
+def same_bpchar(raw: bytes) -> bytes:
+    return same_text(raw)[1:-1].rstrip(b" ")
 
 
-_NUMERICS: dict[bytes, Hashable] = {
-    b'"NaN"': NAN,
-    b'"Infinity"': Decimal("Infinity"),
-    b'"-Infinity"': Decimal("-Infinity"),
-}
+def same_integer(raw: bytes) -> bytes:
+    """Read an integer for equality: PostgreSQL writes equal integers as equal JSON."""
+    if not (raw.isdigit() or (raw[:1] == b"-" and raw[1:].isdigit())):
+        raise ValueError
+    return raw
 
 
-def read_numeric(raw: bytes) -> Hashable:
-    """Read a numeric. Making a `Decimal` of text, comparing and hashing it are exact whatever the context."""
-    if raw[:1] == b'"':
-        found = _NUMERICS.get(raw)
-        if found is None:
-            raise Undecided
-        return found
-    try:
-        return Decimal(raw.decode())
-    except (ValueError, ArithmeticError) as error:
-        raise Undecided from error
-
-
-_FLOATS: dict[bytes, Hashable] = {
+_SPECIAL_NUMBERS: dict[bytes, Hashable] = {
     b'"NaN"': NAN,
     b'"Infinity"': float("inf"),
     b'"-Infinity"': float("-inf"),
 }
 
 
+def read_numeric(raw: bytes) -> Hashable:
+    """Read a numeric. Making a `Decimal` of text, comparing and hashing it are exact whatever the context."""
+    return _SPECIAL_NUMBERS[raw] if raw[:1] == b'"' else Decimal(raw.decode())
+
+
 def _float(raw: bytes) -> Hashable:
     """Read a float; a `real` as well, since different values print different digits, in the same order."""
-    if raw[:1] == b'"':
-        found = _FLOATS.get(raw)
-        if found is None:
-            raise Undecided
-        return found
-    try:
-        return float(raw)
-    except ValueError as error:
-        raise Undecided from error
-
-
-def _boolean(raw: bytes) -> bool:
-    if raw not in (b"true", b"false"):
-        raise Undecided
-    return raw == b"true"
+    return _SPECIAL_NUMBERS[raw] if raw[:1] == b'"' else float(raw)
 
 
 def _char(raw: bytes) -> str:
     """Read a `"char"`, one byte. Versions of PostgreSQL print bytes past ASCII differently."""
     text = read_text(raw)
     if len(text) > 1 or not text.isascii():
-        raise Undecided
+        raise ValueError
     return text
 
 
 def _uuid(raw: bytes) -> bytes:
     """Read a uuid, whose digits order as its bytes do."""
     if len(raw) != 38:
-        raise Undecided
+        raise ValueError
     return raw
 
 
 def _bytea(raw: bytes) -> bytes:
     """Read a bytea. The closing quote orders before all digits, as the end of the shorter value has to."""
     if raw[:4] != b'"\\\\x':
-        raise Undecided
+        raise ValueError
     return raw
-
-
-ORDERED: dict[str, Read] = {
-    "smallint": _integer,
-    "integer": _integer,
-    "bigint": _integer,
-    "numeric": read_numeric,
-    "real": _float,
-    "double precision": _float,
-    "boolean": _boolean,
-    '"char"': _char,
-    "uuid": _uuid,
-    "date": _guarded(instants.read_date),
-    "timestamp without time zone": _guarded(instants.read_timestamp),
-    "timestamp with time zone": _guarded(instants.read_timestamptz),
-    "time without time zone": _guarded(instants.read_time),
-    "time with time zone": _guarded(instants.read_timetz),
-    "interval": _guarded(instants.read_interval),
-    "bytea": _bytea,
-    "oid": _oid,
-}
-
-
-def enum(labels: tuple[str, ...]) -> Read:
-    """Return how to read an enum. A label that the catalog does not know was added or renamed since."""
-    positions = {msgspec.json.encode(label): position for position, label in enumerate(labels)}
-
-    def read_enum(raw: bytes) -> int:
-        try:
-            return positions[raw]
-        except KeyError as error:
-            raise Undecided from error
-
-    return read_enum
-
-
-# Which function reads a type.
-
-
-@lru_cache(READERS_MAX)
-def equality(type_: PgType, collation: Collation) -> Read | None:
-    """Return how to read a type for equality, or None: what is read is equal exactly if SQL says so."""
-    if type_.name in TEXT or type_.name == BPCHAR:
-        if not collation.is_deterministic:
-            return None
-        return same_bpchar if type_.name == BPCHAR else same_text
-    if type_.labels:
-        return enum(type_.labels)
-    if type_.name in INTEGERS:
-        return same_integer
-    if type_.name == "jsonb":
-        return _jsonb
-    if type_.kind is TypeKind.ARRAY and type_.element is not None:
-        return _array(equality(type_.element, collation), type_.element)
-    return order(type_, collation)
-
-
-@lru_cache(READERS_MAX)
-def order(type_: PgType, collation: Collation) -> Read | None:
-    """Return how to read a type for order, or None: what is read compares exactly as in SQL."""
-    if type_.labels:
-        return enum(type_.labels)
-    if type_.kind is TypeKind.ARRAY and type_.element is not None:
-        return _array(order(type_.element, collation), type_.element, is_ordered=True)
-    if type_.name in TEXT:
-        return read_text if collation.is_bytewise else None
-    if type_.name == BPCHAR:
-        return read_bpchar if collation.is_bytewise else None
-    return ORDERED.get(type_.name)
-
-
-def characters(type_: PgType) -> Read | None:
-    """Return how to read a type's text, a char(n) with the blanks that fill it, or None when it has none."""
-    return read_text if type_.name in TEXT or type_.name == BPCHAR else None
-
-
-@lru_cache(READERS_MAX)
-def elements(type_: PgType, collation: Collation) -> Read | None:
-    """Return how to read an array's elements as a set: arrays contain each other as sets do, but for NULLs."""
-    if type_.kind is not TypeKind.ARRAY or type_.element is None:
-        return None
-    read = _array(equality(type_.element, collation), type_.element)
-    if read is None:
-        return None
-
-    def read_elements(raw: bytes) -> Hashable:
-        return frozenset(_flat(read(raw)))
-
-    return read_elements
-
-
-def _flat(items: Hashable) -> list[Hashable]:
-    """Return the elements of all dimensions. (Elements are tuples only where a time has a zone.)"""
-    assert isinstance(items, _Dimension)
-    flat: list[Hashable] = []
-    for item in items:
-        flat += _flat(item) if isinstance(item, _Dimension) else [item]
-    return flat
-
-
-class _Dimension(tuple[Hashable, ...]):
-    """The elements of an array, or of one of its dimensions."""
-
-    __slots__ = ()
-
-
-def _array(read: Read | None, element: PgType, *, is_ordered: bool = False) -> Read | None:
-    """Return how to read an array, or None: elements of type jsonb may look like dimensions, and their null like NULL.
-
-    Arrays of several dimensions are not read for order: SQL orders them by all their elements first.
-    """
-    if read is None or element.kind is TypeKind.ARRAY or element.name == "jsonb":
-        return None
-
-    def read_item(raw: bytes) -> Hashable:
-        if raw == NULL:
-            return NULL_ELEMENT
-        return read(raw) if raw[:1] != b"[" else read_array(raw)
-
-    def read_array(raw: bytes) -> Hashable:
-        if raw[:1] != b"[" or (is_ordered and raw[1:2] == b"["):
-            raise Undecided
-        try:
-            return _Dimension(map(read_item, map(bytes, split_array(raw))))
-        except ValueError as error:
-            raise Undecided from error
-
-    return read_array
 
 
 class _Container(tuple[Hashable, ...]):
@@ -335,10 +134,7 @@ _decode_json = JSONDecoder(parse_int=Decimal, parse_float=Decimal, object_pairs_
 
 
 def _jsonb(raw: bytes) -> Hashable:
-    try:
-        return _frozen(_decode_json(raw.decode()))
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        raise Undecided from error
+    return _frozen(_decode_json(raw.decode()))
 
 
 def _frozen(value: Any) -> Hashable:
@@ -350,3 +146,104 @@ def _frozen(value: Any) -> Hashable:
         case bool() | None:
             return _Container((value,))  # else True would be equal to the number 1
     return value  # type: ignore[no-any-return]
+
+
+ORDERED: dict[str, Read] = {
+    "smallint": int,
+    "integer": int,
+    "bigint": int,
+    "numeric": read_numeric,
+    "real": _float,
+    "double precision": _float,
+    "boolean": {b"true": True, b"false": False}.__getitem__,
+    "text": read_text,
+    "character varying": read_text,
+    "name": read_text,
+    BPCHAR: read_bpchar,
+    '"char"': _char,
+    "uuid": _uuid,
+    "date": instants.read_date,
+    "timestamp without time zone": instants.read_timestamp,
+    "timestamp with time zone": instants.read_timestamptz,
+    "time without time zone": instants.read_time,
+    "time with time zone": instants.read_timetz,
+    "interval": instants.read_interval,
+    "bytea": _bytea,
+    "oid": lambda raw: int(raw.strip(b'"')),
+}
+EQUAL: dict[str, Read] = {
+    **ORDERED,
+    **dict.fromkeys(("smallint", "integer", "bigint"), same_integer),
+    **dict.fromkeys(TEXTS, same_text),
+    BPCHAR: same_bpchar,
+    "jsonb": _jsonb,
+}
+
+
+def equality(type_: PgType, collation: Collation) -> Read | None:
+    """Return how to read a type for equality, or None: what is read is equal exactly if SQL says so."""
+    return _reader(type_, collation.is_deterministic, False)
+
+
+def order(type_: PgType, collation: Collation) -> Read | None:
+    """Return how to read a type for order, or None: what is read compares exactly as in SQL."""
+    return _reader(type_, collation.is_bytewise, True)
+
+
+@lru_cache(READERS_MAX)
+def _reader(type_: PgType, has_text: bool, is_ordered: bool) -> Read | None:
+    if type_.labels:
+        # A label that the catalog does not know was added or renamed since.
+        return {msgspec.json.encode(label): position for position, label in enumerate(type_.labels)}.__getitem__
+    if type_.kind is TypeKind.ARRAY and type_.element is not None:
+        return _array(_reader(type_.element, has_text, is_ordered), type_.element, is_ordered)
+    if type_.name in TEXTS and not has_text:
+        return None
+    return (ORDERED if is_ordered else EQUAL).get(type_.name)
+
+
+def characters(type_: PgType, _: Collation = NO_COLLATION) -> Read | None:
+    """Return how to read a type's text, a char(n) with the blanks that fill it, or None when it has none."""
+    return read_text if type_.name in TEXTS else None
+
+
+@lru_cache(READERS_MAX)
+def elements(type_: PgType, collation: Collation) -> Read | None:
+    """Return how to read an array's elements as a set: arrays contain each other as sets do, but for NULLs."""
+    read = equality(type_, collation) if type_.kind is TypeKind.ARRAY else None
+    return None if read is None else lambda raw: frozenset(_flat(read(raw)))
+
+
+def _flat(items: Any) -> list[Hashable]:
+    """Return the elements of all dimensions. (Elements are tuples only where a time has a zone.)"""
+    flat: list[Hashable] = []
+    for item in items:
+        flat += _flat(item) if isinstance(item, _Dimension) else [item]
+    return flat
+
+
+class _Dimension(tuple[Hashable, ...]):
+    """The elements of an array, or of one of its dimensions."""
+
+    __slots__ = ()
+
+
+def _array(read: Read | None, element: PgType, is_ordered: bool) -> Read | None:
+    """Return how to read an array, or None: elements of type jsonb may look like dimensions, and their null like NULL.
+
+    Arrays of several dimensions are not read for order: SQL orders them by all their elements first.
+    """
+    if read is None or element.kind is TypeKind.ARRAY or element.name == "jsonb":
+        return None
+
+    def read_item(raw: bytes) -> Hashable:
+        if raw == NULL:
+            return NULL_ELEMENT
+        return read(raw) if raw[:1] != b"[" else read_array(raw)
+
+    def read_array(raw: bytes) -> Hashable:
+        if raw[:1] != b"[" or (is_ordered and raw[1:2] == b"["):
+            raise ValueError
+        return _Dimension(map(read_item, map(bytes, split_array(raw))))
+
+    return read_array

@@ -11,6 +11,7 @@ from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.errors import RequestError, invalid_query
 from cdc_bridge.model.filter import (
     NOTHING,
+    POSITIVES,
     Comparison,
     Field,
     Filter,
@@ -35,12 +36,7 @@ JSONPATH: Final = PgType("jsonpath")
 _DIGITS_MAX = 200_000
 """The most digits of a number. No type of PostgreSQL has as many, and writing them out would cost."""
 
-_OPPOSITES = {
-    Operator.NULL: Operator.NNULL,
-    Operator.NNULL: Operator.NULL,
-    Operator.EMPTY: Operator.NEMPTY,
-    Operator.NEMPTY: Operator.EMPTY,
-}
+_OPPOSITES = {**POSITIVES, **{positive: negation for negation, positive in POSITIVES.items()}}
 _OF_NULL = {Operator.EQ: Operator.NULL, Operator.NEQ: Operator.NNULL}
 _FLAGS = {"true": True, "false": False}
 

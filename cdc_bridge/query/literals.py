@@ -1,8 +1,8 @@
 """Bring a client's values into PostgreSQL's text form: as `row_to_json` would write them in a column of the type.
 
-Most types are normalized here. Only PostgreSQL knows the form of `"1 day"` or of a composite. Such values are collected
-in one pass over the whole request, PostgreSQL normalizes all of them in one query, and the request is parsed once more
-with its answers.
+The types that most filters compare are normalized here. Only PostgreSQL knows the form of `"1 day"`, of a float or of a
+composite. Such values are collected in one pass over the whole request, PostgreSQL normalizes all of them in one query,
+and the request is parsed once more with its answers.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ import msgspec
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.filter import Literal
 from cdc_bridge.model.row import encode_exact
-from cdc_bridge.query import digits
 
-JSON_DEPTH_MAX = 100
 NAME_BYTES_MAX = 63
+NUMERIC_DIGITS_MAX = 131_072
+"""Before the point of a numeric."""
+NUMERIC_SCALE_MAX = 16_383
 
 _OF_TIME = re.compile("date|time|^ts")
 _PASSING = re.compile(r"\b(now|today|tomorrow|yesterday)\b", re.IGNORECASE)
@@ -88,17 +89,53 @@ def normalize_literal(type_: PgType, value: Any) -> bytes:
     return by_name(value)
 
 
-def text_json(text: str) -> bytes:
-    """Return a JSON string, escaped as PostgreSQL escapes it."""
-    return msgspec.json.encode(text)
+_INTEGER = re.compile(r"\s*([+-]?[0-9]{1,40})\s*", re.ASCII)
+
+
+def _integer(low: int, high: int, form: bytes = b"%d") -> Callable[[Any], bytes]:
+    def normalize_integer(value: Any) -> bytes:
+        match value:
+            case int() if not isinstance(value, bool):
+                number = value
+            case float() | Decimal() if -(2**64) < value < 2**64 and value == int(value):
+                number = int(value)
+            case str() if found := _INTEGER.fullmatch(value):
+                number = int(found[1])
+            case _:
+                raise ValueError("not a whole number")
+        if not low <= number <= high:
+            raise ValueError("out of range")
+        return form % number
+
+    return normalize_integer
+
+
+_DECIMAL = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,6})?")
+_NONFINITE = re.compile(r"nan|([+-]?)inf(?:inity)?", re.IGNORECASE)
+
+
+def _numeric(value: Any) -> bytes:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
+        raise ValueError("not a number")
+    text = format(Decimal(value), "f") if isinstance(value, int) else str(value).strip(" \t\n\r\v\f")
+    if special := _NONFINITE.fullmatch(text):
+        return b'"NaN"' if special[1] is None else b'"-Infinity"' if special[1] == "-" else b'"Infinity"'
+    if not _DECIMAL.fullmatch(text):
+        raise ValueError("not a number")
+    number = Decimal(text)
+    exponent = number.as_tuple().exponent
+    if number.adjusted() >= NUMERIC_DIGITS_MAX or -int(exponent) > NUMERIC_SCALE_MAX:
+        raise ValueError("too large or too long for a numeric")
+    return format(number or number.copy_abs(), "f").encode()  # a numeric has no -0
 
 
 def _text(value: Any) -> bytes:
+    """Return a JSON string, escaped as PostgreSQL escapes it."""
     text = _plain(value)
     if "\0" in text:
         raise ValueError("PostgreSQL stores no NUL character")
     text.encode()  # half of a surrogate pair is a ValueError
-    return text_json(text)
+    return msgspec.json.encode(text)
 
 
 def _plain(value: Any) -> str:
@@ -232,7 +269,7 @@ def _bytea(value: Any) -> bytes:
 def _enum(labels: tuple[str, ...], value: Any) -> bytes:
     if value not in labels:
         raise ValueError("not one of " + ", ".join(labels[:20]))
-    return text_json(value)
+    return msgspec.json.encode(value)
 
 
 def _array(element: PgType, value: Any) -> bytes:
@@ -244,51 +281,12 @@ def _array(element: PgType, value: Any) -> bytes:
     return b"[" + b",".join(b"null" if item is None else normalize_literal(element, item) for item in value) + b"]"
 
 
-def _json(value: Any) -> bytes:
-    """Return a JSON value as `jsonb` prints it."""
-    return _json_value(value, 0)
-
-
-def _json_value(value: Any, depth: int) -> bytes:
-    if depth > JSON_DEPTH_MAX:
-        raise ValueError("nested too deep")
-    match value:
-        case None:
-            return b"null"
-        case bool():
-            return b"true" if value else b"false"
-        case str():
-            return _text(value)
-        case int() | float() | Decimal():
-            return _json_number(value)
-        case list():
-            return b"[" + b", ".join([_json_value(item, depth + 1) for item in value]) + b"]"
-        case dict():
-            return _json_object(value, depth)
-    raise ValueError("not JSON")
-
-
-def _json_number(value: float | Decimal) -> bytes:
-    written = digits.numeric(value)
-    if written[:1] == b'"':
-        raise ValueError("not a JSON number")
-    return written
-
-
-def _json_object(value: dict[str, Any], depth: int) -> bytes:
-    """Members are sorted by length, then by bytes."""
-    named = sorted(((name.encode(), member) for name, member in value.items()), key=lambda m: (len(m[0]), m[0]))
-    return b"{" + b", ".join([_text(n.decode()) + b": " + _json_value(m, depth + 1) for n, m in named]) + b"}"
-
-
 _NORMALIZERS: dict[str, Callable[[Any], bytes]] = {
-    "smallint": digits.integer(-(2**15), 2**15 - 1),
-    "integer": digits.integer(-(2**31), 2**31 - 1),
-    "bigint": digits.integer(-(2**63), 2**63 - 1),
-    "oid": digits.integer(0, 2**32 - 1, is_quoted=True),
-    "numeric": digits.numeric,
-    "real": digits.real,
-    "double precision": digits.double,
+    "smallint": _integer(-(2**15), 2**15 - 1),
+    "integer": _integer(-(2**31), 2**31 - 1),
+    "bigint": _integer(-(2**63), 2**63 - 1),
+    "oid": _integer(0, 2**32 - 1, b'"%d"'),
+    "numeric": _numeric,
     "boolean": _boolean,
     "text": _text,
     "character varying": _text,
@@ -301,6 +299,4 @@ _NORMALIZERS: dict[str, Callable[[Any], bytes]] = {
     "timestamp with time zone": _timestamptz,
     "time without time zone": _time,
     "bytea": _bytea,
-    "json": _json,
-    "jsonb": _json,
 }

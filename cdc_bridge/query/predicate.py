@@ -5,16 +5,19 @@ Where one part of a filter is unsure the others may still settle it.
 
 Every change is judged by whatever subscriptions may want it, so each comparison becomes the cheapest function that
 does, and an operand of a row version is read once for all of them.
+
+Text is compared byte by byte whatever its collation, as in SQL. Only the case of letters depends on the collation.
 """
 
 from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any, TypeAlias, assert_never
+from typing import Any, NamedTuple, assert_never
 
-from cdc_bridge.model.catalog import TypeKind
+from cdc_bridge.model.catalog import Collation, PgType, TypeKind
 from cdc_bridge.model.filter import (
+    POSITIVES,
     And,
     Comparison,
     Field,
@@ -27,9 +30,9 @@ from cdc_bridge.model.filter import (
     Related,
     Required,
 )
-from cdc_bridge.query import comparing
-from cdc_bridge.query.comparing import Undecided
-from cdc_bridge.query.operands import PATTERNS, operand_reader, pattern
+from cdc_bridge.query.comparing import BPCHAR, NULL_ELEMENT, Read, characters, elements, equality, order, read_text
+from cdc_bridge.query.operands import ReadType, operand_reader
+from cdc_bridge.query.operators import INSTANTS
 from cdc_bridge.query.row_version import UNSURE, ColumnReader, Judge, RowVersion
 
 __all__ = ["Judge", "RowVersion", "compile_filter"]
@@ -44,9 +47,9 @@ def compile_filter(filter_: Filter) -> Judge:
 def _compiled(filter_: Filter) -> Judge:
     match filter_:
         case And(parts):
-            return _all(_settling_first(parts))
+            return _combined(parts, decisive=False)
         case Or(parts):
-            return _any(_settling_first(parts))
+            return _combined(parts, decisive=True)
         case Comparison():
             return _comparison(filter_)
         case Required(inner):
@@ -56,179 +59,143 @@ def _compiled(filter_: Filter) -> Judge:
     assert_never(filter_)
 
 
-def _settling_first(parts: tuple[Filter, ...]) -> tuple[Judge, ...]:
-    return tuple(sorted(map(_compiled, parts), key=lambda judge: judge is _unsure))
-
-
 def _unsure(_: RowVersion) -> None:
     return None
 
 
-def _all(judges: tuple[Judge, ...]) -> Judge:
+def _combined(parts: tuple[Filter, ...], *, decisive: bool) -> Judge:
+    """Judge by all parts, of which one that is `decisive` settles the whole."""
+    judges = sorted(map(_compiled, parts), key=lambda judge: judge is _unsure)
     if len(judges) == 1:
         return judges[0]
 
-    def judge_all(version: RowVersion) -> bool | None:
-        verdict: bool | None = True
+    def judge_combined(version: RowVersion) -> bool | None:
+        verdict: bool | None = not decisive
         for judge in judges:
             one = judge(version)
-            if one is False:
-                return False
+            if one is decisive:
+                return decisive
             if one is None:
                 verdict = None
         return verdict
 
-    return judge_all
-
-
-def _any(judges: tuple[Judge, ...]) -> Judge:
-    if len(judges) == 1:
-        return judges[0]
-
-    def judge_any(version: RowVersion) -> bool | None:
-        verdict: bool | None = False
-        for judge in judges:
-            one = judge(version)
-            if one:
-                return True
-            if one is None:
-                verdict = None
-        return verdict
-
-    return judge_any
+    return judge_combined
 
 
 def _comparison(comparison: Comparison) -> Judge:
-    match comparison.operator:
-        case Operator.NULL | Operator.NNULL:
-            return _nullness(comparison.operand, is_null=comparison.operator is Operator.NULL)
-        case Operator.EMPTY | Operator.NEMPTY:
-            return _emptiness(comparison.operand, is_empty=comparison.operator is Operator.EMPTY)
-        case operator_ if operator_ in _COMPARED:
-            return _compared(comparison) or _unsure_unless_null(comparison.operand)
-        case operator_ if operator_ in PATTERNS:
-            return pattern(comparison) or _unsure_unless_null(comparison.operand)
-    return _unsure_unless_null(comparison.operand)
+    asked, operand = POSITIVES.get(comparison.operator, comparison.operator), comparison.operand
+    is_negated = asked is not comparison.operator
+    if asked is Operator.NULL:
+        return _nullness(operand, is_null=not is_negated)
+    if asked is Operator.EMPTY:
+        # In a char(n) blanks alone are empty.
+        is_empty = _is_blank if operand.type.name == BPCHAR else operator.not_
+        return _absence(operand, characters, is_empty, is_absent=not is_negated)
+    if judge := _compared(comparison, asked, is_negated):
+        return judge
+    is_unknown = _nullness(operand, is_null=True)
+    return lambda version: False if is_unknown(version) else None  # with NULL no comparison is true
 
 
-def _unsure_unless_null(operand: Operand) -> Judge:
-    """Judge by an operator that memory does not know: with NULL no comparison is true."""
-    is_null = _nullness(operand, is_null=True)
-    return lambda version: False if is_null(version) else None
+def _is_blank(text: str) -> bool:
+    return not text.strip(" ")
 
 
 def _nullness(operand: Operand, *, is_null: bool) -> Judge:
-    if isinstance(operand, Field) and operand.function is None:
-        return _column_nullness(operand, is_null)
-    reader = operand_reader(operand, comparing.equality)
-    if reader is None:
-        name = operand.column.name
-        return lambda version: is_null if version.is_null(name) else None
-    source = reader.source
-
-    def judge_nullness(version: RowVersion) -> bool | None:
-        value = version.read(source)
-        return None if value is UNSURE else (value is None) is is_null
-
-    return judge_nullness
-
-
-def _column_nullness(field: Field, is_null: bool) -> Judge:
-    """Judge by IS NULL. A composite of NULLs only IS NULL too, but does not look like it."""
-    name = field.column.name
-    if field.column.type.kind is TypeKind.COMPOSITE:
-        return lambda version: is_null if version.is_null(name) else None
-    if is_null:
-        return lambda version: version.is_null(name)
-    return lambda version: not version.is_null(name)
-
-
-def _emptiness(operand: Operand, *, is_empty: bool) -> Judge:
-    """Judge by `_empty`. In a char(n) blanks alone are empty."""
+    """A composite of NULLs only IS NULL too, but does not look like it."""
     name = operand.column.name
-    reader = operand_reader(operand, lambda type_, _: comparing.characters(type_))
+    if isinstance(operand, Field) and operand.function is None and operand.type.kind is not TypeKind.COMPOSITE:
+        return lambda version: version.is_null(name) is is_null
+    return _absence(operand, equality, lambda _: False, is_absent=is_null)
+
+
+def _absence(operand: Operand, of_column: ReadType, is_nothing: Callable[[Any], bool], *, is_absent: bool) -> Judge:
+    """Judge whether there is no value, or one that counts as none. Without a reader only NULL can be judged."""
+    name, reader = operand.column.name, operand_reader(operand, of_column)
     if reader is None:
-        return lambda version: is_empty if version.is_null(name) else None
+        return lambda version: is_absent if version.is_null(name) else None
     source = reader.source
-    blanks = " " if operand.type.name == comparing.BPCHAR else ""
 
-    def judge_emptiness(version: RowVersion) -> bool | None:
+    def judge_absence(version: RowVersion) -> bool | None:
         value = version.read(source)
-        return None if value is UNSURE else (value is None or not value.strip(blanks)) is is_empty
+        return None if value is UNSURE else (value is None or is_nothing(value)) is is_absent
 
-    return judge_emptiness
+    return judge_absence
 
 
-Test: TypeAlias = Callable[[Any, tuple[Any, ...]], bool]
+class _Test(NamedTuple):
+    """What an operator asks of a value and its bound, how columns are read for it, and what the bound is made of."""
 
-_EQUAL: dict[Operator, Test] = {
-    Operator.EQ: lambda value, bounds: value == bounds[0],
-    Operator.NEQ: lambda value, bounds: value != bounds[0],
-    Operator.IN: lambda value, bounds: value in bounds,
-    Operator.NIN: lambda value, bounds: value not in bounds,
+    holds: Callable[[Any, Any], bool]
+    of_column: ReadType
+    bound: Callable[[tuple[Any, ...]], Any] = operator.itemgetter(0)
+
+
+def _folded(type_: PgType, collation: Collation) -> Read | None:
+    return _read_folded if characters(type_) and collation.has_plain_ascii else None
+
+
+def _folded_equality(type_: PgType, collation: Collation) -> Read | None:
+    """Blanks at the end of a char(n) do not count."""
+    if not collation.is_deterministic or not _folded(type_, collation):
+        return None
+    return _read_folded_bpchar if type_.name == BPCHAR else _read_folded
+
+
+def _read_folded(raw: bytes) -> str:
+    """Return ASCII text in lower case; past ASCII only PostgreSQL knows it."""
+    text = read_text(raw)
+    if not text.isascii():
+        raise ValueError
+    return text.lower()
+
+
+def _read_folded_bpchar(raw: bytes) -> str:
+    return _read_folded(raw).rstrip(" ")
+
+
+_TESTS = {
+    Operator.EQ: _Test(operator.eq, equality),
+    Operator.IN: _Test(lambda value, bounds: value in bounds, equality, frozenset),
+    Operator.LT: _Test(operator.lt, order),
+    Operator.LTE: _Test(operator.le, order),
+    Operator.GT: _Test(operator.gt, order),
+    Operator.GTE: _Test(operator.ge, order),
+    Operator.BETWEEN: _Test(lambda value, ends: ends[0] <= value <= ends[1], order, tuple),
+    Operator.IEQ: _Test(operator.eq, _folded_equality),
+    Operator.CONTAINS: _Test(operator.contains, characters),
+    Operator.ICONTAINS: _Test(operator.contains, _folded),
+    Operator.STARTS_WITH: _Test(str.startswith, characters),
+    Operator.ISTARTS_WITH: _Test(str.startswith, _folded),
+    Operator.ENDS_WITH: _Test(str.endswith, characters),
+    Operator.IENDS_WITH: _Test(str.endswith, _folded),
 }
-_ORDERED: dict[Operator, Test] = {
-    Operator.LT: lambda value, bounds: value < bounds[0],
-    Operator.LTE: lambda value, bounds: value <= bounds[0],
-    Operator.GT: lambda value, bounds: value > bounds[0],
-    Operator.GTE: lambda value, bounds: value >= bounds[0],
-    Operator.BETWEEN: lambda value, bounds: bounds[0] <= value <= bounds[1],
-    Operator.NBETWEEN: lambda value, bounds: not bounds[0] <= value <= bounds[1],
-}
-_COMPARED: dict[Operator, Test] = {**_EQUAL, **_ORDERED}
+_ARRAY_CONTAINS = _Test(lambda value, wanted: NULL_ELEMENT not in wanted and wanted <= value, elements)
+"""Arrays contain each other as sets, but none contains a NULL, nor an array that has one."""
 
 
-def _compared(comparison: Comparison) -> Judge | None:
-    reader = operand_reader(
-        comparison.operand, comparing.equality if comparison.operator in _EQUAL else comparing.order
-    )
-    if reader is None:
+def _compared(comparison: Comparison, asked: Operator, is_negated: bool) -> Judge | None:
+    """Return None when memory cannot judge by the comparison."""
+    operand, is_array = comparison.operand, comparison.operand.type.kind is TypeKind.ARRAY
+    test = _ARRAY_CONTAINS if is_array and asked is Operator.CONTAINS else _TESTS.get(asked)
+    reader = operand_reader(operand, test.of_column) if test else None
+    bounds = reader.bounds(comparison.values) if reader else None
+    if test is None or reader is None or bounds is None:
         return None
-    try:
-        bounds = reader.bounds(comparison.values)
-    except Undecided:
-        return None
-    if not any(isinstance(bound, Now) for bound in bounds):
-        return _with_fixed(comparison.operator, reader.source, bounds)
-    if comparison.operand.type.name not in _INSTANTS:
-        return None
-    return _with_moving(_COMPARED[comparison.operator], reader.source, bounds)
+    holds, source = test.holds, reader.source
+    if any(isinstance(each, Now) for each in bounds):
+        return _moving(test, source, bounds, is_negated) if operand.type.name in INSTANTS else None
+    bound = test.bound(bounds)
+    if comparison.operator is Operator.EQ:
+        return _equal(source, bound)
 
-
-_INSTANTS = frozenset({"date", "timestamp without time zone", "timestamp with time zone"})
-"""The types that `$NOW` compares with; all are read as microseconds since 1970."""
-
-
-def _with_moving(test: Test, source: ColumnReader, bounds: tuple[Any, ...]) -> Judge:
-    def judge_moving(version: RowVersion) -> bool | None:
+    def judge_compared(version: RowVersion) -> bool | None:
         value = version.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
-        return test(value, tuple([version.at(bound) if isinstance(bound, Now) else bound for bound in bounds]))
+        return holds(value, bound) is not is_negated
 
-    return judge_moving
-
-
-def _with_fixed(operator_: Operator, source: ColumnReader, bounds: tuple[Any, ...]) -> Judge:
-    match operator_:
-        case Operator.EQ:
-            return _equal(source, bounds[0])
-        case Operator.IN:
-            return _among(source, frozenset(bounds))
-        case Operator.NIN:
-            return _not_among(source, frozenset(bounds))
-        case Operator.BETWEEN | Operator.NBETWEEN:
-            return _between(source, *bounds, is_inside=operator_ is Operator.BETWEEN)
-    return _by(_BY[operator_], source, bounds[0])
-
-
-_BY: dict[Operator, Callable[[Any, Any], bool]] = {
-    Operator.NEQ: operator.ne,
-    Operator.LT: operator.lt,
-    Operator.LTE: operator.le,
-    Operator.GT: operator.gt,
-    Operator.GTE: operator.ge,
-}
+    return judge_compared
 
 
 def _equal(source: ColumnReader, bound: Any) -> Judge:
@@ -241,37 +208,14 @@ def _equal(source: ColumnReader, bound: Any) -> Judge:
     return judge_equal
 
 
-def _among(source: ColumnReader, bounds: frozenset[Any]) -> Judge:
-    def judge_among(version: RowVersion) -> bool | None:
-        value = version.read(source)
-        return None if value is UNSURE else value in bounds
+def _moving(test: _Test, source: ColumnReader, bounds: tuple[Any, ...], is_negated: bool) -> Judge:
+    """Judge by bounds that are other ones at each moment."""
 
-    return judge_among
-
-
-def _not_among(source: ColumnReader, bounds: frozenset[Any]) -> Judge:
-    def judge_not_among(version: RowVersion) -> bool | None:
-        value = version.read(source)
-        return None if value is UNSURE else value is not None and value not in bounds
-
-    return judge_not_among
-
-
-def _between(source: ColumnReader, low: Any, high: Any, *, is_inside: bool) -> Judge:
-    def judge_between(version: RowVersion) -> bool | None:
+    def judge_moving(version: RowVersion) -> bool | None:
         value = version.read(source)
         if value is None or value is UNSURE:
             return None if value is UNSURE else False
-        return (low <= value <= high) is is_inside
+        bound = test.bound(tuple([version.at(each) if isinstance(each, Now) else each for each in bounds]))
+        return test.holds(value, bound) is not is_negated
 
-    return judge_between
-
-
-def _by(compare: Callable[[Any, Any], bool], source: ColumnReader, bound: Any) -> Judge:
-    def judge_by(version: RowVersion) -> bool | None:
-        value = version.read(source)
-        if value is None or value is UNSURE:
-            return None if value is UNSURE else False
-        return compare(value, bound)
-
-    return judge_by
+    return judge_moving

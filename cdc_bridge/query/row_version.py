@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias, overload
 from cdc_bridge.model.filter import Now
 from cdc_bridge.model.instants import now_at
 from cdc_bridge.model.row import Row, RowValues
-from cdc_bridge.query.comparing import NULL, Read, Undecided
+from cdc_bridge.query.comparing import NULL, UNREADABLE, Read
 
 
 class ColumnReader(NamedTuple):
@@ -39,7 +39,7 @@ def read_value(read: Read, raw: bytes | None) -> Any:
         return None
     try:
         return read(raw)
-    except Undecided:
+    except UNREADABLE:
         return UNSURE
 
 

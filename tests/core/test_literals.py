@@ -36,13 +36,6 @@ def type_of(name: str) -> PgType:
         ("numeric", "1.5e-3", "0.0015"),
         ("numeric", "-0.00", "0.00"),
         ("numeric", "nan", '"NaN"'),
-        ("real", 0.1, "0.1"),
-        ("real", 16777217, "1.6777216e+07"),
-        ("real", 1e6, "1e+06"),
-        ("double precision", 1e15, "1e+15"),
-        ("double precision", 1e14, "100000000000000"),
-        ("double precision", -0.0, "-0"),
-        ("double precision", "inf", '"Infinity"'),
         ("boolean", True, "true"),
         ("boolean", "off", "false"),
         ("boolean", 1, "true"),
@@ -62,7 +55,6 @@ def type_of(name: str) -> PgType:
         ("bytea", "\\xDEAD", '"\\\\xdead"'),
         ("oid", 7, '"7"'),
         ("mood", "sad", '"sad"'),
-        ("jsonb", {"bb": 1, "a": [1.0, None, "x"]}, '{"a": [1.0, null, "x"], "bb": 1}'),
         ("integer[]", [1, None, "2"], "[1,null,2]"),
         ("text[]", [], "[]"),
     ],
@@ -89,10 +81,6 @@ def test_value_is_spelled_as_a_row_has_it(name: str, value: Any, raw: str):
         ("numeric", "1e999999"),
         ("numeric", "1e-20000"),
         ("numeric", [1]),
-        ("real", "1e39"),
-        ("real", 1e-50),
-        ("double precision", "1e400"),
-        ("double precision", "1e-400"),
         ("boolean", "maybe"),
         ("boolean", 2),
         ("text", "a\0b"),
@@ -108,8 +96,6 @@ def test_value_is_spelled_as_a_row_has_it(name: str, value: Any, raw: str):
         ("oid", -1),
         ("mood", "angry"),
         ("mood", []),
-        ("jsonb", "\0"),
-        ("jsonb", {"\ud800": 1}),
         ("integer[]", [1, "x"]),
     ],
 )
@@ -135,6 +121,11 @@ def test_value_of_another_type_is_refused(name: str, value: Any):
         ("integer[]", [[1], [2]]),
         ("name", "x" * 64),
         ('"char"', "ab"),
+        ("real", 0.1),
+        ("double precision", "1e400"),
+        ("double precision[]", [1]),
+        ("jsonb", {"a": 1}),
+        ("json", "x"),
     ],
 )
 def test_what_only_postgresql_can_read_is_left_to_it(name: str, value: Any):
@@ -146,14 +137,6 @@ def test_integer_of_any_size_is_a_numeric():
     assert normalize_literal(PgType("numeric"), 10**5000) == b"1" + b"0" * 5000
 
 
-def test_deep_json_is_refused():
-    value: list[Any] = []
-    for _ in range(5000):
-        value = [value]
-    with pytest.raises(ValueError):
-        normalize_literal(PgType("jsonb"), value)
-
-
 @pytest.mark.parametrize("name", ["integer", "numeric", "double precision", "uuid", "boolean", "date", "bytea", "real"])
 @pytest.mark.parametrize("made_of", ["1", " ", "-", "f", "1 ", "0."])
 def test_megabytes_are_answered_at_once(name: str, made_of: str):
@@ -162,13 +145,6 @@ def test_megabytes_are_answered_at_once(name: str, made_of: str):
         with pytest.raises((ValueError, NotNative)):
             normalize_literal(PgType(name), value)
     assert time.perf_counter() - start < 1
-
-
-@given(st.floats(width=32, allow_nan=False, allow_infinity=False))
-def test_real_reads_back_as_itself(number: float):
-    read: Any = comparing.equality(PgType("real"), NO_COLLATION)
-    raw = normalize_literal(PgType("real"), number)
-    assert read(raw) == read(normalize_literal(PgType("real"), read(raw)))
 
 
 @given(st.text())

@@ -279,7 +279,9 @@ def equals(name: str, raw: str) -> Comparison:
 
 
 def found(term: Any) -> list[Any]:
-    searched = asked(shapes.THINGS, search=term).filter
+    """PostgreSQL, which is asked for the text form of a float, would answer with the term itself."""
+    known = {(shapes.TYPES["f"], f'"{term}"'): str(term).encode()}
+    searched = parse_query({"search": term}, shapes.THINGS, LIMITS, literals=Literals(known)).filter
     assert isinstance(searched, Or)
     return list(searched.parts)
 

@@ -200,6 +200,34 @@ async def test_values_are_normalized_as_rows_have_them(t: Questions) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "raw"),
+    [
+        ("real", "0.1", "0.1"),
+        ("real", "16777217", "1.6777216e+07"),
+        ("real", "1e6", "1e+06"),
+        ("double precision", "1e15", "1e+15"),
+        ("double precision", "100000000000000.0", "100000000000000"),
+        ("double precision", "-0.0", "-0"),
+        ("double precision", '"inf"', '"Infinity"'),
+        ("jsonb", '{"bb":1,"a":[1.0,null,"x"]}', '{"a": [1.0, null, "x"], "bb": 1}'),
+        ("jsonb", '"null"', '"null"'),
+        ("json", '{"type":"Point"}', '{"type":"Point"}'),
+        ("real", '"1e39"', None),
+        ("real", "1e-50", None),
+        ("real", "true", None),
+        ("double precision", '"1e400"', None),
+        ("double precision", '"1e-400"', None),
+        ("double precision", "[1]", None),
+        ("jsonb", '"\\u0000"', None),
+        ("jsonb", "[" * 50_000 + "]" * 50_000, None),
+    ],
+)
+async def test_value_is_normalized_as_a_row_has_it(t: Questions, name: str, text: str, raw: str | None) -> None:
+    literals, *_ = await t.evaluator.look_up([(PgType(name), text)])
+    assert literals == [None if raw is None else raw.encode()]
+
+
 async def test_thousand_values_of_which_some_are_junk_are_normalized_soon(t: Questions) -> None:
     values = [(PgType("interval"), f'"{n} days"' if n % 300 else '"junk"') for n in range(1000)]
     literals, *_ = await t.evaluator.look_up(values)

@@ -16,7 +16,7 @@ from cdc_bridge.model.catalog import NO_COLLATION, Collation, Column, PgType, Ty
 from cdc_bridge.model.filter import Function, Path
 from cdc_bridge.model.row import split_array
 from cdc_bridge.query import comparing, operands
-from cdc_bridge.query.comparing import Read, Undecided
+from cdc_bridge.query.comparing import UNREADABLE, Read
 from cdc_bridge.query.literals import NotNative, normalize_literal
 from tests.support.server import Database, Server
 
@@ -310,7 +310,7 @@ def test_drawn_text_compares_in_memory_as_in_postgresql(conn: psycopg.Connection
 def test_multidimensional_arrays_have_no_order_in_memory(conn: psycopg.Connection[Any]):
     read: Any = comparing.order(type_of("integer[]"), NO_COLLATION)
     for raw in images(conn, "integer[]", ["{{1,2},{3,4}}", "{{1}}"]):
-        with pytest.raises(Undecided):
+        with pytest.raises(UNREADABLE):
             read(raw)
 
 
@@ -342,8 +342,6 @@ TEXTUAL: dict[str, st.SearchStrategy[Any]] = {
         st.integers(),
         st.sampled_from(["nan", "inf", "-Infinity", ".5", "5.", " 1.50 ", "-0.00"]),
     ),
-    "real": st.floats(width=32) | st.sampled_from(["0.1", 1e6, 123456, 1e-5, 16777217, "1e-45", 3.4e38, -0.0]),
-    "double precision": st.floats() | st.integers(-(2**70), 2**70) | st.sampled_from(["1e15", "1e14", "-0", "5e-324"]),
     "boolean": st.sampled_from([True, False, "t", "TRUE", " off ", "no", "y", 1, 0]),
     "text": stored_text | st.integers(),
     "name": stored_text,
@@ -376,9 +374,7 @@ def test_client_s_value_is_spelled_as_a_row_has_it(conn: psycopg.Connection[Any]
             except NotNative:
                 continue
         written = images(conn, type_, [text for text, _ in spelled]) if spelled else []
-        # PostgreSQL's shortest digits of a float are now and then one more than Python's.
-        same: Any = comparing.order(named(type_), BYTEWISE) if type_ in ("real", "double precision") else bytes
-        assert [same(raw) for _, raw in spelled] == [same(raw) for raw in written]
+        assert [raw for _, raw in spelled] == written
 
     check()
 
@@ -388,26 +384,6 @@ def test_client_s_value_is_spelled_as_a_row_has_it(conn: psycopg.Connection[Any]
 def test_text_of_a_client_is_that_of_a_char_n_whatever_blanks_fill_it(conn: psycopg.Connection[Any], text: str):
     read: Any = comparing.equality(PgType("character"), NO_COLLATION)
     assert [read(normalize_literal(PgType("character"), text))] == list(map(read, images(conn, "character(6)", [text])))
-
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(10**30), 10**30)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | stored_text,
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b", "0", "ä", "cc"]), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-@SEVERAL
-@given(st.lists(json_values, min_size=1, max_size=5))
-def test_json_is_spelled_as_jsonb_prints_it(conn: psycopg.Connection[Any], values: list[Any]):
-    texts = [normalize_literal(PgType("jsonb"), value).decode() for value in values if value is not None]
-    assert [raw.decode() for raw in images(conn, "jsonb", texts)] == texts if texts else True
 
 
 PARTS = {
@@ -467,14 +443,14 @@ def test_what_is_inside_of_json_is_found_as_postgresql_finds_it(
     query = sql.SQL("SELECT array_agg(x::{} #>> %s ORDER BY i) FROM unnest(%s::text[]) WITH ORDINALITY AS u(x, i)")
     ((expected,),) = conn.execute(query.format(sql.SQL(type_)), [list(place), list(DOCUMENTS)]).fetchall()
     for raw, found in zip(images(conn, type_, DOCUMENTS), expected, strict=True):
-        assert outcome(read, raw) in (found, Undecided), raw
+        assert outcome(read, raw) in (found, UNREADABLE), raw
 
 
 def outcome(read: Read, raw: bytes) -> Any:
     try:
         return read(raw.strip())
-    except Undecided:
-        return Undecided
+    except UNREADABLE:
+        return UNREADABLE
 
 
 def test_json_is_written_by_row_to_json_as_it_was_stored(conn: psycopg.Connection[Any]):
