@@ -257,7 +257,7 @@ class Connection(BoundedReader):
         self._tell_of_room()
         loop = asyncio.get_running_loop()
         loop.call_soon(self._session.end)  # not now: the broker may be in the midst of telling its subscribers
-        loop.call_later(limits.CLOSE_TIMEOUT_S, self.transport.abort)
+        self._server.timer.set(self, loop.time() + limits.CLOSE_TIMEOUT_S)
         self.read_on()
 
     # --- asyncio.BufferedProtocol ---
@@ -284,8 +284,9 @@ class Connection(BoundedReader):
     # --- what time brings ---
 
     def time_is_up(self) -> None:
-        """Do what is due. The timer calls this when `plan` has asked for it."""
+        """Do what is due. The timer calls this when `plan` has asked for it, and when closing has taken too long."""
         if self._holds & CLOSING:
+            self.transport.abort()
             return
         try:
             self._session.pass_time()
