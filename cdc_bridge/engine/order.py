@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cdc_bridge.model.change import Change, Operation
+from cdc_bridge.model.change import Change, Operation, Snapshot
 from cdc_bridge.model.row import Row
 
 
@@ -126,9 +126,11 @@ def is_clear(change: Change, key: Callable[[Row], bytes]) -> bool:
     )
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TransactionOrders:
     """The orders of transactions that come interleaved, as they do from a log.
+
+    Rule: a transaction is kept until a heartbeat proves that all its changes have come (`forget`).
 
     Bound: `transactions_max` transactions at a time, and `keys_max` keys in all. Policy: past it the transaction that
     has been silent for longest is not checked any more.
@@ -163,10 +165,19 @@ class TransactionOrders:
             order.holds(first)
         return order.holds(change)
 
+    def forget(self, snapshot: Snapshot) -> bool:
+        """Forget the transactions that `snapshot` sees, all of which has come. Return whether others are left."""
+        for xid in [xid for xid in self._orders if snapshot.sees(xid)]:
+            self._drop(xid)
+        return bool(self._orders)
+
     def _forget_silent(self) -> None:
         while len(self._orders) > 1 and (len(self._orders) > self.transactions_max or self._rows_count > self.keys_max):
-            xid, _ = self._orders.popitem(last=False)
-            self._rows_count -= self._rows.pop(xid)
+            self._drop(next(iter(self._orders)))
+
+    def _drop(self, xid: int) -> None:
+        del self._orders[xid]
+        self._rows_count -= self._rows.pop(xid)
 
 
 def _hash(row: Row) -> int:

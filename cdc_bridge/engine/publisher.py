@@ -18,6 +18,7 @@ from cdc_bridge.engine.dependents import rows_that_show
 from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.engine.filter_index import by_context
 from cdc_bridge.engine.match import Match, find_matches
+from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.engine.pending import Events, Pending
 from cdc_bridge.engine.registry import SubscriberRegistry, reload_all
 from cdc_bridge.engine.subscriber import Reading
@@ -68,6 +69,8 @@ class Publisher:
         self.inquiries: list[Inquiry] = []
         """Inquiries that the dispatcher has not taken yet."""
         self._touched: dict[Topic, None] = {}
+        self._open_orders: dict[TransactionOrders, Collection] = {}
+        """Orders of transactions of which more may come."""
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
 
     def apply(self, change: Change, now_us: int = 0) -> list[Reading]:
@@ -131,10 +134,12 @@ class Publisher:
     def _fan_out(self, change: Change, source: Source, now_us: int) -> list[Reading]:
         readings: list[Reading] = []
         collection, table, _, _, orders = source
-        if orders is not None and not orders.holds(change):
-            for topic in self._subscribers.topics_concerned(collection.relation_id):
-                readings += self._publish(topic, change, None)
-            return readings
+        if orders is not None:
+            self._open_orders[orders] = collection
+            if not orders.holds(change):
+                for topic in self._subscribers.topics_concerned(collection.relation_id):
+                    readings += self._publish(topic, change, None)
+                return readings
         encoder = EventEncoder(change, table, _event_position(change, collection))
         for filters, matches in find_matches(
             self._subscribers.index.tables.get(source.collection.relation_id), change, source.table, now_us
@@ -253,6 +258,9 @@ class Publisher:
                 topic.take_heartbeat(snapshot)
             if not topic.catching_up:
                 del self._subscribers.catching_up[topic]
+        for orders, collection in list(self._open_orders.items()):
+            if lagging.isdisjoint(collection.filenodes) and not orders.forget(snapshot):
+                del self._open_orders[orders]
 
     def is_congested(self, relation_ids: Iterable[int]) -> bool:
         """Whether no subscriber of these tables has room. A bulk read waits for the first that has."""

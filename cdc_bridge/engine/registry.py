@@ -77,6 +77,8 @@ class SubscriberRegistry:
         topic.leave(subscriber)
         if not topic.subscribers:
             self._unregister(topic)
+            self.catching_up.pop(topic, None)
+            self.stale.pop(topic, None)
 
     def move_topic(self, topic: Topic, subscriptions: Mapping[Subscriber, Subscription]) -> bool:
         """Give a topic another subscription, and keep what waits for its subscribers.

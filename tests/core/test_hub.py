@@ -504,6 +504,28 @@ def test_heartbeat_proves_nothing_for_a_table_that_lags() -> None:
     assert scene.client.take() == [("create", [{"id": 2, "text": "after it"}])]
 
 
+def test_heartbeat_ends_the_transactions_that_it_sees_unless_their_table_lags() -> None:
+    """What is kept of a transaction shows: a change that cannot follow it calls for fresh data."""
+    scene = durable_scene()
+    scene.follow(subscription())
+    for lagging, readings in ((frozenset({100}), 1), (frozenset[int](), 0)):
+        scene.apply(insert(row(id=1, text="a"), xid=20))
+        scene.publisher.take_heartbeat(snapshot(21, 21), lagging)
+        assert len(scene.apply(insert(row(id=1, text="a"), xid=20))) == readings
+        scene.publisher.take_heartbeat(snapshot(21, 21))
+
+
+def test_topic_that_all_have_left_waits_for_no_heartbeat_and_no_rows() -> None:
+    scene = durable_scene()
+    subscriber = scene.follow(subscription()).subscriber
+    waiting = scene.hub.subscribers.catching_up, scene.hub.subscribers.stale
+    topic = subscriber.topic
+    assert topic is not None
+    waiting[1][topic] = None
+    scene.hub.leave(subscriber)
+    assert waiting == ({}, {})
+
+
 def test_other_mode_of_capture_brings_fresh_data() -> None:
     scene = Scene()
     scene.follow(subscription())

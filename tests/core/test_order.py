@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cdc_bridge.engine.order import TransactionOrder, TransactionOrders
 from cdc_bridge.model.change import Change
 from cdc_bridge.model.table import key_encoder
-from tests.core.facts import MESSAGES, delete, insert, row, truncate, update
+from tests.core.facts import MESSAGES, delete, insert, row, snapshot, truncate, update
 
 
 def order(keys_max: int = 1000) -> TransactionOrder:
@@ -133,3 +133,14 @@ def test_transaction_that_was_silent_for_too_long_is_taken_as_it_comes(bounds: d
     watched = orders(**bounds)
     story = [update((r(1), r(1, "b"))), *(insert(r(n))._replace(xid=n) for n in range(2, 50)), insert(r(1))]
     assert all(watched.holds(change) for change in story)
+
+
+def test_transaction_is_forgotten_once_all_of_it_has_come() -> None:
+    """What is kept of the others is kept in full, and counts as before."""
+    watched = orders(keys_max=6)
+    for xid in (1, 2, 3):
+        assert watched.holds(update((r(xid), r(xid, "b")))._replace(xid=xid))
+    assert watched.forget(snapshot(3, 3))
+    assert watched.holds(insert(r(2))._replace(xid=2))
+    assert not watched.holds(insert(r(3))._replace(xid=3))
+    assert not watched.forget(snapshot(4, 4))
