@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import groupby
 from typing import Any, TypeAlias
 
@@ -82,7 +83,7 @@ async def ask_in_turn(connection: Connection, asked: Sequence[BoundStatement]) -
     """
     steps: list[tuple[AsyncCursor[tuple[str, ...]], bool]] = []
     try:
-        async with connection.pipeline():
+        async with _round_trip(connection):
             for text, context in asked:
                 await connection.execute("SAVEPOINT principal")
                 if context.principal != BY_ITSELF.principal:
@@ -104,7 +105,7 @@ async def ask_by_itself(connection: Connection, asked: Sequence[sql.Composed], l
     each a text. Raises `psycopg.Error` when one of them fails; the connection can be used on.
     """
     try:
-        async with connection.pipeline():
+        async with _round_trip(connection):
             await connection.execute("BEGIN READ ONLY")
             await connection.execute(sql.SQL("SET LOCAL statement_timeout = {}").format(max(1, round(limit_s * 1000))))
             cursors = [await connection.execute(each, parameters(each)) for each in asked]
@@ -114,6 +115,26 @@ async def ask_by_itself(connection: Connection, asked: Sequence[sql.Composed], l
             await connection.rollback()
         raise
     return [[row[0] for row in await cursor.fetchall()] for cursor in cursors]
+
+
+@asynccontextmanager
+async def _round_trip(connection: Connection) -> AsyncIterator[None]:
+    """Send the statements of the block together. Raises the first error.
+
+    One that comes before all are sent is raised in the block. It is kept from the pipeline, which would warn the
+    operator of every error that follows from it.
+    """
+    first: BaseException | None = None
+    try:
+        async with connection.pipeline():
+            try:
+                yield
+            except BaseException as error:  # raised below
+                first = error
+    except psycopg.Error as error:
+        first = first or error
+    if first is not None:
+        raise first
 
 
 async def ask_together(connection: Connection, asked: Sequence[BoundStatement], limit_s: float) -> list[list[str]]:

@@ -11,7 +11,8 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from cdc_bridge import statements
-from cdc_bridge.database.sessions import prepare
+from cdc_bridge.database.sessions import ask_by_itself, ask_in_turn, begin_read, prepare
+from cdc_bridge.model.security_context import BY_ITSELF
 from cdc_bridge.statements import statement
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
@@ -127,6 +128,26 @@ async def test_row_level_security_applies_to_who_reads(database: Database) -> No
             assert await rows.fetchall() == [(2,)]
     finally:
         database.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("is_in_turn", [False, True], ids=["by itself", "in turn"])
+async def test_statement_that_fails_early_is_an_error_and_no_warning(
+    is_in_turn: bool, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has failed before the others are sent, which are given up: that is no news to the operator."""
+    fails, long = sql.SQL("SELECT (1 / 0)::text").format(), sql.SQL("SELECT {}").format("long" * 100_000)
+    asked = [fails, *[long] * 50]
+    async with await database.connect() as connection:
+        if is_in_turn:
+            await begin_read(connection, 5)
+            asking = ask_in_turn(connection, [(each, BY_ITSELF) for each in asked])
+        else:
+            asking = ask_by_itself(connection, asked, 5)
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            await asking
+        await connection.rollback()
+        assert await ask_by_itself(connection, [sql.SQL("SELECT 'usable'").format()], 5) == [["usable"]]
+    assert [record for record in caplog.records if record.levelname != "DEBUG"] == []
 
 
 def _settings_of(database: Database, function: str) -> dict[str, str]:
