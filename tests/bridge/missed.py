@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import psycopg
 
 from cdc_bridge.admin.mode import Mode
+from tests.support.server import Database
 from tests.support.wsclient import Client
 
 
@@ -34,3 +36,15 @@ def untold(mode: Mode, insert: str) -> str:
             return f"SET LOCAL cdc_bridge.pending_bytes = '400000000'; {insert}"
         case Mode.DURABLE:  # as when the log has become too large
             return f"SELECT setval('cdc.closed', 1); {insert}; SELECT setval('cdc.closed', 1, false)"
+
+
+MENDED = """
+SELECT coalesce(pg_sequence_last_value('cdc.mended'), 0) >= coalesce(pg_sequence_last_value('cdc.gap'), 0)
+"""
+
+
+async def gaps_are_mended(database: Database) -> None:
+    """Wait until a bridge knows that every transaction has ended that could have made one of the gaps."""
+    async with asyncio.timeout(30):
+        while database.execute(MENDED) != [(True,)]:  # noqa: ASYNC110 - nothing but asking tells
+            await asyncio.sleep(0.05)

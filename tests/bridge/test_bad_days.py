@@ -16,6 +16,7 @@ from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.admin.detach import Request, apply, plan
 from cdc_bridge.admin.status import read_status
+from tests.bridge.missed import gaps_are_mended
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.follower import beginning, cursor_after, following
@@ -185,6 +186,7 @@ async def test_log_that_was_changed_by_hand_is_noticed_and_told(
             if harm not in LOSES_NOTHING:
                 await returned.is_resynced()  # not always at once: it may turn out on the way
             await returned.knows(0, 1, 2, 3)
+        await gaps_are_mended(table)  # before, no cursor is worth anything
         new = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (4)", 0, 1, 2, 3, 4)
         assert await beginning(bridge.url, new) == "resumed"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -13,6 +12,7 @@ from psycopg import IsolationLevel
 
 from cdc_bridge.admin.mode import Notify, record_notify
 from cdc_bridge.admin.retention import prune, read_log
+from tests.bridge.missed import gaps_are_mended
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.follower import beginning, cursor_after, following
@@ -132,18 +132,6 @@ CIRCUMSTANCES: dict[str, tuple[Circumstance, float]] = {
     "a transaction that has written everywhere": (written, 4),
 }
 """How many times `retention_bytes` the log may take at most."""
-
-
-MENDED = """
-SELECT coalesce(pg_sequence_last_value('cdc.mended'), 0) >= coalesce(pg_sequence_last_value('cdc.gap'), 0)
-"""
-
-
-async def gaps_are_mended(database: Database) -> None:
-    """Wait until a bridge knows that every transaction has ended that could have made one of the gaps."""
-    async with asyncio.timeout(30):
-        while database.execute(MENDED) != [(True,)]:  # noqa: ASYNC110 - nothing but asking tells
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("circumstance", CIRCUMSTANCES)

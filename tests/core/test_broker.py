@@ -159,9 +159,13 @@ class Scene:
     client: Recorder
 
     async def quiet(self) -> None:
-        """Until everything that was said has had its effect."""
-        for _ in range(50):
-            await asyncio.sleep(0)
+        await quiet()
+
+
+async def quiet() -> None:
+    """Until everything that was said has had its effect."""
+    for _ in range(50):
+        await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -524,22 +528,29 @@ def back(cursor: Cursor = TOLD, secret: bytes = SECRET, of: Collection = MESSAGE
 
 @dataclass
 class Log:
-    """A log of these rounds: pages, errors, or what is to happen in between."""
+    """A log of these rounds: pages, errors, or what is to happen in between. `is_read`: nobody reads the last one any
+    more.
+    """
 
     rounds: list[list[Page | Exception | Callable[[], None]]] = field(default_factory=list)
     asked: list[tuple[Position, ...]] = field(default_factory=list)
+    is_read: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
         self.asked.append(delivered)
-        for step in self.rounds.pop(0):
-            await asyncio.sleep(0)
-            if isinstance(step, Exception):
-                raise step
-            if isinstance(step, Missed | CaughtUp):
-                yield step
-            else:
-                step()
-                await asyncio.sleep(0.001)
+        try:
+            for step in self.rounds.pop(0):
+                await asyncio.sleep(0)
+                if isinstance(step, Exception):
+                    raise step
+                if isinstance(step, Missed | CaughtUp):
+                    yield step
+                else:
+                    step()
+                    await quiet()
+        finally:
+            if not self.rounds:
+                self.is_read.set()
 
     async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
         return key[0].encode()
@@ -679,7 +690,8 @@ async def test_more_new_changes_than_may_be_kept_are_read_from_the_log_too() -> 
         log.rounds[0].insert(0, lambda: s.stream.say(*flood))
         s.stream.say(HEARD)
         await s.broker.subscribe(s.client, back())
-        await asyncio.sleep(0.05)
+        await log.is_read.wait()
+        await s.quiet()
         assert log.asked == [TOLD.positions, (Position.of(ERA, UPTO),)]
         assert s.client.take() == [("open",), ("resumed",)]
 
@@ -690,7 +702,8 @@ async def test_gap_while_a_client_catches_up_brings_fresh_data(trouble: StreamIt
         log.rounds[0].insert(1, lambda: s.stream.say(trouble))
         s.stream.say(HEARD)
         await s.broker.subscribe(s.client, back())
-        await asyncio.sleep(0.05)
+        await log.is_read.wait()
+        await s.quiet()
         assert s.client.take() == [*WHOLE, RESYNC]
 
 
@@ -699,7 +712,8 @@ async def test_client_that_leaves_while_it_catches_up_is_told_no_more() -> None:
         s.stream.say(HEARD)
         subscriber = await s.broker.subscribe(s.client, back())
         log.rounds[0].insert(1, lambda: s.broker.unsubscribe(subscriber))
-        await asyncio.sleep(0.05)
+        await log.is_read.wait()
+        await s.quiet()
         assert s.client.take() == [*WHOLE, ("drop",)]
         assert len(s.broker.hub) == 0
 
