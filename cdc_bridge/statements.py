@@ -4,19 +4,22 @@ A file holds one statement or function, under its own name, or several short one
 Migrations run once each, in the order of their numbers. Functions are replaced whole, each time.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any, Generic, TypeVar
 
-from psycopg import sql
+from psycopg import AsyncConnection, Connection, sql
+from psycopg.rows import BaseRowFactory
 
 from cdc_bridge.model.errors import UsageError
 
 VERSION = 3
 """The version that these files install: what `cdc.version()` answers afterwards."""
+
+T = TypeVar("T")
 
 _OPENING_COMMENT = re.compile(r"\A(?:--.*\n)+")
 _NAME_LINE = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
@@ -41,9 +44,27 @@ def statement(name: str, schema: str | None = None, /, **parts: sql.Composable) 
     return _fill(_template(name), schema, parts) if parts else _whole(name, schema)
 
 
+@dataclass(frozen=True, slots=True)
+class TypedQuery(Generic[T]):
+    """A query whose rows are read as values, for connections of both kinds."""
+
+    statement: sql.Composed
+    parameters: Mapping[str, Any]
+    row_factory: BaseRowFactory[T]
+
+    def all(self, conn: Connection[Any]) -> list[T]:
+        with conn.cursor(row_factory=self.row_factory) as cursor:
+            return cursor.execute(self.statement, self.parameters).fetchall()
+
+    async def all_async(self, conn: AsyncConnection[Any]) -> list[T]:
+        async with conn.cursor(row_factory=self.row_factory) as cursor:
+            await cursor.execute(self.statement, self.parameters)
+            return await cursor.fetchall()
+
+
 def migrations(after: int) -> list[str]:
     """Return the names of the migrations that a database of version `after` still needs."""
-    return [name for name in names("migrations") if _number(name) > after]
+    return [name for name in names("migrations") if int(name[len("migrations/") :].partition("_")[0]) > after]
 
 
 def functions() -> list[str]:
@@ -107,7 +128,3 @@ def _folder(folder: str) -> dict[str, str]:
             whole = {path.name.removesuffix(".sql"): before} if not named else {}
             found |= whole | {name: body.strip() + "\n" for name, body in zip(named[::2], named[1::2], strict=True)}
     return found
-
-
-def _number(migration: str) -> int:
-    return int(migration.partition("/")[2].partition("_")[0])

@@ -66,12 +66,12 @@ def test_docstring_tells_the_exit_codes() -> None:
             " or another address",
         ),
         (
-            LockNotAcquired("attach public.t", "public.t", 0.5, (LockHolder(7, "reports", 61.2), LockHolder(8))),
+            LockNotAcquired("attach public.t", 0.5, (LockHolder(7, "reports", 61.2), LockHolder(8))),
             'attach public.t: no lock within 0.5 s. It is held by process 7 "reports", in a transaction for 61 s;'
             " process 8. Nothing was changed there; try again when that has ended",
         ),
         (
-            LockNotAcquired("detach public.t", "public.t", 1, (LockHolder(None, None, 9, "it's", "app"),)),
+            LockNotAcquired("detach public.t", 1, (LockHolder(None, None, 9, "it's", "app"),)),
             "detach public.t: no lock within 1 s. It is held by the prepared transaction 'it''s', prepared 9 s ago:"
             " COMMIT PREPARED 'it''s' or ROLLBACK PREPARED 'it''s', as the role \"app\" or a superuser, ends it."
             " Nothing was changed there; try again when that has ended",

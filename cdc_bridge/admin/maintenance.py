@@ -5,8 +5,6 @@ minute, or more often where `retention_age_s` is short. Pruning has a connection
 which costs the database more than everything else that an idle bridge does.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -16,8 +14,9 @@ import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.admin.mode import Notify, record_notify_async
-from cdc_bridge.admin.retention import PARTS, Pruned, is_standby, prune
+from cdc_bridge.admin.mode import STANDBY, Notify, record_notify
+from cdc_bridge.admin.retention import PARTS, Pruned, prune
+from cdc_bridge.admin.tables import catalog_settings
 from cdc_bridge.conninfo import PRUNE
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import BridgeError, NotInstalled, SourceUnavailable
@@ -78,24 +77,15 @@ class LogMaintenance:
 
     async def _is_due(self) -> bool:
         async with asyncio.timeout(ANSWER_LIMIT_S), self._pool.connection() as connection:
-            if await self._is_standby(connection):
+            if self._is_forbidden or "yes" in await STANDBY.all_async(connection):
                 return False
-            if self._notify:
-                await record_notify_async(connection, self._schema, Notify(self._notify))
-                self._notify = ""
-            if self._is_forbidden or time.monotonic() - self._pruned_at_s >= self._prune_interval_s:
-                return not self._is_forbidden
+            if time.monotonic() - self._pruned_at_s >= self._prune_interval_s:
+                return True
             try:
                 row = await (await connection.execute(statement("queries/log_due", self._schema))).fetchone()
             except (errors.LockNotAvailable, errors.ProgrammingError):
                 return True  # pruning skips what is locked, and says what is missing
             return bool(row and row[0])
-
-    @staticmethod
-    async def _is_standby(connection: AsyncConnection[Any]) -> bool:
-        """Return whether nothing can be written here: bridges of the primary prune and record."""
-        row = await (await connection.execute(statement("queries/standby"))).fetchone()
-        return row is not None and row[0] == "yes"
 
     async def prune(self) -> Pruned:
         """Prune the log now. A database without a log has nothing to prune. Raises `SourceUnavailable`.
@@ -121,11 +111,16 @@ class LogMaintenance:
         return done
 
     def _prune(self) -> Pruned:
+        """Prune, and record `notify` once before; on a hot standby neither: bridges of the primary do."""
         with psycopg.connect(
             self._conninfo, autocommit=True, application_name=PRUNE, connect_timeout=ANSWER_LIMIT_S
         ) as connection:
-            if is_standby(connection):
+            if "yes" in STANDBY.all(connection):
                 return Pruned()
+            if self._notify:
+                with catalog_settings(connection):
+                    record_notify(connection, self._schema, Notify(self._notify))
+                self._notify = ""
             return prune(connection, self._schema, self._retention_age_s, self._retention_bytes)
 
     def _report(self, done: Pruned) -> None:

@@ -1,7 +1,6 @@
 """Our schema in a database: whether it is there, and what would bring it to this version."""
 
-from __future__ import annotations
-
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +32,10 @@ def read_installed_schema(conn: psycopg.Connection[Any], schema: str) -> Install
     if found is None:
         return InstalledSchema(version=0)
     is_ours, tells_version, is_usable, is_owned, is_own, owner = found
-    version = _version(conn, schema) if is_ours and tells_version and is_usable else None
+    version = None
+    if is_ours and tells_version and is_usable:
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            [version] = conn.execute(statement("queries/call_version", schema)).fetchone() or [None]
     return InstalledSchema(version, is_ours, is_usable, is_owned, is_own, owner)
 
 
@@ -64,13 +66,6 @@ def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
     there = require_ours(conn, schema)
     if there.version == VERSION:
         return []
-    _refuse(there, schema)
-    names = [*migrations(after=there.version or 0), *functions()]
-    become = [] if there.is_own else [statement("steps/become", owner=sql.Identifier(there.owner))]
-    return [*become, *(statement(name, schema) for name in names), granting(schema)]
-
-
-def _refuse(there: InstalledSchema, schema: str) -> None:
     if not there.is_usable or (there.version != 0 and not there.is_owned):
         raise NotOwner(f'the schema "{schema}"', there.owner)
     if there.version is None:
@@ -83,11 +78,6 @@ def _refuse(there: InstalledSchema, schema: str) -> None:
             f'the schema "{schema}" has version {there.version} of our SQL and this program brings version {VERSION}:'
             " use a newer cdc-bridge"
         )
-
-
-def _version(conn: psycopg.Connection[Any], schema: str) -> int | None:
-    try:
-        found = conn.execute(statement("queries/call_version", schema)).fetchone()
-    except psycopg.errors.InsufficientPrivilege:
-        return None
-    return int(found[0]) if found else None
+    names = [*migrations(after=there.version), *functions()]
+    become = [] if there.is_own else [statement("steps/become", owner=sql.Identifier(there.owner))]
+    return [*become, *(statement(name, schema) for name in names), granting(schema)]

@@ -5,24 +5,25 @@ opened the gate would break PREPARE TRANSACTION for everybody. Live tables alway
 none.
 """
 
-from __future__ import annotations
-
 import enum
 from collections.abc import Iterable
 from typing import Any
 
 import psycopg
-from psycopg import AsyncConnection, sql
-from psycopg.rows import tuple_row
+from psycopg import sql
+from psycopg.rows import scalar_row
 
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import UsageError
-from cdc_bridge.statements import statement
+from cdc_bridge.statements import TypedQuery, statement
 
 PREFIX = "00_cdc_bridge_"
 """Triggers fire in the order of their names; ours come before the application's."""
 
 PARTITION_PREFIX = f"{PREFIX}partition_"
+
+STANDBY = TypedQuery(statement("queries/standby"), {}, scalar_row)
+"""Whether this server is a hot standby, where nothing can be written: "yes" or "no"."""
 
 
 def ours(schema: str) -> dict[str, Any]:
@@ -57,9 +58,10 @@ OF_NEW_TABLES = Mode.DURABLE
 def read_notify(conn: psycopg.Connection[Any], schema: str) -> Notify:
     """Return the recorded value; a database without one, as of version 1, notifies."""
     try:
-        return _parse(conn.execute(statement("queries/notify", schema)).fetchone())
+        row = conn.execute(statement("queries/notify", schema)).fetchone()
     except psycopg.errors.UndefinedTable:
-        return Notify.AUTO
+        row = None
+    return Notify.OFF if row and row[0] == Notify.OFF else Notify.AUTO
 
 
 def record_notify(conn: psycopg.Connection[Any], schema: str, notify: Notify) -> None:
@@ -67,15 +69,6 @@ def record_notify(conn: psycopg.Connection[Any], schema: str, notify: Notify) ->
     if notify is Notify.OFF:
         refuse_live(read_live_tables(conn, schema))
     conn.execute(statement_of_record(schema, notify))
-
-
-async def record_notify_async(conn: AsyncConnection[Any], schema: str, notify: Notify) -> None:
-    """Do as `record_notify` in a session that `database.sessions` has prepared."""
-    async with conn.cursor(row_factory=tuple_row) as cursor:
-        if notify is Notify.OFF:
-            await cursor.execute(statement("queries/live_tables", schema), ours(schema))
-            refuse_live([Relation(*row) for row in await cursor.fetchall()])
-        await cursor.execute(statement_of_record(schema, notify))
 
 
 def statement_of_record(schema: str, notify: Notify) -> sql.Composed:
@@ -95,7 +88,3 @@ def refuse_live(tables: Iterable[Relation]) -> None:
             f"with notify off nothing may notify, and live mode always does: attach {names} with --mode durable,"
             " or say --notify auto"
         )
-
-
-def _parse(row: tuple[Any, ...] | None) -> Notify:
-    return Notify.OFF if row and row[0] == Notify.OFF else Notify.AUTO

@@ -4,13 +4,11 @@ A task is one transaction. It asks for its lock with a short `lock_timeout`, sin
 session queues behind the one that waits. When the time is up the task gives up, sleeps, and tries again, up to a limit.
 """
 
-from __future__ import annotations
-
 import math
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import starmap
 from typing import Any
 
@@ -47,23 +45,22 @@ _CONFLICTING = {SHARE_ROW_EXCLUSIVE: _EVERY_TABLE_LOCK[2:], ACCESS_EXCLUSIVE: _E
 class Step:
     """One statement, the lock that it takes (or needs and has), and why it is there."""
 
-    statement: str
+    statement: sql.Composed
     lock: str
     reason: str
 
     def __str__(self) -> str:
-        return f"{_comment(f'{self.reason} [{self.lock}]')}\n{self.statement.strip()};"
+        return f"{_comment(f'{self.reason} [{self.lock}]')}\n{self.statement.as_string().strip()};"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Steps of one transaction. `before` may wait for others; `relation`, its tables and `lock` say for whom."""
+    """Steps of one transaction. The first one, `locking`, may wait for others: for a `lock` on `tables`, if any."""
 
     name: str
-    before: tuple[Step, ...]
-    steps: tuple[Step, ...]
-    relation: str | None = None
-    table_ids: tuple[int, ...] = ()
+    locking: Step
+    steps: Sequence[Step]
+    tables: Sequence[Table] = ()
     lock: str = SHARE_ROW_EXCLUSIVE
     is_installation: bool = False
     manner: str = ""
@@ -73,8 +70,16 @@ class Task:
         """Return what is done, and how."""
         return f"{self.name}: {self.manner}" if self.manner else self.name
 
+    @property
+    def before(self) -> tuple[Step, Step]:
+        limit = statement("steps/limit", limit=sql.Literal(f"{LOCK_TIMEOUT_MS}ms"))
+        return Step(limit, NO_LOCK, "give up rather than let the application queue behind us"), self.locking
+
     def __str__(self) -> str:
         return "\n".join([_comment(self.title), "BEGIN;", *map(str, (*self.before, *self.steps)), "COMMIT;"])
+
+    def holders(self, conn: psycopg.Connection[Any]) -> tuple[LockHolder, ...]:
+        return holders(conn, [table.oid for table in self.tables], self.lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +88,11 @@ class Plan:
 
     schema: str
     tasks: tuple[Task, ...] = ()
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        notes = list(map(_comment, self.notes))
-        tasks = list(map(str, self.tasks)) or ["-- Nothing to do."]
-        return "\n\n".join(["\n".join(notes), *tasks] if notes else tasks)
+        notes = ["\n".join(map(_comment, self.notes))] if self.notes else []
+        return "\n\n".join([*notes, *(map(str, self.tasks) if self.tasks else ["-- Nothing to do."])])
 
 
 def _comment(text: str) -> str:
@@ -96,26 +100,21 @@ def _comment(text: str) -> str:
     return f"-- {' '.join(text.split())}"
 
 
-def lock_tables(tables: Iterable[Table], mode: str, reason: str) -> Step:
-    """ONLY, because every partition that is needed is named."""
+def on_tables(
+    name: str, tables: Sequence[Table], lock: str, reason: str, steps: Sequence[Step], *, manner: str = ""
+) -> Task:
+    """Return a task that first locks all its tables. ONLY, because every partition that is needed is named."""
     names = sql.SQL(", ").join(sql.SQL("ONLY {}").format(table.identifier) for table in tables)
-    # The mode is one of the two above.
-    return step(statement("steps/lock", tables=names, mode=sql.SQL(mode)), mode, reason)
+    # The lock is one of the two above.
+    locking = Step(statement("steps/lock", tables=names, mode=sql.SQL(lock)), lock, reason)
+    return Task(name, locking, steps, tables, lock, manner=manner)
 
 
-def step(composed: sql.Composable, lock: str, reason: str) -> Step:
-    return Step(composed.as_string(), lock, reason)
-
-
-def serialised(schema: str) -> Step:
-    """Return the step that lets only one attach or detach at a time change our schema."""
+def on_schema(name: str, schema: str, steps: Sequence[Step], *, is_installation: bool = False) -> Task:
+    """Return a task that changes our schema. One attach or detach at a time may do that."""
     waiting = statement("steps/serialise", name=sql.Literal(schema))
-    return step(waiting, "an advisory lock", "one attach or detach at a time")
-
-
-def limited(lock_timeout_ms: int) -> Step:
-    setting = statement("steps/limit", limit=sql.Literal(f"{lock_timeout_ms}ms"))
-    return step(setting, NO_LOCK, "give up rather than let the application queue behind us")
+    locking = Step(waiting, "an advisory lock", "one attach or detach at a time")
+    return Task(name, locking, steps, is_installation=is_installation)
 
 
 def check_connection(conn: psycopg.Connection[Any]) -> None:
@@ -141,32 +140,32 @@ def apply(
     """
     with catalog_settings(conn):
         for task in plan.tasks:
-            _apply_patiently(conn, plan, task, lock_limit_s, notice)
+            _apply_patiently(conn, plan.schema, task, lock_limit_s, notice)
 
 
 def _apply_patiently(
-    conn: psycopg.Connection[Any], plan: Plan, task: Task, lock_limit_s: float, notice: Callable[[str], None]
+    conn: psycopg.Connection[Any], schema: str, task: Task, lock_limit_s: float, notice: Callable[[str], None]
 ) -> None:
     telling_s = time.monotonic() + TELL_AFTER_S
     for _ in _attempts(lock_limit_s):
         try:
-            return _run(conn, plan, task)
+            return _run(conn, schema, task)
         except (errors.LockNotAvailable, errors.DeadlockDetected):
             if time.monotonic() > telling_s:
                 telling_s = math.inf
-                held_by = "; ".join(map(str, holders(conn, task.table_ids, task.lock))) or "somebody else"
+                held_by = "; ".join(map(str, task.holders(conn))) or "somebody else"
                 notice(f"{task.name}: waiting for a lock held by {held_by}")
-    raise LockNotAcquired(task.name, task.relation, lock_limit_s, holders(conn, task.table_ids, task.lock))
+    raise LockNotAcquired(task.name, lock_limit_s, task.holders(conn))
 
 
-def _run(conn: psycopg.Connection[Any], plan: Plan, task: Task) -> None:
+def _run(conn: psycopg.Connection[Any], schema: str, task: Task) -> None:
     with conn.transaction():
         for each in task.before:
-            conn.execute(each.statement.encode())
-        if task.is_installation and not migrations.missing(conn, plan.schema):
+            conn.execute(each.statement)
+        if task.is_installation and not migrations.missing(conn, schema):
             return  # the session that we waited for has done it
         for each in task.steps:
-            conn.execute(each.statement.encode())
+            conn.execute(each.statement)
 
 
 def _attempts(limit_s: float) -> Iterator[None]:
@@ -179,7 +178,7 @@ def _attempts(limit_s: float) -> Iterator[None]:
         yield
 
 
-def holders(conn: psycopg.Connection[Any], table_ids: Iterable[int], lock: str) -> tuple[LockHolder, ...]:
+def holders(conn: psycopg.Connection[Any], oids: Iterable[int], lock: str) -> tuple[LockHolder, ...]:
     """Return the sessions that keep such a lock on these tables from being had."""
-    parameters = {"oids": list(table_ids), "modes": list(_CONFLICTING[lock])}
+    parameters = {"oids": list(oids), "modes": list(_CONFLICTING[lock])}
     return tuple(starmap(LockHolder, conn.execute(statement("queries/lock_holders"), parameters)))

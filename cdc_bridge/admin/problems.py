@@ -1,20 +1,16 @@
 """Problems as sentences that say what to do: with tables to attach, triggers, the log and roles."""
 
-from __future__ import annotations
+from collections.abc import Iterator, Mapping, Sequence
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from psycopg.rows import args_row
 
-import psycopg
-from psycopg import AsyncConnection
-from psycopg.rows import dict_row, tuple_row
-
-from cdc_bridge.admin.mode import ours
-from cdc_bridge.admin.tables import Table, Tree, trees
-from cdc_bridge.admin.triggers import DURABLE_FUNCTIONS, Level, Trigger, Wanted
+from cdc_bridge.admin.tables import Table, Tree
+from cdc_bridge.admin.triggers import DURABLE_FUNCTIONS, Level, Trigger
 from cdc_bridge.model.catalog import Access, RoleAccess
 from cdc_bridge.model.errors import NotOwner, RelationError
-from cdc_bridge.statements import statement
+from cdc_bridge.statements import TypedQuery, statement
+
+# --- tables to attach ---
 
 _NOT_A_TABLE = {
     "v": "is a view, and views hold no rows of their own: attach the tables beneath it",
@@ -44,14 +40,6 @@ def check_table(table: Table) -> None:
         raise NotOwner(str(table.relation), table.owner)
 
 
-def danger(foreign_cast: str) -> str:
-    """Return why a table is refused whose columns run another role's code."""
-    return (
-        f"has a column that is cast to json by {foreign_cast}, which would run with the rights of the owner of our"
-        " schema: drop that cast, or let a superuser own the function"
-    )
-
-
 def _objection(table: Table) -> str | None:
     """Return why no role can attach this kind of relation."""
     if table.relation.schema in {"pg_catalog", "information_schema", "pg_toast"}:
@@ -66,28 +54,30 @@ def _objection(table: Table) -> str | None:
         return "is part of an inheritance hierarchy (INHERITS), which cannot be attached: use partitions instead"
     if not table.columns:
         return "has no columns, so there is nothing to tell clients: attach it when it has some"
-    if table.foreign_cast:
-        return danger(table.foreign_cast)
-    return None
+    return _danger(table)
 
 
-async def read_attached_async(conn: AsyncConnection[Any], schema: str) -> list[Tree]:
-    """Return the attached trees. The session has been prepared by `database.sessions`."""
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(statement("queries/captured", schema), ours(schema))
-        roots = sorted({row["root"] for row in await cursor.fetchall()})
-        await cursor.execute(statement("queries/tables", schema), {**ours(schema), "oids": roots})
-        return [tree for tree in trees(await cursor.fetchall()) if tree.is_attached]
+def _danger(table: Table) -> str | None:
+    """Return why a table is refused whose columns run another role's code."""
+    return table.foreign_cast and (
+        f"has a column that is cast to json by {table.foreign_cast}, which would run with the rights of the owner of"
+        " our schema: drop that cast, or let a superuser own the function"
+    )
 
 
-def bridge_problems(attached: Iterable[Tree], *, reads_by_itself: bool = False) -> list[str]:
+# --- attached tables ---
+
+
+def bridge_problems(attached: Sequence[Tree], *, reads_by_itself: bool = False) -> list[str]:
     """Return what a bridge cannot mend: changes that may be missed, misuse of our triggers' rights, lost tables.
 
     `reads_by_itself`: its clients have its own rights, and not those of database roles.
     """
-    found = [problem for tree in attached if (problem := missed(tree))]
-    found += [problem for tree in attached for problem in dangers(tree)]
-    return found + [problem for tree in attached for problem in lost_tables(tree) if reads_by_itself]
+    return [
+        *(problem for tree in attached if (problem := missed(tree))),
+        *(problem for tree in attached for problem in _dangers(tree)),
+        *(problem for tree in attached if reads_by_itself for problem in lost_tables(tree)),
+    ]
 
 
 def lost_tables(tree: Tree) -> Iterator[str]:
@@ -109,13 +99,10 @@ def missed(tree: Tree) -> str | None:
     is_ours_to_mend = all(table.is_owned for table in tree.tables)
     mended_by_bridges = tree.outdated() if is_ours_to_mend else []
     found = [
-        problem
-        for table in tree.tables
-        if table not in mended_by_bridges
-        for problem in _problems_of_table(table, _wanted(tree, table))
+        problem for table in tree.tables if table not in mended_by_bridges for problem in _trigger_problems(tree, table)
     ]
     if not is_ours_to_mend and tree.level is Level.STATEMENT and tree.repaired_level is Level.ROW:
-        found.insert(0, _problem_of_level(tree))
+        found.insert(0, _level_problem(tree))
     if not found:
         return None
     more = f" ({len(found) - 1} more: see cdc-bridge status)" if len(found) > 1 else ""
@@ -129,110 +116,86 @@ def capture_problems(tree: Tree) -> Iterator[str]:
             f"{tree.root.relation} has become part of an inheritance hierarchy (INHERITS): rows of the tables under it"
             " are neither read nor told. Detach it, or undo that"
         )
-    yield from dangers(tree)
+    yield from _dangers(tree)
     if tree.repaired_level is not tree.level:
-        yield _problem_of_level(tree)
+        yield _level_problem(tree)
         return
     for table in tree.tables:
-        yield from _problems_of_table(table, _wanted(tree, table))
+        yield from _trigger_problems(tree, table)
 
 
-def dangers(tree: Tree) -> Iterator[str]:
+def _dangers(tree: Tree) -> Iterator[str]:
     """Yield what in its tables could misuse the rights of our triggers."""
     for table in tree.tables:
-        if table.foreign_cast:
-            yield f"{table.relation} {danger(table.foreign_cast)}, or detach the table"
+        if danger := _danger(table):
+            yield f"{table.relation} {danger}, or detach the table"
 
 
-def _wanted(tree: Tree, table: Table) -> list[Wanted]:
-    """Return the triggers that a table should have, as the tree is captured now."""
-    return tree.wanted(table, tree.excluded, tree.level, tree.mode)
-
-
-def _problem_of_level(tree: Tree) -> str:
-    return f"{_reason_for_level(tree)}: run attach again"
-
-
-def _reason_for_level(tree: Tree) -> str:
+def _level_problem(tree: Tree) -> str:
+    """Return why it should be captured at another level."""
     for table in tree.tables:
         if table.row_trigger:
             return (
                 f'{table.relation} has the row trigger "{table.row_trigger}", whose own writes would be told before'
-                " the statement that they belong to"
+                " the statement that they belong to: run attach again"
             )
         if table.is_subscribing:
-            return f"{table.relation} is filled by logical replication, which fires no statement triggers"
-    return f"{tree.root.relation} is captured row by row and needs it no longer"
+            return (
+                f"{table.relation} is filled by logical replication, which fires no statement triggers:"
+                " run attach again"
+            )
+    return f"{tree.root.relation} is captured row by row and needs it no longer: run attach again"
 
 
-def _problems_of_table(table: Table, wanted: list[Wanted]) -> Iterator[str]:
+def _trigger_problems(tree: Tree, table: Table) -> Iterator[str]:
+    """Yield what is wrong with the triggers of one table, as the tree is captured now."""
+    wanted = tree.wanted(table)
     if not table.is_root and not any(each.name in table.triggers for each in wanted):
         yield f"the partition {table.relation} has no triggers yet: run attach again"
         return
+    faults: dict[str, str] = {}
     for each in wanted:
-        if fault := _fault(each, table):
-            yield f'the trigger "{each.name}" on {table.relation} is {fault}: run attach again'
-    for trigger in table.triggers.values():
-        if trigger.is_clone and not trigger.is_always:
-            fault = _fault_of_firing(trigger)
-            yield f'the trigger "{trigger.name}" on {table.relation} is {fault}: run attach again'
-
-
-def _fault(wanted: Wanted, table: Table) -> str | None:
-    trigger = table.triggers.get(wanted.name)
-    if trigger is None:
-        return "missing"
-    if not trigger.is_always:
-        return _fault_of_firing(trigger)
-    return None if wanted.is_met_by(trigger) else "not as it should be"
+        trigger = table.triggers.get(each.name)
+        if trigger is None:
+            faults[each.name] = "missing"
+        elif not each.is_met_by(trigger):
+            faults[each.name] = "not as it should be" if trigger.is_always else _fault_of_firing(trigger)
+    clones = [trigger for trigger in table.triggers.values() if trigger.is_clone and not trigger.is_always]
+    faults |= {trigger.name: _fault_of_firing(trigger) for trigger in clones}
+    for name, fault in faults.items():
+        yield f'the trigger "{name}" on {table.relation} is {fault}: run attach again'
 
 
 def _fault_of_firing(trigger: Trigger) -> str:
     return "disabled" if trigger.enabled == "D" else "not ENABLE ALWAYS"
 
 
+# --- the change log ---
+
 _ANEW = "or begin anew: cdc-bridge detach --all --purge, then attach"
 
-
-def log_problems(conn: psycopg.Connection[Any], schema: str) -> list[str]:
-    """Return problems of the log, each with what to do; none where there is no log yet."""
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        cursor.execute(statement("queries/log_problems"), _parameters(schema))
-        return _sentences(cursor.fetchall(), schema)
-
-
-async def log_problems_async(conn: AsyncConnection[Any], schema: str) -> list[str]:
-    """Do as `log_problems` in a session that `database.sessions` has prepared."""
-    async with conn.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(statement("queries/log_problems"), _parameters(schema))
-        return _sentences(await cursor.fetchall(), schema)
+_OF_THE_LOG = {
+    "missing": f"{{name}}, a part of the change log, is missing: bring it back under that name, {_ANEW}",
+    "columns": f"{{name}} does not have the columns that it was made with: undo that, {_ANEW}",
+    "unlogged": "{name} is UNLOGGED, so a crash would empty it: ALTER TABLE {name} SET LOGGED",
+    "added": "{detail} on {name} is not ours, and can keep changes from being logged: remove it",
+    "view": f"the view {{name}} does not read every segment of the log: undo that, {_ANEW}",
+    "right": "the role {role}, as which our triggers run, lacks {privilege} on {name}: grant it",
+}
 
 
-def _parameters(schema: str) -> dict[str, Any]:
-    return {"schema": schema, "functions": [*DURABLE_FUNCTIONS, "forget_segment", "advance_segment"]}
+def log_problems(schema: str) -> TypedQuery[str]:
+    """Return the query for problems of the log, each with what to do; none where there is no log yet."""
+
+    def sentence(kind: str, name: str, detail: str) -> str:
+        privilege, _, role = (detail or "").partition(" ")
+        return _OF_THE_LOG[kind].format(name=f"{schema}.{name}", detail=detail, privilege=privilege, role=role)
+
+    parameters = {"schema": schema, "functions": [*DURABLE_FUNCTIONS, "forget_segment", "advance_segment"]}
+    return TypedQuery(statement("queries/log_problems"), parameters, args_row(sentence))
 
 
-def _sentences(rows: Iterable[tuple[str, str, str]], schema: str) -> list[str]:
-    return [_sentence(kind, f"{schema}.{name}", detail) for kind, name, detail in rows]
-
-
-def _sentence(kind: str, name: str, detail: str) -> str:
-    match kind:
-        case "missing":
-            return f"{name}, a part of the change log, is missing: bring it back under that name, {_ANEW}"
-        case "columns":
-            return f"{name} does not have the columns that it was made with: undo that, {_ANEW}"
-        case "unlogged":
-            return f"{name} is UNLOGGED, so a crash would empty it: ALTER TABLE {name} SET LOGGED"
-        case "added":
-            return f"{detail} on {name} is not ours, and can keep changes from being logged: remove it"
-        case "view":
-            return f"the view {name} does not read every segment of the log: undo that, {_ANEW}"
-        case "right":
-            privilege, _, role = detail.partition(" ")
-            return f"the role {role}, as which our triggers run, lacks {privilege} on {name}: grant it"
-    raise AssertionError(kind)
-
+# --- roles of clients ---
 
 _CANNOT_TAKE = (
     "there is no such role, or the one that the bridge connects as is no member of it: GRANT it to that role, see"
@@ -245,11 +208,11 @@ def role_problems(roles: Sequence[str], access: Access) -> Mapping[str, str]:
     """Return problems by role. Where nothing is attached there are none: nobody can read anything there."""
     if not access.of(None):
         return {}
-    found = {role: _problem(access.roles.get(role)) for role in roles}
+    found = {role: _role_problem(access.roles.get(role)) for role in roles}
     return {role: problem for role, problem in found.items() if problem}
 
 
-def _problem(tables: RoleAccess | None) -> str:
+def _role_problem(tables: RoleAccess | None) -> str:
     if tables is None:
         return _CANNOT_TAKE
     return "" if any(table.columns != frozenset() for table in tables.values()) else _CANNOT_READ

@@ -1,7 +1,5 @@
 """Let the triggers follow what has changed in attached tables, see `Tree.outdated`."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +8,9 @@ import psycopg
 
 from cdc_bridge.admin import migrations
 from cdc_bridge.admin.attach import tasks_of_tree
-from cdc_bridge.admin.plan import LOCK_LIMIT_S, LOCK_TIMEOUT_MS, Plan, apply, check_connection
+from cdc_bridge.admin.plan import LOCK_LIMIT_S, Plan, apply, check_connection
 from cdc_bridge.admin.problems import check_table
-from cdc_bridge.admin.tables import Tree, catalog_settings, read_captured, read_trees
+from cdc_bridge.admin.tables import Tree, catalog_settings, read_trees
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import DatabaseError
 
@@ -47,18 +45,22 @@ def repair(
     check_connection(conn)
     with catalog_settings(conn):
         migrations.require_installed(conn, schema)
-        attached = {root for _, root in read_captured(conn, schema)}
-        found = read_trees(conn, schema, attached if roots is None else attached.intersection(roots))
+        found = read_trees(conn, schema, roots)
     outcome = Outcome()
     for tree in found:
-        relation = tree.root.relation
-        if not (tree.is_attached and tree.outdated()):
+        relation, outdated = tree.root.relation, tree.outdated()
+        if not (tree.is_attached and outdated):
             continue
         try:
-            if _repair(conn, tree, schema, lock_limit_s):
-                outcome.repaired.append(relation)
+            if objection := _objection(tree):
+                raise objection
+            tasks = tasks_of_tree(tree, outdated, tree.excluded, tree.repaired_level, tree.mode, schema=schema)
+            apply(conn, Plan(schema, tuple(tasks)), lock_limit_s=lock_limit_s)
         except (DatabaseError, psycopg.DatabaseError) as error:
             outcome.failed[relation] = error
+        else:
+            if tasks:
+                outcome.repaired.append(relation)
     return outcome
 
 
@@ -74,20 +76,3 @@ def _objection(tree: Tree) -> DatabaseError | None:
     except DatabaseError as error:
         return error
     return None
-
-
-def _repair(conn: psycopg.Connection[Any], tree: Tree, schema: str, lock_limit_s: float) -> bool:
-    """Repair one tree. Returns whether there was anything to do. Raises `DatabaseError` and psycopg's errors."""
-    if objection := _objection(tree):
-        raise objection
-    tasks = tasks_of_tree(
-        tree,
-        tree.outdated(),
-        tree.excluded,
-        tree.repaired_level,
-        tree.mode,
-        schema=schema,
-        lock_timeout_ms=LOCK_TIMEOUT_MS,
-    )
-    apply(conn, Plan(schema, tuple(tasks)), lock_limit_s=lock_limit_s)
-    return bool(tasks)

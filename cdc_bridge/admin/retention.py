@@ -6,12 +6,10 @@ granularity: the current one is left after a sixth of the time, and after a sixt
 has locked, a pg_dump or a transaction that has written to it, is left for the next time.
 """
 
-from __future__ import annotations
-
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import psycopg
 from psycopg import IsolationLevel, errors, sql
@@ -19,6 +17,7 @@ from psycopg.rows import tuple_row
 
 from cdc_bridge.admin import plan
 from cdc_bridge.admin.migrations import require_installed
+from cdc_bridge.admin.mode import STANDBY
 from cdc_bridge.admin.tables import catalog_settings
 from cdc_bridge.model.errors import DatabaseError, LockHolder
 from cdc_bridge.statements import statement
@@ -71,63 +70,39 @@ class Log:
         return max(ages, default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Empty this segment."""
+def decide(log: Log, older_than_s: float, keep_bytes: int) -> tuple[list[Segment], bool]:
+    """Return which segments to empty now, and whether to let writers go on to the next one.
 
-    segment: Segment
-
-
-@dataclass(frozen=True, slots=True)
-class Advance:
-    """Let writers go on from this segment to the next."""
-
-    number: int
-
-
-Action: TypeAlias = Forget | Advance
-
-
-def decide(log: Log, older_than_s: float, keep_bytes: int) -> list[Action]:
-    """Return what to do now. Decide again afterwards, since advancing makes another segment the next."""
-    in_order = _oldest_first(log)
-    current = next((each for each in log.segments if each.number == log.current), None)
-    following = (log.current + 1) % RING
-    forgotten = [each for each in in_order if each.number == following or _is_past(each, older_than_s)]
+    A segment is left early, so that its last row does not decide over its first. Without a row that can be seen it is
+    written to just now, or was in vain, and its age says nothing. Decide again afterwards, since advancing makes
+    another segment the next.
+    """
+    by_number = {each.number: each for each in log.segments}
+    in_order = [by_number[n] for step in range(1, RING) if (n := (log.current + step) % RING) in by_number]
+    forgotten: list[Segment] = []
+    kept: list[Segment] = []
+    for each in (each for each in in_order if not each.is_empty):
+        is_next = each.number == (log.current + 1) % RING
+        (forgotten if is_next or _is_older(each.newest_age_s, older_than_s) else kept).append(each)
     kept_bytes = log.size_bytes - sum(each.size_bytes for each in forgotten)
-    for each in in_order:
-        if kept_bytes > keep_bytes and each not in forgotten:
-            forgotten.append(each)
-            kept_bytes -= each.size_bytes
-    actions: list[Action] = [Forget(each) for each in forgotten]
-    is_due = kept_bytes > keep_bytes or (
-        current is not None and (current.size_bytes > log.segment_bytes or _is_due(current, older_than_s))
-    )
-    if log.is_full or (is_due and not (current and current.is_empty)):
-        actions.append(Advance(log.current))
-    return actions
+    while kept and kept_bytes > keep_bytes:
+        forgotten.append(kept.pop(0))
+        kept_bytes -= forgotten[-1].size_bytes
+    current = by_number.get(log.current)
+    is_due = kept_bytes > keep_bytes
+    if current:
+        is_due |= current.size_bytes > log.segment_bytes or _is_older(current.oldest_age_s, older_than_s / PARTS)
+        is_due &= not current.is_empty
+    return forgotten, log.is_full or is_due
+
+
+def _is_older(age_s: float | None, limit_s: float) -> bool:
+    return limit_s == 0 or (age_s is not None and age_s > limit_s)
 
 
 def segment_bytes(keep_bytes: int) -> int:
     """Return how large a segment may grow before writers leave it."""
     return max(SEGMENT_BYTES_MIN, keep_bytes // PARTS)
-
-
-def _oldest_first(log: Log) -> list[Segment]:
-    """Return the segments that hold something, except the current one."""
-    by_number = {each.number: each for each in log.segments if not each.is_empty}
-    numbers = [(log.current + step) % RING for step in range(1, RING)]
-    return [by_number[number] for number in numbers if number in by_number]
-
-
-def _is_past(segment: Segment, older_than_s: float) -> bool:
-    """Without a row that can be seen it is written to just now, or was in vain: not for its age."""
-    return older_than_s == 0 or (segment.newest_age_s is not None and segment.newest_age_s > older_than_s)
-
-
-def _is_due(current: Segment, older_than_s: float) -> bool:
-    """Return whether writers should leave the segment, so that its last row does not decide over its first."""
-    return older_than_s == 0 or (current.oldest_age_s is not None and current.oldest_age_s > older_than_s / PARTS)
 
 
 LOCK_TIMEOUT_MS = 100
@@ -137,8 +112,6 @@ READ_TIMEOUT_MS = 1000
 
 FIRST_VERSION = 2
 """The first version of our SQL with a change log."""
-
-_LACKS = (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction)
 
 
 @dataclass(slots=True)
@@ -161,25 +134,18 @@ def prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_
 
     Raises `NotInstalled` and `DatabaseError`.
     """
-    if is_standby(conn):
+    if "yes" in STANDBY.all(conn):
         raise DatabaseError("this is a hot standby: the change log is pruned on its primary")
     done = Pruned()
     with catalog_settings(conn), _read_committed(conn):
         version = require_installed(conn, schema).version
         if version is not None and version < FIRST_VERSION:
             return done
-        with _alone(conn, schema) as is_alone:
+        with _alone(conn, schema) as is_alone, _whole_log():
+            done.is_somebody_else_pruning = not is_alone
             if is_alone:
                 _prune(conn, schema, older_than_s, keep_bytes, done)
-            done.is_somebody_else_pruning = not is_alone
     return done
-
-
-def is_standby(conn: psycopg.Connection[Any]) -> bool:
-    """Return whether this server is a hot standby, where nothing can be written."""
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(statement("queries/standby")).fetchone()
-    return row is not None and row[0] == "yes"
 
 
 def holders(conn: psycopg.Connection[Any], schema: str, numbers: Iterable[int]) -> tuple[LockHolder, ...]:
@@ -191,82 +157,62 @@ def holders(conn: psycopg.Connection[Any], schema: str, numbers: Iterable[int]) 
 
 def read_log(conn: psycopg.Connection[Any], schema: str) -> Log:
     """Raises `DatabaseError` for a log of which a part is missing."""
-    try:
+    with _whole_log():
         return _read_log(conn, schema, [])
-    except _LACKS as error:
-        raise _not_whole(error) from error
 
 
 def _prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_bytes: int, done: Pruned) -> None:
-    try:
-        done.changed += [number for (number,) in conn.execute(statement("queries/note_segments", schema))]
-        conn.execute(statement("steps/merge_forgotten", schema))
+    done.changed += [number for (number,) in conn.execute(statement("queries/note_segments", schema))]
+    conn.execute(statement("steps/merge_forgotten", schema))
+    log = _read_log(conn, schema, done.locked)
+    if log.segment_bytes != segment_bytes(keep_bytes):
+        conn.execute(statement("steps/segment_bytes", schema, size_bytes=sql.Literal(segment_bytes(keep_bytes))))
+    for _ in range(RING):  # a bound, should others write faster than we forget; two or three are the rule
+        before = len(done.forgotten) + done.advanced
+        to_forget, is_due = decide(log, older_than_s, keep_bytes)
+        for each in to_forget:
+            if each.number not in done.locked:
+                _forget(conn, schema, each, done)
+        if is_due:
+            advancing = statement("steps/advance_segment", schema, number=sql.Literal(log.current))
+            done.advanced += bool(_row(conn, advancing)[0])
+        if len(done.forgotten) + done.advanced == before:
+            return
         log = _read_log(conn, schema, done.locked)
-        if log.segment_bytes != segment_bytes(keep_bytes):
-            conn.execute(statement("steps/segment_bytes", schema, size_bytes=sql.Literal(segment_bytes(keep_bytes))))
-        for _ in range(RING):  # a bound, should others write faster than we forget; two or three are the rule
-            actions = _left(decide(log, older_than_s, keep_bytes), done.locked)
-            if sum(_act(conn, schema, action, done) for action in actions) == 0:
-                return
-            log = _read_log(conn, schema, done.locked)
-    except _LACKS as error:
-        raise _not_whole(error) from error
 
 
-def _left(actions: Iterable[Action], locked: Collection[int]) -> list[Action]:
-    return [each for each in actions if isinstance(each, Advance) or each.segment.number not in locked]
-
-
-def _act(conn: psycopg.Connection[Any], schema: str, action: Action, done: Pruned) -> bool:
-    """Carry out an action. Returns whether it could be done."""
-    match action:
-        case Advance(number):
-            row = conn.execute(statement("steps/advance_segment", schema, number=sql.Literal(number))).fetchone()
-            is_done = bool(row and row[0])
-            done.advanced += is_done
-            return is_done
-        case Forget(segment):
-            if not _forget(conn, schema, segment.number):
-                done.locked.append(segment.number)
-                return False
-            done.forgotten.append(segment)
-            return True
-
-
-def _forget(conn: psycopg.Connection[Any], schema: str, number: int) -> bool:
+def _forget(conn: psycopg.Connection[Any], schema: str, segment: Segment, done: Pruned) -> None:
     try:
         with _limited(conn, LOCK_TIMEOUT_MS):
-            conn.execute(statement("steps/forget_segment", schema, number=sql.Literal(number)))
+            conn.execute(statement("steps/forget_segment", schema, number=sql.Literal(segment.number)))
     except (errors.LockNotAvailable, errors.DeadlockDetected):
-        return False
-    return True
+        done.locked.append(segment.number)
+    else:
+        done.forgotten.append(segment)
 
 
 def _read_log(conn: psycopg.Connection[Any], schema: str, locked: list[int]) -> Log:
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(statement("queries/log_position", schema)).fetchone()
-    assert row  # it selects from nothing
-    current, is_full, size_bytes, is_gate_open = row
-    return Log(current, is_full, size_bytes, is_gate_open, tuple(_segments(conn, schema, locked)))
-
-
-def _segments(conn: psycopg.Connection[Any], schema: str, locked: list[int]) -> Iterator[Segment]:
+    """Read the log, except for the segments that are `locked`, and note which ones are found to be."""
+    position = _row(conn, statement("queries/log_position", schema))
+    segments = []
     for number in range(RING):
-        if number in locked:
-            continue
-        try:
-            yield _segment(conn, schema, number)
-        except errors.LockNotAvailable:
-            locked.append(number)
+        name = sql.Identifier(schema, f"change_log_{number}")
+        query = statement("queries/segment", segment=name, name=sql.Literal(name.as_string()))
+        if number not in locked:
+            try:
+                with _limited(conn, READ_TIMEOUT_MS):
+                    segments.append(Segment(number, *_row(conn, query)))
+            except errors.LockNotAvailable:
+                locked.append(number)
+    current, is_full, size_bytes, is_gate_open = position
+    return Log(current, is_full, size_bytes, is_gate_open, tuple(segments))
 
 
-def _segment(conn: psycopg.Connection[Any], schema: str, number: int) -> Segment:
-    name = sql.Identifier(schema, f"change_log_{number}")
-    query = statement("queries/segment", segment=name, name=sql.Literal(name.as_string()))
-    with _limited(conn, READ_TIMEOUT_MS), conn.cursor(row_factory=tuple_row) as cursor:
-        row: Sequence[Any] | None = cursor.execute(query).fetchone()
+def _row(conn: psycopg.Connection[Any], query: sql.Composed) -> tuple[Any, ...]:
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        row = cursor.execute(query).fetchone()
     assert row  # it selects from nothing
-    return Segment(number, *row)
+    return row
 
 
 @contextmanager
@@ -279,8 +225,7 @@ def _limited(conn: psycopg.Connection[Any], lock_timeout_ms: int) -> Iterator[No
 @contextmanager
 def _alone(conn: psycopg.Connection[Any], schema: str) -> Iterator[bool]:
     """Let one prune at a time: two would forget more than either meant to."""
-    row = conn.execute(statement("steps/prune_alone", name=sql.Literal(schema))).fetchone()
-    is_alone = bool(row and row[0])
+    (is_alone,) = _row(conn, statement("steps/prune_alone", name=sql.Literal(schema)))
     try:
         yield is_alone
     finally:
@@ -300,7 +245,13 @@ def _read_committed(conn: psycopg.Connection[Any]) -> Iterator[None]:
             conn.isolation_level = before
 
 
-def _not_whole(error: psycopg.Error) -> DatabaseError:
-    return DatabaseError(
-        f"the change log is not whole ({error.diag.message_primary}): cdc-bridge status says what is missing"
-    )
+@contextmanager
+def _whole_log() -> Iterator[None]:
+    """Raise `DatabaseError` where a part of the log turns out to be missing."""
+    try:
+        yield
+    except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction) as error:
+        message = error.diag.message_primary
+        raise DatabaseError(
+            f"the change log is not whole ({message}): cdc-bridge status says what is missing"
+        ) from error

@@ -6,20 +6,16 @@ with the owner role (`sql/roles/recorded.sql`), so every installation of our sch
 them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import tuple_row
 
 from cdc_bridge.model.errors import UsageError
 from cdc_bridge.statements import granting, read, rights, statement
 
 NAME_BYTES_MAX = 63
-_RESERVED = {"public", "none"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +29,12 @@ class RoleNames:
     def __post_init__(self) -> None:
         """Raises `UsageError`."""
         for name in (self.owner, self.runtime, *self.reads_as):
-            _check(name)
+            if not name or len(name.encode()) > NAME_BYTES_MAX or "\0" in name:
+                raise UsageError(f"{name!r} cannot be the name of a role: PostgreSQL takes 1 to {NAME_BYTES_MAX} bytes")
+            if name.lower() in {"public", "none"} or name.startswith("pg_"):
+                raise UsageError(
+                    f"{name!r} cannot be the name of a role here: PostgreSQL gives it a meaning of its own"
+                )
         if self.owner == self.runtime:
             raise UsageError(f"owner and runtime role are both called {self.owner}: two roles are what this is about")
 
@@ -53,45 +54,26 @@ class Lack:
 def script(roles: RoleNames, schema: str, *, guard: bool = True) -> str:
     """Return the script for `psql` that creates the roles. Names occur in it as literals only.
 
-    `guard`: include what `sql/roles/guard.sql` creates.
+    `guard`: include what `sql/roles/guard.sql` creates, with its comments, which are for readers of the script.
     """
-    parts = {
-        "owner": sql.Literal(roles.owner),
-        "runtime": sql.Literal(roles.runtime),
-        "reads_as": sql.Literal(_array(roles.reads_as)),
-        "granting": granting(schema),
-        "guarding": _guarding(schema) if guard else sql.SQL(""),
-    }
+    guard_name = sql.Identifier(f"{schema[: NAME_BYTES_MAX - 6]}_guard")
+    created = statement(
+        "roles/create",
+        schema,
+        owner=sql.Literal(roles.owner),
+        runtime=sql.Literal(roles.runtime),
+        reads_as=sql.Literal(list(roles.reads_as)),
+        granting=granting(schema),
+        guarding=sql.SQL(read("roles/guard") if guard else "").format(guard=guard_name),
+    )
     opening = "".join(f"{line}\n" for line in read("roles/create").splitlines()[:4])
-    return opening + statement("roles/create", schema, **parts).as_string()
+    return opening + created.as_string()
 
 
 def lacks(conn: psycopg.Connection[Any], schema: str) -> list[Lack]:
     """Return what the recorded runtime role lacks; nothing where none is recorded."""
-    query = statement("roles/missing", schema, **rights(schema))
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        found = cursor.execute(query, {"schema": schema}).fetchall()
-    return [Lack(role, privilege, _what(kind, name, schema)) for role, kind, name, privilege in found]
-
-
-def _what(kind: str, name: str, schema: str) -> str:
-    return f'the schema "{schema}"' if kind == "SCHEMA" else f"{schema}.{name}"
-
-
-def _check(name: str) -> None:
-    if not name or len(name.encode()) > NAME_BYTES_MAX or "\0" in name:
-        raise UsageError(f"{name!r} cannot be the name of a role: PostgreSQL takes 1 to {NAME_BYTES_MAX} bytes")
-    if name.lower() in _RESERVED or name.startswith("pg_"):
-        raise UsageError(f"{name!r} cannot be the name of a role here: PostgreSQL gives it a meaning of its own")
-
-
-def _guarding(schema: str) -> sql.Composable:
-    """Return the guard with its comments, which are for readers of the script."""
-    template = sql.SQL(read("roles/guard"))
-    return template.format(guard=sql.Identifier(f"{schema[: NAME_BYTES_MAX - 6]}_guard"))
-
-
-def _array(names: tuple[str, ...]) -> str:
-    """Return an array of texts as PostgreSQL reads it."""
-    escaped = (name.replace("\\", "\\\\").replace('"', '\\"') for name in names)
-    return "{" + ",".join(f'"{name}"' for name in escaped) + "}"
+    found = conn.execute(statement("roles/missing", schema, **rights(schema)), {"schema": schema})
+    return [
+        Lack(role, privilege, f'the schema "{schema}"' if kind == "SCHEMA" else f"{schema}.{name}")
+        for role, kind, name, privilege in found
+    ]

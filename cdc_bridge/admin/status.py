@@ -1,41 +1,42 @@
 """Read what is attached, how, and what is wrong with it."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import Any
 
 import psycopg
-from psycopg.rows import dict_row
+from psycopg.rows import class_row
 
 from cdc_bridge.admin.migrations import require_installed
 from cdc_bridge.admin.mode import Mode, Notify, read_notify
 from cdc_bridge.admin.problems import capture_problems, log_problems, lost_tables
 from cdc_bridge.admin.retention import Log, read_log
 from cdc_bridge.admin.roles import lacks
-from cdc_bridge.admin.tables import Tree, catalog_settings, read_captured, read_trees
-from cdc_bridge.admin.triggers import Level
+from cdc_bridge.admin.tables import Tree, catalog_settings, read_trees
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN
 from cdc_bridge.model.catalog import collection_name
-from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import DatabaseError, SchemaClosed
-from cdc_bridge.statements import statement
+from cdc_bridge.statements import TypedQuery, statement
 
 
 @dataclass(frozen=True, slots=True)
 class AttachedTable:
-    """`problems` are sentences, each with what to do; none when all is well."""
+    """One of the `tables` of `status --json`. `problems` are sentences, each with what to do."""
 
+    schema: str
+    name: str
     collection: str
-    relation: Relation
     mode: Mode
-    level: Level
-    excluded: tuple[str, ...]
+    captured_for_each: str
+    excluded_columns: tuple[str, ...]
     partitions: int
     problems: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +62,10 @@ class Status:
 
     version: int | None
     tables: tuple[AttachedTable, ...]
+    notify: Notify | None
+    log: Log | None
     listeners: tuple[Listener, ...]
     problems: tuple[str, ...]
-    log: Log | None = None
-    notify: Notify | None = None
 
 
 def read_status(
@@ -78,71 +79,57 @@ def read_status(
 
     `collections`: other names, as the setting has them. `reads_by_itself`: see `bridge_problems`.
     """
+    log, notify = None, None
     with catalog_settings(conn):
         there = require_installed(conn, schema)
         if not there.is_usable:
             raise SchemaClosed(conn.info.user, schema, there.owner)
-        captured = read_captured(conn, schema)
-        found = read_trees(conn, schema, {root for _, root in captured} | {oid for oid, _ in captured})
+        trees = read_trees(conn, schema)
         # Where nothing notifies (notify off, a hot standby) no bridge listens.
-        listeners = _read_listeners(conn, LISTEN) or _read_listeners(conn, HEARTBEAT)
-        log, notify = _read_log(conn, schema), _read_notify(conn, schema)
-        problems = [
-            *_problems_outside(found, there.version),
-            *log_problems(conn, schema),
-            *map(str, lacks(conn, schema)),
-        ]
-    attached = tuple(_attached_table(tree, collections) for tree in found if tree.is_attached)
-    problems += _problems_of_log(log, notify, attached)
+        listeners = _listeners(LISTEN).all(conn) or _listeners(HEARTBEAT).all(conn)
+        with suppress(DatabaseError, psycopg.errors.InsufficientPrivilege):  # what is missing stands among the problems
+            log = read_log(conn, schema)
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            notify = read_notify(conn, schema)
+        problems = [*log_problems(schema).all(conn), *map(str, lacks(conn, schema))]
+    attached = [tree for tree in trees if tree.is_attached]
+    tables = tuple(_attached_table(tree, collections) for tree in attached)
+    problems = [*_problems_outside(trees, there.version), *problems, *_log_problems(log, notify, tables)]
     if reads_by_itself:
-        problems += [problem for tree in found if tree.is_attached for problem in lost_tables(tree)]
-    return Status(there.version, attached, listeners, tuple(problems), log, notify)
+        problems += [problem for tree in attached for problem in lost_tables(tree)]
+    return Status(there.version, tables, notify, log, tuple(listeners), tuple(problems))
 
 
-def _read_listeners(conn: psycopg.Connection[Any], application_name: str) -> tuple[Listener, ...]:
-    with conn.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(statement("queries/listeners"), {"listen": application_name})
-        return tuple(Listener(**row) for row in cursor)
+def _listeners(application_name: str) -> TypedQuery[Listener]:
+    return TypedQuery(statement("queries/listeners"), {"listen": application_name}, class_row(Listener))
 
 
-def _read_log(conn: psycopg.Connection[Any], schema: str) -> Log | None:
-    try:
-        return read_log(conn, schema)
-    except (DatabaseError, psycopg.errors.InsufficientPrivilege):
-        return None  # what is missing stands among the problems
-
-
-def _read_notify(conn: psycopg.Connection[Any], schema: str) -> Notify | None:
-    try:
-        return read_notify(conn, schema)
-    except psycopg.errors.InsufficientPrivilege:
-        return None
-
-
-def _problems_of_log(log: Log | None, notify: Notify | None, attached: Iterable[AttachedTable]) -> Iterator[str]:
+def _log_problems(log: Log | None, notify: Notify | None, tables: Iterable[AttachedTable]) -> Iterator[str]:
     if log and log.is_full:
         yield (
             "the change log is full, and changes are gaps: the segment after the current one is locked, by pg_dump or a"
             " long transaction; when that has ended, run cdc-bridge prune"
         )
-    if notify is Notify.OFF and (live := [str(table.relation) for table in attached if table.mode is Mode.LIVE]):
-        yield (f"notify is off, and yet {', '.join(live)} notifies: attach with --mode durable, or say --notify auto")
+    if notify is Notify.OFF and (live := [str(table) for table in tables if table.mode is Mode.LIVE]):
+        yield f"notify is off, and yet {', '.join(live)} notifies: attach with --mode durable, or say --notify auto"
 
 
 def _attached_table(tree: Tree, collections: Mapping[str, str]) -> AttachedTable:
-    name = collection_name(tree.root.relation)
+    relation = tree.root.relation
+    name = collection_name(relation)
     return AttachedTable(
-        collection=collections.get(str(tree.root.relation), collections.get(name, name)),
-        relation=tree.root.relation,
-        mode=tree.mode,
-        level=tree.level,
-        excluded=tuple(sorted(tree.excluded_names())),
-        partitions=len(tree.tables) - 1,
-        problems=tuple(capture_problems(tree)),
+        relation.schema,
+        relation.name,
+        collections.get(str(relation), collections.get(name, name)),
+        tree.mode,
+        str(tree.level),
+        tuple(sorted(tree.excluded_names())),
+        len(tree.tables) - 1,
+        tuple(capture_problems(tree)),
     )
 
 
-def _problems_outside(found: list[Tree], version: int | None) -> Iterator[str]:
+def _problems_outside(found: Iterable[Tree], version: int | None) -> Iterator[str]:
     if version is None:
         yield "the version of the installed SQL cannot be told: run attach again as the owner of the schema"
     for tree in found:

@@ -4,8 +4,6 @@ A *tree* is a table that can be attached, with all partitions under it; most hav
 should carry follows from what all of them are; `triggers.py` has the theory.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,21 +13,13 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.rows import dict_row
+from psycopg.rows import kwargs_row
 
 from cdc_bridge.admin.mode import PARTITION_PREFIX, PREFIX, Mode, ours
-from cdc_bridge.admin.triggers import (
-    COLUMN_BY_COLUMN,
-    MARK,
-    ExcludedColumn,
-    Level,
-    Trigger,
-    Wanted,
-    wanted_by_row,
-    wanted_by_statement,
-)
+from cdc_bridge.admin.triggers import COLUMN_BY_COLUMN, EVENTS, MARK, ExcludedColumn, Level, Trigger, Wanted
 from cdc_bridge.model.change import Relation
-from cdc_bridge.statements import statement
+from cdc_bridge.model.errors import RelationError
+from cdc_bridge.statements import TypedQuery, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +48,7 @@ class Table:
     is_subscribing: bool
     is_plain: bool
     foreign_cast: str | None
-    key: frozenset[str]
+    key: list[str]
     columns: Mapping[str, int]
     triggers: Mapping[str, Trigger]
 
@@ -69,6 +59,11 @@ class Table:
     @property
     def is_root(self) -> bool:
         return self.oid == self.root_id
+
+    @property
+    def is_disabled(self) -> bool:
+        """Return whether somebody has disabled a trigger of ours."""
+        return any(trigger.enabled == "D" for trigger in self.triggers.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +77,6 @@ class Tree:
         return self.tables[0]
 
     @property
-    def oids(self) -> list[int]:
-        return [table.oid for table in self.tables]
-
-    @property
     def is_attached(self) -> bool:
         return any(not name.startswith(PARTITION_PREFIX) for name in self.root.triggers)
 
@@ -97,8 +88,7 @@ class Tree:
     @property
     def level(self) -> Level:
         """Return the level at which it is captured now."""
-        names = {trigger.name for trigger in self.root.triggers.values()}
-        return Level.ROW if any(name.startswith(f"{PREFIX}row_") for name in names) else Level.STATEMENT
+        return Level.ROW if any(name.startswith(f"{PREFIX}row_") for name in self.root.triggers) else Level.STATEMENT
 
     @property
     def needed_level(self) -> Level:
@@ -108,25 +98,19 @@ class Tree:
     @property
     def repaired_level(self) -> Level:
         """The level that is needed, unless somebody has disabled a trigger of ours: that is left alone."""
-        return self.level if any(map(_is_disabled, self.tables)) else self.needed_level
+        return self.level if any(table.is_disabled for table in self.tables) else self.needed_level
 
     @property
-    def _mark(self) -> str:
-        """Return the mark in the names of this root's row triggers. It is kept, since dump and restore change oids."""
-        given = (match[1] for name in sorted(self.root.triggers) if (match := MARK.fullmatch(name)))
-        return next(given, str(self.root.oid))
-
-    @property
-    def excluded(self) -> tuple[ExcludedColumn, ...]:
+    def excluded(self) -> list[ExcludedColumn]:
         """The excluded columns, of whichever triggers have them."""
         arguments = {argument for trigger in self.root.triggers.values() for argument in trigger.arguments}
-        return tuple(sorted(column for argument in arguments if (column := ExcludedColumn.parse(argument))))
+        return sorted(map(ExcludedColumn.parse, arguments - {COLUMN_BY_COLUMN}))
 
-    def excluded_names(self) -> frozenset[str]:
+    def excluded_names(self) -> set[str]:
         """The names that clients will not see: as given, and as the columns of these numbers are called now."""
-        by_number = {number: name for name, number in self.root.columns.items()}
-        now = {by_number[column.number] for column in self.excluded if column.number in by_number}
-        return frozenset(now | {column.name for column in self.excluded})
+        numbers = {column.number for column in self.excluded}
+        now = {name for name, number in self.root.columns.items() if number in numbers}
+        return now | {column.name for column in self.excluded}
 
     @property
     def has_virtual_columns(self) -> bool:
@@ -150,9 +134,9 @@ class Tree:
         return [table for table in self.tables if self._is_outdated(table)]
 
     def _is_outdated(self, table: Table) -> bool:
-        if _is_disabled(table):
+        if table.is_disabled:
             return False
-        names = {each.name for each in self.wanted(table, (), self.level, self.mode)}
+        names = {each.name for each in self.wanted(table)}
         own = [trigger for trigger in table.triggers.values() if not trigger.is_clone]
         present = [trigger for trigger in own if trigger.name in names]
         if not present:
@@ -163,20 +147,35 @@ class Tree:
             return True
         return self.has_virtual_columns and not all(COLUMN_BY_COLUMN in trigger.arguments for trigger in present)
 
-    def wanted(self, table: Table, excluded: Sequence[ExcludedColumn], level: Level, mode: Mode) -> list[Wanted]:
-        """The triggers that a table of the tree should carry of its own."""
-        arguments = (
-            *([COLUMN_BY_COLUMN] if self.has_virtual_columns else []),
-            *(column.argument for column in excluded),
-        )
-        is_plain = self.is_plain and not arguments
-        if level is Level.ROW:
-            return wanted_by_row(mode, arguments, is_root=table.is_root, mark=self._mark)
-        return wanted_by_statement(mode, arguments, is_root=table.is_root, is_plain=is_plain)
+    def wanted(
+        self,
+        table: Table,
+        excluded: Sequence[ExcludedColumn] | None = None,
+        level: Level | None = None,
+        mode: Mode | None = None,
+    ) -> list[Wanted]:
+        """The triggers that a table of the tree should carry of its own; as it is captured now, where nothing else is
+        said. Of row triggers, PostgreSQL gives a partition those of the root, but for TRUNCATE.
+        """
+        excluded = self.excluded if excluded is None else excluded
+        level, mode = level or self.level, mode or self.mode
+        arguments = [COLUMN_BY_COLUMN] * self.has_virtual_columns + [column.argument for column in excluded]
+        is_plain = mode is Mode.DURABLE and self.is_plain and not arguments
+        prefix = PREFIX if table.is_root else PARTITION_PREFIX
+        if level is Level.STATEMENT:
+            return [Wanted(prefix + event.lower(), event, level, mode, arguments, is_plain) for event in EVENTS]
+        prefix = f"{PREFIX}row_" if table.is_root else PARTITION_PREFIX
+        rows = [event for event in EVENTS if event != "TRUNCATE" and table.is_root]
+        return [
+            *(Wanted(f"{prefix}{event.lower()}_{self._mark}", event, level, mode, arguments) for event in rows),
+            Wanted(f"{prefix}truncate", "TRUNCATE", Level.STATEMENT, mode, arguments),
+        ]
 
-
-def _is_disabled(table: Table) -> bool:
-    return any(trigger.enabled == "D" for trigger in table.triggers.values())
+    @property
+    def _mark(self) -> str:
+        """Return the mark in the names of this root's row triggers. It is kept, since dump and restore change oids."""
+        given = (match[1] for name in sorted(self.root.triggers) if (match := MARK.fullmatch(name)))
+        return next(given, str(self.root.oid))
 
 
 @contextmanager
@@ -191,59 +190,35 @@ def catalog_settings(conn: psycopg.Connection[Any]) -> Iterator[None]:
                 conn.execute(statement("queries/set_config"), {"name": name, "setting": setting})
 
 
-def read_trees(conn: psycopg.Connection[Any], schema: str, oids: Iterable[int]) -> list[Tree]:
-    """The trees of these tables; of a partition, just the part from there on."""
-    with conn.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(statement("queries/tables", schema), {**ours(schema), "oids": list(oids)})
-        return trees(cursor)
+def query_tables(schema: str, oids: Iterable[int] | None = None) -> TypedQuery[Table]:
+    """Return the query for these tables and all their partitions, or for all that are attached."""
+    parameters = ours(schema) | {"oids": None if oids is None else list(oids)}
+    return TypedQuery(statement("queries/tables", schema), parameters, kwargs_row(_table))
 
 
-def read_captured(conn: psycopg.Connection[Any], schema: str) -> list[tuple[int, int]]:
-    """Every table with a trigger of ours, and the root of its tree."""
-    with conn.cursor(row_factory=dict_row) as cursor:
-        cursor.execute(statement("queries/captured", schema), ours(schema))
-        return [(row["oid"], row["root"]) for row in cursor]
+def read_trees(conn: psycopg.Connection[Any], schema: str, oids: Iterable[int] | None = None) -> list[Tree]:
+    """The trees of these tables, or of all that carry triggers of ours. Of a partition, just the part from there on."""
+    return as_trees(query_tables(schema, oids).all(conn))
 
 
-def trees(rows: Iterable[Mapping[str, Any]]) -> list[Tree]:
-    """The rows of `queries/tables` as values."""
-    tables = map(_table, rows)
+def as_trees(tables: Iterable[Table]) -> list[Tree]:
     return [Tree(tuple(group)) for _, group in groupby(tables, key=lambda table: table.root_id)]
 
 
-def _table(row: Mapping[str, Any]) -> Table:
-    triggers = [
-        Trigger(
-            name=t["name"],
-            enabled=t["enabled"],
-            is_clone=t["is_clone"],
-            function=t["function"],
-            definition=t["definition"],
-            depends_on_log=t["depends_on_log"],
-            arguments=tuple(t["arguments"]),
-        )
-        for t in row["triggers"]
-    ]
+def _table(
+    *,
+    schema: str,
+    name: str,
+    root_schema: str,
+    root_name: str,
+    triggers: Iterable[dict[str, Any]],
+    **others: Any,
+) -> Table:
     return Table(
-        oid=row["oid"],
-        relation=Relation(row["schema"], row["name"]),
-        relkind=row["relkind"],
-        is_temporary=row["is_temporary"],
-        is_partition=row["is_partition"],
-        root_id=row["root"],
-        root=Relation(row["root_schema"], row["root_name"]),
-        has_inheritance=row["has_inheritance"],
-        is_owned=row["is_owned"],
-        owner=row["owner"],
-        is_out_of_reach=row["is_out_of_reach"],
-        has_virtual_columns=row["has_virtual_columns"],
-        row_trigger=row["row_trigger"],
-        is_subscribing=row["is_subscribing"],
-        is_plain=row["is_plain"],
-        foreign_cast=row["foreign_cast"],
-        key=frozenset(row["key"]),
-        columns=row["columns"],
-        triggers={trigger.name: trigger for trigger in triggers},
+        relation=Relation(schema, name),
+        root=Relation(root_schema, root_name),
+        triggers={each["name"]: Trigger(**each) for each in triggers},
+        **others,
     )
 
 
@@ -251,26 +226,27 @@ _PART = r'\s*(?:"((?:[^"]|"")+)"|([^\s".]+))\s*'
 _NAME = re.compile(rf"{_PART}(?:\.{_PART})?")
 
 
-def parse(text: str) -> tuple[str, ...]:
+def _parse(text: str) -> list[str]:
     """A name as PostgreSQL reads it, one or two parts; none when it cannot."""
-    found = _NAME.fullmatch(text)
-    if found is None:
-        return ()
-    quoted_schema, plain_schema, quoted_name, plain_name = found.groups()
-    parts = [(quoted_schema, plain_schema), (quoted_name, plain_name)]
-    return tuple(_fold(quoted, plain) for quoted, plain in parts if quoted or plain)
+    groups = found.groups() if (found := _NAME.fullmatch(text)) else ()
+    pairs = zip(groups[::2], groups[1::2], strict=True)
+    return [quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in pairs if quoted or plain]
 
 
 def find_table(conn: psycopg.Connection[Any], schema: str, text: str) -> int | None:
     """The oid of what `text` names. Without a schema it is looked for in `public`."""
-    *parts_schema, parts_name = parse(text) or ("",)
-    parameters = {
-        "text": text,
-        "parts_schema": parts_schema[0] if parts_schema else "public",
-        "parts_name": parts_name,
-    }
+    *schemas, name = _parse(text) or [""]
+    parameters = {"text": text, "parts_schema": schemas[0] if schemas else "public", "parts_name": name}
     found = conn.execute(statement("queries/resolve", schema), parameters).fetchone()
     return int(found[0]) if found else None
+
+
+def require_table(conn: psycopg.Connection[Any], schema: str, text: str, advice: str) -> int:
+    """Do as `find_table`. Raises `RelationError` with this advice if there is no such table."""
+    oid = find_table(conn, schema, text)
+    if oid is None:
+        raise RelationError(f"there is no table {text}: {advice}")
+    return oid
 
 
 def split_column(text: str) -> list[tuple[str, str]]:
@@ -281,9 +257,5 @@ def split_column(text: str) -> list[tuple[str, str]]:
 
 def column_names(text: str) -> list[str]:
     """Return the names that a text can mean: as it is written, then as PostgreSQL reads it."""
-    parts = parse(text)
-    return [text, parts[0]] if len(parts) == 1 else [text]
-
-
-def _fold(quoted: str | None, plain: str) -> str:
-    return quoted.replace('""', '"') if quoted else plain.lower()
+    parts = _parse(text)
+    return [text, *parts] if len(parts) == 1 else [text]

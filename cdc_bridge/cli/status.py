@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -38,62 +39,31 @@ def status(
     from cdc_bridge.statements import VERSION
 
     settings = load(config, {"dsn": dsn, "schema": schema_name})
-    with connection(settings, "status") as conn:
-        found = None
-        with contextlib.suppress(NotInstalled):
-            by_itself = not (settings.roles or settings.anon_role)
-            found = read_status(conn, settings.schema_name, settings.collections, reads_by_itself=by_itself)
+    found = None
+    with connection(settings, "status") as conn, contextlib.suppress(NotInstalled):
+        by_itself = not (settings.roles or settings.anon_role)
+        found = read_status(conn, settings.schema_name, settings.collections, reads_by_itself=by_itself)
     if as_json:
-        say(json.dumps(as_members(found, settings.schema_name, VERSION), ensure_ascii=False, indent=2))
+        members = as_members(found, settings.schema_name, VERSION)
+        say(json.dumps(members, ensure_ascii=False, indent=2, default=lambda instant: instant.isoformat()))
     else:
         say("\n".join(_lines(found, settings.schema_name, VERSION)))
 
 
 def as_members(found: Status | None, schema: str, newest: int) -> dict[str, Any]:
     """Return what `--json` prints. Later releases add members, and never rename or remove one."""
-    return {
-        "schema": schema,
-        "installed": found is not None,
-        "version": found.version if found else None,
-        "newest_version": newest,
-        "tables": [_table(table) for table in found.tables] if found else [],
-        "notify": found.notify.value if found and found.notify else None,
-        "log": _log(found.log) if found and found.log else None,
-        "listeners": [_listener(listener) for listener in found.listeners] if found else [],
-        "problems": list(found.problems) if found else [],
-    }
-
-
-def _table(table: AttachedTable) -> dict[str, Any]:
-    return {
-        "schema": table.relation.schema,
-        "name": table.relation.name,
-        "collection": table.collection,
-        "mode": table.mode.value,
-        "captured_for_each": table.level.value.lower(),
-        "excluded_columns": list(table.excluded),
-        "partitions": table.partitions,
-        "problems": list(table.problems),
-    }
-
-
-def _log(log: Log) -> dict[str, Any]:
-    return {
-        "size_bytes": log.size_bytes,
-        "oldest_age_s": log.oldest_age_s,
-        "segments_used": log.used,
-        "gate_open": log.is_gate_open,
-        "full": log.is_full,
-    }
-
-
-def _listener(listener: Listener) -> dict[str, Any]:
-    return {
-        "pid": listener.pid,
-        "application_name": listener.application_name,
-        "client_address": listener.client_address,
-        "since": listener.since.isoformat() if listener.since else None,
-    }
+    lists: dict[str, Any] = {"tables": [], "listeners": [], "problems": []}
+    members = asdict(found) if found else {"notify": None, "log": None} | lists
+    if found and found.log:
+        members["log"] = {
+            "size_bytes": found.log.size_bytes,
+            "oldest_age_s": found.log.oldest_age_s,
+            "segments_used": found.log.used,
+            "gate_open": found.log.is_gate_open,
+            "full": found.log.is_full,
+        }
+    head = {"schema": schema, "installed": found is not None, "version": None, "newest_version": newest}
+    return head | members
 
 
 def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
@@ -103,11 +73,13 @@ def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
     yield f'Schema "{schema}", version {found.version or "unknown"} of our SQL (this program has {newest})'
     yield f"Attached: {len(found.tables) or f'nothing. {_BEGIN}'}"
     for table in found.tables:
-        yield f"  {table.relation}{_particulars(table)}"
+        yield f"  {table}  ({'; '.join(_particulars(table))})"
     if found.log:
         yield f"Change log: {_extent(found.log)}"
     if found.notify:
-        yield f"Notify: {found.notify}; writers {_gate(found.log)}"
+        is_open = found.log and found.log.is_gate_open
+        now = "notify now (the gate is open)" if is_open else "do not notify now (the gate is shut)"
+        yield f"Notify: {found.notify}; writers {now}"
     yield f"Listening bridges: {len(found.listeners)}"
     for listener in found.listeners:
         yield f"  {_whereabouts(listener)}"
@@ -117,23 +89,20 @@ def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
         yield f"  {problem}"
 
 
-def _particulars(table: AttachedTable) -> str:
-    parts = [f"collection {table.collection}", table.mode, f"captured for each {table.level.value.lower()}"]
+def _particulars(table: AttachedTable) -> Iterator[str]:
+    yield f"collection {table.collection}"
+    yield table.mode
+    yield f"captured for each {table.captured_for_each}"
     if table.partitions:
-        parts.append(f"partitions: {table.partitions}")
-    if table.excluded:
-        parts.append(f"without {', '.join(table.excluded)}")
-    return f"  ({'; '.join(parts)})"
+        yield f"partitions: {table.partitions}"
+    if table.excluded_columns:
+        yield f"without {', '.join(table.excluded_columns)}"
 
 
 def _extent(log: Log) -> str:
     if log.oldest_age_s is None:
         return "empty"
     return f"{size(log.size_bytes)} in {log.used} of 8 segments, the oldest change {age(log.oldest_age_s)} old"
-
-
-def _gate(log: Log | None) -> str:
-    return "notify now (the gate is open)" if log and log.is_gate_open else "do not notify now (the gate is shut)"
 
 
 def _whereabouts(listener: Listener) -> str:
@@ -178,9 +147,7 @@ def prune(
     _report(done)
     if done.locked:
         numbers = ", ".join(map(str, sorted(done.locked)))
-        raise LockNotAcquired(
-            f"forget segment {numbers} of the change log", None, retention.LOCK_TIMEOUT_MS / 1000, holders
-        )
+        raise LockNotAcquired(f"forget segment {numbers} of the change log", retention.LOCK_TIMEOUT_MS / 1000, holders)
 
 
 def _report(done: Pruned) -> None:

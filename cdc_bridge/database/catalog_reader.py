@@ -17,8 +17,10 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.admin.problems import bridge_problems, log_problems_async, read_attached_async
+from cdc_bridge.admin.mode import STANDBY
+from cdc_bridge.admin.problems import bridge_problems, log_problems
 from cdc_bridge.admin.repair import Incomplete, Outcome, find_incomplete, repair
+from cdc_bridge.admin.tables import as_trees, query_tables
 from cdc_bridge.conninfo import REPAIR
 from cdc_bridge.database.catalog import fingerprint, read_catalog
 from cdc_bridge.database.grants_reader import AccessReader
@@ -134,7 +136,7 @@ class PooledCatalogReader:
     async def _read(self, connection: AsyncConnection[Any]) -> None:
         catalog = await read_catalog(connection, self._schema)
         access = await self._access.read(connection)
-        self._is_standby = await _is_standby(connection)
+        self._is_standby = "yes" in await STANDBY.all_async(connection)
         collections = self._renamed(catalog)
         if self._is_standby:
             collections = _only_logged(collections)
@@ -154,11 +156,12 @@ class PooledCatalogReader:
         async with self._connection() as connection:
             self._is_checked = True
             try:
-                attached = await read_attached_async(connection, self._schema)
-                problems_of_log = await log_problems_async(connection, self._schema)
+                trees = as_trees(await query_tables(self._schema).all_async(connection))
+                problems_of_log = await log_problems(self._schema).all_async(connection)
             except BaseException:
                 self._is_checked = False
                 raise
+        attached = [tree for tree in trees if tree.is_attached]
         problems_of_tables = bridge_problems(attached, reads_by_itself=not self._roles)
         self._incomplete = {} if self._is_standby else find_incomplete(attached)
         self._report_problems("the change log is not as it should be", problems_of_log)
@@ -211,11 +214,6 @@ class PooledCatalogReader:
                 yield connection
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise SourceUnavailable(str(error).strip() or type(error).__name__) from error
-
-
-async def _is_standby(connection: AsyncConnection[Any]) -> bool:
-    row = await (await connection.execute(statement("queries/standby"))).fetchone()
-    return row is not None and row[0] == "yes"
 
 
 def _only_logged(collections: Iterable[Collection]) -> list[Collection]:

@@ -129,13 +129,12 @@ class LockNotAcquired(DatabaseError):
     exit_code = 4
 
     task: str
-    relation: str | None = None
     limit_s: float | None = None
     holders: tuple[LockHolder, ...] = ()
 
     def __str__(self) -> str:
         if self.limit_s is None:
-            return f"{self.task}; try again when {self.relation or 'the table'} is less busy"
+            return f"{self.task}; try again when the table is less busy"
         held_by = "; ".join(map(str, self.holders[:3])) or "nobody, just now"
         return (
             f"{self.task}: no lock within {self.limit_s:g} s. It is held by {held_by}."

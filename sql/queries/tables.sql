@@ -1,7 +1,18 @@
--- What attach, detach and status need to know of the tables of these oids and of all partitions under them; parents first.
--- It takes no lock on any of them, see reporting.sql.
-WITH RECURSIVE tree AS (
-    SELECT named.oid, 0 AS level FROM unnest(%(oids)s::oid[]) AS named(oid)
+-- What attach, detach and status need to know of the tables of these oids, or (where they are NULL) of all that carry a trigger
+-- of ours, and of all partitions under them; parents first. It takes no lock on any of them, see reporting.sql.
+WITH RECURSIVE captured AS (
+    SELECT t.tgrelid AS oid
+    FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace f ON f.oid = p.pronamespace
+    WHERE %(oids)s::oid[] IS NULL AND f.nspname = %(schema)s AND starts_with(t.tgname, %(prefix)s)
+        AND (p.proname IN ('capture', 'capture_row') OR starts_with(p.proname, 'capture_durable'))
+),
+named AS (
+    SELECT unnest(%(oids)s::oid[]) AS oid
+    UNION SELECT oid FROM captured
+    UNION SELECT pg_partition_root(oid) FROM captured WHERE pg_partition_root(oid) IS NOT NULL
+),
+tree AS (
+    SELECT named.oid, 0 AS level FROM named
     UNION ALL
     SELECT i.inhrelid, tree.level + 1
     FROM tree
@@ -21,7 +32,7 @@ foreign_cast AS MATERIALIZED (
         (SELECT r.oid FROM pg_roles r WHERE r.rolname = CURRENT_USER)), 'MEMBER')
 )
 SELECT c.oid::bigint AS oid, n.nspname AS schema, c.relname AS name, c.relkind::text AS relkind,
-    c.relpersistence = 't' AS is_temporary, c.relispartition AS is_partition, member.root::bigint AS root,
+    c.relpersistence = 't' AS is_temporary, c.relispartition AS is_partition, member.root::bigint AS root_id,
     root.relname AS root_name, root_n.nspname AS root_schema,
     NOT c.relispartition AND EXISTS (SELECT FROM pg_inherits i WHERE c.oid IN (i.inhrelid, i.inhparent)
         AND NOT EXISTS (SELECT FROM pg_partitioned_table p WHERE p.partrelid = i.inhparent)) AS has_inheritance,

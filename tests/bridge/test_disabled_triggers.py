@@ -14,8 +14,9 @@ from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.admin import attach as attaching
 from cdc_bridge.admin import detach as detaching
-from cdc_bridge.admin.problems import missed, read_attached_async
+from cdc_bridge.admin.problems import missed
 from cdc_bridge.admin.status import read_status
+from cdc_bridge.admin.tables import Tree, as_trees, query_tables
 from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.errors import NotOwner
 from tests.support.attach import attach
@@ -33,6 +34,10 @@ MESSAGE = "a table is not captured as it should be"
 @pytest.fixture(autouse=True)
 def _custody_is_quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cdc_bridge.bridge.CATALOG_INTERVAL_S", 0.1)
+
+
+async def trees(session: psycopg.AsyncConnection[Any]) -> list[Tree]:
+    return as_trees(await query_tables("cdc").all_async(session))
 
 
 async def readiness(bridge: RunningBridge) -> str:
@@ -94,13 +99,13 @@ async def test_partition_is_said_with_its_table_and_what_bridges_mend_is_not(dat
     attach(database, "p")
     async with await database.connect() as session:
         await prepare(session, "cdc")
-        (tree,) = await read_attached_async(session, "cdc")
+        (tree,) = await trees(session)
         assert missed(tree) is None
         database.execute("CREATE TABLE p3 PARTITION OF p FOR VALUES IN (3)")
-        (tree,) = await read_attached_async(session, "cdc")
+        (tree,) = await trees(session)
         assert missed(tree) is None
         database.execute("ALTER TABLE p2 DISABLE TRIGGER ALL")
-        (tree,) = await read_attached_async(session, "cdc")
+        (tree,) = await trees(session)
         assert missed(tree) == (
             'changes of public.p may be missed: the trigger "00_cdc_bridge_partition_insert" on public.p2 is disabled:'
             " run attach again (3 more: see cdc-bridge status)"
@@ -122,10 +127,10 @@ async def test_what_this_role_may_not_mend_is_said(database: Database) -> None:
     try:
         async with await database.connect() as session:
             await prepare(session, "cdc")
-            assert [missed(tree) for tree in await read_attached_async(session, "cdc")] == [None, None]
+            assert [missed(tree) for tree in await trees(session)] == [None, None]
         async with await database.connect(user=role) as session:
             await prepare(session, "cdc")
-            of_p, of_t = [missed(tree) for tree in await read_attached_async(session, "cdc")]
+            of_p, of_t = [missed(tree) for tree in await trees(session)]
         assert of_p == (
             "changes of public.p may be missed: the partition public.p1 has no triggers yet: run attach again"
         )

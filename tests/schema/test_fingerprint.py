@@ -11,8 +11,9 @@ import pytest
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg_pool import AsyncConnectionPool
 
-from cdc_bridge.admin.problems import log_problems_async, read_attached_async
+from cdc_bridge.admin.problems import log_problems
 from cdc_bridge.admin.retention import prune
+from cdc_bridge.admin.tables import query_tables
 from cdc_bridge.database.catalog import fingerprint
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
 from cdc_bridge.database.sessions import prepare
@@ -64,7 +65,7 @@ async def test_whatever_is_wrong_with_triggers_or_log_shows(
     database: Database, conn: AsyncConnection[Any], harm: str
 ) -> None:
     async def problems() -> Any:
-        return await read_attached_async(conn, "cdc"), await log_problems_async(conn, "cdc")
+        return await query_tables("cdc").all_async(conn), await log_problems("cdc").all_async(conn)
 
     before, mark = await problems(), await fingerprint(conn, "cdc")
     await asyncio.to_thread(database.execute, harm)

@@ -514,7 +514,7 @@ def test_schema_that_is_made_anew_has_the_rights_again(served: Place) -> None:
     served.attach("sales.t")
     with served.connect(served.roles.runtime) as conn:
         shown = as_members(read_status(conn), "cdc", VERSION)
-        assert (shown["version"], shown["problems"], shown["notify"]) == (VERSION, [], "auto")
+        assert (shown["version"], shown["problems"], shown["notify"]) == (VERSION, (), "auto")
         assert shown["log"]
 
 
@@ -628,7 +628,7 @@ async def test_such_a_cast_that_is_made_later_is_reported(unguarded: Place) -> N
     """Until somebody has done something about it the owner of the table has the rights of the owner role."""
     unguarded.database.execute(f"SET ROLE {unguarded.app}; {CAST} ALTER TABLE sales.t ADD COLUMN mood sales.mood")
     with unguarded.connect(unguarded.roles.runtime) as conn:
-        found = {str(table.relation): table.problems for table in read_status(conn).tables}
+        found = {str(table): table.problems for table in read_status(conn).tables}
     assert found["sales.salaries"] == ()
     assert found["sales.t"][0].startswith(
         "sales.t has a column that is cast to json by sales.mood_json(sales.mood) of the role"

@@ -9,7 +9,7 @@ import pytest
 
 from cdc_bridge import statements
 from cdc_bridge.admin import status
-from cdc_bridge.admin.problems import log_problems, log_problems_async
+from cdc_bridge.admin.problems import log_problems
 from cdc_bridge.database.sessions import prepare
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
@@ -41,13 +41,13 @@ async def test_log_that_was_altered_by_hand_is_a_problem(
 ) -> None:
     plain.execute("CREATE TABLE t (id int)")
     attach_tables(database, "t")
-    assert log_problems(plain, "cdc") == []
+    assert log_problems("cdc").all(plain) == []
     plain.execute(harm.encode())
     (problem,) = status.read_status(plain).problems
     assert problem.startswith(HARMS[harm])
     async with await database.connect() as bridge:
         await prepare(bridge, "cdc")
-        assert await log_problems_async(bridge, "cdc") == [problem]
+        assert await log_problems("cdc").all_async(bridge) == [problem]
 
 
 def test_rights_that_the_triggers_lack_are_a_problem(database: Database, plain: psycopg.Connection[Any]) -> None:
@@ -55,11 +55,11 @@ def test_rights_that_the_triggers_lack_are_a_problem(database: Database, plain: 
     database.execute(f"CREATE ROLE {role} LOGIN; GRANT CREATE ON DATABASE {database.name} TO {role}")
     try:
         database.execute(statements.script("cdc"), user=role)
-        assert log_problems(plain, "cdc") == []
+        assert log_problems("cdc").all(plain) == []
         plain.execute(
             f"REVOKE INSERT ON cdc.change_log_2 FROM {role}; REVOKE UPDATE ON SEQUENCE cdc.gate FROM {role}".encode()
         )
-        assert log_problems(plain, "cdc") == [
+        assert log_problems("cdc").all(plain) == [
             f'the role "{role}", as which our triggers run, lacks INSERT on cdc.change_log_2: grant it',
             f'the role "{role}", as which our triggers run, lacks UPDATE on cdc.gate: grant it',
         ]
@@ -71,7 +71,7 @@ def test_emptied_generation_is_no_problem(database: Database, plain: psycopg.Con
     """As a crash leaves it."""
     plain.execute(statements.script("cdc").encode())
     plain.execute("TRUNCATE cdc.generation")
-    assert log_problems(plain, "cdc") == []
+    assert log_problems("cdc").all(plain) == []
 
 
 def test_looking_for_problems_waits_for_nobody(database: Database, plain: psycopg.Connection[Any]) -> None:
@@ -79,4 +79,4 @@ def test_looking_for_problems_waits_for_nobody(database: Database, plain: psycop
     with psycopg.connect(database.dsn) as other:
         other.execute("LOCK TABLE cdc.change_log_0, cdc.setting IN ACCESS EXCLUSIVE MODE")
         plain.execute("SET lock_timeout = '1ms'")
-        assert log_problems(plain, "cdc") == []
+        assert log_problems("cdc").all(plain) == []

@@ -226,7 +226,7 @@ def test_runtime_role_can_do_what_serving_needs_and_no_more(served: Managed) -> 
         assert [name for name, answer in asked(looking, conn).items() if answer == "refused"] == []
         prune(conn, "cdc", 0, 400_000)
         shown = as_members(read_status(conn), "cdc", VERSION)
-        assert (shown["version"], shown["problems"], shown["notify"]) == (VERSION, [], "auto")
+        assert (shown["version"], shown["problems"], shown["notify"]) == (VERSION, (), "auto")
     is_refused(served, served.runtime, FORBIDDEN)
 
 

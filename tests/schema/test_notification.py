@@ -6,17 +6,12 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.admin import attach, status
-from cdc_bridge.admin.mode import (
-    Mode,
-    Notify,
-    read_notify,
-    record_notify,
-    record_notify_async,
-)
-from cdc_bridge.database.sessions import prepare
-from cdc_bridge.model.errors import UsageError
+from cdc_bridge.admin.maintenance import LogMaintenance
+from cdc_bridge.admin.mode import Mode, Notify, read_notify, record_notify
+from cdc_bridge.model.errors import SourceUnavailable, UsageError
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
 
@@ -85,18 +80,28 @@ def test_off_is_refused_while_a_table_is_live(conn: psycopg.Connection[Any]) -> 
     assert read_notify(conn, "cdc") is Notify.OFF
 
 
+def test_it_is_recorded_under_the_same_rule(database: Database, conn: psycopg.Connection[Any]) -> None:
+    attach_tables(database, "a")
+    attach_tables(database, "p", mode=Mode.LIVE)
+    with pytest.raises(UsageError, match=r"public\.p"):
+        record_notify(conn, "cdc", Notify.OFF)
+    attach_tables(database, "p", mode=Mode.DURABLE)
+    record_notify(conn, "cdc", Notify.OFF)
+    assert read_notify(conn, "cdc") is Notify.OFF
+
+
 async def test_bridge_records_it_under_the_same_rule(database: Database, conn: psycopg.Connection[Any]) -> None:
     attach_tables(database, "a")
     attach_tables(database, "p", mode=Mode.LIVE)
-    async with await database.connect() as bridge:
-        await prepare(bridge, "cdc")
-        with pytest.raises(UsageError, match=r"public\.p"):
-            await record_notify_async(bridge, "cdc", Notify.OFF)
-        with pytest.raises(UsageError, match=r"public\.p"):
-            record_notify(conn, "cdc", Notify.OFF)
-        attach_tables(database, "p", mode=Mode.DURABLE)
-        await record_notify_async(bridge, "cdc", Notify.OFF)
-        assert read_notify(conn, "cdc") is Notify.OFF
+    conn.execute("SET search_path = nowhere")
+    pool: AsyncConnectionPool[Any] = AsyncConnectionPool(database.dsn, open=False)
+    bridge = LogMaintenance(pool, database.dsn, "cdc", retention_age_s=60, retention_bytes=10**9, notify="off")
+    with pytest.raises(SourceUnavailable, match=r"public\.p"):
+        await bridge.prune()
+    assert read_notify(conn, "cdc") is Notify.AUTO
+    attach_tables(database, "p", mode=Mode.DURABLE)
+    await bridge.prune()
+    assert read_notify(conn, "cdc") is Notify.OFF
 
 
 def test_live_table_that_came_in_behind_our_back_is_a_problem(conn: psycopg.Connection[Any]) -> None:

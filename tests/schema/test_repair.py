@@ -13,7 +13,6 @@ from psycopg_pool import AsyncConnectionPool
 from cdc_bridge.admin import attach, status
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.admin.repair import Outcome, repair
-from cdc_bridge.admin.triggers import Level
 from cdc_bridge.database.catalog_reader import Pool, PooledCatalogReader
 from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.change import Relation
@@ -107,7 +106,7 @@ def test_table_filled_by_logical_replication_is_captured_row_by_row(
         assert "logical replication" in status.read_status(conn).tables[0].problems[0]
         assert repair(conn) == Outcome([T])
         (shown,) = status.read_status(conn).tables
-        assert (shown.level, shown.problems) == (Level.ROW, ())
+        assert (shown.captured_for_each, shown.problems) == ("row", ())
         assert "logical replication" in attach.plan(conn, attach.Request(("t",))).notes[0]
     finally:
         conn.execute("ALTER SUBSCRIPTION s SET (slot_name = NONE)")

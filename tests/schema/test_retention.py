@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.admin import retention
 from cdc_bridge.admin.maintenance import LogMaintenance
-from cdc_bridge.admin.retention import RING, Advance, Forget, Log, Pruned, Segment, decide, prune, read_log
+from cdc_bridge.admin.retention import RING, Log, Pruned, Segment, decide, prune, read_log
 from cdc_bridge.capture.log_pages import asking, current_snapshot, is_forgotten
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.errors import DatabaseError, NotInstalled, SourceUnavailable
@@ -43,47 +43,47 @@ def held(number: int, size_bytes: int = 1000, oldest_s: float | None = 20.0, new
 
 
 def test_log_in_which_nothing_is_old_or_large_stays() -> None:
-    assert decide(log(3, held(2), held(3)), DAY_S, GIB) == []
-    assert decide(log(0), DAY_S, GIB) == []
+    assert decide(log(3, held(2), held(3)), DAY_S, GIB) == ([], False)
+    assert decide(log(0), DAY_S, GIB) == ([], False)
 
 
 def test_segment_after_the_current_one_is_emptied_whatever_its_age() -> None:
-    assert decide(log(7, held(7), held(0), held(1)), DAY_S, GIB) == [Forget(held(0))]
+    assert decide(log(7, held(7), held(0), held(1)), DAY_S, GIB) == ([held(0)], False)
 
 
 def test_segment_whose_newest_change_is_too_old_is_forgotten() -> None:
     old, mixed = held(4, newest_s=DAY_S + 1), held(5, oldest_s=DAY_S + 1)
-    assert decide(log(6, old, mixed, held(6)), DAY_S, GIB) == [Forget(old)]
+    assert decide(log(6, old, mixed, held(6)), DAY_S, GIB) == ([old], False)
 
 
 def test_oldest_go_until_the_rest_fits() -> None:
     """Around the ring: after 1 come 3, 4, ... as the oldest."""
     found = decide(log(1, held(7, 400), held(0, 400), held(1, 400), held(6, 400)), DAY_S, 1000)
-    assert found == [Forget(held(6, 400)), Forget(held(7, 400))]
+    assert found == ([held(6, 400), held(7, 400)], False)
 
 
 def test_current_segment_that_is_too_large_by_itself_is_left() -> None:
-    assert decide(log(1, held(1, 2000)), DAY_S, 1000) == [Advance(1)]
+    assert decide(log(1, held(1, 2000)), DAY_S, 1000) == ([], True)
 
 
 def test_current_segment_is_left_after_a_sixth_of_the_time() -> None:
-    assert decide(log(1, held(1, oldest_s=DAY_S / 6 + 1)), DAY_S, GIB) == [Advance(1)]
-    assert decide(log(1, held(1, oldest_s=DAY_S / 6 - 1)), DAY_S, GIB) == []
+    assert decide(log(1, held(1, oldest_s=DAY_S / 6 + 1)), DAY_S, GIB) == ([], True)
+    assert decide(log(1, held(1, oldest_s=DAY_S / 6 - 1)), DAY_S, GIB) == ([], False)
 
 
 def test_segment_of_a_transaction_in_progress_does_not_go_for_its_age() -> None:
     """It has no row that can be seen, and soon it will have young ones."""
-    assert decide(log(1, held(0, oldest_s=None, newest_s=None)), 1, GIB) == []
+    assert decide(log(1, held(0, oldest_s=None, newest_s=None)), 1, GIB) == ([], False)
 
 
 def test_no_age_at_all_forgets_everything() -> None:
     found = decide(log(1, held(0, oldest_s=None, newest_s=None), held(1)), 0, GIB)
-    assert found == [Forget(held(0, oldest_s=None, newest_s=None)), Advance(1)]
+    assert found == ([held(0, oldest_s=None, newest_s=None)], True)
 
 
 def test_full_log_lets_writers_go_on() -> None:
-    assert decide(log(1, held(1), is_full=True), DAY_S, GIB) == [Advance(1)]
-    assert decide(log(1, held(1), held(2), is_full=True), DAY_S, GIB) == [Forget(held(2)), Advance(1)]
+    assert decide(log(1, held(1), is_full=True), DAY_S, GIB) == ([], True)
+    assert decide(log(1, held(1), held(2), is_full=True), DAY_S, GIB) == ([held(2)], True)
 
 
 @given(
@@ -100,8 +100,8 @@ def test_what_is_decided_ends_within_bounds_and_spares_what_it_can(
         Segment(number, size, is_empty, None if is_empty else age, None if is_empty else age)
         for number, (is_empty, size, age) in enumerate(facts)
     ]
-    actions = decide(log(current, *segments), older_than_s, keep_bytes)
-    gone = {action.segment.number for action in actions if isinstance(action, Forget)}
+    forgotten, _ = decide(log(current, *segments), older_than_s, keep_bytes)
+    gone = {each.number for each in forgotten}
     left = [each for each in segments if not each.is_empty and each.number not in gone]
     assert current not in gone
     assert all(each.number != (current + 1) % RING for each in left)

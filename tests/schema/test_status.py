@@ -9,9 +9,8 @@ import pytest
 from cdc_bridge import statements
 from cdc_bridge.admin import status
 from cdc_bridge.admin.mode import Mode, Notify, record_notify
-from cdc_bridge.admin.problems import read_attached_async
 from cdc_bridge.admin.repair import Outcome, find_incomplete, repair
-from cdc_bridge.admin.triggers import Level
+from cdc_bridge.admin.tables import as_trees, query_tables
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
 from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.change import Relation
@@ -49,12 +48,14 @@ def test_attached_tables_are_shown(database: Database, conn: psycopg.Connection[
     shown = status.read_status(conn)
     assert shown.version == statements.VERSION
     assert shown.problems == ()
-    assert [(t.collection, t.level, t.excluded, t.partitions, t.problems) for t in shown.tables] == [
-        ("events", Level.STATEMENT, (), 1, ()),
-        ("messages", Level.ROW, (), 0, ()),
-        ("shop.orders", Level.STATEMENT, ("secret",), 0, ()),
+    assert [
+        (t.collection, t.captured_for_each, t.excluded_columns, t.partitions, t.problems) for t in shown.tables
+    ] == [
+        ("events", "statement", (), 1, ()),
+        ("messages", "row", (), 0, ()),
+        ("shop.orders", "statement", ("secret",), 0, ()),
     ]
-    assert shown.tables[2].relation == Relation("shop", "orders")
+    assert (shown.tables[2].schema, shown.tables[2].name) == ("shop", "orders")
 
 
 async def test_bridge_is_shown_once_whatever_sessions_it_has(database: Database, conn: psycopg.Connection[Any]):
@@ -163,7 +164,7 @@ def test_former_partition_with_triggers_is_a_problem(database: Database, conn: p
 
 async def incomplete(bridge: psycopg.AsyncConnection[Any]) -> dict[Relation, DatabaseError | None]:
     """The tables that a bridge finds to need repair, each with what forbids it."""
-    found = find_incomplete(await read_attached_async(bridge, "cdc"))
+    found = find_incomplete(as_trees(await query_tables("cdc").all_async(bridge)))
     return {relation: each.error for relation, each in found.items()}
 
 
