@@ -3,16 +3,14 @@
 Settings stop here: each part gets the values that it needs.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, TypeVar
 
 from cdc_bridge.access.authenticator import Authenticator, Roles, Verifier
 from cdc_bridge.access.keys import Key, PublishedKeys, public, shared
@@ -94,113 +92,56 @@ async def _open_pools(settings: Settings) -> AsyncIterator[Pools]:
         yield Pools(pools, connector, catalog, data, log, evaluator, clients)
 
 
-def _build_capture(settings: Settings, pools: Pools, broker: Callable[[], Broker]) -> ChangeStream:
-    """`broker` comes later: it needs a capture to begin with."""
-    return ChangeStream(
-        StreamOptions(
-            conninfo=settings.conninfo,
-            schema=settings.schema_name,
-            heartbeat_interval_s=settings.heartbeat_interval_s,
-            heartbeat_timeout_s=settings.heartbeat_timeout_s,
-            connect_timeout_s=settings.connect_timeout_s,
-            reconnect_delay_max_s=settings.reconnect_delay_max_s,
-            poll_interval_s=settings.poll_interval_s,
-        ),
-        lambda relation_id: broker().hub.catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
-        lambda relation_ids: broker().is_congested(relation_ids),
+T = TypeVar("T")
+
+
+def _from_settings(kind: type[T], settings: Settings, **others: Any) -> T:
+    """Make an object of a dataclass: its members have the values of the settings of these names, or `others`."""
+    assert is_dataclass(kind)
+    members = {each.name for each in fields(kind)} & Settings.model_fields.keys()
+    return kind(**{name: getattr(settings, name) for name in members} | others)
+
+
+def _build_broker(settings: Settings, pools: Pools) -> tuple[Broker, ChangeStream, PooledCatalogReader]:
+    def evaluator(pool: Pool) -> PooledRowEvaluator:
+        timeout_s, rest_s = settings.evaluation_timeout_s, settings.evaluation_rest_s
+        return PooledRowEvaluator(pool, statement_timeout_s=timeout_s, rest_s=rest_s)
+
+    schema = settings.schema_name
+    capture = ChangeStream(
+        _from_settings(StreamOptions, settings, conninfo=settings.conninfo, schema=schema),
+        lambda relation_id: broker.hub.catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
+        lambda relation_ids: broker.is_congested(relation_ids),  # noqa: PLW0108 - made below
         connector=pools.connector,
         on_silence=pools.all.drop,
     )
-
-
-def _build_catalog_reader(settings: Settings, pool: Pool) -> PooledCatalogReader:
-    return PooledCatalogReader(
-        pool,
+    catalog = PooledCatalogReader(
+        pools.catalog,
         settings.conninfo,
-        settings.schema_name,
+        schema,
         settings.collections,
         settings.relations,
         roles=tuple({*settings.roles, settings.anon_role} - {""}),
     )
-
-
-def _build_broker(settings: Settings, capture: ChangeStream, catalog: PooledCatalogReader, pools: Pools) -> Broker:
-    return Broker(
+    broker = Broker(
         capture,
-        SnapshotReader(pools.data, settings.schema_name),
+        SnapshotReader(pools.data, schema),
         catalog,
-        PooledLogReader(pools.log, settings.schema_name),
-        _row_evaluator(settings, pools.evaluator),
-        clients_evaluator=_row_evaluator(settings, pools.clients),
+        PooledLogReader(pools.log, schema),
+        evaluator(pools.evaluator),
+        clients_evaluator=evaluator(pools.clients),
         rows_workers=settings.snapshot_concurrency,
-        limits=_query_limits(settings),
+        limits=_from_settings(QueryLimits, settings),
         subscriptions_max=settings.subscriptions_max,
         held_bytes_max=settings.held_bytes_max,
         rules=RuleSet(tuple(settings.rules)),
     )
-
-
-def _row_evaluator(settings: Settings, pool: Pool) -> PooledRowEvaluator:
-    return PooledRowEvaluator(
-        pool, statement_timeout_s=settings.evaluation_timeout_s, rest_s=settings.evaluation_rest_s
-    )
-
-
-def _build_maintenance(settings: Settings, pool: Pool) -> LogMaintenance:
-    return LogMaintenance(
-        pool,
-        settings.conninfo,
-        settings.schema_name,
-        retention_age_s=settings.retention_age_s,
-        retention_bytes=settings.retention_bytes,
-        notify=settings.notify,
-    )
-
-
-def _query_limits(settings: Settings) -> QueryLimits:
-    return QueryLimits(
-        settings.limit_default,
-        settings.limit_max,
-        settings.filter_depth_max,
-        settings.filter_nodes_max,
-        settings.in_values_max,
-    )
-
-
-def _build_authenticator(settings: Settings, broker: Broker, keys: Sequence[Key]) -> Authenticator:
-    roles = Roles(
-        database=frozenset(settings.roles),
-        anonymous=settings.anon_role,
-        is_ruled=broker.is_ruled,
-        public=settings.insecure_public,
-    )
-    return Authenticator(
-        roles,
-        Verifier(settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway_s),
-        keys,
-        PublishedKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else None,
-        settings.static_tokens,
-    )
-
-
-def _server_options(settings: Settings) -> ServerOptions:
-    return ServerOptions(
-        host=settings.host,
-        port=settings.port,
-        frame_bytes_max=settings.frame_bytes_max,
-        backlog_bytes_max=settings.backlog_bytes_max,
-        messages_per_second_max=settings.messages_per_second_max,
-        ping_interval_s=settings.ping_interval_s,
-        compression=settings.compression,
-        auth_mode=settings.mode,
-        auth_timeout_s=settings.auth_timeout_s,
-    )
+    return broker, capture, catalog
 
 
 def _build_request_policy(
     settings: Settings, broker: Broker, capture: ChangeStream, pools: Pools, catalog: PooledCatalogReader
 ) -> RequestPolicy:
-
     def not_ready() -> str | None:
         reasons = list(catalog.problems)
         if pools.all.problems:
@@ -212,12 +153,7 @@ def _build_request_policy(
         return "; ".join(reasons) or None
 
     return RequestPolicy(
-        ConnectionLimits(
-            settings.connections_max,
-            settings.connections_per_address_max,
-            handshakes_max=settings.handshakes_max,
-            behind_proxy=settings.behind_proxy,
-        ),
+        _from_settings(ConnectionLimits, settings),
         allowed_origins=tuple(settings.allowed_origins),
         not_ready=not_ready,
         subscriptions=lambda: len(broker.hub),
@@ -225,19 +161,10 @@ def _build_request_policy(
     )
 
 
-def _keys_at_hand(settings: Settings) -> tuple[Key, ...]:
+def _keys_at_hand(settings: Settings) -> list[Key]:
     """Return the keys of the settings, without those that an issuer publishes. Raises `SettingsError`."""
-    found = []
-    if secret := settings.jwt_secret.get_secret_value():
-        found.append(shared(secret))
-    if settings.jwt_public_key:
-        found.append(public(settings.jwt_public_key))
-    return tuple(found)
-
-
-def _build_certificate(settings: Settings) -> Certificate | None:
-    """Raises `SettingsError`."""
-    return Certificate(settings.tls_certificate, settings.tls_key) if settings.tls_certificate else None
+    secret, public_key = settings.jwt_secret.get_secret_value(), settings.jwt_public_key
+    return [*([shared(secret)] if secret else []), *([public(public_key)] if public_key else [])]
 
 
 class Bridge:
@@ -250,15 +177,16 @@ class Bridge:
         on_stopping: Callable[[], None] = lambda: None,
         revise: Callable[[], Settings] | None = None,
     ) -> None:
-        """`revise` says what holds from now on, when it is asked; it raises `UsageError` to leave all as it is."""
+        """`revise` returns the settings that hold from now on; it raises `UsageError` to leave all as it is."""
         self._settings = settings
-        self._revise = revise
+        self._revise = revise or (lambda: settings)
         self._revising = asyncio.Event()
         self._on_listening = on_listening
         self._on_stopping = on_stopping
         self._stopping = asyncio.Event()
         self._keys = _keys_at_hand(settings)
-        self._certificate = _build_certificate(settings)
+        certificate, key = settings.tls_certificate, settings.tls_key
+        self._certificate = Certificate(certificate, key) if certificate else None
 
     async def run(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT. Raises `BridgeError` for what waiting cannot mend."""
@@ -279,17 +207,36 @@ class Bridge:
 
     async def _serve(self, pools: Pools) -> None:
         settings = self._settings
-        capture = _build_capture(settings, pools, lambda: broker)
-        catalog = _build_catalog_reader(settings, pools.catalog)
-        broker = _build_broker(settings, capture, catalog, pools)
-        maintenance = _build_maintenance(settings, pools.catalog)
+        broker, capture, catalog = _build_broker(settings, pools)
+        maintenance = LogMaintenance(
+            pools.catalog,
+            settings.conninfo,
+            settings.schema_name,
+            retention_age_s=settings.retention_age_s,
+            retention_bytes=settings.retention_bytes,
+            notify=settings.notify,
+        )
+        authenticator = Authenticator(
+            Roles(frozenset(settings.roles), settings.anon_role, broker.is_ruled, settings.insecure_public),
+            Verifier(settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway_s),
+            self._keys,
+            PublishedKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else None,
+            settings.static_tokens,
+        )
         requests = _build_request_policy(settings, broker, capture, pools, catalog)
-        authenticator = _build_authenticator(settings, broker, self._keys)
-        server = WebSocketServer(broker, requests, authenticator, _server_options(settings), self._certificate)
+        options = _from_settings(ServerOptions, settings, auth_mode=settings.mode)
+        server = WebSocketServer(broker, requests, authenticator, options, self._certificate)
         async with asyncio.TaskGroup() as tasks:
-            running = [tasks.create_task(work) for work in self._side_by_side(broker, maintenance)]
-            running.append(tasks.create_task(authenticator.keep_fresh()))
-            running.append(tasks.create_task(self._keep_revised(broker, authenticator)))
+            side_by_side = (
+                broker.listen(),
+                broker.serve_questions(),
+                broker.watch_catalog(CATALOG_INTERVAL_S),
+                broker.serve_reads(),
+                maintenance.run(MAINTENANCE_INTERVAL_S),
+                authenticator.keep_fresh(),
+                self._keep_revised(broker, authenticator),
+            )
+            running = [tasks.create_task(work) for work in side_by_side]
             async with server.run() as url:
                 self._on_listening(url)
                 await self._stopping.wait()
@@ -303,33 +250,20 @@ class Bridge:
                 server.abort()
 
     async def _keep_revised(self, broker: Broker, authenticator: Authenticator) -> None:
-        """Whenever something may have changed, one time after the other."""
+        """Read rules and tokens again at each `reload`, one time after the other. What is invalid changes nothing."""
         while True:
             check_still_wanted()
             await self._revising.wait()
             self._revising.clear()
-            if revision := self._revision():
-                authenticator.take(revision.static_tokens)
-                await broker.adopt_rules(RuleSet(tuple(revision.rules)))
-                log.info("the rules and tokens of the configuration hold as it says now", extra=_counts(revision))
-
-    def _revision(self) -> Settings | None:
-        if self._revise is None:
-            return None
-        try:
-            return self._revise()
-        except UsageError as error:
-            log.error("the configuration stays as it was", extra=facts(reason=str(error)))
-            return None
-
-    def _side_by_side(self, broker: Broker, maintenance: LogMaintenance) -> list[Coroutine[Any, Any, None]]:
-        return [
-            broker.listen(),
-            broker.serve_questions(),
-            broker.watch_catalog(CATALOG_INTERVAL_S),
-            broker.serve_reads(),
-            maintenance.run(MAINTENANCE_INTERVAL_S),
-        ]
+            try:
+                revision = self._revise()
+            except UsageError as error:
+                log.error("the configuration stays as it was", extra=facts(reason=str(error)))
+                continue
+            authenticator.take(revision.static_tokens)
+            await broker.adopt_rules(RuleSet(tuple(revision.rules)))
+            counts = facts(rules=len(revision.rules), static_tokens=len(revision.static_tokens))
+            log.info("the rules and tokens of the configuration hold as it says now", extra=counts)
 
     @asynccontextmanager
     async def _signals(self) -> AsyncIterator[None]:
@@ -344,13 +278,10 @@ class Bridge:
                 loop.remove_signal_handler(name)
 
 
-def _counts(revision: Settings) -> dict[str, Mapping[str, object]]:
-    return facts(rules=len(revision.rules), static_tokens=len(revision.static_tokens))
-
-
 def _only_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """The reason why a task group ended: ours if there is one, else the first."""
-    leaves: list[BaseException] = []
-    for error in group.exceptions:
-        leaves.append(_only_error(error) if isinstance(error, BaseExceptionGroup) else error)
-    return next((error for error in leaves if isinstance(error, BridgeError)), leaves[0])
+    ours, _ = group.split(BridgeError)
+    error: BaseException = ours or group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -16,14 +16,15 @@ from cdc_bridge.model.errors import UsageError
 from cdc_bridge.statements import granting, read, rights, statement
 
 NAME_BYTES_MAX = 63
+OWNER, RUNTIME = "cdc_owner", "cdc_bridge"
 
 
 @dataclass(frozen=True, slots=True)
 class RoleNames:
     """The names of the roles. `reads_as`: the roles of clients, to which the runtime role switches by SET ROLE."""
 
-    owner: str = "cdc_owner"
-    runtime: str = "cdc_bridge"
+    owner: str = OWNER
+    runtime: str = RUNTIME
     reads_as: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -1,7 +1,5 @@
 """The Typer application: which commands there are, and how they end. Each command stands in a module of its own."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback
@@ -91,7 +89,7 @@ def demo(
     \b
     Example:
       cdc-bridge demo --port 8765
-    """  # noqa: D301 - the \b is meant
+    """
     from cdc_bridge.demo import show
 
     show.run(port, rounds, pause)
@@ -109,7 +107,8 @@ def run(arguments: Sequence[str]) -> int:
         words = [each for each in arguments if each != "--traceback"] or ["--help"]
         return app(words, prog_name="cdc-bridge", standalone_mode=False) or 0
     except ReaderGone:
-        _forget_stdout()
+        # Its reader is gone, so Python would report an error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
@@ -122,23 +121,16 @@ def run(arguments: Sequence[str]) -> int:
 def _explain(error: Exception) -> int:
     """Say what happened, and return the exit code."""
     if isinstance(error, BridgeError):
-        complain(mask(_one_line(str(error))))
+        complain(_one_line(str(error)))
         return error.exit_code
     if hasattr(error, "format_message"):  # a usage error of Typer's, whose class has moved between its versions
         command = getattr(getattr(error, "ctx", None), "command_path", "cdc-bridge")
         complain(f"{_one_line(error.format_message()).replace('Value error, ', '')} ({command} --help tells more)")
         return 2
-    complain(
-        f"unexpected {type(error).__name__}: {_one_line(mask(str(error))) or 'no details'}"
-        " (--traceback shows where; please report it)"
-    )
+    details = _one_line(str(error)) or "no details"
+    complain(f"unexpected {type(error).__name__}: {details} (--traceback shows where; please report it)")
     return 1
 
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
-
-
-def _forget_stdout() -> None:
-    """Redirect stdout, whose reader is gone. Otherwise the parser would report an error at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,47 +1,39 @@
 """`cdc-bridge attach` and `detach`, and `sql`, which prints what they install."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
+from cdc_bridge import statements
+from cdc_bridge.admin import attach as attaching
+from cdc_bridge.admin import detach as detaching
 from cdc_bridge.admin.mode import Mode, Notify
-from cdc_bridge.cli.options import TABLES_HELP, Config, Dsn, SchemaName, load, refuse_unclear_choice
+from cdc_bridge.admin.roles import OWNER, RUNTIME, RoleNames
+from cdc_bridge.admin.roles import script as role_script
+from cdc_bridge.cli.options import Config, Dsn, SchemaName, Tables, connection, load, refuse_unclear_choice
 from cdc_bridge.cli.output import complain, report, say
 from cdc_bridge.model.errors import UsageError
 
+_MODE = (
+    "durable: by a log of changes in the database. live: at once, and kept nowhere. Without it attached tables keep"
+    " theirs, and new ones are durable."
+)
+_NOTIFY = (
+    "For the whole database, and it needs no tables beside it. auto: writers may notify. off: nothing ever does, for"
+    " two-phase commit; every table has to be durable. Recorded, until it is said otherwise.  [auto]"
+)
+_SCHEMA = "With --all: the schema whose tables to attach; may be repeated."
+_EXCLUDED = "A column that never leaves its table, now and later; may be repeated."
 
-def attach(  # noqa: PLR0917 - Typer calls it, by keyword
-    tables: Annotated[list[str] | None, typer.Argument(help=TABLES_HELP, show_default=False)] = None,
+
+def attach(
+    tables: Tables = None,
     every: Annotated[bool, typer.Option("--all", help="Every table of public, or of --schema.")] = False,
-    schema: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="With --all: the schema whose tables to attach; may be repeated."),
-    ] = None,
-    exclude_column: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="TABLE.COLUMN", help="A column that never leaves its table, now and later; may be repeated."
-        ),
-    ] = None,
+    schema: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_SCHEMA)] = None,
+    exclude_column: Annotated[list[str] | None, typer.Option(metavar="TABLE.COLUMN", help=_EXCLUDED)] = None,
     plan: Annotated[bool, typer.Option(help="Print the SQL and its locks, and change nothing.")] = False,
-    mode: Annotated[
-        Mode | None,
-        typer.Option(
-            help="durable: by a log of changes in the database. live: at once, and kept nowhere. Without it attached"
-            " tables keep theirs, and new ones are durable.",
-            show_default=False,
-        ),
-    ] = None,
-    notify: Annotated[
-        Notify | None,
-        typer.Option(
-            help="For the whole database, and it needs no tables beside it. auto: writers may notify. off: nothing ever"
-            " does, for two-phase commit; every table has to be durable. Recorded, until it is said otherwise.  [auto]",
-            show_default=False,
-        ),
-    ] = None,
+    mode: Annotated[Mode | None, typer.Option(help=_MODE, show_default=False)] = None,
+    notify: Annotated[Notify | None, typer.Option(help=_NOTIFY, show_default=False)] = None,
     dsn: Dsn = None,
     schema_name: SchemaName = None,
     config: Config = None,
@@ -57,22 +49,14 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
       cdc-bridge attach --notify off
       cdc-bridge attach --all --mode durable --notify off
       cdc-bridge attach --all --plan
-    """  # noqa: D301 - the \b is meant
-    from cdc_bridge.admin import attach as attaching
-    from cdc_bridge.cli.database import connection
-
-    if notify is None or tables or every or mode or exclude_column:
+    """
+    all_of = tuple(schema or ("public",)) if every else ()
+    request = attaching.Request(tuple(tables or ()), all_of, tuple(exclude_column or ()), mode, notify)
+    if not request.is_of_notify_alone:
         refuse_unclear_choice(tables, every)
     if schema and not every:
         raise UsageError("--schema says which tables --all means: add --all, or write the tables as schema.table")
     settings = load(config, {"dsn": dsn, "schema": schema_name})
-    request = attaching.Request(
-        tables=tuple(tables or ()),
-        all_of_schemas=tuple(schema or ("public",)) if every else (),
-        excluded=tuple(exclude_column or ()),
-        mode=mode,
-        notify=notify,
-    )
     with connection(settings, "attach") as conn:
         planned = attaching.plan(conn, request, settings.schema_name)
         if plan:
@@ -82,8 +66,8 @@ def attach(  # noqa: PLR0917 - Typer calls it, by keyword
     report(planned)
 
 
-def detach(  # noqa: PLR0917 - Typer calls it, by keyword
-    tables: Annotated[list[str] | None, typer.Argument(help=TABLES_HELP, show_default=False)] = None,
+def detach(
+    tables: Tables = None,
     every: Annotated[bool, typer.Option("--all", help="Every table that is attached.")] = False,
     purge: Annotated[
         bool, typer.Option(help="With --all: remove our schema too, so that nothing of us is left.")
@@ -98,10 +82,7 @@ def detach(  # noqa: PLR0917 - Typer calls it, by keyword
     Examples:
       cdc-bridge detach messages
       cdc-bridge detach --all --purge
-    """  # noqa: D301 - the \b is meant
-    from cdc_bridge.admin import detach as detaching
-    from cdc_bridge.cli.database import connection
-
+    """
     refuse_unclear_choice(tables, every)
     settings = load(config, {"dsn": dsn, "schema": schema_name})
     request = detaching.Request(tuple(tables or ()), all_tables=every, purge=purge)
@@ -111,16 +92,16 @@ def detach(  # noqa: PLR0917 - Typer calls it, by keyword
     report(planned)
 
 
-def sql(  # noqa: PLR0917 - Typer calls it, by keyword
+def sql(
     roles: Annotated[
         bool, typer.Option("--roles", help="Instead, the SQL that makes two roles: one that attaches, one that serves.")
     ] = False,
     owner_role: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="With --roles: who attaches, and owns our schema.  [cdc_owner]"),
+        typer.Option(metavar="NAME", help=f"With --roles: who attaches, and owns our schema.  [{OWNER}]"),
     ] = None,
     runtime_role: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With --roles: who serves, and can do no more.  [cdc_bridge]")
+        str | None, typer.Option(metavar="NAME", help=f"With --roles: who serves, and can do no more.  [{RUNTIME}]")
     ] = None,
     reads_as: Annotated[
         list[str] | None,
@@ -141,15 +122,11 @@ def sql(  # noqa: PLR0917 - Typer calls it, by keyword
     Examples:
       cdc-bridge sql > migrations/0042_cdc_bridge.sql
       cdc-bridge sql --roles --reads-as anon --reads-as authenticated | psql -1 database
-    """  # noqa: D301 - the \b is meant
-    from cdc_bridge import statements
-    from cdc_bridge.admin.roles import RoleNames, script
-
+    """
     schema = load(config, {"schema": schema_name}).schema_name
     if roles:
-        named = {"owner": owner_role, "runtime": runtime_role}
-        wanted = RoleNames(**{part: name for part, name in named.items() if name}, reads_as=tuple(reads_as or ()))
-        say(script(wanted, schema, guard=guard).rstrip())
+        names = RoleNames(owner_role or OWNER, runtime_role or RUNTIME, tuple(reads_as or ()))
+        say(role_script(names, schema, guard=guard).rstrip())
         return
     if owner_role or runtime_role or reads_as:
         raise UsageError("--owner-role, --runtime-role and --reads-as name roles: add --roles")

@@ -1,7 +1,5 @@
 """`cdc-bridge listen`: a subscriber in the terminal."""
 
-from __future__ import annotations
-
 import asyncio
 import datetime
 import enum
@@ -11,15 +9,13 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
-from cdc_bridge.cli import TERMINATED, leave_at_sigterm
+from cdc_bridge.cli import TERMINATED
 from cdc_bridge.cli.output import ReaderGone, complain, say
-
-if TYPE_CHECKING:
-    from cdc_bridge.client import Message, Wanted
+from cdc_bridge.client import Message, Wanted, messages
 
 DEFAULT_URL = "ws://127.0.0.1:8765/websocket"
 
@@ -52,13 +48,11 @@ def listen(
       cdc-bridge listen messages
       cdc-bridge listen messages --event create --fields id,text
       cdc-bridge listen messages | jq .data
-    """  # noqa: D301 - the \b is meant
-    leave_at_sigterm(TERMINATED)
-    from cdc_bridge.client import Wanted
-
+    """
     names = [name.strip() for name in fields.split(",") if name.strip()]
     wanted = Wanted(collection, event.value if event else None, {"fields": names} if names else {})
-    show = pretty_printer() if sys.stdout.isatty() and not as_json else _print_verbatim
+    is_pretty = sys.stdout.isatty() and not as_json
+    show = pretty_printer() if is_pretty else lambda message: say(message.text)
     terminated = asyncio.Event()
     try:
         with asyncio.Runner() as runner:
@@ -74,19 +68,17 @@ class _Terminated(Exception):
 
 
 async def _listen(url: str, wanted: Wanted, show: Callable[[Message], None], terminated: asyncio.Event) -> None:
-    from cdc_bridge.client import messages
-
     try:
         async with asyncio.TaskGroup() as tasks, aclosing(messages(url, wanted, notice=complain)) as arriving:
             tasks.create_task(_until_reader_is_gone())
-            tasks.create_task(_until(terminated))
+            tasks.create_task(_until_terminated(terminated))
             async for message in arriving:
                 show(message)
     except BaseExceptionGroup as group:
         raise group.exceptions[0] from None
 
 
-async def _until(terminated: asyncio.Event) -> NoReturn:
+async def _until_terminated(terminated: asyncio.Event) -> NoReturn:
     await terminated.wait()
     raise _Terminated
 
@@ -102,10 +94,6 @@ async def _until_reader_is_gone() -> None:
     asyncio.get_running_loop().add_reader(descriptor, gone.set)
     await gone.wait()
     raise ReaderGone
-
-
-def _print_verbatim(message: Message) -> None:
-    say(message.text)
 
 
 def pretty_printer() -> Callable[[Message], None]:

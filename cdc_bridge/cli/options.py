@@ -1,43 +1,44 @@
-"""Options that several commands share, and the step from flags to `Settings`."""
-
-from __future__ import annotations
+"""What several commands share: options, the step from flags to `Settings`, and a connection to the database."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_origin
 
+import psycopg
 import typer
+from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc_bridge import settings as s
 from cdc_bridge.cli.output import complain
-from cdc_bridge.model.errors import UsageError
+from cdc_bridge.conninfo import mask, of_command, server
+from cdc_bridge.model.errors import DatabaseError, DatabaseUnreachable, LockNotAcquired, UsageError
 from cdc_bridge.settings import Settings
 
 Dsn: TypeAlias = Annotated[
     str | None,
     typer.Option(
-        "--dsn",
-        metavar="CONNINFO",
-        help="The database; else CDC_BRIDGE_DSN, else libpq's own PG* variables.",
+        "--dsn", metavar="CONNINFO", help="The database; else CDC_BRIDGE_DSN, else libpq's own PG* variables."
     ),
 ]
-
 Config: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--config",
-        metavar="FILE",
-        help="A TOML file with settings; else cdc-bridge.toml where it is present.",
+        "--config", metavar="FILE", help="A TOML file with settings; else cdc-bridge.toml where it is present."
     ),
 ]
-
 SchemaName: TypeAlias = Annotated[
     str | None,
     typer.Option("--schema-name", metavar="NAME", help="The schema of cdc_bridge in the database.  [cdc]"),
 ]
-
-TABLES_HELP = "Tables, as messages or sales.orders; quote as in SQL: '\"Order Details\"'."
+Tables: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Tables, as messages or sales.orders; quote as in SQL: '\"Order Details\"'.", show_default=False
+    ),
+]
 
 
 def load(config: Path | None, flags: Mapping[str, object]) -> Settings:
@@ -49,15 +50,14 @@ def load(config: Path | None, flags: Mapping[str, object]) -> Settings:
 
 def refuse_unclear_choice(tables: Collection[str] | None, every: bool) -> None:
     """The command acts on what was named, or on all; it never guesses."""
-    if not tables and not every:
-        raise UsageError("name the tables, or say --all")
-    if tables and every:
-        raise UsageError("name tables or say --all, not both")
+    if bool(tables) == every:
+        raise UsageError("name tables or say --all, not both" if tables else "name the tables, or say --all")
 
 
-def with_a_flag_for_each_setting(
-    command: Callable[[Path | None, dict[str, object]], None],
-) -> Callable[..., None]:
+# --- a flag for each setting ---
+
+
+def with_a_flag_for_each_setting(command: Callable[[Path | None, dict[str, object]], None]) -> Callable[..., None]:
     """Give `command(config, flags)` the signature from which Typer reads one flag for each setting.
 
     Values stay text until `Settings` judges them, so that all sources obey the same rules.
@@ -66,30 +66,83 @@ def with_a_flag_for_each_setting(
     def typed(config: Path | None, **flags: object) -> None:
         command(config, flags)
 
+    annotations = {"config": Config} | {name: _option(name) for name in s.FIELDS}
     keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [inspect.Parameter("config", keyword, default=None, annotation=Config)]
-    parameters += [inspect.Parameter(name, keyword, default=None, annotation=_option(name)) for name in s.FIELDS]
+    parameters = [inspect.Parameter(name, keyword, default=None, annotation=each) for name, each in annotations.items()]
     typed.__name__, typed.__doc__ = command.__name__, command.__doc__
     typed.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    typed.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    typed.__annotations__ = annotations
     return typed
 
 
 def _option(name: str) -> Any:
     info, flag = s.FIELDS[name], s.flag(name)
     words = f" {s.allowed(name).capitalize()}." if get_origin(info.annotation) is Literal else ""
-    help_text = f"{info.description}{words}{_default(name)}"
+    shows_default = isinstance(info.default, (str, int, float)) and info.default != ""
+    help_text = f"{info.description}{words}" + (f"  [{info.default}]" if shows_default else "")
     if info.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text)]
-    return Annotated[str | None, typer.Option(flag, metavar=_metavar(info.annotation), help=help_text)]
+    metavar = "NUMBER" if info.annotation in (int, float) else "JSON" if info.annotation == dict[str, str] else "TEXT"
+    return Annotated[str | None, typer.Option(flag, metavar=metavar, help=help_text)]
 
 
-def _default(name: str) -> str:
-    default = s.FIELDS[name].default
-    return f"  [{default}]" if isinstance(default, (str, int, float)) and default != "" else ""
+# --- the database of a command ---
+
+_NEXT_STEPS = {
+    "password authentication failed": "check the user and the password",
+    "no password supplied": "add a password to the connection string, or set PGPASSWORD",
+    "Connection refused": "is the server running there, and is the port right?",
+    "No such file or directory": "no server on this machine's socket; name one with --dsn or CDC_BRIDGE_DSN",
+    "could not translate host name": "check the host in the connection string",
+    "failed to resolve host": "check the host in the connection string",
+    "timeout": "check the host and the port, and whether a firewall is in the way",
+    "no pg_hba.conf entry": "the server's pg_hba.conf must let this user in from here",
+}
 
 
-def _metavar(annotation: object) -> str:
-    if annotation in (int, float):
-        return "NUMBER"
-    return "JSON" if annotation == dict[str, str] else "TEXT"
+@contextmanager
+def connection(settings: Settings, command: str) -> Iterator[psycopg.Connection]:
+    """Connected in autocommit mode; every psycopg error leaves as one of ours."""
+    dsn = settings.conninfo
+    ours = {
+        "connect_timeout": str(max(2, round(settings.connect_timeout_s))),
+        "application_name": of_command(command),
+    }
+    try:
+        conn = psycopg.connect(make_conninfo("", **(ours | conninfo_to_dict(dsn))), autocommit=True)
+    except psycopg.Error as error:
+        step = next((step for sign, step in _NEXT_STEPS.items() if sign in str(error)), "check --dsn or CDC_BRIDGE_DSN")
+        place = mask(server(dsn), dsn)
+        raise DatabaseUnreachable(f"cannot connect to {place}: {_reason(error, dsn)}; {step}") from None
+    try:
+        with conn:
+            yield conn
+    except psycopg.Error as error:
+        raise _refusal(error, dsn) from None
+
+
+def _refusal(error: psycopg.Error, dsn: str) -> DatabaseError:
+    """Return the error that says why a statement failed."""
+    reason = _reason(error, dsn)
+    match error:
+        case errors.LockNotAvailable():
+            return LockNotAcquired(reason)
+        case errors.InsufficientPrivilege():
+            return DatabaseError(
+                f"{reason}; connect as the owner of the tables and of our schema; see cdc-bridge sql --roles"
+            )
+        case errors.ReadOnlySqlTransaction():
+            return DatabaseError(
+                f"{reason}: this is a hot standby, or default_transaction_read_only is on; connect to the primary"
+            )
+        case errors.AdminShutdown() | errors.CrashShutdown() | errors.CannotConnectNow():
+            return DatabaseUnreachable(f"{reason}; try again when the server is up")
+        case psycopg.OperationalError() if error.sqlstate is None:
+            return DatabaseUnreachable(f"the connection broke: {reason}; try again")
+    return DatabaseError(f"the database refused: {reason}")
+
+
+def _reason(error: psycopg.Error, dsn: str) -> str:
+    """Return the first line of what libpq or the server says, without a secret."""
+    lines = (error.diag.message_primary or str(error).strip()).splitlines() or [type(error).__name__]
+    return mask(lines[0].removeprefix("connection failed: ").strip(), dsn)

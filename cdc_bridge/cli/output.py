@@ -1,14 +1,9 @@
 """Write results to stdout, and everything about them to stderr."""
 
-from __future__ import annotations
-
 import sys
-from typing import TYPE_CHECKING
 
+from cdc_bridge.admin.plan import Plan
 from cdc_bridge.conninfo import mask
-
-if TYPE_CHECKING:
-    from cdc_bridge.admin.plan import Plan
 
 
 class ReaderGone(Exception):
@@ -37,19 +32,16 @@ def report(done: Plan) -> None:
     """Print what `attach` or `detach` has done."""
     for sentence in done.notes:
         note(sentence)
-    for task in done.tasks:
-        say(task.title)
-    if not done.tasks:
-        say("Nothing to do.")
+    say("\n".join(task.title for task in done.tasks) or "Nothing to do.")
 
 
 def size(count: float) -> str:
     """Return a size in words."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 10_000 or unit == "GB":
+    for unit in ("bytes", "kB", "MB"):
+        if count < 10_000:
             return f"{count:,.0f} {unit}"
         count /= 1024
-    raise AssertionError
+    return f"{count:,.0f} GB"
 
 
 def age(seconds: float) -> str:

@@ -3,8 +3,6 @@
 Rule: nothing is public by itself. Whatever opens the bridge to more people is a setting of its own; refusals name it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging
@@ -49,7 +47,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     Examples:
       cdc-bridge serve --dsn postgresql://user@host/database --insecure-public
       cdc-bridge serve --host 0.0.0.0 --tls-certificate tls.crt --tls-key tls.key
-    """  # noqa: D301 - the \b is meant
+    """
     leave_at_sigterm(0)  # until the bridge has its own
     config = s.chosen(config)
     settings = load(config, flags)
@@ -104,32 +102,25 @@ def _end_in_any_case(limit_s: float) -> None:
 
 
 def _run(bridge: Coroutine[Any, Any, None]) -> None:
-    _spare_the_collector()
+    # Python looks for cycles less often: with 100,000 subscriptions a look at everything takes a second, in which
+    # nothing else happens, and hardly anything here is part of a cycle. What has been imported is looked at no more.
+    gc.freeze()
+    gc.set_threshold(*COLLECTED_AFTER)
     try:
-        import uvloop
+        from uvloop import run
     except ImportError:  # not on every platform
         asyncio.run(bridge)
     else:
-        uvloop.run(bridge)
+        run(bridge)
 
 
 def _open_as_many_files_as_allowed() -> None:
     """A connection is an open file, and what a shell allows at first, often 1,024, is less than connections_max."""
-    try:
+    with suppress(ImportError, ValueError, OSError):  # not on every platform; "unlimited" is more than some take
         import resource
-    except ImportError:  # not on every platform
-        return
-    _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # "unlimited" is more than some systems take
+
+        _, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, allowed))
-
-
-def _spare_the_collector() -> None:
-    """Let Python look for cycles less often: with 100,000 subscriptions a look at everything takes a second, in which
-    nothing else happens, and hardly anything here is part of a cycle. What has been imported is looked at no more.
-    """
-    gc.freeze()
-    gc.set_threshold(*COLLECTED_AFTER)
 
 
 AUTHENTICATION = "jwt_secret, jwt_public_key, jwt_jwks_url or static_tokens"
@@ -158,14 +149,23 @@ def refusal(settings: Settings) -> str | None:
 
 def warnings(settings: Settings) -> list[str]:
     """Return what the operator should know at the start."""
-    return [sentence for sentence in (_of_readers(settings), _of_the_way(settings)) if sentence]
+    found = [sentence] if (sentence := _of_readers(settings)) else []
+    if not (is_loopback(settings.host) or settings.tls_certificate or settings.behind_proxy):
+        found.append("serving other machines without TLS: tokens and rows can be read on the way")
+    return found
 
 
 def _of_readers(settings: Settings) -> str | None:
-    if settings.mode is not AuthMode.PUBLIC and not settings.authenticates:
+    """Return a sentence where fewer clients, or more, can read than the operator may think."""
+    is_public = settings.mode is AuthMode.PUBLIC
+    if not is_public and not settings.authenticates:
         return f"nobody is let in: auth_mode wants a token, and nothing says which are good. Set {AUTHENTICATION}"
+    if settings.insecure_public and not is_public:
+        return "insecure_public opens nothing: clients have to show a token, as long as auth_mode is not public"
+    if settings.insecure_public and settings.anon_role:
+        return "insecure_public opens nothing: a client without a token has the rights of anon_role"
     if settings.insecure_public:
-        return _of_the_public(settings)
+        return "serving without authentication: whoever can connect reads every attached table"
     if settings.anon_role or (settings.authenticates and (settings.roles or settings.rules)):
         return None
     if settings.authenticates:
@@ -179,17 +179,3 @@ def _of_readers(settings: Settings) -> str | None:
         " clients with a token; anon_role for those without one; or, on this machine, --insecure-public for everybody"
         " and every attached table"
     )
-
-
-def _of_the_public(settings: Settings) -> str:
-    if settings.mode is not AuthMode.PUBLIC:
-        return "insecure_public opens nothing: clients have to show a token, as long as auth_mode is not public"
-    if settings.anon_role:
-        return "insecure_public opens nothing: whoever has no token has the rights of anon_role"
-    return "serving without authentication: whoever can connect reads every attached table"
-
-
-def _of_the_way(settings: Settings) -> str | None:
-    if is_loopback(settings.host) or settings.tls_certificate or settings.behind_proxy:
-        return None
-    return "serving other machines without TLS: tokens and rows can be read on the way"

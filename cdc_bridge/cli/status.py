@@ -1,23 +1,20 @@
 """`cdc-bridge status`, and `prune`, which forgets old changes of the log."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from cdc_bridge.cli.options import Config, Dsn, SchemaName, load
+from cdc_bridge.admin import retention
+from cdc_bridge.admin.retention import Log, Pruned
+from cdc_bridge.admin.status import AttachedTable, Listener, Status, read_status
+from cdc_bridge.cli.options import Config, Dsn, SchemaName, connection, load
 from cdc_bridge.cli.output import age, say, size
 from cdc_bridge.model.errors import LockNotAcquired, NotInstalled
-
-if TYPE_CHECKING:
-    from cdc_bridge.admin.retention import Log, Pruned
-    from cdc_bridge.admin.status import AttachedTable, Listener, Status
-
+from cdc_bridge.statements import VERSION
 
 _BEGIN = "Begin with: cdc-bridge attach --all"
 
@@ -33,11 +30,7 @@ def status(
     \b
     Example:
       cdc-bridge status --json
-    """  # noqa: D301 - the \b is meant
-    from cdc_bridge.admin.status import read_status
-    from cdc_bridge.cli.database import connection
-    from cdc_bridge.statements import VERSION
-
+    """
     settings = load(config, {"dsn": dsn, "schema": schema_name})
     found = None
     with connection(settings, "status") as conn, contextlib.suppress(NotInstalled):
@@ -131,10 +124,7 @@ def prune(
     \b
     Example:
       cdc-bridge prune --older-than 3600
-    """  # noqa: D301 - the \b is meant
-    from cdc_bridge.admin import retention
-    from cdc_bridge.cli.database import connection
-
+    """
     settings = load(config, {"dsn": dsn, "schema": schema_name})
     with connection(settings, "prune") as conn:
         done = retention.prune(

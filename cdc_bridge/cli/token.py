@@ -1,7 +1,5 @@
 """`cdc-bridge token`."""
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterable
@@ -10,10 +8,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
+from cdc_bridge.access.authenticator import mint
 from cdc_bridge.cli.options import Config, load
 from cdc_bridge.cli.output import complain, say
 from cdc_bridge.model.errors import SettingsError, UsageError
-from cdc_bridge.settings import Settings
 
 OWN_CLAIMS = frozenset({"role", "sub", "iat", "exp", "aud", "iss"})
 """Claims that options and settings decide on."""
@@ -40,34 +38,22 @@ def token(
     Examples:
       cdc-bridge token --role reader --sub ann
       cdc-bridge token --role reader --claim 'org=7' --claim 'groups=["a","b"]' --expires-in 15m
-    """  # noqa: D301 - the \b is meant
+    """
     settings = load(config, {})
     secret = settings.jwt_secret.get_secret_value()
     if not secret:
         raise SettingsError("there is no jwt_secret to sign it with: set CDC_BRIDGE_JWT_SECRET, as for the bridge")
 
-    if unknown := _unknown(role, settings):
-        complain(unknown)
-
-    from cdc_bridge.access.authenticator import mint
+    known = {*settings.roles, *(rule.role for rule in settings.rules), settings.anon_role} - {""}
+    if known and role not in known:
+        complain(
+            f"the bridge refuses this token if it has these settings: {role} is not in roles, and no rule names it"
+        )
 
     now_s = int(time.time())
-    times = {"iat": now_s, "exp": now_s + _span_s(expires_in)}
-    say(mint(secret, {"role": role} | _named(sub, settings) | times | _claims(claim or ())))
-
-
-def _unknown(role: str, settings: Settings) -> str | None:
-    """Yield why a bridge with these settings will refuse the token. It is made all the same."""
-    known = {*settings.roles, *(rule.role for rule in settings.rules), settings.anon_role} - {""}
-    if not known or role in known:
-        return None
-    return f"the bridge refuses this token if it has these settings: {role} is not in roles, and no rule names it"
-
-
-def _named(sub: str | None, settings: Settings) -> dict[str, Any]:
-    """Return the claims that are texts."""
-    texts = {"sub": sub, "aud": settings.jwt_audience, "iss": settings.jwt_issuer}
-    return {name: text for name, text in texts.items() if text}
+    texts = {"role": role, "sub": sub, "aud": settings.jwt_audience, "iss": settings.jwt_issuer}
+    claims = {name: text for name, text in texts.items() if text or name == "role"}
+    say(mint(secret, claims | {"iat": now_s, "exp": now_s + _span_s(expires_in)} | _claims(claim or ())))
 
 
 def _span_s(text: str) -> int:
@@ -85,12 +71,8 @@ def _claims(assignments: Iterable[str]) -> dict[str, Any]:
             raise UsageError("--claim needs a name and a value: --claim org=7")
         if name in OWN_CLAIMS:
             raise UsageError(f"--claim {name}: options and settings decide on this one")
-        claims[name] = _value(text)
+        try:
+            claims[name] = msgspec.json.decode(text)
+        except msgspec.DecodeError:
+            claims[name] = text
     return claims
-
-
-def _value(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return text

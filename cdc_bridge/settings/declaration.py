@@ -3,43 +3,40 @@
 Flags, environment variables, the TOML file, the reference in docs/settings.md and the parts of a bridge follow from it.
 """
 
-from __future__ import annotations
-
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr
 from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from cdc_bridge import conninfo
 from cdc_bridge.access.auth_state import AuthMode
-from cdc_bridge.access.authenticator import StaticToken
-from cdc_bridge.access.rules import Rule
-from cdc_bridge.settings.values import check_token, origin, read_rules, refusal
+from cdc_bridge.settings.values import (
+    DSN_FORM,
+    SECRET_BYTES_MIN,
+    AnyCase,
+    Collections,
+    Dsn,
+    Names,
+    Origins,
+    Relations,
+    Rules,
+    Secret,
+    Tokens,
+    Url,
+)
 
 PREFIX = "CDC_BRIDGE_"
 
 _MIB = 1024 * 1024
 
-SECRET_BYTES_MIN = 32
-"""A shorter secret of HS256 can be found by trying (RFC 7518, section 3.2)."""
-
 SECRETS = frozenset({"dsn", "jwt_secret", "jwt_public_key", "jwt_jwks_url", "static_tokens"})
 """Settings of which no message shows a value: what was meant for one may well be a secret where it is refused."""
 
-
-_DSN_FORM = "a connection string such as postgresql://user@host:5432/database or 'host=... dbname=...'"
 _ORIGINS_FORM = "a list of origins such as https://app.example.com, as JSON or separated by commas"
-_ROLES_FORM = "a list of roles, as JSON or separated by commas"
 _TOKENS_FORM = 'a list of tables {"sha256": "...", "role": "...", "claims": {...}}, the hash in 64 hex digits'
 _RULES_FORM = 'a list of tables {"role": "...", "collection": "...", "fields": [...], "filter": {...}, "events": [...]}'
-_PEM_FORM = "the path of a PEM file"
-_NOTIFY_FORM = "auto or off"
 _COLLECTIONS_FORM = 'a table that names collections, {"schema.table": "name"}, each name once'
-_RELATIONS_FORM = 'a table that names relations, {"collection.column": "name"}'
 
 
 def _setting(default: Any, description: str, *, allowed: str = "", **bounds: Any) -> Any:
@@ -59,10 +56,10 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    dsn: SecretStr = _setting(
+    dsn: Dsn = _setting(
         SecretStr(""),
         "The database, as a URL or in key=value form; without it libpq's own PG* variables decide.",
-        allowed=_DSN_FORM,
+        allowed=DSN_FORM,
     )
     schema_name: str = _setting(
         "cdc",
@@ -72,15 +69,15 @@ class Settings(BaseSettings):
         max_length=63,
         allowed="a name of 1 to 63 characters",
     )
-    collections: Annotated[dict[str, str], NoDecode] = _setting(
-        {}, "Other names for collections: table to name.", allowed=_COLLECTIONS_FORM
-    )
-    relations: Annotated[dict[str, str], NoDecode] = _setting(
-        {}, "Names for the rows that refer to another one: foreign key to name.", allowed=_RELATIONS_FORM
+    collections: Collections = _setting({}, "Other names for collections: table to name.", allowed=_COLLECTIONS_FORM)
+    relations: Relations = _setting(
+        {},
+        "Names for the rows that refer to another one: foreign key to name.",
+        allowed='a table that names relations, {"collection.column": "name"}',
     )
 
-    notify: Literal["", "auto", "off"] = _setting(
-        "", "Whether anything notifies; recorded in the database, for all bridges.", allowed=_NOTIFY_FORM
+    notify: Annotated[Literal["", "auto", "off"], AnyCase] = _setting(
+        "", "Whether anything notifies; recorded in the database, for all bridges.", allowed="auto or off"
     )
     poll_interval_s: float = _setting(
         0.05, "Seconds between two looks at the change log while writers do not notify.", gt=0
@@ -94,36 +91,38 @@ class Settings(BaseSettings):
     insecure_bind: bool = _setting(
         False, "Listen on an address that other machines can reach, without authentication or without TLS."
     )
-    tls_certificate: str = _setting("", "The certificate that the bridge shows, with its chain.", allowed=_PEM_FORM)
-    tls_key: str = _setting("", "The key of that certificate.", allowed=_PEM_FORM)
+    tls_certificate: str = _setting(
+        "", "The certificate that the bridge shows, with its chain.", allowed="the path of a PEM file"
+    )
+    tls_key: str = _setting("", "The key of that certificate.", allowed="the path of a PEM file")
     behind_proxy: bool = _setting(False, "A proxy in front does TLS, and says where clients come from.")
-    allowed_origins: Annotated[list[str], NoDecode] = _setting(
+    allowed_origins: Origins = _setting(
         [], "Origins of web pages that may connect; without any, pages of the bridge's own host.", allowed=_ORIGINS_FORM
     )
-    auth_mode: Literal["", "public", "handshake", "strict"] = _setting(
+    auth_mode: Annotated[Literal["", "public", "handshake", "strict"], AnyCase] = _setting(
         "", "Whether clients have to say who they are, and when.", allowed="public, handshake or strict"
     )
     auth_timeout_s: float = _setting(10.0, "Seconds that a client has to say who it is.", gt=0)
-    jwt_secret: SecretStr = _setting(
+    jwt_secret: Secret = _setting(
         SecretStr(""), "The secret that tokens are signed with (HS256).", allowed=f"{SECRET_BYTES_MIN} bytes or more"
     )
     jwt_public_key: str = _setting(
         "", "The public key that tokens are verified with (RS256, ES256, EdDSA).", allowed="PEM text or a file's path"
     )
-    jwt_jwks_url: str = _setting(
+    jwt_jwks_url: Url = _setting(
         "", "Where the issuer of tokens publishes its public keys.", allowed="an http or https URL"
     )
     jwt_audience: str = _setting("", "What the audience of a token has to be, or to contain.", allowed="any text")
     jwt_issuer: str = _setting("", "What the issuer of a token has to be.", allowed="any text")
     jwt_leeway_s: float = _setting(5.0, "Seconds by which clocks may differ: for the times in a token.", ge=0)
     anon_role: str = _setting("", "The role of who has no token, or one that names no role.", allowed="a role's name")
-    roles: Annotated[list[str], NoDecode] = _setting(
-        [], "The roles of the database that a token may name.", allowed=_ROLES_FORM
+    roles: Names = _setting(
+        [],
+        "The roles of the database that a token may name.",
+        allowed="a list of roles, as JSON or separated by commas",
     )
-    static_tokens: Annotated[list[StaticToken], NoDecode] = _setting(
-        [], "Tokens that are no JWTs, by their hashes.", allowed=_TOKENS_FORM
-    )
-    rules: Annotated[list[Rule], NoDecode] = _setting(
+    static_tokens: Tokens = _setting([], "Tokens that are no JWTs, by their hashes.", allowed=_TOKENS_FORM)
+    rules: Rules = _setting(
         [], "What a role may see of a collection: besides its grants, or instead of them.", allowed=_RULES_FORM
     )
     compression: bool = _setting(False, "Offer permessage-deflate: less traffic for more CPU and memory.")
@@ -162,80 +161,10 @@ class Settings(BaseSettings):
     evaluation_rest_s: float = _setting(60.0, "Seconds for which what took longer is not asked again.", gt=0)
     shutdown_timeout_s: float = _setting(3.0, "Seconds to flush and close the clients at the end.", gt=0)
 
-    log_format: Literal["human", "json"] = _setting("human", "How log lines look.")
-    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+    log_format: Annotated[Literal["human", "json"], AnyCase] = _setting("human", "How log lines look.")
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = _setting(
         "info", "The least severe lines that are logged."
     )
-
-    @field_validator("dsn")
-    @classmethod
-    def _dsn_is_conninfo(cls, dsn: SecretStr) -> SecretStr:
-        if fault := conninfo.fault(dsn.get_secret_value()):
-            raise refusal(f"{fault}; expected {_DSN_FORM}")
-        return dsn
-
-    @field_validator("jwt_secret")
-    @classmethod
-    def _secret_is_long(cls, secret: SecretStr) -> SecretStr:
-        size_bytes = len(secret.get_secret_value().encode())
-        if 0 < size_bytes < SECRET_BYTES_MIN:
-            raise refusal(
-                f"has {size_bytes} bytes and can be found by trying; expected {SECRET_BYTES_MIN} or more, as"
-                " `openssl rand -hex 32` makes them"
-            )
-        return secret
-
-    @field_validator("jwt_jwks_url")
-    @classmethod
-    def _jwks_by_http(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if url and not (parts.scheme in ("http", "https") and parts.hostname):
-            raise ValueError("no URL of the web")
-        return url
-
-    @field_validator("collections", "relations", "static_tokens", mode="before")
-    @classmethod
-    def _json_from_text(cls, value: object) -> object:
-        return json.loads(value) if isinstance(value, str) else value
-
-    @field_validator("static_tokens")
-    @classmethod
-    def _tokens_can_be_used(cls, tokens: list[StaticToken]) -> list[StaticToken]:
-        for token in tokens:
-            check_token(token)
-        return tokens
-
-    @field_validator("rules", mode="before")
-    @classmethod
-    def _rules_from_tables(cls, value: object) -> object:
-        value = json.loads(value) if isinstance(value, str) else value
-        return read_rules(value) if isinstance(value, list) else value
-
-    @field_validator("allowed_origins", "roles", mode="before")
-    @classmethod
-    def _list_from_text(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            return json.loads(value)
-        return [each.strip() for each in value.split(",") if each.strip()]
-
-    @field_validator("allowed_origins")
-    @classmethod
-    def _origins_as_browsers_send_them(cls, origins: list[str]) -> list[str]:
-        return [origin(text) for text in origins]
-
-    @field_validator("collections")
-    @classmethod
-    def _each_collection_has_its_own_name(cls, names: dict[str, str]) -> dict[str, str]:
-        if len(set(names.values())) < len(names) or not all(names.values()):
-            raise ValueError("a name stands twice, or is empty")
-        return names
-
-    @field_validator("log_format", "log_level", "notify", "auth_mode", mode="before")
-    @classmethod
-    def _words_in_any_case(cls, value: object) -> object:
-        return value.lower() if isinstance(value, str) else value
 
     @property
     def conninfo(self) -> str:
@@ -270,19 +199,14 @@ class Settings(BaseSettings):
         return (init_settings,)
 
 
-def _name(attribute: str, info: FieldInfo) -> str:
-    return info.alias or attribute
-
-
-_MEMBERS = tuple(Settings.model_fields.items())
-
-FIELDS: Mapping[str, FieldInfo] = {_name(attribute, info): info for attribute, info in _MEMBERS}
+FIELDS: Mapping[str, FieldInfo] = {info.alias or member: info for member, info in Settings.model_fields.items()}
 """Every setting by its name."""
 
 
 def differing(before: Settings, now: Settings) -> set[str]:
     """Return the names of the settings whose values differ."""
-    return {_name(member, info) for member, info in _MEMBERS if getattr(before, member) != getattr(now, member)}
+    members = zip(FIELDS, Settings.model_fields, strict=True)
+    return {name for name, member in members if getattr(before, member) != getattr(now, member)}
 
 
 def variable(name: str) -> str:

@@ -14,7 +14,6 @@ import pytest
 
 from cdc_bridge.access.rules import Rule
 from cdc_bridge.settings import Settings
-from cdc_bridge.settings.values import read_rules
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge, settings_of
 from tests.support.server import Database
@@ -49,7 +48,8 @@ def tables(database: Database) -> Database:
 
 
 def rule(collection: str, role: str = "app", **members: Any) -> Rule:
-    (read,) = read_rules([{"role": role, "collection": collection, **members}])
+    rules: Any = [{"role": role, "collection": collection, **members}]
+    (read,) = Settings(rules=rules).rules
     return read
 
 
