@@ -5,12 +5,15 @@ how a password looks in a URL and in `key=value` form; a caller that knows the c
 too, and its password is then masked wherever it stands.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import re
+from contextlib import suppress
 from urllib.parse import quote, unquote
+
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 
 LISTEN = "cdc_bridge listen"
 HEARTBEAT = "cdc_bridge heartbeat"
@@ -34,11 +37,6 @@ _UNKNOWN_OPTION = re.compile(r'invalid (?:connection option|URI query parameter:
 _ENCODE = "in a URL a password with @ : / or % has to be percent-encoded (@ is %40)"
 
 
-def of_command(command: str) -> str:
-    """The `application_name` of a command's session."""
-    return f"cdc-bridge {command}"
-
-
 def mask(text: str, dsn: str = "") -> str:
     """`text` without any password that can be recognised in it, and without the password of `dsn`."""
     # The known password first: once the forms below are masked, a part of it could stay behind.
@@ -48,28 +46,15 @@ def mask(text: str, dsn: str = "") -> str:
     return _AS_KEY.sub(rf"\g<before>{MASK}", text)
 
 
-def is_conninfo(dsn: str) -> bool:
-    """Return whether libpq can read the text. Its complaint is not kept, since it quotes the text."""
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
-    try:
-        conninfo_to_dict(dsn)
-    except ProgrammingError:
-        return False
-    return True
-
-
 def fault(dsn: str) -> str:
     """Return what is wrong with a connection string, without its values; empty if nothing is.
 
     libpq takes `u:p@ss@host` for the host `ss@host`, and `u:p/ss@host` for the port `p`, and says so to everybody.
     """
-    from psycopg import ProgrammingError
-    from psycopg.conninfo import conninfo_to_dict
-
-    if _has_unencoded_password(dsn):
-        return _ENCODE
+    if _URL.match(dsn):
+        authority, _, path = dsn.partition("://")[2].partition("?")[0].partition("/")
+        if authority.count("@") > 1 or "@" in path:
+            return _ENCODE
     try:
         parts = conninfo_to_dict(dsn)
     except ProgrammingError as error:
@@ -82,37 +67,22 @@ def fault(dsn: str) -> str:
     return ""
 
 
-def _has_unencoded_password(dsn: str) -> bool:
-    if not _URL.match(dsn):
-        return False
-    authority, _, path = dsn.partition("://")[2].partition("?")[0].partition("/")
-    return authority.count("@") > 1 or "@" in path
-
-
 def _unreadable(dsn: str, complaint: str) -> str:
     """Libpq quotes the text; of that only the name of an option may be shown, where it cannot be part of a password."""
     is_url = bool(_URL.match(dsn))
     if unknown := _UNKNOWN_OPTION.search(complaint):
         before, _, after = dsn.partition("?") if is_url else dsn.partition(unknown[1])
         is_doubtful = ("@" in after and "@" not in before) if is_url else _AS_KEY.search(before)
-        near = difflib.get_close_matches(unknown[1], _options(), n=1)
-        if near:
+        options = [option.keyword.decode() for option in Conninfo.get_defaults()]
+        if near := difflib.get_close_matches(unknown[1], options, n=1):
             return f'libpq knows no option "{unknown[1]}"; did you mean {near[0]}?'
         if not is_doubtful:
             return f'libpq knows no option "{unknown[1]}"'
     return "libpq cannot read it; " + (_ENCODE if is_url else "a value with a space in it needs 'quotes'")
 
 
-def _options() -> list[str]:
-    from psycopg.pq import Conninfo
-
-    return [option.keyword.decode() for option in Conninfo.get_defaults()]
-
-
 def server(dsn: str) -> str:
     """Return where the connection string leads, `127.0.0.1:5432/shop`, as far as it and libpq's variables say."""
-    from psycopg.conninfo import conninfo_to_dict
-
     if fault(dsn):
         return "the server of the connection string"
     parts = conninfo_to_dict(dsn)
@@ -128,9 +98,7 @@ def _secrets(dsn: str) -> set[str]:
     if _URL.match(dsn) and fault(dsn):
         userinfo = dsn.partition("://")[2].rpartition("@")[0].partition(":")[2]
         found |= {userinfo, *re.split(r"[@:/?]", userinfo)}
-    if dsn and is_conninfo(dsn):
-        from psycopg.conninfo import conninfo_to_dict
-
+    with suppress(ProgrammingError):  # which quotes the text, so it is not shown
         parts = conninfo_to_dict(dsn)
         found |= {str(parts.get(key) or "") for key in _SECRET_KEYS}
     # One or two characters occur in every text; to mask them everywhere would only tell what they are.

@@ -10,8 +10,6 @@ called once by the command line; a library that is imported configures nothing. 
 whatever is written, facts and tracebacks included.
 """
 
-from __future__ import annotations
-
 import datetime
 import json
 import logging
@@ -58,8 +56,8 @@ class HumanLines(logging.Formatter):
             level = f"{_COLOURS.get(record.levelno, '')}{level}{_PLAIN}"
             pairs = f"{_DIM}{pairs}{_PLAIN}" if pairs else ""
         message = " ".join(record.getMessage().split())  # others' messages may have several lines
-        line = f"{time} {level} {message}" + (f"  {pairs}" if pairs else "")
-        return mask(line + _traceback(self, record))
+        traceback = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
+        return mask(f"{time} {level} {message}" + (f"  {pairs}" if pairs else "") + traceback)
 
 
 class JsonLines(logging.Formatter):
@@ -75,20 +73,15 @@ class JsonLines(logging.Formatter):
         }
         for name, value in _facts(record).items():
             line.setdefault(name, value if isinstance(value, (int, float, bool)) else mask(str(value)))
-        if traceback := _traceback(self, record):
-            line["traceback"] = mask(traceback.strip())
+        if record.exc_info:
+            line["traceback"] = mask(self.formatException(record.exc_info).strip())
         return json.dumps(line, ensure_ascii=False)
 
 
 def _facts(record: logging.LogRecord) -> Mapping[str, object]:
-    found = getattr(record, "facts", {})
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in getattr(record, "facts", {}).items() if value is not None}
 
 
 def _quoted_when_needed(value: object) -> str:
     text = str(value)
     return text if text and text.isprintable() and not set(text) & set(" \"'=") else json.dumps(text)
-
-
-def _traceback(formatter: logging.Formatter, record: logging.LogRecord) -> str:
-    return "\n" + formatter.formatException(record.exc_info) if record.exc_info else ""

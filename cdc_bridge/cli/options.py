@@ -13,7 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc_bridge import settings as s
 from cdc_bridge.cli.output import complain
-from cdc_bridge.conninfo import mask, of_command, server
+from cdc_bridge.conninfo import mask, server
 from cdc_bridge.model.errors import DatabaseError, DatabaseUnreachable, LockNotAcquired, UsageError
 from cdc_bridge.settings import Settings
 
@@ -106,7 +106,7 @@ def connection(settings: Settings, command: str) -> Iterator[psycopg.Connection]
     dsn = settings.conninfo
     ours = {
         "connect_timeout": str(max(2, round(settings.connect_timeout_s))),
-        "application_name": of_command(command),
+        "application_name": f"cdc-bridge {command}",
     }
     try:
         conn = psycopg.connect(make_conninfo("", **(ours | conninfo_to_dict(dsn))), autocommit=True)

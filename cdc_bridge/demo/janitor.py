@@ -5,8 +5,6 @@ filled, and acts when its stdin closes: PostgreSQL's processes that work in thes
 go. It runs as a plain script, without our package, so that it is there within milliseconds.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import shutil
@@ -14,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 
 _PROGRAMS = ("postgres", "initdb")
@@ -62,43 +59,31 @@ def _end_processes(folder: Path) -> None:
     """First as PostgreSQL's immediate shutdown, which frees its shared memory, then without mercy."""
     for number in (signal.SIGQUIT, signal.SIGKILL):
         deadline = time.monotonic() + _END_TIMEOUT_S
-        _signal(_processes(folder), number)
+        for pid in _processes(folder):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         while time.monotonic() < deadline:
             if not _processes(folder):
                 return
             time.sleep(0.02)
 
 
-def _signal(pids: Iterable[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
 def _processes(folder: Path) -> list[int]:
     """The servers at work in the folder."""
+    found = []
     if Path("/proc/self/cwd").exists():
-        return [int(entry.name) for entry in Path("/proc").iterdir() if _works_in(folder, entry)]
-    return [pid for file in folder.glob("**/postmaster.pid") if (pid := _server_in(file))]
-
-
-def _works_in(folder: Path, process: Path) -> bool:
-    if not process.name.isdecimal():
-        return False
-    try:
-        place, program = Path(process, "cwd").readlink(), Path(process, "comm").read_text().strip()
-    except OSError:  # gone, or somebody else's
-        return False
-    return program in _PROGRAMS and place.is_relative_to(folder)
-
-
-def _server_in(file: Path) -> int | None:
-    try:
-        pid = int(file.read_text().split()[0])
-        os.kill(pid, 0)
-    except (OSError, ValueError, IndexError):
-        return None
-    return pid
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # gone, or somebody else's
+                place, program = Path(process, "cwd").readlink(), Path(process, "comm").read_text().strip()
+                if program in _PROGRAMS and place.is_relative_to(folder):
+                    found.append(int(process.name))
+        return found
+    for file in folder.glob("**/postmaster.pid"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            pid = int(file.read_text().split()[0])
+            os.kill(pid, 0)
+            found.append(pid)
+    return found
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
 """The demo's story, and what it prints: each statement as it is run, then the events that it caused."""
 
-from __future__ import annotations
-
 import itertools
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,35 +25,25 @@ class Step:
     statement: str
 
 
-def schema() -> str:
-    """Return the SQL of the demo's tables and first rows."""
-    return read("demo/schema")
-
-
 def story() -> list[Step]:
     """Return one round of the writer's steps."""
-    return list(_steps(read("demo/story")))
-
-
-def _steps(text: str) -> Iterator[Step]:
-    for paragraph in text.split("\n\n"):
+    steps = []
+    for paragraph in read("demo/story").split("\n\n"):
         lines = paragraph.strip().splitlines()
         comments = list(itertools.takewhile(lambda line: line.startswith("-- "), lines))
         if statement := "\n".join(lines[len(comments) :]):
-            yield Step(" ".join(line.removeprefix("-- ") for line in comments), statement.removesuffix(";"))
-
-
-def _command() -> str:
-    """Return how to call `cdc-bridge` from any shell: by its name if that is found, else by its path."""
-    if shutil.which("cdc-bridge"):
-        return "cdc-bridge"
-    beside = Path(sys.executable).with_name("cdc-bridge")
-    return shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m cdc_bridge"
+            steps.append(Step(" ".join(line.removeprefix("-- ") for line in comments), statement.removesuffix(";")))
+    return steps
 
 
 def listen_command(url: str) -> str:
-    """Return the command that prints the same events in another terminal."""
-    return f"{_command()} listen messages" + ("" if ":8765/" in url else f" --url {url}")
+    """Return the command that prints the same events in another terminal: by its name, or where that is not found,
+    by its path.
+    """
+    command, beside = "cdc-bridge", Path(sys.executable).with_name("cdc-bridge")
+    if not shutil.which(command):
+        command = shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m cdc_bridge"
+    return f"{command} listen messages" + ("" if ":8765/" in url else f" --url {url}")
 
 
 class Screen:

@@ -6,21 +6,16 @@ bridge or of the rounds asked for: each ends all of it. ENDING has little time; 
 killed, what is left is for a janitor.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import itertools
 import logging
 import os
-import secrets
 import signal
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Coroutine, Iterator
-from pathlib import Path
+from collections.abc import Coroutine
 from typing import Any, NoReturn, Self
 
 import psycopg
@@ -29,10 +24,11 @@ from cdc_bridge.admin import attach
 from cdc_bridge.bridge import Bridge
 from cdc_bridge.client import Wanted, messages
 from cdc_bridge.demo.janitor import Janitor
-from cdc_bridge.demo.screen import Screen, schema, story
+from cdc_bridge.demo.screen import Screen, story
 from cdc_bridge.demo.server import QUICK, ThrowAwayServer, embedded_bin_dir
-from cdc_bridge.model.errors import CannotServe, ClusterFailed, DemoFailed, UsageError
+from cdc_bridge.model.errors import CannotServe, ClusterFailed, UsageError
 from cdc_bridge.settings import Settings
+from cdc_bridge.statements import read
 
 TABLES = ("messages", "rooms", "authors")
 HOST = "127.0.0.1"
@@ -53,9 +49,11 @@ def run(port: int, rounds: int | None = None, pause_s: float = 1.0) -> None:
     """Run until a signal comes, or until `rounds` rounds of the story are over."""
     _refuse_busy_port(port)
     screen = Screen()
-    with contextlib.suppress(KeyboardInterrupt, _Over), Ending() as ending, _cluster(screen, ending.janitor) as cluster:
-        dsn = cluster.dsn()
-        _prepare(dsn)
+    with contextlib.suppress(KeyboardInterrupt, _Over), Ending() as ending:
+        dsn = _start_postgres(screen, ending.janitor)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute(read("demo/schema").encode())
+            attach.apply(conn, attach.plan(conn, attach.Request(all_of_schemas=("public",))))
         asyncio.run(_on_air(dsn, port, rounds=rounds, pause_s=pause_s, screen=screen, ending=ending))
 
 
@@ -77,6 +75,7 @@ class Ending:
         return self
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> bool:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # for the rest of our life, which is short
         self.janitor.finish()
         return self._begun and isinstance(error, Exception)
 
@@ -107,73 +106,27 @@ def _refuse_busy_port(port: int) -> None:
             raise CannotServe(HOST, port, error.strerror or str(error), _OTHER_PORT) from None
 
 
-@contextlib.contextmanager
-def _cluster(screen: Screen, janitor: Janitor) -> Iterator[ThrowAwayServer]:
-    """A running server, and nothing of it afterwards."""
+def _start_postgres(screen: Screen, janitor: Janitor) -> str:
+    """Start a server, of which the janitor removes every trace. Return its connection string."""
     try:
         embedded_bin_dir()
     except ClusterFailed as error:
         raise UsageError(f"the demo brings its own PostgreSQL, but there is {error.what}") from None
     screen.say("Starting PostgreSQL 18, for this demo only ...", "dim")
-    cluster: ThrowAwayServer | None = None
     try:
-        with _uninterrupted(), _temporary_files_cared_for_by(janitor):
-            cluster = ThrowAwayServer(settings=QUICK)
-            janitor.care_for(cluster.folder)
-        cluster.start()
-        yield cluster
+        server = ThrowAwayServer(settings=QUICK, announce=janitor.care_for)
+        server.start()
     except ClusterFailed as error:
-        raise DemoFailed(f"the demo's PostgreSQL does not start: {error.what}") from error
-    finally:
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)  # for the rest of our life, which is short
-        if cluster:
-            cluster.delete()
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Hold back signals, so that whatever is made inside is known before one can end us."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDINGS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextlib.contextmanager
-def _temporary_files_cared_for_by(janitor: Janitor) -> Iterator[None]:
-    """A folder whose name the janitor knows before it exists."""
-    place = tempfile.gettempdir()
-    folder = Path(place, f"cdc-bridge-demo-{secrets.token_hex(4)}")
-    janitor.care_for(folder)
-    folder.mkdir(mode=0o755)  # the server may run under another account
-    tempfile.tempdir = str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = place
-
-
-def _prepare(dsn: str) -> None:
-    """The tables, and our triggers on them."""
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute(schema().encode())
-        attach.apply(conn, attach.plan(conn, attach.Request(all_of_schemas=("public",))))
+        raise ClusterFailed(f"the demo's PostgreSQL does not start: {error.what}") from error
+    return server.dsn()
 
 
 async def _on_air(
     dsn: str, port: int, *, rounds: int | None, pause_s: float, screen: Screen, ending: Ending
 ) -> NoReturn:
     """Raises `_Over`, or what went wrong."""
-    settings = Settings.model_validate(
-        {
-            "dsn": dsn,
-            "host": HOST,
-            "port": port,
-            "insecure_public": True,  # our own tables, on this machine
-            "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S,
-        }
-    )
+    given = {"dsn": dsn, "host": HOST, "port": port, "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S}
+    settings = Settings.model_validate(given | {"insecure_public": True})  # our own tables, on this machine
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     bridge = Bridge(settings, on_listening=listening.set_result)
     try:
@@ -222,14 +175,11 @@ async def _parent_gone() -> None:
 
 
 async def _subscribe(url: str, table: str, ready: asyncio.Event, screen: Screen) -> None:
-    async for message in messages(url, Wanted(table), notice=_ignore):
+    # A connection that breaks does so because the show ends, which is no news.
+    async for message in messages(url, Wanted(table), notice=lambda sentence: None):
         if ready.is_set():
             screen.show_event(table, message)
         ready.set()  # the first message is the init: the rows that are there
-
-
-def _ignore(_: str) -> None:
-    """A connection that breaks here does so because the show ends."""
 
 
 async def _write(dsn: str, rounds: int | None, pause_s: float, screen: Screen) -> None:

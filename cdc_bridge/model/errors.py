@@ -21,8 +21,7 @@
     ├── SourceUnavailable         the database cannot be read at the moment
     ├── Forgotten                 the log no longer holds all changes after a cursor
     ├── RequestError              a client's request is refused with this error
-    ├── ClusterFailed             the PostgreSQL server of the demo or the tests does not start
-    └── DemoFailed                the demo does not start
+    └── ClusterFailed             the PostgreSQL server of the demo or the tests does not start
 
 `str(error)` is one sentence for a person: what is wrong and what to do about it. It never shows a
 secret. The facts of an error are attributes, so that no code parses the sentence.
@@ -224,10 +223,6 @@ class ClusterFailed(BridgeError):
 
     def __str__(self) -> str:
         return f"{self.what}\n{self.log}".rstrip()
-
-
-class DemoFailed(BridgeError):
-    """The demo does not start."""
 
 
 @dataclass(eq=False)

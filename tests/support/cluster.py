@@ -17,15 +17,17 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
-from cdc_bridge.demo.server import QUICK, STOP_TIMEOUT_S, Account, ThrowAwayServer, backoff, embedded_bin_dir
+from cdc_bridge.demo.server import QUICK, Account, ThrowAwayServer, backoff, embedded_bin_dir
 
 __all__ = ["QUICK", "Cluster", "embedded_bin_dir"]
 
 MEMORY = Path("/dev/shm")
 MEMORY_PREFIX = "cdc-bridge-pg-"
 MEMORY_BYTES_MIN = 3 * 1024**3
+
+STOP_TIMEOUT_S = 30.0
 
 _PR_SET_PDEATHSIG = 1
 _IPC_RMID = 0
@@ -44,10 +46,38 @@ class Cluster(ThrowAwayServer):
     def __init__(
         self, bin_dir: Path | None = None, *, settings: Mapping[str, str] | None = None, in_memory: bool = False
     ) -> None:
-        super().__init__(bin_dir, settings=settings)
+        made: list[Path] = []
+        try:
+            super().__init__(bin_dir, settings=settings, announce=made.append)
+        except BaseException:
+            for folder in made:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
         self._memory = _memory_folder(self.account) if in_memory else None
         if self._memory is not None:
             self.data_dir = self._memory / "data"
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.delete()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.delete()
+
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Shut down: `fast` ends the sessions and keeps all; `immediate` leaves a recovery to do."""
+        process = self._process
+        if process is None or process.poll() is not None:
+            return
+        process.send_signal(signal.SIGINT if mode == "fast" else signal.SIGQUIT)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._abandon()
 
     def kill(self) -> None:
         """SIGKILL the postmaster and every process of its own; returns when all of them are gone."""
@@ -62,15 +92,15 @@ class Cluster(ThrowAwayServer):
         """Stop, and remove every trace. May be called twice."""
         self.stop("immediate")
         self._free_shared_memory()
-        super().delete()
+        shutil.rmtree(self.folder, ignore_errors=True)
         if self._memory is not None:
             shutil.rmtree(self._memory, ignore_errors=True)
 
     def _abandon(self) -> None:
         self._crash()
 
-    def _before_server(self) -> Callable[[], None] | None:
-        return _end_with_parent()
+    def _surroundings(self) -> dict[str, Any]:
+        return {**super()._surroundings(), "preexec_fn": _end_with_parent()}
 
     def _crash(self) -> None:
         process = self._process
