@@ -6,8 +6,6 @@ so `messages` shows where a gap was. Mostly there is none: a subscriber goes on 
 that was taken from it. A bridge that gives no cursors sends fresh data each time.
 """
 
-from __future__ import annotations
-
 import asyncio
 import json
 import random
@@ -15,17 +13,11 @@ import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import (
-    ConnectionClosed,
-    InvalidHandshake,
-    InvalidMessage,
-    InvalidStatus,
-    InvalidURI,
-)
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 
 from cdc_bridge.conninfo import mask
 from cdc_bridge.model.errors import SubscriptionRefused, UsageError
@@ -41,7 +33,12 @@ _INIT_REASONS = {
 }
 _RESUMED = "resumed: nothing was missed; what has changed meanwhile follows"
 
+_CLOSE_REASONS = {
+    1001: "the bridge is shutting down",
+    1013: "the bridge closed the connection because this end reads too slowly",
+}
 _FINAL_CLOSE_CODES = (1008, 4401)
+_HERE = ("127.0.0.1", "::1", "localhost")
 
 _NOTHING_YET = "connected; the bridge has no initial data yet (is its database up? see its /readyz), waiting"
 _COLLECTIONS = (
@@ -49,7 +46,7 @@ _COLLECTIONS = (
     " without quotes"
 )
 _WHY = "why, the bridge's log says at the level debug"
-_NOT_YOURS = f"whoever has no token, or one whose role may not SELECT it, is answered so as well ({_WHY})"
+_NOT_YOURS = f"a client without a token, or with one whose role may not SELECT it, is answered so as well ({_WHY})"
 _WHO_ARE_YOU = f"it wants a token that is good: --url 'ws://HOST/websocket?access_token=TOKEN' ({_WHY})"
 _NO_TLS = (
     "it seems that no TLS is spoken there: a bridge speaks ws://, and wss:// where it has a tls_certificate or a proxy"
@@ -57,7 +54,6 @@ _NO_TLS = (
 )
 _NO_HTTP = "it seems that no HTTP is spoken there: where a bridge has a tls_certificate its address begins with wss://"
 
-_NOT_TLS = (ssl.SSLError, ConnectionResetError, InvalidMessage)
 _PLACE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:@/\[\]]+)(?::\d+)?(?:/|\Z)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -72,12 +68,6 @@ class Message:
     @property
     def event(self) -> str:
         return str(self.content.get("event"))
-
-    @property
-    def cursor(self) -> str | None:
-        """Return the cursor to go on from once this message has been handled."""
-        cursor = self.content.get("cursor")
-        return cursor if isinstance(cursor, str) else None
 
     def describe(self) -> list[str]:
         """Yield a line for each row; for an `init`, one line before them."""
@@ -118,14 +108,21 @@ async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> A
     cursor: str | None = None
     while True:
         try:
-            async with _connection(url) as connection:
+            # A proxy that the environment names is for the outside world, not for this machine.
+            proxy: Literal[True] | None = None if urlsplit(url).hostname in _HERE else True
+            async with connect(
+                url, max_size=None, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, proxy=proxy
+            ) as connection:
                 async for message in _conversation(connection, wanted.subscribe(cursor), notice):
                     pause_s = PAUSE_MIN_S
                     yield message
-                    cursor = message.cursor
+                    cursor = message.content.get("cursor")
             reason = _why_closed(connection)
         except ssl.SSLCertVerificationError as error:
-            raise SubscriptionRefused(_why_not_trusted(error, shown)) from None
+            raise SubscriptionRefused(
+                f"{shown} shows a certificate that is not trusted here ({error.verify_message}); with"
+                " SSL_CERT_FILE=PATH the one in that PEM file is"
+            ) from None
         except (InvalidURI, ValueError):
             raise UsageError(f"{shown} is no WebSocket address, such as ws://127.0.0.1:8765/websocket") from None
         except InvalidStatus as refusal:
@@ -144,36 +141,25 @@ def without_secrets(url: str) -> str:
     return f"{scheme}://{place}" if found and _PLACE.match(place) else "that"
 
 
-def _connection(url: str) -> connect:
-    # A proxy that the environment names is for the outside world, not for this machine.
-    is_near = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
-    return connect(url, max_size=None, open_timeout=OPEN_TIMEOUT_S, close_timeout=1, proxy=None if is_near else True)
-
-
 async def _conversation(
     connection: ClientConnection, request: str, notice: Callable[[str], None]
 ) -> AsyncIterator[Message]:
-    """Yield messages until the connection closes."""
+    """Subscribe, and yield messages until the connection closes."""
     waiting = asyncio.get_running_loop().call_later(TELL_AFTER_S, notice, _NOTHING_YET)
     try:
-        async for message in _subscription(connection, request):
-            waiting.cancel()
-            yield message
+        await connection.send(request)
+        async for frame in connection:
+            text = frame if isinstance(frame, str) else frame.decode()
+            content = json.loads(text)
+            if content.get("type") == "ping":
+                await connection.send('{"type":"pong"}')
+            elif content.get("status") == "error":
+                raise SubscriptionRefused(_refusal(content["error"]))
+            elif content.get("type") == "subscription":
+                waiting.cancel()
+                yield Message(text, content)
     finally:
         waiting.cancel()
-
-
-async def _subscription(connection: ClientConnection, request: str) -> AsyncIterator[Message]:
-    await connection.send(request)
-    async for frame in connection:
-        text = frame if isinstance(frame, str) else frame.decode()
-        content = json.loads(text)
-        if content.get("type") == "ping":
-            await connection.send('{"type":"pong"}')
-        elif content.get("status") == "error":
-            raise SubscriptionRefused(_refusal(content["error"]))
-        elif content.get("type") == "subscription":
-            yield Message(text, content)
 
 
 def _refusal(error: dict[str, Any]) -> str:
@@ -188,12 +174,7 @@ def _why_closed(connection: ClientConnection) -> str:
     code, reason = connection.close_code, printable(connection.close_reason or "")
     if code in _FINAL_CLOSE_CODES:
         raise SubscriptionRefused(f"the bridge closed the connection: {reason or f'code {code}'}")
-    match code:
-        case 1001:
-            return "the bridge is shutting down"
-        case 1013:
-            return "the bridge closed the connection because this end reads too slowly"
-    return f"the connection closed{f' ({reason})' if reason else ''}"
+    return _CLOSE_REASONS.get(code or 0) or f"the connection closed{f' ({reason})' if reason else ''}"
 
 
 def _why_not_upgraded(status: int, url: str) -> str:
@@ -205,19 +186,12 @@ def _why_not_upgraded(status: int, url: str) -> str:
     raise SubscriptionRefused(f"{url} does not accept a subscriber: HTTP {status}{hints.get(status, '')}")
 
 
-def _why_not_trusted(error: ssl.SSLCertVerificationError, url: str) -> str:
-    return (
-        f"{url} shows a certificate that is not trusted here ({error.verify_message}); with SSL_CERT_FILE=PATH"
-        " the one in that PEM file is"
-    )
-
-
 def _in_words(error: Exception, *, is_tls: bool) -> str:
     if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
         return "nobody listens there"
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if is_tls and isinstance(error, _NOT_TLS):
+    if is_tls and isinstance(error, (ssl.SSLError, ConnectionResetError, InvalidMessage)):
         return _NO_TLS
     if isinstance(error, InvalidMessage):
         return _NO_HTTP
@@ -228,15 +202,15 @@ def _in_words(error: Exception, *, is_tls: bool) -> str:
 
 def _compact(row: object) -> str:
     """`id=7 text="hi" author=null`: shorter to read than JSON, and as exact."""
-    if not isinstance(row, dict):
-        return _value(row)
-    return " ".join(f"{printable(name)}={_value(value)}" for name, value in row.items())
+    if isinstance(row, dict):
+        return " ".join(f"{printable(name)}={_json(value)}" for name, value in row.items())
+    return _json(row)
+
+
+def _json(value: object) -> str:
+    return printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
 def printable(text: str) -> str:
     """Without what moves the cursor, colours the screen or turns the direction of writing: that is escaped."""
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
-
-
-def _value(value: object) -> str:
-    return printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -158,7 +158,7 @@ class ThrowAwayServer:
         raise ClusterFailed(f"no PostgreSQL server answered within {START_TIMEOUT_S:.0f} s", self.log())
 
     def _run(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [self.bin_dir / program, *arguments]
+        command = [str(self.bin_dir / program), *arguments]
         return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, **self._surroundings())
 
     def _surroundings(self) -> dict[str, Any]:
