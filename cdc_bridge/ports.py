@@ -4,8 +4,6 @@ The database evaluates row versions of changes as the changes have them, not wha
 conditions and outputs on other rows use these as they are now.
 """
 
-from __future__ import annotations
-
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
@@ -20,9 +18,7 @@ from cdc_bridge.model.subscription import Meta, Projection, Query
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EvaluationRequest:
-    """Find the rows that match the filter, in each context. `now_us` is the value of `$NOW`, in microseconds since
-    1970.
-    """
+    """Find the rows that match the filter, in each context. `now_us`: the value of `$NOW`, microseconds since 1970."""
 
     collection: Collection
     catalog: Catalog
@@ -62,9 +58,7 @@ class ClaimValue:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A question without an answer. Unless it `is_temporary`, asking again would not help. The other questions of the
-    same call are not affected.
-    """
+    """A question without an answer. Unless it `is_temporary`, asking again would not help."""
 
     reason: str
     is_temporary: bool = False
@@ -96,7 +90,7 @@ Completed: TypeAlias = tuple[RowValues, ...] | Failure
 
 @dataclass(frozen=True, slots=True)
 class InitialData:
-    """`more`: a limit that the client did not choose has cut the rows. `meta`: what was counted besides."""
+    """`more`: a limit that the client did not choose has cut the rows. `meta`: the counts that were asked for."""
 
     snapshot: Snapshot
     rows: tuple[bytes, ...]
@@ -106,7 +100,7 @@ class InitialData:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """`key`: the one row that is asked for, else all that the query lets through. `context`: with whose eyes."""
+    """A read of all rows that the query lets through, or of the one with this `key`, with the rights of `context`."""
 
     collection: Collection
     query: Query
@@ -118,8 +112,8 @@ class Reader(Protocol):
     """Reads rows as they stand. Raises `SourceChanged`, `SourceUnavailable` and `RequestError`."""
 
     async def read_together(self, asked: Sequence[Asked], catalog: Catalog) -> list[InitialData]:
-        """Many at once, none of which asks for `meta`. Whatever is raised says that one of them, at least, has to be
-        read alone: what cannot be read at all, or takes longer than others should wait for.
+        """Do many reads at once, none of which asks for `meta`. After any error, do each of them alone: one of them
+        cannot be read at all, or takes longer than the others should wait for.
         """
         ...
 
@@ -130,13 +124,13 @@ class Reader(Protocol):
     async def find_key(
         self, collection: Collection, key: tuple[str, ...], catalog: Catalog, context: SecurityContext = BY_ITSELF
     ) -> bytes:
-        """The key as `delete` would carry it, however the client spelled it; FORBIDDEN when no row that may be seen has
-        it.
+        """Return the key as `delete` would carry it, however the client spelled it. Raises FORBIDDEN when the context
+        may see no row with it.
         """
         ...
 
     async def renew(self) -> None:
-        """The database was lost to us: trust no connection from before."""
+        """Trust no connection from before: the database was lost."""
         ...
 
 
@@ -144,8 +138,8 @@ class Reader(Protocol):
 class Missed:
     """Changes that `snapshot` sees, in the order of `seq`, also across the pages of one reading.
 
-    `earlier` are changes that had been told, of transactions that go on in `changes`: what is needed to say whether
-    these can have happened after them.
+    `earlier`: changes already delivered, of transactions that go on in `changes`. They show whether these can have
+    happened after them.
     """
 
     snapshot: Snapshot
@@ -164,10 +158,9 @@ Page: TypeAlias = Missed | CaughtUp
 
 
 class RowEvaluator(Protocol):
-    """Decides what memory cannot. Each answer stands in the place of its question, a `Failure` where there is none.
+    """Decides what memory cannot. Answers are in the order of their questions, each a `Failure` where there is none.
 
-    Raises `SourceUnavailable`, and then nothing is answered. A question that takes too long, or that makes the database
-    stumble, spoils no other one.
+    Raises `SourceUnavailable`, and then nothing is answered. A question that fails or takes too long affects no other.
     """
 
     async def decide(self, requests: Sequence[EvaluationRequest]) -> list[EvaluationResult]: ...
@@ -180,8 +173,8 @@ class RowEvaluator(Protocol):
         claims: Sequence[ClaimExpression] = (),
         probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
-        """Everything that a request needs to know, in one call: JSON texts as `row_to_json` writes them in columns of
-        these types, the values of expressions of claims, and whether policies can be evaluated.
+        """Answer everything that a request needs to know, in one call: JSON texts as `row_to_json` writes them in
+        columns of these types, the values of expressions of claims, and whether policies can be evaluated.
         """
         ...
 
@@ -189,15 +182,15 @@ class RowEvaluator(Protocol):
 class LogReader(Protocol):
     """Reads changes that were committed before now.
 
-    `missed`: pages of about a MiB at most, of one snapshot, which is taken after the call; at the end `CaughtUp`.
-    Every change of the collection's tables that the snapshot sees and that none of `told` has is in one page, once.
+    `missed` yields pages of about a MiB at most, of one snapshot, which is taken after the call; at the end `CaughtUp`.
+    Every change of the collection's tables that the snapshot sees and that `delivered` lacks is in one page, once.
     Raises `Forgotten`, `SourceChanged` and `SourceUnavailable`. No two changes have the same `seq`.
     """
 
     def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]: ...
 
     async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
-        """Do as `Reader.find_key` does, for a row that may be gone by now. Raises FORBIDDEN if this cannot be a key."""
+        """Do as `Reader.find_key`, for a row that may be gone by now. Raises FORBIDDEN if this cannot be a key."""
         ...
 
 
@@ -212,7 +205,7 @@ class CatalogReader(Protocol):
     async def fingerprint(self) -> str: ...
 
     async def detached(self, members: Mapping[int, int]) -> list[int]:
-        """Return which partitions are none any more, given each with the table that it was one of (both by `oid`)."""
+        """Return which of these partitions are none any more. `members` maps the oid of each to that of its root."""
         ...
 
     async def repair(self) -> list[Relation]:
@@ -220,5 +213,5 @@ class CatalogReader(Protocol):
         ...
 
     async def renew(self) -> None:
-        """Do as `Reader.renew` does."""
+        """Do as `Reader.renew`."""
         ...

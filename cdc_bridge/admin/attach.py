@@ -42,7 +42,7 @@ from cdc_bridge.admin.tables import (
     split_column,
 )
 from cdc_bridge.admin.triggers import ExcludedColumn, Level, Wanted
-from cdc_bridge.model.errors import DatabaseError, NotOwner, RelationError, UsageError
+from cdc_bridge.model.errors import AttachError, DatabaseError, NotOwner, UsageError
 from cdc_bridge.statements import VERSION, granting, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
@@ -78,7 +78,7 @@ class Request:
 
 
 def plan(conn: psycopg.Connection[Any], request: Request, schema: str = "cdc") -> Plan:
-    """Return what is missing, and change nothing. Raises `RelationError`, `UsageError`, other `DatabaseError`."""
+    """Return what is missing, and change nothing. Raises `AttachError`, `UsageError`, other `DatabaseError`."""
     check_connection(conn)
     if conn.info.parameter_status("server_encoding") == "SQL_ASCII":
         raise DatabaseError(
@@ -216,18 +216,18 @@ def _all(conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str) -> 
     parameters = {"schemas": list(schemas), "schema": schema}
     there = {name for (name,) in conn.execute(statement("queries/schemas"), parameters)}
     if absent := [name for name in schemas if name not in there]:
-        raise RelationError(f"there is no schema {', '.join(absent)} in this database")
+        raise AttachError(f"there is no schema {', '.join(absent)} in this database")
     found = conn.execute(statement("queries/tables_of_schema", schema), parameters).fetchall()
     trees, notes = [], []
     for tree in read_trees(conn, schema, [oid for (oid,) in found]):
         try:
             check_tree(tree, schema)
-        except (RelationError, NotOwner) as error:
+        except (AttachError, NotOwner) as error:
             notes.append(f"left out: {error}")
         else:
             trees.append(tree)
     if not trees:
-        raise RelationError("; ".join([f"there is no table to attach in {', '.join(schemas)}", *notes]))
+        raise AttachError("; ".join([f"there is no table to attach in {', '.join(schemas)}", *notes]))
     return trees, notes
 
 
@@ -249,7 +249,7 @@ def _excluded(
 def _find_column(
     conn: psycopg.Connection[Any], schema: str, text: str, by_oid: Mapping[int, Table]
 ) -> tuple[Table, str]:
-    """Raises `RelationError` and `UsageError`."""
+    """Raises `AttachError` and `UsageError`."""
     error: Exception = UsageError(f"--exclude-column {text}: write it as TABLE.COLUMN")
     for table_text, column_text in split_column(text):
         oid = find_table(conn, schema, table_text)
@@ -262,7 +262,7 @@ def _find_column(
         for name in column_names(column_text):
             if name in table.columns:
                 return table, name
-        error = RelationError(f"{table.relation} has no column {column_text} to exclude")
+        error = AttachError(f"{table.relation} has no column {column_text} to exclude")
     raise error
 
 

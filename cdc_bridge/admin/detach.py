@@ -36,7 +36,7 @@ class Request:
 
 
 def plan(conn: psycopg.Connection[Any], request: Request, schema: str = "cdc") -> Plan:
-    """Return what is left to remove, if anything. Raises `RelationError` and `UsageError`."""
+    """Return what is left to remove, if anything. Raises `AttachError` and `UsageError`."""
     check_connection(conn)
     if bool(request.tables) == request.all_tables:
         raise UsageError("name the tables to detach, or ask for all of them with --all")

@@ -7,7 +7,7 @@ from psycopg.rows import args_row
 from cdc_bridge.admin.tables import Table, Tree
 from cdc_bridge.admin.triggers import DURABLE_FUNCTIONS, Level, Trigger
 from cdc_bridge.model.catalog import Access, RoleAccess
-from cdc_bridge.model.errors import NotOwner, RelationError
+from cdc_bridge.model.errors import AttachError, NotOwner
 from cdc_bridge.statements import TypedQuery, statement
 
 # --- tables to attach ---
@@ -21,21 +21,21 @@ _NOT_A_TABLE = {
 
 
 def check_tree(tree: Tree, schema: str) -> None:
-    """Raises `RelationError` or `NotOwner`: the first reason why this cannot be attached."""
+    """Raises `AttachError` or `NotOwner`: the first reason why this cannot be attached."""
     if tree.root.relation.schema == schema:
-        raise RelationError(f"{tree.root.relation} belongs to cdc_bridge itself and cannot be attached")
+        raise AttachError(f"{tree.root.relation} belongs to cdc_bridge itself and cannot be attached")
     for table in tree.tables:
         check_table(table)
     if not tree.root.is_root:
-        raise RelationError(
+        raise AttachError(
             f"{tree.root.relation} is a partition of {tree.root.root}: attach that, which takes along all partitions"
         )
 
 
 def check_table(table: Table) -> None:
-    """Raises `RelationError` or `NotOwner`: why this role cannot give it triggers."""
+    """Raises `AttachError` or `NotOwner`: why this role cannot give it triggers."""
     if objection := _objection(table):
-        raise RelationError(f"{table.relation} {objection}")
+        raise AttachError(f"{table.relation} {objection}")
     if not table.is_owned:
         raise NotOwner(str(table.relation), table.owner)
 

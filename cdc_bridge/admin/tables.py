@@ -18,7 +18,7 @@ from psycopg.rows import kwargs_row
 from cdc_bridge.admin.mode import PARTITION_PREFIX, PREFIX, Mode, ours
 from cdc_bridge.admin.triggers import COLUMN_BY_COLUMN, EVENTS, MARK, ExcludedColumn, Level, Trigger, Wanted
 from cdc_bridge.model.change import Relation
-from cdc_bridge.model.errors import RelationError
+from cdc_bridge.model.errors import AttachError
 from cdc_bridge.statements import TypedQuery, statement
 
 
@@ -242,10 +242,10 @@ def find_table(conn: psycopg.Connection[Any], schema: str, text: str) -> int | N
 
 
 def require_table(conn: psycopg.Connection[Any], schema: str, text: str, advice: str) -> int:
-    """Do as `find_table`. Raises `RelationError` with this advice if there is no such table."""
+    """Do as `find_table`. Raises `AttachError` with this advice if there is no such table."""
     oid = find_table(conn, schema, text)
     if oid is None:
-        raise RelationError(f"there is no table {text}: {advice}")
+        raise AttachError(f"there is no table {text}: {advice}")
     return oid
 
 

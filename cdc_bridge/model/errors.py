@@ -5,7 +5,7 @@
     │   └── SettingsError         a setting is unknown or has a bad value
     ├── DatabaseError             the database lacks or refuses something (exit code 3)
     │   ├── DatabaseUnreachable   no server answers, or the log-in failed
-    │   ├── RelationError         a table cannot be attached, or does not exist
+    │   ├── AttachError           a table cannot be attached, or does not exist
     │   ├── NotOwner              a table or the schema of cdc_bridge belongs to another role
     │   ├── SchemaClosed          the role may not use the schema of cdc_bridge
     │   ├── LockNotAcquired       the application holds a table for too long (exit code 4)
@@ -63,7 +63,7 @@ class DatabaseUnreachable(DatabaseError):
     """No server answers, or the log-in failed."""
 
 
-class RelationError(DatabaseError):
+class AttachError(DatabaseError):
     """A relation cannot be captured."""
 
 

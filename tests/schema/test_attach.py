@@ -14,7 +14,7 @@ from cdc_bridge import statements
 from cdc_bridge.admin import attach, migrations
 from cdc_bridge.admin import plan as planning
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.model.errors import DatabaseError, LockNotAcquired, NotOwner, RelationError, UsageError
+from cdc_bridge.model.errors import AttachError, DatabaseError, LockNotAcquired, NotOwner, UsageError
 from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database, Server
 
@@ -109,12 +109,12 @@ REFUSED = {
 @pytest.mark.parametrize("made", REFUSED)
 def test_relation_that_cannot_be_attached_is_refused(conn: psycopg.Connection[Any], made: str):
     conn.execute(made.encode())
-    with pytest.raises(RelationError, match=REFUSED[made]):
+    with pytest.raises(AttachError, match=REFUSED[made]):
         plan(conn, "x")
 
 
 def test_system_catalog_is_refused(conn: psycopg.Connection[Any]):
-    with pytest.raises(RelationError, match="system catalog"):
+    with pytest.raises(AttachError, match="system catalog"):
         plan(conn, "pg_catalog.pg_class")
 
 
@@ -122,7 +122,7 @@ def test_table_of_our_own_schema_is_refused(database: Database, conn: psycopg.Co
     conn.execute("CREATE TABLE t (id int)")
     attach_tables(database, "t")
     conn.execute("CREATE TABLE cdc.mine (id int)")
-    with pytest.raises(RelationError, match="belongs to cdc_bridge itself"):
+    with pytest.raises(AttachError, match="belongs to cdc_bridge itself"):
         plan(conn, "cdc.mine")
 
 
@@ -156,7 +156,7 @@ def test_owner_without_superuser_attaches_and_captures(database: Database, conn:
 
 def test_missing_excluded_column_is_refused(conn: psycopg.Connection[Any]):
     conn.execute("CREATE TABLE t (id int); CREATE TABLE u (id int)")
-    with pytest.raises(RelationError, match=r"public\.t has no column secret"):
+    with pytest.raises(AttachError, match=r"public\.t has no column secret"):
         plan(conn, "t", excluded=("t.secret",))
     with pytest.raises(UsageError, match="u is not among the tables"):
         plan(conn, "t", excluded=("u.id",))
@@ -211,13 +211,13 @@ def test_all_takes_tables_of_public_and_notes_what_it_leaves_out(database: Datab
 
 def test_nothing_to_attach_in_a_schema_is_an_error(conn: psycopg.Connection[Any]):
     conn.execute("CREATE SCHEMA empty")
-    with pytest.raises(RelationError, match="there is no table to attach in empty"):
+    with pytest.raises(AttachError, match="there is no table to attach in empty"):
         attach.plan(conn, attach.Request(all_of_schemas=("empty",)))
 
 
 def test_schema_that_is_not_there_is_an_error(conn: psycopg.Connection[Any]):
     conn.execute("CREATE TABLE t (id int)")
-    with pytest.raises(RelationError, match="there is no schema nowhere, nosuch in this database"):
+    with pytest.raises(AttachError, match="there is no schema nowhere, nosuch in this database"):
         attach.plan(conn, attach.Request(all_of_schemas=("public", "nowhere", "nosuch")))
 
 

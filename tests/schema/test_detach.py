@@ -10,7 +10,7 @@ import pytest
 
 from cdc_bridge.admin import attach, detach, status
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.model.errors import DatabaseError, LockNotAcquired, RelationError, UsageError
+from cdc_bridge.model.errors import AttachError, DatabaseError, LockNotAcquired, UsageError
 from tests.schema.telling import attach_tables, changes
 from tests.support.server import Database, bin_dir
 
@@ -174,7 +174,7 @@ def test_purge_needs_all(conn: psycopg.Connection[Any]):
 
 
 def test_unknown_table_is_an_error(conn: psycopg.Connection[Any]):
-    with pytest.raises(RelationError, match="there is no table nothing"):
+    with pytest.raises(AttachError, match="there is no table nothing"):
         detach.plan(conn, detach.Request(tables=("nothing",)))
 
 

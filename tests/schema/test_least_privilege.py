@@ -17,8 +17,8 @@ from cdc_bridge.admin.mode import Mode, Notify, read_notify, record_notify
 from cdc_bridge.admin.retention import prune
 from cdc_bridge.admin.roles import RoleNames, lacks, script
 from cdc_bridge.admin.status import read_status
-from cdc_bridge.cli.status import as_members
-from cdc_bridge.model.errors import RelationError, UsageError
+from cdc_bridge.cli.maintain import as_members
+from cdc_bridge.model.errors import AttachError, UsageError
 from cdc_bridge.statements import VERSION, statement
 from tests.schema.test_detach import dump
 from tests.support.bridge import running_bridge
@@ -616,7 +616,7 @@ def test_table_with_such_a_cast_is_refused(unguarded: Place, column: str) -> Non
         "CREATE CAST (sales.span AS json) WITH FUNCTION sales.span_json(sales.span);"
         f"CREATE TABLE sales.moody (id int, mood {column})"
     )
-    with pytest.raises(RelationError, match=r"has a column that is cast to json by sales\.(mood|span)_json"):
+    with pytest.raises(AttachError, match=r"has a column that is cast to json by sales\.(mood|span)_json"):
         unguarded.attach("sales.moody")
     unguarded.database.execute(
         "ALTER FUNCTION sales.mood_json OWNER TO postgres; ALTER FUNCTION sales.span_json OWNER TO postgres"
@@ -633,7 +633,7 @@ async def test_such_a_cast_that_is_made_later_is_reported(unguarded: Place) -> N
     assert found["sales.t"][0].startswith(
         "sales.t has a column that is cast to json by sales.mood_json(sales.mood) of the role"
     )
-    with pytest.raises(RelationError, match="cast to json"):
+    with pytest.raises(AttachError, match="cast to json"):
         unguarded.attach("sales.t")
     with unguarded.connect(unguarded.roles.owner) as owner, pytest.raises(errors.InsufficientPrivilege):
         owner.execute("INSERT INTO sales.salaries VALUES (1)")  # all that it could misuse is the log

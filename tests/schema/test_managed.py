@@ -22,7 +22,7 @@ from cdc_bridge.admin.mode import Mode
 from cdc_bridge.admin.retention import prune
 from cdc_bridge.admin.roles import RoleNames, script
 from cdc_bridge.admin.status import read_status
-from cdc_bridge.cli.status import as_members
+from cdc_bridge.cli.maintain import as_members
 from cdc_bridge.model.errors import NotInstalled, NotOwner, SchemaClosed
 from cdc_bridge.statements import VERSION
 from tests.schema.test_least_privilege import FORBIDDEN, Place, asked, is_refused
