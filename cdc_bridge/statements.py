@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
-from psycopg import AsyncConnection, Connection, sql
+import psycopg
+from psycopg import AsyncConnection, sql
 from psycopg.rows import BaseRowFactory
 
 from cdc_bridge.model.errors import UsageError
@@ -20,6 +21,8 @@ VERSION = 3
 """The version that these files install: what `cdc.version()` answers afterwards."""
 
 T = TypeVar("T")
+
+Connection: TypeAlias = psycopg.Connection[Any]
 
 _OPENING_COMMENT = re.compile(r"\A(?:--.*\n)+")
 _NAME_LINE = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
@@ -52,7 +55,7 @@ class TypedQuery(Generic[T]):
     parameters: Mapping[str, Any]
     row_factory: BaseRowFactory[T]
 
-    def all(self, conn: Connection[Any]) -> list[T]:
+    def all(self, conn: Connection) -> list[T]:
         with conn.cursor(row_factory=self.row_factory) as cursor:
             return cursor.execute(self.statement, self.parameters).fetchall()
 

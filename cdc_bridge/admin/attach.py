@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from cdc_bridge.admin import migrations
@@ -43,7 +41,7 @@ from cdc_bridge.admin.tables import (
 )
 from cdc_bridge.admin.triggers import ExcludedColumn, Level, Wanted
 from cdc_bridge.model.errors import AttachError, DatabaseError, NotOwner, UsageError
-from cdc_bridge.statements import VERSION, granting, statement
+from cdc_bridge.statements import VERSION, Connection, granting, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
 
@@ -77,7 +75,7 @@ class Request:
         return self.mode or (tree.mode if tree.is_attached else OF_NEW_TABLES)
 
 
-def plan(conn: psycopg.Connection[Any], request: Request, schema: str = "cdc") -> Plan:
+def plan(conn: Connection, request: Request, schema: str = "cdc") -> Plan:
     """Return what is missing, and change nothing. Raises `AttachError`, `UsageError`, other `DatabaseError`."""
     check_connection(conn)
     if conn.info.parameter_status("server_encoding") == "SQL_ASCII":
@@ -89,7 +87,7 @@ def plan(conn: psycopg.Connection[Any], request: Request, schema: str = "cdc") -
         return _plan(conn, request, schema)
 
 
-def _plan(conn: psycopg.Connection[Any], request: Request, schema: str) -> Plan:
+def _plan(conn: Connection, request: Request, schema: str) -> Plan:
     there = migrations.require_ours(conn, schema)
     trees, notes = _requested(conn, request, schema)
     named = _excluded(conn, request, schema, trees)
@@ -167,7 +165,7 @@ def _enable_always(table: Table, name: str) -> Step:
 # --- our schema ---
 
 
-def _installation(conn: psycopg.Connection[Any], there: migrations.InstalledSchema, schema: str) -> list[Task]:
+def _installation(conn: Connection, there: migrations.InstalledSchema, schema: str) -> list[Task]:
     """Return the task that installs what is missing, or gives the runtime role the rights it lacks."""
     if missing := migrations.missing(conn, schema):
         searching = Step(statement("steps/search"), NO_LOCK, "names mean PostgreSQL's own")
@@ -180,7 +178,7 @@ def _installation(conn: psycopg.Connection[Any], there: migrations.InstalledSche
     return []
 
 
-def _recording(conn: psycopg.Connection[Any], request: Request, schema: str, trees: Sequence[Tree]) -> list[Task]:
+def _recording(conn: Connection, request: Request, schema: str, trees: Sequence[Tree]) -> list[Task]:
     """Return the task that records a new `notify`. Raises `UsageError` if a table's mode contradicts it."""
     live = [tree.root.relation for tree in trees if request.mode_of(tree) is Mode.LIVE]
     if request.notify is None and not live:
@@ -198,7 +196,7 @@ def _recording(conn: psycopg.Connection[Any], request: Request, schema: str, tre
 # --- which tables ---
 
 
-def _requested(conn: psycopg.Connection[Any], request: Request, schema: str) -> tuple[list[Tree], list[str]]:
+def _requested(conn: Connection, request: Request, schema: str) -> tuple[list[Tree], list[str]]:
     """Return the trees to attach, and notes that name the tables that --all leaves out."""
     if request.is_of_notify_alone:
         return [], []
@@ -212,7 +210,7 @@ def _requested(conn: psycopg.Connection[Any], request: Request, schema: str) -> 
     return trees, []
 
 
-def _all(conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str) -> tuple[list[Tree], list[str]]:
+def _all(conn: Connection, schemas: Sequence[str], schema: str) -> tuple[list[Tree], list[str]]:
     parameters = {"schemas": list(schemas), "schema": schema}
     there = {name for (name,) in conn.execute(statement("queries/schemas"), parameters)}
     if absent := [name for name in schemas if name not in there]:
@@ -234,9 +232,7 @@ def _all(conn: psycopg.Connection[Any], schemas: Sequence[str], schema: str) -> 
 # --- which columns not ---
 
 
-def _excluded(
-    conn: psycopg.Connection[Any], request: Request, schema: str, trees: Sequence[Tree]
-) -> dict[int, set[ExcludedColumn]]:
+def _excluded(conn: Connection, request: Request, schema: str, trees: Sequence[Tree]) -> dict[int, set[ExcludedColumn]]:
     """The excluded columns by the table's oid."""
     by_oid = {tree.root.oid: tree.root for tree in trees}
     columns: dict[int, set[ExcludedColumn]] = {}
@@ -246,9 +242,7 @@ def _excluded(
     return columns
 
 
-def _find_column(
-    conn: psycopg.Connection[Any], schema: str, text: str, by_oid: Mapping[int, Table]
-) -> tuple[Table, str]:
+def _find_column(conn: Connection, schema: str, text: str, by_oid: Mapping[int, Table]) -> tuple[Table, str]:
     """Raises `AttachError` and `UsageError`."""
     error: Exception = UsageError(f"--exclude-column {text}: write it as TABLE.COLUMN")
     for table_text, column_text in split_column(text):

@@ -2,9 +2,6 @@
 
 import re
 from dataclasses import dataclass
-from typing import Any
-
-import psycopg
 
 from cdc_bridge.admin.attach import drop_trigger
 from cdc_bridge.admin.migrations import InstalledSchema, require_ours
@@ -21,7 +18,7 @@ from cdc_bridge.admin.plan import (
 )
 from cdc_bridge.admin.tables import Tree, catalog_settings, read_trees, require_table
 from cdc_bridge.model.errors import DatabaseError, NotOwner, UsageError
-from cdc_bridge.statements import functions, read, statement
+from cdc_bridge.statements import Connection, functions, read, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
 
@@ -35,7 +32,7 @@ class Request:
     purge: bool = False
 
 
-def plan(conn: psycopg.Connection[Any], request: Request, schema: str = "cdc") -> Plan:
+def plan(conn: Connection, request: Request, schema: str = "cdc") -> Plan:
     """Return what is left to remove, if anything. Raises `AttachError` and `UsageError`."""
     check_connection(conn)
     if bool(request.tables) == request.all_tables:
@@ -71,7 +68,7 @@ def _detach_tree(tree: Tree) -> Task | None:
     return on_tables(f"detach {tree.root.relation}", carrying, ACCESS_EXCLUSIVE, reason, drops)
 
 
-def _purge(conn: psycopg.Connection[Any], there: InstalledSchema, schema: str) -> Task:
+def _purge(conn: Connection, there: InstalledSchema, schema: str) -> Task:
     """Return the task that drops our schema. Raises `DatabaseError` if it also holds objects of others."""
     if not there.is_owned:
         raise NotOwner(f'the schema "{schema}"', there.owner)

@@ -2,13 +2,12 @@
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from cdc_bridge.model.errors import DatabaseError, NotInstalled, NotOwner
-from cdc_bridge.statements import VERSION, functions, granting, migrations, statement
+from cdc_bridge.statements import VERSION, Connection, functions, granting, migrations, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +26,7 @@ class InstalledSchema:
     owner: str = ""
 
 
-def read_installed_schema(conn: psycopg.Connection[Any], schema: str) -> InstalledSchema:
+def read_installed_schema(conn: Connection, schema: str) -> InstalledSchema:
     found = conn.execute(statement("queries/version", schema), {"schema": schema}).fetchone()
     if found is None:
         return InstalledSchema(version=0)
@@ -39,7 +38,7 @@ def read_installed_schema(conn: psycopg.Connection[Any], schema: str) -> Install
     return InstalledSchema(version, is_ours, is_usable, is_owned, is_own, owner)
 
 
-def require_ours(conn: psycopg.Connection[Any], schema: str) -> InstalledSchema:
+def require_ours(conn: Connection, schema: str) -> InstalledSchema:
     """Return what is installed, if anything. Raises `DatabaseError` if the schema is not ours."""
     there = read_installed_schema(conn, schema)
     if not there.is_ours:
@@ -50,7 +49,7 @@ def require_ours(conn: psycopg.Connection[Any], schema: str) -> InstalledSchema:
     return there
 
 
-def require_installed(conn: psycopg.Connection[Any], schema: str) -> InstalledSchema:
+def require_installed(conn: Connection, schema: str) -> InstalledSchema:
     """Raises `NotInstalled`, and `DatabaseError` where the schema is somebody else's."""
     there = require_ours(conn, schema)
     if there.version == 0:
@@ -58,7 +57,7 @@ def require_installed(conn: psycopg.Connection[Any], schema: str) -> InstalledSc
     return there
 
 
-def missing(conn: psycopg.Connection[Any], schema: str) -> list[sql.Composed]:
+def missing(conn: Connection, schema: str) -> list[sql.Composed]:
     """Return the statements that bring the database to this version, if any. Raises `DatabaseError`.
 
     All of it belongs to one role, also after an upgrade by another one: what our triggers call runs with its rights.

@@ -15,7 +15,7 @@ from psycopg.rows import scalar_row
 
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import UsageError
-from cdc_bridge.statements import TypedQuery, statement
+from cdc_bridge.statements import Connection, TypedQuery, statement
 
 PREFIX = "00_cdc_bridge_"
 """Triggers fire in the order of their names; ours come before the application's."""
@@ -55,7 +55,7 @@ OF_NEW_TABLES = Mode.DURABLE
 """The mode of tables that are attached without `--mode`."""
 
 
-def read_notify(conn: psycopg.Connection[Any], schema: str) -> Notify:
+def read_notify(conn: Connection, schema: str) -> Notify:
     """Return the recorded value; a database without one, as of version 1, notifies."""
     try:
         row = conn.execute(statement("queries/notify", schema)).fetchone()
@@ -64,7 +64,7 @@ def read_notify(conn: psycopg.Connection[Any], schema: str) -> Notify:
     return Notify.OFF if row and row[0] == Notify.OFF else Notify.AUTO
 
 
-def record_notify(conn: psycopg.Connection[Any], schema: str, notify: Notify) -> None:
+def record_notify(conn: Connection, schema: str, notify: Notify) -> None:
     """Raises `UsageError` for `off` while there are live tables."""
     if notify is Notify.OFF:
         refuse_live(read_live_tables(conn, schema))
@@ -76,7 +76,7 @@ def statement_of_record(schema: str, notify: Notify) -> sql.Composed:
     return statement("steps/record_notify", schema, value=sql.Literal(notify.value))
 
 
-def read_live_tables(conn: psycopg.Connection[Any], schema: str) -> list[Relation]:
+def read_live_tables(conn: Connection, schema: str) -> list[Relation]:
     """Return the attached tables that always notify."""
     return [Relation(*row) for row in conn.execute(statement("queries/live_tables", schema), ours(schema))]
 

@@ -10,15 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import starmap
-from typing import Any
 
-import psycopg
 from psycopg import errors, sql
 
 from cdc_bridge.admin import migrations
 from cdc_bridge.admin.tables import Table, catalog_settings
 from cdc_bridge.model.errors import DatabaseError, LockHolder, LockNotAcquired
-from cdc_bridge.statements import statement
+from cdc_bridge.statements import Connection, statement
 
 LOCK_TIMEOUT_MS = 200
 LOCK_LIMIT_S = 60.0
@@ -78,7 +76,7 @@ class Task:
     def __str__(self) -> str:
         return "\n".join([_comment(self.title), "BEGIN;", *map(str, (*self.before, *self.steps)), "COMMIT;"])
 
-    def holders(self, conn: psycopg.Connection[Any]) -> tuple[LockHolder, ...]:
+    def holders(self, conn: Connection) -> tuple[LockHolder, ...]:
         return holders(conn, [table.oid for table in self.tables], self.lock)
 
 
@@ -117,7 +115,7 @@ def on_schema(name: str, schema: str, steps: Sequence[Step], *, is_installation:
     return Task(name, locking, steps, is_installation=is_installation)
 
 
-def check_connection(conn: psycopg.Connection[Any]) -> None:
+def check_connection(conn: Connection) -> None:
     """Raises `DatabaseError` for a server that is too old."""
     assert conn.autocommit, "each task is a transaction of its own"
     if conn.info.server_version < 140000:
@@ -126,7 +124,7 @@ def check_connection(conn: psycopg.Connection[Any]) -> None:
 
 
 def apply(
-    conn: psycopg.Connection[Any],
+    conn: Connection,
     plan: Plan,
     *,
     lock_limit_s: float = LOCK_LIMIT_S,
@@ -144,7 +142,7 @@ def apply(
 
 
 def _apply_patiently(
-    conn: psycopg.Connection[Any], schema: str, task: Task, lock_limit_s: float, notice: Callable[[str], None]
+    conn: Connection, schema: str, task: Task, lock_limit_s: float, notice: Callable[[str], None]
 ) -> None:
     telling_s = time.monotonic() + TELL_AFTER_S
     for _ in _attempts(lock_limit_s):
@@ -158,7 +156,7 @@ def _apply_patiently(
     raise LockNotAcquired(task.name, lock_limit_s, task.holders(conn))
 
 
-def _run(conn: psycopg.Connection[Any], schema: str, task: Task) -> None:
+def _run(conn: Connection, schema: str, task: Task) -> None:
     with conn.transaction():
         for each in task.before:
             conn.execute(each.statement)
@@ -178,7 +176,7 @@ def _attempts(limit_s: float) -> Iterator[None]:
         yield
 
 
-def holders(conn: psycopg.Connection[Any], oids: Iterable[int], lock: str) -> tuple[LockHolder, ...]:
+def holders(conn: Connection, oids: Iterable[int], lock: str) -> tuple[LockHolder, ...]:
     """Return the sessions that keep such a lock on these tables from being had."""
     parameters = {"oids": list(oids), "modes": list(_CONFLICTING[lock])}
     return tuple(starmap(LockHolder, conn.execute(statement("queries/lock_holders"), parameters)))

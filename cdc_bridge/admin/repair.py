@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 import psycopg
 
@@ -13,6 +12,7 @@ from cdc_bridge.admin.problems import check_table
 from cdc_bridge.admin.tables import Tree, catalog_settings, read_trees
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import DatabaseError
+from cdc_bridge.statements import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +32,7 @@ class Outcome:
 
 
 def repair(
-    conn: psycopg.Connection[Any],
-    schema: str = "cdc",
-    *,
-    lock_limit_s: float = LOCK_LIMIT_S,
-    roots: Collection[int] | None = None,
+    conn: Connection, schema: str = "cdc", *, lock_limit_s: float = LOCK_LIMIT_S, roots: Collection[int] | None = None
 ) -> Outcome:
     """Repair each table by itself, so that an obstacle at one does not stop the others. Raises `NotInstalled`.
 

@@ -11,16 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import psycopg
-from psycopg import IsolationLevel, errors, sql
-from psycopg.rows import tuple_row
+from psycopg import errors, sql
 
 from cdc_bridge.admin import plan
 from cdc_bridge.admin.migrations import require_installed
 from cdc_bridge.admin.mode import STANDBY
 from cdc_bridge.admin.tables import catalog_settings
 from cdc_bridge.model.errors import DatabaseError, LockHolder
-from cdc_bridge.statements import statement
+from cdc_bridge.statements import Connection, statement
 
 RING = 8
 
@@ -129,7 +127,7 @@ class Pruned:
     is_somebody_else_pruning: bool = False
 
 
-def prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_bytes: int) -> Pruned:
+def prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int) -> Pruned:
     """Each action in a transaction of its own; none waits for long. The connection is in autocommit mode.
 
     Raises `NotInstalled` and `DatabaseError`.
@@ -137,7 +135,7 @@ def prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_
     if "yes" in STANDBY.all(conn):
         raise DatabaseError("this is a hot standby: the change log is pruned on its primary")
     done = Pruned()
-    with catalog_settings(conn), _read_committed(conn):
+    with catalog_settings(conn):
         version = require_installed(conn, schema).version
         if version is not None and version < FIRST_VERSION:
             return done
@@ -148,20 +146,20 @@ def prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_
     return done
 
 
-def holders(conn: psycopg.Connection[Any], schema: str, numbers: Iterable[int]) -> tuple[LockHolder, ...]:
+def holders(conn: Connection, schema: str, numbers: Iterable[int]) -> tuple[LockHolder, ...]:
     """Return the sessions that keep these segments from being emptied."""
     parameters = {"schema": schema, "names": [f"change_log_{number}" for number in numbers]}
     oids = [oid for (oid,) in conn.execute(statement("queries/segment_oids"), parameters)]
     return plan.holders(conn, oids, plan.ACCESS_EXCLUSIVE)
 
 
-def read_log(conn: psycopg.Connection[Any], schema: str) -> Log:
+def read_log(conn: Connection, schema: str) -> Log:
     """Raises `DatabaseError` for a log of which a part is missing."""
     with _whole_log():
         return _read_log(conn, schema, [])
 
 
-def _prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep_bytes: int, done: Pruned) -> None:
+def _prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int, done: Pruned) -> None:
     done.changed += [number for (number,) in conn.execute(statement("queries/note_segments", schema))]
     conn.execute(statement("steps/merge_forgotten", schema))
     log = _read_log(conn, schema, done.locked)
@@ -181,7 +179,7 @@ def _prune(conn: psycopg.Connection[Any], schema: str, older_than_s: float, keep
         log = _read_log(conn, schema, done.locked)
 
 
-def _forget(conn: psycopg.Connection[Any], schema: str, segment: Segment, done: Pruned) -> None:
+def _forget(conn: Connection, schema: str, segment: Segment, done: Pruned) -> None:
     try:
         with _limited(conn, LOCK_TIMEOUT_MS):
             conn.execute(statement("steps/forget_segment", schema, number=sql.Literal(segment.number)))
@@ -191,9 +189,9 @@ def _forget(conn: psycopg.Connection[Any], schema: str, segment: Segment, done: 
         done.forgotten.append(segment)
 
 
-def _read_log(conn: psycopg.Connection[Any], schema: str, locked: list[int]) -> Log:
+def _read_log(conn: Connection, schema: str, locked: list[int]) -> Log:
     """Read the log, except for the segments that are `locked`, and note which ones are found to be."""
-    position = _row(conn, statement("queries/log_position", schema))
+    current, is_full, size_bytes, is_gate_open = _row(conn, statement("queries/log_position", schema))
     segments = []
     for number in range(RING):
         name = sql.Identifier(schema, f"change_log_{number}")
@@ -204,26 +202,24 @@ def _read_log(conn: psycopg.Connection[Any], schema: str, locked: list[int]) -> 
                     segments.append(Segment(number, *_row(conn, query)))
             except errors.LockNotAvailable:
                 locked.append(number)
-    current, is_full, size_bytes, is_gate_open = position
     return Log(current, is_full, size_bytes, is_gate_open, tuple(segments))
 
 
-def _row(conn: psycopg.Connection[Any], query: sql.Composed) -> tuple[Any, ...]:
-    with conn.cursor(row_factory=tuple_row) as cursor:
-        row = cursor.execute(query).fetchone()
+def _row(conn: Connection, query: sql.Composed) -> tuple[Any, ...]:
+    row = conn.execute(query).fetchone()
     assert row  # it selects from nothing
     return row
 
 
 @contextmanager
-def _limited(conn: psycopg.Connection[Any], lock_timeout_ms: int) -> Iterator[None]:
+def _limited(conn: Connection, lock_timeout_ms: int) -> Iterator[None]:
     with conn.transaction():
         conn.execute(statement("steps/limit", limit=sql.Literal(f"{lock_timeout_ms}ms")))
         yield
 
 
 @contextmanager
-def _alone(conn: psycopg.Connection[Any], schema: str) -> Iterator[bool]:
+def _alone(conn: Connection, schema: str) -> Iterator[bool]:
     """Let one prune at a time: two would forget more than either meant to."""
     (is_alone,) = _row(conn, statement("steps/prune_alone", name=sql.Literal(schema)))
     try:
@@ -234,24 +230,10 @@ def _alone(conn: psycopg.Connection[Any], schema: str) -> Iterator[bool]:
 
 
 @contextmanager
-def _read_committed(conn: psycopg.Connection[Any]) -> Iterator[None]:
-    """Use READ COMMITTED, so that a transaction sees the state after it has waited for its lock."""
-    before = conn.isolation_level
-    conn.isolation_level = IsolationLevel.READ_COMMITTED
-    try:
-        yield
-    finally:
-        if not conn.closed:
-            conn.isolation_level = before
-
-
-@contextmanager
 def _whole_log() -> Iterator[None]:
     """Raise `DatabaseError` where a part of the log turns out to be missing."""
     try:
         yield
     except (errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction) as error:
-        message = error.diag.message_primary
-        raise DatabaseError(
-            f"the change log is not whole ({message}): cdc-bridge status says what is missing"
-        ) from error
+        reason = f"the change log is not whole ({error.diag.message_primary})"
+        raise DatabaseError(f"{reason}: cdc-bridge status says what is missing") from error

@@ -7,13 +7,11 @@ them.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
-import psycopg
 from psycopg import sql
 
 from cdc_bridge.model.errors import UsageError
-from cdc_bridge.statements import granting, read, rights, statement
+from cdc_bridge.statements import Connection, granting, read, rights, statement
 
 NAME_BYTES_MAX = 63
 OWNER, RUNTIME = "cdc_owner", "cdc_bridge"
@@ -71,7 +69,7 @@ def script(roles: RoleNames, schema: str, *, guard: bool = True) -> str:
     return opening + created.as_string()
 
 
-def lacks(conn: psycopg.Connection[Any], schema: str) -> list[Lack]:
+def lacks(conn: Connection, schema: str) -> list[Lack]:
     """Return what the recorded runtime role lacks; nothing where none is recorded."""
     found = conn.execute(statement("roles/missing", schema, **rights(schema)), {"schema": schema})
     return [

@@ -5,7 +5,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import Any
 
 import psycopg
 from psycopg.rows import class_row
@@ -19,7 +18,7 @@ from cdc_bridge.admin.tables import Tree, catalog_settings, read_trees
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN
 from cdc_bridge.model.catalog import collection_name
 from cdc_bridge.model.errors import DatabaseError, SchemaClosed
-from cdc_bridge.statements import TypedQuery, statement
+from cdc_bridge.statements import Connection, TypedQuery, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Status:
 
 
 def read_status(
-    conn: psycopg.Connection[Any],
+    conn: Connection,
     schema: str = "cdc",
     collections: Mapping[str, str] = MappingProxyType({}),
     *,

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-import psycopg
 from psycopg import sql
 from psycopg.rows import kwargs_row
 
@@ -19,7 +18,7 @@ from cdc_bridge.admin.mode import PARTITION_PREFIX, PREFIX, Mode, ours
 from cdc_bridge.admin.triggers import COLUMN_BY_COLUMN, EVENTS, MARK, ExcludedColumn, Level, Trigger, Wanted
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import AttachError
-from cdc_bridge.statements import TypedQuery, statement
+from cdc_bridge.statements import Connection, TypedQuery, statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +178,7 @@ class Tree:
 
 
 @contextmanager
-def catalog_settings(conn: psycopg.Connection[Any]) -> Iterator[None]:
+def catalog_settings(conn: Connection) -> Iterator[None]:
     """Meanwhile the session has the settings that our queries on catalogs need, afterwards its own again."""
     before = conn.execute(statement("queries/catalog_settings")).fetchall()
     try:
@@ -196,7 +195,7 @@ def query_tables(schema: str, oids: Iterable[int] | None = None) -> TypedQuery[T
     return TypedQuery(statement("queries/tables", schema), parameters, kwargs_row(_table))
 
 
-def read_trees(conn: psycopg.Connection[Any], schema: str, oids: Iterable[int] | None = None) -> list[Tree]:
+def read_trees(conn: Connection, schema: str, oids: Iterable[int] | None = None) -> list[Tree]:
     """The trees of these tables, or of all that carry triggers of ours. Of a partition, just the part from there on."""
     return as_trees(query_tables(schema, oids).all(conn))
 
@@ -206,13 +205,7 @@ def as_trees(tables: Iterable[Table]) -> list[Tree]:
 
 
 def _table(
-    *,
-    schema: str,
-    name: str,
-    root_schema: str,
-    root_name: str,
-    triggers: Iterable[dict[str, Any]],
-    **others: Any,
+    *, schema: str, name: str, root_schema: str, root_name: str, triggers: Iterable[dict[str, Any]], **others: Any
 ) -> Table:
     return Table(
         relation=Relation(schema, name),
@@ -233,7 +226,7 @@ def _parse(text: str) -> list[str]:
     return [quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in pairs if quoted or plain]
 
 
-def find_table(conn: psycopg.Connection[Any], schema: str, text: str) -> int | None:
+def find_table(conn: Connection, schema: str, text: str) -> int | None:
     """The oid of what `text` names. Without a schema it is looked for in `public`."""
     *schemas, name = _parse(text) or [""]
     parameters = {"text": text, "parts_schema": schemas[0] if schemas else "public", "parts_name": name}
@@ -241,7 +234,7 @@ def find_table(conn: psycopg.Connection[Any], schema: str, text: str) -> int | N
     return int(found[0]) if found else None
 
 
-def require_table(conn: psycopg.Connection[Any], schema: str, text: str, advice: str) -> int:
+def require_table(conn: Connection, schema: str, text: str, advice: str) -> int:
     """Do as `find_table`. Raises `AttachError` with this advice if there is no such table."""
     oid = find_table(conn, schema, text)
     if oid is None:

@@ -1,13 +1,14 @@
 -- Settings of a session, and what they are.
 
 -- name: catalog_settings
--- Names mean PostgreSQL's own, whatever is called alike elsewhere; and queries on catalogs are not worth compiling
--- (where it is installed, jit turns their 5 milliseconds into 600). Returns what was set before.
+-- Names mean PostgreSQL's own, whatever is called alike elsewhere; queries on catalogs are not worth compiling (where it is
+-- installed, jit turns their 5 milliseconds into 600); and a transaction sees the state after it has waited for its lock.
+-- Returns what was set before.
 WITH before AS MATERIALIZED (
-    SELECT name, pg_catalog.current_setting(name) AS setting
-    FROM (VALUES ('search_path'), ('jit')) AS pinned(name)
+    SELECT name, pg_catalog.current_setting(name) AS setting, wanted
+    FROM (VALUES ('search_path', 'pg_catalog, pg_temp'), ('jit', 'off'), ('default_transaction_isolation', 'read committed')) AS pinned(name, wanted)
 )
-SELECT name, setting, pg_catalog.set_config(name, CASE name WHEN 'jit' THEN 'off' ELSE 'pg_catalog, pg_temp' END, false)
+SELECT name, setting, pg_catalog.set_config(name, wanted, false)
 FROM before
 
 -- name: set_config
