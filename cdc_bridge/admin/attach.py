@@ -101,7 +101,7 @@ def _plan(conn: Connection, request: Request, schema: str) -> Plan:
         excluded = sorted(columns.union(tree.excluded))
         tasks += tasks_of_tree(tree, tree.tables, excluded, tree.needed_level, request.mode_of(tree), schema=schema)
     if there.version == VERSION and any(request.mode_of(tree) is Mode.DURABLE for tree in trees):
-        # A log that somebody has altered would let changes slip, or cannot even be named by a trigger.
+        # An altered log would lose changes, or a trigger could not even name its parts.
         for problem in log_problems(schema).all(conn):
             raise DatabaseError(f"no table can be durable while the change log is not as it should be: {problem}")
     if request.notify is Notify.OFF:

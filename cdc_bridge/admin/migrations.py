@@ -50,7 +50,7 @@ def require_ours(conn: Connection, schema: str) -> InstalledSchema:
 
 
 def require_installed(conn: Connection, schema: str) -> InstalledSchema:
-    """Raises `NotInstalled`, and `DatabaseError` where the schema is somebody else's."""
+    """Raises `NotInstalled`, and `DatabaseError` where the schema has another purpose."""
     there = require_ours(conn, schema)
     if there.version == 0:
         raise NotInstalled(schema)

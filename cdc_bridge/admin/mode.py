@@ -1,7 +1,7 @@
 """The mode of each table, and whether anything in the database notifies.
 
 Whether anything notifies is recorded in the database, and not left to each bridge's settings, because one bridge that
-opened the gate would break PREPARE TRANSACTION for everybody. Live tables always notify, so with `off` there can be
+opened the gate would break PREPARE TRANSACTION for all. Live tables always notify, so with `off` there can be
 none.
 """
 
@@ -44,7 +44,7 @@ class Mode(enum.StrEnum):
 class Notify(enum.StrEnum):
     """Whether anything notifies, decided by the operator for all bridges of a database.
 
-    `AUTO`: writers notify while the gate is open. `OFF`: nobody ever does, and bridges poll.
+    `AUTO`: writers notify while the gate is open. `OFF`: no writer ever does, and bridges poll.
     """
 
     AUTO = "auto"

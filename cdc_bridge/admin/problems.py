@@ -58,7 +58,7 @@ def _objection(table: Table) -> str | None:
 
 
 def _danger(table: Table) -> str | None:
-    """Return why a table is refused whose columns run another role's code."""
+    """Return why a table is refused if its columns run another role's code."""
     return table.foreign_cast and (
         f"has a column that is cast to json by {table.foreign_cast}, which would run with the rights of the owner of"
         " our schema: drop that cast, or let a superuser own the function"
@@ -205,7 +205,7 @@ _CANNOT_READ = "it may read no attached table: GRANT SELECT on what its clients 
 
 
 def role_problems(roles: Sequence[str], access: Access) -> Mapping[str, str]:
-    """Return problems by role. Where nothing is attached there are none: nobody can read anything there."""
+    """Return problems by role. Where nothing is attached there are none."""
     if not access.of(None):
         return {}
     found = {role: _role_problem(access.roles.get(role)) for role in roles}

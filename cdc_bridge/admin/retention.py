@@ -2,8 +2,8 @@
 
 The log is a ring of segments, of which writers use one, the *current*. The one after it is kept empty, so that they can
 go on to it at any time; the one after that is the oldest. Whole segments are emptied, never rows, so age has a
-granularity: the current one is left after a sixth of the time, and after a sixth of the bytes. A segment that somebody
-has locked, a pg_dump or a transaction that has written to it, is left for the next time.
+granularity: the current one is left after a sixth of the time, and after a sixth of the bytes. A segment that is
+locked, by pg_dump or by a transaction that has written to it, is left for the next time.
 """
 
 from collections.abc import Iterable, Iterator
@@ -23,14 +23,14 @@ from cdc_bridge.statements import Connection, statement
 RING = 8
 
 PARTS = 6
-"""Into so many segments time and bytes are divided; two more are the one that is written and the empty one."""
+"""The number of segments that share the time and the bytes to keep. Of the other two, one is written, one empty."""
 
 SEGMENT_BYTES_MIN = 65_536
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The ages are those of rows that can be seen; None when there are none. `size_bytes` is all that it takes."""
+    """A table of the log. Ages are those of visible rows, None without any; `size_bytes` includes indexes and TOAST."""
 
     number: int
     size_bytes: int
@@ -71,9 +71,10 @@ class Log:
 def decide(log: Log, older_than_s: float, keep_bytes: int) -> tuple[list[Segment], bool]:
     """Return which segments to empty now, and whether to let writers go on to the next one.
 
-    A segment is left early, so that its last row does not decide over its first. Without a row that can be seen it is
-    written to just now, or was in vain, and its age says nothing. Decide again afterwards, since advancing makes
-    another segment the next.
+    Writers leave a segment early, so that its first row need not wait for its last one to grow old. A segment without a
+    visible row is being written, or its transaction has failed, and its age says nothing.
+
+    Decide again afterwards, since advancing makes another segment the next.
     """
     by_number = {each.number: each for each in log.segments}
     in_order = [by_number[n] for step in range(1, RING) if (n := (log.current + step) % RING) in by_number]
@@ -104,7 +105,7 @@ def segment_bytes(keep_bytes: int) -> int:
 
 
 LOCK_TIMEOUT_MS = 100
-"""Readers and writers of a segment queue behind whoever waits to empty it."""
+"""While pruning waits to empty a segment, its readers and writers queue behind it."""
 
 READ_TIMEOUT_MS = 1000
 
@@ -124,7 +125,7 @@ class Pruned:
     locked: list[int] = field(default_factory=list)
     changed: list[int] = field(default_factory=list)
     advanced: int = 0
-    is_somebody_else_pruning: bool = False
+    is_pruned_elsewhere: bool = False
 
 
 def prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int) -> Pruned:
@@ -140,7 +141,7 @@ def prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int) -
         if version is not None and version < FIRST_VERSION:
             return done
         with _alone(conn, schema) as is_alone, _whole_log():
-            done.is_somebody_else_pruning = not is_alone
+            done.is_pruned_elsewhere = not is_alone
             if is_alone:
                 _prune(conn, schema, older_than_s, keep_bytes, done)
     return done
@@ -220,7 +221,7 @@ def _limited(conn: Connection, lock_timeout_ms: int) -> Iterator[None]:
 
 @contextmanager
 def _alone(conn: Connection, schema: str) -> Iterator[bool]:
-    """Let one prune at a time: two would forget more than either meant to."""
+    """Let one session prune at a time: two would forget more than either meant to."""
     (is_alone,) = _row(conn, statement("steps/prune_alone", name=sql.Literal(schema)))
     try:
         yield is_alone

@@ -1,4 +1,4 @@
-"""Tables as attach, detach and status see them: what they are, which triggers of ours they carry, which they should.
+"""Tables as attach, detach and status see them: their properties, the triggers of ours on them, and those they need.
 
 A *tree* is a table that can be attached, with all partitions under it; most have none. Which triggers each of them
 should carry follows from what all of them are; `triggers.py` has the theory.
@@ -61,7 +61,7 @@ class Table:
 
     @property
     def is_disabled(self) -> bool:
-        """Return whether somebody has disabled a trigger of ours."""
+        """Return whether a trigger of ours is disabled."""
         return any(trigger.enabled == "D" for trigger in self.triggers.values())
 
 
@@ -96,17 +96,17 @@ class Tree:
 
     @property
     def repaired_level(self) -> Level:
-        """The level that is needed, unless somebody has disabled a trigger of ours: that is left alone."""
+        """Return the needed level, or the present one if a trigger of ours is disabled: that is left alone."""
         return self.level if any(table.is_disabled for table in self.tables) else self.needed_level
 
     @property
     def excluded(self) -> list[ExcludedColumn]:
-        """The excluded columns, of whichever triggers have them."""
+        """Return the excluded columns, as the arguments of triggers say."""
         arguments = {argument for trigger in self.root.triggers.values() for argument in trigger.arguments}
         return sorted(map(ExcludedColumn.parse, arguments - {COLUMN_BY_COLUMN}))
 
     def excluded_names(self) -> set[str]:
-        """The names that clients will not see: as given, and as the columns of these numbers are called now."""
+        """Return the names hidden from clients: as given, and as these columns are called now."""
         numbers = {column.number for column in self.excluded}
         now = {name for name, number in self.root.columns.items() if number in numbers}
         return now | {column.name for column in self.excluded}
@@ -121,9 +121,9 @@ class Tree:
         return all(table.is_plain for table in self.tables)
 
     def outdated(self) -> list[Table]:
-        """The tables that have changed since they were attached.
+        """Return the tables that have changed since they were attached.
 
-        New partitions, first virtual generated columns, first columns in whose values a session's settings show,
+        New partitions, first virtual generated columns, first columns with values that depend on a session's settings,
         another level that is needed, and triggers that were disabled and enabled again, which makes them forget ALWAYS.
 
         A trigger of ours that was disabled stays so: that may have been done to save the database.
@@ -153,8 +153,9 @@ class Tree:
         level: Level | None = None,
         mode: Mode | None = None,
     ) -> list[Wanted]:
-        """The triggers that a table of the tree should carry of its own; as it is captured now, where nothing else is
-        said. Of row triggers, PostgreSQL gives a partition those of the root, but for TRUNCATE.
+        """Return the triggers that a table of the tree should have of its own; by default, as it is captured now.
+
+        PostgreSQL copies row triggers from the root to partitions, except the one for TRUNCATE.
         """
         excluded = self.excluded if excluded is None else excluded
         level, mode = level or self.level, mode or self.mode
@@ -179,7 +180,7 @@ class Tree:
 
 @contextmanager
 def catalog_settings(conn: Connection) -> Iterator[None]:
-    """Meanwhile the session has the settings that our queries on catalogs need, afterwards its own again."""
+    """Give the session the settings that our statements need, and its own ones back afterwards."""
     before = conn.execute(statement("queries/catalog_settings")).fetchall()
     try:
         yield
@@ -196,7 +197,7 @@ def query_tables(schema: str, oids: Iterable[int] | None = None) -> TypedQuery[T
 
 
 def read_trees(conn: Connection, schema: str, oids: Iterable[int] | None = None) -> list[Tree]:
-    """The trees of these tables, or of all that carry triggers of ours. Of a partition, just the part from there on."""
+    """Read the trees of these tables, or of all with triggers of ours. Of a partition, only the part below it."""
     return as_trees(query_tables(schema, oids).all(conn))
 
 
@@ -220,14 +221,14 @@ _NAME = re.compile(rf"{_PART}(?:\.{_PART})?")
 
 
 def _parse(text: str) -> list[str]:
-    """A name as PostgreSQL reads it, one or two parts; none when it cannot."""
+    """Return the one or two parts of a name as PostgreSQL reads it; none if it cannot."""
     groups = found.groups() if (found := _NAME.fullmatch(text)) else ()
     pairs = zip(groups[::2], groups[1::2], strict=True)
     return [quoted.replace('""', '"') if quoted else plain.lower() for quoted, plain in pairs if quoted or plain]
 
 
 def find_table(conn: Connection, schema: str, text: str) -> int | None:
-    """The oid of what `text` names. Without a schema it is looked for in `public`."""
+    """Return the oid of what `text` names, in `public` if it names no schema."""
     *schemas, name = _parse(text) or [""]
     parameters = {"text": text, "parts_schema": schemas[0] if schemas else "public", "parts_name": name}
     found = conn.execute(statement("queries/resolve", schema), parameters).fetchone()
@@ -243,7 +244,7 @@ def require_table(conn: Connection, schema: str, text: str, advice: str) -> int:
 
 
 def split_column(text: str) -> list[tuple[str, str]]:
-    """Every way to read `T.C`; the ones with the shortest column first."""
+    """Return every way to read `T.C`, the shortest column first."""
     dots = [match.start() for match in re.finditer(r"\.", text)]
     return [(text[:dot], text[dot + 1 :]) for dot in reversed(dots)]
 

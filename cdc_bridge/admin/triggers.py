@@ -7,8 +7,8 @@
   logical replication brings the rows, since that fires no others. PostgreSQL copies those of a root to each partition,
   also to future ones, so their names carry a mark of the root: a table with row triggers of its own could not become
   a partition if two had one name. TRUNCATE has no row triggers.
-- Nothing else is kept anywhere: a table is attached when its root carries a trigger of ours, and in the mode whose
-  function that calls.
+- Nothing else is kept anywhere: a table is attached when its root carries a trigger of ours, and the function that
+  this calls tells the mode.
 """
 
 import enum
@@ -36,7 +36,7 @@ EVENTS = {
 """Each event with the transition tables of its statement trigger."""
 
 _PLAIN = {event: f"capture_durable_{event.lower()}" for event in EVENTS if event != "TRUNCATE"}
-"""Quicker, for statements on tables without arguments and in whose values no session's settings show."""
+"""Quicker functions, for tables without excluded columns and with values that no setting of a session changes."""
 
 DURABLE_FUNCTIONS = ("capture_durable", "capture_durable_row", *_PLAIN.values())
 

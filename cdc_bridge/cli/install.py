@@ -98,22 +98,23 @@ def sql(
     ] = False,
     owner_role: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help=f"With --roles: who attaches, and owns our schema.  [{OWNER}]"),
+        typer.Option(metavar="NAME", help=f"With --roles: the role that attaches, and owns our schema.  [{OWNER}]"),
     ] = None,
     runtime_role: Annotated[
-        str | None, typer.Option(metavar="NAME", help=f"With --roles: who serves, and can do no more.  [{RUNTIME}]")
+        str | None,
+        typer.Option(metavar="NAME", help=f"With --roles: the role that serves, and can do no more.  [{RUNTIME}]"),
     ] = None,
     reads_as: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="With --roles: a role that clients can have; may be repeated."),
     ] = None,
     guard: Annotated[
-        bool, typer.Option(help="With --roles: forbid casts to json of which others than superusers are the makers.")
+        bool, typer.Option(help="With --roles: forbid casts to json by functions of roles that are no superusers.")
     ] = True,
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    """Print our SQL, for those who install it by their own migrations.
+    """Print our SQL, for installing it by migrations of your own.
 
     It makes the schema with its change log and functions, and changes no table of yours; attach does that.
     With --roles it makes the roles that attach and serve connect as, see docs/topics/roles.md.

@@ -25,7 +25,7 @@ def status(
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    """Show what is attached, how, what the change log holds, and who listens.
+    """Show what is attached, how, what the change log holds, and which bridges listen.
 
     \b
     Example:
@@ -146,7 +146,7 @@ def _report(done: Pruned) -> None:
         say(f"forgot segment {each.number}: {size(each.size_bytes)}{newest}")
     if done.advanced:
         say("writers go on to the next segment")
-    if done.is_somebody_else_pruning:
-        say("Nothing to do: somebody else is pruning.")
+    if done.is_pruned_elsewhere:
+        say("Nothing to do: another session is pruning.")
     elif not (done.forgotten or done.advanced or done.locked):
         say("Nothing to do.")

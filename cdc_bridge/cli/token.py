@@ -32,7 +32,7 @@ def token(
 ) -> None:
     """Make a token for development, signed with the setting jwt_secret, and print it.
 
-    Whoever has it is what it says: do not use it where others see your screen.
+    It gives its bearer what it says: do not use it where others see your screen.
 
     \b
     Examples:

@@ -73,7 +73,7 @@ def _processes(folder: Path) -> list[int]:
     found = []
     if Path("/proc/self/cwd").exists():
         for process in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):  # gone, or somebody else's
+            with contextlib.suppress(OSError):  # gone, or not ours to see
                 place, program = Path(process, "cwd").readlink(), Path(process, "comm").read_text().strip()
                 if program in _PROGRAMS and place.is_relative_to(folder):
                     found.append(int(process.name))

@@ -220,7 +220,7 @@ def _copy_installation(bin_dir: Path, folder: Path, account: Account) -> Path:
 
 
 def _free_port() -> int:
-    """A port of `PORTS` on which nobody listens now."""
+    """A port of `PORTS` that is free now."""
     for port in random.sample(PORTS, k=len(PORTS)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

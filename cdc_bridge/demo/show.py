@@ -97,7 +97,7 @@ class Ending:
 
 
 def _refuse_busy_port(port: int) -> None:
-    """Before anything is started; should somebody take it meanwhile, the bridge says the same."""
+    """Check before anything is started. If the port is taken meanwhile, the bridge says the same."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

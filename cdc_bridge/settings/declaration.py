@@ -115,7 +115,9 @@ class Settings(BaseSettings):
     jwt_audience: str = _setting("", "What the audience of a token has to be, or to contain.", allowed="any text")
     jwt_issuer: str = _setting("", "What the issuer of a token has to be.", allowed="any text")
     jwt_leeway_s: float = _setting(5.0, "Seconds by which clocks may differ: for the times in a token.", ge=0)
-    anon_role: str = _setting("", "The role of who has no token, or one that names no role.", allowed="a role's name")
+    anon_role: str = _setting(
+        "", "The role of clients without a token, or with one that names no role.", allowed="a role's name"
+    )
     roles: Names = _setting(
         [],
         "The roles of the database that a token may name.",

@@ -90,8 +90,7 @@ def _origin(text: str) -> str:
     """Return an origin as a browser sends it: in small letters, without a path and without the scheme's own port."""
     if text == "*":
         raise refusal(
-            "* is refused, for then every web page that somebody opens could read along in the background; name the"
-            " origins one by one"
+            "* is refused, for then every open web page could read along in the background; name the origins one by one"
         )
     found = _ORIGIN.fullmatch(text.lower())
     if found is None:

@@ -253,7 +253,7 @@ def test_two_who_prune_at_once_do_not_forget_twice(database: Database, conn: psy
     for thread in threads:
         thread.join()
     assert sum(len(each.forgotten) for each in done) == 1
-    assert all(each.forgotten or each.is_somebody_else_pruning or each == Pruned() for each in done)
+    assert all(each.forgotten or each.is_pruned_elsewhere or each == Pruned() for each in done)
 
 
 def test_full_log_goes_on_once_the_next_segment_is_free(conn: psycopg.Connection[Any]) -> None:
