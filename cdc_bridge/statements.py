@@ -22,7 +22,7 @@ VERSION = 3
 
 T = TypeVar("T")
 
-Connection: TypeAlias = psycopg.Connection[Any]
+Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 _OPENING_COMMENT = re.compile(r"\A(?:--.*\n)+")
 _NAME_LINE = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
