@@ -84,28 +84,24 @@ def plan(conn: Connection, request: Request, schema: str = "cdc") -> Plan:
             " be told as JSON: copy it into a database with the encoding UTF8"
         )
     with catalog_settings(conn):
-        return _plan(conn, request, schema)
-
-
-def _plan(conn: Connection, request: Request, schema: str) -> Plan:
-    there = migrations.require_ours(conn, schema)
-    trees, notes = _requested(conn, request, schema)
-    named = _excluded(conn, request, schema, trees)
-    tasks = _installation(conn, there, schema)
-    recording = _recording(conn, request, schema, trees)
-    if request.notify is Notify.AUTO:
-        tasks += recording
-    for tree in trees:
-        columns = named.get(tree.root.oid, set())
-        notes += _notes(tree, columns)
-        excluded = sorted(columns.union(tree.excluded))
-        tasks += tasks_of_tree(tree, tree.tables, excluded, tree.needed_level, request.mode_of(tree), schema=schema)
-    if there.version == VERSION and any(request.mode_of(tree) is Mode.DURABLE for tree in trees):
-        # An altered log would lose changes, or a trigger could not even name its parts.
-        for problem in log_problems(schema).all(conn):
-            raise DatabaseError(f"no table can be durable while the change log is not as it should be: {problem}")
-    if request.notify is Notify.OFF:
-        tasks += recording  # once no table is live any more
+        there = migrations.require_ours(conn, schema)
+        trees, notes = _requested(conn, request, schema)
+        named = _excluded(conn, request, schema, trees)
+        tasks = _installation(conn, there, schema)
+        recording = _recording(conn, request, schema, trees)
+        if request.notify is Notify.AUTO:
+            tasks += recording
+        for tree in trees:
+            columns = named.get(tree.root.oid, set())
+            notes += _notes(tree, columns)
+            excluded = sorted(columns.union(tree.excluded))
+            tasks += tasks_of_tree(tree, tree.tables, excluded, tree.needed_level, request.mode_of(tree), schema=schema)
+        if there.version == VERSION and any(request.mode_of(tree) is Mode.DURABLE for tree in trees):
+            # An altered log would lose changes, or a trigger could not even name its parts.
+            for problem in log_problems(schema).all(conn):
+                raise DatabaseError(f"no table can be durable while the change log is not as it should be: {problem}")
+        if request.notify is Notify.OFF:
+            tasks += recording  # once no table is live any more
     return Plan(schema, tuple(tasks), tuple(notes))
 
 
@@ -134,32 +130,29 @@ def tasks_of_tree(
 
 def _change(table: Table, wanted: Sequence[Wanted], copied: set[str], schema: str) -> list[Step]:
     """Return the steps from the triggers that are there to the wanted ones; `copied` ones only need enabling."""
+
+    def enable_always(name: str) -> Step:
+        enabling = statement("triggers/enable_always", trigger=sql.Identifier(name), table=table.identifier)
+        return Step(enabling, SHARE_ROW_EXCLUSIVE, "also for sessions that replicate (session_replication_role)")
+
+    def create(each: Wanted) -> Step:
+        reason = f"tell of every {each.event} on {table.relation}"
+        return Step(each.create(table.identifier, schema), SHARE_ROW_EXCLUSIVE, reason)
+
     triggers, names = table.triggers.values(), {each.name for each in wanted}
     stray = sorted(each.name for each in triggers if each.name not in names and not each.is_clone)
     missing = [w for w in wanted if w.name not in table.triggers or not w.is_met_by(table.triggers[w.name])]
     not_always = [each.name for each in triggers if each.is_clone and each.name in copied and not each.is_always]
     return [
         *(drop_trigger(table, name, "the table is captured in another way now") for name in stray),
-        *(
-            Step(
-                each.create(table.identifier, schema),
-                SHARE_ROW_EXCLUSIVE,
-                f"tell of every {each.event} on {table.relation}",
-            )
-            for each in missing
-        ),
-        *(_enable_always(table, name) for name in [*(each.name for each in missing), *not_always]),
+        *map(create, missing),
+        *map(enable_always, [*(each.name for each in missing), *not_always]),
     ]
 
 
 def drop_trigger(table: Table, name: str, reason: str) -> Step:
     dropping = statement("triggers/drop", trigger=sql.Identifier(name), table=table.identifier)
     return Step(dropping, ACCESS_EXCLUSIVE, reason)
-
-
-def _enable_always(table: Table, name: str) -> Step:
-    enabling = statement("triggers/enable_always", trigger=sql.Identifier(name), table=table.identifier)
-    return Step(enabling, SHARE_ROW_EXCLUSIVE, "also for sessions that replicate (session_replication_role)")
 
 
 # --- our schema ---

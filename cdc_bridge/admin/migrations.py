@@ -19,34 +19,28 @@ class InstalledSchema:
     """
 
     version: int | None
-    is_ours: bool = True
     is_usable: bool = True
     is_owned: bool = True
     is_own: bool = True
     owner: str = ""
 
 
-def read_installed_schema(conn: Connection, schema: str) -> InstalledSchema:
+def require_ours(conn: Connection, schema: str) -> InstalledSchema:
+    """Return what is installed, if anything. Raises `DatabaseError` if the schema is not ours."""
     found = conn.execute(statement("queries/version", schema), {"schema": schema}).fetchone()
     if found is None:
         return InstalledSchema(version=0)
     is_ours, tells_version, is_usable, is_owned, is_own, owner = found
-    version = None
-    if is_ours and tells_version and is_usable:
-        with suppress(psycopg.errors.InsufficientPrivilege):
-            [version] = conn.execute(statement("queries/call_version", schema)).fetchone() or [None]
-    return InstalledSchema(version, is_ours, is_usable, is_owned, is_own, owner)
-
-
-def require_ours(conn: Connection, schema: str) -> InstalledSchema:
-    """Return what is installed, if anything. Raises `DatabaseError` if the schema is not ours."""
-    there = read_installed_schema(conn, schema)
-    if not there.is_ours:
+    if not is_ours:
         raise DatabaseError(
             f'the schema "{schema}" is there and is not ours: with --schema-name or CDC_BRIDGE_SCHEMA, name the one'
             " that is, or one that is not there yet"
         )
-    return there
+    version = None
+    if tells_version and is_usable:
+        with suppress(psycopg.errors.InsufficientPrivilege):
+            [version] = conn.execute(statement("queries/call_version", schema)).fetchone() or [None]
+    return InstalledSchema(version, is_usable, is_owned, is_own, owner)
 
 
 def require_installed(conn: Connection, schema: str) -> InstalledSchema:

@@ -138,22 +138,18 @@ def apply(
     """
     with catalog_settings(conn):
         for task in plan.tasks:
-            _apply_patiently(conn, plan.schema, task, lock_limit_s, notice)
-
-
-def _apply_patiently(
-    conn: Connection, schema: str, task: Task, lock_limit_s: float, notice: Callable[[str], None]
-) -> None:
-    telling_s = time.monotonic() + TELL_AFTER_S
-    for _ in _attempts(lock_limit_s):
-        try:
-            return _run(conn, schema, task)
-        except (errors.LockNotAvailable, errors.DeadlockDetected):
-            if time.monotonic() > telling_s:
-                telling_s = math.inf
-                held_by = "; ".join(map(str, task.holders(conn))) or "somebody else"
-                notice(f"{task.name}: waiting for a lock held by {held_by}")
-    raise LockNotAcquired(task.name, lock_limit_s, task.holders(conn))
+            notice_s = time.monotonic() + TELL_AFTER_S
+            for _ in _attempts(lock_limit_s):
+                try:
+                    _run(conn, plan.schema, task)
+                    break
+                except (errors.LockNotAvailable, errors.DeadlockDetected):
+                    if time.monotonic() > notice_s:
+                        notice_s = math.inf
+                        held_by = "; ".join(map(str, task.holders(conn))) or "somebody else"
+                        notice(f"{task.name}: waiting for a lock held by {held_by}")
+            else:
+                raise LockNotAcquired(task.name, lock_limit_s, task.holders(conn))
 
 
 def _run(conn: Connection, schema: str, task: Task) -> None:

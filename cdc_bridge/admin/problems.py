@@ -6,7 +6,7 @@ from psycopg.rows import args_row
 
 from cdc_bridge.admin.tables import Table, Tree
 from cdc_bridge.admin.triggers import DURABLE_FUNCTIONS, Level, Trigger
-from cdc_bridge.model.catalog import Access, RoleAccess
+from cdc_bridge.model.catalog import Access
 from cdc_bridge.model.errors import AttachError, NotOwner
 from cdc_bridge.statements import TypedQuery, statement
 
@@ -206,13 +206,11 @@ _CANNOT_READ = "it may read no attached table: GRANT SELECT on what its clients 
 
 def role_problems(roles: Sequence[str], access: Access) -> Mapping[str, str]:
     """Return problems by role. Where nothing is attached there are none."""
-    if not access.of(None):
-        return {}
-    found = {role: _role_problem(access.roles.get(role)) for role in roles}
-    return {role: problem for role, problem in found.items() if problem}
-
-
-def _role_problem(tables: RoleAccess | None) -> str:
-    if tables is None:
-        return _CANNOT_TAKE
-    return "" if any(table.columns != frozenset() for table in tables.values()) else _CANNOT_READ
+    found: dict[str, str] = {}
+    for role in roles if access.of(None) else ():
+        tables = access.roles.get(role)
+        if tables is None:
+            found[role] = _CANNOT_TAKE
+        elif all(table.columns == frozenset() for table in tables.values()):
+            found[role] = _CANNOT_READ
+    return found

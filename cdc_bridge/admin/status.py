@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 
@@ -93,24 +93,14 @@ def read_status(
         problems = [*log_problems(schema).all(conn), *map(str, lacks(conn, schema))]
     attached = [tree for tree in trees if tree.is_attached]
     tables = tuple(_attached_table(tree, collections) for tree in attached)
-    problems = [*_problems_outside(trees, there.version), *problems, *_log_problems(log, notify, tables)]
     if reads_by_itself:
         problems += [problem for tree in attached for problem in lost_tables(tree)]
-    return Status(there.version, tables, notify, log, tuple(listeners), tuple(problems))
+    found = Status(there.version, tables, notify, log, tuple(listeners), tuple(problems))
+    return replace(found, problems=(*_other_problems(found, trees), *problems))
 
 
 def _listeners(application_name: str) -> TypedQuery[Listener]:
     return TypedQuery(statement("queries/listeners"), {"listen": application_name}, class_row(Listener))
-
-
-def _log_problems(log: Log | None, notify: Notify | None, tables: Iterable[AttachedTable]) -> Iterator[str]:
-    if log and log.is_full:
-        yield (
-            "the change log is full, and changes are gaps: the segment after the current one is locked, by pg_dump or a"
-            " long transaction; when that has ended, run cdc-bridge prune"
-        )
-    if notify is Notify.OFF and (live := [str(table) for table in tables if table.mode is Mode.LIVE]):
-        yield f"notify is off, and yet {', '.join(live)} notifies: attach with --mode durable, or say --notify auto"
 
 
 def _attached_table(tree: Tree, collections: Mapping[str, str]) -> AttachedTable:
@@ -128,9 +118,17 @@ def _attached_table(tree: Tree, collections: Mapping[str, str]) -> AttachedTable
     )
 
 
-def _problems_outside(found: Iterable[Tree], version: int | None) -> Iterator[str]:
-    if version is None:
+def _other_problems(found: Status, trees: Iterable[Tree]) -> Iterator[str]:
+    """Yield what is wrong with none of the attached tables, and not with the parts of the log."""
+    if found.version is None:
         yield "the version of the installed SQL cannot be told: run attach again as the owner of the schema"
-    for tree in found:
+    for tree in trees:
         if not tree.is_attached and not tree.root.is_partition and any(table.triggers for table in tree.tables):
             yield f"{tree.root.relation} was a partition and still carries triggers: attach it, or detach it"
+    if found.log and found.log.is_full:
+        yield (
+            "the change log is full, and changes are gaps: the segment after the current one is locked, by pg_dump or a"
+            " long transaction; when that has ended, run cdc-bridge prune"
+        )
+    if found.notify is Notify.OFF and (live := [str(table) for table in found.tables if table.mode is Mode.LIVE]):
+        yield f"notify is off, and yet {', '.join(live)} notifies: attach with --mode durable, or say --notify auto"

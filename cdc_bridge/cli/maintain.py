@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from cdc_bridge.admin import retention
-from cdc_bridge.admin.retention import Log, Pruned
-from cdc_bridge.admin.status import AttachedTable, Listener, Status, read_status
+from cdc_bridge.admin.retention import Pruned
+from cdc_bridge.admin.status import AttachedTable, Status, read_status
 from cdc_bridge.cli.options import Config, Dsn, SchemaName, connection, load
 from cdc_bridge.cli.output import age, say, size
 from cdc_bridge.model.errors import LockNotAcquired, NotInstalled
@@ -67,15 +67,17 @@ def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
     yield f"Attached: {len(found.tables) or f'nothing. {_BEGIN}'}"
     for table in found.tables:
         yield f"  {table}  ({'; '.join(_particulars(table))})"
-    if found.log:
-        yield f"Change log: {_extent(found.log)}"
+    if log := found.log:
+        held = f"{size(log.size_bytes)} in {log.used} of 8 segments, the oldest change"
+        yield f"Change log: {'empty' if log.oldest_age_s is None else f'{held} {age(log.oldest_age_s)} old'}"
     if found.notify:
         is_open = found.log and found.log.is_gate_open
         now = "notify now (the gate is open)" if is_open else "do not notify now (the gate is shut)"
         yield f"Notify: {found.notify}; writers {now}"
     yield f"Listening bridges: {len(found.listeners)}"
     for listener in found.listeners:
-        yield f"  {_whereabouts(listener)}"
+        since = f" since {listener.since:%Y-%m-%d %H:%M:%S %Z}" if listener.since else ""
+        yield f"  process {listener.pid} from {listener.client_address or 'this machine'}{since}"
     problems = [*found.problems, *(problem for table in found.tables for problem in table.problems)]
     yield f"Problems: {len(problems) or 'none'}"
     for problem in problems:
@@ -90,18 +92,6 @@ def _particulars(table: AttachedTable) -> Iterator[str]:
         yield f"partitions: {table.partitions}"
     if table.excluded_columns:
         yield f"without {', '.join(table.excluded_columns)}"
-
-
-def _extent(log: Log) -> str:
-    if log.oldest_age_s is None:
-        return "empty"
-    return f"{size(log.size_bytes)} in {log.used} of 8 segments, the oldest change {age(log.oldest_age_s)} old"
-
-
-def _whereabouts(listener: Listener) -> str:
-    address = listener.client_address or "this machine"
-    since = f" since {listener.since:%Y-%m-%d %H:%M:%S %Z}" if listener.since else ""
-    return f"process {listener.pid} from {address}{since}"
 
 
 def prune(

@@ -50,17 +50,13 @@ def token(
             f"the bridge refuses this token if it has these settings: {role} is not in roles, and no rule names it"
         )
 
+    span = _SPAN.fullmatch(expires_in)
+    if span is None:
+        raise UsageError(f"--expires-in is {expires_in!r}: expected a number and a unit, such as 90s, 15m, 1h or 7d")
     now_s = int(time.time())
     texts = {"role": role, "sub": sub, "aud": settings.jwt_audience, "iss": settings.jwt_issuer}
     claims = {name: text for name, text in texts.items() if text or name == "role"}
-    say(mint(secret, claims | {"iat": now_s, "exp": now_s + _span_s(expires_in)} | _claims(claim or ())))
-
-
-def _span_s(text: str) -> int:
-    found = _SPAN.fullmatch(text)
-    if found is None:
-        raise UsageError(f"--expires-in is {text!r}: expected a number and a unit, such as 90s, 15m, 1h or 7d")
-    return int(found[1]) * _UNITS[found[2]]
+    say(mint(secret, claims | {"iat": now_s, "exp": now_s + int(span[1]) * _UNITS[span[2]]} | _claims(claim or ())))
 
 
 def _claims(assignments: Iterable[str]) -> dict[str, Any]:
