@@ -22,17 +22,7 @@ from cdc_bridge.model.errors import SettingsError
 from cdc_bridge.settings.declaration import FIELDS, PREFIX, SECRETS, Settings, allowed, differing, flag, variable
 from cdc_bridge.settings.values import REFUSAL, did_you_mean
 
-__all__ = [
-    "FIELDS",
-    "Settings",
-    "allowed",
-    "chosen",
-    "differing",
-    "flag",
-    "load",
-    "unknown_variables",
-    "variable",
-]
+__all__ = ["FIELDS", "Settings", "allowed", "chosen", "differing", "flag", "load", "unknown_variables", "variable"]
 
 DEFAULT_FILE = Path("cdc-bridge.toml")
 
@@ -47,15 +37,27 @@ def load(flags: Mapping[str, object], config: Path | None = None) -> Settings:
     """
     file = chosen(config)
     in_file = _read_file(file) if file else {}
-    in_environment = _read_environment()
+    in_environment = EnvSettingsSource(Settings)()
+    # Kubernetes gives every container the address of a service named "cdc-bridge" under this very name.
+    if str(in_environment.get("port", "")).startswith("tcp://"):
+        del in_environment["port"]
     in_flags = {name: value for name, value in flags.items() if value is not None}
 
     _judge(in_file, lambda name: f"{name} in {file}")
     _judge(in_environment, variable)
     _judge(in_flags, flag)
-    settings = Settings.model_validate({**in_file, **in_environment, **in_flags})
-    _judge_together(settings)
-    return settings
+    found = Settings.model_validate(in_file | in_environment | in_flags)
+    if found.limit_default > found.limit_max:
+        raise SettingsError(
+            f"limit_default ({found.limit_default}) is larger than limit_max ({found.limit_max}):"
+            " lower the one or raise the other"
+        )
+    if found.heartbeat_timeout_s <= found.heartbeat_interval_s:
+        raise SettingsError(
+            f"heartbeat_timeout_s ({found.heartbeat_timeout_s:g}) must be larger than"
+            f" heartbeat_interval_s ({found.heartbeat_interval_s:g})"
+        )
+    return found
 
 
 def chosen(config: Path | None) -> Path | None:
@@ -66,14 +68,9 @@ def chosen(config: Path | None) -> Path | None:
 def unknown_variables() -> list[str]:
     """A sentence for each `CDC_BRIDGE_*` variable that is no setting, with the nearest one."""
     known = [variable(name) for name in FIELDS]
-    return [
-        f"{name} is not a setting and is ignored{did_you_mean(name, known)}"
-        for name in sorted(os.environ)
-        if name.startswith(PREFIX)
-        and name not in known
-        and name not in OUTSIDE_THE_SETTINGS
-        and not name.startswith(PREFIX + "TEST_")
-    ]
+    ours = sorted(name for name in os.environ if name.startswith(PREFIX) and not name.startswith(f"{PREFIX}TEST_"))
+    unknown = [name for name in ours if name not in known and name not in OUTSIDE_THE_SETTINGS]
+    return [f"{name} is not a setting and is ignored{did_you_mean(name, known)}" for name in unknown]
 
 
 def _read_file(file: Path) -> dict[str, Any]:
@@ -89,14 +86,6 @@ def _read_file(file: Path) -> dict[str, Any]:
         raise SettingsError(f"{file} is not valid TOML: {conninfo.mask(str(error))}") from None
 
 
-def _read_environment() -> dict[str, Any]:
-    found = EnvSettingsSource(Settings)()
-    # Kubernetes gives every container the address of a service named "cdc-bridge" under this very name.
-    if str(found.get("port", "")).startswith("tcp://"):
-        del found["port"]
-    return found
-
-
 def _judge(values: Mapping[str, object], spelled: Callable[[str], str]) -> None:
     """Raise for the first value that is refused, under the name that `spelled` gives it."""
     for name in values:
@@ -110,19 +99,6 @@ def _judge(values: Mapping[str, object], spelled: Callable[[str], str]) -> None:
         own = details["type"] == REFUSAL
         reason = details["msg"] if own else f"{_quoted(name, values[name])}expected {allowed(name)}"
         raise SettingsError(f"{spelled(name)}: {reason}") from None
-
-
-def _judge_together(settings: Settings) -> None:
-    if settings.limit_default > settings.limit_max:
-        raise SettingsError(
-            f"limit_default ({settings.limit_default}) is larger than limit_max ({settings.limit_max}):"
-            " lower the one or raise the other"
-        )
-    if settings.heartbeat_timeout_s <= settings.heartbeat_interval_s:
-        raise SettingsError(
-            f"heartbeat_timeout_s ({settings.heartbeat_timeout_s:g}) must be larger than"
-            f" heartbeat_interval_s ({settings.heartbeat_interval_s:g})"
-        )
 
 
 def _quoted(name: str, value: object) -> str:

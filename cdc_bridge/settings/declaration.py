@@ -39,7 +39,7 @@ _RULES_FORM = 'a list of tables {"role": "...", "collection": "...", "fields": [
 _COLLECTIONS_FORM = 'a table that names collections, {"schema.table": "name"}, each name once'
 
 
-def _setting(default: Any, description: str, *, allowed: str = "", **bounds: Any) -> Any:
+def _setting(default: Any, description: str, allowed: str = "", **bounds: Any) -> Any:
     """`allowed` says in words which values are accepted, where type and bounds do not say it."""
     return Field(default=default, description=description, json_schema_extra={"allowed": allowed or None}, **bounds)
 
@@ -59,25 +59,25 @@ class Settings(BaseSettings):
     dsn: Dsn = _setting(
         SecretStr(""),
         "The database, as a URL or in key=value form; without it libpq's own PG* variables decide.",
-        allowed=DSN_FORM,
+        DSN_FORM,
     )
     schema_name: str = _setting(
         "cdc",
         "The schema of cdc_bridge in that database.",
+        "a name of 1 to 63 characters",
         alias="schema",
         min_length=1,
         max_length=63,
-        allowed="a name of 1 to 63 characters",
     )
-    collections: Collections = _setting({}, "Other names for collections: table to name.", allowed=_COLLECTIONS_FORM)
+    collections: Collections = _setting({}, "Other names for collections: table to name.", _COLLECTIONS_FORM)
     relations: Relations = _setting(
         {},
         "Names for the rows that refer to another one: foreign key to name.",
-        allowed='a table that names relations, {"collection.column": "name"}',
+        'a table that names relations, {"collection.column": "name"}',
     )
 
     notify: Annotated[Literal["", "auto", "off"], AnyCase] = _setting(
-        "", "Whether anything notifies; recorded in the database, for all bridges.", allowed="auto or off"
+        "", "Whether anything notifies; recorded in the database, for all bridges.", "auto or off"
     )
     poll_interval_s: float = _setting(
         0.05, "Seconds between two looks at the change log while writers do not notify.", gt=0
@@ -85,47 +85,43 @@ class Settings(BaseSettings):
     retention_age_s: float = _setting(86_400.0, "Seconds for which the change log keeps changes.", ge=1)
     retention_bytes: int = _setting(1024 * _MIB, "The size to which the change log may grow.", ge=_MIB)
 
-    host: str = _setting("127.0.0.1", "The address to listen on.", min_length=1, allowed="an address or name")
+    host: str = _setting("127.0.0.1", "The address to listen on.", "an address or name", min_length=1)
     port: int = _setting(8765, "The port to listen on; 0 takes any free one.", ge=0, le=65535)
     insecure_public: bool = _setting(False, "Let everybody who can connect read every attached table.")
     insecure_bind: bool = _setting(
         False, "Listen on an address that other machines can reach, without authentication or without TLS."
     )
     tls_certificate: str = _setting(
-        "", "The certificate that the bridge shows, with its chain.", allowed="the path of a PEM file"
+        "", "The certificate that the bridge shows, with its chain.", "the path of a PEM file"
     )
-    tls_key: str = _setting("", "The key of that certificate.", allowed="the path of a PEM file")
+    tls_key: str = _setting("", "The key of that certificate.", "the path of a PEM file")
     behind_proxy: bool = _setting(False, "A proxy in front does TLS, and says where clients come from.")
     allowed_origins: Origins = _setting(
-        [], "Origins of web pages that may connect; without any, pages of the bridge's own host.", allowed=_ORIGINS_FORM
+        [], "Origins of web pages that may connect; without any, pages of the bridge's own host.", _ORIGINS_FORM
     )
     auth_mode: Annotated[Literal["", "public", "handshake", "strict"], AnyCase] = _setting(
-        "", "Whether clients have to say who they are, and when.", allowed="public, handshake or strict"
+        "", "Whether clients have to say who they are, and when.", "public, handshake or strict"
     )
     auth_timeout_s: float = _setting(10.0, "Seconds that a client has to say who it is.", gt=0)
     jwt_secret: Secret = _setting(
-        SecretStr(""), "The secret that tokens are signed with (HS256).", allowed=f"{SECRET_BYTES_MIN} bytes or more"
+        SecretStr(""), "The secret that tokens are signed with (HS256).", f"{SECRET_BYTES_MIN} bytes or more"
     )
     jwt_public_key: str = _setting(
-        "", "The public key that tokens are verified with (RS256, ES256, EdDSA).", allowed="PEM text or a file's path"
+        "", "The public key that tokens are verified with (RS256, ES256, EdDSA).", "PEM text or a file's path"
     )
-    jwt_jwks_url: Url = _setting(
-        "", "Where the issuer of tokens publishes its public keys.", allowed="an http or https URL"
-    )
-    jwt_audience: str = _setting("", "What the audience of a token has to be, or to contain.", allowed="any text")
-    jwt_issuer: str = _setting("", "What the issuer of a token has to be.", allowed="any text")
+    jwt_jwks_url: Url = _setting("", "Where the issuer of tokens publishes its public keys.", "an http or https URL")
+    jwt_audience: str = _setting("", "What the audience of a token has to be, or to contain.", "any text")
+    jwt_issuer: str = _setting("", "What the issuer of a token has to be.", "any text")
     jwt_leeway_s: float = _setting(5.0, "Seconds by which clocks may differ: for the times in a token.", ge=0)
     anon_role: str = _setting(
-        "", "The role of clients without a token, or with one that names no role.", allowed="a role's name"
+        "", "The role of clients without a token, or with one that names no role.", "a role's name"
     )
     roles: Names = _setting(
-        [],
-        "The roles of the database that a token may name.",
-        allowed="a list of roles, as JSON or separated by commas",
+        [], "The roles of the database that a token may name.", "a list of roles, as JSON or separated by commas"
     )
-    static_tokens: Tokens = _setting([], "Tokens that are no JWTs, by their hashes.", allowed=_TOKENS_FORM)
+    static_tokens: Tokens = _setting([], "Tokens that are no JWTs, by their hashes.", _TOKENS_FORM)
     rules: Rules = _setting(
-        [], "What a role may see of a collection: besides its grants, or instead of them.", allowed=_RULES_FORM
+        [], "What a role may see of a collection: besides its grants, or instead of them.", _RULES_FORM
     )
     compression: bool = _setting(False, "Offer permessage-deflate: less traffic for more CPU and memory.")
 
