@@ -167,31 +167,27 @@ def _keys_at_hand(settings: Settings) -> list[Key]:
     return [*([shared(secret)] if secret else []), *([public(public_key)] if public_key else [])]
 
 
+@dataclass(eq=False)
 class Bridge:
     """One bridge: one database, one port."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        on_listening: Callable[[str], None] = lambda url: None,
-        on_stopping: Callable[[], None] = lambda: None,
-        revise: Callable[[], Settings] | None = None,
-    ) -> None:
-        """`revise` returns the settings that hold from now on; it raises `UsageError` to leave all as it is."""
-        self._settings = settings
-        self._revise = revise or (lambda: settings)
+    settings: Settings
+    on_listening: Callable[[str], None] = lambda url: None
+    on_stopping: Callable[[], None] = lambda: None
+    revise: Callable[[], Settings] | None = None
+    """Return the settings that hold from now on. Raise `UsageError` to leave all as it is."""
+
+    def __post_init__(self) -> None:
         self._revising = asyncio.Event()
-        self._on_listening = on_listening
-        self._on_stopping = on_stopping
         self._stopping = asyncio.Event()
-        self._keys = _keys_at_hand(settings)
-        certificate, key = settings.tls_certificate, settings.tls_key
+        self._keys = _keys_at_hand(self.settings)
+        certificate, key = self.settings.tls_certificate, self.settings.tls_key
         self._certificate = Certificate(certificate, key) if certificate else None
 
     async def run(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT. Raises `BridgeError` for what waiting cannot mend."""
         try:
-            async with self._signals(), _open_pools(self._settings) as pools:
+            async with self._signals(), _open_pools(self.settings) as pools:
                 await self._serve(pools)
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
@@ -206,7 +202,7 @@ class Bridge:
         self._revising.set()
 
     async def _serve(self, pools: Pools) -> None:
-        settings = self._settings
+        settings = self.settings
         broker, capture, catalog = _build_broker(settings, pools)
         maintenance = LogMaintenance(
             pools.catalog,
@@ -238,10 +234,10 @@ class Bridge:
             )
             running = [tasks.create_task(work) for work in side_by_side]
             async with server.run() as url:
-                self._on_listening(url)
+                self.on_listening(url)
                 await self._stopping.wait()
                 log.info("shutting down")
-                self._on_stopping()
+                self.on_stopping()
                 for task in running:
                     task.cancel()
                 with suppress(TimeoutError):
@@ -256,7 +252,7 @@ class Bridge:
             await self._revising.wait()
             self._revising.clear()
             try:
-                revision = self._revise()
+                revision = self.revise() if self.revise else self.settings
             except UsageError as error:
                 log.error("the configuration stays as it was", extra=facts(reason=str(error)))
                 continue

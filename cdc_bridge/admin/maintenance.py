@@ -7,7 +7,9 @@ which costs the database more than everything else that an idle bridge does.
 
 import asyncio
 import logging
+import math
 import time
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import psycopg
@@ -33,6 +35,7 @@ ANSWER_LIMIT_S = 10
 PRUNE_INTERVAL_MAX_S = 60.0
 
 
+@dataclass(eq=False)
 class LogMaintenance:
     """Watches and prunes the log of one database.
 
@@ -42,26 +45,15 @@ class LogMaintenance:
         notify: the setting to record in the database once, or nothing.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        conninfo: str,
-        schema: str,
-        *,
-        retention_age_s: float,
-        retention_bytes: int,
-        notify: str = "",
-    ) -> None:
-        self._pool = pool
-        self._conninfo = conninfo
-        self._schema = schema
-        self._retention_age_s = retention_age_s
-        self._retention_bytes = retention_bytes
-        self._notify = notify
-        self._prune_interval_s = min(PRUNE_INTERVAL_MAX_S, retention_age_s / PARTS / 2)
-        self._pruned_at_s = float("-inf")
-        self._is_forbidden = False
-        self._reported_locked: set[int] = set()
+    pool: Pool
+    conninfo: str
+    schema: str
+    retention_age_s: float
+    retention_bytes: int
+    notify: str = ""
+    _pruned_at_s: float = -math.inf
+    _is_forbidden: bool = False
+    _reported_locked: set[int] = field(default_factory=set)
 
     async def run(self, interval_s: float) -> None:
         """Look after the log until cancelled. A database that is away is waited for."""
@@ -76,13 +68,14 @@ class LogMaintenance:
             await asyncio.sleep(interval_s)
 
     async def _is_due(self) -> bool:
-        async with asyncio.timeout(ANSWER_LIMIT_S), self._pool.connection() as connection:
+        async with asyncio.timeout(ANSWER_LIMIT_S), self.pool.connection() as connection:
             if self._is_forbidden or "yes" in await STANDBY.all_async(connection):
                 return False
-            if time.monotonic() - self._pruned_at_s >= self._prune_interval_s:
+            interval_s = min(PRUNE_INTERVAL_MAX_S, self.retention_age_s / PARTS / 2)
+            if time.monotonic() - self._pruned_at_s >= interval_s:
                 return True
             try:
-                row = await (await connection.execute(statement("queries/log_due", self._schema))).fetchone()
+                row = await (await connection.execute(statement("queries/log_due", self.schema))).fetchone()
             except (errors.LockNotAvailable, errors.ProgrammingError):
                 return True  # pruning skips what is locked, and says what is missing
             return bool(row and row[0])
@@ -113,21 +106,21 @@ class LogMaintenance:
     def _prune(self) -> Pruned:
         """Prune, and record `notify` once before; on a hot standby neither: bridges of the primary do."""
         with psycopg.connect(
-            self._conninfo, autocommit=True, application_name=PRUNE, connect_timeout=ANSWER_LIMIT_S
+            self.conninfo, autocommit=True, application_name=PRUNE, connect_timeout=ANSWER_LIMIT_S
         ) as connection:
             if "yes" in STANDBY.all(connection):
                 return Pruned()
-            if self._notify:
+            if self.notify:
                 with catalog_settings(connection):
-                    record_notify(connection, self._schema, Notify(self._notify))
-                self._notify = ""
-            return prune(connection, self._schema, self._retention_age_s, self._retention_bytes)
+                    record_notify(connection, self.schema, Notify(self.notify))
+                self.notify = ""
+            return prune(connection, self.schema, self.retention_age_s, self.retention_bytes)
 
     def _report(self, done: Pruned) -> None:
         """Log what an operator should know: segments changed by hand, forgotten too early, or locked."""
         if done.changed:
             log.error("segments of the change log were emptied or replaced by hand", extra=facts(segments=done.changed))
-        early = [each for each in done.forgotten if (each.newest_age_s or 0) < self._retention_age_s]
+        early = [each for each in done.forgotten if (each.newest_age_s or 0) < self.retention_age_s]
         if early:
             log.warning(
                 "the change log was full: younger changes than retention_age_s says are forgotten",
