@@ -23,6 +23,7 @@ from cdc_bridge.admin.plan import (
     Step,
     Task,
     apply,
+    check_choice,
     check_connection,
     on_schema,
     on_tables,
@@ -66,9 +67,10 @@ class Request:
     mode: Mode | None = None
     notify: Notify | None = None
 
-    @property
-    def is_of_notify_alone(self) -> bool:
-        return self.notify is not None and not (self.tables or self.all_of_schemas or self.excluded or self.mode)
+    def __post_init__(self) -> None:
+        """Raises `UsageError`."""
+        if self.notify is None or self.tables or self.all_of_schemas or self.excluded or self.mode:
+            check_choice(self.tables, is_all=bool(self.all_of_schemas))
 
     def mode_of(self, tree: Tree) -> Mode:
         """Return the mode that a tree has once it is attached."""
@@ -191,10 +193,6 @@ def _recording(conn: Connection, request: Request, schema: str, trees: Sequence[
 
 def _requested(conn: Connection, request: Request, schema: str) -> tuple[list[Tree], list[str]]:
     """Return the trees to attach, and notes that name the tables that --all leaves out."""
-    if request.is_of_notify_alone:
-        return [], []
-    if bool(request.tables) == bool(request.all_of_schemas):
-        raise UsageError("name the tables to attach, or ask for all of them with --all")
     if request.all_of_schemas:
         return _all(conn, request.all_of_schemas, schema)
     trees = read_trees(conn, schema, [require_table(conn, schema, text, _HOW_TO_NAME) for text in request.tables])

@@ -12,6 +12,7 @@ from cdc_bridge.admin.plan import (
     Step,
     Task,
     apply,
+    check_choice,
     check_connection,
     on_schema,
     on_tables,
@@ -31,14 +32,16 @@ class Request:
     all_tables: bool = False
     purge: bool = False
 
+    def __post_init__(self) -> None:
+        """Raises `UsageError`."""
+        check_choice(self.tables, is_all=self.all_tables)
+        if self.purge and not self.all_tables:
+            raise UsageError("--purge removes the schema that every attached table needs: add --all")
+
 
 def plan(conn: Connection, request: Request, schema: str = "cdc") -> Plan:
-    """Return what is left to remove, if anything. Raises `AttachError` and `UsageError`."""
+    """Return what is left to remove, if anything. Raises `AttachError`."""
     check_connection(conn)
-    if bool(request.tables) == request.all_tables:
-        raise UsageError("name the tables to detach, or ask for all of them with --all")
-    if request.purge and not request.all_tables:
-        raise UsageError("--purge removes the schema that every attached table needs: add --all")
     advice = "cdc-bridge status shows which are attached"
     with catalog_settings(conn):
         there = require_ours(conn, schema)

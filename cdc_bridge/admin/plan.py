@@ -15,7 +15,7 @@ from psycopg import errors, sql
 
 from cdc_bridge.admin import migrations
 from cdc_bridge.admin.tables import Table, catalog_settings
-from cdc_bridge.model.errors import DatabaseError, LockHolder, LockNotAcquired
+from cdc_bridge.model.errors import DatabaseError, LockHolder, LockNotAcquired, UsageError
 from cdc_bridge.statements import Connection, statement
 
 LOCK_TIMEOUT_MS = 200
@@ -26,17 +26,8 @@ NO_LOCK = "no lock on any table"
 SHARE_ROW_EXCLUSIVE = "SHARE ROW EXCLUSIVE"
 ACCESS_EXCLUSIVE = "ACCESS EXCLUSIVE"
 
-_EVERY_TABLE_LOCK = (
-    "AccessShareLock",
-    "RowShareLock",
-    "RowExclusiveLock",
-    "ShareUpdateExclusiveLock",
-    "ShareLock",
-    "ShareRowExclusiveLock",
-    "ExclusiveLock",
-    "AccessExclusiveLock",
-)
-_CONFLICTING = {SHARE_ROW_EXCLUSIVE: _EVERY_TABLE_LOCK[2:], ACCESS_EXCLUSIVE: _EVERY_TABLE_LOCK}
+_HARMLESS = {SHARE_ROW_EXCLUSIVE: ["AccessShareLock", "RowShareLock"], ACCESS_EXCLUSIVE: []}
+"""The locks of others that do not conflict with ours, by PostgreSQL's names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +106,12 @@ def on_schema(name: str, schema: str, steps: Sequence[Step], *, is_installation:
     return Task(name, locking, steps, is_installation=is_installation)
 
 
+def check_choice(tables: Sequence[str], *, is_all: bool) -> None:
+    """Raise `UsageError` unless tables are named, or else all are meant. No command guesses."""
+    if bool(tables) == is_all:
+        raise UsageError("name tables or say --all, not both" if tables else "name the tables, or say --all")
+
+
 def check_connection(conn: Connection) -> None:
     """Raises `DatabaseError` for a server that is too old."""
     assert conn.autocommit, "each task is a transaction of its own"
@@ -174,5 +171,5 @@ def _attempts(limit_s: float) -> Iterator[None]:
 
 def holders(conn: Connection, oids: Iterable[int], lock: str) -> tuple[LockHolder, ...]:
     """Return the sessions that keep such a lock on these tables from being had."""
-    parameters = {"oids": list(oids), "modes": list(_CONFLICTING[lock])}
+    parameters = {"oids": list(oids), "harmless": _HARMLESS[lock]}
     return tuple(starmap(LockHolder, conn.execute(statement("queries/lock_holders"), parameters)))

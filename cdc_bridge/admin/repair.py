@@ -1,6 +1,6 @@
 """Let the triggers follow what has changed in attached tables, see `Tree.outdated`."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import psycopg
@@ -13,14 +13,6 @@ from cdc_bridge.admin.tables import Tree, catalog_settings, read_trees
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import DatabaseError
 from cdc_bridge.statements import Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Incomplete:
-    """An attached table that needs repair, and the error that forbids it, if any."""
-
-    oid: int
-    error: DatabaseError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +40,8 @@ def repair(
         if not (tree.is_attached and outdated):
             continue
         try:
-            if objection := _objection(tree):
-                raise objection
+            for table in tree.tables:
+                check_table(table)
             tasks = tasks_of_tree(tree, outdated, tree.excluded, tree.repaired_level, tree.mode, schema=schema)
             apply(conn, Plan(schema, tuple(tasks)), lock_limit_s=lock_limit_s)
         except (DatabaseError, psycopg.DatabaseError) as error:
@@ -60,12 +52,8 @@ def repair(
     return outcome
 
 
-def find_incomplete(attached: Iterable[Tree]) -> dict[Relation, Incomplete]:
-    """Return the attached tables that need repair."""
-    return {tree.root.relation: Incomplete(tree.root.oid, _objection(tree)) for tree in attached if tree.outdated()}
-
-
-def _objection(tree: Tree) -> DatabaseError | None:
+def objection(tree: Tree) -> DatabaseError | None:
+    """Return the error that forbids to repair this table, if any."""
     try:
         for table in tree.tables:
             check_table(table)

@@ -10,7 +10,7 @@ from cdc_bridge.admin import detach as detaching
 from cdc_bridge.admin.mode import Mode, Notify
 from cdc_bridge.admin.roles import OWNER, RUNTIME, RoleNames
 from cdc_bridge.admin.roles import script as role_script
-from cdc_bridge.cli.options import Config, Dsn, SchemaName, Tables, connection, load, refuse_unclear_choice
+from cdc_bridge.cli.options import Config, Dsn, SchemaName, Tables, connection, load
 from cdc_bridge.cli.output import complain, report, say
 from cdc_bridge.model.errors import UsageError
 
@@ -52,8 +52,6 @@ def attach(
     """
     all_of = tuple(schema or ("public",)) if every else ()
     request = attaching.Request(tuple(tables or ()), all_of, tuple(exclude_column or ()), mode, notify)
-    if not request.is_of_notify_alone:
-        refuse_unclear_choice(tables, every)
     if schema and not every:
         raise UsageError("--schema says which tables --all means: add --all, or write the tables as schema.table")
     settings = load(config, {"dsn": dsn, "schema": schema_name})
@@ -83,9 +81,8 @@ def detach(
       cdc-bridge detach messages
       cdc-bridge detach --all --purge
     """
-    refuse_unclear_choice(tables, every)
-    settings = load(config, {"dsn": dsn, "schema": schema_name})
     request = detaching.Request(tuple(tables or ()), all_tables=every, purge=purge)
+    settings = load(config, {"dsn": dsn, "schema": schema_name})
     with connection(settings, "detach") as conn:
         planned = detaching.plan(conn, request, settings.schema_name)
         detaching.apply(conn, planned, notice=complain)

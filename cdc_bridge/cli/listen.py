@@ -9,11 +9,11 @@ import stat
 import sys
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-from cdc_bridge.cli import TERMINATED
+from cdc_bridge.cli import TERMINATED, leave_at_sigterm
 from cdc_bridge.cli.output import ReaderGone, complain, say
 from cdc_bridge.client import Message, Wanted, messages
 
@@ -49,51 +49,40 @@ def listen(
       cdc-bridge listen messages --event create --fields id,text
       cdc-bridge listen messages | jq .data
     """
+    leave_at_sigterm(TERMINATED)  # until the loop has its own
     names = [name.strip() for name in fields.split(",") if name.strip()]
     wanted = Wanted(collection, event.value if event else None, {"fields": names} if names else {})
     is_pretty = sys.stdout.isatty() and not as_json
-    show = pretty_printer() if is_pretty else lambda message: say(message.text)
-    terminated = asyncio.Event()
+    asyncio.run(_listen(url, wanted, pretty_printer() if is_pretty else lambda message: say(message.text)))
+
+
+async def _listen(url: str, wanted: Wanted, show: Callable[[Message], None]) -> None:
+    """Show what arrives. Raises `typer.Exit` at SIGTERM, and `ReaderGone` when the other end of our stdout closes, be
+    there something to write or not.
+    """
+    loop, task, descriptor = asyncio.get_running_loop(), asyncio.current_task(), sys.stdout.fileno()
+    reasons: list[Exception] = []
+
+    def end(reason: Exception) -> None:
+        loop.remove_reader(descriptor)
+        reasons.append(reason)
+        assert task
+        task.cancel()
+
+    # An exception from a signal handler would end the loop in the midst of its work, and leave tasks behind.
+    loop.add_signal_handler(signal.SIGTERM, end, typer.Exit(TERMINATED))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+        # Nothing can be read from the writing end of a pipe, so the only thing to be told of is its end.
+        loop.add_reader(descriptor, end, ReaderGone())
     try:
-        with asyncio.Runner() as runner:
-            # An exception from a signal handler would end the loop in the midst of its work, and leave tasks behind.
-            runner.get_loop().add_signal_handler(signal.SIGTERM, terminated.set)
-            runner.run(_listen(url, wanted, show, terminated))
-    except _Terminated:
-        raise typer.Exit(TERMINATED) from None
-
-
-class _Terminated(Exception):
-    """End because of SIGTERM."""
-
-
-async def _listen(url: str, wanted: Wanted, show: Callable[[Message], None], terminated: asyncio.Event) -> None:
-    try:
-        async with asyncio.TaskGroup() as tasks, aclosing(messages(url, wanted, notice=complain)) as arriving:
-            tasks.create_task(_until_reader_is_gone())
-            tasks.create_task(_until_terminated(terminated))
+        async with aclosing(messages(url, wanted, notice=complain)) as arriving:
             async for message in arriving:
                 show(message)
-    except BaseExceptionGroup as group:
-        raise group.exceptions[0] from None
-
-
-async def _until_terminated(terminated: asyncio.Event) -> NoReturn:
-    await terminated.wait()
-    raise _Terminated
-
-
-async def _until_reader_is_gone() -> None:
-    """Raise `ReaderGone` when the other end of our stdout closes, be there something to write or not."""
-    descriptor = sys.stdout.fileno()
-    mode = os.fstat(descriptor).st_mode
-    if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
-        return
-    gone = asyncio.Event()
-    # Nothing can be read from the writing end of a pipe, so the only thing to be told of is its end.
-    asyncio.get_running_loop().add_reader(descriptor, gone.set)
-    await gone.wait()
-    raise ReaderGone
+    except asyncio.CancelledError:
+        if reasons:
+            raise reasons[0] from None
+        raise
 
 
 def pretty_printer() -> Callable[[Message], None]:

@@ -1,7 +1,7 @@
 """What several commands share: options, the step from flags to `Settings`, and a connection to the database."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_origin
@@ -14,7 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from cdc_bridge import settings as s
 from cdc_bridge.cli.output import complain
 from cdc_bridge.conninfo import mask, server
-from cdc_bridge.model.errors import DatabaseError, DatabaseUnreachable, LockNotAcquired, UsageError
+from cdc_bridge.model.errors import DatabaseError, DatabaseUnreachable, LockNotAcquired
 from cdc_bridge.settings import Settings
 
 Dsn: TypeAlias = Annotated[
@@ -46,12 +46,6 @@ def load(config: Path | None, flags: Mapping[str, object]) -> Settings:
     for sentence in s.unknown_variables():
         complain(f"warning: {sentence}")
     return s.load(flags, config)
-
-
-def refuse_unclear_choice(tables: Collection[str] | None, every: bool) -> None:
-    """The command acts on what was named, or on all; it never guesses."""
-    if bool(tables) == every:
-        raise UsageError("name tables or say --all, not both" if tables else "name the tables, or say --all")
 
 
 # --- a flag for each setting ---

@@ -19,8 +19,8 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.admin.mode import STANDBY
 from cdc_bridge.admin.problems import bridge_problems, log_problems
-from cdc_bridge.admin.repair import Incomplete, Outcome, find_incomplete, repair
-from cdc_bridge.admin.tables import as_trees, query_tables
+from cdc_bridge.admin.repair import Outcome, objection, repair
+from cdc_bridge.admin.tables import Tree, as_trees, query_tables
 from cdc_bridge.conninfo import REPAIR
 from cdc_bridge.database.catalog import fingerprint, read_catalog
 from cdc_bridge.database.grants_reader import AccessReader
@@ -77,7 +77,7 @@ class PooledCatalogReader:
         self._catalogs = 0
         self._is_standby = False
         self._is_checked = False
-        self._incomplete: dict[Relation, Incomplete] = {}
+        self._incomplete: dict[Relation, Tree] = {}
         self._forbidden: set[Relation] = set()
         self._reported: set[tuple[Relation, type[Exception]]] = set()
         self.problems: tuple[str, ...] = ()
@@ -121,11 +121,11 @@ class PooledCatalogReader:
         if not self._is_checked:
             await self._check()
         self._forbidden &= self._incomplete.keys()
-        outcome = Outcome(failed={each: found.error for each, found in self._incomplete.items() if found.error})
+        outcome = Outcome(failed={each: error for each, tree in self._incomplete.items() if (error := objection(tree))})
         wanted = self._incomplete.keys() - outcome.failed.keys() - self._forbidden
         if wanted:
             try:
-                outcome = await asyncio.to_thread(self._repair, [self._incomplete[each].oid for each in wanted])
+                outcome = await asyncio.to_thread(self._repair, [self._incomplete[each].root.oid for each in wanted])
             except (BridgeError, psycopg.Error) as error:
                 outcome.failed.update(dict.fromkeys(self._incomplete, error))
         self._report(outcome)
@@ -163,7 +163,8 @@ class PooledCatalogReader:
                 raise
         attached = [tree for tree in trees if tree.is_attached]
         problems_of_tables = bridge_problems(attached, reads_by_itself=not self._roles)
-        self._incomplete = {} if self._is_standby else find_incomplete(attached)
+        outdated = [] if self._is_standby else [tree for tree in attached if tree.outdated()]
+        self._incomplete = {tree.root.relation: tree for tree in outdated}
         self._report_problems("the change log is not as it should be", problems_of_log)
         self._report_problems("a table is not captured as it should be", problems_of_tables)
         self.problems = (*problems_of_log, *problems_of_tables)

@@ -74,7 +74,7 @@ LEFT JOIN pg_locks own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = '
 LEFT JOIN pg_prepared_xacts x ON x.transaction = own.transactionid
 WHERE l.locktype = 'relation' AND l.relation = ANY(%(oids)s::oid[]) AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND l.mode = ANY(%(modes)s) AND (a.pid IS NOT NULL OR x.gid IS NOT NULL)
+  AND l.mode <> ALL(%(harmless)s::text[]) AND (a.pid IS NOT NULL OR x.gid IS NOT NULL)
 ORDER BY held_s DESC NULLS LAST
 
 -- name: policies

@@ -9,7 +9,7 @@ import pytest
 from cdc_bridge import statements
 from cdc_bridge.admin import status
 from cdc_bridge.admin.mode import Mode, Notify, record_notify
-from cdc_bridge.admin.repair import Outcome, find_incomplete, repair
+from cdc_bridge.admin.repair import Outcome, objection, repair
 from cdc_bridge.admin.tables import as_trees, query_tables
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
 from cdc_bridge.database.sessions import prepare
@@ -164,8 +164,8 @@ def test_former_partition_with_triggers_is_a_problem(database: Database, conn: p
 
 async def incomplete(bridge: psycopg.AsyncConnection[Any]) -> dict[Relation, DatabaseError | None]:
     """The tables that a bridge finds to need repair, each with what forbids it."""
-    found = find_incomplete(as_trees(await query_tables("cdc").all_async(bridge)))
-    return {relation: each.error for relation, each in found.items()}
+    trees = as_trees(await query_tables("cdc").all_async(bridge))
+    return {tree.root.relation: objection(tree) for tree in trees if tree.is_attached and tree.outdated()}
 
 
 async def test_new_partition_is_found_and_repaired(database: Database, conn: psycopg.Connection[Any], mode: Mode):
