@@ -173,7 +173,7 @@ class Bridge:
 
     settings: Settings
     on_listening: Callable[[str], None] = lambda url: None
-    on_stopping: Callable[[], None] = lambda: None
+    on_stopping: Callable[[], object] = lambda: None
     revise: Callable[[], Settings] | None = None
     """Return the settings that hold from now on. Raise `UsageError` to leave all as it is."""
 

@@ -7,7 +7,7 @@ import asyncio
 import gc
 import logging
 import os
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -57,11 +57,12 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
 
     from cdc_bridge.bridge import Bridge
 
+    limit_s = settings.shutdown_timeout_s + GRACE_S
     bridge = Bridge(
         settings,
         on_listening=lambda url: say(f"listening on {url}"),
-        on_stopping=lambda: _end_in_any_case(settings.shutdown_timeout_s + GRACE_S),
-        revise=reviser(config, flags, settings),
+        on_stopping=lambda: asyncio.get_running_loop().call_later(limit_s, _give_up, limit_s),
+        revise=lambda: revise(config, flags, settings),
     )
     try:
         _run(bridge.run())
@@ -77,28 +78,20 @@ def refuse_unless_meant(settings: Settings) -> None:
         log.warning(sentence, extra=facts(host=settings.host, database=server(settings.conninfo)))
 
 
-def reviser(config: Path | None, flags: Mapping[str, object], before: Settings) -> Callable[[], Settings]:
-    """Return what reads the settings again from the same sources, and logs which of them need a restart."""
-
-    def revise() -> Settings:
-        settings = s.load(flags, config)
-        if reason := refusal(settings):
-            raise UsageError(reason)
-        if ignored := sorted(s.differing(before, settings) - REVISABLE):
-            log.warning("settings have changed that need a restart", extra=facts(settings=", ".join(ignored)))
-        return settings
-
-    return revise
+def revise(config: Path | None, flags: Mapping[str, object], before: Settings) -> Settings:
+    """Read the settings again from the same sources, and log which of them need a restart. Raises `UsageError`."""
+    settings = s.load(flags, config)
+    if reason := refusal(settings):
+        raise UsageError(reason)
+    if ignored := sorted(s.differing(before, settings) - REVISABLE):
+        log.warning("settings have changed that need a restart", extra=facts(settings=", ".join(ignored)))
+    return settings
 
 
-def _end_in_any_case(limit_s: float) -> None:
-    """End the process after `limit_s` even if something hangs: an orchestrator does not wait."""
-
-    def give_up() -> None:
-        log.warning("something hangs: ending without waiting for it", extra=facts(after_s=limit_s))
-        os._exit(0)
-
-    asyncio.get_running_loop().call_later(limit_s, give_up)
+def _give_up(after_s: float) -> None:
+    """End the process although something hangs: an orchestrator does not wait."""
+    log.warning("something hangs: ending without waiting for it", extra=facts(after_s=after_s))
+    os._exit(0)
 
 
 def _run(bridge: Coroutine[Any, Any, None]) -> None:

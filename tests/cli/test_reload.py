@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from cdc_bridge import settings as s
 from cdc_bridge.access.rules import Rule
-from cdc_bridge.cli.serve import reviser
+from cdc_bridge.cli.serve import revise
 from cdc_bridge.model.errors import SettingsError, UsageError
 from cdc_bridge.settings import Settings
 from tests.support.attach import attach
@@ -47,9 +47,9 @@ def write(file: Path, text: str) -> None:
 
 def revised(file: Path, now: str | None, flags: dict[str, Any] | None = None) -> Settings:
     """What holds when the file is as it is at first, and `now` is its text; None: it is gone."""
-    revise = reviser(file, flags or {}, s.load(flags or {}, file))
+    before = s.load(flags or {}, file)
     file.unlink() if now is None else file.write_text(now)
-    return revise()
+    return revise(file, flags or {}, before)
 
 
 async def test_rules_and_tokens_are_others_after_sighup(database: Database, file: Path) -> None:
