@@ -77,7 +77,8 @@ class RlsPolicy:
     def opaque(self) -> list[Filter]:
         """Return the parts that PostgreSQL has to evaluate, whatever the claims are."""
         ordered = sorted(self.policies, key=lambda policy: not policy.is_permissive)
-        return [self._opaque(policy, text) for policy in ordered for text in opaque_parts(self._condition(policy))]
+        parts = [(policy, part) for policy in ordered for part in parts_of(self._condition(policy))]
+        return [self._opaque(policy, part.text) for policy, part in parts if isinstance(part, Opaque)]
 
     def _one(self, policy: RowPolicy, values: Mapping[str, ClaimValue]) -> Filter:
         return to_filter(self._condition(policy), values, lambda text: self._opaque(policy, text))
@@ -103,24 +104,18 @@ def _parsed(expression: str, columns: tuple[Column, ...], functions: frozenset[F
 # --- one condition ---
 
 
+def parts_of(condition: Condition) -> Iterator[Condition]:
+    """Yield the parts of a condition that have no parts."""
+    if isinstance(condition, AllOf | AnyOf):
+        for part in condition.parts:
+            yield from parts_of(part)
+    else:
+        yield condition
+
+
 def needed(condition: Condition) -> Iterator[str]:
     """Yield the expressions of claims in a condition."""
-    match condition:
-        case AllOf(parts) | AnyOf(parts):
-            for part in parts:
-                yield from needed(part)
-        case Compared(expression=expression) | Constant(expression):
-            yield expression
-
-
-def opaque_parts(condition: Condition) -> Iterator[str]:
-    """Yield the parts that PostgreSQL has to evaluate, whatever the claims are."""
-    match condition:
-        case AllOf(parts) | AnyOf(parts):
-            for part in parts:
-                yield from opaque_parts(part)
-        case Opaque(text):
-            yield text
+    return (part.expression for part in parts_of(condition) if isinstance(part, Compared | Constant))
 
 
 def to_filter(condition: Condition, values: Mapping[str, ClaimValue], opaque: Callable[[str], Filter]) -> Filter:

@@ -12,25 +12,16 @@ is pushed down to the comparisons, where it reverses the operator and leaves NUL
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TypeAlias, assert_never
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
-from cdc_bridge.access.policy_claims import (
-    LITERALS,
-    FunctionName,
-    Group,
-    Kind,
-    NotUnderstood,
-    Token,
-    Unit,
-    grouped,
-    is_of_claims,
-    printed,
-    tokens,
-)
+from cdc_bridge.access.policy_claims import LITERALS, FunctionName, is_of_claims
 from cdc_bridge.model.catalog import Column, TypeKind
 from cdc_bridge.model.filter import Comparison, Field, Literal, Operator
+
+DEPTH_MAX = 100
 
 WHOLE_NUMBERS = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
 """The types of whole numbers, which compare with each other, and the first number that each cannot hold."""
@@ -83,62 +74,94 @@ class Opaque:
 
 Condition: TypeAlias = AllOf | AnyOf | Compared | Settled | Constant | Opaque
 
-_TRUE, _FALSE = Literal(b"true"), Literal(b"false")
+# --- tokens ---
 
 
-def flag(column: Column, *, is_set: bool) -> Settled:
-    """Test a boolean column for true or for false."""
-    return Settled(Comparison(Field(column), Operator.EQ, (_TRUE if is_set else _FALSE,)))
+class NotUnderstood(Exception):  # an answer, not an error
+    """The text is not of the known form. PostgreSQL may understand it."""
 
 
-def negated(condition: Condition) -> Condition:
-    """Return what is true where `condition` is false."""
-    match condition:
-        case AllOf(parts):
-            return AnyOf(tuple(map(negated, parts)))
-        case AnyOf(parts):
-            return AllOf(tuple(map(negated, parts)))
-        case Compared(operator=operator, text=text):
-            return replace(condition, operator=_NEGATED[operator], text=f"(NOT {text})")
-        case Settled(comparison):
-            return Settled(_negated_comparison(comparison))
-        case Constant(expression):
-            return Constant(f"(NOT ({expression}))")
-        case Opaque(text):
-            return Opaque(f"(NOT {text})")
-    assert_never(condition)
+# A string, a number, a key word or name, a quoted name, a cast, a bracket or separator, or an operator.
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<string>'(?:[^']|'')*')
+        |(?P<quoted>"(?:[^"]|"")+")
+        |(?P<number>[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?(?![A-Za-z0-9_.$]))
+        |(?P<word>[A-Za-z_][A-Za-z0-9_]*(?![A-Za-z0-9_$'"]))
+        |(?P<cast>::)
+        |(?P<sign>[()\[\],.;])
+        |(?P<operator>[-+*/<>=~!@\#%^&|?]+)
+    )""",
+    re.VERBOSE | re.ASCII,
+)
 
 
-_NEGATED = {
-    Operator.EQ: Operator.NEQ,
-    Operator.NEQ: Operator.EQ,
-    Operator.LT: Operator.GTE,
-    Operator.GTE: Operator.LT,
-    Operator.GT: Operator.LTE,
-    Operator.LTE: Operator.GT,
-    Operator.IN: Operator.NIN,
-    Operator.NIN: Operator.IN,
-    Operator.NULL: Operator.NNULL,
-    Operator.NNULL: Operator.NULL,
-}
+class Token(NamedTuple):
+    """A token, of a kind that `_TOKEN` names, and where it starts and ends. `text` has no quotes around a name."""
+
+    kind: str
+    text: str
+    start: int
+    end: int
+
+    @property
+    def name(self) -> str | None:
+        """Return the name, if the token is one. `true` and `false` are the only key words printed in small letters."""
+        is_name = self.kind == "quoted" or (self.text.islower() and self.text not in ("true", "false"))
+        return self.text if is_name and self.kind in ("word", "quoted") else None
 
 
-def _negated_comparison(comparison: Comparison) -> Comparison:
-    if comparison.operator is Operator.EQ:  # of a boolean column
-        return replace(comparison, values=(_FALSE if comparison.values == (_TRUE,) else _TRUE,))
-    return replace(comparison, operator=_NEGATED[comparison.operator])
+class Group(NamedTuple):
+    """The units between round or square brackets. `start` and `end` include the brackets."""
+
+    bracket: str
+    units: tuple[Unit, ...]
+    start: int
+    end: int
+
+
+Unit: TypeAlias = Token | Group
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    """Raises `NotUnderstood`."""
+    text, position = text.rstrip(), 0
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        if found is None or found.lastgroup is None:
+            raise NotUnderstood
+        kind, position = found.lastgroup, found.end()
+        written = found[kind]
+        yield Token(
+            kind, written[1:-1].replace('""', '"') if kind == "quoted" else written, found.start(kind), position
+        )
+
+
+_CLOSING = {"(": ")", "[": "]"}
+
+
+def _grouped(tokens: Iterable[Token]) -> tuple[Unit, ...]:
+    """Put what is in brackets into groups. Raises `NotUnderstood`."""
+    levels: list[tuple[Token | None, list[Unit]]] = [(None, [])]
+    for token in tokens:
+        if token.text in _CLOSING and token.kind == "sign":
+            levels.append((token, []))
+        elif token.text in _CLOSING.values() and token.kind == "sign":
+            opening, units = levels.pop()
+            if opening is None or _CLOSING[opening.text] != token.text:
+                raise NotUnderstood
+            levels[-1][1].append(Group(opening.text, tuple(units), opening.start, token.end))
+        else:
+            levels[-1][1].append(token)
+        if len(levels) > DEPTH_MAX:
+            raise NotUnderstood
+    if len(levels) > 1:
+        raise NotUnderstood
+    return tuple(levels[0][1])
 
 
 # --- the parser ---
 
-_MIRRORED = {
-    Operator.EQ: Operator.EQ,
-    Operator.NEQ: Operator.NEQ,
-    Operator.LT: Operator.GT,
-    Operator.GT: Operator.LT,
-    Operator.LTE: Operator.GTE,
-    Operator.GTE: Operator.LTE,
-}
 _OPERATORS = {
     "=": Operator.EQ,
     "<>": Operator.NEQ,
@@ -148,150 +171,133 @@ _OPERATORS = {
     ">=": Operator.GTE,
 }
 _OF_ARRAYS = {("=", "ANY"): Operator.IN, ("<>", "ALL"): Operator.NIN}
+_MIRRORED = {
+    Operator.LT: Operator.GT,
+    Operator.GT: Operator.LT,
+    Operator.LTE: Operator.GTE,
+    Operator.GTE: Operator.LTE,
+}
+_NEGATED = {
+    Operator.EQ: Operator.NEQ,
+    Operator.NEQ: Operator.EQ,
+    Operator.LT: Operator.GTE,
+    Operator.GTE: Operator.LT,
+    Operator.GT: Operator.LTE,
+    Operator.LTE: Operator.GT,
+    Operator.IN: Operator.NIN,
+    Operator.NIN: Operator.IN,
+}
 
 
 def parse(
     expression: str, columns: Mapping[str, Column], functions: frozenset[FunctionName] = frozenset()
 ) -> Condition:
     """Parse an expression as `pg_get_expr` prints it. `functions` are those that depend on claims alone."""
+    enums = {column.type.name for column in columns.values() if column.type.labels}
     try:
-        parts = tokens(expression)
-        units = grouped(parts)
+        return _Parser(expression, columns, functions, LITERALS | enums).condition(_grouped(_tokens(expression)))
     except NotUnderstood:
         return Opaque(f"({expression})")
-    enums = {column.type.name for column in columns.values() if column.type.labels}
-    return _Parser(expression, parts, columns, functions, LITERALS | enums).condition(units)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parser:
-    """Parses one expression. The units that its methods take are a part of the expression."""
+    """Parses one expression. The units that its methods take are a part of the expression, or of its negation."""
 
     expression: str
-    tokens: Sequence[Token]
     columns: Mapping[str, Column]
     functions: frozenset[FunctionName]
     literals: frozenset[str]
 
-    def condition(self, units: Sequence[Unit]) -> Condition:
+    def condition(self, units: Sequence[Unit], is_negated: bool = False) -> Condition:
+        """Raises `NotUnderstood`."""
         if not units:
-            return Opaque(f"({self.expression})")
-        if len(units) == 1 and isinstance(units[0], Group):
-            return self.condition(units[0].units) if _is_bracketed(units[0]) else self._whole(units)
+            raise NotUnderstood
+        if len(units) == 1 and isinstance(units[0], Group) and _is_bracketed(units[0]):
+            return self.condition(units[0].units, is_negated)
         if len(units) == 1 and _is_word(units[0], "TRUE", "FALSE"):
-            return AllOf() if _is_word(units[0], "TRUE") else AnyOf()
+            return AnyOf() if _is_word(units[0], "TRUE") is is_negated else AllOf()
         if self._is_of_claims(units):
-            return Constant(self._text(units))
-        return self._composed(units) or self._leaf(units) or self._opaque(units)
+            text = self._text(units)
+            return Constant(f"(NOT ({text}))" if is_negated else text)
+        found = self._composed(units, is_negated) or self._leaf(units, is_negated)
+        return found or Opaque(self._whole(units, is_negated))
 
-    def _whole(self, units: Sequence[Unit]) -> Condition:
-        return Constant(self._text(units)) if self._is_of_claims(units) else self._opaque(units)
-
-    def _composed(self, units: Sequence[Unit]) -> Condition | None:
+    def _composed(self, units: Sequence[Unit], is_negated: bool) -> Condition | None:
         words = {unit.text for unit in units if isinstance(unit, Token) and _is_word(unit, "AND", "OR", "NOT", "CASE")}
         if words in ({"AND"}, {"OR"}):
-            parts = tuple(map(self.condition, _split(units, *words)))
-            return AllOf(parts) if words == {"AND"} else AnyOf(parts)
+            parts = tuple([self.condition(part, is_negated) for part in _split(units, *words)])
+            return AnyOf(parts) if (words == {"AND"}) is is_negated else AllOf(parts)
         if words == {"NOT"} and _is_word(units[0], "NOT"):
-            return negated(self.condition(units[1:]))
+            return self.condition(units[1:], not is_negated)
         return None
 
-    def _leaf(self, units: Sequence[Unit]) -> Condition | None:
-        if len(units) == 1:
-            column = self._column(units)
-            return flag(column, is_set=True) if column is not None and column.type.name == "boolean" else None
-        return self._tested(units) or self._compared(units)
-
-    def _tested(self, units: Sequence[Unit]) -> Condition | None:
-        """`IS NULL` and `IS TRUE`, also with NOT."""
+    def _leaf(self, units: Sequence[Unit], is_negated: bool) -> Condition | None:
         column = self._column(units[:1])
-        if column is None or not _is_word(units[1], "IS") or len(units) > 4:
-            return None
-        is_negated = _is_word(units[2], "NOT") if len(units) == 4 else False
-        condition = _test(column, units[-1]) if len(units) == 3 or is_negated else None
-        return negated(condition) if condition is not None and is_negated else condition
+        if len(units) == 1:
+            return _flag(column, not is_negated) if column is not None and column.type.name == "boolean" else None
+        if column is not None and _is_word(units[1], "IS"):
+            has_not = len(units) == 4 and _is_word(units[2], "NOT")
+            return _tested(column, units[-1], has_not is not is_negated) if len(units) == 3 or has_not else None
+        return self._compared(units, is_negated)
 
-    def _compared(self, units: Sequence[Unit]) -> Condition | None:
-        signs = [position for position, unit in enumerate(units) if _is_operator(unit)]
+    def _compared(self, units: Sequence[Unit], is_negated: bool) -> Condition | None:
+        signs = [position for position, unit in enumerate(units) if isinstance(unit, Token) and unit.kind == "operator"]
         if len(signs) != 1:
             return None
         left, sign, right = units[: signs[0]], units[signs[0]], units[signs[0] + 1 :]
         assert isinstance(sign, Token)
-        if len(right) == 2 and _is_word(right[0], "ANY", "ALL"):
-            return self._compared_with_array(units, left, sign, right)
         operator = _OPERATORS.get(sign.text)
-        if operator is None:
+        if len(right) == 2 and isinstance(right[0], Token) and _is_word(right[0], "ANY", "ALL"):
+            operator, array = _OF_ARRAYS.get((sign.text, right[0].text)), right[1]
+            if not isinstance(array, Group) or not _is_bracketed(array):  # the rows of a SELECT are not an array
+                return None
+            found = self._comparison(left, operator, array.units)
+        else:
+            mirrored = _MIRRORED.get(operator, operator) if operator else None
+            found = self._comparison(left, operator, right) or self._comparison(right, mirrored, left)
+        if found is None:
             return None
-        found = self._comparison(units, left, operator, right)
-        return found or self._comparison(units, right, _MIRRORED[operator], left)
-
-    def _compared_with_array(
-        self, units: Sequence[Unit], left: Sequence[Unit], sign: Token, right: Sequence[Unit]
-    ) -> Condition | None:
-        """`= ANY (...)` and `<> ALL (...)`, but not with a SELECT, of which the rows are not an array."""
-        quantifier, array = right
-        if not isinstance(array, Group) or not _is_bracketed(array) or not isinstance(quantifier, Token):
-            return None
-        operator = _OF_ARRAYS.get((sign.text, quantifier.text))
-        return self._comparison(units, left, operator, array.units) if operator else None
+        column, operator, expression, cast = found
+        text = self._whole(units, is_negated)
+        return Compared(column, _NEGATED[operator] if is_negated else operator, expression, cast, text)
 
     def _comparison(
-        self, units: Sequence[Unit], left: Sequence[Unit], operator: Operator, right: Sequence[Unit]
-    ) -> Condition | None:
+        self, left: Sequence[Unit], operator: Operator | None, right: Sequence[Unit]
+    ) -> tuple[Column, Operator, str, str] | None:
+        """Return column, operator, expression of claims, and what the column is cast to."""
         column, cast = self._column(left), ""
-        if column is None and len(left) > 2 and _is_cast(left[1]):
-            column, cast = self._column(left[:1]), printed([unit for unit in left[2:] if isinstance(unit, Token)])
-            if any(isinstance(unit, Group) for unit in left[2:]):
-                return None
-        if column is None or not is_comparable(column, operator, cast) or not self._is_of_claims(right):
+        if len(left) > 2 and _is_cast(left[1]) and not any(isinstance(unit, Group) for unit in left[2:]):
+            column, cast = self._column(left[:1]), self._text(left[2:])
+        if column is None or operator is None or not is_comparable(column, operator, cast):
             return None
-        return Compared(column, operator, self._text(right), cast, f"({self._text(units)})")
+        return (column, operator, self._text(right), cast) if self._is_of_claims(right) else None
 
     def _column(self, units: Sequence[Unit]) -> Column | None:
         """Return the column that the units are, with or without parentheses."""
-        if len(units) != 1:
-            return None
-        (unit,) = units
-        if isinstance(unit, Group):
-            return self._column(unit.units) if unit.bracket == "(" else None
-        return self.columns.get(unit.name) if unit.name is not None else None
+        match units:
+            case (Token(name=str(name)),):
+                return self.columns.get(name)
+            case (Group("(", inner),):
+                return self._column(inner)
+        return None
 
     def _is_of_claims(self, units: Sequence[Unit]) -> bool:
-        if not units:
-            return False
-        start, end = units[0].start, units[-1].end
-        inside = [token for token in self.tokens if start <= token.start < end]
-        return is_of_claims(inside, self.functions, self.literals)
-
-    def _opaque(self, units: Sequence[Unit]) -> Opaque:
-        return Opaque(f"({self._text(units)})")
+        return bool(units) and is_of_claims(self._text(units), self.functions, self.literals)
 
     def _text(self, units: Sequence[Unit]) -> str:
         return self.expression[units[0].start : units[-1].end]
 
+    def _whole(self, units: Sequence[Unit], is_negated: bool) -> str:
+        return f"(NOT ({self._text(units)}))" if is_negated else f"({self._text(units)})"
 
-_SAME = frozenset(WHOLE_NUMBERS) | frozenset(
-    {
-        "boolean",
-        "bytea",
-        "character",
-        "date",
-        "double precision",
-        "interval",
-        "numeric",
-        "oid",
-        "real",
-        "text",
-        "time with time zone",
-        "time without time zone",
-        "timestamp with time zone",
-        "timestamp without time zone",
-        "uuid",
-    }
+
+_SAME = (
+    LITERALS | WHOLE_NUMBERS.keys() | {"boolean", "character", "double precision", "numeric", "real", "text", "uuid"}
 )
 """Types for which operators without a schema are PostgreSQL's own, and mean the same as those of a filter."""
 _EQUALITY = frozenset({Operator.EQ, Operator.NEQ, Operator.IN, Operator.NIN})
-_WITH_ONE_TEXT = frozenset(WHOLE_NUMBERS) | {"uuid"}
+_WITH_ONE_TEXT = WHOLE_NUMBERS.keys() | {"uuid"}
 """Types for which two values are equal exactly when their texts are."""
 
 
@@ -309,26 +315,36 @@ def is_comparable(column: Column, operator: Operator, cast: str) -> bool:
     return cast in ("", type_.name) and (type_.name in _SAME or bool(type_.labels))
 
 
-def _test(column: Column, word: Unit) -> Condition | None:
-    """A composite of NULLs is neither NULL nor not NULL. A JSON null is not NULL, but a row version has it as one."""
+def _flag(column: Column, is_set: bool) -> Settled:
+    """Test a boolean column for true or for false."""
+    return Settled(Comparison(Field(column), Operator.EQ, (Literal(b"true" if is_set else b"false"),)))
+
+
+def _tested(column: Column, word: Unit, is_negated: bool) -> Condition | None:
+    """Test a column by `IS NULL`, `IS TRUE` or `IS FALSE`.
+
+    A composite of NULLs is neither NULL nor not NULL. A JSON null is not NULL, but a row version has it as one.
+    """
     if column.type.kind is TypeKind.COMPOSITE or column.type.is_json:
         return None
     if _is_word(word, "NULL"):
-        return Settled(Comparison(Field(column), Operator.NULL))
-    if column.type.name == "boolean" and _is_word(word, "TRUE", "FALSE"):
-        is_known = Settled(Comparison(Field(column), Operator.NNULL))
-        return AllOf((is_known, flag(column, is_set=_is_word(word, "TRUE"))))
-    return None
+        return Settled(Comparison(Field(column), Operator.NNULL if is_negated else Operator.NULL))
+    if column.type.name != "boolean" or not _is_word(word, "TRUE", "FALSE"):
+        return None
+    is_set = _is_word(word, "TRUE") is not is_negated
+    if is_negated:
+        return AnyOf((Settled(Comparison(Field(column), Operator.NULL)), _flag(column, is_set)))
+    return AllOf((Settled(Comparison(Field(column), Operator.NNULL)), _flag(column, is_set)))
 
 
-def _split(units: Sequence[Unit], word: str) -> list[Sequence[Unit]]:
+def _split(units: Sequence[Unit], word: str) -> list[list[Unit]]:
     parts: list[list[Unit]] = [[]]
     for unit in units:
         if _is_word(unit, word):
             parts.append([])
         else:
             parts[-1].append(unit)
-    return list(parts)
+    return parts
 
 
 def _is_bracketed(group: Group) -> bool:
@@ -337,12 +353,8 @@ def _is_bracketed(group: Group) -> bool:
 
 
 def _is_word(unit: Unit, *words: str) -> bool:
-    return isinstance(unit, Token) and unit.is_word(*words)
-
-
-def _is_operator(unit: Unit) -> bool:
-    return isinstance(unit, Token) and unit.kind is Kind.OPERATOR
+    return isinstance(unit, Token) and unit.kind == "word" and unit.text.upper() in words
 
 
 def _is_cast(unit: Unit) -> bool:
-    return isinstance(unit, Token) and unit.kind is Kind.CAST
+    return isinstance(unit, Token) and unit.kind == "cast"
