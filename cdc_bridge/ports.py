@@ -68,12 +68,11 @@ class Failure:
 class EvaluationResult:
     """The contexts in which each row version of a request matches, in the order of the versions.
 
-    `failures` has the contexts without an answer, with the reason. Contexts in `failed_for_now` may get one later.
+    `failures` has the contexts without an answer.
     """
 
     seen_by: tuple[frozenset[SecurityContext], ...]
-    failures: Mapping[SecurityContext, str] = field(default_factory=dict)
-    failed_for_now: frozenset[SecurityContext] = frozenset()
+    failures: Mapping[SecurityContext, Failure] = field(default_factory=dict)
 
 
 class LookedUp(NamedTuple):

@@ -133,7 +133,7 @@ class PolicyCache:
     def keep_results(self, results: Iterable[tuple[Probe, EvaluationResult]]) -> None:
         """A probe that took too long counts as passed: subscribers get fresh data if rows take too long as well."""
         for probe, result in results:
-            reasons = [reason for context, reason in result.failures.items() if context not in result.failed_for_now]
+            reasons = [failure.reason for failure in result.failures.values() if not failure.is_temporary]
             self._obstacles[probe.subject] = next(iter(reasons), "")
 
 

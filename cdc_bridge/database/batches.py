@@ -12,10 +12,10 @@ nothing is certain.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby, product
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -31,7 +31,7 @@ from cdc_bridge.ports import EvaluationRequest, EvaluationResult, Failure
 NULLS_MAX = 4
 """The most doubtful NULLs of one row version. Each makes twice as many rows of it."""
 
-UNREADABLE = "the change is ambiguous in a column with JSON"
+UNREADABLE = Failure("the change is ambiguous in a column with JSON")
 
 NULLS = (msgspec.Raw(NULL), msgspec.Raw(b" " + NULL))
 """NULL, and the null of a JSON value: the blank distinguishes them when they are read back."""
@@ -66,31 +66,25 @@ def _has_json(type_: PgType) -> bool:
 
 
 def _is_certain(raw: bytes, type_: PgType) -> bool:
-    """Whether PostgreSQL reads this back as it was."""
+    """Whether PostgreSQL reads this back as it was, a null inside of an array or composite included."""
     raw = raw.strip()
     if not _has_json(type_) or type_.is_json or raw == NULL:
         return True
     if raw[:1] != (b"[" if type_.kind is TypeKind.ARRAY else b"{"):
         return False  # it is from before the column had this type
-    if type_.kind is TypeKind.ARRAY:
-        return all(_is_certain_in(type_, bytes(item).strip()) for item in split_array(raw))
-    members = split_object(raw)
-    return all(_is_certain_member(bytes(members.get(name, NULL)), inner) for name, inner in type_.fields)
+    if type_.kind is TypeKind.COMPOSITE:
+        members = split_object(raw)
+        return all(_is_certain_inside(members.get(name, NULL), inner) for name, inner in type_.fields)
+    element = type_.element
+    assert element is not None
+    items = [bytes(item).strip() for item in split_array(raw)]
+    if element.is_json:
+        return all(item != NULL and item[:1] != b"[" for item in items)
+    return all(_is_certain(item, type_ if item[:1] == b"[" else element) for item in items)  # dimensions nest
 
 
-def _is_certain_in(array: PgType, item: bytes) -> bool:
-    """Dimensions nest, and the elements of an array of composites are no lists."""
-    assert array.element is not None
-    if array.element.is_json:
-        return item != NULL and item[:1] != b"["
-    return _is_certain(item, array if item[:1] == b"[" else array.element)
-
-
-def _is_certain_member(raw: bytes, type_: PgType) -> bool:
-    return raw.strip() != NULL if type_.is_json else _is_certain(raw, type_)
-
-
-UNCERTAIN = "?"
+def _is_certain_inside(raw: Any, type_: PgType) -> bool:
+    return bytes(raw).strip() != NULL if type_.is_json else _is_certain(bytes(raw), type_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,15 +100,10 @@ class Predicate:
     now_us: int
     rules: RowRules
 
-    @classmethod
-    def of(cls, request: EvaluationRequest, rules: RowRules) -> Predicate:
-        now_us = request.now_us if has_now(request.filter) else 0
-        return cls(request.collection.relation_id, id(request.catalog), request.filter, now_us, rules)
-
 
 @dataclass(slots=True)
 class Batch:
-    """The requests with one predicate, of which `request` is the first, and their row `versions`, each once.
+    """The requests with one predicate, of which `request` is the first, and their row versions, each once.
 
     PostgreSQL evaluates `rows`: a version itself, or each row that it may stand for where values of `doubtful` columns
     are ambiguous. `rows_of` has the slice of `rows` for each version.
@@ -127,7 +116,6 @@ class Batch:
     request: EvaluationRequest
     columns: tuple[str, ...]
     doubtful: tuple[Column, ...] = ()
-    versions: list[RowValues] = field(default_factory=list)
     rows: list[RowValues] = field(default_factory=list)
     rows_of: list[slice] = field(default_factory=list)
     shares: dict[int, list[int]] = field(default_factory=dict)
@@ -142,22 +130,12 @@ class Batch:
 
     def _place(self, version: RowValues) -> int:
         read = tuple([None if (raw := version.get(name)) is None else bytes(raw) for name in self.columns])
-        place = self._known.get(read)
-        if place is None:
-            place = self._known[read] = len(self.versions)
-            self.versions.append(version)
+        place = self._known.setdefault(read, len(self.rows_of))
+        if place == len(self.rows_of):
             start = len(self.rows)
             self.rows += possible(version, self.doubtful)
             self.rows_of.append(slice(start, len(self.rows)))
         return place
-
-    def letters(self, answer: str) -> str:
-        """Return a letter for each row version, from one for each row. `?`: nobody can say, or its rows differ."""
-        return "".join([_common(answer[rows]) for rows in self.rows_of]) if self.doubtful else answer
-
-
-def _common(letters: str) -> str:
-    return letters[0] if len(set(letters)) == 1 else UNCERTAIN
 
 
 Answer: TypeAlias = list[str] | Failure
@@ -168,12 +146,13 @@ def in_batches(requests: Sequence[EvaluationRequest]) -> list[Batch]:
     """Group requests by predicate, in the order of their first occurrence."""
     batches: dict[Predicate, Batch] = {}
     for position, request in enumerate(requests):
-        for rules, contexts in _by_rules(request.contexts):
-            predicate = Predicate.of(request, rules)
+        relation_id, now_us = request.collection.relation_id, request.now_us if has_now(request.filter) else 0
+        for rules, contexts in groupby(request.contexts, key=lambda context: context.rows):  # mostly all of them
+            predicate = Predicate(relation_id, id(request.catalog), request.filter, now_us, rules)
             if predicate not in batches:
                 columns = tuple([column.name for column in columns_in(request.filter, request.collection)])
                 batches[predicate] = Batch(predicate, request, columns, doubtful(request.filter))
-            batches[predicate].add(position, request, contexts)
+            batches[predicate].add(position, request, list(contexts))
     return list(batches.values())
 
 
@@ -182,75 +161,46 @@ def results_of(
 ) -> list[EvaluationResult]:
     """Return the results of `count` requests, in their order."""
     results: dict[int, EvaluationResult] = {}
-    for batch, found_by in answered:
-        answers = {context: _fitting(answer, batch) for context, answer in found_by.items()}
-        failures = {context: answer for context, answer in answers.items() if isinstance(answer, Failure)}
-        letters = {
-            context: batch.letters(answer[0]) for context, answer in answers.items() if not isinstance(answer, Failure)
-        }
-        seen_by, uncertain = _seen_by(batch, letters), _uncertain(letters)
+    for batch, answers in answered:
+        seen_by, failures, in_doubt = _read(batch, answers)
         for position, share in batch.shares.items():
-            failed = {**failures, **_in_doubt(share, uncertain)} if uncertain else failures
-            found = _with_failures(EvaluationResult(tuple([seen_by[i] for i in share])), batch.askers[position], failed)
+            unsure = {context for context, places in in_doubt.items() if not places.isdisjoint(share)}
+            failed = {
+                context: failures.get(context, UNREADABLE)
+                for context in (batch.askers[position] if failures or unsure else ())
+                if context in failures or context in unsure
+            }
+            found = EvaluationResult(tuple([seen_by[place] for place in share]), failed)
             results[position] = _joined(results[position], found) if position in results else found
     return [results[position] for position in range(count)]
 
 
-def _with_failures(
-    result: EvaluationResult, askers: Sequence[SecurityContext], failures: Mapping[SecurityContext, Failure]
-) -> EvaluationResult:
-    """Return the result with the reasons for which some contexts have no answer."""
-    if not failures:
-        return result
-    failed = {context: failures[context] for context in askers if context in failures}
-    return replace(
-        result,
-        failures={context: failure.reason for context, failure in failed.items()},
-        failed_for_now=frozenset([context for context, failure in failed.items() if failure.is_temporary]),
-    )
-
-
-def _fitting(answer: Answer, batch: Batch) -> Answer:
-    """Functions of policies can do anything, also to the statement that they are evaluated in."""
-    if isinstance(answer, Failure) or list(map(len, answer)) == [len(batch.rows)]:
-        return answer
-    return Failure("it is not what was asked for")
-
-
-def _seen_by(batch: Batch, letters: Mapping[SecurityContext, str]) -> list[frozenset[SecurityContext]]:
-    """Return the contexts in which each version of a batch matches."""
-    seen: list[list[SecurityContext]] = [[] for _ in batch.versions]
-    for context, letters_of in letters.items():
-        for contexts, letter in zip(seen, letters_of, strict=True):
-            if letter == "t":
-                contexts.append(context)
-    return list(map(frozenset, seen))
-
-
-def _uncertain(letters: Mapping[SecurityContext, str]) -> dict[SecurityContext, frozenset[int]]:
-    """The contexts without an answer for some versions, and which these are."""
-    return {
-        context: frozenset([place for place, letter in enumerate(letters_of) if letter == UNCERTAIN])
-        for context, letters_of in letters.items()
-        if UNCERTAIN in letters_of
-    }
-
-
-def _in_doubt(
-    share: Iterable[int], uncertain: Mapping[SecurityContext, frozenset[int]]
-) -> dict[SecurityContext, Failure]:
-    return {context: Failure(UNREADABLE) for context, places in uncertain.items() if not places.isdisjoint(share)}
+def _read(
+    batch: Batch, answers: Mapping[SecurityContext, Answer]
+) -> tuple[list[frozenset[SecurityContext]], dict[SecurityContext, Failure], dict[SecurityContext, set[int]]]:
+    """Return the contexts in which each version of a batch matches, those without an answer, and those without one for
+    some versions: the rows that such a version may stand for differ, or they are unknown.
+    """
+    seen: list[list[SecurityContext]] = [[] for _ in batch.rows_of]
+    failures: dict[SecurityContext, Failure] = {}
+    in_doubt: dict[SecurityContext, set[int]] = {}
+    for context, answer in answers.items():
+        if isinstance(answer, Failure):
+            failures[context] = answer
+        elif list(map(len, answer)) != [len(batch.rows)]:
+            # Functions of policies can do anything, also to the statement that they are evaluated in.
+            failures[context] = Failure("it is not what was asked for")
+        else:
+            for place, rows in enumerate(batch.rows_of):
+                letters = answer[0][rows]
+                if letters and not letters.strip("t"):
+                    seen[place].append(context)
+                elif letters.strip("f") or not letters:
+                    in_doubt.setdefault(context, set()).add(place)
+    return list(map(frozenset, seen)), failures, in_doubt
 
 
 def _joined(one: EvaluationResult, other: EvaluationResult) -> EvaluationResult:
     """Join two results of the same request, for different contexts."""
     seen_by = [mine | theirs for mine, theirs in zip(one.seen_by, other.seen_by, strict=True)]
-    return EvaluationResult(
-        tuple(seen_by), {**one.failures, **other.failures}, one.failed_for_now | other.failed_for_now
-    )
-
-
-def _by_rules(contexts: Iterable[SecurityContext]) -> Iterator[tuple[RowRules, list[SecurityContext]]]:
-    """Group contexts that follow each other with the same rules: mostly all of them."""
-    for rules, same in groupby(contexts, key=lambda context: context.rows):
-        yield rules, list(same)
+    return EvaluationResult(tuple(seen_by), {**one.failures, **other.failures})

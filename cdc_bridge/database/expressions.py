@@ -18,7 +18,6 @@ Almost every type is read back from JSON as it was written. What is not:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import Any, assert_never
 
 import msgspec
@@ -39,21 +38,6 @@ class Name(sql.Composable):
         return sql.Identifier(*self._obj).as_bytes(context).replace(b"%", b"%%")
 
 
-# Without a length these two mean a length of one.
-_WITHOUT_LENGTH = re.compile(r"\A(?:character|bit)(?=\[|\Z)")
-_OF_ANY_LENGTH = {"character": "bpchar", "bit": '"bit"'}
-
-
-class TypeName(sql.Composable):
-    """A type as SQL spells it. `PgType.name` is SQL already, quoted by PostgreSQL where it has to be."""
-
-    def __init__(self, type_: PgType) -> None:
-        super().__init__(_WITHOUT_LENGTH.sub(lambda found: _OF_ANY_LENGTH[found[0]], type_.name))
-
-    def as_bytes(self, context: Any = None) -> bytes:
-        return sql.SQL(self._obj.replace("%", "%%")).as_bytes(context)
-
-
 class Verbatim(sql.Composable):
     """SQL that PostgreSQL itself has printed."""
 
@@ -62,6 +46,18 @@ class Verbatim(sql.Composable):
 
     def as_bytes(self, context: Any = None) -> bytes:
         return sql.SQL(self._obj.replace("%", "%%")).as_bytes(context)
+
+
+# Without a length these two mean a length of one.
+_WITHOUT_LENGTH = re.compile(r"\A(?:character|bit)(?=\[|\Z)")
+_OF_ANY_LENGTH = {"character": "bpchar", "bit": '"bit"'}
+
+
+class TypeName(Verbatim):
+    """A type as SQL spells it. `PgType.name` is SQL already, quoted by PostgreSQL where it has to be."""
+
+    def __init__(self, type_: PgType) -> None:
+        super().__init__(_WITHOUT_LENGTH.sub(lambda found: _OF_ANY_LENGTH[found[0]], type_.name))
 
 
 class Parameter(sql.Composable):
@@ -80,15 +76,9 @@ class Parameter(sql.Composable):
 
 def parameters(statement: sql.Composable) -> list[Any]:
     """Return the parameters of a whole statement, in the order of its placeholders."""
-    return list(_parameters(statement))
-
-
-def _parameters(part: sql.Composable) -> Iterator[Any]:
-    if isinstance(part, Parameter):
-        yield part.value
-    elif isinstance(part, sql.Composed):
-        for each in part:
-            yield from _parameters(each)
+    if isinstance(statement, Parameter):
+        return [statement.value]
+    return [value for part in statement for value in parameters(part)] if isinstance(statement, sql.Composed) else []
 
 
 def joined(separator: str, parts: list[sql.Composable]) -> sql.Composed:
@@ -260,16 +250,11 @@ def _count(column: sql.Composable, type_: PgType) -> sql.Composed:
 
 def _date_part(column: sql.Composable, function: Function, type_: PgType) -> sql.Composed:
     """An infinite date has no parts. (`extract` says that its year is infinite, and of others NULL.)"""
+    unit = sql.SQL("dow" if function is Function.WEEKDAY else function.value)
+    part = sql.SQL("pg_catalog.floor(extract({} FROM {}))::integer").format(unit, column)
     if type_.name.startswith("time "):
-        return _extract(column, function)
-    is_clock = function in (Function.HOUR, Function.MINUTE, Function.SECOND)
-    part = sql.SQL("0") if is_clock and type_.name == "date" else _extract(column, function)
+        return part
     return sql.SQL("CASE WHEN pg_catalog.isfinite({}) THEN {} END").format(column, part)
-
-
-def _extract(column: sql.Composable, function: Function) -> sql.Composed:
-    unit = "dow" if function is Function.WEEKDAY else function.value
-    return sql.SQL("pg_catalog.floor(extract({} FROM {}))::integer").format(sql.SQL(unit), column)
 
 
 def _at_path(column: sql.Composable, type_: PgType, members: list[str], as_type: PgType) -> sql.Composable:

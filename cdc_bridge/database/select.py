@@ -7,7 +7,7 @@ they may have any number of digits; the least and the greatest read as the field
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import assert_never
 
 from psycopg import sql
@@ -27,32 +27,50 @@ from cdc_bridge.model.subscription import (
     SortKey,
     total_order,
 )
-from cdc_bridge.model.table import member_name, value_encoder
+from cdc_bridge.model.table import Encode, EncodeRow, member_name, object_encoder, value_encoder
+from cdc_bridge.query.forms import key_of as key_of_field
 
 ALIAS = "t"
 
 
-def rows(collection: Collection, query: Query, key: tuple[str, ...] | None, scope: Scope) -> sql.Composed:
-    """The rows of a table. It fetches one too many, which tells that the limit cut."""
+def reading(collection: Collection, query: Query, key: tuple[str, ...] | None, scope: Scope) -> sql.Composed:
+    """Return a query for the rows or figures that a client asked for.
+
+    It fetches one too many, which tells that the limit cut. Of figures there is one row for each group: the fields that
+    make it, then the figures, called by their positions.
+    """
+    found = where(query.of_table, ALIAS, scope)
+    group: sql.Composable = sql.SQL("")
+    shown = outputs(query.projection, ALIAS, scope)
+    sort = _order([(_sorted_by(each, ALIAS, scope), each.descending) for each in total_order(query.sort, collection)])
+    if query.aggregate is not None:
+        groups = [operand(ALIAS, field) for field in query.aggregate.group_by]
+        figures = [_call(function, field) for function, field in query.aggregate.functions]
+        shown = _numbered(enumerate([*groups, *figures]))
+        # A position in GROUP BY and ORDER BY is that of an output.
+        positions: list[sql.Composable] = [sql.Literal(number) for number in range(1, len(groups) + 1)]
+        group = sql.SQL(" GROUP BY {}").format(joined(", ", positions)) if groups else group
+        sort = _order(_sorted(query, query.aggregate, positions))
     return sql.SQL(
         "SELECT pg_catalog.row_to_json(r.*)::text"
-        " FROM (SELECT {outputs} FROM {table} WHERE {condition}{order}{cut}) AS r"
+        " FROM (SELECT {outputs} FROM {table} WHERE {condition}{group}{order}{cut}) AS r"
     ).format(
-        outputs=outputs(query.projection, ALIAS, scope),
+        outputs=shown,
         table=table(collection, ALIAS),
-        condition=condition(collection, query.of_table, key, scope),
-        order=_order(total_order(query.sort, collection), ALIAS, scope),
-        cut=cut(query.limit + 1 if query.limit else 0, query.offset),
+        condition=found if key is None else sql.SQL("{} AND ({})").format(_has_key(collection, key), found),
+        group=group,
+        order=sort,
+        cut=_cut(query.limit + 1 if query.limit else 0, query.offset),
     )
 
 
 def key_of(collection: Collection, key: tuple[str, ...], scope: Scope) -> sql.Composed:
     """The key's columns of the row that has it and may be seen."""
-    seen = _seen(collection, scope)
-    return sql.SQL("SELECT pg_catalog.row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {}) AS k").format(
+    return sql.SQL("SELECT pg_catalog.row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {} AND ({})) AS k").format(
         joined(", ", [Name(ALIAS, name) for name in collection.key]),
         table(collection, ALIAS),
-        condition(collection, seen, key, scope),
+        _has_key(collection, key),
+        where(_seen(collection, scope), ALIAS, scope),
     )
 
 
@@ -104,25 +122,21 @@ def worth(expression: str) -> sql.Composed:
     ).format(Verbatim(expression))
 
 
-def condition(collection: Collection, filter_: Filter, key: tuple[str, ...] | None, scope: Scope) -> sql.Composable:
-    found = where(filter_, ALIAS, scope)
-    return found if key is None else sql.SQL("{} AND ({})").format(_has_key(collection, key), found)
-
-
-def cut(limit: int, offset: int) -> sql.Composed:
+def _cut(limit: int, offset: int) -> sql.Composed:
     return sql.SQL(" LIMIT {}::bigint OFFSET {}::bigint").format(Parameter(limit), Parameter(offset))
 
 
 def outputs(projection: Projection, alias: str, scope: Scope, *, without_plain: bool = False) -> sql.Composed:
     """Return all of them, or only those that row versions do not have."""
-    return joined(
-        ", ",
-        [
-            sql.SQL("{} AS {}").format(_output(output, alias, scope), Name(str(position)))
-            for position, output in enumerate(projection.outputs)
-            if not (without_plain and output.column)
-        ],
+    return _numbered(
+        (position, _output(output, alias, scope))
+        for position, output in enumerate(projection.outputs)
+        if not (without_plain and output.column)
     )
+
+
+def _numbered(expressions: Iterable[tuple[int, sql.Composable]]) -> sql.Composed:
+    return joined(", ", [sql.SQL("{} AS {}").format(each, Name(str(position))) for position, each in expressions])
 
 
 def _output(output: Output, alias: str, scope: Scope) -> sql.Composable:
@@ -134,23 +148,21 @@ def _output(output: Output, alias: str, scope: Scope) -> sql.Composable:
         case Nested(reference=Reference(is_many=True)) as nested:
             return _many(nested, alias, scope)
         case Nested() as nested:
-            return _one(nested, alias, scope)
+            belonging = _belonging(nested, alias, scope)
+            return sql.SQL("(SELECT pg_catalog.row_to_json(x.*) FROM ({} LIMIT 1) AS x)").format(belonging)
     assert_never(output.source)
 
 
-def _one(nested: Nested, alias: str, scope: Scope) -> sql.Composed:
-    return sql.SQL("(SELECT pg_catalog.row_to_json(x.*) FROM ({} LIMIT 1) AS x)").format(
-        _belonging(nested, alias, scope)
-    )
-
-
 def _many(nested: Nested, alias: str, scope: Scope) -> sql.Composed:
-    limit: sql.Composable = sql.SQL("")
-    if nested.limit is not None or nested.offset:
-        limit = cut(2**63 - 1 if nested.limit is None else nested.limit, nested.offset)
+    inner = _inner(alias)
+    limit = 2**63 - 1 if nested.limit is None else nested.limit
     return sql.SQL(
         "(SELECT coalesce(pg_catalog.json_agg(pg_catalog.row_to_json(x.*)), '[]') FROM ({}{}{}) AS x)"
-    ).format(_belonging(nested, alias, scope), _order(nested.sort, _inner(alias), scope), limit)
+    ).format(
+        _belonging(nested, alias, scope),
+        _order([(_sorted_by(key, inner, scope), key.descending) for key in nested.sort]),
+        _cut(limit, nested.offset) if nested.limit is not None or nested.offset else sql.SQL(""),
+    )
 
 
 def _count_along(reference: Reference, alias: str, scope: Scope, result: str = "::text") -> sql.Composed:
@@ -179,11 +191,7 @@ def _inner(alias: str) -> str:
     return alias + "n"
 
 
-def _order(sort: Sequence[SortKey], alias: str, scope: Scope) -> sql.Composable:
-    return order([(_sorted_by(key, alias, scope), key.descending) for key in sort])
-
-
-def order(terms: Iterable[tuple[sql.Composable, bool]]) -> sql.Composable:
+def _order(terms: Iterable[tuple[sql.Composable, bool]]) -> sql.Composable:
     """The clause; `True` is for descending."""
     parts: list[sql.Composable] = [
         sql.SQL("{} DESC" if descending else "{}").format(term) for term, descending in terms
@@ -257,32 +265,6 @@ _CALLS: Mapping[AggregateFunction, str] = {
 }
 
 
-def figures(collection: Collection, query: Query, key: tuple[str, ...] | None, scope: Scope) -> sql.Composed:
-    """One row for each group: the fields that make it, then the figures, called by their positions."""
-    assert query.aggregate is not None
-    groups = [operand(ALIAS, field) for field in query.aggregate.group_by]
-    # A position in GROUP BY and ORDER BY is that of an output.
-    positions: list[sql.Composable] = [sql.Literal(number) for number in range(1, len(groups) + 1)]
-    return sql.SQL(
-        "SELECT pg_catalog.row_to_json(r.*)::text"
-        " FROM (SELECT {outputs} FROM {table} WHERE {condition}{group}{order}{cut}) AS r"
-    ).format(
-        outputs=_outputs([*groups, *(_call(*asked) for asked in query.aggregate.functions)]),
-        table=table(collection, ALIAS),
-        condition=condition(collection, query.of_table, key, scope),
-        group=sql.SQL(" GROUP BY {}").format(joined(", ", positions)) if groups else sql.SQL(""),
-        order=order(_sorted(query, query.aggregate, positions)),
-        cut=cut(query.limit + 1 if query.limit else 0, query.offset),
-    )
-
-
-def _outputs(expressions: list[sql.Composable]) -> sql.Composed:
-    return joined(
-        ", ",
-        [sql.SQL("{} AS {}").format(each, Name(str(position))) for position, each in enumerate(expressions)],
-    )
-
-
 def _call(function: AggregateFunction, field: Field | None) -> sql.Composable:
     return sql.SQL(_CALLS[function]).format(sql.SQL("*") if field is None else operand(ALIAS, field))
 
@@ -294,39 +276,33 @@ def _sorted(query: Query, aggregate: Aggregate, positions: list[sql.Composable])
     return [(by_field[field], asked.get(field, False)) for field in dict.fromkeys([*asked, *by_field])]
 
 
-class FiguresEncoder:
-    """Encodes rows of `figures`."""
-
-    def __init__(self, aggregate: Aggregate) -> None:
-        self._group = [(member_name(_name(field)), value_encoder(field.type)) for field in aggregate.group_by]
-        self._functions: dict[AggregateFunction, list[tuple[Field | None, str]]] = {}
-        for position, (function, field) in enumerate(aggregate.functions, len(aggregate.group_by)):
-            self._functions.setdefault(function, []).append((field, str(position)))
-
-    def encode(self, row: RowValues) -> bytes:
-        members = [name + _encoded(encode, row[str(position)]) for position, (name, encode) in enumerate(self._group)]
-        for function, asked in self._functions.items():
-            members.append(member_name(function.value) + _figures(function, asked, row))
-        return b"{" + b",".join(members) + b"}"
-
-
-def _figures(function: AggregateFunction, asked: list[tuple[Field | None, str]], row: RowValues) -> bytes:
-    """Only that of `*` stands alone."""
-    if [field for field, _ in asked] == [None]:
-        return bytes(row[asked[0][1]])
-    is_value = function in (AggregateFunction.MIN, AggregateFunction.MAX)
-    parts = [
-        member_name("*" if field is None else _name(field))
-        + _encoded(value_encoder(field.type) if is_value and field else None, row[position])
-        for field, position in asked
+def figures_encoder(aggregate: Aggregate) -> EncodeRow:
+    """Return the encoder of rows of figures. A figure of `*` stands alone, without an object around it."""
+    groups = len(aggregate.group_by)
+    members = [
+        _member(key_of_field(field), position, value_encoder(field.type))
+        for position, field in enumerate(aggregate.group_by)
     ]
-    return b"{" + b",".join(parts) + b"}"
+    figures: dict[AggregateFunction, list[tuple[Field | None, int]]] = {}
+    for position, (function, field) in enumerate(aggregate.functions, groups):
+        figures.setdefault(function, []).append((field, position))
+    for function, asked in figures.items():
+        if asked == [(None, asked[0][1])]:
+            members.append(_member(function.value, asked[0][1], None))
+            continue
+        is_value = function in (AggregateFunction.MIN, AggregateFunction.MAX)
+        parts = [
+            (
+                member_name("*" if field is None else key_of_field(field)),
+                str(position),
+                value_encoder(field.type) if field and is_value else None,
+            )
+            for field, position in asked
+        ]
+        members.append((member_name(function.value), object_encoder(parts)))
+    return lambda row: b"{" + b",".join([name + encode(row) for name, encode in members]) + b"}"
 
 
-def _encoded(encode: Callable[[bytes], bytes] | None, raw: bytes) -> bytes:
-    return encode(bytes(raw)) if encode else bytes(raw)
-
-
-def _name(field: Field) -> str:
-    """Return the name that Directus gives the field, such as `created_year`."""
-    return field.column.name if field.function is None else f"{field.column.name}_{field.function.value}"
+def _member(name: str, position: int, encode: Encode | None) -> tuple[bytes, EncodeRow]:
+    column = str(position)
+    return member_name(name), lambda row: encode(bytes(row[column])) if encode else bytes(row[column])

@@ -142,12 +142,12 @@ async def ask_together(connection: Connection, asked: Sequence[BoundStatement], 
 
     Raises `psycopg.Error` when one of them fails; the connection can be used on.
     """
-    script = _Script(AsyncClientCursor(connection))
-    text = script.written(asked, limit_s)
+    text, answers_at = _script(AsyncClientCursor(connection), asked, max(1, round(limit_s * 1000)))
     cursor = connection.cursor()
     try:
         await cursor.execute(text.encode())
-        return await _answers(cursor, script.answers_at)
+        results = [rows async for rows in _results(cursor)]
+        return [[row[0] for row in results[position]] for position in answers_at]
     except psycopg.Error:
         if not connection.closed:
             await connection.execute("ROLLBACK")
@@ -155,52 +155,39 @@ async def ask_together(connection: Connection, asked: Sequence[BoundStatement], 
         raise
 
 
-class _Script:
-    """The text of a script, and which of its results are answers, by their positions."""
+def _script(quoting: AsyncClientCursor[Any], asked: Sequence[BoundStatement], limit_ms: int) -> tuple[str, list[int]]:
+    """Return the statements as one text, and which of its results are answers, by their positions.
 
-    def __init__(self, quoting: AsyncClientCursor[Any]) -> None:
-        self._quoting = quoting
-        self._lines: list[str] = []
-        self.answers_at: list[int] = []
-
-    def written(self, asked: Sequence[BoundStatement], limit_s: float) -> str:
-        """Return the statements as one text. Equal ones must be adjacent, so that answers are in their order."""
-        for _, group in groupby(asked, key=lambda each: id(each[0])):
-            self._write(list(group), max(1, round(limit_s * 1000)))
-        return ";\n".join(self._lines)
-
-    def _write(self, asked: Sequence[BoundStatement], limit_ms: int) -> None:
-        """Write one statement, for all contexts that ask it."""
-        (text, first), *_ = asked
-        self._say("DEALLOCATE ALL")
-        self._say("BEGIN READ ONLY")
-        self._say(self._quoting.mogrify(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms)))
-        self._say("SET LOCAL plan_cache_mode = force_custom_plan")
-        self._say(statement("queries/set_search_path").as_string())
-        self._say(self._prepare(text, first))
-        self._say("SAVEPOINT principal")
-        for _, context in asked:
-            self._say(self._quoting.mogrify(statement("queries/set_principal"), _settings(context)))
-            self.answers_at.append(len(self._lines))
-            self._say("EXECUTE cdc_bridge_asked (true)")
-            self._say("ROLLBACK TO principal")
-        self._say("ROLLBACK")
-        self._say("DEALLOCATE ALL")
-
-    def _prepare(self, text: sql.Composed, first: SecurityContext) -> str:
-        """Prepare as the bridge's own role; where that may not use a schema, as the first context's role."""
-        named = sql.SQL("PREPARE cdc_bridge_asked (boolean) AS {}").format(text)
-        prepare = self._quoting.mogrify(named, parameters(text))
-        block = statement("steps/prepare_asked", text=sql.Literal(prepare), role=sql.Literal(_settings(first)["role"]))
-        return self._quoting.mogrify(sql.SQL("DO {}").format(sql.Literal(block.as_string(self._quoting.connection))))
-
-    def _say(self, line: str) -> None:
-        self._lines.append(line)
+    Equal statements must be adjacent, so that answers are in their order: each is written once for all its contexts.
+    """
+    lines: list[str] = []
+    answers_at: list[int] = []
+    for _, group in groupby(asked, key=lambda each: id(each[0])):
+        contexts = list(group)
+        (text, first), *_ = contexts
+        lines += [
+            "DEALLOCATE ALL",
+            "BEGIN READ ONLY",
+            quoting.mogrify(sql.SQL("SET LOCAL statement_timeout = {}").format(limit_ms)),
+            "SET LOCAL plan_cache_mode = force_custom_plan",
+            statement("queries/set_search_path").as_string(),
+            _prepare(quoting, text, first),
+            "SAVEPOINT principal",
+        ]
+        for _, context in contexts:
+            lines.append(quoting.mogrify(statement("queries/set_principal"), _settings(context)))
+            answers_at.append(len(lines))
+            lines += ["EXECUTE cdc_bridge_asked (true)", "ROLLBACK TO principal"]
+        lines += ["ROLLBACK", "DEALLOCATE ALL"]
+    return ";\n".join(lines), answers_at
 
 
-async def _answers(cursor: AsyncCursor[Any], positions: Sequence[int]) -> list[list[str]]:
-    results = [rows async for rows in _results(cursor)]
-    return [[row[0] for row in results[position]] for position in positions]
+def _prepare(quoting: AsyncClientCursor[Any], text: sql.Composed, first: SecurityContext) -> str:
+    """Prepare as the bridge's own role; where that may not use a schema, as the first context's role."""
+    named = sql.SQL("PREPARE cdc_bridge_asked (boolean) AS {}").format(text)
+    prepare = quoting.mogrify(named, parameters(text))
+    block = statement("steps/prepare_asked", text=sql.Literal(prepare), role=sql.Literal(_settings(first)["role"]))
+    return quoting.mogrify(sql.SQL("DO {}").format(sql.Literal(block.as_string(quoting.connection))))
 
 
 async def _results(cursor: AsyncCursor[Any]) -> AsyncIterator[list[tuple[str, ...]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,14 +12,14 @@ import psycopg
 from psycopg import errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.database.select import FiguresEncoder, count, figures, key_of, rows
+from cdc_bridge.database.select import count, figures_encoder, key_of, reading
 from cdc_bridge.database.sessions import BoundStatement, Connection, ask_in_turn, begin_read, in_our_words
 from cdc_bridge.database.where import Scope
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.errors import forbidden_item
 from cdc_bridge.model.filter import EVERYTHING
-from cdc_bridge.model.row import RowValues, split_object
+from cdc_bridge.model.row import split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.subscription import Meta, Query
 from cdc_bridge.model.table import key_encoder, read_encoder
@@ -47,7 +47,10 @@ class SnapshotReader:
         metas = [each for each in Meta if each in asked.query.meta]
         async with self._transaction(asked.collection, policies=_policies(asked, catalog)) as read:
             scope = Scope(catalog, read.now_us, asked.context)
-            statements = [_reading(asked, scope), *(_count(each, asked, scope) for each in metas)]
+            statements = [
+                reading(asked.collection, asked.query, asked.key, scope),
+                *(_count(each, asked, scope) for each in metas),
+            ]
             with _key_of_no_row(asked.key is not None):
                 texts, *counts = await read.ask([(statement, asked.context) for statement in statements])
         meta = tuple((each, int(text)) for each, (text,) in zip(metas, counts, strict=True))
@@ -57,7 +60,13 @@ class SnapshotReader:
         """Read all in one transaction, for which there is little time. See `ports.Reader`."""
         async with self._transaction(asked[0].collection, TOGETHER_TIMEOUT_S) as read:
             found = await read.ask(
-                [(_reading(each, Scope(catalog, read.now_us, each.context)), each.context) for each in asked]
+                [
+                    (
+                        reading(each.collection, each.query, each.key, Scope(catalog, read.now_us, each.context)),
+                        each.context,
+                    )
+                    for each in asked
+                ]
             )
         return [_data(read.snapshot, each.query, texts) for each, texts in zip(asked, found, strict=True)]
 
@@ -140,22 +149,13 @@ def _policies(asked: Asked, catalog: Catalog) -> list[str]:
     return [policy.name for policy in access.policies or ()]
 
 
-def _reading(asked: Asked, scope: Scope) -> sql.Composed:
-    statement_of = rows if asked.query.aggregate is None else figures
-    return statement_of(asked.collection, asked.query, asked.key, scope)
-
-
 def _data(
     snapshot: Snapshot, query: Query, texts: Sequence[str], meta: tuple[tuple[Meta, int], ...] = ()
 ) -> InitialData:
-    encode = _encoder(query)
+    encode = read_encoder(query.projection) if query.aggregate is None else figures_encoder(query.aggregate)
     encoded = [encode(split_object(text)) for text in texts]
     more = query.limit_is_ours and len(encoded) > query.limit
     return InitialData(snapshot, tuple(encoded[: query.limit]), more, meta)
-
-
-def _encoder(query: Query) -> Callable[[RowValues], bytes]:
-    return read_encoder(query.projection) if query.aggregate is None else FiguresEncoder(query.aggregate).encode
 
 
 def _count(asked: Meta, of: Asked, scope: Scope) -> sql.Composed:

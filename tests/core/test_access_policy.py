@@ -78,7 +78,7 @@ class Database:
             [text.encode() for _, text in literals],
             [self._value(each.principal) for each in claims],
             [
-                EvaluationResult((), dict.fromkeys(each.contexts, self.obstacle) if self.obstacle else {})
+                EvaluationResult((), dict.fromkeys(each.contexts, Failure(self.obstacle)) if self.obstacle else {})
                 for each in probes
             ],
         )

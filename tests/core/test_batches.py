@@ -25,13 +25,13 @@ def test_failure_is_of_those_alone_who_asked() -> None:
     (batch,) = in_batches([case(READER), case(WRITER), case(READER, WRITER)])
     why = "permission denied for function is_open"
     found = results_of(3, [(batch, {READER: ["t"], WRITER: Failure(why)})])
-    assert [verdict.failures for verdict in found] == [{}, {WRITER: why}, {WRITER: why}]
+    assert [verdict.failures for verdict in found] == [{}, {WRITER: Failure(why)}, {WRITER: Failure(why)}]
     assert [READER in verdict.seen_by[0] for verdict in found] == [True, True, True]
 
 
 def test_images_that_a_filter_reads_alike_are_asked_about_once() -> None:
     (batch,) = in_batches([case(READER), case(READER)])
-    assert len(batch.versions) == 1
+    assert len(batch.rows_of) == 1
     assert results_of(2, [(batch, {READER: ["f"]})]) == [EvaluationResult((frozenset(),))] * 2
 
 

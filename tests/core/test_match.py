@@ -23,6 +23,7 @@ from cdc_bridge.ports import (
     Completed,
     EvaluationRequest,
     EvaluationResult,
+    Failure,
     InitialData,
     LookedUp,
     NestedFields,
@@ -91,7 +92,9 @@ class Database:
         assert isinstance(value, Literal)
         pattern = msgspec.json.decode(value.raw)
         if pattern in self.fails:
-            return EvaluationResult((frozenset(),) * len(case.versions), dict.fromkeys(case.contexts, "too slow"))
+            return EvaluationResult(
+                (frozenset(),) * len(case.versions), dict.fromkeys(case.contexts, Failure("too slow"))
+            )
         matching = [pattern in msgspec.json.decode(bytes(image["text"])) for image in case.versions]
         return verdict(case.contexts, matching)
 

@@ -32,6 +32,7 @@ from cdc_bridge.ports import (
     Completed,
     EvaluationRequest,
     EvaluationResult,
+    Failure,
     InitialData,
     LookedUp,
     NestedFields,
@@ -99,7 +100,7 @@ class Owners:
         failing = self.failing.intersection(case.contexts)
         owners = [msgspec.json.decode(bytes(image["text"])) for image in case.versions]
         seen_by = [frozenset(each for each in case.contexts if _name(each) == owner) - failing for owner in owners]
-        return EvaluationResult(tuple(seen_by), dict.fromkeys(failing, "too slow"))
+        return EvaluationResult(tuple(seen_by), dict.fromkeys(failing, Failure("too slow")))
 
 
 def _name(context: SecurityContext) -> Any:

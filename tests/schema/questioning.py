@@ -20,7 +20,7 @@ from cdc_bridge.database.where import Scope, table, where
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.filter import Comparison, Field, Filter, Function, Literal, Operator, Path, Value
 from cdc_bridge.model.row import RowValues, split_object
-from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+from cdc_bridge.model.security_context import BY_ITSELF
 from cdc_bridge.ports import EvaluationRequest, EvaluationResult, Failure
 from tests.schema.telling import attach_tables
 from tests.support.server import Database
@@ -71,8 +71,7 @@ def let_through(*images: bool) -> EvaluationResult:
 
 
 def failed(failure: Failure, images_count: int = 3) -> EvaluationResult:
-    failed_for_now = frozenset({BY_ITSELF}) if failure.is_temporary else frozenset[SecurityContext]()
-    return EvaluationResult((frozenset(),) * images_count, {BY_ITSELF: failure.reason}, failed_for_now)
+    return EvaluationResult((frozenset(),) * images_count, {BY_ITSELF: failure})
 
 
 def number(image: RowValues) -> int:
