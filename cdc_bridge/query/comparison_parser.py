@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -15,8 +16,6 @@ from cdc_bridge.model.filter import (
     Comparison,
     Field,
     Filter,
-    Literal,
-    Now,
     Operand,
     Operator,
     Path,
@@ -38,6 +37,11 @@ _DIGITS_MAX = 200_000
 
 _OPPOSITES = {**POSITIVES, **{positive: negation for negation, positive in POSITIVES.items()}}
 _OF_NULL = {Operator.EQ: Operator.NULL, Operator.NEQ: Operator.NNULL}
+_NO_NULL = {
+    Operator.NIN: 'does not take null: no row would match; ask for "_nnull" besides',
+    Operator.BETWEEN: "does not take null",
+    Operator.NBETWEEN: "does not take null",
+}
 _FLAGS = {"true": True, "false": False}
 
 
@@ -67,55 +71,49 @@ class ComparisonParser:
 
     def parse(self, asked: Asked, raw: Any) -> Filter:
         """Raises `RequestError`."""
-        _check_allowed(asked)
-        match asked.operator:
-            case Operator.NULL | Operator.NNULL | Operator.EMPTY | Operator.NEMPTY as operator:
-                return Comparison(asked.operand, operator if _flag(raw, asked) else _OPPOSITES[operator])
-            case Operator.IN | Operator.NIN:
-                return self._membership(asked, raw)
-            case Operator.BETWEEN | Operator.NBETWEEN:
-                return self._between(asked, raw)
-        return self._single(asked, raw)
-
-    def _single(self, asked: Asked, raw: Any) -> Filter:
-        value = self._claims.resolve(raw)
-        if value is ABSENT:
+        operand, operator = asked.operand, asked.operator
+        if operator not in operators.allowed(operand.type):
+            raise invalid_query(
+                f'"{_word(asked)}" field type does not contain the "{operator.value}" filter operator'
+                f' (field "{asked.label}")'
+            )
+        match POSITIVES.get(operator, operator):
+            case Operator.NULL | Operator.EMPTY:
+                return Comparison(operand, operator if _flag(raw, asked) else _OPPOSITES[operator])
+            case Operator.IN:
+                given = self._members(asked, raw)
+            case Operator.BETWEEN:
+                given = [self._claims.resolve(item) for item in self._list(asked, raw)]
+                if len(given) != 2:
+                    raise asked.refused("needs two values, the lowest and the highest")
+            case _:
+                given = [self._claims.resolve(raw)]
+        known = [value for value in given if value is not ABSENT and not _is_null(value, asked)]
+        if operator is Operator.IN:
+            return member_of(*self._values(asked, known)) if known else NOTHING
+        if any(_is_null(value, asked) for value in given):
+            if operator in _OF_NULL:
+                return Comparison(operand, _OF_NULL[operator])
+            raise asked.refused(_NO_NULL.get(operator, 'does not take null, which "_null" asks for'))
+        if len(known) < len(given):
             return NOTHING
-        if _is_null(value, asked):
-            if asked.operator not in _OF_NULL:
-                raise asked.refused('does not take null, which "_null" asks for')
-            return Comparison(asked.operand, _OF_NULL[asked.operator])
-        operand, values = self._values(asked, [value])
-        return Comparison(operand, asked.operator, values)
+        operand, values = self._values(asked, known)
+        return none_of(operand, values) if operator is Operator.NIN else Comparison(operand, operator, values)
 
-    def _membership(self, asked: Asked, raw: Any) -> Filter:
+    def _members(self, asked: Asked, raw: Any) -> list[Any]:
+        """Read a list in which a claim stands for its value, or for its values when it is a list."""
+        given: list[Any] = []
         items = self._list(asked, raw)
         self._check_length(asked, items)
-        given = [value for item in items for value in self._expanded(item)]
+        for item in items:
+            value = self._claims.resolve(item)
+            given += map(claimed, value) if value is not item and isinstance(value, list) else [value]
         self._check_length(asked, given)
-        values = [value for value in given if value is not ABSENT and not _is_null(value, asked)]
-        if asked.operator is Operator.IN:
-            return member_of(*self._values(asked, values)) if values else NOTHING
-        if len(values) < len(given):
-            if any(value is ABSENT for value in given):
-                return NOTHING
-            raise asked.refused('does not take null: no row would match; ask for "_nnull" besides')
-        return none_of(*self._values(asked, values))
+        return given
 
     def _check_length(self, asked: Asked, items: list[Any]) -> None:
         if len(items) > self._in_values_max:
             raise asked.refused(f"has more than {self._in_values_max} values")
-
-    def _between(self, asked: Asked, raw: Any) -> Filter:
-        given = [self._claims.resolve(item) for item in self._list(asked, raw)]
-        if len(given) != 2:
-            raise asked.refused("needs two values, the lowest and the highest")
-        if any(_is_null(value, asked) for value in given):
-            raise asked.refused("does not take null")
-        if any(value is ABSENT for value in given):
-            return NOTHING
-        operand, values = self._values(asked, given)
-        return Comparison(operand, asked.operator, values)
 
     def _list(self, asked: Asked, raw: Any) -> list[Any]:
         """Read an array, the SDK's `"a,b"`, or one value. Values that can contain commas are not split."""
@@ -126,11 +124,6 @@ class ComparisonParser:
             raise asked.refused("needs an array of values that is not empty")
         return raw if isinstance(raw, list) else [raw]
 
-    def _expanded(self, item: Any) -> list[Any]:
-        """Replace a claim by its value, or by its values when it is a list."""
-        value = self._claims.resolve(item)
-        return list(map(claimed, value)) if value is not item and isinstance(value, list) else [value]
-
     def _values(self, asked: Asked, given: list[Any]) -> tuple[Operand, tuple[Value, ...]]:
         operand = asked.operand
         if isinstance(operand, Path) and asked.operator not in operators.PATTERNS and all(map(_is_number, given)):
@@ -140,28 +133,16 @@ class ComparisonParser:
 
     def _value(self, asked: Asked, type_: PgType, value: Any) -> Value:
         try:
-            if moment := now(type_, value):
+            is_clients = isinstance(value, str) and not isinstance(value, Claimed)
+            if is_clients and type_.name in operators.INSTANTS and (moment := parse_now(value)):
                 return moment
             literal = self._literals.normalize(type_, _coerced(asked, type_, value))
             if asked.operator is Operator.REGEX and literal is not PLACEHOLDER:
-                self._check_pattern(literal)
+                # At the first row it would be too late. The values of `jsonpath` can contain patterns.
+                self._literals.normalize(JSONPATH, f"$ ? (@ like_regex {literal.raw.decode()})")
             return literal
         except (ValueError, RecursionError):
             raise asked.refused(f"needs {_wanted(asked)}, not {shown(value)}") from None
-
-    def _check_pattern(self, literal: Literal) -> None:
-        """Check a pattern now, not at the first row: by way of `jsonpath`, whose values can contain patterns.
-        To leave it to the first row would be too late. Raises `ValueError`.
-        """
-        self._literals.normalize(JSONPATH, f"$ ? (@ like_regex {literal.raw.decode()})")
-
-
-def _check_allowed(asked: Asked) -> None:
-    if asked.operator not in operators.allowed(asked.operand.type):
-        raise invalid_query(
-            f'"{_word(asked)}" field type does not contain the "{asked.operator.value}" filter operator'
-            f' (field "{asked.label}")'
-        )
 
 
 def _word(asked: Asked) -> str:
@@ -238,8 +219,7 @@ def _check_digits(value: Any) -> None:
 
 # --- dynamic values ---
 
-_USER = "$CURRENT_USER"
-_ROLE = "$CURRENT_ROLE"
+_CLAIM = re.compile(r"\$CURRENT_(?:(?P<role>ROLE)|USER(?:\.(?P<name>.*))?)", re.DOTALL)
 ABSENT: Final = object()
 """A claim that the token does not have. As with NULL, a comparison with it is never true."""
 
@@ -257,19 +237,14 @@ class Claims:
         self._claims = claims or {}
 
     def resolve(self, value: Any) -> Any:
-        """Return the claim that the value names, or the value itself."""
-        if not isinstance(value, str) or not value.startswith("$"):
-            return value
-        if value == _ROLE:
-            return self._claim("role")
-        if value == _USER:
-            return self._claim("sub")
-        if value.startswith(_USER + "."):
-            return self._claim(value.removeprefix(_USER + "."))
-        return value
+        """Return the claim that the value names, or the value itself.
 
-    def _claim(self, name: str) -> Any:
-        """A name with dots is first tried as one name (`https://example.com/team`), then as a path."""
+        A name with dots is first tried as one name (`https://example.com/team`), then as a path.
+        """
+        placeholder = _CLAIM.fullmatch(value) if isinstance(value, str) else None
+        if placeholder is None:
+            return value
+        name = placeholder["name"] if placeholder["name"] is not None else "role" if placeholder["role"] else "sub"
         found: Any = self._claims.get(name, ABSENT)
         if found is ABSENT:
             found = self._claims
@@ -280,10 +255,3 @@ class Claims:
 
 def claimed(value: Any) -> Any:
     return Claimed(value) if isinstance(value, str) else value
-
-
-def now(type_: PgType, value: Any) -> Now | None:
-    """Parse `$NOW`, if values of the type are instants. Raises `ValueError` for an invalid one."""
-    if type_.name not in operators.INSTANTS or not isinstance(value, str) or isinstance(value, Claimed):
-        return None
-    return parse_now(value)

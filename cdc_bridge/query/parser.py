@@ -21,7 +21,6 @@ from cdc_bridge.model.subscription import (
     Meta,
     Projection,
     Query,
-    SortKey,
     scalar_text,
 )
 from cdc_bridge.query import forms, operators
@@ -37,12 +36,6 @@ KNOWN = {*_LISTS, *_OBJECTS, "search", "limit", "offset", "page", "meta"}
 AGGREGATE_FIELDS_MAX = 100
 
 _FUNCTIONS = {function.value: function for function in AggregateFunction}
-_OF_ROWS = {AggregateFunction.COUNT, AggregateFunction.COUNT_ALL}
-_DISTINCT = {AggregateFunction.COUNT_DISTINCT, AggregateFunction.SUM_DISTINCT, AggregateFunction.AVG_DISTINCT}
-_EXTREMES = {AggregateFunction.MIN, AggregateFunction.MAX}
-_SUMS = {AggregateFunction.SUM, AggregateFunction.SUM_DISTINCT}
-_MEANS = {AggregateFunction.AVG, AggregateFunction.AVG_DISTINCT}
-
 _ALONE = Catalog()
 """A catalog in which no relation leads anywhere."""
 _METAS = {meta.value: meta for meta in Meta}
@@ -73,7 +66,12 @@ def parse_query(
         fields = FieldsParser(catalog, limits, filters)
         projection = fields.parse(raw.get("fields"), raw.get("alias"), raw.get("deep"), collection)
     else:
-        _check_figures(raw, sort, aggregate)
+        for member in ("fields", "alias", "deep"):
+            if raw.get(member):
+                raise invalid_query(f'"{member}" cannot be combined with "aggregate" or "groupBy"')
+        for key in sort:
+            if key.path or key.field not in aggregate.group_by:
+                raise invalid_query(f'"sort" names "{forms.key_of(key.field)}", which is not in "groupBy"')
         projection = Projection(())
     limit, limit_is_ours = forms.limit(raw.get("limit"), limits)
     if items and (limit == 0 or raw.get("limit") is None):
@@ -119,23 +117,10 @@ def item_key(item: Item, collection: Collection) -> tuple[str, ...]:
         raise RequestError(
             "INVALID_PAYLOAD", f'Invalid payload. Collection "{collection.name}" has no key, so it has no "item".'
         )
-    if not isinstance(item, dict):
-        if len(collection.key) > 1:
-            raise forbidden_item()
-        return (scalar_text(item),)
-    if set(item) != set(collection.key):
+    parts = item if isinstance(item, dict) else {collection.key[0]: item}
+    if parts.keys() != set(collection.key) or not all(isinstance(each, (str, int, float)) for each in parts.values()):
         raise forbidden_item()
-    if not all(isinstance(value, (str, int, float)) for value in item.values()):
-        raise forbidden_item()
-    return tuple(scalar_text(item[name]) for name in collection.key)
-
-
-def _check_figures(raw: Mapping[str, Any], sort: tuple[SortKey, ...], aggregate: Aggregate) -> None:
-    """Figures have no fields but those of `groupBy`."""
-    for member in ("fields", "alias", "deep"):
-        if raw.get(member):
-            raise invalid_query(f'"{member}" cannot be combined with "aggregate" or "groupBy"')
-    check_sort(sort, aggregate)
+    return tuple(scalar_text(parts[name]) for name in collection.key)
 
 
 def _meta(raw: Any) -> frozenset[Meta]:
@@ -154,46 +139,28 @@ def parse_aggregate(raw: Any, raw_group_by: Any, collection: Collection) -> Aggr
 
     Raises `RequestError`.
     """
-    asked = [
-        (_function(word), name)
-        for word, names in forms.members(raw, "aggregate").items()
-        for name in _aggregate_names(names, word)
-    ]
-    group_by = [_group_field(name, collection) for name in forms.names(raw_group_by, "groupBy")]
+    asked: dict[tuple[AggregateFunction, Field | None], None] = {}
+    for word, raw_names in forms.members(raw, "aggregate").items():
+        function = _FUNCTIONS.get(word)
+        if function is None:
+            raise invalid_query(f'"{word[:100]}" is not a known function of "aggregate"')
+        names = forms.names(raw_names, f"aggregate.{word}")
+        if not names:
+            raise invalid_query(f'"aggregate" has no field for "{word}"')
+        asked.update(((function, _field(name, function, collection)), None) for name in names)
+    group_by = dict.fromkeys(_group_field(name, collection) for name in forms.names(raw_group_by, "groupBy"))
     if len(asked) > AGGREGATE_FIELDS_MAX or len(group_by) > AGGREGATE_FIELDS_MAX:
         raise invalid_query(f'"aggregate" and "groupBy" can have {AGGREGATE_FIELDS_MAX} fields each')
-    if not asked and not group_by:
-        return None
-    functions = dict.fromkeys((function, _field(name, function, collection)) for function, name in asked)
-    return Aggregate(tuple(functions), tuple(dict.fromkeys(group_by)))
-
-
-def check_sort(sort: tuple[SortKey, ...], aggregate: Aggregate) -> None:
-    """Groups can be sorted by the fields of `groupBy` only."""
-    for key in sort:
-        if key.path or key.field not in aggregate.group_by:
-            raise invalid_query(f'"sort" names "{forms.key_of(key.field)}", which is not in "groupBy"')
-
-
-def _aggregate_names(raw: Any, word: str) -> list[str]:
-    names = forms.names(raw, f"aggregate.{word[:100]}")
-    if not names:
-        raise invalid_query(f'"aggregate" has no field for "{word[:100]}"')
-    return names
-
-
-def _function(word: str) -> AggregateFunction:
-    function = _FUNCTIONS.get(word)
-    if function is None:
-        raise invalid_query(f'"{word[:100]}" is not a known function of "aggregate"')
-    return function
+    return Aggregate(tuple(asked), tuple(group_by)) if asked or group_by else None
 
 
 def _field(name: str, function: AggregateFunction, collection: Collection) -> Field | None:
-    if name == "*" and function in _OF_ROWS:
+    """Return the field of a figure. None: it is of rows."""
+    counts_all = function is AggregateFunction.COUNT_ALL
+    if name == "*" and (counts_all or function is AggregateFunction.COUNT):
         return None
-    if name == "*" or function is AggregateFunction.COUNT_ALL:
-        takes = '"*" only' if function is AggregateFunction.COUNT_ALL else "fields, not *"
+    if name == "*" or counts_all:
+        takes = '"*" only' if counts_all else "fields, not *"
         raise invalid_query(f'the "{function.value}" function of "aggregate" takes {takes}')
     field = forms.find_field(name, collection)
     if not can(function, field.type):
@@ -205,14 +172,16 @@ def _field(name: str, function: AggregateFunction, collection: Collection) -> Fi
 
 def can(function: AggregateFunction, type_: PgType) -> bool:
     """Whether every version of PostgreSQL has the function for this type."""
-    word = type_.name
-    if function in _SUMS:
-        return word in operators.NUMBERS or word in ("money", "interval")
-    if function in _MEANS:
-        return word in operators.NUMBERS or word == "interval"
-    if function in _EXTREMES:
-        return operators.has_extremes(type_)
-    return function not in _DISTINCT or operators.has_order(type_)
+    match function:
+        case AggregateFunction.SUM | AggregateFunction.SUM_DISTINCT:
+            return type_.name in operators.NUMBERS or type_.name in ("money", "interval")
+        case AggregateFunction.AVG | AggregateFunction.AVG_DISTINCT:
+            return type_.name in operators.NUMBERS or type_.name == "interval"
+        case AggregateFunction.MIN | AggregateFunction.MAX:
+            return operators.has_extremes(type_)
+        case AggregateFunction.COUNT_DISTINCT:
+            return operators.has_order(type_)
+    return True
 
 
 def _group_field(name: str, collection: Collection) -> Field:
