@@ -17,9 +17,9 @@ from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from cdc_bridge.access.policy_filter import RlsPolicy, UnsupportedPolicy
-from cdc_bridge.access.rules import NO_RULES, Rule, RuleChecker, RulePolicy, RuleSet, rule_policy
+from cdc_bridge.access.rules import NO_RULES, RuleChecker, RulePolicy, RuleSet, rule_policy
 from cdc_bridge.logs import facts
-from cdc_bridge.model.catalog import Catalog, Collection, TableAccess
+from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import EVERYTHING, Filter, Policy, all_of, leaves
 from cdc_bridge.model.security_context import Principal, SecurityContext
@@ -80,9 +80,10 @@ class Questions:
         self.probes.update(others.probes)
 
 
+@dataclass(slots=True)
 class PolicyCache:
-    """PostgreSQL's answers about claims and policies, by one catalog: the value of an expression of claims for a
-    principal, and whether it can evaluate a policy for the rows of changes. Each question is asked once.
+    """Results that hold for one catalog, among them PostgreSQL's answers about claims and policies: the value of an
+    expression of claims for a principal, and whether it can evaluate a policy for the rows of changes (a probe).
 
     Rule: nothing here waits. Unknown answers are collected in `Questions` during a pass over one or many requests. The
     caller has all of them looked up in one call, keeps the answers, and repeats the pass.
@@ -91,9 +92,13 @@ class PolicyCache:
     requests that are parsed together may need more.
     """
 
-    def __init__(self) -> None:
-        self._values: dict[ClaimExpression, ClaimValue | Failure] = {}
-        self._obstacles: dict[Subject, str] = {}
+    catalog: Catalog
+    views: dict[tuple[str, str | None, frozenset[int]], Catalog] = field(default_factory=dict)
+    rule_policies: dict[Principal, RulePolicy] = field(default_factory=dict)
+    logged: set[tuple[str, str | None, str, str]] = field(default_factory=set)
+    """The unsupported policies that the operator knows of."""
+    _values: dict[ClaimExpression, ClaimValue | Failure] = field(default_factory=dict)
+    _obstacles: dict[Subject, str] = field(default_factory=dict)
 
     def values(
         self, expressions: Sequence[str], principal: Principal, questions: Questions
@@ -133,19 +138,8 @@ class PolicyCache:
     def keep_results(self, results: Iterable[tuple[Probe, EvaluationResult]]) -> None:
         """A probe that took too long counts as passed: subscribers get fresh data if rows take too long as well."""
         for probe, result in results:
-            reasons = [failure.reason for failure in result.failures.values() if not failure.is_temporary]
-            self._obstacles[probe.subject] = next(iter(reasons), "")
-
-
-@dataclass(slots=True)
-class _Known:
-    """Results that hold for one catalog. `logged` are the unsupported policies that the operator knows of."""
-
-    catalog: Catalog
-    cache: PolicyCache = field(default_factory=PolicyCache)
-    views: dict[tuple[str, str | None, frozenset[int]], Catalog] = field(default_factory=dict)
-    rule_policies: dict[Principal, RulePolicy] = field(default_factory=dict)
-    logged: set[tuple[str, str | None, str, str]] = field(default_factory=set)
+            reasons = (failure.reason for failure in result.failures.values() if not failure.is_temporary)
+            self._obstacles[probe.subject] = next(reasons, "")
 
     def log_unsupported(self, table: str, role: str | None, policy: str, reason: str) -> None:
         """Log an unsupported policy once, not for each client that tries."""
@@ -165,15 +159,15 @@ class AccessPolicy:
 
     def __init__(self, rules: RuleSet = NO_RULES) -> None:
         self.rules = rules
-        self._known: list[_Known] = []
+        self._caches: list[PolicyCache] = []
         self._checker = RuleChecker()
 
     def adopt(self, rules: RuleSet) -> None:
         """Replace the rules."""
         self.rules = rules
-        for known in self._known:
-            known.views.clear()
-            known.rule_policies.clear()
+        for cache in self._caches:
+            cache.views.clear()
+            cache.rule_policies.clear()
 
     def check_rules(self, catalog: Catalog, literals: Literals) -> None:
         """Log what is wrong with the rules: after a new catalog, or new rules."""
@@ -181,18 +175,17 @@ class AccessPolicy:
 
     def view(self, principal: Principal, catalog: Catalog, hidden: frozenset[int] = frozenset()) -> Catalog:
         """Return what the principal may see of the catalog, without the tables that are `hidden`."""
-        known = self._of(catalog)
-        key = principal.name, principal.role, hidden
-        if key not in known.views:
-            known.views[key] = view(catalog, principal, self.rules, hidden)
-        return known.views[key]
+        views, key = self.cache(catalog).views, (principal.name, principal.role, hidden)
+        if key not in views:
+            views[key] = view(catalog, principal, self.rules, hidden)
+        return views[key]
 
     def rule_policy(self, principal: Principal, catalog: Catalog, questions: Questions) -> RulePolicy:
         """Return the rows that rules let the principal see. Discard the result when it has left a question."""
         rules = self.rules.of(principal)
         if not rules:
             return RulePolicy(SecurityContext(principal))
-        known = self._of(catalog).rule_policies
+        known = self.cache(catalog).rule_policies
         if principal not in known:
             granted = self.view(Principal(role=principal.role), catalog)  # PostgreSQL lets the role read nothing else
             literals = Literals(questions.literals.known)
@@ -217,17 +210,17 @@ class AccessPolicy:
         policies = catalog.access.to(collection.relation_id, principal.role).policies
         if policies is None:
             return EVERYTHING
-        rls, known = RlsPolicy(collection, policies, catalog.access.claim_functions), self._of(catalog)
+        rls, cache = RlsPolicy(collection, policies, catalog.access.claim_functions), self.cache(catalog)
         try:
-            values = known.cache.values(rls.needed(), principal, questions)
+            values = cache.values(rls.needed(), principal, questions)
             # What is opaque whatever the claims are is probed in the same call.
             found = all_of(rls.opaque()) if values is None else rls.filter(values)
             opaque = [leaf for leaf in leaves(found) if isinstance(leaf, Policy)]
-            if opaque and (reason := known.cache.obstacle(Probe(collection, all_of(opaque), principal), questions)):
+            if opaque and (reason := cache.obstacle(Probe(collection, all_of(opaque), principal), questions)):
                 raise UnsupportedPolicy(", ".join(dict.fromkeys(policy.name for policy in opaque)), reason)
         except UnsupportedPolicy as unsupported:
             table = str(collection.relation)
-            known.log_unsupported(table, principal.role, unsupported.policy, unsupported.reason)
+            cache.log_unsupported(table, principal.role, unsupported.policy, unsupported.reason)
             raise RequestError(
                 "FORBIDDEN",
                 f'Collection "{collection.name}" cannot be followed: a row-level security policy of it cannot be'
@@ -240,45 +233,31 @@ class AccessPolicy:
 
         It is the same on each bridge of the database, and with the next token of the same person.
         """
-        collections = [catalog.by_relation_id[each] for each in sorted(relation_ids) if each in catalog.by_relation_id]
-        visible = [
-            (
-                each.relation_id,
-                _access_facts(catalog.access.to(each.relation_id, principal.role)),
-                _rule_facts(self.rules.rule(principal, each)),
-            )
-            for each in collections
-        ]
+        visible = []
+        for each in [catalog.by_relation_id[each] for each in sorted(relation_ids) if each in catalog.by_relation_id]:
+            access, rule = catalog.access.to(each.relation_id, principal.role), self.rules.rule(principal, each)
+            policies = [(policy.name, policy.digest, policy.is_permissive) for policy in access.policies or ()]
+            granted = _sorted(access.columns), None if access.policies is None else policies
+            ruled = rule and (_sorted(rule.fields), rule.filter, sorted(event.value for event in rule.events))
+            visible.append((each.relation_id, granted, ruled))
         return hashlib.blake2b(repr((principal.lasting, visible)).encode(), digest_size=DIGEST_BYTES).digest()
-
-    def cache(self, catalog: Catalog) -> PolicyCache:
-        return self._of(catalog).cache
 
     def make_room(self) -> None:
         """Forget answers that exceed their bound, before more are looked up."""
-        for known in self._known:
-            known.cache.make_room()
+        for cache in self._caches:
+            cache.make_room()
 
-    def _of(self, catalog: Catalog) -> _Known:
+    def cache(self, catalog: Catalog) -> PolicyCache:
         """Two catalogs are in use while one replaces the other."""
-        for known in self._known:
-            if known.catalog is catalog:
-                return known
-        self._known = [*self._known[-1:], _Known(catalog)]
-        return self._known[-1]
+        for cache in self._caches:
+            if cache.catalog is catalog:
+                return cache
+        self._caches = [*self._caches[-1:], PolicyCache(catalog)]
+        return self._caches[-1]
 
 
-def _access_facts(access: TableAccess) -> object:
-    columns = None if access.columns is None else sorted(access.columns)
-    policies = access.policies
-    return columns, None if policies is None else [(each.name, each.digest, each.is_permissive) for each in policies]
-
-
-def _rule_facts(rule: Rule | None) -> object:
-    if rule is None:
-        return None
-    fields = None if rule.fields is None else sorted(rule.fields)
-    return fields, rule.filter, sorted(event.value for event in rule.events)
+def _sorted(names: frozenset[str] | None) -> list[str] | None:
+    return None if names is None else sorted(names)
 
 
 # --- the view of a catalog ---
@@ -287,27 +266,18 @@ def _rule_facts(rule: Rule | None) -> object:
 def view(catalog: Catalog, principal: Principal, rules: RuleSet, hidden: frozenset[int] = frozenset()) -> Catalog:
     """Return what the principal may see of the catalog, without the tables (by `oid`) that are `hidden`."""
     ruled = rules.of(principal)
-    columns = {
-        collection.relation_id: _columns(
-            collection, catalog.access.to(collection.relation_id, principal.role).columns, ruled
-        )
-        for collection in catalog.by_name.values()
-        if collection.relation_id not in hidden
-    }
+    columns: dict[int, frozenset[str]] = {}
+    for collection in catalog.by_name.values():
+        names, rule = frozenset(collection.by_name), None if ruled is None else ruled.get(collection.name)
+        granted = catalog.access.to(collection.relation_id, principal.role).columns
+        if granted is not None:
+            names &= granted
+        if rule is not None and rule.fields is not None:
+            names &= rule.fields
+        if collection.relation_id not in hidden and (ruled is None or rule is not None):
+            columns[collection.relation_id] = names
     visible = [each for each in catalog.by_name.values() if columns.get(each.relation_id)]
     return Catalog([_narrowed(collection, columns) for collection in visible], catalog.access)
-
-
-def _columns(
-    collection: Collection, granted: frozenset[str] | None, ruled: Mapping[str, Rule] | None
-) -> frozenset[str]:
-    names = frozenset(collection.by_name)
-    if granted is not None:
-        names &= granted
-    if ruled is not None:
-        rule = ruled.get(collection.name)
-        names &= frozenset() if rule is None else names if rule.fields is None else rule.fields
-    return names
 
 
 def _narrowed(collection: Collection, columns: Mapping[int, frozenset[str]]) -> Collection:

@@ -99,14 +99,6 @@ def _moderate(digits: str) -> Decimal:
 # --- JSON Web Tokens ---
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
-    """The unverified header of a token. It selects which of our keys are tried, and nothing else."""
-
-    algorithm: str
-    kid: str | None
-
-
 _FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 """A signed token: three parts, not encrypted, without the padding that some readers tolerate."""
 
@@ -119,8 +111,9 @@ _REASONS: dict[type[Exception], str] = {
 }
 
 
-def header_of(token: str) -> Header:
-    """Read the header of a token. Raises `TokenRefused`.
+def header_of(token: str) -> tuple[str, str | None]:
+    """Return the algorithm and the `kid` that a token names: unverified, they select which of our keys are tried, and
+    nothing else. Raises `TokenRefused`.
 
     `jku`, `jwk`, `x5u` and `x5c`, with which a token would bring its own key, are ignored.
     """
@@ -136,7 +129,7 @@ def header_of(token: str) -> Header:
         raise TokenRefused("it requires an extension (crit)")
     if not isinstance(header.get("alg"), str) or header["alg"] not in ALGORITHMS:
         raise TokenRefused("its algorithm is not supported")
-    return Header(header["alg"], header.get("kid"))
+    return header["alg"], header.get("kid")
 
 
 class _Exact(jwt.PyJWT):
@@ -226,11 +219,8 @@ class StaticTokens:
 
     def find(self, token: str) -> StaticToken | None:
         digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
-        found = None
-        for known, each in self._tokens:
-            if hmac.compare_digest(known, digest):
-                found = each
-        return found
+        found = [each for known, each in self._tokens if hmac.compare_digest(known, digest)]
+        return found[-1] if found else None
 
 
 log = logging.getLogger(__name__)
@@ -297,7 +287,13 @@ class Authenticator:
     async def identify(self, token: str) -> Identity:
         """Raises `RequestError`, which does not tell the client the reason."""
         try:
-            return await self._identify(token)
+            if static := self._static_tokens.find(token):
+                principal = self._principal(static.all_claims)
+                return Identity(principal, is_revoked=lambda: static not in self._static_tokens)
+            async for key in self._candidates(*header_of(token)):
+                if found := self._verifier.verify(token, key):
+                    return Identity(self._principal(found), self._verifier.expiry(found))
+            raise TokenRefused("it is not signed with any known key")
         except TokenRefused as refused:
             log.debug("a token was refused", extra=facts(reason=str(refused)))
             raise authentication_failed() from None
@@ -307,26 +303,13 @@ class Authenticator:
         if self._published is not None:
             await self._published.keep_fresh()
 
-    async def _identify(self, token: str) -> Identity:
-        if static := self._static_tokens.find(token):
-            principal = self._principal(static.all_claims)
-            return Identity(principal, is_revoked=lambda: static not in self._static_tokens)
-        found = await self._verified(token)
-        return Identity(self._principal(found), self._verifier.expiry(found))
-
-    async def _verified(self, token: str) -> Claims:
-        async for key in self._candidates(header_of(token)):
-            if found := self._verifier.verify(token, key):
-                return found
-        raise TokenRefused("it is not signed with any known key")
-
-    async def _candidates(self, header: Header) -> AsyncIterator[Key]:
+    async def _candidates(self, algorithm: str, kid: str | None) -> AsyncIterator[Key]:
         """Keys at hand go first, since they do not wait for the issuer."""
         for key in self._keys:
-            if key.algorithm == header.algorithm:
+            if key.algorithm == algorithm:
                 yield key
         if self._published is not None:
-            for key in await self._published.named(header.algorithm, header.kid):
+            for key in await self._published.named(algorithm, kid):
                 yield key
 
     def _principal(self, found: Claims) -> Principal:
