@@ -30,7 +30,11 @@ from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import NotInstalled
 from cdc_bridge.statements import statement
 
-_QUOTED = {"bigint", "numeric"}
+_KINDS = {
+    "bigint": TypeKind.QUOTED,
+    "numeric": TypeKind.QUOTED,
+    "timestamp with time zone": TypeKind.TIMESTAMPTZ,
+}
 
 
 class _TypeRow(msgspec.Struct):
@@ -40,15 +44,6 @@ class _TypeRow(msgspec.Struct):
     element: int
     fields: list[tuple[str, int]]
     labels: list[str]
-
-
-class _CollationRow(msgspec.Struct):
-    oid: int
-    schema: str
-    name: str
-    is_deterministic: bool
-    is_bytewise: bool
-    has_plain_ascii: bool
 
 
 class _CollectionRow(msgspec.Struct):
@@ -66,7 +61,7 @@ class _CollectionRow(msgspec.Struct):
 
 
 _decode_types = msgspec.json.Decoder(list[_TypeRow]).decode
-_decode_collations = msgspec.json.Decoder(list[_CollationRow]).decode
+_decode_collations = msgspec.json.Decoder(list[dict[str, Any]]).decode
 _decode_collections = msgspec.json.Decoder(list[_CollectionRow]).decode
 
 
@@ -75,7 +70,7 @@ async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
     collections, types, collations = await fetch(conn, "queries/catalog", schema)
     kinds = _Kinds(
         {row.oid: row for row in _decode_types(types)},
-        {row.oid: _collation(row) for row in _decode_collations(collations)},
+        {row.pop("oid"): Collation(**row) for row in _decode_collations(collations)},
     )
     return Catalog(_collection(row, kinds) for row in _decode_collections(collections))
 
@@ -106,21 +101,33 @@ def _query(name: str, schema: str) -> sql.Composed:
     return statement(name, schema, reporting=statement("queries/reporting", schema), dependencies=dependencies)
 
 
-def _collation(row: _CollationRow) -> Collation:
-    return Collation(row.schema, row.name, row.is_deterministic, row.is_bytewise, row.has_plain_ascii)
-
-
 @dataclass(slots=True)
 class _Kinds:
     """Types and collations by their `oid`. Types are built when they are first asked for."""
 
-    types: Mapping[int, _TypeRow]
+    rows: Mapping[int, _TypeRow]
     collations: Mapping[int, Collation]
     known: dict[int, PgType] = field(default_factory=dict)
 
     def column(self, name: str, number: int, type_oid: int, collation_oid: int) -> Column:
-        type_ = _type(type_oid, self.types, self.known)
-        return Column(name, number, type_, self.collations.get(collation_oid, NO_COLLATION))
+        return Column(name, number, self.type(type_oid), self.collations.get(collation_oid, NO_COLLATION))
+
+    def type(self, oid: int) -> PgType:
+        if oid not in self.known:
+            # A type inside of itself, which PostgreSQL tries to forbid, ends here as plain.
+            self.known[oid] = PgType(self.rows[oid].name)
+            self.known[oid] = self._build(self.rows[oid])
+        return self.known[oid]
+
+    def _build(self, row: _TypeRow) -> PgType:
+        if row.base:
+            return self.type(row.base)
+        if row.element:
+            return PgType(row.name, TypeKind.ARRAY, element=self.type(row.element))
+        if row.fields:
+            fields = tuple([(name, self.type(oid)) for name, oid in row.fields])
+            return PgType(row.name, TypeKind.COMPOSITE, fields=fields)
+        return PgType(row.name, _KINDS.get(row.name, TypeKind.PLAIN), labels=tuple(row.labels))
 
 
 def _collection(row: _CollectionRow, kinds: _Kinds) -> Collection:
@@ -141,26 +148,3 @@ def _collection(row: _CollectionRow, kinds: _Kinds) -> Collection:
         durable=row.durable,
         references=tuple(references.values()),
     )
-
-
-def _type(oid: int, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> PgType:
-    if oid not in known:
-        # A type inside of itself, which PostgreSQL tries to forbid, ends here as plain.
-        known[oid] = PgType(types[oid].name)
-        known[oid] = _build(types[oid], types, known)
-    return known[oid]
-
-
-def _build(row: _TypeRow, types: Mapping[int, _TypeRow], known: dict[int, PgType]) -> PgType:
-    if row.base:
-        return _type(row.base, types, known)
-    if row.element:
-        return PgType(row.name, TypeKind.ARRAY, element=_type(row.element, types, known))
-    if row.fields:
-        fields = tuple((name, _type(oid, types, known)) for name, oid in row.fields)
-        return PgType(row.name, TypeKind.COMPOSITE, fields=fields)
-    if row.name in _QUOTED:
-        return PgType(row.name, TypeKind.QUOTED)
-    if row.name == "timestamp with time zone":
-        return PgType(row.name, TypeKind.TIMESTAMPTZ)
-    return PgType(row.name, labels=tuple(row.labels))

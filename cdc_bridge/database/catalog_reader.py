@@ -137,9 +137,7 @@ class PooledCatalogReader:
         catalog = await read_catalog(connection, self._schema)
         access = await self._access.read(connection)
         self._is_standby = "yes" in await STANDBY.all_async(connection)
-        collections = self._renamed(catalog)
-        if self._is_standby:
-            collections = _only_logged(collections)
+        collections = [each for each in self._renamed(catalog) if not self._is_standby or _is_logged(each)]
         self._take(Catalog(with_children(collections, self._relations), access))
 
     def _take(self, catalog: Catalog) -> None:
@@ -217,15 +215,11 @@ class PooledCatalogReader:
             raise SourceUnavailable(str(error).strip() or type(error).__name__) from error
 
 
-def _only_logged(collections: Iterable[Collection]) -> list[Collection]:
-    """Return the collections that a hot standby can serve: nothing notifies there."""
-    logged: list[Collection] = []
-    for collection in collections:
-        if collection.durable:
-            logged.append(collection)
-        else:
-            log.error(
-                "a table in the mode live is not served by a hot standby: attach it with --mode durable",
-                extra=facts(table=str(collection.relation)),
-            )
-    return logged
+def _is_logged(collection: Collection) -> bool:
+    """Whether a hot standby, where nothing notifies, can serve the collection."""
+    if not collection.durable:
+        log.error(
+            "a table in the mode live is not served by a hot standby: attach it with --mode durable",
+            extra=facts(table=str(collection.relation)),
+        )
+    return collection.durable

@@ -71,37 +71,40 @@ class AccessReader:
 
     async def read(self, connection: AsyncConnection[Any]) -> Access:
         """Raises `NotInstalled`."""
-        tables, policies = await self._fetch(connection)
+        tables, policies = await fetch(connection, "queries/access", self._schema, roles=self._roles)
         rows = _decode_policies(policies)
         await self._print(connection, rows)
         known = {row.oid: _policy(row, self._printed.get((row.oid, row.digest))) for row in rows}
         access: dict[str | None, dict[int, TableAccess]] = {}
         for row in _decode_tables(tables):
-            access.setdefault(row.reader, {})[row.table] = _table(row, known)
-        found = Access(access, claim_functions(await _functions(connection)) if rows else frozenset())
-        self._tell(role_problems(self._roles, found))
+            policies_of = None if row.policies is None else tuple([known[oid] for oid in row.policies])
+            columns = None if row.columns is None else frozenset(row.columns)
+            access.setdefault(row.reader, {})[row.table] = TableAccess(columns, policies_of)
+        functions = await _rows(connection, "queries/claim_functions") if rows else []
+        of_claims = [
+            SqlFunction(schema, name, result, body, tuple(settings))
+            for schema, name, result, body, settings in functions
+        ]
+        found = Access(access, claim_functions(of_claims))
+        self._report(role_problems(self._roles, found))
         if rows:
-            await self._tell_time_zone(connection)
+            await self._report_time_zone(connection)
         return found
 
-    def _tell(self, problems: Mapping[str, str]) -> None:
+    def _report(self, problems: Mapping[str, str]) -> None:
         """Log each problem once, until it has changed or gone."""
         for role, problem in problems.items() - self._problems.items():
             log.warning("clients with this role can read nothing", extra=facts(role=role, reason=problem))
         self._problems = problems
 
-    async def _tell_time_zone(self, connection: AsyncConnection[Any]) -> None:
+    async def _report_time_zone(self, connection: AsyncConnection[Any]) -> None:
         """Warn once for each zone that policies see UTC: the statements that apply them write values in UTC."""
-        zone = await _only_text(connection, "queries/time_zone")
+        ((zone, *_),) = await _rows(connection, "queries/time_zone")
         if zone not in (*UTC, self._time_zone):
             log.warning(
                 "policies reckon days in UTC, not in the time zone of the database", extra=facts(time_zone=zone)
             )
         self._time_zone = zone
-
-    async def _fetch(self, connection: AsyncConnection[Any]) -> tuple[str, str]:
-        tables, policies = await fetch(connection, "queries/access", self._schema, roles=self._roles)
-        return tables, policies
 
     async def _print(self, connection: AsyncConnection[Any], rows: Sequence[_PolicyRow]) -> None:
         """Print the policies that are not known yet, and forget those that are gone."""
@@ -116,15 +119,13 @@ class AccessReader:
                 {wanted[oid]: text for oid, (text, text_digest) in found.items() if text_digest == missing[oid]}
             )
         self._printed = printed
-        self._note_unprinted(frozenset(oid for oid, key in wanted.items() if key not in printed))
-
-    def _note_unprinted(self, oids: frozenset[int]) -> None:
-        if new := oids - self._unprinted:
+        unprinted = frozenset(oid for oid, key in wanted.items() if key not in printed)
+        if new := unprinted - self._unprinted:
             log.warning(
                 "policies cannot be read: the clients concerned receive no changes for now",
                 extra=facts(policies=len(new), reason="their tables are locked by another session, or being changed"),
             )
-        self._unprinted = oids
+        self._unprinted = unprinted
 
 
 _Printed: TypeAlias = dict[int, tuple[str, str]]
@@ -149,21 +150,10 @@ async def _texts_at_once(connection: AsyncConnection[Any], oids: Sequence[int], 
         return {oid: (text, text_digest) for oid, text_digest, text in await cursor.fetchall()}
 
 
-async def _only_text(connection: AsyncConnection[Any], query: str) -> str:
+async def _rows(connection: AsyncConnection[Any], query: str) -> list[tuple[Any, ...]]:
     async with connection.cursor(row_factory=tuple_row) as cursor:
         await cursor.execute(statement(query))
-        ((found,),) = await cursor.fetchall()
-        return str(found)
-
-
-async def _functions(connection: AsyncConnection[Any]) -> tuple[SqlFunction, ...]:
-    """Return the functions that policies may call for claims."""
-    async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(statement("queries/claim_functions"))
-        rows = await cursor.fetchall()
-    return tuple(
-        [SqlFunction(schema, name, result, body, tuple(settings)) for schema, name, result, body, settings in rows]
-    )
+        return await cursor.fetchall()
 
 
 def _policy(row: _PolicyRow, expression: str | None) -> RowPolicy:
@@ -175,9 +165,3 @@ def _policy(row: _PolicyRow, expression: str | None) -> RowPolicy:
         expression, digest = "false", f"{row.digest} unknown"
     obstacle = "it uses the whole row, or a system column" if row.needs_whole_row else ""
     return RowPolicy(row.name, expression, tuple(row.columns), row.is_permissive, digest, obstacle)
-
-
-def _table(row: _TableRow, known: Mapping[int, RowPolicy]) -> TableAccess:
-    columns = None if row.columns is None else frozenset(row.columns)
-    policies = None if row.policies is None else tuple([known[oid] for oid in row.policies])
-    return TableAccess(columns, policies)

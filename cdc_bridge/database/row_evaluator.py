@@ -16,10 +16,10 @@ from typing import TypeAlias
 
 import msgspec
 import psycopg
-from psycopg import errors, sql
+from psycopg import errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.database.batches import Answer, Batch, in_batches, results_of
+from cdc_bridge.database.batches import Answer, in_batches, results_of
 from cdc_bridge.database.select import evaluations, nested_fields, normalized, worth
 from cdc_bridge.database.sessions import (
     BoundStatement,
@@ -97,11 +97,11 @@ class PooledRowEvaluator:
     async def decide(self, requests: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
         """Evaluate equal filters of one table once per context, on all row versions of the requests."""
         decisions = _Decisions(requests)
-        return decisions.results(await self._ask_unless_backed_off(decisions.subjects, decisions.statements))
+        return decisions.results(await self._ask(decisions.subjects, decisions.statements))
 
     async def complete(self, requests: Sequence[NestedFields]) -> list[Completed]:
         subjects = [(each.collection.relation_id, each.projection, each.context) for each in requests]
-        answers = await self._ask_unless_backed_off(subjects, [_nested_fields(each) for each in requests])
+        answers = await self._ask(subjects, [_nested_fields(each) for each in requests])
         return [answer if isinstance(answer, Failure) else tuple(map(split_object, answer)) for answer in answers]
 
     async def look_up(
@@ -111,19 +111,20 @@ class PooledRowEvaluator:
         probes: Sequence[EvaluationRequest] = (),
     ) -> LookedUp:
         """Look up all in one round trip. Literals of one type are one statement; if it fails, its halves are asked."""
-        groups, decisions = _by_type(literals), _Decisions(probes)
-        statements: list[Statement] = [(_normalization([literals[i] for i in group]), BY_ITSELF) for group in groups]
+        by_type: dict[PgType, list[int]] = {}
+        for position, (type_, _) in enumerate(literals):
+            by_type.setdefault(type_, []).append(position)
+        groups, decisions = list(by_type.values()), _Decisions(probes)
+        statements: list[Statement] = [_normalization(literals, group) for group in groups]
         statements += [(worth(each.expression), SecurityContext(each.principal)) for each in claims]
-        subjects: list[Hashable] = [None] * len(statements)
-        answers = await self._ask_unless_backed_off(
-            [*subjects, *decisions.subjects], [*statements, *decisions.statements]
+        answers = await self._ask(
+            [*[None] * len(statements), *decisions.subjects], [*statements, *decisions.statements]
         )
-        of_literals, answers = answers[: len(groups)], answers[len(groups) :]
-        of_claims, of_probes = answers[: len(claims)], answers[len(claims) :]
+        of_claims = answers[len(groups) : len(statements)]
         return LookedUp(
-            await self._normalized(literals, groups, of_literals),
+            await self._normalized(literals, groups, answers[: len(groups)]),
             [answer if isinstance(answer, Failure) else _value(answer[0]) for answer in of_claims],
-            decisions.results(of_probes),
+            decisions.results(answers[len(statements) :]),
         )
 
     async def _normalized(
@@ -131,48 +132,36 @@ class PooledRowEvaluator:
     ) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(literals)
         while groups:
-            refused = []
+            halves: list[list[int]] = []
             for group, answer in zip(groups, answers, strict=True):
-                if isinstance(answer, Failure):
-                    refused += _halves(group)
-                else:
+                if not isinstance(answer, Failure):
                     for position, text in zip(group, answer, strict=True):
                         found[position] = text.encode()
-            groups = refused
-            answers = await self._ask([(_normalization([literals[i] for i in group]), BY_ITSELF) for group in groups])
+                elif middle := len(group) // 2:
+                    halves += [group[:middle], group[middle:]]
+            groups = halves
+            answers = await self._ask([None] * len(groups), [_normalization(literals, group) for group in groups])
         return found
 
-    async def _ask_unless_backed_off(
-        self, subjects: Sequence[Hashable], statements: Sequence[Statement]
-    ) -> Sequence[Answer]:
-        """Ask what is not left alone. What has no subject never is."""
-        now_s = asyncio.get_running_loop().time()
-        answers = await self._ask(
-            [
-                BACKED_OFF if subject is not None and self._backoff.is_backed_off(subject, now_s) else statement
-                for subject, statement in zip(subjects, statements, strict=True)
-            ]
-        )
-        now_s = asyncio.get_running_loop().time()
-        slow = {
-            subject
-            for subject, answer in zip(subjects, answers, strict=True)
-            if subject is not None and answer in (TOOK_TOO_LONG, NO_TIME_LEFT)
-        }
-        for subject, answer in zip(subjects, answers, strict=True):
-            if not isinstance(answer, Failure) and subject not in slow:
-                self._backoff.answered(subject)
-        for subject in slow:
-            self._backoff.took_too_long(subject, now_s)
-        return answers
-
-    async def _ask(self, statements: Sequence[Statement]) -> list[Answer]:
-        """Raises `SourceUnavailable`."""
+    async def _ask(self, subjects: Sequence[Hashable], statements: Sequence[Statement]) -> list[Answer]:
+        """Ask what is not left alone. What has no subject never is. Raises `SourceUnavailable`."""
+        time = asyncio.get_running_loop().time
+        now_s = time()
         answers: list[Answer] = [each if isinstance(each, Failure) else [] for each in statements]
-        asked = {i: each for i, each in enumerate(statements) if not isinstance(each, Failure)}
-        if asked:
-            for position, answer in (await self._answers(asked)).items():
-                answers[position] = answer
+        asked: dict[int, BoundStatement] = {}
+        for position, (subject, statement) in enumerate(zip(subjects, statements, strict=True)):
+            if subject is not None and self._backoff.is_backed_off(subject, now_s):
+                answers[position] = BACKED_OFF
+            elif not isinstance(statement, Failure):
+                asked[position] = statement
+        for position, answer in (await self._answers(asked)).items() if asked else ():
+            answers[position] = answer
+        slow = {s for s, answer in zip(subjects, answers, strict=True) if answer in (TOOK_TOO_LONG, NO_TIME_LEFT)}
+        for subject, answer in zip(subjects, answers, strict=True):
+            if subject not in slow and not isinstance(answer, Failure):
+                self._backoff.answered(subject)
+        for subject in slow - {None}:
+            self._backoff.took_too_long(subject, time())
         return answers
 
     async def _answers(self, asked: Mapping[int, BoundStatement]) -> dict[int, Answer]:
@@ -243,27 +232,19 @@ class _Decisions:
         self.subjects: list[Hashable] = []
         self.statements: list[Statement] = []
         for batch in self._batches:
-            statement, predicate = _decision(batch), batch.predicate
+            request, predicate = batch.request, batch.predicate
+            scope = Scope(request.catalog, request.now_us, SecurityContext(rows=predicate.rules), of_versions=True)
             self.subjects += [(predicate.relation_id, predicate.filter, context) for context in batch.contexts]
-            self.statements += [_seen(statement, context) for context in batch.contexts]
+            try:
+                statement = evaluations(request.collection, request.filter, batch.rows, scope)
+                self.statements += [(statement, context) for context in batch.contexts]
+            except BridgeError as error:
+                self.statements += [Failure(str(error))] * len(batch.contexts)
 
     def results(self, answers: Iterable[Answer]) -> list[EvaluationResult]:
         following = iter(answers)
         answered = [(batch, {context: next(following) for context in batch.contexts}) for batch in self._batches]
         return results_of(self._count, answered)
-
-
-def _seen(statement: sql.Composed | Failure, context: SecurityContext) -> Statement:
-    return statement if isinstance(statement, Failure) else (statement, context)
-
-
-def _decision(batch: Batch) -> sql.Composed | Failure:
-    request = batch.request
-    try:
-        scope = Scope(request.catalog, request.now_us, SecurityContext(rows=batch.predicate.rules), of_versions=True)
-        return evaluations(request.collection, request.filter, batch.rows, scope)
-    except BridgeError as error:
-        return Failure(str(error))
 
 
 def _nested_fields(asked: NestedFields) -> Statement:
@@ -274,25 +255,11 @@ def _nested_fields(asked: NestedFields) -> Statement:
         return Failure(str(error))
 
 
-def _by_type(literals: Sequence[tuple[PgType, str]]) -> list[list[int]]:
-    """The positions of the literals of each type."""
-    found: dict[PgType, list[int]] = {}
-    for position, (type_, _) in enumerate(literals):
-        found.setdefault(type_, []).append(position)
-    return list(found.values())
-
-
-def _normalization(literals: Sequence[tuple[PgType, str]]) -> sql.Composed:
-    column = Column("value", 1, literals[0][0])
-    return normalized(column, [{"value": msgspec.Raw(text.encode())} for _, text in literals])
+def _normalization(literals: Sequence[tuple[PgType, str]], group: Sequence[int]) -> Statement:
+    texts = [{"value": msgspec.Raw(literals[position][1].encode())} for position in group]
+    return normalized(Column("value", 1, literals[group[0]][0]), texts), BY_ITSELF
 
 
 def _value(text: str) -> ClaimValue:
     type_, raw = split_array(text.encode())
     return ClaimValue(msgspec.json.decode(type_, type=str), None if raw == NULL else bytes(raw))
-
-
-def _halves(group: list[int]) -> list[list[int]]:
-    """Split a group in two. Return nothing for a group of one."""
-    middle = len(group) // 2
-    return [group[:middle], group[middle:]] if middle else []

@@ -84,17 +84,16 @@ def row_versions(columns: Sequence[Column], rows: Iterable[RowValues], alias: st
 
 def _document(columns: Sequence[Column], rows: Iterable[RowValues]) -> str:
     members = [(column.name, member_name(column.name), column.type.is_json) for column in columns]
-    return array([_object(members, row) for row in rows]).decode()
-
-
-def _object(members: Iterable[tuple[str, bytes, bool]], row: RowValues) -> bytes:
-    parts = []
-    for name, key, comes_as_text in members:
-        if (raw := row.get(name)) is not None:
-            value = bytes(raw)
-            # " null" is not NULL: it comes back as the null of a JSON value (see `doubts.NULLS`)
-            parts.append(key + (msgspec.json.encode(value.decode()) if comes_as_text and value != NULL else value))
-    return b"{" + b",".join(parts) + b"}"
+    objects = []
+    for row in rows:
+        parts = []
+        for name, key, comes_as_text in members:
+            if (raw := row.get(name)) is not None:
+                value = bytes(raw)
+                # " null" is not NULL: it comes back as the null of a JSON value (see `batches.NULLS`)
+                parts.append(key + (msgspec.json.encode(value.decode()) if comes_as_text and value != NULL else value))
+        objects.append(b"{" + b",".join(parts) + b"}")
+    return array(objects).decode()
 
 
 def _definition(column: Column) -> sql.Composed:
@@ -164,16 +163,12 @@ def _is_asked_by_a_client(filter_: Filter) -> bool:
 def link(reference: Reference, source: str, alias: str, scope: Scope) -> sql.Composable:
     """Return the condition that the row `alias` of the other collection is related to the row `source`, and visible."""
     target = scope.target(reference)
-    belongs = _belongs(reference, source, alias, target)
-    rows = scope.context.rows_of(target.relation_id)
-    return belongs if rows == EVERYTHING else _all(" AND ", [belongs, where(rows, alias, scope.seeing_all())], TRUE)
-
-
-def _belongs(reference: Reference, source: str, alias: str, target: Collection) -> sql.Composed:
     column = target.by_name.get(reference.target_column)
     if column is None:
         raise SourceChanged(f'what the relation "{reference.name}" leads to has no such column any more')
-    return compare(Name(alias, column.name), "=", Name(source, reference.column), column.type)
+    belongs = compare(Name(alias, column.name), "=", Name(source, reference.column), column.type)
+    rows = scope.context.rows_of(target.relation_id)
+    return belongs if rows == EVERYTHING else _all(" AND ", [belongs, where(rows, alias, scope.seeing_all())], TRUE)
 
 
 def has_now(filter_: Filter) -> bool:
@@ -205,20 +200,16 @@ def _all(separator: str, parts: list[sql.Composable], nothing: sql.Composable) -
 
 def _related(related: Related, alias: str, scope: Scope) -> sql.Composed:
     target, inner = scope.target(related.reference), alias + "r"
-    template = {Quantifier.JOINED: _EXISTS, Quantifier.SOME: _EXISTS, Quantifier.NONE: "NOT " + _EXISTS}[
-        related.quantifier
-    ]
-    if related.quantifier is Quantifier.JOINED and _is_true_of_nulls(related.filter):
-        template = _JOINED
+    template = "EXISTS (SELECT FROM {table} WHERE {link} AND {condition})"
+    if related.quantifier is Quantifier.NONE:
+        template = "NOT " + template
+    elif related.quantifier is Quantifier.JOINED and _is_true_of_nulls(related.filter):
+        template = "EXISTS (SELECT FROM (SELECT) AS one LEFT JOIN {table} ON {link} WHERE {condition})"
     return sql.SQL(template).format(
         table=table(target, inner),
         link=link(related.reference, alias, inner, scope),
         condition=where(related.filter, inner, scope),
     )
-
-
-_EXISTS = "EXISTS (SELECT FROM {table} WHERE {link} AND {condition})"
-_JOINED = "EXISTS (SELECT FROM (SELECT) AS one LEFT JOIN {table} ON {link} WHERE {condition})"
 
 
 def _is_true_of_nulls(filter_: Filter) -> bool:
