@@ -80,12 +80,13 @@ class AccessReader:
             policies_of = None if row.policies is None else tuple([known[oid] for oid in row.policies])
             columns = None if row.columns is None else frozenset(row.columns)
             access.setdefault(row.reader, {})[row.table] = TableAccess(columns, policies_of)
-        functions = await _rows(connection, "queries/claim_functions") if rows else []
-        of_claims = [
+        functions = [
             SqlFunction(schema, name, result, body, tuple(settings))
-            for schema, name, result, body, settings in functions
+            for schema, name, result, body, settings in (
+                await _rows(connection, "queries/claim_functions") if rows else ()
+            )
         ]
-        found = Access(access, claim_functions(of_claims))
+        found = Access(access, claim_functions(functions))
         self._report(role_problems(self._roles, found))
         if rows:
             await self._report_time_zone(connection)

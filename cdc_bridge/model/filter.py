@@ -236,22 +236,21 @@ def of_the_past(filter_: Filter) -> Filter:
 
 def conjunction(*filters: Filter) -> Filter:
     """Return a flat `And`."""
-    parts: dict[Filter, None] = {}
-    for each in filters:
-        if each == NOTHING:
-            return NOTHING
-        parts.update(dict.fromkeys(each.parts if isinstance(each, And) else (each,)))
-    return next(iter(parts)) if len(parts) == 1 else And(tuple(parts))
+    return _flat(And, filters, decisive=NOTHING)
 
 
 def disjunction(*filters: Filter) -> Filter:
     """Return a flat `Or`."""
+    return _flat(Or, filters, decisive=EVERYTHING)
+
+
+def _flat(kind: type[And | Or], filters: Iterable[Filter], decisive: Filter) -> Filter:
     parts: dict[Filter, None] = {}
     for each in filters:
-        if each == EVERYTHING:
-            return EVERYTHING
-        parts.update(dict.fromkeys(each.parts if isinstance(each, Or) else (each,)))
-    return next(iter(parts)) if len(parts) == 1 else Or(tuple(parts))
+        if each == decisive:
+            return decisive
+        parts.update(dict.fromkeys(each.parts if isinstance(each, kind) else (each,)))
+    return next(iter(parts)) if len(parts) == 1 else kind(tuple(parts))
 
 
 # Filters in normal form: what means the same is equal, where that costs little, however a client spelled it. Parts
@@ -276,15 +275,13 @@ def any_of(parts: Iterable[Filter]) -> Filter:
 
 def member_of(operand: Operand, values: Iterable[Value]) -> Filter:
     """Return `_in` of these values."""
-    ordered = in_order(values)
-    if not ordered:
-        return NOTHING
-    return Comparison(operand, Operator.EQ if len(ordered) == 1 else Operator.IN, ordered)
+    ordered = _in_order(values)
+    return Comparison(operand, Operator.EQ if len(ordered) == 1 else Operator.IN, ordered) if ordered else NOTHING
 
 
 def none_of(operand: Operand, values: Iterable[Value]) -> Filter:
     """Return `_nin` of these values."""
-    ordered = in_order(values)
+    ordered = _in_order(values)
     return Comparison(operand, Operator.NEQ if len(ordered) == 1 else Operator.NIN, ordered)
 
 
@@ -297,7 +294,7 @@ def related(reference: Reference, quantifier: Quantifier, condition: Filter) -> 
     return Related(reference, quantifier, condition)
 
 
-def in_order(values: Iterable[Value]) -> tuple[Value, ...]:
+def _in_order(values: Iterable[Value]) -> tuple[Value, ...]:
     return tuple(sorted(set(values), key=_value_rank))
 
 
@@ -315,7 +312,9 @@ def _joined(parts: Iterable[Filter]) -> list[Filter]:
 def _rank(filter_: Filter) -> tuple[Any, ...]:
     match filter_:
         case Comparison(operand, operator, values):
-            return 0, *_operand_rank(operand), operator.value, len(values), _value_ranks(values)
+            # Long lists that begin alike have no order between them: it would cost too much.
+            ranks = tuple(map(_value_rank, values[:_RANKED_VALUES_MAX]))
+            return 0, *_operand_rank(operand), operator.value, len(values), ranks
         case Related(reference, quantifier, condition):
             return 1, reference.name, quantifier.value, _rank(condition)
         case And(parts):
@@ -332,11 +331,6 @@ def _operand_rank(operand: Operand) -> tuple[int, str, tuple[str, ...], str]:
     if isinstance(operand, Field):
         return operand.column.number, operand.function.value if operand.function else "", (), ""
     return operand.column.number, "", operand.members, operand.type.name
-
-
-def _value_ranks(values: tuple[Value, ...]) -> tuple[tuple[bytes, int, int], ...]:
-    """Long lists that begin alike have no order between them: it would cost too much."""
-    return tuple(map(_value_rank, values[:_RANKED_VALUES_MAX]))
 
 
 def _value_rank(value: Value) -> tuple[bytes, int, int]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.errors import RequestError, invalid_payload
 from cdc_bridge.model.row import decode_exact
 from cdc_bridge.model.subscription import Event, EventKind, Item, Meta, Transaction, Uid
 from cdc_bridge.model.table import NULL, array
@@ -93,30 +93,18 @@ def parse(text: str | bytes) -> Message:
         raise InvalidMessage("server", _validation(f"expected object, received {_type_of(body)}"))
     if not isinstance(body.get("type"), str):
         raise InvalidMessage("server", _validation(_expected("string", body, "type")))
-    _check_uid(body)
+    uid = body.get("uid")
+    if "uid" in body and _type_of(uid) not in ("string", "number"):
+        raise InvalidMessage("server", _validation(_no_key(body, "uid")))
+    if isinstance(uid, str) and len(uid) > UID_CHARACTERS_MAX:
+        raise InvalidMessage("server", _validation(f'"uid" is longer than {UID_CHARACTERS_MAX} characters'))
     parser = _PARSERS.get(body["type"])
     if parser is None:
-        raise InvalidMessage("server", _unknown_type(body["type"]), body.get("uid"))
-    return parser(body)
-
-
-def _check_uid(body: dict[str, Any]) -> None:
-    if "uid" in body and not _is_uid(body["uid"]):
-        received = _type_of(body["uid"])
+        known = ", ".join(f'"{name}"' for name in _PARSERS)
         raise InvalidMessage(
-            "server",
-            _validation(
-                f'expected string, received {received} at "uid" or '
-                f'Invalid input: expected number, received {received} at "uid"'
-            ),
+            "server", invalid_payload(f'"type" is "{body["type"][:80]}"; it has to be one of {known}'), uid
         )
-    if isinstance(body.get("uid"), str) and len(body["uid"]) > UID_CHARACTERS_MAX:
-        raise InvalidMessage("server", _validation(f'"uid" is longer than {UID_CHARACTERS_MAX} characters'))
-
-
-def _unknown_type(type_: str) -> RequestError:
-    known = ", ".join(f'"{name}"' for name in _PARSERS)
-    return RequestError("INVALID_PAYLOAD", f'Invalid payload. "type" is "{type_[:80]}"; it has to be one of {known}.')
+    return parser(body)
 
 
 def _decode(text: str | bytes) -> Any:
@@ -148,37 +136,28 @@ def _as_javascript(value: Any) -> Any:
 
 
 def _subscribe(body: dict[str, Any]) -> Subscribe:
+    flags = ("cursor", "tx", "old", "related")
     problems = _object_problems(
-        body,
-        collection="string",
-        query="object",
-        cursor="boolean",
-        after="string",
-        tx="boolean",
-        old="boolean",
-        related="boolean",
+        body, {"collection": "string", "query": "object", "after": "string", **dict.fromkeys(flags, "boolean")}
     )
     event = body.get("event")
     if "event" in body and event not in ("create", "update", "delete"):
         problems.append('Invalid option: expected one of "create"|"update"|"delete" at "event"')
     if "item" in body and not _is_item(body["item"]):
-        problems.append(_expected("string", body, "item") + " or " + _expected("number", body, "item"))
+        problems.append(_no_key(body, "item"))
     if "changes" in body and body["changes"] not in ("only", "all"):
         problems.append('Invalid option: expected one of "only"|"all" at "changes"')
     if problems:
-        raise InvalidMessage("subscribe", _validation_of(problems), body.get("uid"))
+        raise InvalidMessage("subscribe", _validation(*problems), body.get("uid"))
     return Subscribe(
         body["collection"],
         EventKind(event) if event else None,
         body.get("item"),
         body.get("query", {}),
         body.get("uid"),
-        body.get("cursor", False),
-        body.get("after"),
-        body.get("tx", False),
-        body.get("old", False),
-        body.get("changes") == "only",
-        body.get("related", False),
+        after=body.get("after"),
+        changes_only=body.get("changes") == "only",
+        **{flag: body.get(flag, False) for flag in flags},
     )
 
 
@@ -187,10 +166,8 @@ def _authenticate(body: dict[str, Any]) -> Authenticate:
     if not given:
         problem = 'expected "access_token", or "email" and "password", or "refresh_token"'
         raise InvalidMessage("auth", _validation(problem), body.get("uid"))
-    if problems := [
-        _expected("string", body, member) for member in sorted(given[0]) if _type_of(body[member]) != "string"
-    ]:
-        raise InvalidMessage("auth", _validation_of(problems), body.get("uid"))
+    if problems := _object_problems(body, dict.fromkeys(sorted(given[0]), "string")):
+        raise InvalidMessage("auth", _validation(*problems), body.get("uid"))
     return Authenticate(body.get("access_token"), body.get("uid"))
 
 
@@ -198,18 +175,15 @@ def _read_items(body: dict[str, Any]) -> ReadItems:
     uid = body.get("uid")
     if (action := body.get("action")) != "read":
         shown = f'"{action[:80]}"' if isinstance(action, str) else _type_of(action) if "action" in body else "missing"
-        raise InvalidMessage(
-            "items",
-            RequestError("INVALID_PAYLOAD", f'Invalid payload. "action" is {shown}; the bridge only reads: "read".'),
-            uid,
-        )
-    problems = _object_problems(body, collection="string", query="object", ids="array")
+        error = invalid_payload(f'"action" is {shown}; the bridge only reads: "read"')
+        raise InvalidMessage("items", error, uid)
+    problems = _object_problems(body, {"collection": "string", "query": "object", "ids": "array"})
     if not problems and not all(map(_is_item, body.get("ids", ()))):
         problems.append('Invalid input: expected string or number in each element of "ids"')
     if "id" in body and not _is_item(body["id"]):
-        problems.append(_expected("string", body, "id") + " or " + _expected("number", body, "id"))
+        problems.append(_no_key(body, "id"))
     if problems:
-        raise InvalidMessage("items", _validation_of(problems), uid)
+        raise InvalidMessage("items", _validation(*problems), uid)
     item, items = body.get("id"), body.get("ids")
     of_many = None if items is None or item is not None else tuple(items)
     return ReadItems(body["collection"], item, body.get("query", {}), uid, of_many)
@@ -227,13 +201,17 @@ _PARSERS: dict[str, Callable[[dict[str, Any]], Message]] = {
 }
 
 
-def _object_problems(body: dict[str, Any], **expected: str) -> list[str]:
+def _object_problems(body: dict[str, Any], expected: dict[str, str]) -> list[str]:
     """Return a sentence for each member of another JSON type than expected. Only `collection` is required."""
     return [
         _expected(type_, body, member)
         for member, type_ in expected.items()
         if (member in body or member == "collection") and _type_of(body.get(member, _MISSING)) != type_
     ]
+
+
+def _no_key(body: dict[str, Any], member: str) -> str:
+    return _expected("string", body, member) + " or " + _expected("number", body, member)
 
 
 _MISSING = object()
@@ -243,12 +221,9 @@ def _expected(type_: str, body: dict[str, Any], member: str) -> str:
     return f'Invalid input: expected {type_}, received {_type_of(body.get(member, _MISSING))} at "{member}"'
 
 
-def _validation(problem: str) -> RequestError:
-    return _validation_of([problem if problem.startswith("Invalid") else f"Invalid input: {problem}"])
-
-
-def _validation_of(problems: Iterable[str]) -> RequestError:
-    return RequestError("INVALID_PAYLOAD", "Validation error: " + "; ".join(problems))
+def _validation(*problems: str) -> RequestError:
+    sentences = [each if each.startswith("Invalid") else f"Invalid input: {each}" for each in problems]
+    return RequestError("INVALID_PAYLOAD", "Validation error: " + "; ".join(sentences))
 
 
 def _type_of(value: Any) -> str:
@@ -267,10 +242,6 @@ def _type_of(value: Any) -> str:
         case dict():
             return "object"
     return "undefined"
-
-
-def _is_uid(value: Any) -> bool:
-    return _type_of(value) in ("string", "number")
 
 
 def _is_item(value: Any) -> bool:
@@ -334,19 +305,15 @@ def _meta(meta: Iterable[tuple[Meta, int]]) -> bytes:
     return msgspec.json.encode({each.value: count for each, count in meta})
 
 
-def _transaction(transaction: Transaction) -> bytes:
-    body = {"id": str(transaction.xid)}
-    if transaction.at:
-        body["at"] = _instant(transaction.at)
-    return msgspec.json.encode(body)
-
-
 _EPOCH = datetime(1970, 1, 1)  # UTC
 
 
-def _instant(at: int) -> str:
-    instant = _EPOCH + timedelta(microseconds=at)
-    return instant.isoformat(timespec="microseconds" if at % 1000 else "milliseconds") + "Z"
+def _transaction(transaction: Transaction) -> bytes:
+    body = {"id": str(transaction.xid)}
+    if at := transaction.at:
+        instant = _EPOCH + timedelta(microseconds=at)
+        body["at"] = instant.isoformat(timespec="microseconds" if at % 1000 else "milliseconds") + "Z"
+    return msgspec.json.encode(body)
 
 
 def unsubscribed(uid: Uid) -> bytes:

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any, TypeAlias
-from uuid import UUID
 
-from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, Reference
+from cdc_bridge.model.catalog import Catalog, Collection, Column, Reference
 from cdc_bridge.model.errors import RequestError, forbidden_item, invalid_query
 from cdc_bridge.model.filter import (
     EVERYTHING,
@@ -50,9 +50,6 @@ class _Place:
     collection: Collection
     path: str = ""
     depth: int = 0
-
-    def deeper(self) -> _Place:
-        return replace(self, depth=self.depth + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +109,14 @@ class FilterParser:
         return any_of([part for column in collection.columns for part in self._found_in(column, term)])
 
     def _found_in(self, column: Column, term: str) -> Iterator[Filter]:
-        operator, type_ = _search_operator(column, term.strip())
-        if operator is not None:
-            with suppress(ValueError):  # a number, but not one that this column could hold
-                value = term if operator is Operator.ICONTAINS else term.strip()
-                yield Comparison(Field(column), operator, (self._literals.normalize(type_, value),))
+        """Yield how a column is searched for the term, if it can hold it."""
+        operator, type_, value = Operator.EQ, column.type, term.strip()
+        if operators.is_text(type_) and type_.name != "name":
+            operator, type_, value = Operator.ICONTAINS, operators.TEXT, term
+        elif type_.name != "uuid" and not (type_.name in operators.NUMBERS and _NUMBER.fullmatch(value)):
+            return
+        with suppress(ValueError):  # it is not one that this column could hold
+            yield Comparison(Field(column), operator, (self._literals.normalize(type_, value),))
 
     def _rows(self, raw: Any, place: _Place) -> Filter:
         """Parse conditions on the rows of a collection."""
@@ -156,7 +156,7 @@ class FilterParser:
             if self._is_of_parent(word, subject.reference):
                 of_parent[word] = value
             elif word in _GROUPS:
-                parts.append(self._group(word, value, place, lambda each, inside: self._subject(subject, each, inside)))
+                parts.append(self._group(word, value, place, partial(self._subject, subject)))
             elif word == _JSON_PATH:
                 parts.append(self._json(subject, value, self._entered(place)))
             else:
@@ -205,15 +205,11 @@ class FilterParser:
 
     def _json(self, subject: _Subject, raw: Any, place: _Place) -> Filter:
         """Parse conditions on what is inside a json or jsonb column."""
-        operand = subject.operand
+        operand, label = subject.operand, subject.label
         if not isinstance(operand, Field) or not operand.type.is_json:
             type_ = operators.word(operand.type)
-            raise invalid_query(
-                f'"{type_}" field type does not contain the "_json" filter operator (field "{subject.label}")'
-            )
-        if not isinstance(raw, dict):
-            raise invalid_query(f'the "_json" filter operator of field "{subject.label}" needs an object of paths')
-        return self._members(operand.column, (), subject.label, raw, place)
+            raise invalid_query(f'"{type_}" field type does not contain the "_json" filter operator (field "{label}")')
+        return self._member(operand.column, (), label, raw, place)
 
     def _members(
         self, column: Column, members: tuple[str, ...], label: str, raw: dict[str, Any], place: _Place
@@ -222,16 +218,13 @@ class FilterParser:
         parts = []
         for word, value in raw.items():
             if word in _GROUPS:
-                parts.append(
-                    self._group(
-                        word, value, place, lambda each, inside: self._member(column, members, label, each, inside)
-                    )
-                )
-            else:
-                longer = (*members, *word.split(".", _PATH_MEMBERS_MAX))
-                if len(longer) > _PATH_MEMBERS_MAX or "" in longer:
-                    raise invalid_query(f'"{word[:100]}" is not a path into JSON (field "{label[:200]}")')
-                parts.append(self._member(column, longer, joined(label, word), value, self._entered(place)))
+                parse = partial(self._member, column, members, label)
+                parts.append(self._group(word, value, place, parse))
+                continue
+            longer = (*members, *word.split(".", _PATH_MEMBERS_MAX))
+            if len(longer) > _PATH_MEMBERS_MAX or "" in longer:
+                raise invalid_query(f'"{word[:100]}" is not a path into JSON (field "{label[:200]}")')
+            parts.append(self._member(column, longer, joined(label, word), value, self._entered(place)))
         return all_of(parts)
 
     def _member(self, column: Column, members: tuple[str, ...], label: str, raw: Any, place: _Place) -> Filter:
@@ -260,7 +253,7 @@ class FilterParser:
         self._count()
         if place.depth >= self._limits.filter_depth_max:
             raise invalid_query(f'"filter" is nested deeper than {self._limits.filter_depth_max} levels')
-        return place.deeper()
+        return replace(place, depth=place.depth + 1)
 
     def _count(self) -> None:
         self._nodes += 1
@@ -290,20 +283,3 @@ def _where(place: _Place) -> str:
 
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?")
-
-
-def _search_operator(column: Column, term: str) -> tuple[Operator | None, PgType]:
-    """Return how a column is searched for the term, and the type of the value. None: it cannot hold the term."""
-    if operators.is_text(column.type):
-        return (None if column.type.name == "name" else Operator.ICONTAINS), operators.TEXT
-    if column.type.name in operators.NUMBERS:
-        return (Operator.EQ if _NUMBER.fullmatch(term) else None), column.type
-    return (Operator.EQ if column.type.name == "uuid" and _is_uuid(term) else None), column.type
-
-
-def _is_uuid(term: str) -> bool:
-    try:
-        UUID(term)
-    except ValueError:
-        return False
-    return True
