@@ -25,7 +25,7 @@ from cdc_bridge.model.filter import EVERYTHING, And, Comparison, Field, Filter, 
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Output, Projection, Query, Subscription
 from cdc_bridge.model.table import Table
-from cdc_bridge.query.row_version import RowVersion
+from cdc_bridge.query.operands import RowVersion
 
 INTEGER = PgType("integer")
 ROOMS = Collection(

@@ -24,8 +24,8 @@ from cdc_bridge.model.filter import EVERYTHING, Filter, of_the_past
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Subscription
+from cdc_bridge.query.operands import Judge, RowVersions
 from cdc_bridge.query.predicate import compile_filter
-from cdc_bridge.query.row_version import Judge, RowVersion
 
 PREDICATES_MAX = 64
 """Compiled filters that are kept for the next group with the same one."""
@@ -104,7 +104,7 @@ class FilterGroup(Generic[Member]):
             self.flat = without_item(self.flat, group)
         self._by_context = None
 
-    def match(self, versions: Sequence[RowVersion], positions: Positions, old_count: int) -> Matches | None:
+    def match(self, versions: RowVersions, positions: Positions, old_count: int) -> Matches | None:
         """Return what the filter does with these of a change's rows, of which the old ones come first.
 
         None: it lets none through, for sure.

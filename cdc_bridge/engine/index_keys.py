@@ -33,8 +33,7 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.model.row import Row
 from cdc_bridge.query import comparing
-from cdc_bridge.query.operands import OperandReader, operand_reader
-from cdc_bridge.query.row_version import UNSURE, ColumnReader, raw_value, read_value
+from cdc_bridge.query.operands import UNSURE, ColumnReader, OperandReader, operand_reader, raw_value, read_value
 
 # The cost of an equal value is the number of groups that share it. The cost of an interval depends on future
 # rows. These guesses say from which number on an interval is better than a value that many groups share.

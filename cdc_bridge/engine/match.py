@@ -27,7 +27,7 @@ from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, Projection
 from cdc_bridge.model.table import Table
 from cdc_bridge.ports import Completed, EvaluationRequest, EvaluationResult, Failure, NestedFields
-from cdc_bridge.query.row_version import RowVersions
+from cdc_bridge.query.operands import RowVersions
 
 Member = TypeVar("Member", bound=Hashable)
 

@@ -21,7 +21,7 @@ from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.model.change import Change, Operation, Position, Snapshot
 from cdc_bridge.model.cursor import ClientPosition, Cursor, going_on
 from cdc_bridge.model.subscription import Event, EventKind
-from cdc_bridge.query.row_version import RowVersions
+from cdc_bridge.query.operands import RowVersions
 
 
 @dataclass(slots=True, eq=False)
@@ -78,8 +78,8 @@ class Replay:
         source, filters = self.hub.sources[change.relation_id], self._filters
         matches = None
         if not filters.is_everything:
-            versions = RowVersions((*change.old, *change.new), now_us)
-            matches = filters.match(versions, range(len(versions)), len(change.old))
+            rows = *change.old, *change.new
+            matches = filters.match(RowVersions(rows, now_us), range(len(rows)), len(change.old))
             if matches is None:
                 return None
         groups = filters.by_context

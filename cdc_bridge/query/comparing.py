@@ -10,11 +10,10 @@ The JSON of an array does not tell its lower bounds; they are taken to be 1, as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from decimal import Decimal
 from functools import lru_cache, total_ordering
-from json import JSONDecoder
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -120,34 +119,6 @@ def _bytea(raw: bytes) -> bytes:
     return raw
 
 
-class _Container(tuple[Hashable, ...]):
-    """An object or an array in `jsonb`; objects, arrays and scalars never equal each other."""
-
-    __slots__ = ()
-
-
-class _Members(list[tuple[str, Any]]):
-    """An object's members in the order in which they come."""
-
-
-_decode_json = JSONDecoder(parse_int=Decimal, parse_float=Decimal, object_pairs_hook=_Members).decode
-
-
-def _jsonb(raw: bytes) -> Hashable:
-    return _frozen(_decode_json(raw.decode()))
-
-
-def _frozen(value: Any) -> Hashable:
-    match value:
-        case _Members():
-            return _Container(("{", frozenset((name, _frozen(member)) for name, member in value)))
-        case list():
-            return _Container(("[", *map(_frozen, value)))
-        case bool() | None:
-            return _Container((value,))  # else True would be equal to the number 1
-    return value  # type: ignore[no-any-return]
-
-
 ORDERED: dict[str, Read] = {
     "smallint": int,
     "integer": int,
@@ -176,7 +147,6 @@ EQUAL: dict[str, Read] = {
     **dict.fromkeys(("smallint", "integer", "bigint"), same_integer),
     **dict.fromkeys(TEXTS, same_text),
     BPCHAR: same_bpchar,
-    "jsonb": _jsonb,
 }
 
 
@@ -196,7 +166,7 @@ def _reader(type_: PgType, has_text: bool, is_ordered: bool) -> Read | None:
         # A label that the catalog does not know was added or renamed since.
         return {msgspec.json.encode(label): position for position, label in enumerate(type_.labels)}.__getitem__
     if type_.kind is TypeKind.ARRAY and type_.element is not None:
-        return _array(_reader(type_.element, has_text, is_ordered), type_.element, is_ordered)
+        return _array(_reader(type_.element, has_text, is_ordered), tuple)
     if type_.name in TEXTS and not has_text:
         return None
     return (ORDERED if is_ordered else EQUAL).get(type_.name)
@@ -210,40 +180,22 @@ def characters(type_: PgType, _: Collation = NO_COLLATION) -> Read | None:
 @lru_cache(READERS_MAX)
 def elements(type_: PgType, collation: Collation) -> Read | None:
     """Return how to read an array's elements as a set: arrays contain each other as sets do, but for NULLs."""
-    read = equality(type_, collation) if type_.kind is TypeKind.ARRAY else None
-    return None if read is None else lambda raw: frozenset(_flat(read(raw)))
+    return _array(equality(type_.element, collation), frozenset) if type_.element else None
 
 
-def _flat(items: Any) -> list[Hashable]:
-    """Return the elements of all dimensions. (Elements are tuples only where a time has a zone.)"""
-    flat: list[Hashable] = []
-    for item in items:
-        flat += _flat(item) if isinstance(item, _Dimension) else [item]
-    return flat
-
-
-class _Dimension(tuple[Hashable, ...]):
-    """The elements of an array, or of one of its dimensions."""
-
-    __slots__ = ()
-
-
-def _array(read: Read | None, element: PgType, is_ordered: bool) -> Read | None:
-    """Return how to read an array, or None: elements of type jsonb may look like dimensions, and their null like NULL.
-
-    Arrays of several dimensions are not read for order: SQL orders them by all their elements first.
-    """
-    if read is None or element.kind is TypeKind.ARRAY or element.name == "jsonb":
+def _array(read: Read | None, made: Callable[[Iterator[Hashable]], Hashable]) -> Read | None:
+    """Return how to read an array of one dimension. SQL orders others by all their elements first."""
+    if read is None:
         return None
 
     def read_item(raw: bytes) -> Hashable:
-        if raw == NULL:
-            return NULL_ELEMENT
-        return read(raw) if raw[:1] != b"[" else read_array(raw)
+        if raw[:1] == b"[":
+            raise ValueError
+        return NULL_ELEMENT if raw == NULL else read(raw)
 
     def read_array(raw: bytes) -> Hashable:
-        if raw[:1] != b"[" or (is_ordered and raw[1:2] == b"["):
+        if raw[:1] != b"[":
             raise ValueError
-        return _Dimension(map(read_item, map(bytes, split_array(raw))))
+        return made(map(read_item, map(bytes, split_array(raw))))
 
     return read_array

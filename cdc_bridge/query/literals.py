@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import date
 from decimal import Decimal
 from typing import Any, TypeAlias
 
@@ -20,7 +20,6 @@ from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.filter import Literal
 from cdc_bridge.model.row import encode_exact
 
-NAME_BYTES_MAX = 63
 NUMERIC_DIGITS_MAX = 131_072
 """Before the point of a numeric."""
 NUMERIC_SCALE_MAX = 16_383
@@ -152,20 +151,6 @@ def _plain(value: Any) -> str:
     raise ValueError("not a scalar")
 
 
-def _name(value: Any) -> bytes:
-    text = _plain(value)
-    if len(text.encode()) > NAME_BYTES_MAX:
-        raise NotNative
-    return _text(text)
-
-
-def _char(value: Any) -> bytes:
-    text = _plain(value)
-    if len(text) > 1 or not text.isascii():
-        raise NotNative
-    return _text(text)
-
-
 _BOOLEANS = {
     **dict.fromkeys(("t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"), b"true"),
     **dict.fromkeys(("f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"), b"false"),
@@ -190,80 +175,37 @@ def _uuid(value: Any) -> bytes:
     return f'"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"'.encode()
 
 
-_CLOCK = r"(?:[01][0-9]|2[0-3]):[0-5][0-9](?::[0-5][0-9](?:\.[0-9]{1,6})?)?"
 _DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
-_STAMP = re.compile(rf"([0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}})(?:[T ]({_CLOCK})(Z|[+-](?:0[0-9]|1[0-4]):[0-5][0-9])?)?")
-_TIME = re.compile(_CLOCK)
-_INFINITE = ("infinity", "-infinity")
-
-
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a string")
-    return value
+_STAMP = re.compile(
+    rf"({_DATE.pattern})(?:[T ]((?:[01][0-9]|2[0-3]):[0-5][0-9])(:[0-5][0-9](?:\.[0-9]{{1,6}})?)?(?:Z|\+00:00)?)?"
+)
 
 
 def _date(value: Any) -> bytes:
-    text = _string(value)
-    if text not in _INFINITE:
-        if not _DATE.fullmatch(text):
+    if not isinstance(value, str):
+        raise ValueError("not a string")
+    if not _DATE.fullmatch(value):
+        raise NotNative
+    date.fromisoformat(value)
+    return f'"{value}"'.encode()
+
+
+def _stamp(zone: str) -> Callable[[Any], bytes]:
+    """Read a time in UTC, which is the time zone of our sessions, and in which a time without a zone is."""
+
+    def normalize_stamp(value: Any) -> bytes:
+        if not isinstance(value, str):
+            raise ValueError("not a string")
+        found = _STAMP.fullmatch(value)
+        if found is None:
             raise NotNative
-        date.fromisoformat(text)
-    return f'"{text}"'.encode()
+        date.fromisoformat(found[1])
+        seconds = found[3] or ":00"
+        if "." in seconds:
+            seconds = seconds.rstrip("0").removesuffix(".")
+        return f'"{found[1]}T{found[2] or "00:00"}{seconds}{zone}"'.encode()
 
-
-def _timestamp(value: Any) -> bytes:
-    """A given zone is ignored, as in PostgreSQL."""
-    text = _string(value)
-    return f'"{text if text in _INFINITE else _local(text)[0]}"'.encode()
-
-
-def _timestamptz(value: Any) -> bytes:
-    """A time without a zone is UTC, which is the time zone of our sessions."""
-    text = _string(value)
-    if text in _INFINITE:
-        return f'"{text}"'.encode()
-    local, zone = _local(text)
-    if zone not in ("", "Z"):
-        try:
-            local = _trimmed(datetime.fromisoformat(local + zone).astimezone(UTC).replace(tzinfo=None).isoformat())
-        except OverflowError as error:  # by the hours of a zone before the year 1, or after 9999
-            raise NotNative from error
-    return f'"{local}+00:00"'.encode()
-
-
-def _local(text: str) -> tuple[str, str]:
-    """Return the time as PostgreSQL prints it, and its zone."""
-    found = _STAMP.fullmatch(text)
-    if found is None:
-        raise NotNative
-    date.fromisoformat(found[1])
-    return f"{found[1]}T{_seconds(found[2] or '00:00')}", found[3] or ""
-
-
-def _time(value: Any) -> bytes:
-    text = _string(value)
-    if not _TIME.fullmatch(text):
-        raise NotNative
-    return f'"{_seconds(text)}"'.encode()
-
-
-def _seconds(clock: str) -> str:
-    return _trimmed(f"{clock}:00" if len(clock) == 5 else clock)
-
-
-def _trimmed(text: str) -> str:
-    return text.rstrip("0").removesuffix(".") if "." in text else text
-
-
-_BYTEA = re.compile(r"\\x((?:[0-9a-f]{2})*)")
-
-
-def _bytea(value: Any) -> bytes:
-    found = _BYTEA.fullmatch(_string(value).lower())
-    if found is None:
-        raise NotNative
-    return f'"\\\\x{found[1]}"'.encode()
+    return normalize_stamp
 
 
 def _enum(labels: tuple[str, ...], value: Any) -> bytes:
@@ -291,12 +233,8 @@ _NORMALIZERS: dict[str, Callable[[Any], bytes]] = {
     "text": _text,
     "character varying": _text,
     "character": _text,
-    "name": _name,
-    '"char"': _char,
     "uuid": _uuid,
     "date": _date,
-    "timestamp without time zone": _timestamp,
-    "timestamp with time zone": _timestamptz,
-    "time without time zone": _time,
-    "bytea": _bytea,
+    "timestamp without time zone": _stamp(""),
+    "timestamp with time zone": _stamp("+00:00"),
 }

@@ -1,4 +1,4 @@
-"""Read what a filter compares: a column, a function of it (year, number of elements), or a place in a document.
+"""Read what filters compare in a row: a column, a function of it (year, number of elements), or a place in a document.
 
 As in `comparing`, a value is read exactly or not at all. It may also be None: PostgreSQL's NULL.
 """
@@ -7,18 +7,108 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from cdc_bridge.model import instants
 from cdc_bridge.model.catalog import Collation, PgType, TypeKind
-from cdc_bridge.model.filter import INTEGER, Function, Literal, Operand, Path, Value
-from cdc_bridge.model.instants import DAY_US, HOUR_US, SECOND_US
-from cdc_bridge.model.row import split_array, split_object
+from cdc_bridge.model.filter import INTEGER, Function, Literal, Now, Operand, Path, Value
+from cdc_bridge.model.instants import DAY_US, HOUR_US, SECOND_US, now_at
+from cdc_bridge.model.row import Row, RowValues, split_array, split_object
 from cdc_bridge.query import operators
 from cdc_bridge.query.comparing import NULL, ORDERED, READERS_MAX, UNREADABLE, Read, read_numeric, read_text
-from cdc_bridge.query.row_version import ColumnReader
+
+
+class ColumnReader(NamedTuple):
+    """A column and how its values are read; equal readers read once."""
+
+    column: str
+    read: Read
+
+
+UNSURE: Any = object()
+"""Read where memory cannot tell. NULL is read as None."""
+
+_UNREAD: Any = object()
+
+
+def raw_value(row: RowValues, column: str) -> bytes | None:
+    """Return None for NULL, and for a column that is younger than the row. (A `json` may have blanks around it.)"""
+    value = row.get(column)
+    if value is None:
+        return None
+    raw = bytes(value).strip()
+    return None if raw == NULL else raw
+
+
+def read_value(read: Read, raw: bytes | None) -> Any:
+    """Return None for NULL, UNSURE, or a value to compare."""
+    if raw is None:
+        return None
+    try:
+        return read(raw)
+    except UNREADABLE:
+        return UNSURE
+
+
+class RowVersion:
+    """A row as filters look at it at one moment, in microseconds since 1970. What has been read of it is kept."""
+
+    __slots__ = ("_known", "_row", "now_us")
+
+    def __init__(self, row: RowValues, now_us: int) -> None:
+        self._row = row.columns if isinstance(row, Row) else row
+        self._known: dict[Hashable, Any] = {}
+        self.now_us = now_us
+
+    def is_null(self, column: str) -> bool:
+        return self._raw(column) is None
+
+    def read(self, reader: ColumnReader) -> Any:
+        """Return None for NULL, UNSURE, or a value to compare."""
+        value = self._known.get(reader, _UNREAD)
+        if value is _UNREAD:
+            column, read = reader
+            value = self._known[reader] = read_value(read, self._raw(column))
+        return value
+
+    def at(self, now: Now) -> int:
+        """Return what `$NOW` is for this row. To move it by months takes a while."""
+        if not now.months:
+            return now_at(now, self.now_us)
+        instant = self._known.get(now)
+        if instant is None:
+            instant = self._known[now] = now_at(now, self.now_us)
+        return int(instant)
+
+    def _raw(self, column: str) -> bytes | None:
+        raw = self._known.get(column, _UNREAD)
+        if raw is _UNREAD:
+            raw = self._known[column] = raw_value(self._row, column)
+        return raw  # type: ignore[no-any-return]
+
+
+class RowVersions(dict[int, RowVersion]):
+    """The versions of some rows at one moment by their positions, each made when it is first looked at."""
+
+    __slots__ = ("_now_us", "_rows")
+
+    def __init__(self, rows: Sequence[RowValues], now_us: int) -> None:
+        super().__init__()
+        self._rows = rows
+        self._now_us = now_us
+
+    def __missing__(self, position: int) -> RowVersion:
+        version = self[position] = RowVersion(self._rows[position], self._now_us)
+        return version
+
+
+Judge: TypeAlias = Callable[[RowVersion], bool | None]
+"""Judges a row by a filter. None: the database has to say."""
+
+
+# --- operands ---
 
 NUMBER_BYTES_MAX = 10_000
 """PostgreSQL may refuse numbers that are longer, or that an exponent makes longer."""

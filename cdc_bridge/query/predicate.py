@@ -31,9 +31,8 @@ from cdc_bridge.model.filter import (
     Required,
 )
 from cdc_bridge.query.comparing import BPCHAR, NULL_ELEMENT, Read, characters, elements, equality, order, read_text
-from cdc_bridge.query.operands import ReadType, operand_reader
+from cdc_bridge.query.operands import UNSURE, ColumnReader, Judge, ReadType, RowVersion, operand_reader
 from cdc_bridge.query.operators import INSTANTS
-from cdc_bridge.query.row_version import UNSURE, ColumnReader, Judge, RowVersion
 
 __all__ = ["Judge", "RowVersion", "compile_filter"]
 

@@ -33,8 +33,8 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Aggregate, AggregateFunction, EventKind, Meta, Subscription
+from cdc_bridge.query.operands import RowVersion
 from cdc_bridge.query.predicate import compile_filter
-from cdc_bridge.query.row_version import RowVersion
 from tests.core.facts import INT4, MESSAGES, TEXT, row, subscription
 
 C = Collation("pg_catalog", "C", is_bytewise=True)

@@ -233,9 +233,13 @@ def named(type_: str) -> PgType:
 def check_equality(conn: psycopg.Connection[Any], type_: str, values: Sequence[str]) -> None:
     read = comparing.equality(named(type_), NO_COLLATION)
     assert read is not None
-    known = [read(raw) for raw in images(conn, type_, values)]
-    assert [a == b for a in known for b in known] == pairs(conn, type_, values, "a.x = b.x")
-    assert all(hash(a) == hash(b) for a in known for b in known if a == b)
+    raws = images(conn, type_, values)
+    known = [outcome(read, raw) for raw in raws]
+    assert all((value is UNREADABLE) is (raw[:2] == b"[[") for raw, value in zip(raws, known, strict=True))
+    both = [(a, b) for a in known for b in known]
+    for (a, b), is_equal in zip(both, pairs(conn, type_, values, "a.x = b.x"), strict=True):
+        assert UNREADABLE in (a, b) or (a == b) is is_equal
+    assert all(hash(a) == hash(b) for a, b in both if a == b)
 
 
 def check_order(conn: psycopg.Connection[Any], type_: str, values: Sequence[str], collate: str = "") -> None:
@@ -246,7 +250,7 @@ def check_order(conn: psycopg.Connection[Any], type_: str, values: Sequence[str]
     assert [a == b for a in known for b in known] == pairs(conn, type_, values, f"a.x = b.x {collate}")
 
 
-@pytest.mark.parametrize("type_", EQUAL)
+@pytest.mark.parametrize("type_", sorted(EQUAL.keys() - {"jsonb"}))
 def test_values_are_equal_in_memory_as_in_postgresql(conn: psycopg.Connection[Any], type_: str):
     check_equality(conn, type_, EQUAL[type_])
 
@@ -317,19 +321,20 @@ def test_multidimensional_arrays_have_no_order_in_memory(conn: psycopg.Connectio
 @pytest.mark.parametrize("type_", ["integer[]", "text[]"])
 def test_arrays_contain_each_other_in_memory_as_in_postgresql(conn: psycopg.Connection[Any], type_: str):
     read: Any = comparing.elements(type_of(type_), NO_COLLATION)
-    known = [read(raw) for raw in images(conn, type_, EQUAL[type_])]
-    contained = [comparing.NULL_ELEMENT not in b and b <= a for a in known for b in known]
-    assert contained == pairs(conn, type_, EQUAL[type_], "a.x @> b.x")
+    known = [outcome(read, raw) for raw in images(conn, type_, EQUAL[type_])]
+    both = [(a, b) for a in known for b in known]
+    for (a, b), contains in zip(both, pairs(conn, type_, EQUAL[type_], "a.x @> b.x"), strict=True):
+        assert UNREADABLE in (a, b) or (comparing.NULL_ELEMENT not in b and b <= a) is contains
 
 
-@pytest.mark.parametrize("type_", ["json", "jsonpath", "citext", "inet", "money", "int4range", "point", "bit(3)"])
+@pytest.mark.parametrize("type_", ["json", "jsonb", "jsonpath", "citext", "inet", "money", "int4range", "point"])
 def test_other_types_are_left_to_postgresql(type_: str):
     assert comparing.equality(named(type_), BYTEWISE) is None
     assert comparing.order(named(type_), BYTEWISE) is None
 
 
 def test_type_that_postgresql_cannot_order_is_not_ordered_in_memory():
-    assert comparing.order(PgType("jsonb"), BYTEWISE) is None
+    assert comparing.order(type_of("jsonb[]"), BYTEWISE) is None
     assert comparing.equality(type_of("jsonb[]"), BYTEWISE) is None
 
 
@@ -344,8 +349,6 @@ TEXTUAL: dict[str, st.SearchStrategy[Any]] = {
     ),
     "boolean": st.sampled_from([True, False, "t", "TRUE", " off ", "no", "y", 1, 0]),
     "text": stored_text | st.integers(),
-    "name": stored_text,
-    '"char"': st.sampled_from(["", "a", '"', "\\", "\x7f"]),
     "uuid": st.uuids().flatmap(lambda u: st.sampled_from([str(u), str(u).upper(), u.hex, "{" + str(u) + "}"])),
     "date": st.dates().map(str) | st.sampled_from(["infinity", "-infinity"]),
     "timestamp without time zone": st.datetimes().map(str)
@@ -355,8 +358,6 @@ TEXTUAL: dict[str, st.SearchStrategy[Any]] = {
         st.datetimes().map(lambda t: t.isoformat() + "+05:30"),
         st.sampled_from(["2026-11-24T10:00:00.500-14:59", "2026-11-24 10:00", "2026-11-24", "infinity"]),
     ),
-    "time without time zone": st.times().map(str) | st.just("12:30"),
-    "bytea": st.binary(max_size=5).map(lambda data: "\\x" + data.hex().upper()),
     "oid": st.integers(0, 2**32 - 1),
     "mood": st.sampled_from(LABELS),
 }

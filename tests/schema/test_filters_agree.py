@@ -13,8 +13,8 @@ from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
 from cdc_bridge.model.filter import And, Comparison, Field, Filter, Literal, Now, Or, Path, Value
 from cdc_bridge.model.filter import Operator as Op
 from cdc_bridge.query import operators
+from cdc_bridge.query.operands import RowVersion
 from cdc_bridge.query.predicate import compile_filter
-from cdc_bridge.query.row_version import RowVersion
 from tests.schema.questioning import NOW_US, Questions, number, questions
 from tests.schema.telling import attach_tables
 from tests.support.budget import examples

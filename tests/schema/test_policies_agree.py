@@ -30,8 +30,8 @@ from cdc_bridge.model.catalog import Catalog, Column, PgType
 from cdc_bridge.model.filter import NOTHING, Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.row import split_object
 from cdc_bridge.ports import ClaimValue
+from cdc_bridge.query.operands import RowVersion
 from cdc_bridge.query.predicate import compile_filter
-from cdc_bridge.query.row_version import RowVersion
 from cdc_bridge.statements import statement
 from tests.schema.telling import attach_tables
 from tests.support.budget import examples

@@ -22,8 +22,8 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.model.filter import Operator as Op
 from cdc_bridge.ports import EvaluationRequest
+from cdc_bridge.query.operands import RowVersion
 from cdc_bridge.query.predicate import compile_filter
-from cdc_bridge.query.row_version import RowVersion
 from tests.schema.questioning import NOW_US, Questions, comparison, field, let_through, number, questions
 from tests.schema.telling import attach_tables
 from tests.support.server import Database, Server
