@@ -7,7 +7,7 @@ columns with claims become part of the filter. The rest stays a `Policy`, which 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias, assert_never
@@ -146,41 +146,29 @@ def to_filter(condition: Condition, values: Mapping[str, ClaimValue], opaque: Ca
 
 def _compared(compared: Compared, value: ClaimValue) -> Filter | None:
     """Return the comparison as a filter; None if a filter might not mean the same."""
-    is_array = compared.operator in (Operator.IN, Operator.NIN)
+    field, operator, raw = Field(compared.column), compared.operator, value.raw
+    is_array = operator in (Operator.IN, Operator.NIN)
     if is_array and not value.type.endswith("[]"):
         return None
     read = _reader(compared, value.type.removesuffix("[]") if is_array else value.type)
     if read is None:
         return None
-    if value.raw is None or value.raw == NULL:
+    if raw is None or raw == NULL:
         return NOTHING
-    if is_array:
-        return _compared_with_array(compared, value.raw, read)
-    literal = read(value.raw)
-    if compared.operator in (Operator.EQ, Operator.NEQ):
-        return _member(compared.column, compared.operator, [literal])
-    return None if literal is None else Comparison(Field(compared.column), compared.operator, (literal,))
-
-
-def _compared_with_array(compared: Compared, raw: bytes, read: _Read) -> Filter | None:
-    """`= ANY` or `<> ALL`. Arrays of several dimensions are left to PostgreSQL."""
-    items = [bytes(item).strip() for item in split_array(raw)]
-    if any(item[:1] == b"[" for item in items):
+    items = [bytes(item).strip() for item in split_array(raw)] if is_array else [raw]
+    if is_array and any(item[:1] == b"[" for item in items):  # arrays of several dimensions are left to PostgreSQL
         return None
-    literals = [read(item) for item in items if item != NULL]
-    if compared.operator is Operator.IN:
-        return _member(compared.column, Operator.EQ, literals)
-    if not items:
-        return EVERYTHING
-    return NOTHING if NULL in items else _member(compared.column, Operator.NEQ, literals)
-
-
-def _member(column: Column, operator: Operator, literals: Iterable[Literal | None]) -> Filter:
-    """The column is one of the literals (EQ), or none of them (NEQ). No value of the column is equal to a None."""
-    known = [each for each in literals if each is not None]
-    if operator is Operator.EQ:
-        return member_of(Field(column), known)
-    return none_of(Field(column), known) if known else Comparison(Field(column), Operator.NNULL)
+    literals = [literal for item in items if item != NULL and (literal := read(item)) is not None]
+    match operator:
+        case Operator.EQ | Operator.IN:
+            return member_of(field, literals)
+        case Operator.NEQ | Operator.NIN:
+            if not items:
+                return EVERYTHING
+            if NULL in items:
+                return NOTHING
+            return none_of(field, literals) if literals else Comparison(field, Operator.NNULL)
+    return Comparison(field, operator, tuple(literals)) if literals else None
 
 
 # --- the values of claims ---
@@ -188,7 +176,7 @@ def _member(column: Column, operator: Operator, literals: Iterable[Literal | Non
 _Read: TypeAlias = Callable[[bytes], Literal | None]
 """Converts a value to the column's type. None: no value of the column is equal to it."""
 
-_WHOLE_TEXT = re.compile(rb'"(0|-?[1-9][0-9]{0,18})"')
+_WHOLE_TEXT = re.compile(rb'"(?:0|-?[1-9][0-9]{0,18})"')
 _UUID_TEXT = re.compile(rb'"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"')
 
 
@@ -203,12 +191,9 @@ def _reader(compared: Compared, type_: str) -> _Read | None:
         return None
     if name == "uuid":
         return lambda raw: Literal(raw) if _UUID_TEXT.fullmatch(raw) else None
-    return (lambda raw: _printed_whole(name, raw)) if name in WHOLE_NUMBERS else Literal
-
-
-def _printed_whole(name: str, raw: bytes) -> Literal | None:
-    found = _WHOLE_TEXT.fullmatch(raw)
-    return _whole(name, found[1]) if found else None
+    if name in WHOLE_NUMBERS:
+        return lambda raw: _whole(name, raw[1:-1]) if _WHOLE_TEXT.fullmatch(raw) else None
+    return Literal
 
 
 def _whole(name: str, raw: bytes) -> Literal | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog, Collection
@@ -43,9 +43,7 @@ class Rule:
 
     @property
     def condition(self) -> Mapping[str, Any]:
-        found = decode_exact(self.filter) if self.filter else {}
-        assert isinstance(found, dict)
-        return found
+        return decode_exact(self.filter) if self.filter else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +140,8 @@ class RuleChecker:
         found = frozenset(
             (rule, message, reason)
             for rule in rules.rules
-            for message, reasons in (
-                (_MISSING, _missing(rule, catalog)),
-                (_INVALID, _faults(rule, catalog, literals.known)),
-                (_USELESS, _useless(rule, catalog)),
-            )
-            for reason in reasons
+            for message, check in ((_MISSING, _missing), (_INVALID, _faults), (_USELESS, _useless))
+            for reason in check(rule, catalog, literals.known)
         )
         for rule, message, reason in sorted(found - self._logged, key=lambda each: (each[1], str(each))):
             _log(rule, message, reason)
@@ -172,14 +166,17 @@ def _log(rule: Rule, message: str, reason: str) -> None:
     log.log(level, message, extra=facts(role=rule.role, collection=rule.collection, reason=reason))
 
 
-def _missing(rule: Rule, catalog: Catalog) -> list[str]:
+_Known: TypeAlias = Mapping[TypedText, bytes | None]
+
+
+def _missing(rule: Rule, catalog: Catalog, _: _Known) -> list[str]:
     collection = catalog.by_name.get(rule.collection)
     if collection is None:
         return ["the collection"]
     return [f'the field "{name}"' for name in sorted((rule.fields or frozenset()) - collection.by_name.keys())]
 
 
-def _useless(rule: Rule, catalog: Catalog) -> list[str]:
+def _useless(rule: Rule, catalog: Catalog, _: _Known) -> list[str]:
     """A rule shows nothing that its reader was not granted. A role of the configuration alone reads as the bridge."""
     collection = catalog.by_name.get(rule.collection)
     if collection is None:
@@ -192,7 +189,7 @@ def _useless(rule: Rule, catalog: Catalog) -> list[str]:
     return [f"{reader} reads for it, and no policy shows that role a row"] if access.policies == () else []
 
 
-def _faults(rule: Rule, catalog: Catalog, known: Mapping[TypedText, bytes | None]) -> list[str]:
+def _faults(rule: Rule, catalog: Catalog, known: _Known) -> list[str]:
     """Leave out rules with values that PostgreSQL has not normalized yet: requests find their faults."""
     literals = Literals(known)
     found = rule_policy({rule.collection: rule}, Principal(rule.role), catalog, literals)
