@@ -203,7 +203,7 @@ class StaticToken:
 
     @property
     def all_claims(self) -> Claims:
-        """The claims with the role among them."""
+        """Return the claims with the role among them."""
         values: dict[str, Any] = dict(self.claims) | ({"role": self.role} if self.role else {})
         return Claims(encode_exact(values), values)
 

@@ -5,9 +5,8 @@ thousand messages to ten rooms a policy on rooms is asked ten times.
 
 Theory: the JSON of a row does not tell NULL from the null of a JSON value. A client's filter takes the two for one
 (`condition`). A policy need not, so its answer for such a row version is certain only when it is the same for every row
-that is written so. For a json or jsonb column these are two, and PostgreSQL is asked about both. Inside of arrays and
-composites it reads every null back as NULL, and the lists in an array of JSON as its dimensions: for these versions
-nothing is certain.
+that is written so. For a json or jsonb column these are two, and PostgreSQL is asked about both. In arrays and
+composites with JSON it would read nulls and lists as something else: for these versions nothing is certain.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, product
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
 from cdc_bridge.database.select import columns_in
 from cdc_bridge.database.where import has_now
-from cdc_bridge.model.catalog import Column, PgType, TypeKind
+from cdc_bridge.model.catalog import Column, PgType
 from cdc_bridge.model.filter import Filter, Policy, leaves
-from cdc_bridge.model.row import RowValues, split_array, split_object
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import RowRules, SecurityContext
 from cdc_bridge.model.table import NULL
 from cdc_bridge.ports import EvaluationRequest, EvaluationResult, Failure
@@ -50,7 +49,7 @@ def possible(version: RowValues, columns: Iterable[Column]) -> Sequence[RowValue
         raw = bytes(version.get(column.name, NULL))
         if raw == NULL and column.type.is_json:
             nulls.append(column.name)
-        elif not _is_certain(raw, column.type):
+        elif raw != NULL and not column.type.is_json:
             return ()
     if len(nulls) > NULLS_MAX:
         return ()
@@ -59,37 +58,14 @@ def possible(version: RowValues, columns: Iterable[Column]) -> Sequence[RowValue
 
 
 def _has_json(type_: PgType) -> bool:
-    """Whether there is any in it."""
-    if type_.kind is TypeKind.ARRAY:
-        return type_.element is not None and _has_json(type_.element)
-    return type_.is_json or any(_has_json(inner) for _, inner in type_.fields)
-
-
-def _is_certain(raw: bytes, type_: PgType) -> bool:
-    """Whether PostgreSQL reads this back as it was, a null inside of an array or composite included."""
-    raw = raw.strip()
-    if not _has_json(type_) or type_.is_json or raw == NULL:
-        return True
-    if raw[:1] != (b"[" if type_.kind is TypeKind.ARRAY else b"{"):
-        return False  # it is from before the column had this type
-    if type_.kind is TypeKind.COMPOSITE:
-        members = split_object(raw)
-        return all(_is_certain_inside(members.get(name, NULL), inner) for name, inner in type_.fields)
-    element = type_.element
-    assert element is not None
-    items = [bytes(item).strip() for item in split_array(raw)]
-    if element.is_json:
-        return all(item != NULL and item[:1] != b"[" for item in items)
-    return all(_is_certain(item, type_ if item[:1] == b"[" else element) for item in items)  # dimensions nest
-
-
-def _is_certain_inside(raw: Any, type_: PgType) -> bool:
-    return bytes(raw).strip() != NULL if type_.is_json else _is_certain(bytes(raw), type_)
+    """Whether values of the type contain JSON."""
+    inner = [type_.element] if type_.element else [each for _, each in type_.fields]
+    return type_.is_json or any(map(_has_json, inner))
 
 
 @dataclass(frozen=True, slots=True)
 class Predicate:
-    """What a question is about. Requests with equal predicates are one question.
+    """The subject of a question. Requests with equal predicates are one question.
 
     `now_us` is 0 where the answer does not depend on the time.
     """

@@ -66,7 +66,7 @@ _decode_collections = msgspec.json.Decoder(list[_CollectionRow]).decode
 
 
 async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
-    """Every attached table, with the foreign keys that it has. Raises `NotInstalled`."""
+    """Read all attached tables, with their foreign keys. Raises `NotInstalled`."""
     collections, types, collations = await fetch(conn, "queries/catalog", schema)
     kinds = _Kinds(
         {row.oid: row for row in _decode_types(types)},
@@ -76,7 +76,7 @@ async def read_catalog(conn: AsyncConnection[Any], schema: str) -> Catalog:
 
 
 async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
-    """A cheap text that differs whenever anything read from the catalogs may differ: tables, rights, triggers.
+    """Return a text, cheaply, that differs whenever tables, rights or triggers may differ.
 
     Raises `NotInstalled`.
     """
@@ -85,7 +85,7 @@ async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
 
 
 async def fetch(conn: AsyncConnection[Any], query: str, schema: str, **parameters: Any) -> tuple[str, ...]:
-    """The one row of a query about attached tables. Raises `NotInstalled` where there is no schema of ours."""
+    """Return the one row of a query about attached tables. Raises `NotInstalled` if our schema is not there."""
     async with conn.cursor(row_factory=tuple_row) as cursor:
         named = {**ours(schema), "partition_prefix": PARTITION_PREFIX, **parameters}
         await cursor.execute(_query(query, schema), named)

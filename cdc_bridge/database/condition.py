@@ -1,6 +1,6 @@
 """A comparison as SQL.
 
-PostgreSQL is the one who says what a filter means; `predicate` follows it in memory. Where two readings were open:
+PostgreSQL defines what a filter means; `predicate` follows it in memory. Where it leaves a choice:
 
 - Text is searched byte by byte (COLLATE "C"), whatever its collation, and `_i...` in lower case as the column's
   collation has it. That is what LIKE and ILIKE do, but for collations that call different texts equal: there they are
@@ -42,7 +42,7 @@ from cdc_bridge.model.filter import POSITIVES, Comparison, Literal, Operator, Va
 
 @dataclass(frozen=True, slots=True)
 class _Side:
-    """The left side of a comparison, and what time it is."""
+    """The left side of a comparison, and the time."""
 
     value: sql.Composable
     type: PgType
@@ -58,7 +58,7 @@ class _Side:
 
     @property
     def known(self) -> sql.Composable:
-        """For comparisons that would be true of the null of a jsonb."""
+        """Return the value for comparisons that would be true of the null of a jsonb."""
         return sql.SQL("nullif({}, 'null'::jsonb)").format(self.value) if self.type.name == "jsonb" else self.value
 
 
@@ -89,7 +89,7 @@ def _between(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
 
 
 def _in(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
-    """However many values there are, they are one parameter, where that can be."""
+    """Send all values as one parameter, where that is possible."""
     literals = [value for value in values if isinstance(value, Literal)]
     if side.type.name == "json" or len(literals) < len(values):
         return sql.SQL("({})").format(joined(" OR ", [_compare(side, "=", value) for value in values]))
@@ -170,7 +170,7 @@ def _regex(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
 
 
 def _meets(template: str) -> _Build:
-    """With PostGIS, whose names are those of the schema that its types are in."""
+    """Call PostGIS, in the schema of its types."""
 
     def build(side: _Side, values: tuple[Value, ...]) -> sql.Composable:
         place = home(side.type)

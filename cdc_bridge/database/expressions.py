@@ -5,8 +5,8 @@ become text of a statement, and names are quoted by psycopg, with a `%` in them 
 placeholders.
 
 Functions that policies call look for names by the search_path of a new connection (`set_principal`), and so does
-everything beside them. PostgreSQL's own operators and functions are therefore named in full wherever one that somebody
-has made for a type could be slipped under them: `=` of a varchar, `to_json` of an enum. So are those of citext; of
+everything beside them. PostgreSQL's own operators and functions are therefore named in full wherever a user-defined one
+could take their place: `=` of a varchar, `to_json` of an enum. So are those of citext; of
 other schemas' types we compare arrays of one element, whose operators take the type's default ones, wherever they live.
 
 Almost every type is read back from JSON as it was written. What is not:
@@ -89,8 +89,8 @@ _QUALIFIED = re.compile(r'\A(?P<schema>[^".\[]+|"(?:[^"]|"")+")\.(?P<name>[^\[]+
 
 
 def home(type_: PgType) -> tuple[str, str] | None:
-    """Schema and name of a base or range type that is not PostgreSQL's own; None for all others, and for those whose
-    operators are PostgreSQL's all the same: arrays, composites, enums.
+    """Return schema and name of a base or range type that is not PostgreSQL's own. None for all others, and for those
+    whose operators are PostgreSQL's all the same: arrays, composites, enums.
     """
     if type_.kind is not TypeKind.PLAIN or type_.labels:
         return None
@@ -108,7 +108,7 @@ def is_citext(type_: PgType) -> bool:
 
 
 def collate(collation: Collation) -> sql.Composable:
-    """The clause, or nothing for a type without a collation."""
+    """Return the COLLATE clause, or nothing for a type without a collation."""
     if not collation.name:
         return sql.SQL("")
     return sql.SQL(" COLLATE {}").format(Name(collation.schema, collation.name))
@@ -127,7 +127,7 @@ def compare(left: sql.Composable, operator: str, right: sql.Composable, type_: P
 
 
 def qualified(operator: str, type_: PgType) -> sql.Composable:
-    """The operator as this type's values find it."""
+    """Return the operator with the schema in which it is for this type."""
     place = home(type_)
     schema = place[0] if place is not None and is_citext(type_) else "pg_catalog"
     return sql.SQL("OPERATOR({}.{})").format(Name(schema), sql.SQL(operator))
@@ -152,14 +152,14 @@ def has_own_json(type_: PgType) -> bool:
 
 
 def carrier(type_: PgType) -> PgType:
-    """The type as which a value is to be read from JSON."""
+    """Return the type as which a value is read from JSON."""
     if type_.is_json:
         return TEXT
     return JSON if has_own_json(type_) else type_
 
 
 def restored(value: sql.Composable, type_: PgType) -> sql.Composable:
-    """The value, once it has been read as its `carrier`."""
+    """Return the value of a type from one that has been read as its `carrier`."""
     if type_.is_json:
         return sql.SQL("{}::{}").format(value, TypeName(type_))
     place = home(type_)
@@ -185,16 +185,16 @@ def is_scalar(type_: PgType) -> bool:
 
 
 def text(value: Literal, type_: PgType) -> str:
-    """A value as its type's input function takes it."""
+    """Return a value as the input function of its type takes it."""
     if value.raw[:1] == b'"' and not type_.is_json:
         return msgspec.json.decode(value.raw, type=str)
     return value.raw.decode()
 
 
 def _moment(instant_us: int, type_: PgType) -> sql.Composed:
-    """Days apart, so that no figure is so large that an interval would round it."""
+    """Return an instant. Days are added apart, since an interval would round larger figures."""
     days, microseconds = divmod(instant_us, DAY_US)
-    # float8, as PostgreSQL's own operator has it: nobody's `bigint * interval` fits better
+    # float8, as PostgreSQL's own operator has it: a user-defined `bigint * interval` would fit better
     moment = sql.SQL(
         "('epoch'::timestamptz + pg_catalog.make_interval(days => {}::integer)"
         " + {}::float8 * '1 microsecond'::interval)"
@@ -235,13 +235,13 @@ def collation(asked: Operand) -> Collation:
 
 
 def characters(value: sql.Composable, type_: PgType, of: Collation) -> sql.Composed:
-    """The text of a value, as LIKE sees it: of a char(n) with its padding, which a cast to text would cut off."""
+    """Return a value as text as LIKE sees it: a char(n) with its padding, which a cast to text would cut off."""
     template = "pg_catalog.textin(pg_catalog.bpcharout({})){}" if type_.name == "character" else "{}::text{}"
     return sql.SQL(template).format(value, collate(of))
 
 
 def _count(column: sql.Composable, type_: PgType) -> sql.Composed:
-    """The elements. What is no array has no count."""
+    """Count the elements. The count of a JSON value that is no array is NULL."""
     if type_.kind is TypeKind.ARRAY:
         return sql.SQL("pg_catalog.cardinality({})").format(column)
     template = "CASE pg_catalog.{type}_typeof({column}) WHEN 'array' THEN pg_catalog.{type}_array_length({column}) END"
@@ -249,7 +249,7 @@ def _count(column: sql.Composable, type_: PgType) -> sql.Composed:
 
 
 def _date_part(column: sql.Composable, function: Function, type_: PgType) -> sql.Composed:
-    """An infinite date has no parts. (`extract` says that its year is infinite, and of others NULL.)"""
+    """Return a part of a date or time. Those of an infinite one are NULL; `extract` returns an infinite year."""
     unit = sql.SQL("dow" if function is Function.WEEKDAY else function.value)
     part = sql.SQL("pg_catalog.floor(extract({} FROM {}))::integer").format(unit, column)
     if type_.name.startswith("time "):

@@ -56,7 +56,7 @@ class ReadPools:
 
     @asynccontextmanager
     async def open(self, size_max: int, *, kept: int = 1, prepare_threshold: int | None = None) -> AsyncIterator[Pool]:
-        """A pool that keeps so many connections while idle. They come when the database does."""
+        """Open a pool that keeps this many connections while idle. It connects when the database is there."""
         self._kept += kept
         self._pools += 1
         number = self._pools
@@ -87,12 +87,12 @@ class ReadPools:
             await pool.close(timeout=1)
 
     def drop(self) -> None:
-        """The database is silent: break all connections, those in use as well."""
+        """Break all connections, those in use as well: the database is silent."""
         for connection in list(self._connections):
             drop(connection)
 
     def note(self, number: int, error: psycopg.Error) -> None:
-        """A pool gets no connection. Log it once for as long as it lasts."""
+        """Log that a pool gets no connection: once, for as long as it lasts."""
         reason = str(error).strip()
         if reason not in self.problems.values():
             needed = facts(reason=reason, needed_while_idle=self._kept + STREAM_CONNECTIONS)

@@ -2,9 +2,9 @@
 
 Rule: all questions of a call go out together; those that are asked for a principal go in one script, which changes the
 principal between them (`sessions`). When one of them fails, the others are asked again, one by one: first with little
-time, so that what is quick need not wait for what is not; then what took longer gets the time that it may take. What
-takes too long even then is not asked again for a while (`Backoff`), and neither is that for which no time was left:
-however many have something slow to ask, they are waited for once.
+time, so that quick questions need not wait for slow ones; then the slow ones get the time that they may take. A
+question that takes too long even then is not asked again for a while (`Backoff`), nor is one for which no time was
+left: all slow questions together are waited for once.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class PooledRowEvaluator:
         return found
 
     async def _ask(self, subjects: Sequence[Hashable], statements: Sequence[Statement]) -> list[Answer]:
-        """Ask what is not left alone. What has no subject never is. Raises `SourceUnavailable`."""
+        """Ask the statements that are not backed off; without a subject they never are. Raises `SourceUnavailable`."""
         time = asyncio.get_running_loop().time
         now_s = time()
         answers: list[Answer] = [each if isinstance(each, Failure) else [] for each in statements]
@@ -224,7 +224,7 @@ BACKED_OFF = Failure("it took too long before, and is not asked again so soon", 
 
 
 class _Decisions:
-    """The statements for some requests, one for each batch and context; and the results, from their answers."""
+    """Makes the statements for some requests, one for each batch and context, and reads the results."""
 
     def __init__(self, requests: Sequence[EvaluationRequest]) -> None:
         self._count = len(requests)

@@ -65,7 +65,7 @@ def reading(collection: Collection, query: Query, key: tuple[str, ...] | None, s
 
 
 def key_of(collection: Collection, key: tuple[str, ...], scope: Scope) -> sql.Composed:
-    """The key's columns of the row that has it and may be seen."""
+    """Return a query for the columns of a key, of the visible row that has it."""
     return sql.SQL("SELECT pg_catalog.row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {} AND ({})) AS k").format(
         joined(", ", [Name(ALIAS, name) for name in collection.key]),
         table(collection, ALIAS),
@@ -114,7 +114,7 @@ def normalized(column: Column, rows: Sequence[RowValues]) -> sql.Composed:
 
 
 def worth(expression: str) -> sql.Composed:
-    """The type of what PostgreSQL has printed, and its value, as one JSON text."""
+    """Return a query for the type and the value of an expression that PostgreSQL has printed, as one JSON text."""
     return sql.SQL(
         "SELECT pg_catalog.json_build_array("
         "pg_catalog.format_type(pg_catalog.pg_typeof(w.value)::oid, NULL), pg_catalog.to_json(w.value))::text"
@@ -166,7 +166,7 @@ def _many(nested: Nested, alias: str, scope: Scope) -> sql.Composed:
 
 
 def _count_along(reference: Reference, alias: str, scope: Scope, result: str = "::text") -> sql.Composed:
-    """The number of rows that a relation leads to. Clients get a `bigint` as text."""
+    """Return the number of rows that a relation leads to. Clients get a `bigint` as text."""
     inner = _inner(alias)
     return sql.SQL("(SELECT pg_catalog.count(*){} FROM {} WHERE {})").format(
         sql.SQL(result),
@@ -176,7 +176,7 @@ def _count_along(reference: Reference, alias: str, scope: Scope, result: str = "
 
 
 def _belonging(nested: Nested, alias: str, scope: Scope) -> sql.Composed:
-    """The rows that a relation leads to."""
+    """Return the rows that a relation leads to."""
     target, inner = scope.target(nested.reference), _inner(alias)
     return sql.SQL("SELECT {} FROM {} WHERE {} AND {}").format(
         outputs(nested.projection, inner, scope),
@@ -187,12 +187,12 @@ def _belonging(nested: Nested, alias: str, scope: Scope) -> sql.Composed:
 
 
 def _inner(alias: str) -> str:
-    """Names get longer the deeper they stand, so none hides another one."""
+    """Return the alias one level deeper. It is longer, so that none hides another one."""
     return alias + "n"
 
 
 def _order(terms: Iterable[tuple[sql.Composable, bool]]) -> sql.Composable:
-    """The clause; `True` is for descending."""
+    """Return the ORDER BY clause; `True` is for descending."""
     parts: list[sql.Composable] = [
         sql.SQL("{} DESC" if descending else "{}").format(term) for term, descending in terms
     ]
@@ -200,7 +200,7 @@ def _order(terms: Iterable[tuple[sql.Composable, bool]]) -> sql.Composable:
 
 
 def _sorted_by(key: SortKey, alias: str, scope: Scope) -> sql.Composable:
-    """Along a path: what is there in the row at its end, NULL without one."""
+    """Return what is sorted by: along a path, the field of the row at its end, NULL without one."""
     if not key.path:
         return operand(alias, key.field)
     (reference, *rest), inner = key.path, _inner(alias)
@@ -240,7 +240,7 @@ def columns_in(filter_: Filter, collection: Collection) -> list[Column]:
 
 
 def _columns_of(projection: Projection, collection: Collection) -> list[Column]:
-    """Return the columns that outputs need which are no plain columns."""
+    """Return the columns that are needed for outputs other than plain columns."""
     sources = [output.source for output in projection.outputs if not output.column]
     return _unique(
         source.column if isinstance(source, Field) else collection.by_name[source.reference.column]

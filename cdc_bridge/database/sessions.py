@@ -1,14 +1,14 @@
 """Sessions that read, and statements that they run for a principal: as its role, with its claims, as PostgREST does.
 
 Theory: policies call functions that others have written, and those can change their session (its role, its claims,
-where names are looked for, what is prepared), and remember in it who has asked. So the principal is set before each
-statement, and what was set is undone after it; every transaction is rolled back; and what `ask_together` has prepared
-is thrown away with its transaction, which no two statements share.
+where names are looked for, what is prepared), and remember in it which principal has asked. So the principal is set
+before each statement, and what was set is undone after it; every transaction is rolled back; and what `ask_together`
+has prepared is thrown away with its transaction, which no two statements share.
 
 `ask_together` sends one script. A statement that is asked for several principals is prepared once, by the bridge itself
 where it may, and run for each: it is parsed once, and a principal needs no right to use the schemas of its functions,
 as with policies that PostgreSQL applies by itself. It is planned for each: what functions say that claim to be
-IMMUTABLE is part of a plan, and some of them say who asks. (There is a choice of plans only where there is a
+IMMUTABLE is part of a plan, and some of them return the principal. (There is a choice of plans only where there is a
 parameter.)
 """
 
@@ -56,7 +56,7 @@ BoundStatement: TypeAlias = tuple[sql.Composed, SecurityContext]
 """A statement, and the context in which it is run."""
 
 NO_ROLE = "none"
-"""That of the session."""
+"""The role of the session."""
 
 
 async def begin_read(connection: Connection, limit_s: float) -> tuple[Snapshot, Snapshot | None, int]:
@@ -138,7 +138,8 @@ async def _round_trip(connection: Connection) -> AsyncIterator[None]:
 
 
 async def ask_together(connection: Connection, asked: Sequence[BoundStatement], limit_s: float) -> list[list[str]]:
-    """The rows of each, each a text. One round trip, a transaction and `limit_s` for each statement.
+    """Run statements in one round trip, each in a transaction of its own, for `limit_s`. Return the rows of each, as
+    text.
 
     Raises `psycopg.Error` when one of them fails; the connection can be used on.
     """
@@ -191,7 +192,7 @@ def _prepare(quoting: AsyncClientCursor[Any], text: sql.Composed, first: Securit
 
 
 async def _results(cursor: AsyncCursor[Any]) -> AsyncIterator[list[tuple[str, ...]]]:
-    """The rows of each statement of a script; of those that return none, no row."""
+    """Yield the rows of each statement of a script, none for a statement that returns none."""
     while True:
         yield await cursor.fetchall() if cursor.description is not None else []
         if not cursor.nextset():

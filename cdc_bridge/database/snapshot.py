@@ -108,8 +108,9 @@ class SnapshotReader:
             raise in_our_words(error, collection, policies) from error
 
     async def _of_standby(self, connection: Connection, settled: Snapshot, now: Snapshot) -> Snapshot:
-        """A standby does not tell who is in progress. A transaction that was not so in `settled` had ended, and one
-        that has something in the log that can be seen had too; of the others there is nothing here.
+        """Return the snapshot on a standby, which does not tell what is in progress. A transaction that was not in
+        progress in `settled` had ended, and so had one that has a visible row in the log. The others count as in
+        progress.
         """
         unsure = {*settled.in_progress, *range(settled.xmax, now.xmax)}
         asked = {"xids": [str(xid) for xid in unsure]}
@@ -120,7 +121,7 @@ class SnapshotReader:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """A transaction that has begun; it ends when something has been asked."""
+    """A transaction that has begun. It ends with `ask`."""
 
     connection: Connection
     snapshot: Snapshot
@@ -132,7 +133,7 @@ class _Read:
 
 @contextmanager
 def _key_of_no_row(has_key: bool) -> Iterator[None]:
-    """A key that its column's type does not accept is the key of no row."""
+    """Refuse a key that its column's type does not accept: no row has it."""
     try:
         yield
     except errors.InvalidRegularExpression:
@@ -144,7 +145,7 @@ def _key_of_no_row(has_key: bool) -> Iterator[None]:
 
 
 def _policies(asked: Asked, catalog: Catalog) -> list[str]:
-    """The names of the policies that apply to the reader."""
+    """Return the names of the policies that apply to the reader."""
     access = catalog.access.to(asked.collection.relation_id, asked.context.principal.role)
     return [policy.name for policy in access.policies or ()]
 
@@ -159,6 +160,6 @@ def _data(
 
 
 def _count(asked: Meta, of: Asked, scope: Scope) -> sql.Composed:
-    """Counts are of a collection, also where one row of it is asked for."""
+    """Return a query for a count of the collection, even if one row of it is asked for."""
     filter_ = EVERYTHING if asked is Meta.TOTAL_COUNT else of.query.of_table
     return count(of.collection, filter_, scope)

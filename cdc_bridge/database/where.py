@@ -49,7 +49,7 @@ from cdc_bridge.model.table import NULL, array, member_name
 
 
 def table(collection: Collection, alias: str) -> sql.Composed:
-    """ONLY, since what inherits from a table without being its partition is not captured either."""
+    """Return a FROM item of a table: ONLY, since tables that inherit without being partitions are not captured."""
     is_partitioned = collection.filenodes[collection.relation_id] == 0
     template = "{} AS {}" if is_partitioned else "ONLY {} AS {}"
     return sql.SQL(template).format(Name(collection.relation.schema, collection.relation.name), Name(alias))
@@ -112,7 +112,7 @@ FALSE = sql.SQL("FALSE")
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The surroundings of a statement: the tables that there are, what time it is, and who asks.
+    """The surroundings of a statement: the catalog, the time and the security context.
 
     `of_versions`: the filter is evaluated on row versions. PostgreSQL does not apply policies to these by itself.
     """
@@ -135,7 +135,7 @@ class Scope:
 
 
 def where(filter_: Filter, alias: str, scope: Scope) -> sql.Composable:
-    """The condition for the row that goes by `alias`. Tables inside of it go by longer names."""
+    """Return the condition for the row named `alias`. Tables inside of it have longer names."""
     match filter_:
         case And(parts):
             ordered = sorted(parts, key=_is_asked_by_a_client) if scope.of_versions else parts
@@ -154,8 +154,8 @@ def where(filter_: Filter, alias: str, scope: Scope) -> sql.Composable:
 
 
 def _is_asked_by_a_client(filter_: Filter) -> bool:
-    """It comes last: of a row that may not be seen it must not even fail, or take long. PostgreSQL sees to that in
-    tables, where policies are its own.
+    """Whether a client asks for this part. It comes last: for a hidden row it must not even fail, or take long.
+    PostgreSQL does the same in tables, where policies are its own.
     """
     return not isinstance(filter_, Required) and not any(isinstance(leaf, Policy) for leaf in leaves(filter_))
 
@@ -172,7 +172,7 @@ def link(reference: Reference, source: str, alias: str, scope: Scope) -> sql.Com
 
 
 def has_now(filter_: Filter) -> bool:
-    """Whether it means something else with each moment."""
+    """Whether the filter depends on the time."""
     match filter_:
         case Comparison(values=values):
             return any(isinstance(value, Now) for value in values)
@@ -186,7 +186,7 @@ def has_now(filter_: Filter) -> bool:
 
 
 def _policy(policy: Policy, alias: str) -> sql.Composed:
-    """Its names mean the row, which goes by the name of its table there, before they can mean anything around it."""
+    """Evaluate a policy where its names can mean nothing but the row, which is named like its table."""
     return sql.SQL("(SELECT {} FROM (SELECT {}) AS {})").format(
         Verbatim(policy.expression),
         joined(", ", [sql.SQL("{} AS {}").format(Name(alias, c.name), Name(c.name)) for c in policy.columns]),
@@ -213,7 +213,7 @@ def _related(related: Related, alias: str, scope: Scope) -> sql.Composed:
 
 
 def _is_true_of_nulls(filter_: Filter) -> bool:
-    """Whether a row that is not there, so that its columns are NULL, belongs to it. Seldom, and then it costs more."""
+    """Whether a row of NULLs matches, which an outer join has where there is no row. Seldom, and then it costs more."""
     match filter_:
         case Comparison(operator=operator):
             return operator in (Operator.NULL, Operator.EMPTY)

@@ -37,13 +37,7 @@ def test_null_of_a_json_column_may_be_either(type_: PgType) -> None:
         ('"null"', JSONB),
         (" null", JSON),  # PostgreSQL writes NULL without a blank
         ("null", array(JSONB)),
-        ("[]", array(JSONB)),
-        ('[{"a":null}, 1,"["]', array(JSONB)),
         ("null", MIXED),
-        ('{"name":null,"doc":{"a":null}}', MIXED),
-        ('[null,{"name":null,"doc":1}]', array(MIXED)),
-        ('[[{"name":null,"doc":[]}]]', array(MIXED)),
-        ("[null]", array(TEXT)),
     ],
 )
 def test_image_that_is_the_row_stays_what_it_is(value: str, type_: PgType) -> None:
@@ -53,11 +47,13 @@ def test_image_that_is_the_row_stays_what_it_is(value: str, type_: PgType) -> No
 @pytest.mark.parametrize(
     ("value", "type_"),
     [
+        ("[]", array(JSONB)),
         ("[1,null]", array(JSONB)),
         ("[1, null ]", array(JSON)),
         ("[[1]]", array(JSONB)),  # two dimensions, or a list in one
         ('{"name":"a","doc":null}', MIXED),
         ('{"name":"a"}', MIXED),
+        ('{"name":"a","doc":1}', MIXED),
         ('[{"name":"a","doc":1},{"name":"a","doc":null}]', array(MIXED)),
         ('[[{"name":"a","doc":null}]]', array(MIXED)),
         ('"{1}"', array(JSONB)),  # the column had another type then
