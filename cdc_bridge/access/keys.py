@@ -80,7 +80,13 @@ def public(text: str) -> Key:
 
     Raises `SettingsError`, which repeats nothing of what was read.
     """
-    pem = text.replace("\\n", "\n") if "-----BEGIN" in text else _read(text)  # environment variables have one line
+    if "-----BEGIN" in text:
+        pem = text.replace("\\n", "\n")  # environment variables have one line
+    else:
+        try:
+            pem = Path(text).read_text(encoding="utf-8")
+        except (OSError, ValueError):
+            raise SettingsError("jwt_public_key is neither PEM text nor the name of a readable file") from None
     if "PRIVATE KEY-----" in pem:
         raise SettingsError("jwt_public_key is a private key, which only the issuer may have: give the public one")
     try:
@@ -108,17 +114,10 @@ def published(text: bytes) -> tuple[Key, ...]:
     return tuple(key for key in keys if key is not None)
 
 
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        raise SettingsError("jwt_public_key is neither PEM text nor the name of a readable file") from None
-
-
 def _from_jwk(jwk: Mapping[str, Any]) -> Key | None:
-    family = _FAMILIES.get(str(jwk.get("kty")))
-    kid = jwk.get("kid")
-    if family is None or not _is_for_signatures(jwk) or not isinstance(kid, str | None):
+    family, kid, operations = _FAMILIES.get(str(jwk.get("kty"))), jwk.get("kid"), jwk.get("key_ops", ["verify"])
+    is_for_signatures = jwk.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
+    if family is None or not is_for_signatures or not isinstance(kid, str | None):
         return None
     try:
         material = family.from_jwk(dict(jwk))
@@ -126,11 +125,6 @@ def _from_jwk(jwk: Mapping[str, Any]) -> Key | None:
         return None
     algorithm = _algorithm(material)
     return Key(algorithm, material, kid) if algorithm and jwk.get("alg", algorithm) == algorithm else None
-
-
-def _is_for_signatures(jwk: Mapping[str, Any]) -> bool:
-    operations = jwk.get("key_ops", ["verify"])
-    return jwk.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
 
 
 def _algorithm(material: object) -> str | None:
@@ -199,10 +193,17 @@ class PublishedKeys:
         try:
             found = published(await self._fetch())
         except (OSError, ValueError) as error:
-            self._log_failure(error)
+            if not self._is_failing:
+                log.warning(
+                    "cannot read the issuer's keys: known keys stay valid, others are refused",
+                    extra=facts(reason=_reason(error), known=len(self._keys)),
+                )
+            self._is_failing = True
         else:
-            self._log_success(found)
-            self._keys = found
+            if self._is_failing or {key.kid for key in found} != {key.kid for key in self._keys} or not found:
+                level = logging.INFO if found else logging.WARNING
+                log.log(level, "the issuer's keys were read", extra=facts(usable=len(found)))
+            self._is_failing, self._keys = False, found
         finally:
             self._is_reading = False
             self._read.set()
@@ -219,23 +220,6 @@ class PublishedKeys:
             raise TimeoutError(f"no answer within {self._within_s:g} s")
         call, self._call = self._call, None
         return call.result()
-
-    def _log_failure(self, error: Exception) -> None:
-        if not self._is_failing:
-            log.warning(
-                "cannot read the issuer's keys: known keys stay valid, others are refused",
-                extra=facts(reason=_reason(error), known=len(self._keys)),
-            )
-        self._is_failing = True
-
-    def _log_success(self, found: Sequence[Key]) -> None:
-        if self._is_failing or {key.kid for key in found} != {key.kid for key in self._keys} or not found:
-            log.log(
-                logging.INFO if found else logging.WARNING,
-                "the issuer's keys were read",
-                extra=facts(usable=len(found)),
-            )
-        self._is_failing = False
 
 
 def _retrieve(call: asyncio.Future[bytes]) -> None:

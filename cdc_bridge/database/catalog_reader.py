@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.admin.mode import STANDBY
@@ -78,8 +78,7 @@ class PooledCatalogReader:
         self._is_standby = False
         self._is_checked = False
         self._incomplete: dict[Relation, Tree] = {}
-        self._forbidden: set[Relation] = set()
-        self._reported: set[tuple[Relation, type[Exception]]] = set()
+        self._failed: dict[Relation, Exception] = {}
         self.problems: tuple[str, ...] = ()
 
     async def fingerprint(self) -> str:
@@ -120,17 +119,15 @@ class PooledCatalogReader:
         """
         if not self._is_checked:
             await self._check()
-        self._forbidden &= self._incomplete.keys()
         outcome = Outcome(failed={each: error for each, tree in self._incomplete.items() if (error := objection(tree))})
-        wanted = self._incomplete.keys() - outcome.failed.keys() - self._forbidden
+        forbidden = {each for each, error in self._failed.items() if isinstance(error, errors.InsufficientPrivilege)}
+        wanted = self._incomplete.keys() - outcome.failed.keys() - forbidden
         if wanted:
             try:
                 outcome = await asyncio.to_thread(self._repair, [self._incomplete[each].root.oid for each in wanted])
             except (BridgeError, psycopg.Error) as error:
                 outcome.failed.update(dict.fromkeys(self._incomplete, error))
         self._report(outcome)
-        for relation in outcome.repaired:
-            self._incomplete.pop(relation, None)
         return outcome.repaired
 
     async def _read(self, connection: AsyncConnection[Any]) -> None:
@@ -182,15 +179,13 @@ class PooledCatalogReader:
     def _report(self, outcome: Outcome) -> None:
         """Log each outcome once, and remember which tables are not to be tried again."""
         for relation, error in outcome.failed.items():
-            if isinstance(error, psycopg.errors.InsufficientPrivilege):
-                self._forbidden.add(relation)
-            if (relation, type(error)) not in self._reported:
+            if type(error) is not type(self._failed.get(relation)):
                 log.error("changes are missed", extra=facts(table=str(relation), reason=str(error)))
         for relation in outcome.repaired:
             log.warning("triggers follow a table that has changed", extra=facts(table=str(relation)))
-        lasting = self._incomplete.keys() - set(outcome.repaired)
-        self._reported = {each for each in self._reported if each[0] in lasting}
-        self._reported |= {(relation, type(error)) for relation, error in outcome.failed.items()}
+            self._incomplete.pop(relation, None)
+        failed = {**self._failed, **outcome.failed}
+        self._failed = {relation: error for relation, error in failed.items() if relation in self._incomplete}
 
     def _renamed(self, catalog: Catalog) -> list[Collection]:
         collections: dict[str, Collection] = {}

@@ -117,7 +117,8 @@ class ComparisonParser:
 
     def _list(self, asked: Asked, raw: Any) -> list[Any]:
         """Read an array, the SDK's `"a,b"`, or one value. Values that can contain commas are not split."""
-        if isinstance(raw, str) and not _has_commas(asked.operand.type):
+        type_ = asked.operand.type
+        if isinstance(raw, str) and type_.kind not in (TypeKind.ARRAY, TypeKind.COMPOSITE) and not type_.is_json:
             items = raw.split(",") if raw else []
             raw = items if asked.is_of_text else [item.strip() for item in items]
         if raw is None or raw == []:
@@ -125,10 +126,13 @@ class ComparisonParser:
         return raw if isinstance(raw, list) else [raw]
 
     def _values(self, asked: Asked, given: list[Any]) -> tuple[Operand, tuple[Value, ...]]:
-        operand = asked.operand
-        if isinstance(operand, Path) and asked.operator not in operators.PATTERNS and all(map(_is_number, given)):
+        """Values have the type of the field, but patterns are text and shapes are GeoJSON."""
+        operand, is_pattern = asked.operand, asked.operator in operators.PATTERNS
+        if isinstance(operand, Path) and not is_pattern and all(map(_is_number, given)):
             operand = replace(operand, type=operators.NUMERIC)
-        type_ = _type_of_values(asked.operator, operand.type)
+        type_ = operators.TEXT if is_pattern and asked.is_of_text else operand.type
+        if asked.operator in operators.INTERSECTION:
+            type_ = GEOJSON
         return operand, tuple([self._value(asked, type_, value) for value in given])
 
     def _value(self, asked: Asked, type_: PgType, value: Any) -> Value:
@@ -156,13 +160,6 @@ def _wanted(asked: Asked) -> str:
     return "GeoJSON" if asked.operator in operators.INTERSECTION else f'a value of type "{_word(asked)}"'
 
 
-def _type_of_values(operator: Operator, type_: PgType) -> PgType:
-    """Values have the type of the field, but patterns are text and shapes are GeoJSON."""
-    if operator in operators.INTERSECTION:
-        return GEOJSON
-    return operators.TEXT if operators.is_text(type_) and operator in operators.PATTERNS else type_
-
-
 def _flag(raw: Any, asked: Asked) -> bool:
     flag = _FLAGS.get(raw) if isinstance(raw, str) else raw
     if not isinstance(flag, bool):
@@ -177,33 +174,24 @@ def _is_null(value: Any, asked: Asked) -> bool:
     return value is None
 
 
-def _has_commas(type_: PgType) -> bool:
-    return type_.kind in (TypeKind.ARRAY, TypeKind.COMPOSITE) or type_.is_json
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float, Decimal)) and not isinstance(value, bool)
 
 
 def _coerced(asked: Asked, type_: PgType, value: Any) -> Any:
-    """Turn one element of an array into an array. PostgreSQL's text of an array begins with `{`."""
+    """Read GeoJSON, and turn one element of an array into an array. PostgreSQL's text of an array begins with `{`."""
     _check_digits(value)
     is_claimed = isinstance(value, Claimed)
     value = str(value) if is_claimed else value  # what decodes and encodes takes no other kind of str
     if asked.operator in operators.INTERSECTION:
-        return _shape(value)
+        shape = decode_exact(value) if isinstance(value, str) else value
+        if not isinstance(shape, dict) or not isinstance(shape.get("type"), str):  # PostGIS checks the rest
+            raise ValueError("not GeoJSON")
+        return shape
     if type_.kind is not TypeKind.ARRAY or asked.operator not in operators.PATTERNS:
         return value
     is_whole = isinstance(value, list) or (isinstance(value, str) and value.startswith("{") and not is_claimed)
     return value if is_whole else [value]
-
-
-def _shape(value: Any) -> Any:
-    """Read GeoJSON, or the JSON text of it. PostGIS checks the shape itself."""
-    shape = decode_exact(value) if isinstance(value, str) else value
-    if not isinstance(shape, dict) or not isinstance(shape.get("type"), str):
-        raise ValueError("not GeoJSON")
-    return shape
 
 
 def _check_digits(value: Any) -> None:
