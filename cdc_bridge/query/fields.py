@@ -75,7 +75,10 @@ class FieldsParser:
         entries = self._entries(paths, level)
         for word in level.deep:
             if word not in DEEP and word != _ALIAS and (word not in entries or entries[word].reference is None):
-                raise _not_deep(word, level)
+                if word.startswith("_"):
+                    raise invalid_query(f'"{word[:100]}" is not a known parameter of "deep"')
+                place = joined(level.path, word)
+                raise invalid_query(f'"deep" has "{place}", but "fields" asks for no rows of such a relation')
         return Projection(tuple(Output(name, self._source(name, entry, level)) for name, entry in entries.items()))
 
     def _entries(self, paths: Iterable[str], level: _Level) -> dict[str, _Entry]:
@@ -83,30 +86,21 @@ class FieldsParser:
         of_parents: dict[str, None] = {}
         for path in paths:
             name, below = forms.step(path, level.collection)
-            if name == "*":
-                self._add_columns(entries, level)
-                if below is not None:
-                    _check_depth(level, 1 + below.count("."))  # also where the tables end earlier
-                    of_parents[below] = None
-            else:
+            if name != "*":
                 self._add(entries, name, below, level)
-        if of_parents:
-            self._add_parents(entries, of_parents, level)
-        return entries
-
-    def _add_columns(self, entries: dict[str, _Entry], level: _Level) -> None:
-        for column in level.collection.columns:
-            self._entry(entries, column.name, _Entry(Field(column)))
-
-    def _add_parents(self, entries: dict[str, _Entry], below: dict[str, None], level: _Level) -> None:
-        """Expand `*.name` to every foreign key of the table. One to a table that is not attached stays a column."""
-        for column in level.collection.columns:
+                continue
+            for column in level.collection.columns:
+                self._entry(entries, column.name, _Entry(Field(column)))
+            if below is not None:
+                _check_depth(level, 1 + below.count("."))  # also where the tables end earlier
+                of_parents[below] = None
+        # `*.name` names every foreign key of the table. One to a table that is not attached stays a column.
+        for column in level.collection.columns if of_parents else ():
             reference = level.collection.by_reference.get(column.name)
-            entry = entries[column.name]
-            is_known = reference is not None and reference.target_id in self._catalog.by_relation_id
-            if is_known and reference is not None and not reference.is_many:
-                entry.reference = reference
-                entry.below.update(below)
+            if reference and not reference.is_many and reference.target_id in self._catalog.by_relation_id:
+                entries[column.name].reference = reference
+                entries[column.name].below.update(of_parents)
+        return entries
 
     def _add(self, entries: dict[str, _Entry], name: str, below: str | None, level: _Level) -> None:
         """Add what one path names. A bare foreign key is its column, a bare relation to many rows is their keys."""
@@ -121,7 +115,7 @@ class FieldsParser:
                 entry.below[below] = None
             return
         if (counted := forms.counted(meant, level.collection)) is not None:
-            key = name if meant != name else forms.key_of_count(name)
+            key = name if meant != name else meant.removeprefix("count(").removesuffix(")") + "_count"
             self._entry(entries, key, _Entry(counted=counted))
             return
         found = forms.find_field(meant, level.collection, level.path)
@@ -162,23 +156,21 @@ class FieldsParser:
         inner = _Level(target, path, alias, deep, level.depth + 1)
         projection = self._projection(below or target.key, inner)
         if not reference.is_many:
-            _check_one(deep, path)
+            for word in deep:
+                if word in DEEP:
+                    raise invalid_query(f'"deep" has "{word}" for "{path}", which is one row, not many')
             return Nested(reference, projection)
-        return self._many(reference, projection, is_bare=is_bare, level=inner)
-
-    def _many(self, reference: Reference, projection: Projection, *, is_bare: bool, level: _Level) -> Nested:
-        deep, prefix = level.deep, f"deep.{level.path}."
+        prefix = f"deep.{path}."
         limit, _ = forms.limit(deep.get("_limit"), self._limits, f"{prefix}_limit")
-        collection = level.collection
-        condition = self._filters.parse(deep.get("_filter"), collection, level.path, f"{prefix}_filter")
-        term = self._filters.search(deep.get("_search"), collection, f"{prefix}_search")
-        sort = forms.parse_sort(deep.get("_sort"), collection, self._catalog, level.path, f"{prefix}_sort")
+        condition = self._filters.parse(deep.get("_filter"), target, path, f"{prefix}_filter")
+        term = self._filters.search(deep.get("_search"), target, f"{prefix}_search")
+        sort = forms.parse_sort(deep.get("_sort"), target, self._catalog, path, f"{prefix}_sort")
         return Nested(
             reference,
             projection,
             is_bare=is_bare,
             filter=all_of([condition, term]),
-            sort=total_order(sort, collection),
+            sort=total_order(sort, target),
             limit=limit,
             offset=forms.offset(deep.get("_offset"), deep.get("_page"), limit, f"{prefix}_"),
         )
@@ -202,18 +194,6 @@ def _alias(raw: Any, collection: Collection, path: str, parameter: str) -> dict[
 def _check_depth(level: _Level, more: int) -> None:
     if level.depth + more >= forms.DEPTH_MAX:
         raise invalid_query(f'"fields" goes deeper than {forms.DEPTH_MAX} levels')
-
-
-def _check_one(deep: dict[str, Any], path: str) -> None:
-    for word in deep:
-        if word in DEEP:
-            raise invalid_query(f'"deep" has "{word}" for "{path}", which is one row, not many')
-
-
-def _not_deep(word: str, level: _Level) -> RequestError:
-    if word.startswith("_"):
-        return invalid_query(f'"{word[:100]}" is not a known parameter of "deep"')
-    return invalid_query(f'"deep" has "{joined(level.path, word)}", but "fields" asks for no rows of such a relation')
 
 
 def _too_many() -> RequestError:

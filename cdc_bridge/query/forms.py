@@ -93,18 +93,14 @@ def offset(raw_offset: Any, raw_page: Any, rows: int, prefix: str = "") -> int:
 
 
 def integer(raw: Any, parameter: str, *, at_least: int) -> int:
-    value = _whole(raw)
+    value = None
+    if isinstance(raw, str):
+        value = int(raw) if _DECIMAL.fullmatch(raw) else None
+    elif isinstance(raw, (int, float, Decimal)) and not isinstance(raw, bool) and -(2**63) < raw < 2**63:
+        value = int(raw) if raw == int(raw) else None
     if value is None or not at_least <= value < 2**63:
         raise invalid_query(f'"{parameter}" has to be an integer of {at_least} or more')
     return value
-
-
-def _whole(raw: Any) -> int | None:
-    if isinstance(raw, str):
-        return int(raw) if _DECIMAL.fullmatch(raw) else None
-    if isinstance(raw, (float, Decimal)):
-        return int(raw) if -(2**63) < raw < 2**63 and raw == int(raw) else None
-    return raw if isinstance(raw, int) and not isinstance(raw, bool) else None
 
 
 def shown(raw: Any) -> str:
@@ -126,7 +122,17 @@ def find_field(name: str, collection: Collection, path: str = "") -> Field:
     call = _CALL.fullmatch(name)
     if call is None:
         raise forbidden_field(name, collection.name, path)
-    return _called(call[1], call[2], collection, path)
+    word, argument = call[1], call[2]
+    function, column = _FUNCTIONS.get(word), collection.by_name.get(argument)
+    if function is None:
+        raise invalid_query(f'"{word[:100]}" is not a known function')
+    if column is None:
+        if function is Function.COUNT and argument in collection.by_reference:
+            raise invalid_query(f'"count({argument[:100]})", of a relation, can be used in "fields" and "sort" only')
+        raise forbidden_field(argument, collection.name, path)
+    if function not in operators.functions(column.type):
+        raise invalid_query(f'"{column.type.name}" field type of "{column.name}" does not have the "{word}" function')
+    return Field(column, function)
 
 
 def counted(name: str, collection: Collection) -> Reference | None:
@@ -158,13 +164,6 @@ def key_of(field: Field) -> str:
     return field.column.name if field.function is None else f"{field.column.name}_{field.function.value}"
 
 
-def key_of_count(name: str) -> str:
-    """Return the member of a row that has `count(messages)`: `messages_count`."""
-    call = _CALL.fullmatch(name)
-    assert call is not None
-    return f"{call[2]}_{call[1]}"
-
-
 def target(reference: Reference, collection: Collection, catalog: Catalog, path: str = "") -> Collection:
     """Return the collection that a relation leads to. One that is not attached reads like one that does not exist."""
     found = catalog.by_relation_id.get(reference.target_id)
@@ -182,21 +181,6 @@ def below_plain(name: str, collection: Collection, path: str = "") -> RequestErr
 
 def joined(path: str, name: str) -> str:
     return f"{path}.{name[:100]}" if path else name[:100]
-
-
-def _called(word: str, argument: str, collection: Collection, path: str) -> Field:
-    function = _FUNCTIONS.get(word)
-    if function is None:
-        raise invalid_query(f'"{word[:100]}" is not a known function')
-    column = collection.by_name.get(argument)
-    if column is None:
-        reference = collection.by_reference.get(argument)
-        if function is Function.COUNT and reference is not None:
-            raise invalid_query(f'"count({argument[:100]})", of a relation, can be used in "fields" and "sort" only')
-        raise forbidden_field(argument, collection.name, path)
-    if function not in operators.functions(column.type):
-        raise invalid_query(f'"{column.type.name}" field type of "{column.name}" does not have the "{word}" function')
-    return Field(column, function)
 
 
 # --- sort ---

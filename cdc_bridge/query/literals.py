@@ -49,9 +49,7 @@ class Literals:
         try:
             return Literal(normalize_literal(type_, value))
         except NotNative:
-            return self._look_up(type_, encode_exact(value))
-
-    def _look_up(self, type_: PgType, text: str) -> Literal:
+            text = encode_exact(value)
         if _OF_TIME.search(type_.name) and _PASSING.search(text):
             raise ValueError("a word that means another moment each time; $NOW is asked for with each change")
         if (type_, text) not in self.known:
@@ -81,7 +79,9 @@ def normalize_literal(type_: PgType, value: Any) -> bytes:
     if type_.kind is TypeKind.ARRAY and type_.element is not None:
         return _array(type_.element, value)
     if type_.labels:
-        return _enum(type_.labels, value)
+        if value not in type_.labels:
+            raise ValueError("not one of " + ", ".join(type_.labels[:20]))
+        return msgspec.json.encode(value)
     by_name = _NORMALIZERS.get(type_.name)
     if by_name is None:
         raise NotNative
@@ -206,12 +206,6 @@ def _stamp(zone: str) -> Callable[[Any], bytes]:
         return f'"{found[1]}T{found[2] or "00:00"}{seconds}{zone}"'.encode()
 
     return normalize_stamp
-
-
-def _enum(labels: tuple[str, ...], value: Any) -> bytes:
-    if value not in labels:
-        raise ValueError("not one of " + ", ".join(labels[:20]))
-    return msgspec.json.encode(value)
 
 
 def _array(element: PgType, value: Any) -> bytes:
