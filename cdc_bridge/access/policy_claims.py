@@ -24,7 +24,7 @@ known names leaves less doubt than a grammar of unknown ones.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeAlias
@@ -46,7 +46,7 @@ class SqlFunction:
     name: str
     result: str
     body: str
-    settings: tuple[str, ...] = ()
+    settings: Sequence[str] = ()
 
 
 def claim_functions(functions: Iterable[SqlFunction]) -> frozenset[FunctionName]:

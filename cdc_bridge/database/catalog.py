@@ -28,7 +28,7 @@ from cdc_bridge.model.catalog import (
 )
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import NotInstalled
-from cdc_bridge.statements import statement
+from cdc_bridge.statements import TypedQuery, statement
 
 _KINDS = {
     "bigint": TypeKind.QUOTED,
@@ -86,13 +86,11 @@ async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
 
 async def fetch(conn: AsyncConnection[Any], query: str, schema: str, **parameters: Any) -> tuple[str, ...]:
     """Return the one row of a query about attached tables. Raises `NotInstalled` if our schema is not there."""
-    async with conn.cursor(row_factory=tuple_row) as cursor:
-        named = {**ours(schema), "partition_prefix": PARTITION_PREFIX, **parameters}
-        await cursor.execute(_query(query, schema), named)
-        row = await cursor.fetchone()
-    if row is None:
+    named = {**ours(schema), "partition_prefix": PARTITION_PREFIX, **parameters}
+    rows = await TypedQuery(_query(query, schema), named, tuple_row).all_async(conn)
+    if not rows:
         raise NotInstalled(schema)
-    return tuple(map(str, row))
+    return tuple(map(str, rows[0]))
 
 
 @cache

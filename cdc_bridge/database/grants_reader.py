@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 from psycopg import AsyncConnection, errors
-from psycopg.rows import tuple_row
+from psycopg.rows import args_row, scalar_row
 
 from cdc_bridge.access.policy_claims import SqlFunction, claim_functions
 from cdc_bridge.admin.problems import role_problems
 from cdc_bridge.database.catalog import fetch
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Access, RowPolicy, TableAccess
-from cdc_bridge.statements import statement
+from cdc_bridge.statements import TypedQuery, statement
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class _PolicyRow(msgspec.Struct):
     digest: str
 
 
+_CLAIM_FUNCTIONS = TypedQuery(statement("queries/claim_functions"), {}, args_row(SqlFunction))
+_TIME_ZONE = TypedQuery(statement("queries/time_zone"), {}, scalar_row)
 _decode_tables = msgspec.json.Decoder(list[_TableRow]).decode
 _decode_policies = msgspec.json.Decoder(list[_PolicyRow]).decode
 
@@ -80,12 +82,7 @@ class AccessReader:
             policies_of = None if row.policies is None else tuple([known[oid] for oid in row.policies])
             columns = None if row.columns is None else frozenset(row.columns)
             access.setdefault(row.reader, {})[row.table] = TableAccess(columns, policies_of)
-        functions = [
-            SqlFunction(schema, name, result, body, tuple(settings))
-            for schema, name, result, body, settings in (
-                await _rows(connection, "queries/claim_functions") if rows else ()
-            )
-        ]
+        functions = await _CLAIM_FUNCTIONS.all_async(connection) if rows else []
         found = Access(access, claim_functions(functions))
         self._report(role_problems(self._roles, found))
         if rows:
@@ -100,7 +97,7 @@ class AccessReader:
 
     async def _report_time_zone(self, connection: AsyncConnection[Any]) -> None:
         """Warn once for each zone that policies see UTC: the statements that apply them write values in UTC."""
-        ((zone, *_),) = await _rows(connection, "queries/time_zone")
+        (zone,) = await _TIME_ZONE.all_async(connection)
         if zone not in (*UTC, self._time_zone):
             log.warning(
                 "policies reckon days in UTC, not in the time zone of the database", extra=facts(time_zone=zone)
@@ -149,12 +146,6 @@ async def _texts_at_once(connection: AsyncConnection[Any], oids: Sequence[int], 
         await connection.execute(statement("queries/limit_lock"), {"limit": limit})
         cursor = await connection.execute(statement("queries/policies"), {"oids": oids})
         return {oid: (text, text_digest) for oid, text_digest, text in await cursor.fetchall()}
-
-
-async def _rows(connection: AsyncConnection[Any], query: str) -> list[tuple[Any, ...]]:
-    async with connection.cursor(row_factory=tuple_row) as cursor:
-        await cursor.execute(statement(query))
-        return await cursor.fetchall()
 
 
 def _policy(row: _PolicyRow, expression: str | None) -> RowPolicy:
