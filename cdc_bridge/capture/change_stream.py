@@ -186,7 +186,7 @@ class _Turns:
         self._now_s = time.monotonic()
         for payload in payloads:
             await self._take(payload)
-        if self._now_s >= self._due_s or self._gate.is_busy() or position.bulk_reads:
+        if self._now_s >= self._due_s or self._gate.is_busy or position.bulk_reads:
             await self._do_what_is_due()
         return position.take()
 
@@ -224,13 +224,14 @@ class _Turns:
                 self._notified_gaps.owe(Gap(str(error)))
                 await self._read()
             return
-        if isinstance(item, Heartbeat):
+        if isinstance(item, Inline):
+            if self._monitor.is_proven:
+                self._take_inline(*item)
+        elif isinstance(item, Heartbeat):
             if self._monitor.is_ours(item):
                 await self._take_heartbeat(item)
         elif item is None or not self._monitor.is_proven:
             pass
-        elif isinstance(item, Inline):
-            self._take_inline(*item)
         elif isinstance(item, Wake):
             if item.is_shut:
                 self._gate.shut()
@@ -259,14 +260,14 @@ class _Turns:
         self._position.emit(beat)
 
     def _take_inline(self, change: Change, gate: int) -> None:
-        self._gate.count(1, self._now_s)
-        if not self._gate.takes(gate, self._now_s) or self._position.bulk_reads:
+        position = self._position
+        if not self._gate.takes(gate, self._now_s) or position.bulk_reads:
             self._read_due_s = self._due_s = 0
-        elif fresh := self._position.deliver_inline(change):
+        elif fresh := position.journal.deliver(change):
             if change.relation_id not in self._durable_since:
                 self._note_durable({change.relation_id}, None)
-            self._position.emit(fresh)
-            if self._position.is_long:
+            position.pending.append(fresh)
+            if position.is_long:
                 self._read_due_s = self._due_s = 0
 
     async def _take_live(self, change: Change) -> None:

@@ -63,6 +63,7 @@ class Gate:
     quiet_s: float = 1
     window_s: float = 0.2
     state: GateState = GateState.SHUT
+    is_busy: bool = False
     _value: int | None = None
     _younger: int = 0
     _trusted_until_s: float = 0
@@ -79,11 +80,10 @@ class Gate:
             self._per_s = self._window_count / max(self.window_s, now_s - self._window_start_s)
             self._window_start_s, self._window_count = now_s, 0
         self._window_count += changes
-        if max(self._per_s, self._window_count / self.window_s) > self.quiet_per_s:
+        per_s = max(self._per_s, self._window_count / self.window_s)
+        self.is_busy = per_s > self.busy_per_s
+        if per_s > self.quiet_per_s:
             self._busy_at_s = now_s
-
-    def is_busy(self) -> bool:
-        return max(self._per_s, self._window_count / self.window_s) > self.busy_per_s
 
     def is_quiet(self, now_s: float) -> bool:
         return now_s - self._busy_at_s > self.quiet_s
@@ -116,7 +116,10 @@ class Gate:
             self.state = GateState.OPEN
 
     def takes(self, value: int, now_s: float) -> bool:
-        """Return whether an inline change whose writer found this value can be delivered before the log is read."""
+        """Count an inline change whose writer found this value. Return whether it can be delivered before the log is
+        read.
+        """
+        self.count(1, now_s)
         if self._value is not None and value > self._value:
             self.shut()
         return self.is_trusted(now_s)
@@ -156,13 +159,13 @@ class GateController:
         if self._session.listener is None:
             return False
         is_shut = self._gate.state is GateState.SHUT
-        if self._gate.is_busy():
+        if self._gate.is_busy:
             return not is_shut or now_s - self._shut_s > SHUT_AGAIN_S
         return is_shut and not self._position.bulk_reads and self._gate.is_quiet(now_s)
 
     async def steer(self) -> bool:
         """Shut the gate where it is busy, else open it. Return whether the log has to be read now."""
-        return await (self._shut() if self._gate.is_busy() else self._open())
+        return await (self._shut() if self._gate.is_busy else self._open())
 
     async def _shut(self) -> bool:
         """Say it first, then do it: a writer that finds the gate shut commits after all bridges could know."""

@@ -22,7 +22,7 @@ Versions: a new decoder is released before the trigger that writes the new form,
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -57,9 +57,6 @@ def heartbeat(sender: str, beat: int) -> str:
     """The head of a heartbeat; the database appends its snapshot."""
     return f"{VERSION} H {sender} {beat}\n"
 
-
-RowTexts: TypeAlias = tuple[str | None, str | None]
-"""Old and new rows, as the log holds them."""
 
 _decode_inline = msgspec.json.Decoder(tuple[list[Raw], list[Raw]]).decode
 _OPERATIONS = {operation.value: operation for operation in Operation}
@@ -133,39 +130,21 @@ def log_sequence(position: int, xid: int) -> int:
     return position << 64 | xid
 
 
-def wal_position(text: str) -> int:
-    """PostgreSQL's `pg_lsn`, `16/B374D848`, as a number."""
-    high, _, low = text.partition("/")
-    return int(high, 16) << 32 | int(low, 16)
+def logged_rows(written: Iterable[Sequence[Any]], column: int) -> tuple[Row, ...]:
+    """Return the old or the new rows of a change in the log, whose text is in this column of the log's rows.
 
-
-def logged_rows(operation: Operation, texts: Iterable[RowTexts]) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
-    """The old and the new rows of a change in the log: each text is one as an object, or several as an array.
-
-    Raises `PayloadError`.
+    Each text is one row as an object, or several as an array. Raises `ValueError`.
     """
-    old: list[Row] = []
-    new: list[Row] = []
-    try:
-        for old_text, new_text in texts:
-            if old_text:
-                old += _logged_rows(old_text)
-            if new_text:
-                new += _logged_rows(new_text)
-    except (ValueError, msgspec.DecodeError) as error:
-        raise PayloadError(f"a row of the log cannot be read: {error}") from error
-    if operation is Operation.UPDATE and len(old) != len(new):
-        raise PayloadError("an update in the log has an old row without a new one")
-    return tuple(old), tuple(new)
-
-
-def _logged_rows(text: str) -> list[Row]:
-    """Split a single row at once, since the layout of its change needs that anyway."""
-    if text[0] != "{":
-        return split_rows(text)
-    row = Row(Raw(text))
-    _ = row.columns
-    return [row]
+    rows: list[Row] = []
+    for each in written:
+        text = each[column]
+        if not text:
+            continue
+        if text[0] == "{":
+            rows.append(Row(Raw(text)))
+        else:
+            rows += split_rows(text)
+    return tuple(rows)
 
 
 _WAKE = Wake()
@@ -178,16 +157,17 @@ def _inline(words: list[str], body: str) -> Inline | Wake:
         _, letter, seq, xid_text, relation_id, filenode, at, gate = words
         xid = int(xid_text)
         old, new = _decode_inline(body)
+        high, _, low = seq.partition("/")
         change = _made(
             Change,
             (
                 _OPERATIONS[letter],
-                log_sequence(wal_position(seq), xid),
+                (int(high, 16) << 32 | int(low, 16)) << 64 | xid,  # see `log_sequence`
                 xid,
                 int(relation_id),
                 int(filenode),
-                _rows(old),
-                _rows(new),
+                tuple(map(Row, old)),
+                tuple(map(Row, new)),
                 int(at),
                 None,
             ),
@@ -196,10 +176,6 @@ def _inline(words: list[str], body: str) -> Inline | Wake:
         return inline
     except (ValueError, KeyError, msgspec.DecodeError, RecursionError):
         return _WAKE
-
-
-def _rows(raws: list[Raw]) -> tuple[Row, ...]:
-    return tuple([Row(raw) for raw in raws]) if raws else ()
 
 
 def _old_and_new(operation: Operation, rows: list[Row]) -> tuple[list[Row], list[Row]]:

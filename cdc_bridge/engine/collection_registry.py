@@ -50,12 +50,11 @@ class Source(NamedTuple):
         The order of the names counts: it is all that shows when two columns have exchanged their names.
         """
         rows = change.new or change.old
-        if not rows:
-            return (
-                change.operation is Operation.TRUNCATE or change.filenode == self.filenode
-            )  # TRUNCATE always brings new storage
+        if change.filenode != self.filenode or not rows:
+            # TRUNCATE always brings new storage
+            return not rows and (change.operation is Operation.TRUNCATE or change.filenode == self.filenode)
         names = tuple(rows[0].columns)
-        return change.filenode == self.filenode and (names == self.names or not names)
+        return names == self.names or not names
 
 
 class CollectionRegistry:

@@ -96,7 +96,13 @@ class Dispatcher:
                     case _:
                         assert_never(item)
         finally:
-            self._publisher.flush()
+            self._flush()
+
+    def _flush(self) -> None:
+        """Wake the connections that have something to send, and order what has to be read again."""
+        self._publisher.flush()
+        if self._publisher.has_stale:
+            self._scheduler.order([])
 
     async def _turn_over(self, item: Listening | Lost) -> None:
         if isinstance(item, Lost):
@@ -120,13 +126,14 @@ class Dispatcher:
     # --- changes ---
 
     def _take_change(self, change: Change) -> None:
-        source = self._hub.sources.get(change.relation_id)
-        key = change.relation_id if source is None else source.collection.relation_id
+        relation_id = change.relation_id
+        source = self._hub.sources.get(relation_id)
+        key = relation_id if source is None else source.collection.relation_id
         if (
             key in self._drifting
-            or self._catalog.calls_for_catalog(change)
+            or self._catalog.calls_for_catalog(change, source)
             # a detached partition looks like a partition: ask the database
-            or (change.relation_id != key and self._hub.is_followed(key))
+            or (relation_id != key and self._hub.is_followed(key))
         ):
             self._wait_for_catalog(key, change)
         else:
@@ -152,7 +159,7 @@ class Dispatcher:
         except Exception:  # a value that we cannot handle must not end the stream
             log.exception("a change cannot be sent: its subscribers get fresh data")
             readings = self._hub.hold(self._key(change))
-        if readings or self._publisher.has_stale:
+        if readings:
             self._scheduler.order(readings)
         if self._publisher.inquiries:
             self._ask(self._publisher.inquiries)
@@ -194,7 +201,7 @@ class Dispatcher:
         for inquiry in inquiries:
             if inquiry in self._pending:
                 self._answer(inquiry)
-        self._publisher.flush()
+        self._flush()
 
     def _answer(self, inquiry: Inquiry) -> None:
         if not self._publisher.is_current(inquiry):
@@ -258,11 +265,12 @@ class Dispatcher:
             await self._look_at_catalog([change for queue in queues.values() for change in queue])
             for key, looked_for in queues.items():
                 self._go_on(key, len(looked_for))
-            self._publisher.flush()
+            self._flush()
 
     async def _look_at_catalog(self, changes: Sequence[Change]) -> None:
         await self._catalog.confirm(changes)
-        if any(self._catalog.calls_for_catalog(change) for change in changes):
+        sources = self._hub.sources
+        if any(self._catalog.calls_for_catalog(change, sources.get(change.relation_id)) for change in changes):
             await self._catalog.refresh_until_done()
 
     def _go_on(self, key: int, looked_for: int) -> None:
@@ -273,7 +281,7 @@ class Dispatcher:
             self._overflowed.remove(key)
             self._scheduler.order(self._hub.hold(key))
         for change in queue[:looked_for]:
-            self._catalog.note(change)
+            self._catalog.note(change, self._hub.sources.get(change.relation_id))
             self._dispatch(change)
         for change in queue[looked_for:]:
             self._take_change(change)

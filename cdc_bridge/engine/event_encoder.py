@@ -21,7 +21,7 @@ from cdc_bridge.model.filter import EVERYTHING
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind, Projection, Reason, SortKey, Subscription, Transaction
-from cdc_bridge.model.table import NULL, RowEncoder, Table
+from cdc_bridge.model.table import NULL, RowEncoder, Table, row_encoder
 
 EncodingKey: TypeAlias = tuple[Projection, SecurityContext, bool]
 """The outputs, the context that sees them, and whether they are of old rows."""
@@ -44,10 +44,10 @@ class EventEncoder:
     __slots__ = (
         "_change",
         "_event_position",
-        "_every_new",
-        "_every_old",
-        "_keys",
+        "_every",
         "_nested_values",
+        "_new_keys",
+        "_old_keys",
         "_rekeyed",
         "_some",
         "_table",
@@ -64,10 +64,10 @@ class EventEncoder:
         self._table = table
         self._event_position = event_position
         self._nested_values = nested_values
-        self._every_old: dict[RowEncoder, tuple[bytes, ...]] = {}
-        self._every_new: dict[RowEncoder, tuple[bytes, ...]] = {}
-        self._some: dict[Hashable, dict[int, bytes]] = {}
-        self._keys: dict[bool, list[bytes]] = {}
+        self._every: dict[tuple[RowEncoder, bool], tuple[bytes, ...]] = {}
+        self._some: dict[Hashable, dict[int, bytes]] | None = None
+        self._old_keys: list[bytes] | None = None
+        self._new_keys: list[bytes] | None = None
         self._rekeyed: frozenset[int] | None = None
 
     def events(self, subscription: Subscription, matches: Matches | None = None) -> tuple[Event, ...]:
@@ -75,18 +75,23 @@ class EventEncoder:
 
         `matches` is what its filter lets through; None: everything.
         """
-        old, new = self._change.old, self._change.new
+        operation, _, _, _, _, old, new, *_ = self._change
+        if operation is Operation.INSERT and len(new) == 1 and subscription.is_plain:  # most changes: the short way
+            if EventKind.CREATE not in subscription.wanted or not (matches is None or matches.new):
+                return ()
+            rows = self._encode_all(row_encoder(subscription.query.projection), of_old=False)
+            return (Event(EventKind.CREATE, rows, event_position=self._event_position),)
         if subscription.query.aggregate is not None:
             return _figures(subscription)
-        if self._change.operation is Operation.TRUNCATE:
+        if operation is Operation.TRUNCATE:
             return self._truncate(subscription)
         if subscription.item is not None:
             matches = self._of_item(subscription.item, matches or self._every_row())
         if old and new:
             return self._updates(subscription, matches)
-        kind, rows = (EventKind.CREATE, new) if new else (EventKind.DELETE, old)
+        kind, written = (EventKind.CREATE, new) if new else (EventKind.DELETE, old)
         matched = matches and (matches.new if new else matches.old)
-        positions = range(len(rows)) if matched is None or len(matched) == len(rows) else matched
+        positions = range(len(written)) if matched is None or len(matched) == len(written) else matched
         if not positions or kind not in subscription.wanted:
             return ()
         event = self._event(kind, positions, None, subscription, matches)
@@ -212,31 +217,43 @@ class EventEncoder:
 
     def _keys_of(self, *, of_old: bool) -> list[bytes]:
         """Return the keys of all rows. The collection has a key."""
-        keys = self._keys.get(of_old)
-        if keys is None:
-            assert self._table.key is not None
-            keys = self._keys[of_old] = list(map(self._table.key, self._change.old if of_old else self._change.new))
-        return keys
+        key = self._table.key
+        assert key is not None
+        if of_old:
+            if self._old_keys is None:
+                self._old_keys = list(map(key, self._change.old))
+            return self._old_keys
+        if self._new_keys is None:
+            self._new_keys = list(map(key, self._change.new))
+        return self._new_keys
 
     def _rows(self, subscription: Subscription, positions: Positions, *, of_old: bool) -> Sequence[bytes]:
         """Return the rows at these positions as the subscription shows them."""
         projection = subscription.query.projection
-        encoder = self._table.encoder(projection)
+        encoder = row_encoder(projection)
         rows = self._change.old if of_old else self._change.new
         if not projection.is_flat:
             shown = projection, subscription.asked_by, of_old
             nested_values = self._nested_values[shown]
             return self._encoded(shown, positions, lambda i: encoder.complete(rows[i], nested_values[i]))
-        known = self._every_old if of_old else self._every_new
-        every = known.get(encoder)
+        if isinstance(positions, range):
+            return self._encode_all(encoder, of_old=of_old)
+        if every := self._every.get((encoder, of_old)):
+            return [every[i] for i in positions]
+        encode = encoder.for_rows_like(rows[0])
+        return self._encoded((encoder, of_old), positions, lambda i: encode(rows[i]))
+
+    def _encode_all(self, encoder: RowEncoder, *, of_old: bool) -> tuple[bytes, ...]:
+        """Return all rows by a flat projection."""
+        every = self._every.get((encoder, of_old))
         if every is None:
-            encode = encoder.for_rows_like(rows[0])
-            if not isinstance(positions, range):
-                return self._encoded((encoder, of_old), positions, lambda i: encode(rows[i]))
-            every = known[encoder] = tuple(map(encode, rows))
-        return every if isinstance(positions, range) else [every[i] for i in positions]
+            rows = self._change.old if of_old else self._change.new
+            every = self._every[encoder, of_old] = tuple(map(encoder.for_rows_like(rows[0]), rows))
+        return every
 
     def _encoded(self, shown: Hashable, positions: Positions, encode: Callable[[int], bytes]) -> list[bytes]:
+        if self._some is None:
+            self._some = {}
         known = self._some.setdefault(shown, {})
         for i in positions:
             if i not in known:

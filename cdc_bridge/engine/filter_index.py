@@ -180,6 +180,8 @@ class TableIndex(Generic[Member]):
         self._by_every_row: CompactDict[FilterGroup[Member], None] = CompactDict()
         self._by_item: ValueIndex[FilterGroup[Member]] = ValueIndex()
         self._by_key: KeyIndex[FilterGroup[Member]] = KeyIndex()
+        self.unfiltered: Sequence[tuple[FilterGroup[Member], None]] = ()
+        """The groups of `find_matches` where it finds the same for every change: every row of every group."""
 
     def add(self, subscription: Subscription, member: Member) -> None:
         filter_, item = subscription.query.filter, subscription.item
@@ -236,6 +238,7 @@ class TableIndex(Generic[Member]):
             self._by_every_row.put(group, None)
         else:
             self._by_key.add(keys, group)
+        self._note_unfiltered()
         return group
 
     def _drop(self, group: FilterGroup[Member]) -> None:
@@ -246,6 +249,11 @@ class TableIndex(Generic[Member]):
             self._by_every_row.drop(group)
         else:
             self._by_key.remove(group.keys, group)
+        self._note_unfiltered()
+
+    def _note_unfiltered(self) -> None:
+        is_everything = len(self._filters) == 1 and all(group.is_everything for group in self._by_every_row)
+        self.unfiltered = [(group, None) for group in self._by_every_row] if is_everything else ()
 
 
 @lru_cache(PREDICATES_MAX)

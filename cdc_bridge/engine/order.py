@@ -13,7 +13,6 @@ rest of the transaction is not checked.
 from __future__ import annotations
 
 import enum
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -126,58 +125,51 @@ def is_clear(change: Change, key: Callable[[Row], bytes]) -> bool:
     )
 
 
-@dataclass(slots=True, eq=False)
 class TransactionOrders:
     """The orders of transactions that come interleaved, as they do from a log.
 
     Rule: a transaction is kept until a heartbeat proves that all its changes have come (`forget`).
 
-    Bound: `transactions_max` transactions at a time, and `keys_max` keys in all. Policy: past it the transaction that
-    has been silent for longest is not checked any more.
+    Bound: twice `transactions_max` transactions, and twice `keys_max` rows. Policy: whenever so many have come, those
+    that have been silent since the last time are not checked any more.
     """
 
-    key: Callable[[Row], bytes]
-    transactions_max: int = 1000
-    keys_max: int = 20_000
-    _orders: OrderedDict[int, Change | TransactionOrder] = field(default_factory=OrderedDict, init=False)
-    """Of a transaction with one change, which most are, that change."""
-    _rows: dict[int, int] = field(default_factory=dict, init=False)
-    _rows_count: int = field(default=0, init=False)
+    __slots__ = ("_before", "_key", "_keys_max", "_orders", "_rows_count", "_transactions_max")
+
+    def __init__(self, key: Callable[[Row], bytes], transactions_max: int = 1000, keys_max: int = 20_000) -> None:
+        self._key = key
+        self._transactions_max = transactions_max
+        self._keys_max = keys_max
+        self._orders: dict[int, Change | TransactionOrder] = {}
+        """Of a transaction with one change, which most are, that change."""
+        self._before: dict[int, Change | TransactionOrder] = {}
+        self._rows_count = 0
 
     def holds(self, change: Change) -> bool:
-        xid = change.xid
-        order = self._orders.get(xid)
-        rows = len(change.old) + len(change.new)
-        self._rows_count += rows
+        """Whether the change can have happened after the previous ones of its transaction."""
+        operation, _, xid, _, _, old, new, *_ = change
+        orders = self._orders
+        order = orders.get(xid) or self._before.pop(xid, None)
+        self._rows_count += len(old) + len(new)
+        if len(orders) >= self._transactions_max or self._rows_count > self._keys_max:
+            self._before, self._orders, self._rows_count = orders, {}, 0
+            orders = self._orders
         if order is None:
-            self._orders[xid] = change
-            self._rows[xid] = rows
-        else:
-            self._orders.move_to_end(xid)
-            self._rows[xid] += rows
-        if len(self._orders) > self.transactions_max or self._rows_count > self.keys_max:
-            self._forget_silent()
-        if order is None:
-            return change.operation is not Operation.UPDATE or is_clear(change, self.key)
+            orders[xid] = change
+            return operation is not Operation.UPDATE or len(new) == 1 or is_clear(change, self._key)
         if isinstance(order, Change):
-            first, order = order, TransactionOrder(self.key, self.keys_max)
-            self._orders[xid] = order
+            first, order = order, TransactionOrder(self._key, self._keys_max)
             order.holds(first)
+        orders[xid] = order
         return order.holds(change)
 
     def forget(self, snapshot: Snapshot) -> bool:
         """Forget the transactions that `snapshot` sees, all of which has come. Return whether others are left."""
-        for xid in [xid for xid in self._orders if snapshot.sees(xid)]:
-            self._drop(xid)
-        return bool(self._orders)
-
-    def _forget_silent(self) -> None:
-        while len(self._orders) > 1 and (len(self._orders) > self.transactions_max or self._rows_count > self.keys_max):
-            self._drop(next(iter(self._orders)))
-
-    def _drop(self, xid: int) -> None:
-        del self._orders[xid]
-        self._rows_count -= self._rows.pop(xid)
+        self._before = {xid: order for xid, order in self._before.items() if not snapshot.sees(xid)}
+        self._orders = {xid: order for xid, order in self._orders.items() if not snapshot.sees(xid)}
+        if not self._orders:
+            self._rows_count = 0
+        return bool(self._orders or self._before)
 
 
 def _hash(row: Row) -> int:

@@ -35,10 +35,10 @@ REPLY_COST_BYTES = 48
 class Outbox:
     """See the module's docstring. `turns` has each subscriber once for which something waits."""
 
-    __slots__ = ("_bytes_max", "_replies", "is_closed", "size_bytes", "turns")
+    __slots__ = ("_replies", "bytes_max", "is_closed", "size_bytes", "turns")
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._replies: deque[bytes] = deque()
         self.turns: deque[Subscriber] = deque()
         self.size_bytes = 0
@@ -50,7 +50,7 @@ class Outbox:
     def reply(self, frame: bytes) -> bool:
         """Put an answer in front of the events. Return False when there is no room."""
         cost_bytes = len(frame) + REPLY_COST_BYTES
-        if self.is_closed or (self and self.size_bytes + cost_bytes > self._bytes_max):
+        if self.is_closed or (self and self.size_bytes + cost_bytes > self.bytes_max):
             return False
         self.size_bytes += cost_bytes
         self._replies.append(frame)
@@ -77,7 +77,7 @@ class Outbox:
 
     def check(self, outlet: Outlet) -> None:
         """Close the connection if more than `bytes_max` waits."""
-        if self.size_bytes > self._bytes_max and not self.is_closed and not self._is_single():
+        if self.size_bytes > self.bytes_max and not self.is_closed and not self._is_single():
             self.is_closed = True
             outlet.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 

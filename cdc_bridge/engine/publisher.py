@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from cdc_bridge.engine.collection_registry import CollectionRegistry, Source
 from cdc_bridge.engine.dependents import rows_that_show
 from cdc_bridge.engine.event_encoder import EventEncoder
-from cdc_bridge.engine.filter_index import by_context
+from cdc_bridge.engine.filter_index import TableIndex, by_context
 from cdc_bridge.engine.match import Match, find_matches
 from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.engine.pending import Events, Pending
@@ -82,14 +82,16 @@ class Publisher:
         source = self._sources.get(change.relation_id)
         if source is None:
             return []
+        collection = source.collection
+        relation_id = collection.relation_id
         if change.operation is Operation.TRUNCATE:
-            return self._truncate(change, source.collection)
-        relation_id = source.collection.relation_id
+            return self._truncate(change, collection)
         if self._emptied_by:
             self._emptied_by.pop(relation_id, None)
-        readings = self._fan_out(change, source, now_us) if relation_id in self._subscribers.index.tables else []
+        index = self._subscribers.index.tables.get(relation_id)
+        readings = [] if index is None else self._fan_out(change, source, index, now_us)
         if relation_id in self._subscribers.showing:
-            readings += self._make_stale(change, source.collection)
+            readings += self._make_stale(change, collection)
         return readings
 
     def flush(self) -> None:
@@ -100,7 +102,8 @@ class Publisher:
         woken = self._subscribers.woken
         while woken:
             outlet, _ = woken.popitem()
-            outlet.outbox.check(outlet)
+            if (outbox := outlet.outbox).size_bytes > outbox.bytes_max:
+                outbox.check(outlet)
             outlet.wake()
 
     def _publish(self, topic: Topic, change: Change, events: Events | None) -> list[Reading]:
@@ -131,7 +134,7 @@ class Publisher:
                 readings += self._publish(topic, change, events)
         return readings
 
-    def _fan_out(self, change: Change, source: Source, now_us: int) -> list[Reading]:
+    def _fan_out(self, change: Change, source: Source, index: TableIndex[Topic], now_us: int) -> list[Reading]:
         readings: list[Reading] = []
         collection, table, _, _, orders = source
         if orders is not None:
@@ -141,9 +144,7 @@ class Publisher:
                     readings += self._publish(topic, change, None)
                 return readings
         encoder = EventEncoder(change, table, _event_position(change, collection))
-        for filters, matches in find_matches(
-            self._subscribers.index.tables.get(source.collection.relation_id), change, source.table, now_us
-        ):
+        for filters, matches in index.unfiltered or find_matches(index, change, table, now_us):
             is_unsure = matches is not None and (matches.unsure_old or matches.unsure_new)
             for group in () if is_unsure else filters.flat:
                 if events := encoder.events(group.subscription, matches):

@@ -114,13 +114,15 @@ class Journal:
         self.ends: list[int] = []
         """The part that `model.cursor` has encoded so far, and where each change ends in it."""
 
-    def deliver(self, xid: int, seq: int) -> int:
-        """Add a change. Return how many there are then; 0 when it has been delivered before."""
+    def deliver(self, change: Change) -> Change | None:
+        """Add a change. Return it with its position, or None when it has been delivered before."""
+        _, seq, xid, *_ = change
         delivered = self.delivered
         if self.seen.sees(xid) or (xid, seq) in delivered:
-            return 0
+            return None
         delivered[xid, seq] = len(delivered)
-        return len(delivered)
+        placed: Change = _made(Change, (*change[:8], _made(Position, (self, len(delivered), None, 0))))
+        return placed
 
 
 class Position(NamedTuple):

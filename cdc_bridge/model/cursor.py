@@ -17,6 +17,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import NamedTuple
 
+import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
@@ -42,9 +43,8 @@ class Cursor(NamedTuple):
     positions: tuple[Position, ...]
 
 
-@dataclass(slots=True, eq=False)
-class EventPosition:
-    """The position that an event brings a stream to, and its collection's shape. Shared by all who get the event."""
+class EventPosition(msgspec.Struct, eq=False):
+    """The position that an event brings a stream to, and its collection's shape. All who get the event share it."""
 
     shape: bytes
     position: Position

@@ -224,6 +224,10 @@ class Subscription:
     """The context in which changes are evaluated: that of the bridge where the answer is the same for all."""
     wanted: frozenset[EventKind] = field(init=False, repr=False, compare=False)
     """The kinds of events that it receives."""
+    stream_uid: str | None = field(init=False, repr=False, compare=False)
+    """The uid of its events."""
+    is_plain: bool = field(init=False, repr=False, compare=False)
+    """Whether its events have nothing but rows or keys, of all rows that its filter lets through."""
 
     def __post_init__(self) -> None:
         query = self.query
@@ -231,11 +235,9 @@ class Subscription:
         object.__setattr__(self, "asked_by", BY_ITSELF if is_common else self.context)
         delivered = self.allowed if self.event is None else self.allowed & {self.event}
         object.__setattr__(self, "wanted", delivered | {EventKind.INIT})
-
-    @property
-    def stream_uid(self) -> str | None:
-        """Return the uid of its events."""
-        return uid_text(self.uid)
+        object.__setattr__(self, "stream_uid", uid_text(self.uid))
+        has_more = self.tx or self.old or self.changes_only or self.item is not None or query.aggregate is not None
+        object.__setattr__(self, "is_plain", query.projection.is_flat and not has_more)
 
     def sees_as(self, other: Subscription) -> bool:
         """Whether the same request shows the same to both."""
@@ -287,4 +289,6 @@ class Event(msgspec.Struct):
     @property
     def cost_bytes(self) -> int:
         """Return the memory that it occupies while it waits, with an allowance for the objects around the data."""
-        return 100 + sum(map(len, self.rows or ())) + sum(map(len, self.old or ()))
+        rows, old = self.rows, self.old
+        size_bytes = len(rows[0]) if rows and len(rows) == 1 else sum(map(len, rows or ()))
+        return 100 + size_bytes + (sum(map(len, old)) if old else 0)

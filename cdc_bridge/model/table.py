@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, TypeAlias, assert_never
 
@@ -44,7 +45,6 @@ class Table:
     def __init__(self, collection: Collection) -> None:
         self.collection = collection
         self.key = _row_key(collection) if collection.key else None
-        self._encoders: dict[Projection, RowEncoder] = {}
 
     def fits(self, change: Change) -> bool:
         """Return whether the rows of a change have the columns of the catalog; all its rows have the same.
@@ -53,14 +53,6 @@ class Table:
         """
         rows = change.new or change.old
         return not rows or tuple(rows[0].columns) == self.collection.order(change.relation_id)
-
-    def encoder(self, projection: Projection) -> RowEncoder:
-        encoder = self._encoders.get(projection)
-        if encoder is None:
-            if len(self._encoders) >= ENCODERS_MAX:
-                self._encoders.clear()
-            encoder = self._encoders[projection] = RowEncoder(projection)
-        return encoder
 
 
 class RowEncoder:
@@ -78,12 +70,17 @@ class RowEncoder:
 
         A column that they lack, since they are older than it, reads null.
         """
-        return _verbatim if tuple(row.columns) == self._verbatim else self._encode
+        return _verbatim if self._verbatim and tuple(row.columns) == self._verbatim else self._encode
 
     def complete(self, row: RowValues, nested: RowValues) -> bytes:
         """Encode by any projection."""
         members = [_member(part, row if is_plain else nested) for part, is_plain in self._parts]
         return b"{" + b",".join(members) + b"}"
+
+
+@lru_cache(ENCODERS_MAX)
+def row_encoder(projection: Projection) -> RowEncoder:
+    return RowEncoder(projection)
 
 
 def read_encoder(projection: Projection) -> EncodeRow:

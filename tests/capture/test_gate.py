@@ -120,7 +120,7 @@ class SteppedBridge:
                     self.poll()
             case Inline(change, gate):
                 is_trusted = self.gate.takes(gate, NOW_S) if self.asks_the_gate else self.gate.is_trusted(NOW_S)
-                if is_trusted and (fresh := self.position.deliver_inline(change)):
+                if is_trusted and (fresh := self.position.journal.deliver(change)):
                     self._tell([fresh])
             case Wake(is_shut):
                 if is_shut:

@@ -14,7 +14,7 @@ from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation, Relation
 from cdc_bridge.model.row import Raw, Row
 from cdc_bridge.model.subscription import Projection
-from cdc_bridge.model.table import Table, key_encoder, object_encoder
+from cdc_bridge.model.table import Table, key_encoder, object_encoder, row_encoder
 from tests.core.facts import INT4, INT8, KEYLESS, MESSAGES, TEXT, columns, insert, row, update
 
 JSON = PgType("json")
@@ -31,7 +31,7 @@ def collection(key: str, **types: PgType) -> Collection:
 
 def encoded(of: Collection, shown: Row, *names: str) -> bytes:
     projection = Projection.of([of.by_name[name] for name in names] or of.columns)
-    return Table(of).encoder(projection).for_rows_like(shown)(shown)
+    return row_encoder(projection).for_rows_like(shown)(shown)
 
 
 def test_row_is_taken_apart_when_a_column_is_looked_at() -> None:

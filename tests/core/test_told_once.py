@@ -115,7 +115,7 @@ class World:
             return
         match self.queue.popleft():
             case ("inline", Change() as written, int() as value):
-                if self.gate.takes(value, self.now_s) and (fresh := self.position.deliver_inline(written)):
+                if self.gate.takes(value, self.now_s) and (fresh := self.position.journal.deliver(written)):
                     self.tell(fresh, "inline")
                 if self.position.is_long:
                     self.poll()
