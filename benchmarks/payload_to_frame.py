@@ -72,7 +72,8 @@ class Bridge:
         return self.table.fits(change)
 
     def match(self, change: Change) -> list[tuple[Subscription, Matches | None]]:
-        found = find_matches(self.index.tables[1], change, self.table, change.at)
+        index = self.index.tables[1]
+        found = index.unfiltered or find_matches(index, change, self.table, change.at)
         return [(group.subscription, matches) for filters, matches in found for group in filters.flat]
 
     def encode(self, change: Change, matched: Sequence[tuple[Subscription, Matches | None]]) -> list[bytes]:

@@ -33,19 +33,19 @@ REPLY_COST_BYTES = 48
 
 
 class Outbox:
-    """See the module's docstring. `turns` has each subscriber once for which something waits."""
+    """See the module's docstring. `replies` are answers; `turns` has each subscriber once for which something waits."""
 
-    __slots__ = ("_replies", "bytes_max", "is_closed", "size_bytes", "turns")
+    __slots__ = ("bytes_max", "is_closed", "replies", "size_bytes", "turns")
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
-        self._replies: deque[bytes] = deque()
+        self.replies: deque[bytes] = deque()
         self.turns: deque[Subscriber] = deque()
         self.size_bytes = 0
         self.is_closed = False
 
     def __bool__(self) -> bool:
-        return bool(self._replies or self.turns)
+        return bool(self.replies or self.turns)
 
     def reply(self, frame: bytes) -> bool:
         """Put an answer in front of the events. Return False when there is no room."""
@@ -53,13 +53,13 @@ class Outbox:
         if self.is_closed or (self and self.size_bytes + cost_bytes > self.bytes_max):
             return False
         self.size_bytes += cost_bytes
-        self._replies.append(frame)
+        self.replies.append(frame)
         return True
 
     def next_frame(self) -> bytes:
         """Return the next frame to send. Raises `IndexError` when nothing waits."""
-        if self._replies:
-            frame = self._replies.popleft()
+        if self.replies:
+            frame = self.replies.popleft()
             self.size_bytes -= len(frame) + REPLY_COST_BYTES
             return frame
         subscriber = self.turns.popleft()
@@ -83,7 +83,7 @@ class Outbox:
 
     def _is_single(self) -> bool:
         """Whether a single message waits."""
-        return not self._replies and len(self.turns) == 1 and self.turns[0].has_one_entry
+        return not self.replies and len(self.turns) == 1 and self.turns[0].has_one_entry
 
 
 # --- from entries to frames ---

@@ -236,7 +236,7 @@ def timestamptz(raw: bytes) -> bytes:
         return raw[:-7] + b'Z"'
     before, zone, after = raw.partition(b"+00:00")
     if not zone:
-        return _in_utc(raw)
+        return raw if raw == NULL else _in_utc(raw)
     seconds, _, fraction = before.partition(b".")
     digits = 3 if len(fraction) <= 3 else 6
     return seconds + b"." + fraction.ljust(digits, b"0") + b"Z" + after

@@ -94,10 +94,11 @@ class Connection(BoundedReader):
 
     def wake(self) -> None:
         """Send the next frame, if there is one and nothing holds it."""
-        if self._holds or not self.outbox or self.transport.is_closing():
+        outbox = self.outbox
+        if self._holds or not (outbox.turns or outbox.replies) or self.transport.is_closing():
             return
         try:
-            frame = self.outbox.next_frame()
+            frame = outbox.next_frame()
             self._holds = PONG
             if self._framing is not None and self._framing.is_compressed:
                 self.transport.write(self._framing.text_and_ping(frame))
