@@ -185,7 +185,15 @@ class _Turns:
         payloads = session.take()
         self._now_s = time.monotonic()
         for payload in payloads:
-            await self._take(payload)
+            try:
+                item = self._decoder.receive(payload.decode())
+            except PayloadError as error:
+                await self._miss(error)
+                continue
+            if isinstance(item, Inline):
+                self._take_inline(*item)
+            elif item is not None:
+                await self._take(item)
         if self._now_s >= self._due_s or self._gate.is_busy or position.bulk_reads:
             await self._do_what_is_due()
         return position.take()
@@ -216,21 +224,17 @@ class _Turns:
 
     # --- what arrives ---
 
-    async def _take(self, payload: bytes) -> None:
-        try:
-            item = self._decoder.receive(payload.decode())
-        except PayloadError as error:
-            if self._monitor.is_proven:
-                self._notified_gaps.owe(Gap(str(error)))
-                await self._read()
-            return
-        if isinstance(item, Inline):
-            if self._monitor.is_proven:
-                self._take_inline(*item)
-        elif isinstance(item, Heartbeat):
+    async def _miss(self, error: PayloadError) -> None:
+        """Owe a gap for a notification that cannot be read."""
+        if self._monitor.is_proven:
+            self._notified_gaps.owe(Gap(str(error)))
+            await self._read()
+
+    async def _take(self, item: Heartbeat | Wake | Change) -> None:
+        if isinstance(item, Heartbeat):
             if self._monitor.is_ours(item):
                 await self._take_heartbeat(item)
-        elif item is None or not self._monitor.is_proven:
+        elif not self._monitor.is_proven:
             pass
         elif isinstance(item, Wake):
             if item.is_shut:
@@ -260,6 +264,8 @@ class _Turns:
         self._position.emit(beat)
 
     def _take_inline(self, change: Change, gate: int) -> None:
+        if not self._monitor.is_proven:
+            return
         position = self._position
         if not self._gate.takes(gate, self._now_s) or position.bulk_reads:
             self._read_due_s = self._due_s = 0

@@ -122,7 +122,7 @@ class Gate:
         self.count(1, now_s)
         if self._value is not None and value > self._value:
             self.shut()
-        return self.is_trusted(now_s)
+        return self.state is GateState.OPEN and self.is_trusted(now_s)
 
     def is_trusted(self, now_s: float) -> bool:
         """Return whether what comes inline is all there is. Past the lease it no longer is."""

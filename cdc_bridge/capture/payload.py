@@ -156,8 +156,8 @@ def _inline(words: list[str], body: str) -> Inline | Wake:
     try:
         _, letter, seq, xid_text, relation_id, filenode, at, gate = words
         xid = int(xid_text)
-        old, new = _decode_inline(body)
         high, _, low = seq.partition("/")
+        old, new = _decode_inline(body)
         change = _made(
             Change,
             (

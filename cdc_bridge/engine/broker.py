@@ -10,7 +10,8 @@ subscribers go through the scheduler.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import NO_RULES, RuleSet
@@ -88,9 +89,9 @@ class Broker:
 
     # --- what runs side by side, for ever ---
 
-    async def listen(self) -> None:
+    def listen(self) -> Coroutine[Any, Any, None]:
         """Take the change stream. Raises what the capture raises."""
-        await self._dispatcher.listen()
+        return self._dispatcher.listen()
 
     def is_congested(self, relation_ids: Iterable[int]) -> bool:
         """Whether large transactions of these tables should be read later."""
