@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 from cdc_bridge.engine.compact_dict import CompactDict, ItemSet, with_item, without_item
-from cdc_bridge.engine.index_keys import IndexKeys, KeyIndex, ValueIndex, index_keys
+from cdc_bridge.engine.index_keys import IndexKeys, KeyIndex, ValueIndex, index_keys, is_decided
 from cdc_bridge.model.filter import EVERYTHING, Filter, of_the_past
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
@@ -63,11 +63,23 @@ class FilterGroup(Generic[Member]):
     """The groups that have one filter, and follow the same item where they follow one.
 
     `predicate` says whether the filter matches a row, None where the database has to; `former` says it of rows as they
-    were (see `filter.of_the_past`). Without `keys` the group is found by every row. `flat` and `nested` are its groups.
-    For nested groups the database is asked for the fields of other tables.
+    were (see `filter.of_the_past`). Without `keys` the group is found by every row. `is_decided`: the keys alone say
+    what the filter matches. `flat` and `nested` are its groups. For nested groups the database is asked for the fields
+    of other tables.
     """
 
-    __slots__ = ("_by_context", "filter", "flat", "former", "is_everything", "item", "keys", "nested", "predicate")
+    __slots__ = (
+        "_by_context",
+        "filter",
+        "flat",
+        "former",
+        "is_decided",
+        "is_everything",
+        "item",
+        "keys",
+        "nested",
+        "predicate",
+    )
 
     def __init__(self, filter_: Filter, item: bytes | None = None, keys: IndexKeys | None = None) -> None:
         self.filter = filter_
@@ -75,6 +87,7 @@ class FilterGroup(Generic[Member]):
         self.item = item
         self.keys = keys
         self.predicate, self.former = _predicates(filter_)
+        self.is_decided = self.former is self.predicate and is_decided(filter_, keys)
         self.flat: ItemSet[Group[Member]] = ()
         self.nested: ItemSet[Group[Member]] = ()
         self._by_context: Mapping[SecurityContext, Sequence[Group[Member]]] | None = None
@@ -168,7 +181,7 @@ class FilterIndex(Generic[Member]):
         the key of a row; without it all groups that follow one item are found.
         """
         table = self.tables.get(relation_id)
-        return {} if table is None else table.candidates(rows, key)
+        return {} if table is None else table.find(rows, key)[0]
 
 
 class TableIndex(Generic[Member]):
@@ -207,18 +220,19 @@ class TableIndex(Generic[Member]):
             if not (filter_group.flat or filter_group.nested):
                 self._drop(filter_group)
 
-    def candidates(
+    def find(
         self, rows: Sequence[Row], key: Callable[[Row], bytes] | None
-    ) -> Mapping[FilterGroup[Member], Sequence[int]]:
+    ) -> tuple[Mapping[FilterGroup[Member], Sequence[int]], bool]:
+        """Return the candidates, and whether those with `is_decided` match for certain."""
         every = range(len(rows))
-        found = self._by_key.find(rows) if self._by_key.readers else {}
+        found, is_certain = self._by_key.find(rows) if self._by_key.readers else ({}, True)
         if self._by_every_row:
             found.update(dict.fromkeys(self._by_every_row, every))
         if self._by_item:
             found.update(
                 dict.fromkeys(self._by_item.items_of_all(), every) if key is None else self._by_keys(rows, key)
             )
-        return found
+        return found, is_certain
 
     def _by_keys(self, rows: Sequence[Row], key: Callable[[Row], bytes]) -> Mapping[FilterGroup[Member], Sequence[int]]:
         found: dict[FilterGroup[Member], list[int]] = {}

@@ -97,6 +97,12 @@ def index_keys(filter_: Filter, cost: Cost) -> IndexKeys | None:
     assert_never(filter_)
 
 
+def is_decided(filter_: Filter, keys: IndexKeys | None) -> bool:
+    """Whether the filter matches the rows that meet a key, and no others, where memory can read their values."""
+    is_equality = isinstance(filter_, Comparison) and filter_.operator is Operator.EQ
+    return is_equality and keys is not None and len(keys) == 1 and isinstance(keys[0], OneOf)
+
+
 def _looks_inside(filter_: Filter) -> bool:
     """Whether it compares something inside of a value. Among parts of equal cost such a part comes last: it costs more
     to read, and clients can think of any number of places in a document.
@@ -227,34 +233,43 @@ class KeyIndex(Generic[Item]):
                 return opening + COST_OF_NULL
         assert_never(key)
 
-    def find(self, rows: Sequence[Row]) -> dict[Item, Sequence[int]]:
-        """Return the items of which a row meets a key, each with the positions of these rows, in order."""
+    def find(self, rows: Sequence[Row]) -> tuple[dict[Item, Sequence[int]], bool]:
+        """Return the items of which a row meets a key, each with the positions of these rows, in order. And whether
+        that is certain: memory could read all values.
+        """
         if len(rows) == 1:
             columns = rows[0].columns
             found: dict[Item, Sequence[int]] = {}
+            is_certain = True
             for (column, read), index in self.readers.items():
-                for items in index.at(read_value(read, raw_value(columns, column))):
+                value = read_value(read, raw_value(columns, column))
+                is_certain &= value is not UNSURE
+                for items in index.at(value):
                     for item in items:
                         found[item] = _FIRST
-            return found
-        return {item: sorted(positions) for item, positions in self._find(rows).items()}
+            return found, is_certain
+        several, is_certain = self._find(rows)
+        return {item: sorted(positions) for item, positions in several.items()}, is_certain
 
-    def _find(self, rows: Sequence[Row]) -> dict[Item, set[int]]:
+    def _find(self, rows: Sequence[Row]) -> tuple[dict[Item, set[int]], bool]:
         found: dict[Item, set[int]] = {}
+        is_certain = True
         distinct: dict[str, dict[bytes | None, list[int]]] = {}
         for (column, read), index in self.readers.items():
             by_raw = distinct.get(column)
             if by_raw is None:
                 by_raw = distinct[column] = _by_raw_value(rows, column)
             for raw, positions in by_raw.items():
-                for items in index.at(read_value(read, raw)):
+                value = read_value(read, raw)
+                is_certain &= value is not UNSURE
+                for items in index.at(value):
                     for item in items:
                         known = found.get(item)
                         if known is None:
                             found[item] = set(positions)
                         else:
                             known.update(positions)
-        return found
+        return found, is_certain
 
 
 def _by_raw_value(rows: Sequence[Row], column: str) -> dict[bytes | None, list[int]]:

@@ -49,9 +49,13 @@ def find_matches(
     rows = (*old, *new) if old and new else old or new
     found: list[tuple[FilterGroup[Member], Matches | None]] = []
     versions: RowVersions | None = None
-    for filters, positions in index.candidates(rows, table.key).items():
+    candidates, is_certain = index.find(rows, table.key)
+    for filters, positions in candidates.items():
         if filters.is_everything:
             found.append((filters, None))
+            continue
+        if is_certain and filters.is_decided:
+            found.append((filters, _split(positions, len(old))))
             continue
         if versions is None:
             versions = RowVersions(rows, now_us)
@@ -59,6 +63,13 @@ def find_matches(
         if matches is not None:
             found.append((filters, matches))
     return found
+
+
+def _split(positions: Sequence[int], old_count: int) -> Matches:
+    """Return positions among the old and the new rows of a change, of which the old ones come first."""
+    if not old_count:
+        return Matches((), positions)
+    return Matches([i for i in positions if i < old_count], [i - old_count for i in positions if i >= old_count])
 
 
 class _Side:

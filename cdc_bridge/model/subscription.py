@@ -10,6 +10,7 @@ import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -18,6 +19,9 @@ from cdc_bridge.model.catalog import Collection, Column, Reference
 from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Filter, leaves
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
+
+PROJECTIONS_MAX = 1000
+"""Bound of the projections that are remembered, since clients choose them. Policy: the others cost more to compare."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +165,12 @@ class Aggregate:
     group_by: tuple[Field, ...] = ()
 
 
+@lru_cache(PROJECTIONS_MAX)
+def _same(projection: Projection) -> Projection:
+    """Return one object for equal projections, since to find that two are equal costs much with every change."""
+    return projection
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """The initial data of a subscription or the answer to a read.
@@ -182,6 +192,9 @@ class Query:
     meta: frozenset[Meta] = frozenset()
     aggregate: Aggregate | None = None
     asked: Filter | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "projection", _same(self.projection))
 
     @property
     def of_table(self) -> Filter:

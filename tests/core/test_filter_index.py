@@ -186,6 +186,20 @@ def test_finds_nothing_in_vain_by_one_comparison(alone, rows):
     assert _groups(index.candidates(500, rows)) == _scan(index, rows)
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(comparisons(EXACT), min_size=1, max_size=20), st.lists(rows(), max_size=4))
+def test_what_the_keys_decide_is_what_the_filter_says(alone, rows):
+    index: FilterIndex[int] = FilterIndex()
+    for number, comparison in enumerate(alone):
+        index.add(asking(comparison), number)
+    candidates, is_certain = index.tables[500].find(rows, None)
+    decided = [filters for filters in candidates if filters.is_decided]
+    for filters in decided if is_certain else ():
+        verdicts = [filters.predicate(version(each)) for each in rows]
+        assert [number for number, verdict in enumerate(verdicts) if verdict] == list(candidates[filters])
+        assert None not in verdicts
+
+
 def test_each_group_is_found_once_with_its_rows():
     """An UPDATE gives old and new images; who is concerned by both judges each of them."""
     index: FilterIndex[str] = FilterIndex()
