@@ -40,6 +40,10 @@ class TransactionOrder:
     _hashes: dict[bytes, int | _Gone] = field(default_factory=dict)
     _moved_in: set[bytes] = field(default_factory=set)
 
+    @property
+    def keys_count(self) -> int:
+        return len(self._hashes)
+
     def holds(self, change: Change) -> bool:
         """Whether the change can have happened after the previous ones, with its rows in any order."""
         if change.operation is Operation.UPDATE and not is_clear(change, self.key):
@@ -167,9 +171,12 @@ class TransactionOrders:
         """Forget the transactions that `snapshot` sees, all of which has come. Return whether others are left."""
         self._before = {xid: order for xid, order in self._before.items() if not snapshot.sees(xid)}
         self._orders = {xid: order for xid, order in self._orders.items() if not snapshot.sees(xid)}
-        if not self._orders:
-            self._rows_count = 0
+        self._rows_count = sum(map(_rows_count, self._orders.values()))
         return bool(self._orders or self._before)
+
+
+def _rows_count(order: Change | TransactionOrder) -> int:
+    return order.keys_count if isinstance(order, TransactionOrder) else len(order.old) + len(order.new)
 
 
 def _hash(row: Row) -> int:
