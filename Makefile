@@ -14,24 +14,28 @@ OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17
 demo: .venv-demo/ready
 	@exec $(ENV) .venv-demo/bin/python -m cdc_bridge demo $(ARGS)
 
-# On both servers side by side. What the newest one says comes last: its log is shown from when the older one is done.
-NEWEST_LOG = .venv/newest.log
+# Two runs side by side, since one uses one processor: the slow tests on the newest server, and beside them the database's
+# tests on an older one, then all others on the newest. The log of the slow ones is shown at the end.
+SLOW = tests/bridge tests/privacy tests/sdk tests/docker
+SLOW_LOG = .venv/slow.log
 
 test: lint
-	@: >$(NEWEST_LOG); failed=; \
-	$(ENV) .venv/bin/python -m pytest >$(NEWEST_LOG) 2>&1 & newest=$$!; trap "kill $$newest 2>/dev/null" INT TERM; \
+	@: >$(SLOW_LOG); failed=; \
+	$(ENV) .venv/bin/python -m pytest -p no:cacheprovider $(SLOW) >$(SLOW_LOG) 2>&1 & slow=$$!; \
+	trap "kill $$slow 2>/dev/null" INT TERM; \
 	if [ -n "$(OLDER_PG_BIN)" ]; then \
-	    echo "== The database's tests on the older server in $(OLDER_PG_BIN); beside it all tests run on the newest one"; \
+	    echo "== The database's tests on the older server in $(OLDER_PG_BIN)"; \
 	    $(ENV) CDC_BRIDGE_TEST_PG_BIN="$(OLDER_PG_BIN)" .venv/bin/python -m pytest -p no:cacheprovider -m "database and not once" \
 	        || failed="on the older server"; \
 	else \
 	    echo "== ATTENTION: no older PostgreSQL (Debian's postgresql-17 or -15) is installed here:"; \
 	    echo "== the tests run on one version of PostgreSQL only."; \
 	fi; \
-	if [ -n "$$failed" ]; then echo "== FAILED $$failed, see above; now all tests, on the newest server"; \
-	else echo "== All tests, on the newest server"; fi; \
-	tail -n +1 -f $(NEWEST_LOG) & showing=$$!; \
-	wait $$newest || failed="$$failed on the newest server"; \
+	echo "== On the newest server: all tests but $(SLOW)"; \
+	$(ENV) .venv/bin/python -m pytest $(SLOW:%=--ignore=%) || failed="$$failed on the newest server"; \
+	echo "== On the newest server: $(SLOW)"; \
+	tail -n +1 -f $(SLOW_LOG) & showing=$$!; \
+	wait $$slow || failed="$$failed on the newest server ($(SLOW))"; \
 	sleep 1; kill $$showing; wait $$showing 2>/dev/null; \
 	[ -z "$$failed" ] || { echo "== FAILED $$failed"; exit 1; }
 
