@@ -85,7 +85,7 @@ class Client(asyncio.Protocol):
         if not self.ready.done():
             self.ready.set_result(None)
         elif text == b'{"type":"ping"}':
-            self._transport.write(_frame(b'{"type":"pong"}'))
+            self._transport.write(text_frame(b'{"type":"pong"}'))
         else:
             self._shared.frames.value += 1
             self._shared.rows.value += text.count(ROW)
@@ -173,7 +173,7 @@ async def _follow(url: str, requests: list[str], shared: Shared) -> None:
     async def connect(request: str) -> None:
         async with opening:
             _, client = await loop.create_connection(
-                lambda: Client(_frame(request.encode()), shared), str(address.hostname), int(address.port or 80)
+                lambda: Client(text_frame(request.encode()), shared), str(address.hostname), int(address.port or 80)
             )
             await client.ready
 
@@ -184,7 +184,7 @@ async def _follow(url: str, requests: list[str], shared: Shared) -> None:
     await asyncio.Event().wait()
 
 
-def _frame(text: bytes) -> bytes:
+def text_frame(text: bytes) -> bytes:
     """A text frame from a client; its mask of zeros changes nothing."""
     size = len(text)
     head = struct.pack("!BB", TEXT, 0x80 | size) if size < 126 else struct.pack("!BBH", TEXT, 0x80 | 126, size)
