@@ -208,7 +208,8 @@ class ReplayRead:
         return self._start_anew(sources.hub)
 
     def give_up(self, sources: Sources, error: Exception) -> list[Reading]:
-        log.info("missed changes cannot be sent: the client gets fresh data", extra=facts(reason=str(error)))
+        if self.is_wanted:  # else its client has left, say
+            log.info("missed changes cannot be sent: the client gets fresh data", extra=facts(reason=str(error)))
         return self._start_anew(sources.hub)
 
     def _start_anew(self, hub: Hub) -> list[Reading]:
@@ -222,7 +223,7 @@ async def _read_missed(sources: Sources, replay: Replay) -> bool:
     async with aclosing(sources.log_reader.missed(collection, replay.positions)) as pages:
         async for page in pages:
             if not replay.is_whole:
-                raise Forgotten("the log has a gap")
+                raise Forgotten("the log has a gap, or the client has left")
             if isinstance(page, CaughtUp):
                 return replay.meet(page.snapshot)
             await _send(sources, replay, page)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -707,7 +708,9 @@ async def test_gap_while_a_client_catches_up_brings_fresh_data(trouble: StreamIt
         assert s.client.take() == [*WHOLE, RESYNC]
 
 
-async def test_client_that_leaves_while_it_catches_up_is_told_no_more() -> None:
+async def test_client_that_leaves_while_it_catches_up_is_told_no_more(caplog: pytest.LogCaptureFixture) -> None:
+    """And the operator hears nothing of fresh data for it."""
+    caplog.set_level(logging.INFO)
     async with durable([PAGE, PAGE, DONE]) as (s, log):
         s.stream.say(HEARD)
         subscriber = await s.broker.subscribe(s.client, back())
@@ -716,6 +719,7 @@ async def test_client_that_leaves_while_it_catches_up_is_told_no_more() -> None:
         await s.quiet()
         assert s.client.take() == [*WHOLE, ("drop",)]
         assert len(s.broker.hub) == 0
+        assert "missed changes cannot be sent" not in caplog.text
 
 
 async def test_client_that_makes_no_room_is_given_up() -> None:
