@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
-from tests.support.holding import TABLE, held_table, sessions_are_idle
+from tests.support.holding import TABLE, be_patient, held_table, sessions_are_idle
 from tests.support.server import Database
 from tests.support.wsclient import Client, Message, connected
 
@@ -103,8 +103,11 @@ async def test_figures_are_those_of_the_table_though_rows_change_while_they_are_
         await client.until(event="update", data=[{"count": "3"}])
 
 
-async def test_rows_shown_again_come_where_their_snapshot_is_among_the_changes(table: Database) -> None:
+async def test_rows_shown_again_come_where_their_snapshot_is_among_the_changes(
+    table: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their reading is held after it has its snapshot, while the row itself changes: the newer image comes last."""
+    be_patient(monkeypatch)
     table.execute(
         "CREATE TABLE author (id int PRIMARY KEY, name text); ALTER TABLE t ADD author int REFERENCES author;"
         "INSERT INTO author VALUES (1, 'Ann'); INSERT INTO t VALUES (1, 'old', 1)"

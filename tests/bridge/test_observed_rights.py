@@ -10,7 +10,7 @@ import pytest
 from cdc_bridge.admin.mode import Mode
 from tests.bridge.missed import write_untold
 from tests.support.attach import attach
-from tests.support.holding import FIRST, TABLE, WAITS, held_lock, held_table, sessions_are_idle
+from tests.support.holding import FIRST, TABLE, WAITS, be_patient, held_lock, held_table, sessions_are_idle
 from tests.support.reader import SUB, Readers, readers_of
 from tests.support.server import Database
 from tests.support.wsclient import Client, Message
@@ -27,6 +27,9 @@ BEGIN
     RETURN true;
 END $$;
 """
+PATIENT: dict[str, Any] = {"evaluation_timeout_s": 60}
+"""What is held is not given up, however busy the machine is."""
+
 FAILING = "UPDATE t_few SET n = 13; UPDATE t_few SET n = 2"
 """One transaction: neither of its changes can be judged, and afterwards nothing is left of what cannot."""
 
@@ -65,7 +68,7 @@ async def learns(client: Client, n: int) -> list[Message]:
 
 async def test_change_that_cannot_be_judged_while_data_are_read_is_in_fresh_data(readers: Readers) -> None:
     database = readers.database
-    async with readers.bridge() as bridge, readers.connected(bridge, "ann") as client:
+    async with readers.bridge(**PATIENT) as bridge, readers.connected(bridge, "ann") as client:
         async with held_table(database, "t_held") as reading, held_lock(database) as judging:
             await follow(client)
             await reading.is_waited_for()
@@ -86,7 +89,7 @@ async def test_question_without_an_answer_costs_fresh_data_for_those_alone_who_n
 ) -> None:
     database = readers.database
     async with (
-        readers.bridge(calm(readers)) as bridge,
+        readers.bridge(calm(readers), **PATIENT) as bridge,
         readers.connected(bridge, "ann") as client,
         readers.connected(bridge, "bob", calm(readers)) as other,
     ):
@@ -143,13 +146,15 @@ async def test_gap_while_a_token_has_expired_shows_nobody_what_the_next_one_may_
         async with (
             readers.bridge(heartbeat_interval_s=0.1) as bridge,
             readers.connected(bridge, "bob") as bob,
-            readers.connected(bridge, "ann", lasts_s=2) as client,
+            readers.connected(bridge, "ann") as client,
             await database.connect() as writer,
         ):
             for each, row_id in ((bob, 2), (client, 1)):
                 await each.send({"type": "subscribe", "collection": "t", "query": {"fields": ["id"]}})
                 await each.expect(event="init", data=[{"id": row_id}])
-            expired = await client.expect(type="auth", status="error")
+            await client.send({"type": "auth", "access_token": readers.token("ann", lasts_s=3)})
+            await client.expect(type="auth", status="ok")
+            expired = await client.until(type="auth", status="error")
             assert expired["error"]["code"] == "TOKEN_EXPIRED"
             async with writer.transaction():
                 await write_untold(writer, Mode.DURABLE, "INSERT INTO t VALUES (3, 'ann'), (4, 'bob')")
@@ -164,8 +169,11 @@ async def test_gap_while_a_token_has_expired_shows_nobody_what_the_next_one_may_
             assert "5" not in str(client.seen)
 
 
-async def test_subscriber_that_was_paused_for_nothing_goes_on_with_what_came_meanwhile(database: Database) -> None:
+async def test_subscriber_that_was_paused_for_nothing_goes_on_with_what_came_meanwhile(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its rights are asked for again, that is broken off, and then they are as before."""
+    be_patient(monkeypatch)
     database.execute(
         "CREATE TABLE members (sub text); INSERT INTO members VALUES ('ann');"
         "CREATE TABLE t (id int PRIMARY KEY); ALTER TABLE t ENABLE ROW LEVEL SECURITY"
@@ -177,7 +185,7 @@ async def test_subscriber_that_was_paused_for_nothing_goes_on_with_what_came_mea
             f"CREATE POLICY own ON t USING (EXISTS (SELECT FROM members m WHERE m.sub = {SUB}))"
         )
         async with (
-            readers.bridge() as bridge,
+            readers.bridge(**PATIENT) as bridge,
             readers.connected(bridge, "ann") as client,
             readers.connected(bridge, "ann") as other,
         ):

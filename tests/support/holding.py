@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import psycopg
+import pytest
 from psycopg import sql
 
+from cdc_bridge.database.sessions import prepare
 from tests.support.server import Database
 
 HELD_WITHIN_S = 20.0
@@ -17,13 +19,13 @@ FIRST, SECOND = 4711, 4712
 """Two advisory locks. Functions of policies and triggers wait for them with `WAITS`."""
 
 WAITS = """
-CREATE FUNCTION waits(lock int) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+CREATE FUNCTION waits(lock int) RETURNS boolean LANGUAGE plpgsql STABLE SET lock_timeout = 0 AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(lock);
     RETURN true;
 END $$;
 """
-"""`waits(4711)` is true as soon as nobody holds that advisory lock."""
+"""`waits(4711)` is true as soon as nobody holds that advisory lock, whatever `lock_timeout` the session has."""
 
 TABLE = """
 CREATE TABLE t (id int PRIMARY KEY, v text) PARTITION BY RANGE (id);
@@ -31,6 +33,17 @@ CREATE TABLE t_few PARTITION OF t FOR VALUES FROM (MINVALUE) TO (1000000);
 CREATE TABLE t_held PARTITION OF t FOR VALUES FROM (1000000) TO (MAXVALUE);
 """
 """Who reads `t` waits for who holds `t_held`. Who inserts into `t`, or writes to `t_few`, does not."""
+
+
+def be_patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a bridge in this process wait for what is held, however long a busy machine takes, and not try again."""
+
+    async def prepare_patiently(connection: psycopg.AsyncConnection[Any], schema: str) -> None:
+        await prepare(connection, schema)
+        await connection.execute("SET lock_timeout = 0")
+
+    monkeypatch.setattr("cdc_bridge.database.pools.prepare", prepare_patiently)
+    monkeypatch.setattr("cdc_bridge.engine.scheduler.PATIENCE_S", 60.0)
 
 
 class Hold:
