@@ -21,10 +21,10 @@ from benchmarks.figures import headline, in_turn, show, show_ratio
 from cdc_bridge.engine.filter_index import FilterIndex
 from cdc_bridge.model.catalog import Collection, Column, PgType
 from cdc_bridge.model.change import Relation
+from cdc_bridge.model.encoding import row_key
 from cdc_bridge.model.filter import EVERYTHING, And, Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Output, Projection, Query, Subscription
-from cdc_bridge.model.table import Table
 from cdc_bridge.query.operands import RowVersion
 
 INTEGER = PgType("integer")
@@ -33,7 +33,7 @@ ROOMS = Collection(
 )
 ROOM, SIZE = map(Field, ROOMS.columns)
 
-KEY = Table(ROOMS).key
+KEY = row_key(ROOMS)
 
 MANY, FEW = 100_000, 100
 MATCHING = 10

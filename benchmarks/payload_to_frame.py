@@ -15,15 +15,15 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.figures import headline, show
 from cdc_bridge.capture.payload import Decoder, Inline
+from cdc_bridge.engine.collection_registry import CollectionRegistry
 from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.engine.filter_index import FilterIndex, Matches
 from cdc_bridge.engine.match import find_matches
-from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
+from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Relation
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Filter, Literal, Operator
 from cdc_bridge.model.messages import event_body, event_tail
 from cdc_bridge.model.subscription import Projection, Query, Subscription
-from cdc_bridge.model.table import Table
 
 REWRITTEN = (
     Column("created", 5, PgType("timestamp with time zone", TypeKind.TIMESTAMPTZ)),
@@ -58,7 +58,9 @@ class Bridge:
 
     def __init__(self, of: Collection, subscriptions: Sequence[Subscription]) -> None:
         self.decoder = Decoder()
-        self.table = Table(of)
+        registry = CollectionRegistry()
+        registry.adopt(Catalog([of]))
+        self.table = registry.tables[of.relation_id]
         self.index: FilterIndex[int] = FilterIndex()
         for member, subscription in enumerate(subscriptions):
             self.index.add(subscription, member)
@@ -73,11 +75,11 @@ class Bridge:
 
     def match(self, change: Change) -> list[tuple[Subscription, Matches | None]]:
         index = self.index.tables[1]
-        found = index.unfiltered or find_matches(index, change, self.table, change.at)
+        found = index.unfiltered or find_matches(index, change, self.table.key, change.at)
         return [(group.subscription, matches) for filters, matches in found for group in filters.flat]
 
     def encode(self, change: Change, matched: Sequence[tuple[Subscription, Matches | None]]) -> list[bytes]:
-        encoder = EventEncoder(change, self.table)
+        encoder = EventEncoder(change, self.table.key)
         return [
             event_body(event, one=False) + event_tail("1", None)
             for subscription, matches in matched

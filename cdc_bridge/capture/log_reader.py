@@ -15,9 +15,9 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from cdc_bridge.capture.log_pages import asking, base, current_snapshot, is_forgotten, pages
 from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.change import Position
+from cdc_bridge.model.encoding import key_encoder
 from cdc_bridge.model.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
 from cdc_bridge.model.row import split_object
-from cdc_bridge.model.table import key_encoder
 from cdc_bridge.ports import CaughtUp, Missed, Page
 from cdc_bridge.statements import statement
 

@@ -21,10 +21,10 @@ import msgspec
 from cdc_bridge.database.select import columns_in
 from cdc_bridge.database.where import has_now
 from cdc_bridge.model.catalog import Column, PgType
+from cdc_bridge.model.encoding import NULL
 from cdc_bridge.model.filter import Filter, Policy, leaves
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import RowRules, SecurityContext
-from cdc_bridge.model.table import NULL
 from cdc_bridge.ports import EvaluationRequest, EvaluationResult, Failure
 
 NULLS_MAX = 4

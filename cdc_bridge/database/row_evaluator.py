@@ -31,10 +31,10 @@ from cdc_bridge.database.sessions import (
 )
 from cdc_bridge.database.where import Scope
 from cdc_bridge.model.catalog import Column, PgType
+from cdc_bridge.model.encoding import NULL
 from cdc_bridge.model.errors import BridgeError, SourceUnavailable
 from cdc_bridge.model.row import split_array, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
-from cdc_bridge.model.table import NULL
 from cdc_bridge.ports import (
     ClaimExpression,
     ClaimValue,

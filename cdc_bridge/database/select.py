@@ -15,6 +15,7 @@ from psycopg import sql
 from cdc_bridge.database.expressions import Name, Parameter, Verbatim, compare, joined, operand
 from cdc_bridge.database.where import Scope, link, ordinal, row_versions, table, where
 from cdc_bridge.model.catalog import Collection, Column, Reference
+from cdc_bridge.model.encoding import Encode, EncodeRow, member_name, object_encoder, value_encoder
 from cdc_bridge.model.filter import Comparison, Field, Filter, Policy, Related, Required, leaves
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.subscription import (
@@ -27,7 +28,6 @@ from cdc_bridge.model.subscription import (
     SortKey,
     total_order,
 )
-from cdc_bridge.model.table import Encode, EncodeRow, member_name, object_encoder, value_encoder
 from cdc_bridge.query.forms import key_of as key_of_field
 
 ALIAS = "t"

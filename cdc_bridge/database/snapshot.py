@@ -17,12 +17,12 @@ from cdc_bridge.database.sessions import BoundStatement, Connection, ask_in_turn
 from cdc_bridge.database.where import Scope
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Snapshot
+from cdc_bridge.model.encoding import key_encoder, read_encoder
 from cdc_bridge.model.errors import forbidden_item
 from cdc_bridge.model.filter import EVERYTHING
 from cdc_bridge.model.row import split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.subscription import Meta, Query
-from cdc_bridge.model.table import key_encoder, read_encoder
 from cdc_bridge.ports import Asked, InitialData
 from cdc_bridge.statements import statement
 

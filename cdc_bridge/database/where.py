@@ -28,6 +28,7 @@ from cdc_bridge.database.expressions import (
     restored,
 )
 from cdc_bridge.model.catalog import Catalog, Collection, Column, Reference
+from cdc_bridge.model.encoding import NULL, array, member_name
 from cdc_bridge.model.errors import SourceChanged
 from cdc_bridge.model.filter import (
     EVERYTHING,
@@ -45,7 +46,6 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
-from cdc_bridge.model.table import NULL, array, member_name
 
 
 def table(collection: Collection, alias: str) -> sql.Composed:

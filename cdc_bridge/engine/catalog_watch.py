@@ -20,7 +20,7 @@ from functools import partial
 from typing import TypeAlias
 
 from cdc_bridge.access.rules import RuleSet
-from cdc_bridge.engine.collection_registry import Source
+from cdc_bridge.engine.collection_registry import Table
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import NotYetKnown, QueryParser
 from cdc_bridge.engine.subscriber import Reading, Subscriber
@@ -175,8 +175,8 @@ class CatalogWatch:
 
     def is_drifted(self, change: Change) -> bool:
         """Whether a change shows that the catalog is out of date."""
-        source = self._hub.sources.get(change.relation_id)
-        return source is None or not source.fits(change)
+        table = self._hub.tables.get(change.relation_id)
+        return table is None or not table.fits(change)
 
     async def confirm(self, changes: Iterable[Change]) -> None:
         """Read the catalog when one of these changes is of a table that is no partition of its collection any more."""
@@ -195,21 +195,21 @@ class CatalogWatch:
                 log.warning("partitions cannot be looked at, trying again", extra=facts(reason=str(error)))
                 await asyncio.sleep(self._retry_delay_s)
 
-    def calls_for_catalog(self, change: Change, source: Source | None) -> bool:
-        """Whether the catalog has to be read before this change of a source can be sent.
+    def calls_for_catalog(self, change: Change, table: Table | None) -> bool:
+        """Whether the catalog has to be read before this change of a table can be sent.
 
         It is read once for each layout that does not fit, since the change can also be older than the catalog. No older
         change comes after one that fits: if an old layout comes again, the table has it again.
         """
-        if source is not None and source.fits(change):
+        if table is not None and table.fits(change):
             if self._old_layouts:
                 self._old_layouts.pop(change.relation_id, None)
             return False
         return self._old_layouts.get(change.relation_id) != _layout(change)
 
-    def note(self, change: Change, source: Source | None) -> None:
+    def note(self, change: Change, table: Table | None) -> None:
         """Note that the catalog has been read for this change."""
-        if self.calls_for_catalog(change, source):
+        if self.calls_for_catalog(change, table):
             if len(self._old_layouts) >= LAYOUTS_MAX:
                 self._old_layouts.clear()
             self._old_layouts[change.relation_id] = _layout(change)

@@ -1,7 +1,6 @@
-"""The collections of the newest catalog, each with its row encoding and the order of its transactions.
+"""The newest catalog, and its tables as their changes come.
 
-An encoding (`Table`) is kept from one catalog to the next if rows still read the same. Orders, and the storage known
-from TRUNCATE, begin anew with each catalog.
+The order of transactions, and the storage known from TRUNCATE, begin anew with each catalog.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import NamedTuple
 from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.change import Change, Operation
-from cdc_bridge.model.table import Table
+from cdc_bridge.model.encoding import RowKey, row_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +33,11 @@ class Differences:
         return self.anew | self.led | self.rights | {collection.relation_id for collection in self.gone}
 
 
-class Source(NamedTuple):
-    """The collection of a table or partition, and the layout of its changes by the newest catalog."""
+class Table(NamedTuple):
+    """A table or partition: its collection, and the layout of its changes by the newest catalog."""
 
     collection: Collection
-    table: Table
+    key: RowKey | None
     filenode: int
     names: tuple[str, ...]
     orders: TransactionOrders | None
@@ -58,17 +57,12 @@ class Source(NamedTuple):
 
 
 class CollectionRegistry:
-    """See the module's docstring. `sources` are by `oid`."""
+    """See the module's docstring. `tables` are by `oid`."""
 
     def __init__(self) -> None:
         self.catalog = Catalog()
-        self.sources: dict[int, Source] = {}
-        self._tables: dict[int, Table] = {}
+        self.tables: dict[int, Table] = {}
         self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
-
-    def table(self, relation_id: int) -> Table:
-        """Return the row encoding of a collection that is in the catalog."""
-        return self._tables[relation_id]
 
     def newest(self, known: Collection) -> Collection:
         """Return a collection as the newest catalog has it; what is gone from it, as it was known."""
@@ -113,20 +107,12 @@ class CollectionRegistry:
     def adopt(self, catalog: Catalog) -> None:
         """Take over a new catalog."""
         self.catalog = catalog
-        known = self._tables
-        self._tables = {
-            collection.relation_id: known[collection.relation_id]
-            if collection.relation_id in known and known[collection.relation_id].collection.reads_as(collection)
-            else Table(collection)
-            for collection in catalog.by_name.values()
-        }
-        self.sources.clear()
+        self.tables.clear()
         for collection in catalog.by_name.values():
-            table = self._tables[collection.relation_id]
-            orders = TransactionOrders(table.key) if table.key is not None else None
+            key = row_key(collection)
+            orders = TransactionOrders(key) if key is not None else None
             for relation_id, filenode in collection.filenodes.items():
-                names = collection.order(relation_id)
-                self.sources[relation_id] = Source(collection, table, filenode, names, orders)
+                self.tables[relation_id] = Table(collection, key, filenode, collection.order(relation_id), orders)
         self._truncated.clear()
 
     def _is_rewritten(self, old: Collection, new: Collection) -> bool:

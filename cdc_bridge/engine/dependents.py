@@ -12,6 +12,7 @@ from typing import TypeAlias
 from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model.catalog import Catalog, Collection, Reference
 from cdc_bridge.model.change import Change
+from cdc_bridge.model.encoding import NULL
 from cdc_bridge.model.filter import (
     NOTHING,
     Comparison,
@@ -26,7 +27,6 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Nested, Projection, Query, Subscription
-from cdc_bridge.model.table import NULL
 
 Path: TypeAlias = tuple[Reference, ...]
 

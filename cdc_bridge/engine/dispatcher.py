@@ -127,11 +127,11 @@ class Dispatcher:
 
     def _take_change(self, change: Change) -> None:
         relation_id = change.relation_id
-        source = self._hub.sources.get(relation_id)
-        key = relation_id if source is None else source.collection.relation_id
+        table = self._hub.tables.get(relation_id)
+        key = relation_id if table is None else table.collection.relation_id
         if (
             key in self._drifting
-            or self._catalog.calls_for_catalog(change, source)
+            or self._catalog.calls_for_catalog(change, table)
             # a detached partition looks like a partition: ask the database
             or (relation_id != key and self._hub.is_followed(key))
         ):
@@ -269,8 +269,8 @@ class Dispatcher:
 
     async def _look_at_catalog(self, changes: Sequence[Change]) -> None:
         await self._catalog.confirm(changes)
-        sources = self._hub.sources
-        if any(self._catalog.calls_for_catalog(change, sources.get(change.relation_id)) for change in changes):
+        tables = self._hub.tables
+        if any(self._catalog.calls_for_catalog(change, tables.get(change.relation_id)) for change in changes):
             await self._catalog.refresh_until_done()
 
     def _go_on(self, key: int, looked_for: int) -> None:
@@ -281,7 +281,7 @@ class Dispatcher:
             self._overflowed.remove(key)
             self._scheduler.order(self._hub.hold(key))
         for change in queue[:looked_for]:
-            self._catalog.note(change, self._hub.sources.get(change.relation_id))
+            self._catalog.note(change, self._hub.tables.get(change.relation_id))
             self._dispatch(change)
         for change in queue[looked_for:]:
             self._take_change(change)

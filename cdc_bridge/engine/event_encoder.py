@@ -17,11 +17,11 @@ from cdc_bridge.engine.filter_index import Matches, Positions
 from cdc_bridge.model.catalog import PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
+from cdc_bridge.model.encoding import NULL, RowEncoder, RowKey, row_encoder
 from cdc_bridge.model.filter import EVERYTHING
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, EventKind, Projection, Reason, SortKey, Subscription, Transaction
-from cdc_bridge.model.table import NULL, RowEncoder, Table, row_encoder
 
 EncodingKey: TypeAlias = tuple[Projection, SecurityContext, bool]
 """The outputs, the context that sees them, and whether they are of old rows."""
@@ -45,23 +45,23 @@ class EventEncoder:
         "_change",
         "_event_position",
         "_every",
+        "_key",
         "_nested_values",
         "_new_keys",
         "_old_keys",
         "_rekeyed",
         "_some",
-        "_table",
     )
 
     def __init__(
         self,
         change: Change,
-        table: Table,
+        key: RowKey | None,
         event_position: EventPosition | None = None,
         nested_values: NestedValues = NO_NESTED_VALUES,
     ) -> None:
         self._change = change
-        self._table = table
+        self._key = key
         self._event_position = event_position
         self._nested_values = nested_values
         self._every: dict[tuple[RowEncoder, bool], tuple[bytes, ...]] = {}
@@ -160,7 +160,7 @@ class EventEncoder:
     def _rekeyed_rows(self) -> frozenset[int]:
         if self._rekeyed is None:
             self._rekeyed = frozenset()
-            if self._table.key is not None:
+            if self._key is not None:
                 old, new = self._keys_of(of_old=True), self._keys_of(of_old=False)
                 if old != new:
                     self._rekeyed = frozenset([i for i, key in enumerate(old) if key != new[i]])
@@ -217,14 +217,13 @@ class EventEncoder:
 
     def _keys_of(self, *, of_old: bool) -> list[bytes]:
         """Return the keys of all rows. The collection has a key."""
-        key = self._table.key
-        assert key is not None
+        assert self._key is not None
         if of_old:
             if self._old_keys is None:
-                self._old_keys = list(map(key, self._change.old))
+                self._old_keys = list(map(self._key, self._change.old))
             return self._old_keys
         if self._new_keys is None:
-            self._new_keys = list(map(key, self._change.new))
+            self._new_keys = list(map(self._key, self._change.new))
         return self._new_keys
 
     def _rows(self, subscription: Subscription, positions: Positions, *, of_old: bool) -> Sequence[bytes]:

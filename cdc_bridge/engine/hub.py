@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
 
-from cdc_bridge.engine.collection_registry import CollectionRegistry, Source
+from cdc_bridge.engine.collection_registry import CollectionRegistry, Table
 from cdc_bridge.engine.dependents import tables_of
 from cdc_bridge.engine.registry import Judge, Judgement, SubscriberRegistry, reload_all
 from cdc_bridge.engine.subscriber import FOLLOWING, Anchor, CursorCiphers, Outlet, Reading, State, Step, Subscriber
@@ -36,8 +36,7 @@ class Hub:
     def __init__(self, held_bytes_max: int) -> None:
         self.era = NO_ERA
         self.collections = CollectionRegistry()
-        self.sources: Mapping[int, Source] = self.collections.sources
-        """The collection and layout of the changes of each table by the newest catalog, by `oid`."""
+        self.tables: Mapping[int, Table] = self.collections.tables
         self.subscribers = SubscriberRegistry(held_bytes_max)
         self._ciphers = CursorCiphers()
         self._is_concerned: Concerned = _nobody

@@ -15,17 +15,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Generic, TypeAlias, TypeVar
 
-from cdc_bridge.engine.collection_registry import Source
+from cdc_bridge.engine.collection_registry import Table
 from cdc_bridge.engine.event_encoder import EncodingKey, EventEncoder, needs_old_rows
 from cdc_bridge.engine.filter_index import FilterGroup, Group, Matches, TableIndex
 from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
+from cdc_bridge.model.encoding import RowKey
 from cdc_bridge.model.filter import Filter, of_the_past
 from cdc_bridge.model.row import Row, RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, Projection
-from cdc_bridge.model.table import Table
 from cdc_bridge.ports import Completed, EvaluationRequest, EvaluationResult, Failure, NestedFields
 from cdc_bridge.query.operands import RowVersions
 
@@ -36,7 +36,7 @@ Groups: TypeAlias = Mapping[SecurityContext, Sequence[Group[Member]]]
 
 
 def find_matches(
-    index: TableIndex[Member] | None, change: Change, table: Table, now_us: int
+    index: TableIndex[Member] | None, change: Change, key: RowKey | None, now_us: int
 ) -> list[tuple[FilterGroup[Member], Matches | None]]:
     """Return the filters that may let rows of a change through, and what each does with them. None: all rows match.
 
@@ -49,7 +49,7 @@ def find_matches(
     rows = (*old, *new) if old and new else old or new
     found: list[tuple[FilterGroup[Member], Matches | None]] = []
     versions: RowVersions | None = None
-    candidates, is_certain = index.find(rows, table.key)
+    candidates, is_certain = index.find(rows, key)
     for filters, positions in candidates.items():
         if filters.is_everything:
             found.append((filters, None))
@@ -118,7 +118,7 @@ class Match(Generic[Member]):
     def __init__(
         self,
         change: Change,
-        source: Source,
+        table: Table,
         catalog: Catalog,
         now_us: int,
         filter_: Filter,
@@ -128,8 +128,8 @@ class Match(Generic[Member]):
     ) -> None:
         """`matches` is what memory can tell. None: all rows match."""
         self.change = change
-        self.collection = source.collection
-        self._table = source.table
+        self.collection = table.collection
+        self._key = table.key
         self._catalog = catalog
         self._now_us = now_us
         self._filter = filter_
@@ -209,7 +209,7 @@ class Match(Generic[Member]):
 
     def events(self, event_position: EventPosition | None) -> Iterator[tuple[Group[Member], tuple[Event, ...] | None]]:
         """Yield the events of each group that has any. None: it needs fresh data."""
-        encoder = EventEncoder(self.change, self._table, event_position, self._nested_values)
+        encoder = EventEncoder(self.change, self._key, event_position, self._nested_values)
         for context in self._concerned():
             matches = self._matches(context)
             for group in self._groups[context]:

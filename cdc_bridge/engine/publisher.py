@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
-from cdc_bridge.engine.collection_registry import CollectionRegistry, Source
+from cdc_bridge.engine.collection_registry import CollectionRegistry, Table
 from cdc_bridge.engine.dependents import rows_that_show
 from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.engine.filter_index import TableIndex, by_context
@@ -64,7 +64,7 @@ class Publisher:
 
     def __init__(self, collections: CollectionRegistry, subscribers: SubscriberRegistry) -> None:
         self._collections = collections
-        self._sources = collections.sources
+        self._tables = collections.tables
         self._subscribers = subscribers
         self.inquiries: list[Inquiry] = []
         """Inquiries that the dispatcher has not taken yet."""
@@ -79,17 +79,17 @@ class Publisher:
         Where memory cannot decide, an inquiry takes its place (`inquiries`). `now_us` is the moment of `$NOW`, in
         microseconds since 1970.
         """
-        source = self._sources.get(change.relation_id)
-        if source is None:
+        table = self._tables.get(change.relation_id)
+        if table is None:
             return []
-        collection = source.collection
+        collection = table.collection
         relation_id = collection.relation_id
         if change.operation is Operation.TRUNCATE:
-            return self._truncate(change, collection)
+            return self._truncate(change, table)
         if self._emptied_by:
             self._emptied_by.pop(relation_id, None)
         index = self._subscribers.index.tables.get(relation_id)
-        readings = [] if index is None else self._fan_out(change, source, index, now_us)
+        readings = [] if index is None else self._fan_out(change, table, index, now_us)
         if relation_id in self._subscribers.showing:
             readings += self._make_stale(change, collection)
         return readings
@@ -114,37 +114,38 @@ class Publisher:
         self._touched[topic] = None
         return topic.publish(change.xid, events)
 
-    def _truncate(self, change: Change, collection: Collection) -> list[Reading]:
+    def _truncate(self, change: Change, table: Table) -> list[Reading]:
+        collection = table.collection
         self._collections.truncate(change)
         if change.relation_id == collection.relation_id:
             self._emptied_by[collection.relation_id] = change.xid
-            readings = self._empty(change, collection)
+            readings = self._empty(change, table)
             return readings + reload_all(self._subscribers.topics_showing(collection.relation_id))
         if self._emptied_by.get(collection.relation_id) == change.xid:
             return []  # TRUNCATE of a partitioned table fires its trigger first and then one for each partition
         # a partition was emptied, the collection was not
         return reload_all(self._subscribers.topics_concerned(collection.relation_id))
 
-    def _empty(self, change: Change, collection: Collection) -> list[Reading]:
-        table = self._collections.table(collection.relation_id)
-        encoder = EventEncoder(change, table, _event_position(change, collection))
+    def _empty(self, change: Change, table: Table) -> list[Reading]:
+        collection = table.collection
+        encoder = EventEncoder(change, table.key, _event_position(change, collection))
         readings: list[Reading] = []
         for topic in self._subscribers.topics_of(collection.relation_id):
             if events := encoder.events(topic.subscription):
                 readings += self._publish(topic, change, events)
         return readings
 
-    def _fan_out(self, change: Change, source: Source, index: TableIndex[Topic], now_us: int) -> list[Reading]:
+    def _fan_out(self, change: Change, table: Table, index: TableIndex[Topic], now_us: int) -> list[Reading]:
         readings: list[Reading] = []
-        collection, table, _, _, orders = source
+        collection, key, _, _, orders = table
         if orders is not None:
             self._open_orders[orders] = collection
             if not orders.holds(change):
                 for topic in self._subscribers.topics_concerned(collection.relation_id):
                     readings += self._publish(topic, change, None)
                 return readings
-        encoder = EventEncoder(change, table, _event_position(change, collection))
-        for filters, matches in index.unfiltered or find_matches(index, change, table, now_us):
+        encoder = EventEncoder(change, key, _event_position(change, collection))
+        for filters, matches in index.unfiltered or find_matches(index, change, key, now_us):
             is_unsure = matches is not None and (matches.unsure_old or matches.unsure_new)
             for group in () if is_unsure else filters.flat:
                 if events := encoder.events(group.subscription, matches):
@@ -153,7 +154,7 @@ class Publisher:
             if is_unsure or filters.nested:
                 groups = filters.by_context if is_unsure else by_context(filters.nested)
                 catalog = self._collections.catalog
-                self._inquire(Match(change, source, catalog, now_us, filters.filter, groups=groups, matches=matches))
+                self._inquire(Match(change, table, catalog, now_us, filters.filter, groups=groups, matches=matches))
         return readings
 
     # --- what has to be asked ---
@@ -171,17 +172,17 @@ class Publisher:
         """Match again after rights or the catalog have changed. Return False if that is impossible."""
         inquiry.arrangement = self._subscribers.arrangement
         change, waiting = inquiry.change, inquiry.pending.keys()
-        source = self._sources.get(change.relation_id)
-        if source is None:
+        table = self._tables.get(change.relation_id)
+        if table is None:
             return False
         catalog = self._collections.catalog
         inquiry.matches = []
         for filters, matches in find_matches(
-            self._subscribers.index.tables.get(source.collection.relation_id), change, source.table, now_us
+            self._subscribers.index.tables.get(table.collection.relation_id), change, table.key, now_us
         ):
             if groups := by_context(group for group in filters.groups if not waiting.isdisjoint(group.members)):
                 inquiry.matches.append(
-                    Match(change, source, catalog, now_us, filters.filter, groups=groups, matches=matches)
+                    Match(change, table, catalog, now_us, filters.filter, groups=groups, matches=matches)
                 )
         return True
 

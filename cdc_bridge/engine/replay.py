@@ -48,7 +48,7 @@ class Replay:
         if subscriber.subscription.related or subscriber.subscription.query.aggregate is not None:
             return None  # its rows contain other tables, or it has figures
         subscriber.after = None
-        key = hub.collections.table(relation_id).key
+        key = hub.tables[relation_id].key
         subscriber.push(Event(EventKind.INIT, resumed=True), hub.client_position(subscriber, cursor))
         filters: FilterGroup[Subscriber] = FilterGroup(subscriber.subscription.query.filter)
         filters.put(Group(subscriber.subscription))
@@ -75,7 +75,7 @@ class Replay:
         """Match a change. Return None if no row can match, or the table was emptied."""
         if change.operation is Operation.TRUNCATE:
             return None
-        source, filters = self.hub.sources[change.relation_id], self._filters
+        table, filters = self.hub.tables[change.relation_id], self._filters
         matches = None
         if not filters.is_everything:
             rows = *change.old, *change.new
@@ -83,7 +83,7 @@ class Replay:
             if matches is None:
                 return None
         groups = filters.by_context
-        return Match(change, source, self.hub.catalog, now_us, filters.filter, groups=groups, matches=matches)
+        return Match(change, table, self.hub.catalog, now_us, filters.filter, groups=groups, matches=matches)
 
     def events_of(
         self, change: Change, match: Match[Subscriber] | None, upto: Snapshot
@@ -109,8 +109,7 @@ class Replay:
 
     def _events(self, change: Change, match: Match[Subscriber] | None) -> tuple[Event, ...] | None:
         if change.operation is Operation.TRUNCATE:
-            table = self.hub.sources[change.relation_id].table
-            return EventEncoder(change, table).events(self.subscriber.subscription)
+            return EventEncoder(change, self.hub.tables[change.relation_id].key).events(self.subscriber.subscription)
         if match is None:
             return ()
         _, events = next(match.events(None), (None, ()))

@@ -16,10 +16,10 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from cdc_bridge.model.encoding import NULL, array
 from cdc_bridge.model.errors import RequestError, invalid_payload
 from cdc_bridge.model.row import decode_exact
 from cdc_bridge.model.subscription import Event, EventKind, Item, Meta, Transaction, Uid
-from cdc_bridge.model.table import NULL, array
 
 UID_CHARACTERS_MAX = 1000
 """Bounds a uid, which is kept with its subscription and repeated in every message."""

@@ -6,9 +6,9 @@ import pytest
 from cdc_bridge.engine.event_encoder import EventEncoder
 from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation, Relation
+from cdc_bridge.model.encoding import row_key
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.subscription import Subscription
-from cdc_bridge.model.table import Table
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.parser import parse_query
 
@@ -38,7 +38,7 @@ def _ids(operation: Operation, sort: str) -> list[int]:
     old = () if operation is Operation.INSERT else images
     change = Change(operation, seq=1, xid=1, relation_id=1, filenode=1, old=old, new=new)
     query = parse_query({"fields": "id", "sort": sort}, TABLE, QueryLimits())
-    [event] = EventEncoder(change, Table(TABLE)).events(Subscription(TABLE, query))
+    [event] = EventEncoder(change, row_key(TABLE)).events(Subscription(TABLE, query))
     decoded = [msgspec.json.decode(row) for row in event.rows or ()]
     return [row["id"] if isinstance(row, dict) else row for row in decoded]
 

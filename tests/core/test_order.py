@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cdc_bridge.engine.order import TransactionOrder, TransactionOrders
 from cdc_bridge.model.change import Change
-from cdc_bridge.model.table import key_encoder
+from cdc_bridge.model.encoding import key_encoder
 from tests.core.facts import MESSAGES, delete, insert, row, snapshot, truncate, update
 
 

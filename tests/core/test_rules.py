@@ -16,6 +16,7 @@ from cdc_bridge.engine.filter_index import FilterIndex, Matches
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.model.catalog import NO_ACCESS, Access, Catalog, Collection, PgType, Reference, TableAccess
 from cdc_bridge.model.change import Listening, Relation
+from cdc_bridge.model.encoding import row_key
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import (
     EVERYTHING,
@@ -30,7 +31,6 @@ from cdc_bridge.model.filter import (
 )
 from cdc_bridge.model.security_context import SELF, Principal, SecurityContext
 from cdc_bridge.model.subscription import EventKind, Subscription
-from cdc_bridge.model.table import Table
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals
 from tests.core.facts import INT4, MESSAGES, TEXT, columns, insert, row, subscription, update
@@ -364,7 +364,7 @@ CHANGE = update((row(id=1, text="unseen"), row(id=1, text="seen")), (row(id=2, t
 
 @pytest.mark.parametrize(("is_guarded", "as_it_was"), [(True, None), (False, {"id": 1, "text": "unseen"})])
 def test_row_that_enters_was_perhaps_not_to_be_seen_before(is_guarded: bool, as_it_was: Any) -> None:
-    encoder = EventEncoder(CHANGE, Table(MESSAGES))
+    encoder = EventEncoder(CHANGE, row_key(MESSAGES))
     (event,) = encoder.events(entering(is_guarded=is_guarded), Matches([1], [0, 1]))
     assert event.kind is EventKind.UPDATE
     assert [msgspec.json.decode(each) for each in event.old or ()] == [as_it_was, {"id": 2, "text": "a"}]

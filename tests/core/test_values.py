@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_bridge.model.catalog import PgType, TypeKind
-from cdc_bridge.model.table import timestamptz, value_encoder
+from cdc_bridge.model.encoding import timestamptz, value_encoder
 
 INT8 = PgType("bigint", TypeKind.QUOTED)
 TIMESTAMPTZ = PgType("timestamp with time zone", TypeKind.TIMESTAMPTZ)

@@ -22,7 +22,6 @@ from typing import Any, TypeAlias, assert_never
 import msgspec
 
 from cdc_bridge.model.catalog import Collection, PgType, TypeKind
-from cdc_bridge.model.change import Change
 from cdc_bridge.model.filter import Field
 from cdc_bridge.model.instants import civil, day_number
 from cdc_bridge.model.row import Row, RowValues, split_array, split_object
@@ -34,25 +33,10 @@ NULL = b"null"
 
 Encode: TypeAlias = Callable[[bytes], bytes]
 EncodeRow: TypeAlias = Callable[[RowValues], bytes]
+RowKey: TypeAlias = Callable[[Row], bytes]
 
 Part: TypeAlias = tuple[bytes, str, Encode | None]
 """The name with its colon, the member of the row that has the value, and how to rewrite it."""
-
-
-class Table:
-    """Compiled from a collection's columns, for its rows. It lives as long as these do."""
-
-    def __init__(self, collection: Collection) -> None:
-        self.collection = collection
-        self.key = _row_key(collection) if collection.key else None
-
-    def fits(self, change: Change) -> bool:
-        """Return whether the rows of a change have the columns of the catalog; all its rows have the same.
-
-        Names have to have their order: only that shows that two columns have taken each other's names.
-        """
-        rows = change.new or change.old
-        return not rows or tuple(rows[0].columns) == self.collection.order(change.relation_id)
 
 
 class RowEncoder:
@@ -99,21 +83,23 @@ def key_encoder(collection: Collection) -> EncodeRow:
     return lambda row: encode(bytes(row.get(name, NULL)))
 
 
-def _row_key(collection: Collection) -> Callable[[Row], bytes]:
-    """Return the function that gives a row's key as `key_encoder` does; most keys are read without taking it apart."""
+def row_key(collection: Collection) -> RowKey | None:
+    """Return the encoder of a row's key, None without a key. Most keys are read without taking the row apart."""
+    if not collection.key:
+        return None
     encode_key = key_encoder(collection)
     if len(collection.key) > 1:
         return lambda row: encode_key(row.columns)
     begin = b"{" + member_name(collection.key[0])
     encode = value_encoder(collection.key_columns[0].type)
 
-    def row_key(row: Row) -> bytes:
+    def encode_row_key(row: Row) -> bytes:
         raw = row.value_after(begin)
         if raw is None:
             return encode_key(row.columns)
         return raw if encode is None else encode(raw)
 
-    return row_key
+    return encode_row_key
 
 
 def object_encoder(parts: Sequence[Part]) -> EncodeRow:

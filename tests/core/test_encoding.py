@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
+from cdc_bridge.engine.collection_registry import CollectionRegistry, Table
+from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation, Relation
+from cdc_bridge.model.encoding import key_encoder, object_encoder, row_encoder, row_key
 from cdc_bridge.model.row import Raw, Row
 from cdc_bridge.model.subscription import Projection
-from cdc_bridge.model.table import Table, key_encoder, object_encoder, row_encoder
 from tests.core.facts import INT4, INT8, KEYLESS, MESSAGES, TEXT, columns, insert, row, update
 
 JSON = PgType("json")
@@ -27,6 +28,12 @@ VALUES = st.recursive(
 
 def collection(key: str, **types: PgType) -> Collection:
     return Collection("c", Relation("public", "c"), 1, columns(**types), (key,), {1: 1})
+
+
+def tables_of(of: Collection) -> dict[int, Table]:
+    registry = CollectionRegistry()
+    registry.adopt(Catalog([of]))
+    return registry.tables
 
 
 def encoded(of: Collection, shown: Row, *names: str) -> bytes:
@@ -74,32 +81,32 @@ def test_chosen_columns_come_in_the_order_of_the_request() -> None:
 def test_key_is_the_same_whether_the_row_was_taken_apart_or_not(name: str, key: Any, other: Any) -> None:
     """It is read from the beginning of the row, where most keys are, or wherever it is."""
     of = replace(collection("id", id=INT4), columns=(Column(name, 1, INT4),), key=(name,))
-    encode_key, row_key = key_encoder(of), Table(of).key
-    assert row_key is not None
+    encode_key, encode_row_key = key_encoder(of), row_key(of)
+    assert encode_row_key is not None
     for values in ({name: key, name + "_": other}, {name + "_": other, name: key}, {name: key}):
         raw = Raw(msgspec.json.encode(values))
-        assert row_key(Row(raw)) == encode_key(Row(raw)) == msgspec.json.encode(key)
+        assert encode_row_key(Row(raw)) == encode_key(Row(raw)) == msgspec.json.encode(key)
 
 
 @pytest.mark.parametrize(
     "written", [b'{"id":"a\\"b","t":1}', b'{"id":"a,b"}', b'{"id":[1,2]}', b'{"id":{"a":1},"t":2}']
 )
 def test_key_that_looks_like_more_than_one_value_is_read_whole(written: bytes) -> None:
-    row_key = Table(collection("id", id=TEXT)).key
-    assert row_key is not None
-    assert row_key(Row(Raw(written))) == bytes(Row(Raw(written))["id"])
+    encode = row_key(collection("id", id=TEXT))
+    assert encode is not None
+    assert encode(Row(Raw(written))) == bytes(Row(Raw(written))["id"])
 
 
 def test_key_that_has_to_be_rewritten_is() -> None:
-    row_key = Table(collection("id", id=PgType("numeric", TypeKind.QUOTED))).key
-    assert row_key is not None
-    assert row_key(Row(Raw(b'{"id":1.50}'))) == b'"1.50"'
-    assert Table(KEYLESS).key is None
+    encode = row_key(collection("id", id=PgType("numeric", TypeKind.QUOTED)))
+    assert encode is not None
+    assert encode(Row(Raw(b'{"id":1.50}'))) == b'"1.50"'
+    assert row_key(KEYLESS) is None
 
 
 def test_change_fits_when_its_columns_are_the_catalogs_in_their_order() -> None:
     """Only the order shows that two columns have taken each other's names."""
-    table = Table(MESSAGES)
+    table = tables_of(MESSAGES)[100]
     assert table.fits(insert(row(id=1, text="a")))
     assert table.fits(update((row(id=1, text="a"), row(id=1, text="b"))))
     assert table.fits(Change(Operation.TRUNCATE, 1, 1, 100, 1000))
@@ -110,5 +117,5 @@ def test_change_fits_when_its_columns_are_the_catalogs_in_their_order() -> None:
 def test_partition_may_have_an_order_of_its_own() -> None:
     parted = replace(MESSAGES, filenodes={100: 0, 101: 1010}, orders={101: ("text", "id")})
     change = insert(row(text="a", id=1), of=parted, relation_id=101)
-    assert Table(parted).fits(change)
+    assert tables_of(parted)[101].fits(change)
     assert encoded(parted, change.new[0]) == b'{"id":1,"text":"a"}'
