@@ -1,8 +1,9 @@
-"""Attach tables: which triggers are missing on which of them, as a `Plan`."""
+"""Attach tables: which triggers are missing on which of them, as a `Plan`; and repair those of attached ones."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
+import psycopg
 from psycopg import sql
 
 from cdc_bridge.admin import migrations
@@ -17,6 +18,7 @@ from cdc_bridge.admin.mode import (
 )
 from cdc_bridge.admin.plan import (
     ACCESS_EXCLUSIVE,
+    LOCK_LIMIT_S,
     NO_LOCK,
     SHARE_ROW_EXCLUSIVE,
     Plan,
@@ -28,7 +30,7 @@ from cdc_bridge.admin.plan import (
     on_schema,
     on_tables,
 )
-from cdc_bridge.admin.problems import check_tree, log_problems
+from cdc_bridge.admin.problems import check_table, check_tree, log_problems
 from cdc_bridge.admin.roles import lacks
 from cdc_bridge.admin.tables import (
     Table,
@@ -41,6 +43,7 @@ from cdc_bridge.admin.tables import (
     split_column,
 )
 from cdc_bridge.admin.triggers import ExcludedColumn, Level, Wanted
+from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import AttachError, DatabaseError, NotOwner, UsageError
 from cdc_bridge.statements import VERSION, Connection, granting, statement
 
@@ -266,3 +269,53 @@ def _notes(tree: Tree, excluded: Iterable[ExcludedColumn]) -> Iterator[str]:
             f"{tree.root.relation} is filled by logical replication, which fires no statement triggers:"
             " it is captured row by row"
         )
+
+
+# --- repair: let triggers follow what has changed in attached tables, see `Tree.outdated` ---
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The tables that were repaired, and why others were not."""
+
+    repaired: list[Relation] = field(default_factory=list)
+    failed: dict[Relation, Exception] = field(default_factory=dict)
+
+
+def repair(
+    conn: Connection, schema: str = "cdc", *, lock_limit_s: float = LOCK_LIMIT_S, roots: Collection[int] | None = None
+) -> Outcome:
+    """Repair each table by itself, so that an obstacle at one does not stop the others. Raises `NotInstalled`.
+
+    `roots` are the oids of the tables to look at; without it, all attached ones are.
+    """
+    check_connection(conn)
+    with catalog_settings(conn):
+        migrations.require_installed(conn, schema)
+        found = read_trees(conn, schema, roots)
+    outcome = Outcome()
+    for tree in found:
+        relation, outdated = tree.root.relation, tree.outdated()
+        if not (tree.is_attached and outdated):
+            continue
+        try:
+            for table in tree.tables:
+                check_table(table)
+            tasks = tasks_of_tree(tree, outdated, tree.excluded, tree.repaired_level, tree.mode, schema=schema)
+            apply(conn, Plan(schema, tuple(tasks)), lock_limit_s=lock_limit_s)
+        except (DatabaseError, psycopg.DatabaseError) as error:
+            outcome.failed[relation] = error
+        else:
+            if tasks:
+                outcome.repaired.append(relation)
+    return outcome
+
+
+def objection(tree: Tree) -> DatabaseError | None:
+    """Return the error that forbids to repair this table, if any."""
+    try:
+        for table in tree.tables:
+            check_table(table)
+    except DatabaseError as error:
+        return error
+    return None

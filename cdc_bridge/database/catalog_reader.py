@@ -17,9 +17,9 @@ import psycopg
 from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from cdc_bridge.admin.attach import Outcome, objection, repair
 from cdc_bridge.admin.mode import STANDBY
 from cdc_bridge.admin.problems import bridge_problems, log_problems
-from cdc_bridge.admin.repair import Outcome, objection, repair
 from cdc_bridge.admin.tables import Tree, as_trees, query_tables
 from cdc_bridge.conninfo import REPAIR
 from cdc_bridge.database.catalog import fingerprint, read_catalog

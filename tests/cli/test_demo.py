@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from cdc_bridge.client import Message
-from cdc_bridge.demo.screen import Screen, listen_command, story
+from cdc_bridge.demo.show import Screen, listen_command, story
 from tests.cli.command import ROOT, assert_one_sentence, command, environment, run
 
 pytestmark = [pytest.mark.once, pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")]

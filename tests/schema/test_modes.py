@@ -10,9 +10,9 @@ from psycopg import errors
 
 from cdc_bridge import statements
 from cdc_bridge.admin import attach, migrations, status
+from cdc_bridge.admin.attach import Outcome, repair
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.admin.plan import SHARE_ROW_EXCLUSIVE
-from cdc_bridge.admin.repair import Outcome, repair
 from cdc_bridge.database.catalog import fingerprint, read_catalog
 from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.change import Relation

@@ -11,8 +11,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.admin import attach, status
+from cdc_bridge.admin.attach import Outcome, repair
 from cdc_bridge.admin.mode import Mode
-from cdc_bridge.admin.repair import Outcome, repair
 from cdc_bridge.database.catalog_reader import Pool, PooledCatalogReader
 from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.change import Relation

@@ -8,8 +8,8 @@ import pytest
 
 from cdc_bridge import statements
 from cdc_bridge.admin import status
+from cdc_bridge.admin.attach import Outcome, objection, repair
 from cdc_bridge.admin.mode import Mode, Notify, record_notify
-from cdc_bridge.admin.repair import Outcome, objection, repair
 from cdc_bridge.admin.tables import as_trees, query_tables
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
 from cdc_bridge.database.sessions import prepare
