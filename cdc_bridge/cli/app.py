@@ -10,10 +10,10 @@ import typer
 
 from cdc_bridge import __version__
 from cdc_bridge.cli import INTERRUPTED
+from cdc_bridge.cli.command import ReaderGone, complain, note, say
 from cdc_bridge.cli.install import attach, detach, sql
 from cdc_bridge.cli.listen import listen
 from cdc_bridge.cli.maintain import prune, status
-from cdc_bridge.cli.output import ReaderGone, complain, note, say
 from cdc_bridge.cli.serve import serve
 from cdc_bridge.cli.token import token
 from cdc_bridge.conninfo import mask

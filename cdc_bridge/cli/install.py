@@ -8,10 +8,10 @@ from cdc_bridge import statements
 from cdc_bridge.admin import attach as attaching
 from cdc_bridge.admin import detach as detaching
 from cdc_bridge.admin.mode import Mode, Notify
+from cdc_bridge.admin.plan import Plan
 from cdc_bridge.admin.roles import OWNER, RUNTIME, RoleNames
 from cdc_bridge.admin.roles import script as role_script
-from cdc_bridge.cli.options import Config, Dsn, SchemaName, Tables, connection, load
-from cdc_bridge.cli.output import complain, report, say
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, Tables, complain, connection, load, note, say
 from cdc_bridge.model.errors import UsageError
 
 _MODE = (
@@ -61,7 +61,7 @@ def attach(
             say(str(planned))
             return
         attaching.apply(conn, planned, notice=complain)
-    report(planned)
+    _report(planned)
 
 
 def detach(
@@ -86,7 +86,14 @@ def detach(
     with connection(settings, "detach") as conn:
         planned = detaching.plan(conn, request, settings.schema_name)
         detaching.apply(conn, planned, notice=complain)
-    report(planned)
+    _report(planned)
+
+
+def _report(done: Plan) -> None:
+    """Print what `attach` or `detach` has done."""
+    for sentence in done.notes:
+        note(sentence)
+    say("\n".join(task.title for task in done.tasks) or "Nothing to do.")
 
 
 def sql(

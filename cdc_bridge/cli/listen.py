@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from cdc_bridge.cli import TERMINATED, leave_at_sigterm
-from cdc_bridge.cli.output import ReaderGone, complain, say
+from cdc_bridge.cli.command import ReaderGone, complain, say
 from cdc_bridge.client import Message, Wanted, messages
 
 DEFAULT_URL = "ws://127.0.0.1:8765/websocket"

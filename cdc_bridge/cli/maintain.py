@@ -11,8 +11,7 @@ import typer
 from cdc_bridge.admin import retention
 from cdc_bridge.admin.retention import Pruned
 from cdc_bridge.admin.status import AttachedTable, Status, read_status
-from cdc_bridge.cli.options import Config, Dsn, SchemaName, connection, load
-from cdc_bridge.cli.output import age, say, size
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, load, say
 from cdc_bridge.model.errors import LockNotAcquired, NotInstalled
 from cdc_bridge.statements import VERSION
 
@@ -68,8 +67,8 @@ def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
     for table in found.tables:
         yield f"  {table}  ({'; '.join(_particulars(table))})"
     if log := found.log:
-        held = f"{size(log.size_bytes)} in {log.used} of 8 segments, the oldest change"
-        yield f"Change log: {'empty' if log.oldest_age_s is None else f'{held} {age(log.oldest_age_s)} old'}"
+        held = f"{_size(log.size_bytes)} in {log.used} of 8 segments, the oldest change"
+        yield f"Change log: {'empty' if log.oldest_age_s is None else f'{held} {_age(log.oldest_age_s)} old'}"
     if found.notify:
         is_open = found.log and found.log.is_gate_open
         now = "notify now (the gate is open)" if is_open else "do not notify now (the gate is shut)"
@@ -132,11 +131,28 @@ def prune(
 
 def _report(done: Pruned) -> None:
     for each in done.forgotten:
-        newest = f", the newest change {age(each.newest_age_s)} old" if each.newest_age_s is not None else ""
-        say(f"forgot segment {each.number}: {size(each.size_bytes)}{newest}")
+        newest = f", the newest change {_age(each.newest_age_s)} old" if each.newest_age_s is not None else ""
+        say(f"forgot segment {each.number}: {_size(each.size_bytes)}{newest}")
     if done.advanced:
         say("writers go on to the next segment")
     if done.is_pruned_elsewhere:
         say("Nothing to do: another session is pruning.")
     elif not (done.forgotten or done.advanced or done.locked):
         say("Nothing to do.")
+
+
+def _size(count: float) -> str:
+    """Return a size in words."""
+    for unit in ("bytes", "kB", "MB"):
+        if count < 10_000:
+            return f"{count:,.0f} {unit}"
+        count /= 1024
+    return f"{count:,.0f} GB"
+
+
+def _age(seconds: float) -> str:
+    """Return a time span in words."""
+    for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0, seconds):.0f} s"

@@ -16,8 +16,7 @@ from cdc_bridge import logs
 from cdc_bridge import settings as s
 from cdc_bridge.access.auth_state import AuthMode
 from cdc_bridge.cli import leave_at_sigterm
-from cdc_bridge.cli.options import load, with_a_flag_for_each_setting
-from cdc_bridge.cli.output import say
+from cdc_bridge.cli.command import load, say, with_a_flag_for_each_setting
 from cdc_bridge.conninfo import server
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import CannotServe, UsageError

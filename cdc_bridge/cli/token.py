@@ -9,8 +9,7 @@ import msgspec
 import typer
 
 from cdc_bridge.access.authenticator import mint
-from cdc_bridge.cli.options import Config, load
-from cdc_bridge.cli.output import complain, say
+from cdc_bridge.cli.command import Config, complain, load, say
 from cdc_bridge.model.errors import SettingsError, UsageError
 
 OWN_CLAIMS = frozenset({"role", "sub", "iat", "exp", "aud", "iss"})

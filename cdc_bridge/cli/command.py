@@ -1,6 +1,10 @@
-"""What several commands share: options, the step from flags to `Settings`, and a connection to the database."""
+"""What several commands share: output, options, the step from flags to `Settings`, and a connection to the database.
+
+Results go to stdout, and everything about them to stderr.
+"""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +16,34 @@ from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc_bridge import settings as s
-from cdc_bridge.cli.output import complain
 from cdc_bridge.conninfo import mask, server
 from cdc_bridge.model.errors import DatabaseError, DatabaseUnreachable, LockNotAcquired
 from cdc_bridge.settings import Settings
+
+
+class ReaderGone(Exception):
+    """The reader of our stdout has stopped reading, as `head` does. This is no error."""
+
+
+def say(text: str) -> None:
+    """Write a result at once, so that the reader of a pipe has it. Raises `ReaderGone`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise ReaderGone from None
+
+
+def note(text: str) -> None:
+    """Write what a person should know to stderr, where no program that reads stdout stumbles over it."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def complain(text: str) -> None:
+    """Write an error or a warning, under our name and without a password."""
+    note(f"cdc-bridge: {mask(text)}")
+
+
+# --- options and settings ---
 
 Dsn: TypeAlias = Annotated[
     str | None,
