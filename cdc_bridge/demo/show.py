@@ -159,11 +159,13 @@ class Ending:
 
     def __init__(self) -> None:
         self.janitor = Janitor()
+        self.ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        self._parent = os.getppid()
         self._begun = False
 
     def __enter__(self) -> Self:
         for number in _ENDINGS:
-            if signal.getsignal(number) is not signal.SIG_IGN or number == signal.SIGINT:
+            if number != signal.SIGHUP or not self.ignores_hangup:
                 signal.signal(number, self._interrupt)
         return self
 
@@ -178,6 +180,12 @@ class Ending:
             self._begun = True
             logging.disable()
             threading.Thread(target=self._insist, daemon=True).start()
+
+    async def parent_gone(self) -> None:
+        """Return when the process that started us is gone; never under `nohup`, which says not to care."""
+        # Nothing tells a process of this, so it has to look.
+        while os.getppid() == self._parent or self.ignores_hangup:  # noqa: ASYNC110
+            await asyncio.sleep(_PARENT_CHECK_S)
 
     def _interrupt(self, number: int, frame: object) -> None:
         self.begin()
@@ -221,13 +229,14 @@ async def _on_air(
     given = {"dsn": dsn, "host": HOST, "port": port, "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S}
     settings = Settings.model_validate(given | {"insecure_public": True})  # our own tables, on this machine
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    bridge = Bridge(settings, on_listening=listening.set_result)
+    bridge = Bridge(settings, on_listening=listening.set_result, on_stopping=ending.begin)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_end_with(bridge.run()))
-            tasks.create_task(_end_with(_parent_gone()))
+            tasks.create_task(_end_with(ending.parent_gone()))
             url = await listening
-            _end_by_signal(ending, bridge)
+            if not ending.ignores_hangup:  # the bridge would read its configuration again
+                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, bridge.stop)
             screen.show_ways_in(url, dsn)
             subscribed = [asyncio.Event() for _ in TABLES]
             for table, ready in zip(TABLES, subscribed, strict=True):
@@ -240,31 +249,10 @@ async def _on_air(
     raise _Over
 
 
-def _end_by_signal(ending: Ending, bridge: Bridge) -> None:
-    """Install handlers in place of the bridge's own, which do not end the other parts."""
-
-    def end() -> None:
-        ending.begin()
-        bridge.stop()
-
-    loop = asyncio.get_running_loop()
-    for number in _ENDINGS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            loop.add_signal_handler(number, end)
-
-
 async def _end_with(part: Coroutine[Any, Any, None]) -> NoReturn:
     """Run a part of the show. When it ends, the show ends."""
     await part
     raise _Over
-
-
-async def _parent_gone() -> None:
-    """Return when the process that started us is gone; never under `nohup`, which says not to care."""
-    parent = os.getppid()
-    # Nothing tells a process of this, so it has to look.
-    while os.getppid() == parent or signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # noqa: ASYNC110
-        await asyncio.sleep(_PARENT_CHECK_S)
 
 
 async def _subscribe(url: str, table: str, ready: asyncio.Event, screen: Screen) -> None:
