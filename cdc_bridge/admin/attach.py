@@ -42,7 +42,7 @@ from cdc_bridge.admin.tables import (
     require_table,
     split_column,
 )
-from cdc_bridge.admin.triggers import ExcludedColumn, Level, Wanted
+from cdc_bridge.admin.triggers import ExcludedColumn, Level, WantedTrigger
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import AttachError, DatabaseError, NotOwner, UsageError
 from cdc_bridge.statements import VERSION, Connection, granting, statement
@@ -133,14 +133,14 @@ def tasks_of_tree(
     return [on_tables(f"attach {tree.root.relation}", changed, lock, reason, steps, manner=manner)]
 
 
-def _change(table: Table, wanted: Sequence[Wanted], copied: set[str], schema: str) -> list[Step]:
+def _change(table: Table, wanted: Sequence[WantedTrigger], copied: set[str], schema: str) -> list[Step]:
     """Return the steps from the triggers that are there to the wanted ones; `copied` ones only need enabling."""
 
     def enable_always(name: str) -> Step:
         enabling = statement("triggers/enable_always", trigger=sql.Identifier(name), table=table.identifier)
         return Step(enabling, SHARE_ROW_EXCLUSIVE, "also for sessions that replicate (session_replication_role)")
 
-    def create(each: Wanted) -> Step:
+    def create(each: WantedTrigger) -> Step:
         reason = f"tell of every {each.event} on {table.relation}"
         return Step(each.create(table.identifier, schema), SHARE_ROW_EXCLUSIVE, reason)
 

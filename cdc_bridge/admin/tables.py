@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.rows import kwargs_row
 
 from cdc_bridge.admin.mode import PARTITION_PREFIX, PREFIX, Mode, ours
-from cdc_bridge.admin.triggers import COLUMN_BY_COLUMN, EVENTS, MARK, ExcludedColumn, Level, Trigger, Wanted
+from cdc_bridge.admin.triggers import COLUMN_BY_COLUMN, EVENTS, MARK, ExcludedColumn, Level, Trigger, WantedTrigger
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import AttachError
 from cdc_bridge.statements import Connection, TypedQuery, statement
@@ -152,7 +152,7 @@ class Tree:
         excluded: Sequence[ExcludedColumn] | None = None,
         level: Level | None = None,
         mode: Mode | None = None,
-    ) -> list[Wanted]:
+    ) -> list[WantedTrigger]:
         """Return the triggers that a table of the tree should have of its own; by default, as it is captured now.
 
         PostgreSQL copies row triggers from the root to partitions, except the one for TRUNCATE.
@@ -163,12 +163,12 @@ class Tree:
         is_plain = mode is Mode.DURABLE and self.is_plain and not arguments
         prefix = PREFIX if table.is_root else PARTITION_PREFIX
         if level is Level.STATEMENT:
-            return [Wanted(prefix + event.lower(), event, level, mode, arguments, is_plain) for event in EVENTS]
+            return [WantedTrigger(prefix + event.lower(), event, level, mode, arguments, is_plain) for event in EVENTS]
         prefix = f"{PREFIX}row_" if table.is_root else PARTITION_PREFIX
         rows = [event for event in EVENTS if event != "TRUNCATE" and table.is_root]
         return [
-            *(Wanted(f"{prefix}{event.lower()}_{self._mark}", event, level, mode, arguments) for event in rows),
-            Wanted(f"{prefix}truncate", "TRUNCATE", Level.STATEMENT, mode, arguments),
+            *(WantedTrigger(f"{prefix}{event.lower()}_{self._mark}", event, level, mode, arguments) for event in rows),
+            WantedTrigger(f"{prefix}truncate", "TRUNCATE", Level.STATEMENT, mode, arguments),
         ]
 
     @property

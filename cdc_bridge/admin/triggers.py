@@ -101,7 +101,7 @@ class Trigger:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class WantedTrigger:
     """A trigger of ours as it should be. `is_plain`: as `Trigger.is_plain`."""
 
     name: str
