@@ -204,14 +204,8 @@ class Bridge:
     async def _serve(self, pools: Pools) -> None:
         settings = self.settings
         broker, capture, catalog = _build_broker(settings, pools)
-        maintenance = LogMaintenance(
-            pools.catalog,
-            settings.conninfo,
-            settings.schema_name,
-            retention_age_s=settings.retention_age_s,
-            retention_bytes=settings.retention_bytes,
-            notify=settings.notify,
-        )
+        database = {"conninfo": settings.conninfo, "schema": settings.schema_name}
+        maintenance = _from_settings(LogMaintenance, settings, pool=pools.catalog, **database)
         authenticator = Authenticator(
             Roles(frozenset(settings.roles), settings.anon_role, broker.is_ruled, settings.insecure_public),
             Verifier(settings.jwt_audience, settings.jwt_issuer, settings.jwt_leeway_s),
