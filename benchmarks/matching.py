@@ -102,7 +102,7 @@ class Crowd:
         """How many are concerned by this row having been inserted."""
         version = RowVersion(row, 0)
         count = 0
-        for filters in self.index.candidates(ROOMS.relation_id, [row], KEY):
+        for filters in self.index.tables[ROOMS.relation_id].find([row], KEY)[0]:
             if filters.predicate(version):
                 count += sum(1 for group in filters.groups for _ in group.members)
         return count

@@ -134,7 +134,7 @@ class Reader(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Missed:
+class Page:
     """Changes that `snapshot` sees, in the order of `seq`, also across the pages of one reading.
 
     `earlier`: changes already delivered, of transactions that go on in `changes`. They show whether these can have
@@ -153,7 +153,7 @@ class CaughtUp:
     snapshot: Snapshot
 
 
-Page: TypeAlias = Missed | CaughtUp
+Pages: TypeAlias = AsyncGenerator[Page | CaughtUp, None]
 
 
 class RowEvaluator(Protocol):
@@ -186,7 +186,7 @@ class LogReader(Protocol):
     Raises `Forgotten`, `SourceChanged` and `SourceUnavailable`. No two changes have the same `seq`.
     """
 
-    def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]: ...
+    def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> Pages: ...
 
     async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
         """Do as `Reader.find_key`, for a row that may be gone by now. Raises FORBIDDEN if this cannot be a key."""

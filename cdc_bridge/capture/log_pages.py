@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeAlias
@@ -28,8 +27,9 @@ import psycopg
 from psycopg import AsyncConnection
 
 from cdc_bridge.capture.payload import log_sequence, logged_rows
-from cdc_bridge.model.change import Change, Operation, Position, Snapshot
+from cdc_bridge.model.change import OPERATIONS, Change, Position, Snapshot, made
 from cdc_bridge.model.errors import PayloadError
+from cdc_bridge.ports import Page
 from cdc_bridge.statements import statement
 
 Ask: TypeAlias = Callable[[str, dict[str, Any]], Awaitable[list[tuple[Any, ...]]]]
@@ -49,9 +49,7 @@ KEYS_MAX = 20_000
 PAGE_BYTES_MAX = 1024 * 1024
 PAGE_ROWS_MAX = 1000
 
-_OPERATIONS = {operation.value: operation for operation in Operation}
 _STATEMENT = itemgetter(0, 1)
-_made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times as long
 
 
 class Found(NamedTuple):
@@ -70,14 +68,6 @@ class Unreadable(Exception):
     def __init__(self, reason: str, snapshot: Snapshot) -> None:
         super().__init__(reason)
         self.snapshot = snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Changes in the order of `seq`. `earlier`: delivered before, of transactions that go on here."""
-
-    changes: tuple[Change, ...]
-    earlier: tuple[Change, ...] = ()
 
 
 class _Key(NamedTuple):
@@ -104,10 +94,6 @@ def asking(connection: AsyncConnection[Any], schema: str) -> Ask:
 def unseen(snapshot: Snapshot) -> dict[str, Any]:
     """Return the parameters of a query for rows that a snapshot does not see."""
     return {"xmax": str(snapshot.xmax), "in_progress": [str(xid) for xid in snapshot.in_progress]}
-
-
-def text(snapshot: Snapshot) -> str:
-    return f"{snapshot.xmin}:{snapshot.xmax}:{','.join(map(str, sorted(snapshot.in_progress)))}"
 
 
 def base(delivered: Iterable[Position]) -> Snapshot:
@@ -146,9 +132,9 @@ def changes_of(rows: Iterable[Sequence[Any]]) -> Iterator[Change]:
             raise PayloadError(f"a row of the log cannot be read: {error}") from error
         if letter == "U" and len(old) != len(new):
             raise PayloadError("an update in the log has an old row without a new one")
-        change: Change = _made(
+        change: Change = made(
             Change,
-            (_OPERATIONS[letter], log_sequence(position, xid), xid, relation_id, filenode, old, new, at, None),
+            (OPERATIONS[letter], log_sequence(position, xid), xid, relation_id, filenode, old, new, at, None),
         )
         yield change
 
@@ -232,7 +218,7 @@ async def _read_all(ask: Ask, relations: Collection[int], delivered: Position, u
 
 async def _sizes(ask: Ask, delivered: Position, upto: Snapshot, apart: Iterable[int] = ()) -> Sizes:
     """Return the size of what each table has between a position and a snapshot."""
-    rows = await ask("log_sizes", {**unseen(delivered.seen), "upto": text(upto), "apart": sorted(apart)})
+    rows = await ask("log_sizes", {**unseen(delivered.seen), "upto": str(upto), "apart": sorted(apart)})
     return {relation_id: (count, size_bytes) for relation_id, count, size_bytes in rows}
 
 
@@ -257,7 +243,7 @@ async def pages(
     Raises `PayloadError` and psycopg's errors.
     """
     seen = base(delivered)
-    parameters = {**unseen(seen), "upto": text(upto), "relations": list(relations)}
+    parameters = {**unseen(seen), "upto": str(upto), "relations": list(relations)}
     waiting: dict[int, list[_Key]] = {}  # delivered ones, by a transaction that may have more changes
     last = _Key(0, 0, 0)
     rows_max = KEYS_MAX
@@ -271,6 +257,7 @@ async def pages(
         for chunk in _chunks(_fresh(keys, delivered, waiting)):
             earlier = [key for xid in {key.xid for key in chunk} for key in waiting.pop(xid, ())]
             yield Page(
+                upto,
                 tuple(await _read(ask, relations, chunk)),
                 tuple(await _read(ask, relations, earlier)) if earlier else (),
             )

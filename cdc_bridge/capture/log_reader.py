@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any, TypeAlias
 
@@ -18,7 +17,7 @@ from cdc_bridge.model.change import Position
 from cdc_bridge.model.encoding import key_encoder
 from cdc_bridge.model.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
 from cdc_bridge.model.row import split_object
-from cdc_bridge.ports import CaughtUp, Missed, Page
+from cdc_bridge.ports import CaughtUp, Pages
 from cdc_bridge.statements import statement
 
 log = logging.getLogger(__name__)
@@ -34,7 +33,7 @@ class PooledLogReader:
         self._schema = schema
         self._answer_limit_s = answer_limit_s
 
-    async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
+    async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> Pages:
         """See the port."""
         relations = sorted(collection.filenodes)
         try:
@@ -48,7 +47,7 @@ class PooledLogReader:
                     async for page in read:
                         if await is_forgotten(ask, base(delivered)):
                             raise Forgotten("the log was emptied meanwhile")
-                        yield Missed(upto, page.changes, page.earlier)
+                        yield page
                 if await is_forgotten(ask, base(delivered)):
                     raise Forgotten("the log does not reach back so far")
             yield CaughtUp(upto)

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 
-from cdc_bridge.model.change import Change, Heartbeat, Operation, Snapshot
+from cdc_bridge.model.change import OPERATIONS, Change, Heartbeat, Operation, Snapshot, made
 from cdc_bridge.model.errors import PayloadError
 from cdc_bridge.model.row import Raw, Row, split_rows
 
@@ -59,7 +59,6 @@ def heartbeat(sender: str, beat: int) -> str:
 
 
 _decode_inline = msgspec.json.Decoder(tuple[list[Raw], list[Raw]]).decode
-_OPERATIONS = {operation.value: operation for operation in Operation}
 
 
 class Decoder:
@@ -148,7 +147,6 @@ def logged_rows(written: Iterable[Sequence[Any]], column: int) -> tuple[Row, ...
 
 
 _WAKE = Wake()
-_made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times as long
 
 
 def _inline(words: list[str], body: str) -> Inline | Wake:
@@ -158,10 +156,10 @@ def _inline(words: list[str], body: str) -> Inline | Wake:
         xid = int(xid_text)
         high, _, low = seq.partition("/")
         old, new = _decode_inline(body)
-        change = _made(
+        change = made(
             Change,
             (
-                _OPERATIONS[letter],
+                OPERATIONS[letter],
                 (int(high, 16) << 32 | int(low, 16)) << 64 | xid,  # see `log_sequence`
                 xid,
                 int(relation_id),
@@ -172,7 +170,7 @@ def _inline(words: list[str], body: str) -> Inline | Wake:
                 None,
             ),
         )
-        inline: Inline = _made(Inline, (change, int(gate)))
+        inline: Inline = made(Inline, (change, int(gate)))
         return inline
     except (ValueError, KeyError, msgspec.DecodeError, RecursionError):
         return _WAKE

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TypeAlias
 
@@ -136,28 +136,26 @@ class CatalogWatch:
         """Judge every subscription by other rules."""
         async with self._refreshing:
             self._parser.access.adopt(rules)
-            await self._apply_rules()
+            await self._until_done(self._apply_rules, "rules cannot be applied, trying again")
             if self._fingerprint:  # else there is no catalog yet
                 self._parser.check_rules(self._hub.catalog)
 
     async def _apply_rules(self) -> None:
-        while True:
-            try:
-                if self._hub.held_back_count:  # they wait for a newer catalog than the hub has
-                    await self._refresh()
-                return await self._adopt(self._hub.catalog, rights_changed=True)
-            except SourceUnavailable as error:
-                check_still_wanted()
-                log.warning("rules cannot be applied, trying again", extra=facts(reason=str(error)))
-                await asyncio.sleep(self._retry_delay_s)
+        if self._hub.held_back_count:  # they wait for a newer catalog than the hub has
+            await self._refresh()
+        await self._adopt(self._hub.catalog, rights_changed=True)
 
     async def refresh_until_done(self) -> None:
+        await self._until_done(self.refresh, "the catalog cannot be read, trying again")
+
+    async def _until_done(self, attempt: Callable[[], Awaitable[None]], complaint: str) -> None:
+        """Try until the database is there."""
         while True:
             try:
-                return await self.refresh()
+                return await attempt()
             except SourceUnavailable as error:
                 check_still_wanted()
-                log.warning("the catalog cannot be read, trying again", extra=facts(reason=str(error)))
+                log.warning(complaint, extra=facts(reason=str(error)))
                 await asyncio.sleep(self._retry_delay_s)
 
     async def renew(self) -> None:
@@ -179,21 +177,24 @@ class CatalogWatch:
         return table is None or not table.fits(change)
 
     async def confirm(self, changes: Iterable[Change]) -> None:
-        """Read the catalog when one of these changes is of a table that is no partition of its collection any more."""
-        asked: dict[int, int] = {}
-        for change in changes:
-            collection = self._hub.catalog.by_relation_id.get(change.relation_id)
-            if collection is not None and collection.relation_id != change.relation_id:
-                asked[change.relation_id] = collection.relation_id
-        while asked:
-            try:
-                if await self._reader.detached(asked):
-                    await self.refresh_until_done()
-                return
-            except SourceUnavailable as error:
-                check_still_wanted()
-                log.warning("partitions cannot be looked at, trying again", extra=facts(reason=str(error)))
-                await asyncio.sleep(self._retry_delay_s)
+        """Read the catalog if one of these changes is of a table that is no partition of its collection any more.
+
+        A collection that no subscriber follows is not asked about.
+        """
+        catalog = self._hub.catalog.by_relation_id
+        roots = {
+            change.relation_id: catalog[change.relation_id].relation_id
+            for change in changes
+            if change.relation_id in catalog
+        }
+        partitions = {each: root for each, root in roots.items() if each != root and self._hub.is_followed(root)}
+
+        async def look() -> None:
+            if await self._reader.detached(partitions):
+                await self.refresh_until_done()
+
+        if partitions:
+            await self._until_done(look, "partitions cannot be looked at, trying again")
 
     def calls_for_catalog(self, change: Change, table: Table | None) -> bool:
         """Whether the catalog has to be read before this change of a table can be sent.

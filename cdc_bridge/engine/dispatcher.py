@@ -88,7 +88,7 @@ class Dispatcher:
                             snapshot, lagging.union(self._drifting) if self._drifting else lagging
                         )
                     case Turn(era=era):
-                        self._hub.turn(era)
+                        self._hub.era = era
                     case Gap():
                         self._scheduler.order(self._hold(item))
                     case Listening() | Lost():
@@ -120,8 +120,7 @@ class Dispatcher:
         if gap.relation_id is None:
             log.warning("changes were missed: all subscribers get fresh data", extra=facts(reason=gap.reason))
             return self._hub.hold()
-        collection = self._hub.catalog.by_relation_id.get(gap.relation_id)
-        return self._hub.hold(collection.relation_id) if collection else []
+        return self._hub.hold(self._key(gap.relation_id))
 
     # --- changes ---
 
@@ -149,16 +148,17 @@ class Dispatcher:
             self._drifting = {each: [] for each in self._drifting}
             self._drifting_bytes = 0
 
-    def _key(self, change: Change) -> int:
-        collection = self._hub.catalog.by_relation_id.get(change.relation_id)
-        return change.relation_id if collection is None else collection.relation_id
+    def _key(self, relation_id: int) -> int:
+        """Return the collection of a table, or the table if it belongs to none."""
+        table = self._hub.tables.get(relation_id)
+        return relation_id if table is None else table.collection.relation_id
 
     def _dispatch(self, change: Change) -> None:
         try:
             readings = self._publisher.apply(change, change.at or time.time_ns() // 1000)
         except Exception:  # a value that we cannot handle must not end the stream
             log.exception("a change cannot be sent: its subscribers get fresh data")
-            readings = self._hub.hold(self._key(change))
+            readings = self._hub.hold(self._key(change.relation_id))
         if readings:
             self._scheduler.order(readings)
         if self._publisher.inquiries:

@@ -172,17 +172,6 @@ class FilterIndex(Generic[Member]):
     def members(self, relation_id: int) -> list[Member]:
         return [member for group in self.groups(relation_id) for member in group.members]
 
-    def candidates(
-        self, relation_id: int, rows: Sequence[Row], key: Callable[[Row], bytes] | None = None
-    ) -> Mapping[FilterGroup[Member], Sequence[int]]:
-        """Return the groups that these rows may concern, each with the positions of the rows in question, in order.
-
-        The filter of a group matches no other row. `rows` of an UPDATE are the old ones and the new ones. `key` encodes
-        the key of a row; without it all groups that follow one item are found.
-        """
-        table = self.tables.get(relation_id)
-        return {} if table is None else table.find(rows, key)[0]
-
 
 class TableIndex(Generic[Member]):
     """The groups of one table by what they are, and by what they are found by."""
@@ -223,7 +212,12 @@ class TableIndex(Generic[Member]):
     def find(
         self, rows: Sequence[Row], key: Callable[[Row], bytes] | None
     ) -> tuple[Mapping[FilterGroup[Member], Sequence[int]], bool]:
-        """Return the candidates, and whether those with `is_decided` match for certain."""
+        """Return the groups that these rows may concern, each with the positions of the rows in question, in order.
+        And whether those with `is_decided` match these for certain.
+
+        The filter of a group matches no other row. `rows` of an UPDATE are the old ones and the new ones. `key` encodes
+        the key of a row; without it all groups that follow one item are found.
+        """
         every = range(len(rows))
         found, is_certain = self._by_key.find(rows) if self._by_key.readers else ({}, True)
         if self._by_every_row:

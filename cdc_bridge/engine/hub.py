@@ -35,6 +35,7 @@ class Hub:
 
     def __init__(self, held_bytes_max: int) -> None:
         self.era = NO_ERA
+        """The era of the positions that come from the stream now."""
         self.collections = CollectionRegistry()
         self.tables: Mapping[int, Table] = self.collections.tables
         self.subscribers = SubscriberRegistry(held_bytes_max)
@@ -197,17 +198,13 @@ class Hub:
     # --- the era of the stream, and gaps in it ---
 
     def listening(self, era: Era, secret: bytes | None) -> None:
-        """Positions are of this era now, and cursors are sealed with this secret; without one, by ours alone."""
+        """Cursors are sealed with this secret from now on; without one, with ours alone."""
         self.era = era
         if secret is not None:
             self._ciphers.take(secret)
 
-    def turn(self, era: Era) -> None:
-        """Positions are of this era now."""
-        self.era = era
-
     def hold_not_durable(self) -> list[Reading]:
-        """After a gap in listening that the log has filled: those whose changes are not in it need fresh data."""
+        """Return readings for subscribers whose changes are not in the log, after it has filled a gap in listening."""
         return reload_all(topic for topic in self.subscribers.topics if not self._is_logged(topic.subscription))
 
     def _is_logged(self, subscription: Subscription) -> bool:
@@ -218,12 +215,12 @@ class Hub:
         return followed.durable and all(each is None or each.durable for each in others)
 
     def hold(self, relation_id: int | None = None) -> list[Reading]:
-        """After a gap: everybody, or those that follow or show one table, need fresh data."""
+        """Return readings for all subscribers, or those that follow or show one table, after a gap."""
         if relation_id is None:
             return reload_all(self.subscribers.topics)
         return reload_all(self.subscribers.topics_concerned(relation_id))
 
-    # --- whose rights are being asked about, or whose collection is missing ---
+    # --- subscribers that wait for an answer about their rights, or for their collection ---
 
     @property
     def missing(self) -> list[Subscriber]:
@@ -236,7 +233,7 @@ class Hub:
         return sum(subscriber.state is State.WAITING for subscriber in self.subscribers)
 
     def hold_back(self, is_concerned: Concerned) -> None:
-        """Tell those nothing who are concerned, nor who comes meanwhile and is: not before `adopt` or `release`."""
+        """Send nothing to subscribers that are concerned, newcomers included, until `adopt` or `release`."""
         self._is_concerned = is_concerned
         self._withhold(is_concerned)
 
@@ -248,7 +245,7 @@ class Hub:
                 subscriber.forget()
 
     def release(self) -> list[Reading]:
-        """Let those go on who were held back: with fresh data, since they have not been sent what came meanwhile."""
+        """Let subscribers that were held back go on, with fresh data, since they were not sent what came meanwhile."""
         self._is_concerned = _nobody
         missing = frozenset(self.missing)
         waiting = [each for each in self.subscribers if each.state is State.WAITING and each not in missing]
@@ -265,9 +262,9 @@ class Hub:
 
     def adopt(self, catalog: Catalog, judge: Judge, *, rights_changed: bool = False) -> list[Reading]:
         """Take over a new catalog; subscribers of changed tables are judged anew, and start anew or are refused.
-        Those who have been held back start anew in any case. Those of a name that is gone wait for it (`missing`).
+        Those that have been held back start anew in any case. Those of a name that is gone wait for it (`missing`).
 
-        `rights_changed`: everybody may see something else. Whatever `judge` raises besides `RequestError` comes, in one
+        `rights_changed`: any subscriber may see something else. What `judge` raises besides `RequestError` comes in one
         group, before anything has changed.
         """
         differences = self.collections.compare(catalog)
@@ -308,7 +305,7 @@ class Hub:
 
 
 def _forget_former_rights(subscriber: Subscriber, known: Subscription) -> None:
-    """Send nothing of what waits, if it was meant for somebody who might see something else: fresh data follow."""
+    """Drop what waits if it was meant for other rights: fresh data follow."""
     if subscriber.subscription.rights != known.rights:
         subscriber.forget()
 

@@ -23,7 +23,7 @@ from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.encoding import RowKey
 from cdc_bridge.model.filter import Filter, of_the_past
-from cdc_bridge.model.row import Row, RowValues
+from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, Projection
 from cdc_bridge.ports import Completed, EvaluationRequest, EvaluationResult, Failure, NestedFields
@@ -160,15 +160,14 @@ class Match(Generic[Member]):
             (self._old, self.change.old, of_the_past(self._filter)),
             (self._new, self.change.new, self._filter),
         )
+        contexts = tuple(self._groups)
         return [
-            self._evaluation_request(filter_, [rows[i] for i in side.unsure])
+            EvaluationRequest(
+                self.collection, self._catalog, filter_, tuple([rows[i] for i in side.unsure]), self._now_us, contexts
+            )
             for side, rows, filter_ in asked
             if side.unsure
         ]
-
-    def _evaluation_request(self, filter_: Filter, rows: Iterable[Row]) -> EvaluationRequest:
-        contexts = tuple(self._groups)
-        return EvaluationRequest(self.collection, self._catalog, filter_, tuple(rows), self._now_us, contexts)
 
     def decide(self, results: Sequence[EvaluationResult]) -> None:
         """Take the answers to `evaluation_requests`, in their order."""
@@ -180,7 +179,9 @@ class Match(Generic[Member]):
     def nested_fields(self) -> list[NestedFields]:
         needed: dict[EncodingKey, set[int]] = {}
         self._incomplete.clear()
-        for context, matches in self._settled():
+        for context in self._concerned():
+            if (matches := self._matches(context)) is None:
+                continue
             for group in self._groups[context]:
                 projection = group.subscription.query.projection
                 if not projection.is_flat:
@@ -217,12 +218,6 @@ class Match(Generic[Member]):
                     yield group, None
                 elif (matches.old or matches.new) and (events := encoder.events(group.subscription, matches)):
                     yield group, events
-
-    def _settled(self) -> Iterator[tuple[SecurityContext, Matches]]:
-        for context in self._concerned():
-            matches = self._matches(context)
-            if matches is not None:
-                yield context, matches
 
     def _concerned(self) -> Iterable[SecurityContext]:
         """Contexts to which a row may be let through."""

@@ -5,9 +5,9 @@ foreign key or a part of a WITH) arrives first. Usually that is another row. Whe
 show it: the old version of each change must be the new one of the change before. Where it is not, or is not known, the
 stream does not have the final state of the row, and fresh data must be read.
 
-Rule: one transaction of one table at a time. State: a hash of the last version of each key that the transaction has
-written; nothing until its second change, since most transactions have one. Bound: `keys_max` keys. Policy: past it the
-rest of the transaction is not checked.
+State: of each transaction of one table a hash of the last version of each key that it has written; nothing but the
+change until its second one, since most transactions have one. Bound: `keys_max` keys of a transaction. Policy: past it
+the rest of the transaction is not checked.
 """
 
 from __future__ import annotations
@@ -34,33 +34,15 @@ class TransactionOrder:
     """The order of one transaction in one table. `key` encodes the key of a row."""
 
     key: Callable[[Row], bytes]
-    keys_max: int = 20_000
-    _xid: int = 0
-    _first: Change | None = None
-    _hashes: dict[bytes, int | _Gone] = field(default_factory=dict)
+    keys_max: int
+    hashes: dict[bytes, int | _Gone] = field(default_factory=dict)
     _moved_in: set[bytes] = field(default_factory=set)
-
-    @property
-    def keys_count(self) -> int:
-        return len(self._hashes)
 
     def holds(self, change: Change) -> bool:
         """Whether the change can have happened after the previous ones, with its rows in any order."""
         if change.operation is Operation.UPDATE and not is_clear(change, self.key):
             return False
-        if change.xid != self._xid:
-            self._xid = change.xid
-            self._first = change
-            self._hashes = {}
-            self._moved_in = set()
-            return True
-        if self._first is not None:
-            first, self._first = self._first, None
-            self._follow(first)
-        return self._follow(change)
-
-    def _follow(self, change: Change) -> bool:
-        if len(self._hashes) > self.keys_max:
+        if len(self.hashes) > self.keys_max:
             return True
         match change.operation:
             case Operation.INSERT:
@@ -70,15 +52,15 @@ class TransactionOrder:
             case Operation.DELETE:
                 return self._delete(change)
             case Operation.TRUNCATE:
-                self._hashes = {}
+                self.hashes = {}
                 return True
 
     def _insert(self, change: Change) -> bool:
         follows = True
         for row in change.new:
             key = self.key(row)
-            follows &= self._hashes.get(key, _GONE) is _GONE
-            self._hashes[key] = _hash(row)
+            follows &= self.hashes.get(key, _GONE) is _GONE
+            self.hashes[key] = _hash(row)
         return follows
 
     def _delete(self, change: Change) -> bool:
@@ -86,7 +68,7 @@ class TransactionOrder:
         for row in change.old:
             key = self.key(row)
             follows &= self._is_last(key, row)
-            self._hashes[key] = _GONE
+            self.hashes[key] = _GONE
         return follows
 
     def _update(self, change: Change) -> bool:
@@ -95,16 +77,16 @@ class TransactionOrder:
         follows = not any(old_key != new_key and old_key in self._moved_in for old_key, _, new_key, _ in pairs)
         for old_key, old, _, _ in pairs:
             follows &= self._is_last(old_key, old)
-            self._hashes[old_key] = _GONE
+            self.hashes[old_key] = _GONE
         for old_key, _, new_key, new in pairs:
-            follows &= old_key == new_key or self._hashes.get(new_key, _GONE) is _GONE
-            self._hashes[new_key] = _hash(new)
+            follows &= old_key == new_key or self.hashes.get(new_key, _GONE) is _GONE
+            self.hashes[new_key] = _hash(new)
             if old_key != new_key:
                 self._moved_in.add(new_key)
         return follows
 
     def _is_last(self, key: bytes, row: Row) -> bool:
-        known = self._hashes.get(key)
+        known = self.hashes.get(key)
         return known is None or (known is not _GONE and known == _hash(row))
 
 
@@ -176,7 +158,7 @@ class TransactionOrders:
 
 
 def _rows_count(order: Change | TransactionOrder) -> int:
-    return order.keys_count if isinstance(order, TransactionOrder) else len(order.old) + len(order.new)
+    return len(order.hashes) if isinstance(order, TransactionOrder) else len(order.old) + len(order.new)
 
 
 def _hash(row: Row) -> int:

@@ -22,7 +22,7 @@ from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import Forgotten, RequestError, SourceUnavailable, cannot_be_read
 from cdc_bridge.model.filter import conjunction
 from cdc_bridge.model.subscription import Projection, Query, Subscription
-from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Missed, Reader, RowEvaluator
+from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Page, Reader, RowEvaluator
 
 log = logging.getLogger(__name__)
 
@@ -230,7 +230,7 @@ async def _read_missed(sources: Sources, replay: Replay) -> bool:
     raise SourceUnavailable("the log ended early")
 
 
-async def _send(sources: Sources, replay: Replay, page: Missed) -> None:
+async def _send(sources: Sources, replay: Replay, page: Page) -> None:
     """Send a page at the client's pace."""
     subscriber = replay.subscriber
     replay.remember(page.earlier)

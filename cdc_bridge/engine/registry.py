@@ -45,9 +45,6 @@ class SubscriberRegistry:
     def __iter__(self) -> Iterator[Subscriber]:
         return iter(list(self._subscribers))
 
-    def __contains__(self, subscriber: Subscriber) -> bool:
-        return subscriber in self._subscribers
-
     def rearrange(self) -> None:
         """Make pending inquiries invalid, so that they are asked again."""
         self.arrangement = object()

@@ -20,6 +20,12 @@ class Operation(enum.Enum):
     TRUNCATE = "T"
 
 
+OPERATIONS = {operation.value: operation for operation in Operation}
+
+made: Any = tuple.__new__
+"""Makes NamedTuples that exist once for each change. Their own constructors take three times as long."""
+
+
 @dataclass(frozen=True, slots=True)
 class Relation:
     """A table by PostgreSQL's two names."""
@@ -48,6 +54,9 @@ class Snapshot:
         """Read `xmin:xmax:xip,xip,...`. Raises `ValueError` on anything else."""
         xmin, xmax, in_progress = text.split(":")
         return cls(int(xmin), int(xmax), frozenset(int(xid) for xid in in_progress.split(",") if xid))
+
+    def __str__(self) -> str:
+        return f"{self.xmin}:{self.xmax}:{','.join(map(str, sorted(self.in_progress)))}"
 
     def sees(self, xid: int) -> bool:
         """Whether the effects of a committed transaction are visible here."""
@@ -93,9 +102,6 @@ NO_ERA = Era(b"")
 """The era of positions from which no client can resume."""
 
 
-_made: Any = tuple.__new__  # a NamedTuple's own constructor takes three times as long
-
-
 class Journal:
     """The changes delivered in one era: all that `seen` sees, and later ones that it does not see.
 
@@ -121,7 +127,7 @@ class Journal:
         if self.seen.sees(xid) or (xid, seq) in delivered:
             return None
         delivered[xid, seq] = len(delivered)
-        placed: Change = _made(Change, (*change[:8], _made(Position, (self, len(delivered), None, 0))))
+        placed: Change = made(Change, (*change[:8], made(Position, (self, len(delivered), None, 0))))
         return placed
 
 
@@ -210,7 +216,7 @@ class Change(NamedTuple):
 
     def at_position(self, position: Position) -> Change:
         """The same change with its position."""
-        change: Change = _made(Change, (*self[:8], position))
+        change: Change = made(Change, (*self[:8], position))
         return change
 
 

@@ -97,7 +97,7 @@ def going_on(positions: tuple[Position, ...], upto: Snapshot, seq: int) -> tuple
 
 def _covers(position: Position, other: Position) -> bool:
     """Whether whatever `other` has is surely in `position`."""
-    if other.beyond or not position.seen.covers(other.seen):
+    if other.length or not position.seen.covers(other.seen):
         return False
     if other.upto is None or position.seen.covers(other.upto):
         return True

@@ -9,9 +9,10 @@ import pytest
 
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.capture.bulk_read import BulkRead
-from cdc_bridge.capture.log_pages import Ask, Page, asking, current_snapshot, pages
+from cdc_bridge.capture.log_pages import Ask, asking, current_snapshot, pages
 from cdc_bridge.model.change import Change, Era, Position, Snapshot
 from cdc_bridge.model.row import Raw, Row
+from cdc_bridge.ports import Page
 from tests.capture.ear import attach_tables
 from tests.core.facts import insert, snapshot
 from tests.support.server import Database

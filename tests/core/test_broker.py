@@ -40,9 +40,9 @@ from cdc_bridge.ports import (
     InitialData,
     LogReader,
     LookedUp,
-    Missed,
     NestedFields,
     Page,
+    Pages,
     RowEvaluator,
 )
 from cdc_bridge.query.forms import QueryLimits
@@ -533,18 +533,18 @@ class Log:
     more.
     """
 
-    rounds: list[list[Page | Exception | Callable[[], None]]] = field(default_factory=list)
+    rounds: list[list[Page | CaughtUp | Exception | Callable[[], None]]] = field(default_factory=list)
     asked: list[tuple[Position, ...]] = field(default_factory=list)
     is_read: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
+    async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> Pages:
         self.asked.append(delivered)
         try:
             for step in self.rounds.pop(0):
                 await asyncio.sleep(0)
                 if isinstance(step, Exception):
                     raise step
-                if isinstance(step, Missed | CaughtUp):
+                if isinstance(step, Page | CaughtUp):
                     yield step
                 else:
                     step()
@@ -558,7 +558,7 @@ class Log:
 
 
 UPTO = snapshot(30, 30)
-PAGE = Missed(UPTO, (insert(row(id=1, text="a"), xid=20, seq=7), insert(row(id=2, text="b"), xid=21, seq=9)))
+PAGE = Page(UPTO, (insert(row(id=1, text="a"), xid=20, seq=7), insert(row(id=2, text="b"), xid=21, seq=9)))
 DONE = CaughtUp(UPTO)
 WHOLE = [("open",), ("resumed",), ("create", [{"id": 1, "text": "a"}]), ("create", [{"id": 2, "text": "b"}])]
 
@@ -658,9 +658,9 @@ NESTED = (
     [
         [Forgotten("rotated")],
         [PAGE, Forgotten("rotated")],
-        [Missed(UPTO, (ALTERED,)), DONE],
-        [Missed(UPTO, NESTED), DONE],
-        [Missed(UPTO, NESTED[1:], earlier=NESTED[:1]), DONE],
+        [Page(UPTO, (ALTERED,)), DONE],
+        [Page(UPTO, NESTED), DONE],
+        [Page(UPTO, NESTED[1:], earlier=NESTED[:1]), DONE],
         [ValueError("a value that we stumble over")],
     ],
 )
@@ -768,7 +768,7 @@ async def test_clients_that_catch_up_slowly_do_not_hold_up_initial_data() -> Non
 
 
 async def test_delete_of_the_followed_row_is_among_what_was_missed() -> None:
-    page = Missed(UPTO, (delete(row(id=4, text="a"), xid=20),))
+    page = Page(UPTO, (delete(row(id=4, text="a"), xid=20),))
     async with durable([page, DONE]) as (s, _):
         s.tables.found = False
         s.stream.say(HEARD)
@@ -782,7 +782,7 @@ async def test_truncate_that_was_missed_empties_the_table_and_a_partition_alone_
     request = back(Cursor(parted.shape, ERA, TOLD.positions), of=parted)
     whole = tuple(truncate(of=PARTED, relation_id=n, xid=20, seq=n) for n in (400, 401, 402))
     alone = truncate(of=PARTED, relation_id=401, xid=21, seq=500)
-    log = Log([[Missed(UPTO, whole), DONE], [Missed(UPTO, (alone,)), DONE]])
+    log = Log([[Page(UPTO, whole), DONE], [Page(UPTO, (alone,)), DONE]])
     async with scene(log, Catalog([parted])) as s:
         s.stream.say(HEARD)
         await s.broker.subscribe(s.client, request)

@@ -458,7 +458,7 @@ def test_era_that_began_while_data_were_read_leaves_a_cursor_that_does_not_last(
     scene = durable_scene()
     reading = scene.hub.follow(scene.client, subscription(DURABLE, cursor=True))
     anchor = scene.hub.anchor(DURABLE.relation_id)
-    scene.hub.turn(Era(b"generation", 1))
+    scene.hub.era = Era(b"generation", 1)
     scene.hub.begin(reading, anchor, InitialData(NOW, (), more=False))
     assert not claimed(scene).era.is_lasting
     later = Position.of(Era(b"generation", 1), snapshot(9, 9))

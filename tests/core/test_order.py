@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.engine.order import TransactionOrder, TransactionOrders
+from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.model.change import Change
 from cdc_bridge.model.encoding import key_encoder
 from tests.core.facts import MESSAGES, delete, insert, row, snapshot, truncate, update
 
 
-def order(keys_max: int = 1000) -> TransactionOrder:
-    return TransactionOrder(key_encoder(MESSAGES), keys_max)
+def orders(**bounds: int) -> TransactionOrders:
+    return TransactionOrders(key_encoder(MESSAGES), **bounds)
 
 
 def told(*changes: Change) -> list[bool]:
-    watched = order()
+    watched = orders()
     return [watched.holds(change) for change in changes]
 
 
@@ -80,7 +80,7 @@ def test_row_that_one_statement_wrote_twice_without_moving_it_is_taken_in_its_or
 
 
 def test_past_its_bound_it_takes_what_comes() -> None:
-    watched = order(keys_max=2)
+    watched = orders(keys_max=2)
     story = [insert(r(1)), insert(r(2)), insert(r(3)), insert(r(1))]
     assert [watched.holds(change) for change in story] == [True, True, True, True]
 
@@ -109,10 +109,6 @@ def test_every_order_that_did_happen_holds(steps: list[tuple[str, int, int, str]
 
 
 # --- transactions that come interleaved ---
-
-
-def orders(**bounds: int) -> TransactionOrders:
-    return TransactionOrders(key_encoder(MESSAGES), **bounds)
 
 
 def test_transaction_is_followed_through_others_in_between() -> None:

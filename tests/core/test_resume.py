@@ -41,7 +41,7 @@ from cdc_bridge.model.messages import CloseCode, Subscribe
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.subscription import EventKind
-from cdc_bridge.ports import Asked, CaughtUp, InitialData, Missed, Page
+from cdc_bridge.ports import Asked, CaughtUp, InitialData, Page, Pages
 from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import INT4, TEXT, columns, row
 
@@ -193,7 +193,7 @@ class Tables:
     async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
         return key[0].encode()
 
-    async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> AsyncGenerator[Page, None]:
+    async def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> Pages:
         await self.gate.wait()
         snapshot = self.database.snapshot()
 
@@ -208,7 +208,7 @@ class Tables:
         earlier = tuple(change for change in visible if change.xid in xids and is_told(change))
         for start in range(0, len(missed), self.page_size):
             await self.gate.wait()
-            yield Missed(snapshot, tuple(missed[start : start + self.page_size]), earlier if start == 0 else ())
+            yield Page(snapshot, tuple(missed[start : start + self.page_size]), earlier if start == 0 else ())
         await self.gate.wait()
         yield CaughtUp(snapshot)
 
