@@ -228,6 +228,8 @@ class EventEncoder:
 
     def _rows(self, subscription: Subscription, positions: Positions, *, of_old: bool) -> Sequence[bytes]:
         """Return the rows at these positions as the subscription shows them."""
+        if not positions:
+            return ()
         projection = subscription.query.projection
         encoder = row_encoder(projection)
         rows = self._change.old if of_old else self._change.new

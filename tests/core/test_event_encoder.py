@@ -4,11 +4,21 @@ import msgspec
 import pytest
 
 from cdc_bridge.engine.event_encoder import EventEncoder
-from cdc_bridge.model.catalog import Collection, Column, PgType, TypeKind
+from cdc_bridge.engine.filter_index import Matches
+from cdc_bridge.model.catalog import Collection, Column, PgType, Reference, TypeKind
 from cdc_bridge.model.change import Change, Operation, Relation
 from cdc_bridge.model.encoding import row_key
 from cdc_bridge.model.row import Row
-from cdc_bridge.model.subscription import Subscription
+from cdc_bridge.model.subscription import (
+    Event,
+    EventKind,
+    Nested,
+    Output,
+    Projection,
+    Query,
+    Reason,
+    Subscription,
+)
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.parser import parse_query
 
@@ -62,3 +72,13 @@ def test_rows_of_one_message_are_sorted_as_postgresql_would(sort: str, ids: list
 def test_deleted_keys_keep_their_order() -> None:
     """As in Directus: a key is not a row."""
     assert _ids(Operation.DELETE, "-id") == [9, 10, 11, 12]
+
+
+def test_row_that_only_leaves_is_told_without_asking_what_it_shows() -> None:
+    """A client that wants changes only, of a filter and of fields of another table: nothing of the row is shown."""
+    parent = Projection((Output("parent", Nested(Reference("parent", "id", 1, "id"), Projection.of(TABLE.columns))),))
+    subscription = Subscription(TABLE, Query(parent), changes_only=True)
+    row = Row(msgspec.Raw(ROWS[0]))
+    change = Change(Operation.UPDATE, seq=1, xid=1, relation_id=1, filenode=1, old=(row,), new=(row,))
+    left = EventEncoder(change, row_key(TABLE)).events(subscription, Matches([0], []))
+    assert left == (Event(EventKind.DELETE, (b"9",), Reason.LEAVE),)
