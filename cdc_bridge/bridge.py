@@ -25,9 +25,12 @@ from cdc_bridge.database.pools import Pool, ReadPools
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.broker import Broker
-from cdc_bridge.engine.evaluation import SLOW_WORKERS
-from cdc_bridge.engine.request_handler import ITEMS_MAX, KEYS_MAX
-from cdc_bridge.engine.scheduler import DATA_WORKERS, WORKERS, Kind
+from cdc_bridge.engine.shares import (
+    CLIENTS_CONNECTIONS,
+    DATA_CONNECTIONS,
+    EVALUATOR_CONNECTIONS,
+    LOG_CONNECTIONS,
+)
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import BridgeError, UsageError
 from cdc_bridge.query.forms import QueryLimits
@@ -47,9 +50,6 @@ MAINTENANCE_INTERVAL_S = 5.0
 
 CATALOG_CONNECTIONS = 1
 """Shared with the maintenance of the log, which waits a second at most where a part of the log is locked."""
-
-CLIENTS_CONNECTIONS = 2
-"""Connections for questions about clients' queries, and for replays."""
 
 PREPARED_AFTER = 5
 """The catalog is asked the same few things for ever: planning them each time would cost more than the answers."""
@@ -84,9 +84,9 @@ async def _open_pools(settings: Settings) -> AsyncIterator[Pools]:
     )
     async with (
         pools.open(CATALOG_CONNECTIONS, prepare_threshold=PREPARED_AFTER) as catalog,
-        pools.open(settings.snapshot_concurrency + DATA_WORKERS + ITEMS_MAX + KEYS_MAX) as data,
-        pools.open(WORKERS[Kind.REPLAY] + KEYS_MAX, kept=0) as log,
-        pools.open(1 + SLOW_WORKERS) as evaluator,
+        pools.open(settings.snapshot_concurrency + DATA_CONNECTIONS) as data,
+        pools.open(LOG_CONNECTIONS, kept=0) as log,
+        pools.open(EVALUATOR_CONNECTIONS) as evaluator,
         pools.open(CLIENTS_CONNECTIONS) as clients,
     ):
         yield Pools(pools, connector, catalog, data, log, evaluator, clients)
@@ -111,7 +111,7 @@ def _build_broker(settings: Settings, pools: Pools) -> tuple[Broker, ChangeStrea
     capture = ChangeStream(
         _from_settings(StreamOptions, settings, conninfo=settings.conninfo, schema=schema),
         lambda relation_id: broker.hub.catalog.siblings(relation_id),  # noqa: PLW0108 - the catalog changes
-        lambda relation_ids: broker.is_congested(relation_ids),  # noqa: PLW0108 - made below
+        lambda relation_ids: broker.dispatcher.is_congested(relation_ids),  # noqa: PLW0108 - made below
         connector=pools.connector,
         on_silence=pools.all.drop,
     )
@@ -215,13 +215,10 @@ class Bridge:
         )
         requests = _build_request_policy(settings, broker, capture, pools, catalog)
         options = _from_settings(ServerOptions, settings, auth_mode=settings.mode)
-        server = WebSocketServer(broker, requests, authenticator, options, self._certificate)
+        server = WebSocketServer(broker.requests, requests, authenticator, options, self._certificate)
         async with asyncio.TaskGroup() as tasks:
             side_by_side = (
-                broker.listen(),
-                broker.serve_questions(),
-                broker.watch_catalog(CATALOG_INTERVAL_S),
-                broker.serve_reads(),
+                broker.run(CATALOG_INTERVAL_S),
                 maintenance.run(MAINTENANCE_INTERVAL_S),
                 authenticator.keep_fresh(),
                 self._keep_revised(broker, authenticator),

@@ -1,17 +1,14 @@
 """Connects the change stream and the clients' requests with the hub and its publisher.
 
-Four things run side by side, all on one event loop: `listen` takes the change stream (`dispatcher.py`), workers in
-`serve_questions` have the database decide what memory cannot (`evaluation.py`), those in `serve_reads` read what
-subscribers wait for (`scheduler.py`), and connections call `subscribe`, `unsubscribe` and `read_items`
-(`request_handler.py`). None of them holds a lock, since hub and publisher change between two awaits only. Reads for
-subscribers go through the scheduler.
+`run` does four things side by side, all on one event loop: it takes the change stream (`dispatcher.py`), has the
+database decide what memory cannot (`evaluation.py`), reads what subscribers wait for (`scheduler.py`), and looks for
+another catalog (`catalog_watch.py`). Meanwhile connections call `requests` (`request_handler.py`). None of them holds a
+lock, since hub and publisher change between two awaits only.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import NO_RULES, RuleSet
@@ -24,11 +21,9 @@ from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.reads import Sources
 from cdc_bridge.engine.request_handler import RequestHandler
-from cdc_bridge.engine.scheduler import WORKERS, Kind, ReadScheduler, ReadWorkers
-from cdc_bridge.engine.subscriber import Outlet, Subscriber
-from cdc_bridge.model.messages import ReadItems, Subscribe
-from cdc_bridge.model.security_context import SELF, Principal
-from cdc_bridge.ports import CatalogReader, InitialData, LogReader, Reader, RowEvaluator
+from cdc_bridge.engine.scheduler import ReadScheduler, ReadWorkers
+from cdc_bridge.engine.shares import WORKERS, Kind
+from cdc_bridge.ports import CatalogReader, LogReader, Reader, RowEvaluator
 from cdc_bridge.query.forms import QueryLimits
 
 
@@ -59,15 +54,13 @@ class Broker:
         self._scheduler = scheduler = ReadScheduler(hub, publisher, can_replay=log_reader is not None)
         self._access = access = AccessPolicy(rules)
         parser = QueryParser(clients_evaluator, limits, access, urgent=evaluator)
-        self._catalog = catalog = CatalogWatch(
-            catalog_reader, hub, scheduler.order, parser, retry_delay_s=retry_delay_s
-        )
-        self._dispatcher = Dispatcher(capture, reader, hub, publisher, scheduler=scheduler, catalog=catalog)
-        self._evaluation = EvaluationWorkers(self._dispatcher, evaluator)
+        self.catalog = catalog = CatalogWatch(catalog_reader, hub, scheduler.order, parser, retry_delay_s=retry_delay_s)
+        self.dispatcher = Dispatcher(capture, reader, hub, publisher, scheduler=scheduler, catalog=catalog)
+        self._evaluation = EvaluationWorkers(self.dispatcher, evaluator)
         sources = Sources(hub, publisher, reader, log_reader, catalog, clients_evaluator)
         workers = {**WORKERS, Kind.ROWS: rows_workers, Kind.REPLAY: replay_workers}
         self._read_workers = ReadWorkers(scheduler, sources, workers=workers, retry_delay_s=retry_delay_s)
-        self._requests = RequestHandler(
+        self.requests = RequestHandler(
             reader,
             log_reader,
             hub,
@@ -85,60 +78,21 @@ class Broker:
     @property
     def is_settled(self) -> bool:
         """Whether everything that came has been sent, and nothing has to be asked or read for it."""
-        return self.hub.is_settled and not self._publisher.has_stale and not self._dispatcher.is_waiting
+        return self.hub.is_settled and not self._publisher.has_stale and not self.dispatcher.is_waiting
 
-    # --- what runs side by side, for ever ---
-
-    def listen(self) -> Coroutine[Any, Any, None]:
-        """Take the change stream. Raises what the capture raises."""
-        return self._dispatcher.listen()
-
-    def is_congested(self, relation_ids: Iterable[int]) -> bool:
-        """Whether large transactions of these tables should be read later."""
-        return self._dispatcher.is_congested(relation_ids)
-
-    async def serve_questions(self) -> None:
-        """Have the database decide what memory cannot, and read the catalog when a change calls for it."""
+    async def run(self, catalog_interval_s: float) -> None:
+        """Serve for ever. Raises, in a group, what the capture raises."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.dispatcher.listen())
+            tasks.create_task(self.dispatcher.serve_drift())
             tasks.create_task(self._evaluation.serve())
-            tasks.create_task(self._dispatcher.serve_drift())
-
-    async def watch_catalog(self, interval_s: float) -> None:
-        """Look for changed tables, which may have no row changes that show it."""
-        await self._catalog.watch(interval_s)
-
-    async def serve_reads(self) -> None:
-        """Read what subscribers wait for: initial data, what they missed, what has become stale."""
-        await self._read_workers.serve()
-
-    # --- what the transports call ---
-
-    async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal = SELF) -> Subscriber:
-        """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`."""
-        return await self._requests.subscribe(outlet, request, principal)
-
-    def unsubscribe(self, subscriber: Subscriber) -> None:
-        self._scheduler.leave(subscriber)
-
-    def suspend(self, outlet: Outlet) -> None:
-        """Send a client no events, not even those that wait, until `see_as` gives it a principal."""
-        for subscriber in outlet.subscribers():
-            self._scheduler.suspend(subscriber)
-
-    async def see_as(self, outlet: Outlet, principal: Principal) -> None:
-        """Let a client's subscriptions go on for this principal: with fresh data, or the error that they would get.
-        Those that see as before go on as they are.
-        """
-        await self._requests.see_as(outlet, principal)
-
-    async def read_items(self, request: ReadItems, principal: Principal = SELF) -> InitialData:
-        """Return the data of an `items` reply. Raises `RequestError`."""
-        return await self._requests.read_items(request, principal)
+            tasks.create_task(self._read_workers.serve())
+            tasks.create_task(self.catalog.watch(catalog_interval_s))
 
     async def adopt_rules(self, rules: RuleSet) -> None:
         """Apply other rules from now on, to existing subscriptions as well."""
         if rules != self._access.rules:
-            await self._catalog.adopt_rules(rules)
+            await self.catalog.adopt_rules(rules)
 
     def is_ruled(self, role: str) -> bool:
         """Whether a rule names this role."""

@@ -1,7 +1,7 @@
 """Have the database decide what memory cannot, beside the stream: all questions at hand in one round trip.
 
 A question that takes longer than `PATIENCE_S` is cancelled and asked again in a separate queue, where only slow
-questions wait. For `SLOW_FOR_S` every question about the same subject goes there at once.
+questions wait. Every question about the same subject goes there at once for a while.
 
 Policy: if a question takes too long even there, its own topics get fresh data, and it is not asked for a while
 (`Backoff`). The same holds for the topics of any question without an answer.
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cdc_bridge.engine.match import Match
 from cdc_bridge.engine.publisher import Inquiry
+from cdc_bridge.engine.shares import SLOW_QUESTION_WORKERS, SlowWork
 from cdc_bridge.logs import facts
 from cdc_bridge.model.change import Change
 from cdc_bridge.model.errors import SourceUnavailable
@@ -34,11 +35,6 @@ TOGETHER_MAX = 200
 PATIENCE_S = 0.5
 """The time for a question while others wait behind it."""
 
-SLOW_WORKERS = 2
-SLOW_FOR_S = 60.0
-SLOW_MAX = 1000
-"""Bound of the hashes of slow subjects. Policy: past it all are forgotten and found out again."""
-
 
 class EvaluationWorkers:
     """Ask the database the questions of the dispatcher."""
@@ -46,15 +42,15 @@ class EvaluationWorkers:
     def __init__(self, dispatcher: Dispatcher, evaluator: RowEvaluator | None) -> None:
         self._dispatcher = dispatcher
         self._evaluator = evaluator
+        self._known_slow = SlowWork()
         self._slow: dict[int, list[Inquiry]] = {}
         self._is_slow = asyncio.Event()
-        self._slow_until_s: dict[int, float] = {}
 
     async def serve(self) -> None:
         """Run all workers for ever."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._serve())
-            for _ in range(SLOW_WORKERS):
+            for _ in range(SLOW_QUESTION_WORKERS):
                 tasks.create_task(self._serve_slow())
 
     async def _serve(self) -> None:
@@ -69,7 +65,7 @@ class EvaluationWorkers:
         """Ask about each subject alone, in little time, to know which one takes it."""
         for subject, equal in _by_subject(inquiries).items():
             if not await self._ask_in_time(equal):
-                self._note_slow(subject)
+                self._known_slow.add(subject)
                 for inquiry in equal:
                     self._take_to_slow(inquiry)
 
@@ -87,15 +83,10 @@ class EvaluationWorkers:
         await settle(self._evaluator, [match for inquiry in wanted for match in inquiry.matches])
         self._dispatcher.answer(wanted)
 
-    def _note_slow(self, subject: int) -> None:
-        if len(self._slow_until_s) >= SLOW_MAX:
-            self._slow_until_s.clear()
-        self._slow_until_s[subject] = asyncio.get_running_loop().time() + SLOW_FOR_S
-
     def _take_to_slow(self, inquiry: Inquiry) -> bool:
         """Put an inquiry into the slow queue if its subject is known to be slow. Return whether it is."""
         subject = inquiry.subject
-        if self._slow_until_s.get(subject, 0.0) <= asyncio.get_running_loop().time():
+        if subject not in self._known_slow:
             return False
         self._slow.setdefault(subject, []).append(inquiry)
         self._is_slow.set()
@@ -143,9 +134,9 @@ async def settle(evaluator: RowEvaluator | None, matches: Sequence[Match[Any]]) 
         )
     except SourceUnavailable as error:
         check_still_wanted()
-        log.warning("changes cannot be judged, those concerned start anew", extra=facts(reason=str(error)))
+        log.warning("changes cannot be judged, their subscribers get fresh data", extra=facts(reason=str(error)))
     except Exception:  # a question that we cannot handle must not end the stream
-        log.exception("changes cannot be judged, those concerned start anew")
+        log.exception("changes cannot be judged, their subscribers get fresh data")
 
 
 async def _put(

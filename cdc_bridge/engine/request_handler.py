@@ -1,4 +1,4 @@
-"""Handle clients' requests: `subscribe`, `items`, and a renewed token.
+"""Handle clients' requests: `subscribe`, `unsubscribe`, `items`, and a token that expires or is renewed.
 
 Rule: a request waits until the database can be reached and agrees with the catalog; a request that is wrong is refused
 at once.
@@ -19,21 +19,19 @@ from cdc_bridge.engine.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import ParsedQuery, QueryParser
 from cdc_bridge.engine.scheduler import ReadScheduler
+from cdc_bridge.engine.shares import ITEMS_MAX, KEYS_MAX
 from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.errors import RequestError, SourceChanged, SourceUnavailable, cannot_be_read, forbidden_item
 from cdc_bridge.model.messages import ReadItems, Subscribe
-from cdc_bridge.model.security_context import Principal
+from cdc_bridge.model.security_context import SELF, Principal
 from cdc_bridge.model.subscription import Subscription
 from cdc_bridge.ports import Asked, InitialData, LogReader, Reader
 from cdc_bridge.query.parser import compact, item_key
 from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
-
-ITEMS_MAX = 2
-KEYS_MAX = 2
 
 Result = TypeVar("Result")
 
@@ -64,7 +62,7 @@ class RequestHandler:
         self._items = asyncio.Semaphore(ITEMS_MAX)
         self._keys = asyncio.Semaphore(KEYS_MAX)
 
-    async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal) -> Subscriber:
+    async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal = SELF) -> Subscriber:
         """Begin a subscription; its `init` follows by way of the outlet. Raises `RequestError`."""
         if outlet.count >= self._subscriptions_max:
             raise RequestError(
@@ -76,8 +74,18 @@ class RequestHandler:
         self._scheduler.order([reading])
         return reading.subscriber
 
+    def unsubscribe(self, subscriber: Subscriber) -> None:
+        self._scheduler.leave(subscriber)
+
+    def suspend(self, outlet: Outlet) -> None:
+        """Send a client no events, not even those that wait, until `see_as` gives it a principal."""
+        for subscriber in outlet.subscribers():
+            self._scheduler.suspend(subscriber)
+
     async def see_as(self, outlet: Outlet, principal: Principal) -> None:
-        """Let all subscriptions of a client go on for this principal, or end with the error that they would get now."""
+        """Let a client's subscriptions go on for this principal: with fresh data, or the error that they would get.
+        Those that see as before go on as they are.
+        """
         for subscriber in outlet.subscribers():
             await self._see_as(subscriber, principal)
 
@@ -103,7 +111,7 @@ class RequestHandler:
         if self._hub.catalog is not catalog or self._parser.access.rules is not rules:
             raise SourceChanged
 
-    async def read_items(self, request: ReadItems, principal: Principal) -> InitialData:
+    async def read_items(self, request: ReadItems, principal: Principal = SELF) -> InitialData:
         """Return the data of an `items` reply; one row if the request has an `id`. Raises `RequestError`."""
         data = await self._retried(lambda: self._read_once(request, principal))
         if request.item is not None and not data.rows:

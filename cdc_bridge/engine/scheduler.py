@@ -1,19 +1,13 @@
 """The reads that wait, in a queue for each kind, and the workers that run them.
 
-Theory: each kind has a queue and workers of its own, so no kind can starve another one: many clients that come back do
-not delay a new one, and slow figures delay neither rows nor other figures.
-
-- ROWS: initial data. Equal readings are one read, and many reads are done in one transaction.
-- ALONE: initial data that are read alone: figures, and what has kept others from being read.
-- SLOW: reads that took longer than others may wait. For `SLOW_FOR_S` every read of the same cost waits here, too.
-- REPLAY: changes that subscribers missed.
-- REFRESH: stale rows and figures.
+Theory: each kind has a queue and workers of its own (`shares.py`): many clients that come back do not delay a new one,
+and slow figures delay neither rows nor other figures.
 
 Rule: first come, first served. Nothing is handed out while the bridge is not `listening`, since data read then could
 not be joined to the stream.
 
-Bound: a subscriber waits for one read at most, the newest, and a topic for one refresh. `WORKERS` says how many reads
-of each kind are done at the same time.
+Bound: a subscriber waits for one read at most, the newest, and a topic for one refresh. `shares.py` says how many
+reads of each kind are done at the same time.
 
 Policy: a read that cannot be done now is ordered again after a while, in which others are served. A read that finds
 another table than the catalog has waits for a newer catalog; it is given up if the database goes on disagreeing with
@@ -24,39 +18,20 @@ goes to the queue of slow reads.
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Final, cast
 
 from cdc_bridge.engine.catalog_watch import DISAGREEMENTS_MAX
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.reads import Read, RefreshRead, ReplayRead, SnapshotRead, Sources
+from cdc_bridge.engine.shares import Kind, SlowWork
 from cdc_bridge.engine.subscriber import Reading, Subscriber
 from cdc_bridge.logs import facts
-from cdc_bridge.model.errors import (
-    Forgotten,
-    RequestError,
-    SourceChanged,
-    SourceUnavailable,
-    cannot_be_read,
-)
+from cdc_bridge.model.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable, cannot_be_read
 from cdc_bridge.wanted import check_still_wanted
-
-SLOW_FOR_S = 60.0
-SLOW_MAX = 1000
-"""Bound of the hashes of slow costs. Policy: past it all are forgotten and found out again."""
-
-
-class Kind(enum.Enum):
-    ROWS = "rows"
-    ALONE = "alone"
-    SLOW = "slow"
-    REPLAY = "replay"
-    REFRESH = "refresh"
 
 
 class ReadScheduler:
@@ -70,7 +45,7 @@ class ReadScheduler:
         self._queues: dict[Kind, dict[Hashable, Read]] = {kind: {} for kind in Kind}
         self._filled = {kind: asyncio.Event() for kind in Kind}
         self._waits_at: dict[Subscriber, tuple[Kind, Hashable]] = {}
-        self._slow_until_s: dict[int, float] = {}
+        self._slow = SlowWork()
 
     def __len__(self) -> int:
         """Return how many subscribers wait for a read that no worker has taken."""
@@ -94,7 +69,7 @@ class ReadScheduler:
 
     def wait(self, read: Read, kind: Kind | None = None) -> None:
         """Queue a read: in the queue of its kind, or in the slow one if it is known to be slow."""
-        kind = Kind.SLOW if self._is_slow(read) else kind or _kind(read)
+        kind = Kind.SLOW if read.cost in self._slow else kind or _kind(read)
         known = self._queues[kind].get(read.key)
         if isinstance(read, SnapshotRead):
             read.forget_outdated()
@@ -110,9 +85,7 @@ class ReadScheduler:
 
     def wait_with_slow(self, read: Read) -> None:
         """Queue a read that took longer than others may wait among the slow ones."""
-        if len(self._slow_until_s) >= SLOW_MAX:
-            self._slow_until_s.clear()
-        self._slow_until_s[hash(read.cost)] = asyncio.get_running_loop().time() + SLOW_FOR_S
+        self._slow.add(read.cost)
         self.wait(read)
 
     def leave(self, subscriber: Subscriber) -> None:
@@ -141,7 +114,7 @@ class ReadScheduler:
                 read = self._pop(kind)
                 if not read.is_wanted:
                     continue
-                if kind is not Kind.SLOW and self._is_slow(read):
+                if kind is not Kind.SLOW and read.cost in self._slow:
                     self.wait(read)
                 else:
                     wanted.append(read)
@@ -151,10 +124,6 @@ class ReadScheduler:
                 return wanted
 
     # --- inside ---
-
-    def _is_slow(self, read: Read) -> bool:
-        until_s = self._slow_until_s.get(hash(read.cost), 0.0)
-        return until_s > 0 and until_s > asyncio.get_running_loop().time()
 
     def _pop(self, kind: Kind) -> Read:
         queue = self._queues[kind]
@@ -185,12 +154,6 @@ def _kind(read: Read) -> Kind:
 # --- the workers that do it ---
 
 log = logging.getLogger(__name__)
-
-WORKERS: Final[Mapping[Kind, int]] = MappingProxyType({Kind.ALONE: 2, Kind.SLOW: 2, Kind.REFRESH: 1, Kind.REPLAY: 4})
-"""Workers of each kind. The number for ROWS is a setting (`snapshot_concurrency`)."""
-
-DATA_WORKERS: Final = sum(count for kind, count in WORKERS.items() if kind is not Kind.REPLAY)
-"""The workers among these that read tables."""
 
 PATIENCE_S = 3.0
 """The time for a read while others of its kind may wait behind it."""
@@ -226,10 +189,7 @@ class ReadWorkers:
         reads_max = TOGETHER_MAX if kind in (Kind.ROWS, Kind.REFRESH) else 1
         while True:
             check_still_wanted()
-            began_s = time.monotonic()
-            began_s = await self._do(
-                kind, await self._scheduler.take(kind, reads_max)
-            )  # do not keep reads while waiting
+            began_s = await self._do(kind, await self._scheduler.take(kind, reads_max))  # keeps no read while it waits
             if kind is Kind.REFRESH:
                 await asyncio.sleep(max(REST_MIN_S, time.monotonic() - began_s))
 

@@ -37,13 +37,13 @@ async def test_renewed_token_is_not_judged_by_a_catalog_that_was_replaced_meanwh
         async def arrives() -> None:
             clients.arrives = None
             s.tables.catalog = guarded(OWN, NOBODY)
-            await s.broker._catalog.refresh()
+            await s.broker.catalog.refresh()
 
         await followed(s)
-        s.broker.suspend(s.client)
+        s.broker.requests.suspend(s.client)
         clients.arrives = arrives
         database.arrives = arrives
-        await s.broker.see_as(s.client, BOB)
+        await s.broker.requests.see_as(s.client, BOB)
         await s.quiet()
         s.client.take()
         s.stream.say(insert(row(id=1, text="bob"), xid=20))
@@ -67,7 +67,7 @@ async def test_rows_read_again_under_other_rules_are_shown_to_nobody(monkeypatch
     async with scene(catalog=guarded()) as s:
         s.stream.say(Listening())
         await s.broker.adopt_rules(RuleSet((Rule("writer", "messages"),)))
-        await s.broker.subscribe(
+        await s.broker.requests.subscribe(
             s.client, replace(SUBSCRIBE, query={"aggregate": {"count": "*"}}), person("ann", "writer")
         )
         await s.quiet()

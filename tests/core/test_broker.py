@@ -64,6 +64,7 @@ from tests.core.facts import (
     verdict,
 )
 
+NEVER_S = 1_000_000.0
 SUBSCRIBE = Subscribe("messages", None, None, {}, "u")
 
 
@@ -194,14 +195,9 @@ async def scene(
         replay_workers=replay_workers,
     )
     async with asyncio.TaskGroup() as tasks:
-        running = [
-            tasks.create_task(broker.listen()),
-            tasks.create_task(broker.serve_questions()),
-            tasks.create_task(broker.serve_reads()),
-        ]
+        running = tasks.create_task(broker.run(NEVER_S))
         yield Scene(stream, tables, broker, Recorder())
-        for task in running:
-            task.cancel()
+        running.cancel()
 
 
 INIT = ("init", [{"id": 0}])
@@ -210,7 +206,7 @@ RESYNC = ("init", [{"id": 0}], "resync")
 
 async def test_subscription_is_served_once_listening_is_proved() -> None:
     async with scene() as s:
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         assert s.client.take() == [("open",)]
         s.stream.say(Listening())
@@ -232,7 +228,7 @@ async def test_connections_from_before_a_loss_are_not_trusted() -> None:
 async def test_gap_brings_fresh_data(gap: list[StreamItem]) -> None:
     async with scene() as s:
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         s.client.take()
         s.stream.say(*gap)
@@ -243,7 +239,7 @@ async def test_gap_brings_fresh_data(gap: list[StreamItem]) -> None:
 async def test_equal_subscriptions_are_read_once() -> None:
     async with scene() as s:
         for uid in range(2):
-            await s.broker.subscribe(s.client, replace(SUBSCRIBE, uid=uid))
+            await s.broker.requests.subscribe(s.client, replace(SUBSCRIBE, uid=uid))
         s.stream.say(Listening())
         await s.quiet()
         assert s.client.take().count(INIT) == 2
@@ -253,7 +249,7 @@ async def test_equal_subscriptions_are_read_once() -> None:
 async def test_clients_that_come_and_go_while_the_database_is_away_leave_no_readings() -> None:
     async with scene() as s:
         for _ in range(1000):
-            s.broker.unsubscribe(await s.broker.subscribe(s.client, SUBSCRIBE))
+            s.broker.requests.unsubscribe(await s.broker.requests.subscribe(s.client, SUBSCRIBE))
         s.stream.say(Listening())
         await s.quiet()
         assert len(s.broker.hub) == 0
@@ -265,7 +261,7 @@ async def test_reading_that_fails_for_a_while_is_repeated(trouble: Exception) ->
     async with scene() as s:
         s.tables.troubles = [trouble, trouble]
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         assert s.client.take() == [("open",), INIT]
 
@@ -274,7 +270,7 @@ async def test_reading_that_is_refused_ends_the_subscription() -> None:
     async with scene() as s:
         s.tables.troubles = [RequestError("SERVICE_UNAVAILABLE", "too slow")]
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         assert s.client.take() == [("open",), ("drop",), ("refuse", "SERVICE_UNAVAILABLE")]
         assert len(s.broker.hub) == 0
@@ -283,7 +279,7 @@ async def test_reading_that_is_refused_ends_the_subscription() -> None:
 async def test_change_of_an_altered_table_is_read_by_the_new_catalog() -> None:
     async with scene() as s:
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         s.client.take()
         wider = replace(MESSAGES, columns=columns(id=INT8, text=TEXT), filenodes={100: 1001})
@@ -308,7 +304,7 @@ async def test_change_with_swapped_names_is_read_by_the_new_catalog() -> None:
     """Its keys are the same: only their order says that the columns have taken each other's names."""
     async with scene() as s:
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         s.client.take()
         s.tables.catalog = Catalog([SWAPPED])
@@ -322,7 +318,7 @@ async def test_change_with_swapped_names_is_read_by_the_new_catalog() -> None:
 async def test_order_that_stays_unlike_the_catalog_is_looked_up_once() -> None:
     async with scene() as s:
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         s.client.take()
         before = s.tables.looks_at_catalog
@@ -337,7 +333,7 @@ async def test_old_order_that_comes_back_is_looked_up_again() -> None:
     """A change from before the swap has come late; then a swap takes the first one back."""
     async with scene(catalog=Catalog([SWAPPED])) as s:
         s.stream.say(Listening(), insert(row(id=1, text="a"), xid=20), insert(row(text=2, id="b"), xid=21))
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         s.client.take()
         s.tables.catalog = CATALOG
@@ -405,9 +401,9 @@ async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_no
     evaluator = Thinking()
     async with scene(evaluator=evaluator) as s:
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         asking = Recorder()
-        await s.broker.subscribe(asking, replace(SUBSCRIBE, query={"filter": {"text": {"_regex": "x"}}}))
+        await s.broker.requests.subscribe(asking, replace(SUBSCRIBE, query={"filter": {"text": {"_regex": "x"}}}))
         await s.quiet()
         s.client.take(), asking.take()
         s.stream.say(insert(row(id=1, text="a"), xid=20))
@@ -415,7 +411,7 @@ async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_no
         assert (evaluator.asked, s.client.take()) == (1, [("create", [{"id": 1, "text": "a"}])])
         s.tables.catalog = Catalog([replace(MESSAGES, references=(Reference("text", "kin", 100, "id"),))])
         with pytest.raises(RequestError, match="FORBIDDEN"):
-            await s.broker.subscribe(Recorder(), replace(SUBSCRIBE, collection="unknown"))
+            await s.broker.requests.subscribe(Recorder(), replace(SUBSCRIBE, collection="unknown"))
         evaluator.go_on.set()
         await s.quiet()
         assert s.client.take() == []
@@ -425,13 +421,15 @@ async def test_new_foreign_key_that_is_seen_while_the_database_is_asked_loses_no
 async def test_nothing_is_read_for_those_who_have_gone_while_others_were_read(monkeypatch: pytest.MonkeyPatch) -> None:
     async with scene() as s:
         queries = [{"filter": {"id": {"_eq": number}}} for number in range(3)]
-        subscribers = [await s.broker.subscribe(s.client, replace(SUBSCRIBE, query=query)) for query in queries]
+        subscribers = [
+            await s.broker.requests.subscribe(s.client, replace(SUBSCRIBE, query=query)) for query in queries
+        ]
         s.tables.troubles = [RequestError("INVALID_QUERY", "one of them is in the way of the others")]
         read = s.tables.read
 
         async def leave_and_read(*asked: Any) -> InitialData:
             for subscriber in subscribers:
-                s.broker.unsubscribe(subscriber)
+                s.broker.requests.unsubscribe(subscriber)
             return await read(*asked)
 
         monkeypatch.setattr(s.tables, "read", leave_and_read)
@@ -447,9 +445,9 @@ async def test_stream_does_not_wait_behind_what_one_client_asks() -> None:
     tags = replace(MESSAGES, columns=columns(id=INT8, tag=PgType("citext")))
     async with scene(catalog=Catalog([tags]), evaluator=stream, clients_evaluator=clients) as s:
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, replace(SUBSCRIBE, query={"filter": {"tag": {"_contains": "a"}}}))
+        await s.broker.requests.subscribe(s.client, replace(SUBSCRIBE, query={"filter": {"tag": {"_contains": "a"}}}))
         slow = asyncio.create_task(
-            s.broker.subscribe(Recorder(), replace(SUBSCRIBE, query={"filter": {"tag": {"_eq": "a"}}}))
+            s.broker.requests.subscribe(Recorder(), replace(SUBSCRIBE, query={"filter": {"tag": {"_eq": "a"}}}))
         )
         await s.quiet()
         s.client.take()
@@ -471,7 +469,9 @@ async def test_what_all_followers_of_a_changed_table_need_spelled_is_asked_at_on
     async with scene(catalog=Catalog([tags]), evaluator=evaluator) as s:
         s.stream.say(Listening())
         for number in range(20):
-            await s.broker.subscribe(s.client, replace(SUBSCRIBE, query={"filter": {"tag": {"_eq": f"tag {number}"}}}))
+            await s.broker.requests.subscribe(
+                s.client, replace(SUBSCRIBE, query={"filter": {"tag": {"_eq": f"tag {number}"}}})
+            )
         await s.quiet()
         s.client.take()
         evaluator.look_ups = 0
@@ -498,9 +498,9 @@ async def test_unknown_collection_is_looked_for_before_it_is_refused() -> None:
         s.stream.say(Listening())
         await s.quiet()
         with pytest.raises(RequestError, match="FORBIDDEN"):
-            await s.broker.subscribe(s.client, SUBSCRIBE)
+            await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         s.tables.catalog = CATALOG
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         assert s.client.take() == [("open",), INIT]
 
@@ -510,7 +510,7 @@ async def test_limit_of_subscriptions() -> None:
         s.stream.say(Listening())
         s.client.count = 2
         with pytest.raises(RequestError, match="LIMIT_EXCEEDED"):
-            await s.broker.subscribe(s.client, SUBSCRIBE)
+            await s.broker.requests.subscribe(s.client, SUBSCRIBE)
 
 
 # --- clients that come back ---
@@ -573,7 +573,7 @@ async def durable(*rounds: list[Any], **options: Any) -> AsyncIterator[tuple[Sce
 async def test_who_comes_back_gets_what_was_missed_and_then_what_is_new() -> None:
     async with durable([PAGE, DONE]) as (s, log):
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, back())
+        await s.broker.requests.subscribe(s.client, back())
         await s.quiet()
         assert s.client.take() == WHOLE
         assert log.asked == [TOLD.positions]
@@ -586,7 +586,7 @@ async def test_who_comes_back_gets_what_was_missed_and_then_what_is_new() -> Non
 async def test_cursors_on_the_way_say_how_far_it_is() -> None:
     async with durable([PAGE, DONE]) as (s, _):
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, back())
+        await s.broker.requests.subscribe(s.client, back())
         await s.quiet()
         position = Position.of(ERA, snapshot(25, 25), frozenset({(40, 11)}))
         s.stream.say(insert(row(id=3, text="new"), xid=40, position=position))
@@ -603,7 +603,7 @@ async def test_cursors_on_the_way_say_how_far_it_is() -> None:
 
 async def test_who_comes_back_before_the_bridge_listens_waits_for_it() -> None:
     async with durable([PAGE, DONE]) as (s, _):
-        await s.broker.subscribe(s.client, back())
+        await s.broker.requests.subscribe(s.client, back())
         await s.quiet()
         s.stream.say(HEARD)
         await s.quiet()
@@ -624,7 +624,7 @@ async def test_who_comes_back_before_the_bridge_listens_waits_for_it() -> None:
 async def test_cursor_that_says_nothing_here_brings_fresh_data(request_: Subscribe) -> None:
     async with durable() as (s, log):
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, request_)
+        await s.broker.requests.subscribe(s.client, request_)
         await s.quiet()
         assert s.client.take() == [("open",), RESYNC]
         assert log.asked == []
@@ -633,7 +633,7 @@ async def test_cursor_that_says_nothing_here_brings_fresh_data(request_: Subscri
 async def test_cursor_of_an_era_that_does_not_last_brings_fresh_data() -> None:
     async with durable() as (s, _):
         s.stream.say(Listening(Era(b"generation"), SECRET))
-        await s.broker.subscribe(s.client, back(Cursor(DURABLE.shape, Era(b"generation"), TOLD.positions)))
+        await s.broker.requests.subscribe(s.client, back(Cursor(DURABLE.shape, Era(b"generation"), TOLD.positions)))
         await s.quiet()
         assert s.client.take() == [("open",), RESYNC]
 
@@ -641,7 +641,7 @@ async def test_cursor_of_an_era_that_does_not_last_brings_fresh_data() -> None:
 async def test_without_a_log_a_cursor_brings_fresh_data() -> None:
     async with scene() as s:
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, replace(SUBSCRIBE, after="junk"))
+        await s.broker.requests.subscribe(s.client, replace(SUBSCRIBE, after="junk"))
         await s.quiet()
         assert s.client.take() == [("open",), RESYNC]
 
@@ -667,7 +667,7 @@ NESTED = (
 async def test_what_cannot_be_told_from_the_log_brings_fresh_data(steps: list[Any]) -> None:
     async with durable(steps) as (s, _):
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, back())
+        await s.broker.requests.subscribe(s.client, back())
         await s.quiet()
         said = s.client.take()
         assert said[1] == ("resumed",)
@@ -679,7 +679,7 @@ async def test_log_that_cannot_be_read_for_a_while_is_read_on_from_where_it_was(
     async with durable([replace(PAGE, changes=PAGE.changes[:1]), trouble], [trouble], [PAGE, DONE]) as (s, log):
         log.rounds[2][0] = replace(PAGE, changes=PAGE.changes[1:])
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, back())
+        await s.broker.requests.subscribe(s.client, back())
         await s.quiet()
         assert s.client.take() == WHOLE
         assert log.asked[1] == log.asked[2] == (*TOLD.positions, Position.of(ERA, NOTHING_SEEN, upto=UPTO, seq=7))
@@ -690,7 +690,7 @@ async def test_more_new_changes_than_may_be_kept_are_read_from_the_log_too() -> 
         flood = [insert(row(id=n, text="x" * 500), xid=31) for n in range(50)]
         log.rounds[0].insert(0, lambda: s.stream.say(*flood))
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, back())
+        await s.broker.requests.subscribe(s.client, back())
         await log.is_read.wait()
         await s.quiet()
         assert log.asked == [TOLD.positions, (Position.of(ERA, UPTO),)]
@@ -702,7 +702,7 @@ async def test_gap_while_a_client_catches_up_brings_fresh_data(trouble: StreamIt
     async with durable([PAGE, PAGE, DONE]) as (s, log):
         log.rounds[0].insert(1, lambda: s.stream.say(trouble))
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, back())
+        await s.broker.requests.subscribe(s.client, back())
         await log.is_read.wait()
         await s.quiet()
         assert s.client.take() == [*WHOLE, RESYNC]
@@ -713,8 +713,8 @@ async def test_client_that_leaves_while_it_catches_up_is_told_no_more(caplog: py
     caplog.set_level(logging.INFO)
     async with durable([PAGE, PAGE, DONE]) as (s, log):
         s.stream.say(HEARD)
-        subscriber = await s.broker.subscribe(s.client, back())
-        log.rounds[0].insert(1, lambda: s.broker.unsubscribe(subscriber))
+        subscriber = await s.broker.requests.subscribe(s.client, back())
+        log.rounds[0].insert(1, lambda: s.broker.requests.unsubscribe(subscriber))
         await log.is_read.wait()
         await s.quiet()
         assert s.client.take() == [*WHOLE, ("drop",)]
@@ -726,7 +726,7 @@ async def test_client_that_makes_no_room_is_given_up() -> None:
     async with durable([PAGE, DONE]) as (s, _):
         s.client.has_room = False
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, back())
+        await s.broker.requests.subscribe(s.client, back())
         await s.quiet()
         assert s.client.take() == [("open",), ("resumed",), ("drop",)]
 
@@ -734,7 +734,7 @@ async def test_client_that_makes_no_room_is_given_up() -> None:
 async def test_listening_that_goes_on_from_the_log_disturbs_nobody() -> None:
     async with durable() as (s, _):
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, SUBSCRIBE)
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE)
         await s.quiet()
         s.client.take()
         s.stream.say(Lost("cut"), Listening(ERA, SECRET, resumed=True), insert(row(id=1, text="a"), xid=20))
@@ -757,9 +757,9 @@ async def test_clients_that_catch_up_slowly_do_not_hold_up_initial_data() -> Non
         slow, quick, fresh = Slow(), Recorder(), Recorder()
         log.rounds[:0] = [[PAGE, DONE]]
         s.stream.say(HEARD)
-        await s.broker.subscribe(slow, back())
-        await s.broker.subscribe(quick, back())
-        await s.broker.subscribe(fresh, SUBSCRIBE)
+        await s.broker.requests.subscribe(slow, back())
+        await s.broker.requests.subscribe(quick, back())
+        await s.broker.requests.subscribe(fresh, SUBSCRIBE)
         await s.quiet()
         assert (quick.take(), fresh.take()) == ([("open",)], [("open",), INIT])
         slow.made_room.set()
@@ -772,7 +772,7 @@ async def test_delete_of_the_followed_row_is_among_what_was_missed() -> None:
     async with durable([page, DONE]) as (s, _):
         s.tables.found = False
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, replace(back(), item=4))
+        await s.broker.requests.subscribe(s.client, replace(back(), item=4))
         await s.quiet()
         assert s.client.take() == [("open",), ("resumed",), ("delete", [4])]
 
@@ -785,10 +785,10 @@ async def test_truncate_that_was_missed_empties_the_table_and_a_partition_alone_
     log = Log([[Page(UPTO, whole), DONE], [Page(UPTO, (alone,)), DONE]])
     async with scene(log, Catalog([parted])) as s:
         s.stream.say(HEARD)
-        await s.broker.subscribe(s.client, request)
+        await s.broker.requests.subscribe(s.client, request)
         await s.quiet()
         assert s.client.take() == [("open",), ("resumed",), ("init", [], "truncate")]
-        await s.broker.subscribe(s.client, request)
+        await s.broker.requests.subscribe(s.client, request)
         await s.quiet()
         assert s.client.take() == [("open",), ("resumed",), RESYNC]
 
@@ -802,15 +802,15 @@ async def test_readings_that_take_long_hold_up_their_like_only(monkeypatch: pyte
         patient = [Recorder() for _ in range(20)]
         for number, client in enumerate(patient):
             query = {"limit": 7, "filter": {"id": {"_gt": number}}}
-            await s.broker.subscribe(client, replace(SUBSCRIBE, query=query))
+            await s.broker.requests.subscribe(client, replace(SUBSCRIBE, query=query))
         for _ in range(3):
             quick = Recorder()
-            await s.broker.subscribe(quick, SUBSCRIBE)
+            await s.broker.requests.subscribe(quick, SUBSCRIBE)
             await _told(s, quick)
         begun = s.tables.slow_readings
         late = Recorder()
-        await s.broker.subscribe(late, replace(SUBSCRIBE, query={"limit": 7, "filter": {"id": {"_gt": 0}}}))
-        await s.broker.subscribe(quick := Recorder(), SUBSCRIBE)
+        await s.broker.requests.subscribe(late, replace(SUBSCRIBE, query={"limit": 7, "filter": {"id": {"_gt": 0}}}))
+        await s.broker.requests.subscribe(quick := Recorder(), SUBSCRIBE)
         await _told(s, quick)
         assert s.tables.slow_readings == begun  # what was slow a moment ago is not tried among the others
         s.tables.go_on.set()
@@ -830,8 +830,8 @@ async def test_figures_that_take_long_hold_up_no_other_figures(monkeypatch: pyte
     async with scene() as s:
         s.stream.say(Listening())
         slow, quick = Recorder(), Recorder()
-        await s.broker.subscribe(slow, replace(SUBSCRIBE, query={"aggregate": {"count": "*"}, "limit": 7}))
-        await s.broker.subscribe(quick, replace(SUBSCRIBE, query={"aggregate": {"max": "id"}}))
+        await s.broker.requests.subscribe(slow, replace(SUBSCRIBE, query={"aggregate": {"count": "*"}, "limit": 7}))
+        await s.broker.requests.subscribe(quick, replace(SUBSCRIBE, query={"aggregate": {"max": "id"}}))
         for client in (slow, quick):
             await _told(s, client)
             client.take()

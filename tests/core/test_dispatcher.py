@@ -47,7 +47,7 @@ async def following(s: Scene, **queries: Any) -> dict[str, Recorder]:
     s.stream.say(Listening())
     clients = {name: Recorder() for name in queries}
     for name, query in queries.items():
-        await s.broker.subscribe(clients[name], replace(SUBSCRIBE, query=query))
+        await s.broker.requests.subscribe(clients[name], replace(SUBSCRIBE, query=query))
     await s.quiet()
     for client in clients.values():
         client.take()
@@ -110,7 +110,7 @@ async def test_answer_that_nobody_waits_for_any_more_is_dropped() -> None:
         clients = await following(s, slow=matching("slow"))
         s.stream.say(insert(row(id=1, text="a"), xid=20))
         await s.quiet()
-        s.broker.unsubscribe(clients["slow"].opened[0])
+        s.broker.requests.unsubscribe(clients["slow"].opened[0])
         database.go_on.set()
         await s.quiet()
         assert clients["slow"].take() == [("drop",)]
@@ -143,7 +143,7 @@ async def test_catalog_that_is_being_read_holds_up_nobody_but_the_table_that_cal
     async with scene() as s:
         clients = await following(s, messages={})
         other = Recorder()
-        await s.broker.subscribe(other, replace(SUBSCRIBE, collection="parted"))
+        await s.broker.requests.subscribe(other, replace(SUBSCRIBE, collection="parted"))
         await s.quiet()
         other.take()
         monkeypatch.setattr(Catalogs, "fingerprint", slow)

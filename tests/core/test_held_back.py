@@ -51,7 +51,7 @@ class Asked(Database):
 
 async def followed(s: Scene) -> None:
     s.stream.say(Listening())
-    await s.broker.subscribe(s.client, SUBSCRIBE, ANN)
+    await s.broker.requests.subscribe(s.client, SUBSCRIBE, ANN)
     await s.quiet()
     s.client.take()
 
@@ -63,7 +63,7 @@ async def test_other_rules_release_nobody_who_waits_for_a_catalog() -> None:
         s.tables.catalog = guarded(OWN, NOBODY)
         database.is_away = True
         with pytest.raises(SourceUnavailable):
-            await s.broker._catalog.refresh()
+            await s.broker.catalog.refresh()
         assert s.broker.hub.held_back_count == 1
         database.is_away = False
         await s.broker.adopt_rules(RuleSet((Rule("somebody else", "messages"),)))
@@ -82,13 +82,15 @@ async def test_who_comes_waits_until_the_others_are_judged() -> None:
     async with scene(catalog=guarded(OWN), evaluator=database, clients_evaluator=Database()) as s:
 
         async def arrives() -> None:
-            late.append(asyncio.create_task(s.broker.subscribe(Recorder(), SUBSCRIBE, person(f"p{len(late)}"))))
+            late.append(
+                asyncio.create_task(s.broker.requests.subscribe(Recorder(), SUBSCRIBE, person(f"p{len(late)}")))
+            )
             await s.quiet()
 
         await followed(s)
         s.tables.catalog = guarded(replace(OWN, digest="5"))
         database.arrives = arrives
-        await s.broker._catalog.refresh()
+        await s.broker.catalog.refresh()
         await asyncio.gather(*late)
         assert database.rounds <= ROUNDS_MAX
 
@@ -110,13 +112,13 @@ async def test_rows_are_shown_to_those_alone_who_look_with_the_eyes_that_read_th
     async with scene() as s:
         s.stream.say(Listening())
         for uid, figures in (("a", {"count": "*"}), ("b", {"max": "id"})):
-            await s.broker.subscribe(s.client, replace(SUBSCRIBE, uid=uid, query={"aggregate": figures}), one)
+            await s.broker.requests.subscribe(s.client, replace(SUBSCRIBE, uid=uid, query={"aggregate": figures}), one)
         await s.quiet()
         monkeypatch.setattr(Tables, "read", slow)
         s.stream.say(insert(row(id=1, text='"a"'), xid=20))
         await is_reading.wait()
         s.client.take()
-        await s.broker.see_as(s.client, other)
+        await s.broker.requests.see_as(s.client, other)
         await s.quiet()
         may_go_on.set()
         await s.quiet()

@@ -45,6 +45,7 @@ from cdc_bridge.ports import Asked, CaughtUp, InitialData, Page, Pages
 from cdc_bridge.query.forms import QueryLimits
 from tests.core.facts import INT4, TEXT, columns, row
 
+NEVER_S = 1_000_000.0
 TABLE = Collection(
     "t", Relation("public", "t"), 100, columns(id=INT4, text=TEXT, n=INT4), ("id",), {100: 1000}, durable=True
 )
@@ -491,17 +492,12 @@ class Story:
             held_bytes_max=self.held_bytes_max,
             retry_delay_s=0,
         )
-        self.tasks = [
-            asyncio.create_task(self.broker.listen()),
-            asyncio.create_task(self.broker.serve_questions()),
-            asyncio.create_task(self.broker.serve_reads()),
-        ]
+        self.running = asyncio.create_task(self.broker.run(NEVER_S))
         self.capture.said.put_nowait(Listening(self.capture.era, SECRET))
 
     async def stop_bridge(self) -> None:
-        for task in self.tasks:
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.running.cancel()
+        await asyncio.gather(self.running, return_exceptions=True)
 
     async def quiet(self) -> None:
         for _ in range(20):
@@ -516,7 +512,7 @@ class Story:
         for _ in range(5):
             await self.come_back()
         await self._come_to_rest()
-        assert not any(task.done() for task in self.tasks)
+        assert not self.running.done()
         await self.stop_bridge()
         event(f"clients that resumed: {min(self.resumed, 3)}, disturbed: {self.disturbed}")
 
@@ -620,7 +616,7 @@ class Story:
     async def _follow(self, wanted: Wanted, after: str | None, memory: Memory) -> None:
         client = Client(wanted, memory)
         self.clients.append(client)
-        await self.broker.subscribe(client, replace(wanted.request, after=after))
+        await self.broker.requests.subscribe(client, replace(wanted.request, after=after))
 
     def _without_the_begun(self, wanted: Wanted, memory: Memory) -> Memory:
         """A change of which only some rows had been sent comes again as a whole: that is the one that may."""
@@ -636,7 +632,7 @@ class Story:
             client = self.data.draw(st.sampled_from(self.clients))
             self.clients.remove(client)
             assert client.subscriber is not None
-            self.broker.unsubscribe(client.subscriber)
+            self.broker.requests.unsubscribe(client.subscriber)
 
     async def lose_connection(self) -> None:
         """The log is read on from where listening ended."""

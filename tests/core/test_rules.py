@@ -271,7 +271,7 @@ async def ruled_scene(s: Scene, *rules: Rule, principal: Principal = ALONE) -> N
     s.stream.say(Listening())
     await s.quiet()
     await s.broker.adopt_rules(book(*rules))
-    await s.broker.subscribe(s.client, SUBSCRIBE, principal)
+    await s.broker.requests.subscribe(s.client, SUBSCRIBE, principal)
     await s.quiet()
     assert s.client.take() == [("open",), INIT]
 
@@ -311,7 +311,7 @@ async def test_who_sees_the_collection_no_more_is_refused(rules: tuple[Rule, ...
         await ruled_scene(s, rule("messages"))
         assert await adopt(s, *rules) == [("drop",), ("refuse", "FORBIDDEN")]
         with pytest.raises(RequestError):
-            await s.broker.subscribe(s.client, SUBSCRIBE, ALONE)
+            await s.broker.requests.subscribe(s.client, SUBSCRIBE, ALONE)
 
 
 async def test_event_that_is_allowed_no_more_is_refused_where_it_was_asked_for() -> None:
@@ -319,7 +319,7 @@ async def test_event_that_is_allowed_no_more_is_refused_where_it_was_asked_for()
         s.stream.say(Listening())
         await s.quiet()
         await s.broker.adopt_rules(book(rule("messages")))
-        await s.broker.subscribe(s.client, replace(SUBSCRIBE, event=EventKind.DELETE), ALONE)
+        await s.broker.requests.subscribe(s.client, replace(SUBSCRIBE, event=EventKind.DELETE), ALONE)
         await s.quiet()
         s.client.take()
         only_new = rule("messages", events=frozenset({EventKind.CREATE}))
@@ -340,7 +340,7 @@ async def test_request_that_waits_while_other_rules_come_is_judged_by_them() -> 
 
         s.tables.find_key = find_slowly  # type: ignore[method-assign, assignment]
         with pytest.raises(RequestError, match="FORBIDDEN"):
-            await s.broker.subscribe(s.client, replace(SUBSCRIBE, item=1), ALONE)
+            await s.broker.requests.subscribe(s.client, replace(SUBSCRIBE, item=1), ALONE)
         assert len(s.broker.hub) == 0
 
 

@@ -9,7 +9,8 @@ import pytest
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.reads import Read, SnapshotRead
-from cdc_bridge.engine.scheduler import Kind, ReadScheduler
+from cdc_bridge.engine.scheduler import ReadScheduler
+from cdc_bridge.engine.shares import Kind
 from cdc_bridge.engine.subscriber import Reading
 from cdc_bridge.model.subscription import Subscription
 from tests.core.facts import CATALOG, MESSAGES, Recorder, subscription

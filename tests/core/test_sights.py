@@ -331,7 +331,7 @@ async def look_again(s: Scene, catalog: Catalog) -> None:
     """What the catalog says is another thing now, and somebody has looked."""
     s.tables.catalog = catalog
     with pytest.raises(RequestError, match="FORBIDDEN"):
-        await s.broker.subscribe(Recorder(), replace(SUBSCRIBE, collection="unknown"))
+        await s.broker.requests.subscribe(Recorder(), replace(SUBSCRIBE, collection="unknown"))
     await s.quiet()
 
 
@@ -340,14 +340,14 @@ async def test_change_that_is_being_weighed_when_a_token_is_renewed_is_weighed_a
     database = Owners()
     async with scene(catalog=GUARDED, evaluator=database) as s:
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, SUBSCRIBE, person("ann", exp=1))
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE, person("ann", exp=1))
         await s.quiet()
         s.client.take()
         database.cases.clear()
         database.go_on.clear()
         s.stream.say(insert(row(id=1, text="ann"), xid=20))
         await s.quiet()
-        await s.broker.see_as(s.client, person("ann", exp=2))
+        await s.broker.requests.see_as(s.client, person("ann", exp=2))
         database.go_on.set()
         await s.quiet()
         asked = [context.principal.claim_values["exp"] for case in database.cases for context in case.contexts]
@@ -358,17 +358,17 @@ async def test_change_that_is_being_weighed_when_a_token_is_renewed_is_weighed_a
 async def test_other_claims_bring_fresh_data_and_suspended_ones_wait_for_them() -> None:
     async with scene(catalog=GUARDED, evaluator=Owners()) as s:
         s.stream.say(Listening())
-        await s.broker.subscribe(s.client, SUBSCRIBE, person("ann"))
+        await s.broker.requests.subscribe(s.client, SUBSCRIBE, person("ann"))
         await s.quiet()
         s.client.take()
-        s.broker.suspend(s.client)
+        s.broker.requests.suspend(s.client)
         s.stream.say(insert(row(id=1, text="ann"), row(id=2, text="bob"), xid=20))
         await s.quiet()
         assert s.client.take() == []
-        await s.broker.see_as(s.client, person("bob"))
+        await s.broker.requests.see_as(s.client, person("bob"))
         await s.quiet()
         assert s.client.take() == [RESYNC]
-        await s.broker.see_as(s.client, person("bob", role="nobody"))
+        await s.broker.requests.see_as(s.client, person("bob", role="nobody"))
         assert s.client.take() == [("drop",), ("refuse", "FORBIDDEN")]
 
 
@@ -382,7 +382,7 @@ async def test_column_that_is_granted_no_more_concerns_those_who_saw_it_and_nobo
         ]
         clients = [Recorder() for _ in wanted]
         for client, (request, principal) in zip(clients, wanted, strict=True):
-            await s.broker.subscribe(client, request, principal)
+            await s.broker.requests.subscribe(client, request, principal)
         await s.quiet()
         assert [len(client.take()) for client in clients] == [2, 2, 2]
         narrower = {MESSAGES.relation_id: TableAccess(frozenset({"id"}))}
@@ -399,8 +399,8 @@ async def test_policy_that_has_changed_brings_fresh_data_to_those_to_whom_it_app
     async with scene(catalog=GUARDED, evaluator=Owners()) as s:
         s.stream.say(Listening())
         reader, writer = Recorder(), Recorder()
-        await s.broker.subscribe(reader, SUBSCRIBE, person("ann"))
-        await s.broker.subscribe(writer, SUBSCRIBE, person("eve", role="writer"))
+        await s.broker.requests.subscribe(reader, SUBSCRIBE, person("ann"))
+        await s.broker.requests.subscribe(writer, SUBSCRIBE, person("eve", role="writer"))
         await s.quiet()
         reader.take(), writer.take()
         changed = {MESSAGES.relation_id: TableAccess(policies=(replace(POLICY, digest="another"),))}
@@ -412,10 +412,10 @@ async def test_other_rules_hold_for_those_who_are_here() -> None:
     async with scene(catalog=GUARDED, evaluator=Owners()) as s:
         s.stream.say(Listening())
         writer, deletes, reader = Recorder(), Recorder(), Recorder()
-        await s.broker.subscribe(writer, SUBSCRIBE, person("eve", role="writer"))
+        await s.broker.requests.subscribe(writer, SUBSCRIBE, person("eve", role="writer"))
         only_deletes = replace(SUBSCRIBE, event=EventKind.DELETE)
-        await s.broker.subscribe(deletes, only_deletes, person("eve", role="writer"))
-        await s.broker.subscribe(reader, SUBSCRIBE, person("ann"))
+        await s.broker.requests.subscribe(deletes, only_deletes, person("eve", role="writer"))
+        await s.broker.requests.subscribe(reader, SUBSCRIBE, person("ann"))
         await s.quiet()
         writer.take(), deletes.take(), reader.take()
         rule = Rule("writer", "messages", frozenset({"text"}), events=frozenset({EventKind.CREATE}))

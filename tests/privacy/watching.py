@@ -106,7 +106,9 @@ class Watched:
 
     async def begin(self) -> None:
         await self._until(lambda: self.broker.listening)
-        await self.broker.subscribe(self.marks, _subscribe('{"type": "subscribe", "collection": "marks"}'), SELF)
+        await self.broker.requests.subscribe(
+            self.marks, _subscribe('{"type": "subscribe", "collection": "marks"}'), SELF
+        )
         await self._until(lambda: bool(self.marks.told))
 
     async def subscribe(self, message: str, principal: Principal) -> Notebook:
@@ -114,14 +116,14 @@ class Watched:
         notebook = Notebook()
         try:
             async with asyncio.timeout(SETTLES_WITHIN_S):
-                await self.broker.subscribe(notebook, _subscribe(message), principal)
+                await self.broker.requests.subscribe(notebook, _subscribe(message), principal)
         except RequestError as error:
             notebook.refused = error
         return notebook
 
     def end(self, notebook: Notebook) -> None:
         if notebook.subscriber is not None:
-            self.broker.unsubscribe(notebook.subscriber)
+            self.broker.requests.unsubscribe(notebook.subscriber)
 
     async def rights_changed(self) -> None:
         """Who asks for what is not there has the catalog looked at."""
