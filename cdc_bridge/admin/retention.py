@@ -140,10 +140,16 @@ def prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int) -
         version = require_installed(conn, schema).version
         if version is not None and version < FIRST_VERSION:
             return done
-        with _alone(conn, schema) as is_alone, _whole_log():
-            done.is_pruned_elsewhere = not is_alone
-            if is_alone:
+        # One session prunes at a time: two would forget more than either meant to.
+        (is_alone,) = _row(conn, statement("steps/prune_alone", name=sql.Literal(schema)))
+        if not is_alone:
+            return Pruned(is_pruned_elsewhere=True)
+        try:
+            with _whole_log():
                 _prune(conn, schema, older_than_s, keep_bytes, done)
+        finally:
+            if not conn.closed:
+                conn.execute(statement("steps/pruned", name=sql.Literal(schema)))
     return done
 
 
@@ -217,17 +223,6 @@ def _limited(conn: Connection, lock_timeout_ms: int) -> Iterator[None]:
     with conn.transaction():
         conn.execute(statement("steps/limit", limit=sql.Literal(f"{lock_timeout_ms}ms")))
         yield
-
-
-@contextmanager
-def _alone(conn: Connection, schema: str) -> Iterator[bool]:
-    """Let one session prune at a time: two would forget more than either meant to."""
-    (is_alone,) = _row(conn, statement("steps/prune_alone", name=sql.Literal(schema)))
-    try:
-        yield is_alone
-    finally:
-        if is_alone and not conn.closed:
-            conn.execute(statement("steps/pruned", name=sql.Literal(schema)))
 
 
 @contextmanager

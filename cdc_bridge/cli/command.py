@@ -123,8 +123,11 @@ _NEXT_STEPS = {
 
 
 @contextmanager
-def connection(settings: Settings, command: str) -> Iterator[psycopg.Connection]:
-    """Connected in autocommit mode; every psycopg error leaves as one of ours."""
+def connection(
+    command: str, dsn: str | None, schema: str | None, config: Path | None
+) -> Iterator[tuple[psycopg.Connection, Settings]]:
+    """Connect in autocommit mode as the settings say. Every psycopg error leaves as one of ours."""
+    settings = load(config, {"dsn": dsn, "schema": schema})
     dsn = settings.conninfo
     ours = {
         "connect_timeout": str(max(2, round(settings.connect_timeout_s))),
@@ -138,7 +141,7 @@ def connection(settings: Settings, command: str) -> Iterator[psycopg.Connection]
         raise DatabaseUnreachable(f"cannot connect to {place}: {_reason(error, dsn)}; {step}") from None
     try:
         with conn:
-            yield conn
+            yield conn, settings
     except psycopg.Error as error:
         raise _refusal(error, dsn) from None
 

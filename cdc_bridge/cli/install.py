@@ -54,8 +54,7 @@ def attach(
     request = attaching.Request(tuple(tables or ()), all_of, tuple(exclude_column or ()), mode, notify)
     if schema and not every:
         raise UsageError("--schema says which tables --all means: add --all, or write the tables as schema.table")
-    settings = load(config, {"dsn": dsn, "schema": schema_name})
-    with connection(settings, "attach") as conn:
+    with connection("attach", dsn, schema_name, config) as (conn, settings):
         planned = attaching.plan(conn, request, settings.schema_name)
         if plan:
             say(str(planned))
@@ -82,8 +81,7 @@ def detach(
       cdc-bridge detach --all --purge
     """
     request = detaching.Request(tuple(tables or ()), all_tables=every, purge=purge)
-    settings = load(config, {"dsn": dsn, "schema": schema_name})
-    with connection(settings, "detach") as conn:
+    with connection("detach", dsn, schema_name, config) as (conn, settings):
         planned = detaching.plan(conn, request, settings.schema_name)
         detaching.apply(conn, planned, notice=complain)
     _report(planned)

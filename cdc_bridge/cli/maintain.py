@@ -11,7 +11,7 @@ import typer
 from cdc_bridge.admin import retention
 from cdc_bridge.admin.retention import Pruned
 from cdc_bridge.admin.status import AttachedTable, Status, read_status
-from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, load, say
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, say
 from cdc_bridge.model.errors import LockNotAcquired, NotInstalled
 from cdc_bridge.statements import VERSION
 
@@ -30,9 +30,8 @@ def status(
     Example:
       cdc-bridge status --json
     """
-    settings = load(config, {"dsn": dsn, "schema": schema_name})
     found = None
-    with connection(settings, "status") as conn, contextlib.suppress(NotInstalled):
+    with connection("status", dsn, schema_name, config) as (conn, settings), contextlib.suppress(NotInstalled):
         by_itself = not (settings.roles or settings.anon_role)
         found = read_status(conn, settings.schema_name, settings.collections, reads_by_itself=by_itself)
     if as_json:
@@ -114,8 +113,7 @@ def prune(
     Example:
       cdc-bridge prune --older-than 3600
     """
-    settings = load(config, {"dsn": dsn, "schema": schema_name})
-    with connection(settings, "prune") as conn:
+    with connection("prune", dsn, schema_name, config) as (conn, settings):
         done = retention.prune(
             conn,
             settings.schema_name,

@@ -228,16 +228,12 @@ def allowed(name: str) -> str:
     if get_origin(info.annotation) is Literal:
         words = [str(word) for word in get_args(info.annotation)]
         return f"{', '.join(words[:-1])} or {words[-1]}"
-    return ("a whole number" if info.annotation is int else "a number") + _bounds(info)
-
-
-def _bounds(info: FieldInfo) -> str:
-    names = ("ge", "gt", "le")
-    match {name: getattr(part, name) for part in info.metadata for name in names if hasattr(part, name)}:
+    number = "a whole number" if info.annotation is int else "a number"
+    match {name: getattr(part, name) for part in info.metadata for name in ("ge", "gt", "le") if hasattr(part, name)}:
         case {"ge": low, "le": high}:
-            return f" from {low} to {high}"
+            return f"{number} from {low} to {high}"
         case {"ge": low}:
-            return f" of {low} or more"
+            return f"{number} of {low} or more"
         case {"gt": low}:
-            return f" above {low}"
-    return ""
+            return f"{number} above {low}"
+    return number
