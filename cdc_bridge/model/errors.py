@@ -28,7 +28,7 @@ secret. The facts of an error are attributes, so that no code parses the sentenc
 
 Exceptions that never leave their package are defined there: `model.messages.InvalidMessage`,
 `cli.command.ReaderGone`, `capture.log_pages.Unreadable`, `query.literals.NotNative`,
-`access.authenticator.TokenRefused`, `access.policy_claims.NotUnderstood`, `access.policy_filter.UnsupportedPolicy` and
+`access.authenticator.TokenRefused`, `access.policy_parser.NotUnderstood`, `access.policy_filter.UnsupportedPolicy` and
 `engine.query_parser.NotYetKnown`.
 """
 
