@@ -44,8 +44,8 @@ REPAIR_LIMIT_S = 0.0
 class PooledCatalogReader:
     """Reads tables, rights and triggers through a pool. Implements `ports.CatalogReader`.
 
-    Rule: all of it is read again only when the fingerprint of the catalogs has changed. The fingerprint is taken before
-    the reading, so a change in between is found at the next look.
+    Rule: all of it is read again only when the fingerprint of the catalogs has changed. A reading and the fingerprint
+    that is kept of it are of one snapshot, so that what came and went around the reading is not kept for ever.
 
     Args:
         names: other names for collections, `{"sales.orders": "orders"}`.
@@ -76,23 +76,24 @@ class PooledCatalogReader:
         self._catalog: Catalog | None = None
         self._catalogs = 0
         self._is_standby = False
-        self._is_checked = False
+        self._checked: str | None = None
+        """The fingerprint of what was checked last."""
+        self._looking = asyncio.Lock()
         self._incomplete: dict[Relation, Tree] = {}
         self._failed: dict[Relation, Exception] = {}
         self.problems: tuple[str, ...] = ()
 
     async def fingerprint(self) -> str:
         """Look whether anything has changed, and if so, read it. Returns the same text for the same catalog."""
-        try:
-            async with self._connection() as connection:
-                found = await fingerprint(connection, self._schema)
-                if found != self._fingerprint or self._access.is_incomplete:
-                    await self._read(connection)
-                    self._fingerprint = found
-        except NotInstalled:
-            if self._fingerprint != "":
-                self._fingerprint = ""
-                self._take(Catalog())
+        async with self._looking, self._connection() as connection:  # in turn, so that the last catalog is the newest
+            if await self._look(connection) != self._fingerprint or self._access.is_incomplete:
+                async with _one_snapshot(connection):
+                    found = await self._look(connection)
+                    if found:
+                        await self._read(connection)
+                    else:
+                        self._take(Catalog())
+                self._fingerprint = found
         return str(self._catalogs)
 
     async def read(self) -> Catalog:
@@ -117,7 +118,7 @@ class PooledCatalogReader:
         Returns the tables of which changes may be missing. A table whose lock is not to be had is tried again at the
         next call; one that this role has no right to is not.
         """
-        if not self._is_checked:
+        if self._checked != self._fingerprint:
             await self._check()
         outcome = Outcome(failed={each: error for each, tree in self._incomplete.items() if (error := objection(tree))})
         forbidden = {each for each, error in self._failed.items() if isinstance(error, errors.InsufficientPrivilege)}
@@ -130,6 +131,13 @@ class PooledCatalogReader:
         self._report(outcome)
         return outcome.repaired
 
+    async def _look(self, connection: AsyncConnection[Any]) -> str:
+        """Return the fingerprint; none where there is no schema of ours."""
+        try:
+            return await fingerprint(connection, self._schema)
+        except NotInstalled:
+            return ""
+
     async def _read(self, connection: AsyncConnection[Any]) -> None:
         catalog = await read_catalog(connection, self._schema)
         access = await self._access.read(connection)
@@ -138,7 +146,6 @@ class PooledCatalogReader:
         self._take(Catalog(with_children(collections, self._relations), access))
 
     def _take(self, catalog: Catalog) -> None:
-        self._is_checked = False
         if catalog != self._catalog:
             self._catalog = catalog
             self._catalogs += 1
@@ -148,14 +155,11 @@ class PooledCatalogReader:
 
         This takes as long as reading the catalog, and is done after it: changed rights must not wait.
         """
-        async with self._connection() as connection:
-            self._is_checked = True
-            try:
-                trees = as_trees(await query_tables(self._schema).all_async(connection))
-                problems_of_log = await log_problems(self._schema).all_async(connection)
-            except BaseException:
-                self._is_checked = False
-                raise
+        async with self._connection() as connection, _one_snapshot(connection):
+            checked = await self._look(connection)
+            trees = as_trees(await query_tables(self._schema).all_async(connection))
+            problems_of_log = await log_problems(self._schema).all_async(connection)
+        self._checked = checked
         attached = [tree for tree in trees if tree.is_attached]
         problems_of_tables = bridge_problems(attached, reads_by_itself=not self._roles)
         outdated = [] if self._is_standby else [tree for tree in attached if tree.outdated()]
@@ -218,3 +222,11 @@ def _is_logged(collection: Collection) -> bool:
             extra=facts(table=str(collection.relation)),
         )
     return collection.durable
+
+
+@asynccontextmanager
+async def _one_snapshot(connection: AsyncConnection[Any]) -> AsyncIterator[None]:
+    """A transaction in which everything is read as it was at one moment."""
+    async with connection.transaction():
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        yield

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import psycopg
@@ -148,3 +148,42 @@ async def test_catalog_is_read_again_only_when_something_has_changed(database: D
         attach_tables(database, "more")
         assert await reader.fingerprint() != mark
         assert (await reader.read()).by_name.keys() == {"t", "p", "more"}
+
+
+class Interrupted(AsyncCursor[Any]):
+    """Something else happens before one of its statements."""
+
+    happens: Callable[[], object] = staticmethod(lambda: None)
+    left = 0
+
+    async def execute(self, *args: Any, **keywords: Any) -> Any:
+        Interrupted.left -= 1
+        if Interrupted.left == 0:
+            await asyncio.to_thread(Interrupted.happens)
+        return await super().execute(*args, **keywords)
+
+
+COMES = "CREATE POLICY mine ON t USING (true); ALTER TABLE cdc.change_log_1 ADD CONSTRAINT mine CHECK (seq IS NULL)"
+GOES = "DROP POLICY IF EXISTS mine ON t; ALTER TABLE cdc.change_log_1 DROP CONSTRAINT IF EXISTS mine"
+
+
+@pytest.mark.parametrize("statement", range(1, 14))
+async def test_what_came_and_went_around_a_reading_is_not_kept(database: Database, statement: int) -> None:
+    """The fingerprint is then as it was before, so nothing would ever be read again."""
+    database.execute(TABLES + "ALTER TABLE t ENABLE ROW LEVEL SECURITY; GRANT SELECT ON t TO pg_monitor")
+    attach_tables(database, "t", "p")
+    keywords = {"autocommit": True, "cursor_factory": Interrupted}
+    async with AsyncConnectionPool(
+        database.dsn, min_size=1, open=False, kwargs=keywords, configure=lambda each: prepare(each, "cdc")
+    ) as pool:
+        reader, fresh = [PooledCatalogReader(pool, database.dsn, "cdc", {}, roles=["pg_monitor"]) for _ in range(2)]
+        Interrupted.left, Interrupted.happens = statement, lambda: database.execute(COMES)
+        await reader.fingerprint()
+        await reader.repair()
+        Interrupted.left = 0
+        database.execute(GOES)
+        for each in (reader, fresh):
+            await each.fingerprint()
+            await each.repair()
+        assert await reader.read() == await fresh.read()
+        assert reader.problems == fresh.problems == ()
