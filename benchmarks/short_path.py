@@ -10,7 +10,7 @@ import argparse
 import ast
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psycopg
@@ -77,11 +77,21 @@ def size() -> None:
 def lone(cluster: Cluster) -> None:
     """A row at a time, 100 a second, to one subscriber; the floor between its rows."""
     headline(f"A lone row, 100 a second, one subscriber ({ROUNDS} rounds of {LONE_ROWS} rows)")
-    dsn = set_up(cluster, "lone")
+    _beside_floor(set_up(cluster, "lone"), [subscribe("attached")], target="at most 2x the floor")
+
+
+def filters(cluster: Cluster) -> None:
+    headline(f"{FILTERS:,} equality filters, one matching, 100 rows a second")
+    requests = [subscribe("attached", filter={"account": {"_eq": number}}) for number in range(FILTERS)]
+    _beside_floor(set_up(cluster, "filters"), requests, target="at most 2.5x the floor")
+
+
+def _beside_floor(dsn: str, requests: Sequence[str], *, target: str) -> None:
+    """Insert a row at a time, for clients with these requests, and for the floor by turns."""
     with (
         running_bridge(dsn) as bridge,
         running_floor(dsn) as floor,
-        swarm(bridge.url, [subscribe("attached")]) as ours,
+        swarm(bridge.url, requests) as ours,
         swarm(floor.url, ["{}"]) as bare,
         psycopg.connect(dsn) as connection,
     ):
@@ -96,24 +106,20 @@ def lone(cluster: Cluster) -> None:
                     time.sleep(LONE_PAUSE_S)
                 clients.wait_for(rows + LONE_ROWS)
                 found[subject].append((cpu_s() - began_s) / LONE_ROWS * 1e6)
-    _beside_floor("a row", found, target="at most 2x the floor")
+    costs, floor_costs = found[Subject.ATTACHED], found[Subject.NAIVE]
+    ratios = [one / other for one, other in zip(costs, floor_costs, strict=True)]
+    show(
+        "a row",
+        f"{statistics.median(costs):.0f} us",
+        target=target,
+        note=f"floor {statistics.median(floor_costs):.0f} us, {statistics.median(ratios):.2f}x "
+        f"({min(ratios):.2f}-{max(ratios):.2f})",
+    )
 
 
 def insert(connection: psycopg.Connection, subject: Subject, account: int) -> None:
     connection.execute(INSERT.format(subject), [account], prepare=True)
     connection.commit()
-
-
-def _beside_floor(title: str, found: dict[Subject, list[float]], *, target: str) -> None:
-    ours, floor = found[Subject.ATTACHED], found[Subject.NAIVE]
-    ratios = [one / other for one, other in zip(ours, floor, strict=True)]
-    show(
-        title,
-        f"{statistics.median(ours):.0f} us",
-        target=target,
-        note=f"floor {statistics.median(floor):.0f} us, {statistics.median(ratios):.2f}x "
-        f"({min(ratios):.2f}-{max(ratios):.2f})",
-    )
 
 
 def log(cluster: Cluster) -> None:
@@ -185,31 +191,6 @@ def equal(cluster: Cluster) -> None:
         target="at most 0.5 s",
         note=f"{min(bursts):.2f}-{max(bursts):.2f}",
     )
-
-
-def filters(cluster: Cluster) -> None:
-    headline(f"{FILTERS:,} equality filters, one matching, 100 rows a second")
-    dsn = set_up(cluster, "filters")
-    requests = [subscribe("attached", filter={"account": {"_eq": number}}) for number in range(FILTERS)]
-    with (
-        running_bridge(dsn) as bridge,
-        running_floor(dsn) as floor,
-        swarm(bridge.url, requests) as ours,
-        swarm(floor.url, ["{}"]) as bare,
-        psycopg.connect(dsn) as connection,
-    ):
-        wait_until_open(connection)
-        found: dict[Subject, list[float]] = {Subject.ATTACHED: [], Subject.NAIVE: []}
-        for number in range(ROUNDS):
-            for subject in in_turn(list(found), number):
-                clients, cpu_s = (ours, bridge.cpu_s) if subject is Subject.ATTACHED else (bare, floor.cpu_s)
-                rows, began_s = clients.rows, cpu_s()
-                for row in range(LONE_ROWS):
-                    insert(connection, subject, row)
-                    time.sleep(LONE_PAUSE_S)
-                clients.wait_for(rows + LONE_ROWS)
-                found[subject].append((cpu_s() - began_s) / LONE_ROWS * 1e6)
-    _beside_floor("a row", found, target="at most 2.5x the floor")
 
 
 def idle(cluster: Cluster) -> None:

@@ -233,7 +233,7 @@ class Bridge:
                     task.cancel()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(settings.shutdown_timeout_s):
-                        await server.say_goodbye()
+                        await server.drain()
                 server.abort()
 
     async def _keep_revised(self, broker: Broker, authenticator: Authenticator) -> None:

@@ -103,24 +103,33 @@ class State(enum.Enum):
 
 
 class AuthState:
-    """See the module's docstring. `nobody` returns the anonymous principal, which can change with the rules."""
+    """See the module's docstring. `anonymous` returns the anonymous principal, which can change with the rules."""
 
-    __slots__ = ("_being_verified", "_identity", "_limit_s", "_mode", "_nobody", "_principal", "_state", "_timeout_s")
+    __slots__ = (
+        "_anonymous",
+        "_being_verified",
+        "_identity",
+        "_limit_s",
+        "_mode",
+        "_principal",
+        "_state",
+        "_timeout_s",
+    )
 
     def __init__(
         self,
         mode: AuthMode,
         timeout_s: float,
-        nobody: Callable[[], Principal | None],
+        anonymous: Callable[[], Principal | None],
         now: Moment,
         identity: Identity | None = None,
     ) -> None:
         self._mode = mode
         self._timeout_s = timeout_s
-        self._nobody = nobody
+        self._anonymous = anonymous
         self._being_verified = 0
         self._identity = identity
-        self._principal = identity.principal if identity else nobody() if mode is AuthMode.PUBLIC else None
+        self._principal = identity.principal if identity else anonymous() if mode is AuthMode.PUBLIC else None
         self._limit_s = now.steady_s + timeout_s
         self._state = State.KNOWN if identity or mode is AuthMode.PUBLIC else State.AWAITED
 
@@ -216,7 +225,7 @@ class AuthState:
         if self._mode is not AuthMode.PUBLIC:
             return self._end(frame)
         self._identity = None
-        return self._become(self._nobody(), Say(frame))
+        return self._become(self._anonymous(), Say(frame))
 
     def _become(self, principal: Principal | None, answer: Say) -> Sequence[Step]:
         as_before = self._state is State.AWAITED or (self._state is State.KNOWN and principal == self._principal)

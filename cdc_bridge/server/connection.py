@@ -220,11 +220,11 @@ class Connection(BoundedReader):
     # --- the end ---
 
     def close(self, code: CloseCode, reason: str) -> None:
-        """Close at once; what still waits is forgotten. The first one who asks gives the reason."""
+        """Close at once and forget what waits. The first call gives the reason."""
         self._end(lambda protocol: protocol.send_close(code, reason))
 
     def fail(self) -> None:
-        """Close after a fault of ours."""
+        """Close because of a fault of ours."""
         self._end(lambda protocol: protocol.fail(LibraryCode.INTERNAL_ERROR))
 
     def _end(self, say: Callable[[ServerProtocol], None]) -> None:
@@ -234,16 +234,13 @@ class Connection(BoundedReader):
             self._write(framing)
             self._keep(framing)
 
-    def drain(self, code: CloseCode, reason: str) -> None:
-        """Send what waits, then close. The first one who asks gives the reason."""
+    def drain(self, code: CloseCode, reason: str, within_s: float | None = None) -> None:
+        """Send what waits, then close; close within this time in any case. The first call gives the reason."""
         self._farewell = self._farewell or (code, reason)
         if not self.outbox and not self._holds & PONG:
             self.close(*self._farewell)
-
-    def see_off(self, code: CloseCode, reason: str, within_s: float) -> None:
-        """Send what waits, then close, and close then in any case: a client may read nothing any more."""
-        self.drain(code, reason)
-        asyncio.get_running_loop().call_later(within_s, self.close, code, reason)
+        elif within_s is not None:
+            asyncio.get_running_loop().call_later(within_s, self.close, code, reason)
 
     def _fail_alone(self) -> None:
         """End this connection only: others are served in the same turn."""
@@ -257,7 +254,7 @@ class Connection(BoundedReader):
         self.outbox.is_closed = True
         self._tell_of_room()
         loop = asyncio.get_running_loop()
-        loop.call_soon(self._session.end)  # not now: the broker may be in the midst of telling its subscribers
+        loop.call_soon(self._session.end)  # not now: a topic may be going through its subscribers
         self._server.timer.set(self, loop.time() + limits.CLOSE_TIMEOUT_S)
         self.read_on()
 
@@ -270,9 +267,6 @@ class Connection(BoundedReader):
         self._holds &= ~FULL
         self.wake()
 
-    def eof_received(self) -> None:
-        """Let the transport close itself."""
-
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._holds |= CLOSING
@@ -280,7 +274,7 @@ class Connection(BoundedReader):
         self._tell_of_room()
         self._session.end()
         self._server.forget(self, self._address)
-        del self._session  # which knows this connection
+        del self._session  # it refers to this connection
 
     # --- what time brings ---
 

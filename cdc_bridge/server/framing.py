@@ -45,7 +45,7 @@ _PONG_HEAD = 0x8A84
 
 _PING_NUMBER = int.from_bytes(PING_PAYLOAD)
 
-# websockets would log the address of each request and the text of each frame, and there the tokens are.
+# websockets would log the address of each request and the text of each frame, tokens included.
 _discreet = logging.getLogger(f"{__name__}.library")
 _discreet.setLevel(logging.WARNING)
 
@@ -106,7 +106,7 @@ class Framing:
         return bool(self.protocol.extensions)
 
     def receive(self, data: bytes | bytearray) -> list[Received]:
-        """Return what was said, in its order. What there is to answer waits in the protocol."""
+        """Return the messages, in their order. Answers to PING and CLOSE wait in the protocol."""
         self.protocol.receive_data(data)
         whole = [event for event in self.protocol.events_received() if isinstance(event, Frame)]
         self._unparsed_bytes += len(data) - sum(map(_wire_bytes, whole))

@@ -50,14 +50,14 @@ class RequestPolicy:
     """Why the bridge is not ready, or None when it is."""
 
     loopback_only: bool = True
-    """Whether the port is on a loopback address, where only this machine's names are anybody's host."""
+    """Whether the port is on a loopback address, where a host has to be one of this machine's own names."""
 
     is_open: bool = True
     subscriptions: Callable[[], int] = lambda: 0
     """Return how many there are."""
 
     def answer(self, request: Request) -> Answer | None:
-        """Return the answer to a request that may not be upgraded, whoever sends it, else None."""
+        """Return the answer to a request that may not be upgraded, else None."""
         path, _, query = request.path.partition("?")
         if path == "/healthz":
             return HTTPStatus.OK, "alive\n"
@@ -81,7 +81,7 @@ class RequestPolicy:
         return f"connections {self.limits.admitted_count}\nsubscriptions {self.subscriptions()}\n"
 
     def client_of(self, headers: Headers, peer: str) -> str:
-        """Return whose connection this is. What the last proxy has added is true; what is before it may be a lie."""
+        """Return the client's address: what the last proxy has added. What stands before that may be a lie."""
         if self.limits.behind_proxy and (forwarded := headers.get_all("X-Forwarded-For")):
             client = forwarded[-1].rpartition(",")[2].strip()
             if is_address(client):
@@ -89,11 +89,11 @@ class RequestPolicy:
         return peer
 
     def _is_allowed_origin(self, headers: Headers) -> bool:
-        """No Origin (not a browser), one on the list, or, where there is no list, a page from the host that was asked.
+        """Allow no Origin (not a browser), one on the list, or, without a list, a page of the host that was asked.
 
-        Any web page can open a socket to a port of the reader's own machine; this is what stops it. A page can also
-        let its own name resolve to 127.0.0.1, so on loopback a name does not count as this host. Pages of this very
-        machine are let in from any port: one that serves an application is hardly ever ours.
+        Any web page can open a socket to a port of its reader's machine; this stops it. A page can also let its own
+        name resolve to 127.0.0.1, so on loopback a name does not count as this host. Pages of this machine are
+        allowed from any port: one that serves an application is hardly ever ours.
         """
         origins = headers.get_all("Origin")
         if len(origins) != 1 or self.allowed_origins:
@@ -142,9 +142,6 @@ class Handshake(BoundedReader):
         self.transport = cast("asyncio.Transport", transport)
         self._server.limits.knock(self, peer_of(transport))
         self._ending = asyncio.get_running_loop().call_later(limits.OPEN_TIMEOUT_S, self.transport.abort)
-
-    def eof_received(self) -> None:
-        """Let the transport close itself."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
@@ -269,11 +266,8 @@ class Handshake(BoundedReader):
     def _write_out(self) -> None:
         self.write_out(self._protocol)
         if self._protocol.close_expected():
-            self._end_in(limits.CLOSE_TIMEOUT_S)
-
-    def _end_in(self, seconds: float) -> None:
-        self._ending.cancel()
-        self._ending = asyncio.get_running_loop().call_later(seconds, self.transport.abort)
+            self._ending.cancel()
+            self._ending = asyncio.get_running_loop().call_later(limits.CLOSE_TIMEOUT_S, self.transport.abort)
 
 
 _NOWHERE = SplitResult("", "", "", "", "")
@@ -290,6 +284,6 @@ def _parts(url: str) -> SplitResult:
 
 
 def _place(url: SplitResult) -> tuple[str, int] | None:
-    """Host and port, the scheme's own one where none is named."""
+    """Return host and port, the scheme's own one where none is named."""
     port = url.port or _OWN_PORTS.get(url.scheme)
     return (url.hostname, port) if url.hostname and port else None

@@ -115,7 +115,7 @@ class ConnectionLimits:
         if not self._inside[address]:
             del self._inside[address]
 
-    def turn_everybody_away(self) -> None:
+    def turn_all_away(self) -> None:
         """Wait for no request any more."""
         for connection in list(self._addresses):
             connection.turn_away()

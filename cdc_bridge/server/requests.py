@@ -1,9 +1,8 @@
-"""One client: what it says, what it may see, and what is being done for it.
+"""One client: its messages, its rights, and the request that is being carried out for it.
 
-Rule: what a client may see is decided by its `AuthState`; here is done what that says. Requests are carried out in
-their order, one at a time, `auth` among them, so what comes right behind an `auth` is done with the new rights. There
-is one task while a request waits, and none otherwise. What it is doing is broken off when the client may see no more:
-it would end in telling.
+Rule: `AuthState` decides what a client may see, and returns the steps that are taken here. Requests are carried out in
+their order, one at a time, `auth` among them, so a request behind an `auth` has the new rights. There is one task while
+a request waits, and none otherwise. A request is broken off when the client may see no more.
 
 Bound: `REQUESTS_MAX` requests, and as many bytes as `WAITING_BYTES_MAX` says. Policy: past either nothing more is read
 from the client; what has been read by then is taken still.
@@ -51,10 +50,10 @@ WAITING_BYTES_MAX = 4 * 1024 * 1024
 """The bytes of requests that wait for their turn."""
 
 UNPROVED_BYTES_MAX = 64 * 1024
-"""The same of a client of which nothing is known yet."""
+"""The same for a client that has not authenticated yet."""
 
 FAREWELL_S = 5.0
-"""How long a client that is turned away has to read why."""
+"""The time in which a client that is turned away can read the reason."""
 
 
 class Engine(Protocol):
@@ -71,8 +70,7 @@ class Client(Outlet, Protocol):
     """The connection of a session."""
 
     def reply(self, frame: bytes) -> None: ...
-    def close(self, code: CloseCode, reason: str) -> None: ...
-    def see_off(self, code: CloseCode, reason: str, within_s: float) -> None: ...
+    def drain(self, code: CloseCode, reason: str, within_s: float | None = None) -> None: ...
     def fail(self) -> None: ...
     def read_on(self) -> None: ...
     def plan(self) -> None: ...
@@ -243,7 +241,7 @@ class ClientSession:
             self._client.reply(messages.items(data.rows, request.uid, one=one, more=data.more, meta=data.meta))
 
     def _note(self, error: RequestError) -> None:
-        """Clients are not told whether something is not there or not theirs; an operator finds their role here."""
+        """Log the role of a refused request. The client is not told whether something is missing or forbidden."""
         if error.code == "FORBIDDEN":
             principal = self._auth_state.principal
             found = facts(
@@ -284,7 +282,7 @@ class ClientSession:
                     self._work()
                 case TurnAway(reason):
                     self._end_all()
-                    self._client.see_off(CloseCode.UNAUTHENTICATED, reason, FAREWELL_S)
+                    self._client.drain(CloseCode.UNAUTHENTICATED, reason, FAREWELL_S)
                 case _:
                     assert_never(step)
 
@@ -299,7 +297,7 @@ class ClientSession:
         elif (principal := self._auth_state.principal) is None:
             self._refuse_all()
         else:
-            with suppress(RequestError):  # broken off: what broke it off says how it goes on
+            with suppress(RequestError):  # broken off; the step that did so says how it goes on
                 await self._unless_broken_off(self._server.engine.see_as(self._client, principal))
 
     def _refuse_all(self) -> None:
@@ -325,11 +323,11 @@ class ClientSession:
             self._ping()
 
     def _ping(self) -> None:
-        """Close a client of which nothing was heard since the last ping."""
+        """Ping, or close a client that has sent nothing since the last ping."""
         if self._auth_state.is_over:
             return  # nothing comes after the error
         if self._auth_state.is_awaited or self._auth_state.is_judged:
-            return  # the answer to its `auth` has to be the first that it hears
+            return  # the first frame that it gets has to be the answer to its `auth`
         if self._messages.tick():
             self._client.reply(messages.ping())
         else:

@@ -131,7 +131,7 @@ class Securing(asyncio.Protocol):
 def _socket_of(transport: asyncio.Transport) -> socket.socket:
     """Return the socket, for a transport of its own: loops start to read from this one whatever they are told."""
     accepted: socket.socket = transport.get_extra_info("socket").dup()
-    transport.set_protocol(asyncio.Protocol())  # which hears nothing
+    transport.set_protocol(asyncio.Protocol())  # it takes nothing
     transport.abort()
     return accepted
 
@@ -224,7 +224,7 @@ class WebSocketServer:
         """Handshakes that are admitted, and not upgraded yet."""
         self._connections: dict[Connection, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._somebody_left = asyncio.Event()
+        self._one_left = asyncio.Event()
         self._spare: Framing | None = None
         self._payload = b""
         self._framed = b""
@@ -244,29 +244,29 @@ class WebSocketServer:
         finally:
             server.close()
             self.abort()
-            await self._until_nobody_is_here()
+            await self._wait_until_empty()
             self.timer.stop()
             if self._tasks:
                 await asyncio.wait(self._tasks)
 
-    async def say_goodbye(self) -> None:
+    async def drain(self) -> None:
         """Accept no more connections, send what waits for each, close them, and wait until all are gone."""
         self.requests.is_open = False
         for connection in list(self._connections):
             connection.drain(CloseCode.GOING_AWAY, "shutting down")
-        await self._until_nobody_is_here()
+        await self._wait_until_empty()
 
     def abort(self) -> None:
         """Abort the connections that are left."""
         self.requests.is_open = False
-        self.limits.turn_everybody_away()
+        self.limits.turn_all_away()
         for admitted in [*self.identifying, *self._connections]:
             admitted.turn_away()
 
-    async def _until_nobody_is_here(self) -> None:
+    async def _wait_until_empty(self) -> None:
         while self._connections:
-            self._somebody_left.clear()
-            await self._somebody_left.wait()
+            self._one_left.clear()
+            await self._one_left.wait()
 
     def _accepted(self) -> asyncio.BaseProtocol:
         if self._certificate is None:
@@ -297,7 +297,7 @@ class WebSocketServer:
         identity: Identity | None,
         behind: bytearray | None,
     ) -> None:
-        """Let a client in whose request has been answered."""
+        """Make a connection of a request that has been answered."""
         options = self.options
         connection = Connection(self, transport, address, Framing(protocol) if protocol.extensions else None)
         auth_state = AuthState(options.auth_mode, options.auth_timeout_s, self._anonymous, self.now(), identity)
@@ -307,11 +307,11 @@ class WebSocketServer:
             connection.drain(CloseCode.GOING_AWAY, "shutting down")
 
     def forget(self, connection: Connection, address: str) -> None:
-        """A client has left."""
+        """Count out a connection that has ended."""
         self.limits.depart(address)
         self.timer.forget(connection)
         del self._connections[connection]
-        self._somebody_left.set()
+        self._one_left.set()
 
     # --- what connections share ---
 
@@ -340,5 +340,5 @@ class WebSocketServer:
 
 
 def _first_offered(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-    """Directus takes the first one, and so do clients expect."""
+    """Return the first one, as Directus does."""
     return offered[0] if offered else None

@@ -181,7 +181,7 @@ def test_at_the_end_nobody_is_waited_for() -> None:
     at = door()
     guests = knocking(at, "192.0.2.1", "192.0.2.2")
     assert asks(at, guests[0]) == 101
-    at.policy.limits.turn_everybody_away()
+    at.policy.limits.turn_all_away()
     assert [guest.away for guest in guests] == [False, True]
 
 
