@@ -178,13 +178,21 @@ class AuthState:
 
     def due(self, now: Moment) -> Sequence[Step]:
         """Return the steps that the passage of time requires."""
-        if self._state is State.KNOWN and self._identity is not None and _is_spent(self._identity, now):
-            return self._expire(now)
+        identity = self._identity if self._state is State.KNOWN else None
+        if identity is not None and (
+            (identity.expires_at is not None and identity.expires_at <= now.unix_s)
+            or (identity.is_revoked is not None and identity.is_revoked())
+        ):
+            self._state = State.EXPIRED
+            self._limit_s = now.steady_s + self._timeout_s
+            return Suspend(), Say(messages.error("auth", token_expired()))
         if self.is_judged or now.steady_s < self._limit_s:
             return ()
         if self._state is State.AWAITED:
             return self.turn_away()
-        return self._time_out() if self._state is State.EXPIRED else ()
+        if self._state is State.EXPIRED:
+            return self._lose(messages.error("auth", RequestError("AUTH_TIMEOUT", "Authentication timed out.")))
+        return ()
 
     def announce(self) -> None:
         """Note that an `auth` has arrived; `accept` or `refuse` follows."""
@@ -212,14 +220,6 @@ class AuthState:
 
     # --- transitions ---
 
-    def _expire(self, now: Moment) -> Sequence[Step]:
-        self._state = State.EXPIRED
-        self._limit_s = now.steady_s + self._timeout_s
-        return Suspend(), Say(messages.error("auth", token_expired()))
-
-    def _time_out(self) -> Sequence[Step]:
-        return self._lose(messages.error("auth", RequestError("AUTH_TIMEOUT", "Authentication timed out.")))
-
     def _lose(self, frame: bytes) -> Sequence[Step]:
         """Make the client anonymous, or end the connection."""
         if self._mode is not AuthMode.PUBLIC:
@@ -235,12 +235,6 @@ class AuthState:
     def _end(self, frame: bytes) -> Sequence[Step]:
         self._state, self._principal = State.TURNED_AWAY, None
         return Suspend(), Say(frame), TurnAway("authentication failed")
-
-
-def _is_spent(identity: Identity, now: Moment) -> bool:
-    if identity.expires_at is not None and identity.expires_at <= now.unix_s:
-        return True
-    return identity.is_revoked is not None and identity.is_revoked()
 
 
 def authentication_failed() -> RequestError:

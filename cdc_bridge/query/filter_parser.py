@@ -130,7 +130,7 @@ class FilterParser:
         collection = place.collection
         reference = collection.by_reference.get(name)
         if reference is not None and reference.is_many and name not in collection.by_name:
-            return self._children(raw, reference, self._entered(place))
+            return self._children(reference, raw, self._entered(place))
         if name.startswith("_") and name not in collection.by_name:
             raise invalid_query(f'"{name[:100]}" is not a known filter operator ({_where(place)})')
         field = forms.find_field(name, collection, place.path)
@@ -152,8 +152,12 @@ class FilterParser:
             return self._comparison(subject, Operator.EQ, raw)
         parts = []
         of_parent = {}
+        reference = subject.reference
+        target = self._catalog.by_relation_id.get(reference.target_id) if reference else None
         for word, value in raw.items():
-            if self._is_of_parent(word, subject.reference):
+            # Operators go before columns of the same name.
+            is_name = not word.startswith("_") or (target is not None and word in target.by_name)
+            if reference is not None and is_name and word not in _OPERATORS and word not in _GROUPS:
                 of_parent[word] = value
             elif word in _GROUPS:
                 parts.append(self._group(word, value, place, partial(self._subject, subject)))
@@ -161,28 +165,16 @@ class FilterParser:
                 parts.append(self._json(subject, value, self._entered(place)))
             else:
                 parts.append(self._comparison(subject, _operator(word, subject), value))
-        if of_parent and subject.reference is not None:
-            parts.append(self._parent(of_parent, subject.reference, self._entered(place)))
+        if of_parent and reference is not None:
+            condition = self._rows(of_parent, self._target(reference, self._entered(place)))
+            parts.append(related(reference, Quantifier.JOINED, condition))
         return all_of(parts)
-
-    def _is_of_parent(self, word: str, reference: Reference | None) -> bool:
-        """Operators go before columns of the same name."""
-        if reference is None or word in _OPERATORS or word in _GROUPS:
-            return False
-        if not word.startswith("_"):
-            return True
-        target = self._catalog.by_relation_id.get(reference.target_id)
-        return target is not None and word in target.by_name
 
     def _comparison(self, subject: _Subject, operator: Operator, raw: Any) -> Filter:
         self._count()
         return self._comparisons.parse(Asked(subject.operand, operator, subject.label), raw)
 
-    def _parent(self, raw: dict[str, Any], reference: Reference, place: _Place) -> Filter:
-        """Parse conditions on the row that a foreign key leads to."""
-        return related(reference, Quantifier.JOINED, self._rows(raw, self._target(reference, place)))
-
-    def _children(self, raw: Any, reference: Reference, place: _Place) -> Filter:
+    def _children(self, reference: Reference, raw: Any, place: _Place) -> Filter:
         """Parse conditions on the rows that refer to this one. The default is `_some`."""
         if not isinstance(raw, dict):
             raise invalid_query(f'"{reference.name}" is a relation to many rows: it needs "_some", "_none" or a field')
@@ -193,9 +185,7 @@ class FilterParser:
                 condition = self._rows(value, self._target(reference, place))
                 parts.append(related(reference, _QUANTIFIERS[word], condition))
             elif word in _GROUPS and _is_of_relation(value):
-                parts.append(
-                    self._group(word, value, place, lambda each, inside: self._children(each, reference, inside))
-                )
+                parts.append(self._group(word, value, place, partial(self._children, reference)))
             else:
                 of_some[word] = value
         if of_some:
