@@ -13,7 +13,7 @@ is pushed down to the comparisons, where it reverses the operator and leaves NUL
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
@@ -96,13 +96,17 @@ _TOKEN = re.compile(
 )
 
 
-class Token(NamedTuple):
-    """A token, of a kind that `_TOKEN` names, and where it starts and ends. `text` has no quotes around a name."""
+class Unit(NamedTuple):
+    """A token, of a kind that `_TOKEN` names, or the `units` in brackets, of the kind `(` or `[`.
+
+    `text` has no quotes around a name. From `start` to `end` it stands in the expression, with its brackets.
+    """
 
     kind: str
     text: str
     start: int
     end: int
+    units: tuple[Unit, ...] = ()
 
     @property
     def name(self) -> str | None:
@@ -110,54 +114,41 @@ class Token(NamedTuple):
         is_name = self.kind == "quoted" or (self.text.islower() and self.text not in ("true", "false"))
         return self.text if is_name and self.kind in ("word", "quoted") else None
 
+    @property
+    def is_expression(self) -> bool:
+        """Whether it is an expression in parentheses, not a SELECT."""
+        return self.kind == "(" and bool(self.units) and not self.units[0].is_word("SELECT", "VALUES", "WITH")
 
-class Group(NamedTuple):
-    """The units between round or square brackets. `start` and `end` include the brackets."""
-
-    bracket: str
-    units: tuple[Unit, ...]
-    start: int
-    end: int
-
-
-Unit: TypeAlias = Token | Group
-
-
-def _tokens(text: str) -> Iterator[Token]:
-    """Raises `NotUnderstood`."""
-    text, position = text.rstrip(), 0
-    while position < len(text):
-        found = _TOKEN.match(text, position)
-        if found is None or found.lastgroup is None:
-            raise NotUnderstood
-        kind, position = found.lastgroup, found.end()
-        written = found[kind]
-        yield Token(
-            kind, written[1:-1].replace('""', '"') if kind == "quoted" else written, found.start(kind), position
-        )
+    def is_word(self, *words: str) -> bool:
+        return self.kind == "word" and self.text.upper() in words
 
 
 _CLOSING = {"(": ")", "[": "]"}
 
 
-def _grouped(tokens: Iterable[Token]) -> tuple[Unit, ...]:
-    """Put what is in brackets into groups. Raises `NotUnderstood`."""
-    levels: list[tuple[Token | None, list[Unit]]] = [(None, [])]
-    for token in tokens:
-        if token.text in _CLOSING and token.kind == "sign":
-            levels.append((token, []))
-        elif token.text in _CLOSING.values() and token.kind == "sign":
-            opening, units = levels.pop()
-            if opening is None or _CLOSING[opening.text] != token.text:
-                raise NotUnderstood
-            levels[-1][1].append(Group(opening.text, tuple(units), opening.start, token.end))
-        else:
-            levels[-1][1].append(token)
-        if len(levels) > DEPTH_MAX:
+def _units(text: str) -> tuple[Unit, ...]:
+    """Split an expression, and put what is in brackets together. Raises `NotUnderstood`."""
+    text, position = text.rstrip(), 0
+    levels: list[tuple[str, int, list[Unit]]] = [("", 0, [])]
+    while position < len(text):
+        found = _TOKEN.match(text, position)
+        if found is None or found.lastgroup is None or len(levels) > DEPTH_MAX:
             raise NotUnderstood
+        kind, written, position = found.lastgroup, found[found.lastgroup], found.end()
+        start = found.start(kind)
+        if written in _CLOSING:
+            levels.append((written, start, []))
+        elif written in _CLOSING.values():
+            bracket, opened_at, units = levels.pop()
+            if _CLOSING.get(bracket) != written:
+                raise NotUnderstood
+            levels[-1][2].append(Unit(bracket, "", opened_at, position, tuple(units)))
+        else:
+            name = written[1:-1].replace('""', '"') if kind == "quoted" else written
+            levels[-1][2].append(Unit(kind, name, start, position))
     if len(levels) > 1:
         raise NotUnderstood
-    return tuple(levels[0][1])
+    return tuple(levels[0][2])
 
 
 # --- the parser ---
@@ -195,7 +186,7 @@ def parse(
     """Parse an expression as `pg_get_expr` prints it. `functions` are those that depend on claims alone."""
     enums = {column.type.name for column in columns.values() if column.type.labels}
     try:
-        return _Parser(expression, columns, functions, LITERALS | enums).condition(_grouped(_tokens(expression)))
+        return _Parser(expression, columns, functions, LITERALS | enums).condition(_units(expression))
     except NotUnderstood:
         return Opaque(f"({expression})")
 
@@ -213,10 +204,10 @@ class _Parser:
         """Raises `NotUnderstood`."""
         if not units:
             raise NotUnderstood
-        if len(units) == 1 and isinstance(units[0], Group) and _is_bracketed(units[0]):
+        if len(units) == 1 and units[0].is_expression:
             return self.condition(units[0].units, is_negated)
-        if len(units) == 1 and _is_word(units[0], "TRUE", "FALSE"):
-            return AnyOf() if _is_word(units[0], "TRUE") is is_negated else AllOf()
+        if len(units) == 1 and units[0].is_word("TRUE", "FALSE"):
+            return AnyOf() if units[0].is_word("TRUE") is is_negated else AllOf()
         if self._is_of_claims(units):
             text = self._text(units)
             return Constant(f"(NOT ({text}))" if is_negated else text)
@@ -224,11 +215,11 @@ class _Parser:
         return found or Opaque(self._whole(units, is_negated))
 
     def _composed(self, units: Sequence[Unit], is_negated: bool) -> Condition | None:
-        words = {unit.text for unit in units if isinstance(unit, Token) and _is_word(unit, "AND", "OR", "NOT", "CASE")}
+        words = {unit.text for unit in units if unit.is_word("AND", "OR", "NOT", "CASE")}
         if words in ({"AND"}, {"OR"}):
             parts = tuple([self.condition(part, is_negated) for part in _split(units, *words)])
             return AnyOf(parts) if (words == {"AND"}) is is_negated else AllOf(parts)
-        if words == {"NOT"} and _is_word(units[0], "NOT"):
+        if words == {"NOT"} and units[0].is_word("NOT"):
             return self.condition(units[1:], not is_negated)
         return None
 
@@ -236,23 +227,21 @@ class _Parser:
         column = self._column(units[:1])
         if len(units) == 1:
             return _flag(column, not is_negated) if column is not None and column.type.name == "boolean" else None
-        if column is not None and _is_word(units[1], "IS"):
-            has_not = len(units) == 4 and _is_word(units[2], "NOT")
+        if column is not None and units[1].is_word("IS"):
+            has_not = len(units) == 4 and units[2].is_word("NOT")
             return _tested(column, units[-1], has_not is not is_negated) if len(units) == 3 or has_not else None
         return self._compared(units, is_negated)
 
     def _compared(self, units: Sequence[Unit], is_negated: bool) -> Condition | None:
-        signs = [position for position, unit in enumerate(units) if isinstance(unit, Token) and unit.kind == "operator"]
+        signs = [position for position, unit in enumerate(units) if unit.kind == "operator"]
         if len(signs) != 1:
             return None
         left, sign, right = units[: signs[0]], units[signs[0]], units[signs[0] + 1 :]
-        assert isinstance(sign, Token)
         operator = _OPERATORS.get(sign.text)
-        if len(right) == 2 and isinstance(right[0], Token) and _is_word(right[0], "ANY", "ALL"):
-            operator, array = _OF_ARRAYS.get((sign.text, right[0].text)), right[1]
-            if not isinstance(array, Group) or not _is_bracketed(array):  # the rows of a SELECT are not an array
+        if len(right) == 2 and right[0].is_word("ANY", "ALL"):
+            if not right[1].is_expression:  # the rows of a SELECT are not an array
                 return None
-            found = self._comparison(left, operator, array.units)
+            found = self._comparison(left, _OF_ARRAYS.get((sign.text, right[0].text)), right[1].units)
         else:
             mirrored = _MIRRORED.get(operator, operator) if operator else None
             found = self._comparison(left, operator, right) or self._comparison(right, mirrored, left)
@@ -267,7 +256,7 @@ class _Parser:
     ) -> tuple[Column, Operator, str, str] | None:
         """Return column, operator, expression of claims, and what the column is cast to."""
         column, cast = self._column(left), ""
-        if len(left) > 2 and _is_cast(left[1]) and not any(isinstance(unit, Group) for unit in left[2:]):
+        if len(left) > 2 and left[1].kind == "cast" and not any(unit.kind in _CLOSING for unit in left[2:]):
             column, cast = self._column(left[:1]), self._text(left[2:])
         if column is None or operator is None or not is_comparable(column, operator, cast):
             return None
@@ -275,12 +264,10 @@ class _Parser:
 
     def _column(self, units: Sequence[Unit]) -> Column | None:
         """Return the column that the units are, with or without parentheses."""
-        match units:
-            case (Token(name=str(name)),):
-                return self.columns.get(name)
-            case (Group("(", inner),):
-                return self._column(inner)
-        return None
+        if len(units) != 1:
+            return None
+        (unit,) = units
+        return self._column(unit.units) if unit.kind == "(" else self.columns.get(unit.name or "")
 
     def _is_of_claims(self, units: Sequence[Unit]) -> bool:
         return bool(units) and is_of_claims(self._text(units), self.functions, self.literals)
@@ -327,11 +314,11 @@ def _tested(column: Column, word: Unit, is_negated: bool) -> Condition | None:
     """
     if column.type.kind is TypeKind.COMPOSITE or column.type.is_json:
         return None
-    if _is_word(word, "NULL"):
+    if word.is_word("NULL"):
         return Settled(Comparison(Field(column), Operator.NNULL if is_negated else Operator.NULL))
-    if column.type.name != "boolean" or not _is_word(word, "TRUE", "FALSE"):
+    if column.type.name != "boolean" or not word.is_word("TRUE", "FALSE"):
         return None
-    is_set = _is_word(word, "TRUE") is not is_negated
+    is_set = word.is_word("TRUE") is not is_negated
     if is_negated:
         return AnyOf((Settled(Comparison(Field(column), Operator.NULL)), _flag(column, is_set)))
     return AllOf((Settled(Comparison(Field(column), Operator.NNULL)), _flag(column, is_set)))
@@ -340,21 +327,8 @@ def _tested(column: Column, word: Unit, is_negated: bool) -> Condition | None:
 def _split(units: Sequence[Unit], word: str) -> list[list[Unit]]:
     parts: list[list[Unit]] = [[]]
     for unit in units:
-        if _is_word(unit, word):
+        if unit.is_word(word):
             parts.append([])
         else:
             parts[-1].append(unit)
     return parts
-
-
-def _is_bracketed(group: Group) -> bool:
-    """Whether these are parentheses around an expression, not around a SELECT."""
-    return group.bracket == "(" and bool(group.units) and not _is_word(group.units[0], "SELECT", "VALUES", "WITH")
-
-
-def _is_word(unit: Unit, *words: str) -> bool:
-    return isinstance(unit, Token) and unit.kind == "word" and unit.text.upper() in words
-
-
-def _is_cast(unit: Unit) -> bool:
-    return isinstance(unit, Token) and unit.kind == "cast"
