@@ -11,7 +11,7 @@ composites with JSON it would read nulls and lists as something else: for these 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, product
 from typing import TypeAlias
@@ -63,23 +63,11 @@ def _has_json(type_: PgType) -> bool:
     return type_.is_json or any(map(_has_json, inner))
 
 
-@dataclass(frozen=True, slots=True)
-class Predicate:
-    """The subject of a question. Requests with equal predicates are one question.
-
-    `now_us` is 0 where the answer does not depend on the time.
-    """
-
-    relation_id: int
-    catalog_id: int
-    filter: Filter
-    now_us: int
-    rules: RowRules
-
-
 @dataclass(slots=True)
 class Batch:
-    """The requests with one predicate, of which `request` is the first, and their row versions, each once.
+    """Requests that are one question, of which `request` is the first, and their row versions, each once.
+
+    Their contexts have the same `rules`.
 
     PostgreSQL evaluates `rows`: a version itself, or each row that it may stand for where values of `doubtful` columns
     are ambiguous. `rows_of` has the slice of `rows` for each version.
@@ -88,8 +76,8 @@ class Batch:
     when contexts with equal rules are not adjacent in it.
     """
 
-    predicate: Predicate
     request: EvaluationRequest
+    rules: RowRules
     columns: tuple[str, ...]
     doubtful: tuple[Column, ...] = ()
     rows: list[RowValues] = field(default_factory=list)
@@ -119,16 +107,16 @@ Answer: TypeAlias = list[str] | Failure
 
 
 def in_batches(requests: Sequence[EvaluationRequest]) -> list[Batch]:
-    """Group requests by predicate, in the order of their first occurrence."""
-    batches: dict[Predicate, Batch] = {}
+    """Group requests by what they ask, in the order of their first occurrence."""
+    batches: dict[Hashable, Batch] = {}
     for position, request in enumerate(requests):
         relation_id, now_us = request.collection.relation_id, request.now_us if has_now(request.filter) else 0
         for rules, contexts in groupby(request.contexts, key=lambda context: context.rows):  # mostly all of them
-            predicate = Predicate(relation_id, id(request.catalog), request.filter, now_us, rules)
-            if predicate not in batches:
+            question = relation_id, id(request.catalog), request.filter, now_us, rules
+            if question not in batches:
                 columns = tuple([column.name for column in columns_in(request.filter, request.collection)])
-                batches[predicate] = Batch(predicate, request, columns, doubtful(request.filter))
-            batches[predicate].add(position, request, list(contexts))
+                batches[question] = Batch(request, rules, columns, doubtful(request.filter))
+            batches[question].add(position, request, list(contexts))
     return list(batches.values())
 
 

@@ -169,7 +169,9 @@ class PooledRowEvaluator:
             # The server's timeout is for slow statements, ours, which is longer, for a server that is gone.
             async with asyncio.timeout(4 * self._statement_timeout_s + 10), self._pool.connection() as connection:
                 try:
-                    return await self._together(connection, asked)
+                    # Less time for each where there are many: together they take as long as the slow ones alone.
+                    limit_s = min(self._statement_timeout_s, 2 * self._statement_timeout_s / len(asked))
+                    return await self._together(connection, asked, limit_s)
                 except (psycopg.Error, UnicodeEncodeError) as error:
                     if isinstance(error, psycopg.Error) and not is_of_the_statement(error):
                         raise
@@ -177,9 +179,9 @@ class PooledRowEvaluator:
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise SourceUnavailable(str(error).strip() or "no answer in time") from error
 
-    async def _together(self, connection: Connection, asked: Mapping[int, BoundStatement]) -> dict[int, Answer]:
-        """Less time for each where there are many: what all take is bounded like what the slow ones take alone."""
-        limit_s = min(self._statement_timeout_s, 2 * self._statement_timeout_s / len(asked))
+    async def _together(
+        self, connection: Connection, asked: Mapping[int, BoundStatement], limit_s: float
+    ) -> dict[int, Answer]:
         common = {i: statement for i, (statement, context) in asked.items() if context == BY_ITSELF}
         seen = {i: sighted for i, sighted in asked.items() if i not in common}
         answers: dict[int, Answer] = {}
@@ -202,12 +204,9 @@ class PooledRowEvaluator:
                 answers[position] = await self._alone(connection, statement, left_s) if left_s > 0 else NO_TIME_LEFT
         return answers
 
-    async def _alone(self, connection: Connection, sighted: BoundStatement, limit_s: float) -> Answer:
-        statement, context = sighted
+    async def _alone(self, connection: Connection, statement: BoundStatement, limit_s: float) -> Answer:
         try:
-            if context != BY_ITSELF:
-                return (await ask_together(connection, [sighted], limit_s))[0]
-            return (await ask_by_itself(connection, [statement], limit_s))[0]
+            return (await self._together(connection, {0: statement}, limit_s))[0]
         except (errors.QueryCanceled, errors.LockNotAvailable):
             return TOOK_TOO_LONG
         except UnicodeEncodeError as error:
@@ -232,9 +231,9 @@ class _Decisions:
         self.subjects: list[Hashable] = []
         self.statements: list[Statement] = []
         for batch in self._batches:
-            request, predicate = batch.request, batch.predicate
-            scope = Scope(request.catalog, request.now_us, SecurityContext(rows=predicate.rules), of_versions=True)
-            self.subjects += [(predicate.relation_id, predicate.filter, context) for context in batch.contexts]
+            request, relation_id = batch.request, batch.request.collection.relation_id
+            scope = Scope(request.catalog, request.now_us, SecurityContext(rows=batch.rules), of_versions=True)
+            self.subjects += [(relation_id, request.filter, context) for context in batch.contexts]
             try:
                 statement = evaluations(request.collection, request.filter, batch.rows, scope)
                 self.statements += [(statement, context) for context in batch.contexts]

@@ -267,21 +267,17 @@ def with_children(collections: Iterable[Collection], names: Mapping[str, str]) -
             usual = child.name if targets.count(own.target_id) == 1 else f"{child.name}_by_{own.column}"
             name = names.get(f"{child.name}.{own.column}", usual)
             bare = name.removeprefix(f"{child.relation.schema}.")
-            short_name = bare if bare != name else ""
-            many = Reference(
-                name, own.target_column, child.relation_id, own.column, is_many=True, short_name=short_name
-            )
+            short = bare if bare != name else ""
+            many = Reference(name, own.target_column, child.relation_id, own.column, is_many=True, short_name=short)
             children[own.target_id].append(many)
-    return [_with_references(collection, children[collection.relation_id], set(children)) for collection in known]
-
-
-def _with_references(collection: Collection, children: Iterable[Reference], targets: Container[int]) -> Collection:
-    """Add these children, each name once, and leave out what leads to no collection."""
-    references = {own.name: own for own in collection.references if not own.is_many and own.target_id in targets}
-    for many in children:
-        if many.name not in collection.by_name:
-            references.setdefault(many.name, many)
-    return replace(collection, references=tuple(references.values()))
+    complete = []
+    for collection in known:
+        references = {own.name: own for own in collection.references if not own.is_many and own.target_id in children}
+        for many in children[collection.relation_id]:
+            if many.name not in collection.by_name:
+                references.setdefault(many.name, many)
+        complete.append(replace(collection, references=tuple(references.values())))
+    return complete
 
 
 def collection_name(relation: Relation) -> str:

@@ -70,8 +70,8 @@ class Output:
     @property
     def column(self) -> Column | None:
         """Return the column, if the output is a plain one."""
-        is_plain = isinstance(self.source, Field) and self.source.function is None
-        return self.source.column if is_plain and isinstance(self.source, Field) else None
+        source = self.source
+        return source.column if isinstance(source, Field) and source.function is None else None
 
 
 @dataclass(frozen=True, slots=True)
