@@ -103,7 +103,7 @@ def _pattern(functions: frozenset[FunctionName], literals: frozenset[str]) -> re
     own = _any_of(rf"{_name(schema)}\s*\.\s*{_name(name)}" for schema, name in functions)
     return re.compile(
         rf"""(?:\s*+(?>
-            '(?:[^']|'')*+' (?: \s*::\s* {of_literals} (?![\w$"]) )?
+            '(?:[^']|'')*+' (?: \s*::\s* {of_literals} (?![\w$"']) )?
             | [0-9]++ (?:\.[0-9]+)? (?:[eE][+-]?[0-9]+)? (?![\w$.])
             | :: \s* (?i:{types}) (?![\w$"'])
             | {operators} (?![-+*/<>=~!@\#%^&|?])
@@ -134,7 +134,7 @@ def _name(name: str) -> str:
 
 _SEARCHED = frozenset({'search_path=""', "search_path=pg_catalog", "search_path=pg_catalog, pg_temp"})
 _BODY = re.compile(r"\s*(?:BEGIN\s+ATOMIC\s+(.*)\s+END|(.*))\s*", re.IGNORECASE | re.DOTALL)
-_STATEMENT = re.compile(r"\s*(?:SELECT|RETURN)\b(?!\$)(.*?)\s*;?\s*", re.IGNORECASE | re.DOTALL)
+_STATEMENT = re.compile(r"""\s*(?:SELECT|RETURN)(?![\w$'"])(.*?)\s*;?\s*""", re.IGNORECASE | re.DOTALL)
 
 
 def _is_plain(function: SqlFunction) -> bool:
