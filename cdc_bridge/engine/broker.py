@@ -35,10 +35,10 @@ class Broker:
         capture: Capture,
         reader: Reader,
         catalog_reader: CatalogReader,
-        log_reader: LogReader | None = None,
-        evaluator: RowEvaluator | None = None,
+        log_reader: LogReader,
+        evaluator: RowEvaluator,
         *,
-        clients_evaluator: RowEvaluator | None = None,
+        clients_evaluator: RowEvaluator,
         limits: QueryLimits,
         subscriptions_max: int,
         held_bytes_max: int,
@@ -48,10 +48,9 @@ class Broker:
         rules: RuleSet = NO_RULES,
     ) -> None:
         """`clients_evaluator` answers questions of single clients, so that the stream need not wait behind them."""
-        clients_evaluator = clients_evaluator or evaluator
         self.hub = hub = Hub(held_bytes_max)
         self._publisher = publisher = Publisher(hub.collections, hub.subscribers)
-        self._scheduler = scheduler = ReadScheduler(hub, publisher, can_replay=log_reader is not None)
+        self._scheduler = scheduler = ReadScheduler(hub, publisher)
         self._access = access = AccessPolicy(rules)
         parser = QueryParser(clients_evaluator, limits, access, urgent=evaluator)
         self.catalog = catalog = CatalogWatch(catalog_reader, hub, scheduler.order, parser, retry_delay_s=retry_delay_s)

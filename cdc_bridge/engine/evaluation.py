@@ -39,7 +39,7 @@ PATIENCE_S = 0.5
 class EvaluationWorkers:
     """Ask the database the questions of the dispatcher."""
 
-    def __init__(self, dispatcher: Dispatcher, evaluator: RowEvaluator | None) -> None:
+    def __init__(self, dispatcher: Dispatcher, evaluator: RowEvaluator) -> None:
         self._dispatcher = dispatcher
         self._evaluator = evaluator
         self._known_slow = SlowWork()
@@ -122,16 +122,11 @@ def judged_at(change: Change) -> int:
     return change.at or time.time_ns() // 1000
 
 
-async def settle(evaluator: RowEvaluator | None, matches: Sequence[Match[Any]]) -> None:
-    """Ask what these need to know. Without an evaluator nothing can be asked."""
+async def settle(evaluator: RowEvaluator, matches: Sequence[Match[Any]]) -> None:
+    """Ask what these need to know."""
     try:
-        await _put(
-            [(match.evaluation_requests(), match.decide) for match in matches],
-            evaluator.decide if evaluator else _nobody,
-        )
-        await _put(
-            [(match.nested_fields(), match.complete) for match in matches], evaluator.complete if evaluator else _nobody
-        )
+        await _put([(match.evaluation_requests(), match.decide) for match in matches], evaluator.decide)
+        await _put([(match.nested_fields(), match.complete) for match in matches], evaluator.complete)
     except SourceUnavailable as error:
         check_still_wanted()
         log.warning("changes cannot be judged, their subscribers get fresh data", extra=facts(reason=str(error)))
@@ -153,7 +148,3 @@ async def _put(
         if of_one:
             take(answers[begin : begin + len(of_one)])
             begin += len(of_one)
-
-
-async def _nobody(questions: Sequence[Any]) -> Sequence[Any]:
-    raise SourceUnavailable("there is no evaluator")

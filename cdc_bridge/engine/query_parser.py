@@ -79,14 +79,11 @@ class ParsedQuery:
 
 
 class QueryParser:
-    """See the module's docstring. Without an evaluator, requests that have questions are refused.
-
-    `urgent` is asked for `judge`, while subscribers wait to go on.
-    """
+    """See the module's docstring. `urgent` is asked for `judge`, while subscribers wait to go on."""
 
     def __init__(
         self,
-        evaluator: RowEvaluator | None,
+        evaluator: RowEvaluator,
         limits: QueryLimits,
         access: AccessPolicy,
         *,
@@ -231,9 +228,7 @@ class QueryParser:
             questions.add(each.questions)
         await self._look_up(questions, self._urgent)
 
-    async def _look_up(self, questions: Questions, evaluator: RowEvaluator | None) -> None:
-        if evaluator is None:
-            raise RequestError("SERVICE_UNAVAILABLE", "No database is there to normalize a value of this type.")
+    async def _look_up(self, questions: Questions, evaluator: RowEvaluator) -> None:
         literals, claims = list(questions.literals.missing), list(questions.claims)
         probes = list(questions.probes.values())
         cache = self.access.cache(questions.catalog)

@@ -37,9 +37,9 @@ class Sources:
     hub: Hub
     publisher: Publisher
     reader: Reader
-    log_reader: LogReader | None
+    log_reader: LogReader
     catalog: CatalogWatch
-    evaluator: RowEvaluator | None
+    evaluator: RowEvaluator
 
 
 class Read(Protocol):
@@ -218,7 +218,6 @@ class ReplayRead:
 
 async def _read_missed(sources: Sources, replay: Replay) -> bool:
     """Read one round. Return False if so much has happened in the meantime that another round is needed."""
-    assert sources.log_reader is not None
     collection = sources.hub.collections.newest(replay.subscriber.subscription.collection)
     async with aclosing(sources.log_reader.missed(collection, replay.positions)) as pages:
         async for page in pages:

@@ -42,7 +42,7 @@ class RequestHandler:
     def __init__(
         self,
         reader: Reader,
-        log_reader: LogReader | None,
+        log_reader: LogReader,
         hub: Hub,
         scheduler: ReadScheduler,
         catalog: CatalogWatch,
@@ -139,7 +139,7 @@ class RequestHandler:
             try:
                 return await self._reader.find_key(collection, key, self._hub.catalog, parsed.context)
             except RequestError:
-                if request.after is None or self._log_reader is None:
+                if request.after is None:
                     raise
                 return await self._log_reader.spell_key(collection, key)
 

@@ -35,13 +35,12 @@ from cdc_bridge.wanted import check_still_wanted
 
 
 class ReadScheduler:
-    """See the module's docstring. Without `can_replay`, all subscribers get initial data."""
+    """See the module's docstring."""
 
-    def __init__(self, hub: Hub, publisher: Publisher, *, can_replay: bool) -> None:
+    def __init__(self, hub: Hub, publisher: Publisher) -> None:
         self.listening = asyncio.Event()
         self._hub = hub
         self._publisher = publisher
-        self._can_replay = can_replay
         self._queues: dict[Kind, dict[Hashable, Read]] = {kind: {} for kind in Kind}
         self._filled = {kind: asyncio.Event() for kind in Kind}
         self._waits_at: dict[Subscriber, tuple[Kind, Hashable]] = {}
@@ -58,10 +57,7 @@ class ReadScheduler:
 
         Call it after each call of the hub or the publisher.
         """
-        for ordered in readings:
-            reading = ordered
-            if reading.after is not None and not self._can_replay:
-                reading = self._hub.start_anew(reading.subscriber)
+        for reading in readings:
             self._forget(reading.subscriber)
             self.wait(SnapshotRead(reading) if reading.after is None else ReplayRead(reading))
         if self._publisher.has_stale:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,12 +13,12 @@ from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Operation, Position, Relation, Snapshot
 from cdc_bridge.model.cursor import ClientPosition
-from cdc_bridge.model.errors import RequestError
+from cdc_bridge.model.errors import RequestError, SourceUnavailable, forbidden_item
 from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EventKind, Projection, Query, Subscription
-from cdc_bridge.ports import EvaluationResult
+from cdc_bridge.ports import EvaluationResult, Pages
 
 INT4 = PgType("integer")
 INT8 = PgType("bigint", TypeKind.QUOTED)
@@ -96,6 +96,24 @@ def subscription(of: Collection = MESSAGES, *fields: str, event: EventKind | Non
 
 def snapshot(xmin: int, xmax: int, *in_progress: int) -> Snapshot:
     return Snapshot(xmin, xmax, frozenset(in_progress))
+
+
+class NoDatabase:
+    """An evaluator and a log reader that answer nothing."""
+
+    async def decide(self, requests: Sequence[Any]) -> Any:
+        raise SourceUnavailable("no questions")
+
+    complete = decide
+
+    async def look_up(self, *questions: Any) -> Any:
+        raise RequestError("SERVICE_UNAVAILABLE", "no questions")
+
+    def missed(self, collection: Collection, delivered: tuple[Position, ...]) -> Pages:
+        raise SourceUnavailable("no log")
+
+    async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
+        raise forbidden_item()
 
 
 @dataclass(eq=False)

@@ -43,7 +43,7 @@ from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.subscription import EventKind
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, Page, Pages
 from cdc_bridge.query.forms import QueryLimits
-from tests.core.facts import INT4, TEXT, columns, row
+from tests.core.facts import INT4, TEXT, NoDatabase, columns, row
 
 NEVER_S = 1_000_000.0
 TABLE = Collection(
@@ -487,6 +487,8 @@ class Story:
             tables,
             Catalogs(),
             tables,
+            NoDatabase(),
+            clients_evaluator=NoDatabase(),
             limits=QueryLimits(),
             subscriptions_max=10,
             held_bytes_max=self.held_bytes_max,

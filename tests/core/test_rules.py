@@ -33,7 +33,7 @@ from cdc_bridge.model.security_context import SELF, Principal, SecurityContext
 from cdc_bridge.model.subscription import EventKind, Subscription
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.query.literals import Literals
-from tests.core.facts import INT4, MESSAGES, TEXT, columns, insert, row, subscription, update
+from tests.core.facts import INT4, MESSAGES, TEXT, NoDatabase, columns, insert, row, subscription, update
 from tests.core.test_broker import INIT, RESYNC, SUBSCRIBE, Scene, scene
 
 TO_AUTHOR = Reference("author", "author", 600, "id")
@@ -196,7 +196,8 @@ async def test_what_somebody_may_see_of_a_table_to_which_a_rule_leads_makes_othe
         catalog = Catalog([POSTS, AUTHORS], Access({"reader": granted}))
         policy = AccessPolicy(book(rule("posts", '{"author": {"team": 7}}', role="reader")))
         principal = Principal("reader", "reader", "{}")
-        parsed = await QueryParser(None, QueryLimits(), policy).parse({}, "posts", catalog, principal, to_follow=True)
+        parser = QueryParser(NoDatabase(), QueryLimits(), policy)
+        parsed = await parser.parse({}, "posts", catalog, principal, to_follow=True)
         return parsed.rights
 
     assert await rights(TableAccess()) == await rights(TableAccess())

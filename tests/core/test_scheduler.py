@@ -23,7 +23,7 @@ class Waiting:
         self.hub = Hub(1000)
         self.publisher = Publisher(self.hub.collections, self.hub.subscribers)
         self.hub.adopt(CATALOG, lambda known, _: known)
-        self.scheduler = ReadScheduler(self.hub, self.publisher, can_replay=True)
+        self.scheduler = ReadScheduler(self.hub, self.publisher)
         self.scheduler.listening.set()
 
     def follow(self, wanted: Subscription, after: str | None = None) -> Reading:
