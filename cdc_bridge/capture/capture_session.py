@@ -46,8 +46,8 @@ class CaptureSession:
 
     options: StreamOptions
     connector: Connector
-    wakeup: Wakeup
-    reader: WatchedConnection
+    wakeup: Wakeup = field(default_factory=Wakeup)
+    reader: WatchedConnection = field(init=False)
     is_standby: bool = False
     listener: WatchedConnection | None = None
     failure: Exception | None = None
@@ -91,48 +91,44 @@ class CaptureSession:
         await self.reader.close()
 
     async def open_reader(self) -> WatchedConnection:
-        """Another connection that reads the log."""
-        return await _open_reader(self.options, self.connector, self.wakeup)
+        """Open a connection that reads the log."""
+        reader = await self.watch(HEARTBEAT)
+        try:
+            await reader.rows("log_session")
+        except BaseException:
+            await reader.close()
+            raise
+        return reader
+
+    async def watch(self, purpose: str) -> WatchedConnection:
+        options = self.options
+        connection = await self.connector.connect(purpose)
+        watched = WatchedConnection(connection, options.schema, options.heartbeat_timeout_s, self.wakeup)
+        try:
+            await watched.rows("listener_session", limit_s=options.connect_timeout_s)
+        except BaseException:
+            await watched.close()
+            raise
+        return watched
 
 
 @asynccontextmanager
 async def open_session(options: StreamOptions, connector: Connector) -> AsyncIterator[CaptureSession]:
     """Connect both, or the one where nothing notifies."""
-    wakeup = Wakeup()
-    session = CaptureSession(options, connector, wakeup, await _open_reader(options, connector, wakeup))
+    session = CaptureSession(options, connector)
+    session.reader = await session.open_reader()
     try:
-        await require_ours(session.reader, options.schema)
+        await _require_ours(session.reader, options.schema)
         session.is_standby = (await session.reader.row("standby"))[0] == "yes"
         decided = await session.reader.rows("notify")
         if not session.is_standby and not (decided and decided[0][0] == "off"):
-            session.listener = await _watched(options, connector, LISTEN, wakeup)
+            session.listener = await session.watch(LISTEN)
         yield session
     finally:
         await session.end()
 
 
-async def _open_reader(options: StreamOptions, connector: Connector, wakeup: Wakeup) -> WatchedConnection:
-    reader = await _watched(options, connector, HEARTBEAT, wakeup)
-    try:
-        await reader.rows("log_session")
-    except BaseException:
-        await reader.close()
-        raise
-    return reader
-
-
-async def _watched(options: StreamOptions, connector: Connector, purpose: str, wakeup: Wakeup) -> WatchedConnection:
-    connection = await connector.connect(purpose)
-    watched = WatchedConnection(connection, options.schema, options.heartbeat_timeout_s, wakeup)
-    try:
-        await watched.rows("listener_session", limit_s=options.connect_timeout_s)
-    except BaseException:
-        await watched.close()
-        raise
-    return watched
-
-
-async def require_ours(reader: WatchedConnection, schema: str) -> None:
+async def _require_ours(reader: WatchedConnection, schema: str) -> None:
     """Raises `NotInstalled`, `SchemaClosed`, and `DatabaseError` where a part of it is closed without a word."""
     user = reader.connection.info.user
     try:

@@ -58,12 +58,8 @@ def tables_read(collection: Collection, query: Query, context: SecurityContext) 
     """Return all tables that a query reads: its own, those it leads to, and those to which their rules lead."""
     steps = [reference for key in query.sort for reference in key.path]
     found = {collection.relation_id, *(reference.target_id for reference in steps)}
-    found |= _of_filter(query.filter) | _of_projection(query.projection)
+    found |= _of_filter(query.filter) | targets(query.projection) | _choosing(query.projection)
     return frozenset(found.union(*[_of_filter(rows) for relation_id, rows in context.rows if relation_id in found]))
-
-
-def _of_projection(projection: Projection) -> set[int]:
-    return {*targets(projection), *_choosing(projection)}
 
 
 def _choosing(projection: Projection) -> set[int]:

@@ -1,8 +1,8 @@
 """Encode a change as the events of a subscription. Each distinct piece of work is done once per change.
 
-The rows of one event come in the order of the subscription's `sort`, as far as the change itself tells: nulls where
-PostgreSQL puts them, text by its code points, since its collation is the database's own affair and one event is too
-little to ask it. A key that a row of the change does not have (`author.name`, `year(created)`) orders nothing.
+The rows of one event are sorted by the subscription's `sort` as far as memory can: nulls where PostgreSQL puts them,
+text by its code points, since only PostgreSQL knows its collation. A key that the rows of a change do not have
+(`author.name`, `year(created)`) is left out.
 """
 
 from __future__ import annotations
@@ -37,9 +37,7 @@ _Draft: TypeAlias = tuple[EventKind, Positions, Reason | None]
 
 
 class EventEncoder:
-    """Encodes one change on demand: keys once, rows once per projection. `event_position` is what it brings the stream
-    to.
-    """
+    """Encodes one change on demand: keys once, rows once per projection. `event_position` is the stream's after it."""
 
     __slots__ = (
         "_change",
@@ -206,7 +204,7 @@ class EventEncoder:
     def _old(
         self, kind: EventKind, subscription: Subscription, positions: Positions, matches: Matches | None
     ) -> tuple[bytes, ...] | None:
-        """Tell nothing of rows that have entered where it may be that they could not be seen before."""
+        """Return the rows as they were; null for rows that have entered, if they may not have been visible before."""
         if kind is EventKind.CREATE:
             return None
         rows = self._rows(subscription, positions, of_old=True)

@@ -1,10 +1,10 @@
 """Cursors: how far a client has received the changes, as a text that it hands back to go on from there.
 
-A cursor never covers more than what was sent. To cover less is harmless: rows come again.
-So wherever a cursor would grow too long, it says less.
+A cursor never covers more than what was sent. To cover less is harmless: rows come again. So a cursor that would grow
+too long covers less.
 
-Outside it is opaque: encrypted, so that it tells nothing of other tables' traffic, and authenticated, so that what
-comes back is what we gave out. Every bridge of a database has the same secret, hence takes the others' cursors.
+A client cannot read it: it is encrypted, so that it reveals nothing of other tables' traffic, and authenticated, so
+that no other text is accepted. All bridges of a database have the same secret and accept each other's cursors.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ POSITIONS_MAX = 8
 
 
 class Cursor(NamedTuple):
-    """Changes of one collection that were delivered: whatever any of the positions has. All are of one era.
+    """The changes of one collection that were delivered: all that any of the positions has. All are of one era.
 
-    `shape` is the collection's when this was true; for a collection of another shape it says nothing.
+    It holds only while the collection has this `shape`.
     """
 
     shape: bytes
@@ -44,14 +44,14 @@ class Cursor(NamedTuple):
 
 
 class EventPosition(msgspec.Struct, eq=False):
-    """The position that an event brings a stream to, and its collection's shape. All who get the event share it."""
+    """The position of the stream after an event, and its collection's shape. All subscribers share it."""
 
     shape: bytes
     position: Position
     _alone: dict[CursorCipher, ClientPosition] | None = None
 
     def client_position(self, cipher: CursorCipher, start: Position | None) -> ClientPosition:
-        """Return the position of a client whose data are of `start`; None where that makes no difference any more."""
+        """Return the position of a client whose data are of `start`; None if that makes no difference any more."""
         if start is not None:
             return ClientPosition(cipher, united(self.shape, (start, self.position)))
         if self._alone is None:
@@ -64,7 +64,7 @@ class EventPosition(msgspec.Struct, eq=False):
 
 @dataclass(slots=True, eq=False)
 class ClientPosition:
-    """A cursor that is sealed when it is sent, and only once, to however many."""
+    """A cursor that is sealed when it is first sent, and once for all clients."""
 
     cipher: CursorCipher
     cursor: Cursor
@@ -86,7 +86,7 @@ def united(shape: bytes, positions: tuple[Position, ...]) -> Cursor:
 
 
 def going_on(positions: tuple[Position, ...], upto: Snapshot, seq: int) -> tuple[Position, ...]:
-    """`positions`, and of what `upto` sees everything up to `seq`."""
+    """Return positions that also have everything up to `seq` of what `upto` sees."""
     journal = positions[-1].journal
     if journal.seen is not NOTHING_SEEN:
         journal = Journal(positions[0].era, NOTHING_SEEN)
@@ -96,7 +96,7 @@ def going_on(positions: tuple[Position, ...], upto: Snapshot, seq: int) -> tuple
 
 
 def _covers(position: Position, other: Position) -> bool:
-    """Whether whatever `other` has is surely in `position`."""
+    """Whether `position` has all that `other` has, for certain."""
     if other.length or not position.seen.covers(other.seen):
         return False
     if other.upto is None or position.seen.covers(other.upto):
@@ -106,7 +106,7 @@ def _covers(position: Position, other: Position) -> bool:
 
 @dataclass(slots=True, eq=False)
 class CursorCipher:
-    """Makes texts of cursors, and cursors of texts that were made with the same secret, for the same rights.
+    """Seals cursors, and opens those that were sealed with the same secret, for the same rights.
 
     Theory: bridges cannot agree on nonces, and 12 random bytes are few for all their cursors. So each object has a key
     of its own, which follows from the secret, the rights and a random salt, and counts its texts under that key. The
@@ -127,7 +127,7 @@ class CursorCipher:
         self._cipher = self._cipher_of(self._salt)
 
     def given_under(self, rights: bytes) -> CursorCipher:
-        """The cipher of the same secret for other rights."""
+        """Return the cipher of the same secret for other rights."""
         return CursorCipher(self.secret, rights)
 
     def seal(self, cursor: Cursor) -> str:
@@ -166,7 +166,7 @@ def _text(raw: bytes) -> str:
 
 
 def _frugal(cursor: Cursor) -> bytes:
-    """Encoded, and where that is too long, saying less."""
+    """Encode a cursor, or one that covers less if that is too long."""
     plain = encode(cursor)
     if len(plain) > PLAIN_BYTES_MAX:
         positions = tuple(Position.of(cursor.era, p.seen, (), p.upto, p.seq) for p in cursor.positions)
@@ -177,7 +177,7 @@ def _frugal(cursor: Cursor) -> bytes:
 
 
 def _by_xmin(position: Position) -> Position:
-    """Without the transactions that had ended before older ones did."""
+    """Return the position without the transactions that had ended before older ones."""
     upto = position.upto
     return Position.of(
         position.era,
@@ -241,7 +241,7 @@ def _era(era: Era) -> bytes:
 
 @lru_cache(256)
 def _snapshot(snapshot: Snapshot) -> bytes:
-    """The ids in progress from the oldest one on."""
+    """Encode the ends of a snapshot, and the ids in progress by their differences."""
     numbers = [snapshot.xmin, snapshot.xmax - snapshot.xmin, len(snapshot.in_progress)]
     last = snapshot.xmin
     for xid in sorted(snapshot.in_progress):
@@ -251,7 +251,7 @@ def _snapshot(snapshot: Snapshot) -> bytes:
 
 
 def _delivered(journal: Journal, count: int) -> bytes:
-    """The snapshot of a journal, and its first changes. Each journal is encoded once, as far as it is asked for."""
+    """Encode the snapshot of a journal, and its first changes. Each of them is encoded once."""
     encoded, ends = journal.encoded, journal.ends
     if not ends:
         encoded += _snapshot(journal.seen)
