@@ -208,9 +208,9 @@ class CatalogWatch:
             return False
         return self._old_layouts.get(change.relation_id) != _layout(change)
 
-    def note(self, change: Change, table: Table | None) -> None:
+    def note(self, change: Change) -> None:
         """Note that the catalog has been read for this change."""
-        if self.calls_for_catalog(change, table):
+        if self.calls_for_catalog(change, self._hub.tables.get(change.relation_id)):
             if len(self._old_layouts) >= LAYOUTS_MAX:
                 self._old_layouts.clear()
             self._old_layouts[change.relation_id] = _layout(change)

@@ -281,7 +281,7 @@ class Dispatcher:
             self._overflowed.remove(key)
             self._scheduler.order(self._hub.hold(key))
         for change in queue[:looked_for]:
-            self._catalog.note(change, self._hub.tables.get(change.relation_id))
+            self._catalog.note(change)
             self._dispatch(change)
         for change in queue[looked_for:]:
             self._take_change(change)

@@ -1,8 +1,8 @@
 """Conditions that a row has to meet for a filter to match it: what the filter is found by in the index.
 
-A filter has a disjunction of keys, each of which the index looks up: an operand is one of these values, it lies in this
-interval, it is NULL. A row that meets no key does not match, that is certain; whether a row that meets one does, the
-filter itself has to say. A filter without keys has to be evaluated for every row.
+A filter has a disjunction of keys, each of which the index looks up: an operand is one of these values (or NULL), or it
+lies in this interval. A row that meets no key certainly does not match; of a row that meets one, the filter itself has
+to say. A filter without keys has to be evaluated for every row.
 
 For a conjunction the keys of any of its parts will do, so it takes those that cost least. A disjunction needs the keys
 of all its parts.
@@ -50,7 +50,7 @@ _FIRST = (0,)
 
 @dataclass(frozen=True, slots=True)
 class OneOf:
-    """The value is one of these."""
+    """The value is one of these. NULL is None."""
 
     reader: ColumnReader
     values: tuple[Hashable, ...]
@@ -64,14 +64,7 @@ class Within:
     interval: Interval
 
 
-@dataclass(frozen=True, slots=True)
-class IsNull:
-    """The value is NULL."""
-
-    reader: ColumnReader
-
-
-IndexKey: TypeAlias = OneOf | Within | IsNull
+IndexKey: TypeAlias = OneOf | Within
 IndexKeys: TypeAlias = tuple[IndexKey, ...]
 """The keys of a filter, of which a matching row has one. If there are none, no row matches."""
 
@@ -188,14 +181,16 @@ def _null(operand: Operand) -> IndexKeys | None:
     """A composite of NULLs only is NULL too, but does not look like it."""
     if not _is_column(operand):
         reader = operand_reader(operand, comparing.equality)
-        return (IsNull(reader.source),) if reader else None
-    return None if operand.type.kind is TypeKind.COMPOSITE else (IsNull(ColumnReader(operand.column.name, bytes)),)
+        return (OneOf(reader.source, (None,)),) if reader else None
+    if operand.type.kind is TypeKind.COMPOSITE:
+        return None
+    return (OneOf(ColumnReader(operand.column.name, bytes), (None,)),)
 
 
 def _empty(operand: Operand) -> IndexKeys | None:
     """NULL or no text. Only the database knows what is empty among values that are no text."""
     reader = operand_reader(operand, comparing.equality) if comparing.characters(operand.type) else None
-    return (IsNull(reader.source), OneOf(reader.source, (reader.literal(b'""'),))) if reader else None
+    return (OneOf(reader.source, (None, reader.literal(b'""'))),) if reader else None
 
 
 class KeyIndex(Generic[Item]):
@@ -226,11 +221,10 @@ class KeyIndex(Generic[Item]):
         opening = COST_OF_READER if index is None else 0
         match key:
             case OneOf(_, values):
+                opening += COST_OF_NULL if None in values else 0
                 return opening + len(values).bit_length() + (0 if index is None else index.sharing(values))
             case Within(_, interval):
                 return opening + (COST_OF_BOUNDED if interval.is_bounded else COST_OF_HALF_OPEN)
-            case IsNull():
-                return opening + COST_OF_NULL
         assert_never(key)
 
     def find(self, rows: Sequence[Row]) -> tuple[dict[Item, Sequence[int]], bool]:
@@ -286,10 +280,9 @@ class ReaderIndex(Generic[Item]):
     def __init__(self) -> None:
         self._equal: ValueIndex[Item] = ValueIndex()
         self._within: IntervalTree[Item] = IntervalTree()
-        self._null: CompactDict[Item, None] = CompactDict()
 
     def __bool__(self) -> bool:
-        return bool(self._equal or self._within or self._null)
+        return bool(self._equal or self._within)
 
     def add(self, key: IndexKey, item: Item) -> None:
         match key:
@@ -297,8 +290,6 @@ class ReaderIndex(Generic[Item]):
                 self._equal.add(values, item)
             case Within(_, interval):
                 self._within.add(interval, item)
-            case IsNull():
-                self._null.put(item, None)
             case _:
                 assert_never(key)
 
@@ -308,8 +299,6 @@ class ReaderIndex(Generic[Item]):
                 self._equal.remove(values, item)
             case Within(_, interval):
                 self._within.remove(interval, item)
-            case IsNull():
-                self._null.drop(item)
             case _:
                 assert_never(key)
 
@@ -319,12 +308,10 @@ class ReaderIndex(Generic[Item]):
 
     def at(self, value: Any) -> tuple[Iterable[Item], ...]:
         """Return the items that a value finds, in parts; an item may be in several."""
-        if value is None:
-            return (self._null,)
         if value is UNSURE:
-            return self._null, self._equal.items_of_all(), self._within
+            return self._equal.items_of_all(), self._within
         equal = self._equal.get(value, ())
-        return (equal, self._within.at(value)) if self._within.nodes else (equal,)
+        return (equal, self._within.at(value)) if self._within.nodes and value is not None else (equal,)
 
 
 class ValueIndex(CompactDict[Hashable, ItemSet[Item]]):
