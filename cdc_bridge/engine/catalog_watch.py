@@ -162,7 +162,7 @@ class CatalogWatch:
         """Begin anew after the database was lost."""
         await self._reader.renew()
 
-    async def current(self, name: str) -> Catalog:
+    async def catalog_with(self, name: str) -> Catalog:
         """Return the catalog, read anew if it does not have this collection. Raises `SourceUnavailable`."""
         if self._hub.held_back_count:
             async with self._refreshing:

@@ -117,7 +117,7 @@ class Hub:
         has to follow, since the events of something that came after it are unknown.
         """
         subscriber, topic = reading.subscriber, reading.subscriber.topic
-        if not reading.current or topic is None:
+        if not reading.is_current or topic is None:
             return None
         if topic.is_late(subscriber):
             return topic.reload(subscriber)
@@ -281,7 +281,7 @@ class Hub:
         readings = [reading for each in known if (reading := self._begin_anew(*each)) is not None]
         altered = [t for t in self.subscribers.topics if not tables_of(t.subscription).isdisjoint(differences.anew)]
         readings += reload_all(altered)
-        return [reading for reading in [*readings, *self.release()] if reading.current]
+        return [reading for reading in [*readings, *self.release()] if reading.is_current]
 
     def _judge_topics(self, judged: Iterable[tuple[Subscriber, Judgement]]) -> None:
         """Move topics whose subscribers all stay equal, with what waits for them."""

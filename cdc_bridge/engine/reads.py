@@ -87,14 +87,14 @@ class SnapshotRead:
 
     @property
     def is_wanted(self) -> bool:
-        return any(reading.current for reading in self.readings.values())
+        return any(reading.is_current for reading in self.readings.values())
 
     @property
     def subscribers(self) -> Collection[Subscriber]:
         return self.readings.keys()
 
     def forget_outdated(self) -> None:
-        self.readings = {reading.subscriber: reading for reading in self.readings.values() if reading.current}
+        self.readings = {reading.subscriber: reading for reading in self.readings.values() if reading.is_current}
 
     @property
     def has_figures(self) -> bool:
@@ -116,7 +116,7 @@ class SnapshotRead:
     def give_up(self, sources: Sources, error: Exception) -> list[Reading]:
         refusal = error if isinstance(error, RequestError) else cannot_be_read()
         for reading in self.readings.values():
-            if reading.current:
+            if reading.is_current:
                 sources.hub.refuse(reading.subscriber, refusal)
         return []
 
@@ -193,7 +193,7 @@ class ReplayRead:
 
     @property
     def is_wanted(self) -> bool:
-        return (self._reading if self._replay is None else self._replay.reading).current
+        return (self._reading if self._replay is None else self._replay.reading).is_current
 
     @property
     def subscribers(self) -> Collection[Subscriber]:

@@ -63,7 +63,7 @@ class Replay:
     @property
     def is_whole(self) -> bool:
         """Whether the subscriber still catches up, and the log has no known gap."""
-        return self.reading.current and self.hub.era == self.anchor.era
+        return self.reading.is_current and self.hub.era == self.anchor.era
 
     def remember(self, earlier: Iterable[Change]) -> None:
         """Note changes that the client has, of transactions of which more changes follow."""

@@ -101,7 +101,7 @@ class RequestHandler:
 
     async def _judge_anew(self, subscription: Subscription, principal: Principal) -> Subscription:
         name = subscription.collection.name
-        catalog, rules = await self._catalog.current(name), self._parser.access.rules
+        catalog, rules = await self._catalog.catalog_with(name), self._parser.access.rules
         judged = await self._parser.parse_again(subscription, name, catalog, principal)
         self._check_still_holds(catalog, rules)
         return judged
@@ -120,7 +120,7 @@ class RequestHandler:
 
     async def _judge_request(self, request: Subscribe, principal: Principal) -> Subscription:
         name = request.collection
-        catalog, rules = await self._catalog.current(name), self._parser.access.rules
+        catalog, rules = await self._catalog.catalog_with(name), self._parser.access.rules
         parsed = await self._parser.parse(request.query, name, catalog, principal, to_follow=True)
         parsed.require(request.event)
         collection = parsed.collection
@@ -144,7 +144,7 @@ class RequestHandler:
                 return await self._log_reader.spell_key(collection, key)
 
     async def _read_once(self, request: ReadItems, principal: Principal) -> InitialData:
-        catalog = await self._catalog.current(request.collection)
+        catalog = await self._catalog.catalog_with(request.collection)
         parsed = await self._parser.parse(
             request.query, request.collection, catalog, principal, to_follow=False, items=request.items
         )

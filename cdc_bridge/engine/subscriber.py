@@ -310,7 +310,7 @@ class Reading:
     after: str | None = None
 
     @property
-    def current(self) -> bool:
+    def is_current(self) -> bool:
         """Whether the subscriber still waits for it."""
         return self.subscriber.awaited is self
 

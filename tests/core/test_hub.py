@@ -143,7 +143,7 @@ def test_who_resumes_while_it_is_held_back_gets_fresh_data() -> None:
     scene = Scene()
     reading = scene.hub.follow(scene.client, subscription(cursor=True), after="a cursor")
     scene.hub.hold_back(concerns_messages)
-    assert not reading.current
+    assert not reading.is_current
     assert not scene.hub.go_on(reading.subscriber, Position.of(NO_ERA, NOW))
     assert begin(scene, reading) == [("open",)]
     (fresh,) = scene.hub.release()

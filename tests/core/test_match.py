@@ -176,12 +176,12 @@ async def test_question_that_fails_again_and_again_does_not_keep_data_from_comin
     scene.database.fails.add("slow")
     (reading,) = await scene.hear(insert(row(id=1, text="a"), xid=10))
     assert await scene.hear(insert(row(id=2, text="a"), xid=11)) == []
-    assert reading.current
+    assert reading.is_current
     seen = snapshot(11, 11)
     again = scene.hub.begin(reading, Anchor(NO_ERA, bytes(8)), InitialData(seen, (), more=False))
     assert scene.told() == [[("init", [], "resync")]]
     assert again is not None
-    assert again.current
+    assert again.is_current
 
 
 async def test_nobody_answers_nobody_is_told_wrongly() -> None:

@@ -300,7 +300,7 @@ async def test_other_rights_or_another_filter_bring_fresh_data(other: Any) -> No
     (subscriber,) = them.subscribers
     reading = them.hub.go_on_as(subscriber, seen_by(BOB, **{"filter_": OWN, "rights": b"these", **other}))
     assert reading
-    assert reading.current
+    assert reading.is_current
     await them.hear(insert(row(id=1, text="ann"), xid=10))
     assert them.told() == [[]]
 

@@ -148,7 +148,7 @@ def test_reload_goes_on_from_here_and_only_the_newest_reading_counts() -> None:
     first = scene.subscriber.reading()
     scene.offer(12, "before the gap")
     second = scene.topic.reload(scene.subscriber)
-    assert (first.current, second.current) == (False, True)
+    assert (first.is_current, second.is_current) == (False, True)
     scene.begin(snapshot(10, 11))
     assert scene.told() == []
 
@@ -181,7 +181,7 @@ def test_change_that_cannot_be_told_is_lacking_unless_the_data_have_it() -> None
     assert scene.begin(snapshot(13, 13))
     assert scene.topic.publish(12, None) == []
     (reading,) = scene.topic.publish(13, None)
-    assert reading.current
+    assert reading.is_current
 
 
 def test_what_was_lacking_is_no_matter_after_a_reload() -> None:
@@ -228,7 +228,7 @@ def test_too_much_behind_an_answer_that_does_not_come_brings_fresh_data() -> Non
     readings: list[Reading] = []
     for xid in range(12, 40):
         readings += scene.topic.publish(xid, event("x" * 50))
-    assert len([reading for reading in readings if reading.current]) == 1
+    assert len([reading for reading in readings if reading.is_current]) == 1
     assert scene.topic.settle(pending, event("too late")) == []
     scene.announce()
     assert scene.told() == []
@@ -310,7 +310,7 @@ class World:
     def send_data(self) -> None:
         subscriber = self._any()
         reading, seen = self.read.pop(subscriber, (None, None))
-        if reading is None or seen is None or not reading.current:
+        if reading is None or seen is None or not reading.is_current:
             return
         if self.topic.is_late(subscriber):
             self.topic.reload(subscriber)
