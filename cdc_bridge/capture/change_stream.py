@@ -114,12 +114,15 @@ class ChangeStream:
         self._delay_s = min(self._delay_s * 2, self._options.reconnect_delay_max_s)
 
     async def _begin(self, session: CaptureSession) -> _Turns:
-        """Begin to listen; where possible, go on where the last session ended."""
+        """Begin to listen; go on where the last session ended, if the log of this generation reaches back so far."""
         generation, secret = await session.generation()
-        resumed = await self._resumes(session, generation)
-        position = self._position if resumed else None
-        if position is None:
-            position = StreamPosition(Era(generation), await current_snapshot(session.reader.rows))
+        ask, before = session.reader.rows, self._position
+        is_same_life = before is not None and before.era.generation == generation
+        if before is not None and is_same_life and not await is_forgotten(ask, before.seen):
+            position = before
+        else:
+            position = StreamPosition(Era(generation), await current_snapshot(ask))
+        resumed = position is before
         monitor = HeartbeatMonitor(session, position)
         if not resumed:
             await monitor.look()
@@ -133,13 +136,6 @@ class ChangeStream:
             await session.listener.rows("listen")
         bulk.resume()
         return turns
-
-    async def _resumes(self, session: CaptureSession, generation: bytes) -> bool:
-        """Return whether it goes on where listening ended: in the same life, and the log reaches back so far."""
-        before = self._position
-        if before is None or before.era.generation != generation:
-            return False
-        return not await is_forgotten(session.reader.rows, before.seen)
 
 
 class _Turns:
@@ -254,8 +250,7 @@ class _Turns:
             position.prove(beat.snapshot)
         else:
             await self._read()
-        # Of a later snapshot, a notification of a table in live mode may still be on its way. An earlier one holds it
-        # up.
+        # Changes of live tables that only a later snapshot sees may still be on their way.
         seen = beat.snapshot if position.seen.covers(beat.snapshot) else position.seen
         self._emit_heartbeat(Heartbeat(beat.sender, beat.beat, seen, position.lagging))
 

@@ -145,7 +145,7 @@ class Hub:
     def start_anew(self, subscriber: Subscriber) -> Reading:
         """Return a reading of fresh data for a subscriber that cannot go on from where it is."""
         subscriber.after = None
-        return self._reload(subscriber)
+        return subscriber.topic.reload(subscriber) if subscriber.topic else subscriber.reading()
 
     def _start(self, topic: Topic, subscriber: Subscriber, snapshot: Snapshot) -> bool:
         if not topic.start(subscriber, snapshot):
@@ -161,9 +161,6 @@ class Hub:
             subscriber.forget()
         else:
             self.subscribers.join(subscriber)
-
-    def _reload(self, subscriber: Subscriber) -> Reading:
-        return subscriber.topic.reload(subscriber) if subscriber.topic else subscriber.reading()
 
     def _move(self, subscriber: Subscriber, subscription: Subscription) -> Reading | None:
         """From here on it follows something else. A reading when it may have missed what its old topic waited for."""

@@ -21,7 +21,7 @@ from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import Forgotten, RequestError, SourceUnavailable, cannot_be_read
 from cdc_bridge.model.filter import conjunction
-from cdc_bridge.model.subscription import Projection, Query, Subscription
+from cdc_bridge.model.subscription import Projection, Query
 from cdc_bridge.ports import Asked, CaughtUp, InitialData, LogReader, Page, Reader, RowEvaluator
 
 log = logging.getLogger(__name__)
@@ -75,14 +75,15 @@ class SnapshotRead:
     def __init__(self, reading: Reading) -> None:
         self.readings = {reading.subscriber: reading}
         subscription = reading.subscription
-        relation_id, query, context = subscription.collection.relation_id, subscription.query, subscription.context
-        self.key: Hashable = (relation_id, query, subscription.key, context)
-        if (
-            subscription.event is not None
-        ):  # it gets no data, only needs a snapshot of the table, taken as a role that may read it
-            self.key = relation_id, context.principal.role
-        self.cost: Hashable = relation_id, query, context.principal.role  # a policy is as slow for each principal
-        self.asked = _asked(subscription)
+        collection, query, context = subscription.collection, subscription.query, subscription.context
+        relation_id, role = collection.relation_id, context.principal.role
+        self.cost: Hashable = relation_id, query, role  # a policy is as slow for each principal
+        if subscription.event is None:
+            self.key: Hashable = (relation_id, query, subscription.key, context)
+            self.asked = Asked(collection, query, subscription.key, context)
+        else:  # it gets no data, but needs a snapshot of the table, taken as a role that may read it
+            self.key = relation_id, role
+            self.asked = Asked(collection, Query(Projection.of(collection.columns[:1]), limit=0), None, context)
         self.disagreed = 0
 
     @property
@@ -119,14 +120,6 @@ class SnapshotRead:
             if reading.is_current:
                 sources.hub.refuse(reading.subscriber, refusal)
         return []
-
-
-def _asked(subscription: Subscription) -> Asked:
-    """Return what to ask the reader; no rows for subscribers without data, whatever their queries."""
-    if subscription.event is not None:
-        query = Query(Projection.of(subscription.collection.columns[:1]), limit=0)
-        return Asked(subscription.collection, query, None, subscription.context)
-    return Asked(subscription.collection, subscription.query, subscription.key, subscription.context)
 
 
 class RefreshRead:

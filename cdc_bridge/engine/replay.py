@@ -102,18 +102,14 @@ class Replay:
         client_position = self.hub.client_position(
             self.subscriber, Cursor(self.anchor.shape, self.anchor.era, self.positions)
         )
-        events = self._events(change, match)
-        return (
-            None if events is None else [(event, client_position if event is events[-1] else None) for event in events]
-        )
-
-    def _events(self, change: Change, match: Match[Subscriber] | None) -> tuple[Event, ...] | None:
+        events: tuple[Event, ...] | None = ()
         if change.operation is Operation.TRUNCATE:
-            return EventEncoder(change, self.hub.tables[change.relation_id].key).events(self.subscriber.subscription)
-        if match is None:
-            return ()
-        _, events = next(match.events(None), (None, ()))
-        return events
+            events = EventEncoder(change, self.hub.tables[change.relation_id].key).events(self.subscriber.subscription)
+        elif match is not None:
+            _, events = next(match.events(None), (None, ()))
+        if events is None:
+            return None
+        return [(event, client_position if event is events[-1] else None) for event in events]
 
     def meet(self, snapshot: Snapshot) -> bool:
         """Go on with the stream after `snapshot`, all of which has been sent.

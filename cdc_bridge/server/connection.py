@@ -27,7 +27,7 @@ from cdc_bridge.model import messages
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.server import limits
-from cdc_bridge.server.framing import PONG_BYTES, Framing, Signal, is_pong
+from cdc_bridge.server.framing import PONG_BYTES, Framing, is_pong
 from cdc_bridge.server.limits import BoundedReader
 from cdc_bridge.server.requests import ClientSession
 
@@ -185,9 +185,9 @@ class Connection(BoundedReader):
         for message in received:
             if self._holds & CLOSING:
                 return
-            if message is Signal.PONG:
+            if message is None:
                 self._pong_received()
-            elif not isinstance(message, Signal):
+            else:
                 self._session.receive(message)
 
     @property

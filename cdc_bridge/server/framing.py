@@ -11,7 +11,6 @@ middle of something (`Framing.is_clean`).
 
 from __future__ import annotations
 
-import enum
 import logging
 import math
 import struct
@@ -50,14 +49,8 @@ _discreet = logging.getLogger(f"{__name__}.library")
 _discreet.setLevel(logging.WARNING)
 
 
-class Signal(enum.Enum):
-    """A sign of a client besides its messages."""
-
-    PONG = enum.auto()
-    """The PONG to our PING: the client has read everything before it."""
-
-
-Received = str | bytes | Signal
+Received: TypeAlias = str | bytes | None
+"""A message, or None for the PONG to our PING: the client has read everything before it."""
 
 
 def text_and_ping(payload: bytes) -> bytes:
@@ -126,7 +119,7 @@ class Framing:
         for frame in whole:
             match frame.opcode:
                 case Opcode.PONG if frame.data == PING_PAYLOAD:
-                    yield Signal.PONG
+                    yield None
                 case Opcode.TEXT | Opcode.BINARY | Opcode.CONT if frame.fin and not self._fragments:
                     yield _message(frame.opcode, bytes(frame.data))
                 case Opcode.TEXT | Opcode.BINARY | Opcode.CONT:
@@ -156,7 +149,7 @@ def _wire_bytes(frame: Frame) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answered on the spot."""
+    """The answer to a message that needs nothing else."""
 
     frame: bytes
 

@@ -295,15 +295,12 @@ class ClientSession:
         if not self._auth_state.is_known:
             pass  # the token has expired again
         elif (principal := self._auth_state.principal) is None:
-            self._refuse_all()
+            for subscriber in self._client.subscribers():
+                self._end(subscriber)
+                self._client.refuse(subscriber, forbidden_collection(subscriber.subscription.collection.name))
         else:
             with suppress(RequestError):  # broken off; the step that did so says how it goes on
                 await self._unless_broken_off(self._server.engine.see_as(self._client, principal))
-
-    def _refuse_all(self) -> None:
-        for subscriber in self._client.subscribers():
-            self._end(subscriber)
-            self._client.refuse(subscriber, forbidden_collection(subscriber.subscription.collection.name))
 
     # --- what time brings ---
 

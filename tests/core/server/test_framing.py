@@ -15,7 +15,6 @@ from cdc_bridge.server.framing import (
     PONG_BYTES,
     Framing,
     Received,
-    Signal,
     is_pong,
     new_protocol,
     text_and_ping,
@@ -62,7 +61,7 @@ _texts = st.text(max_size=300)
 _said: st.SearchStrategy[tuple[list[Received], bytes]] = st.one_of(
     st.tuples(_texts, st.lists(st.integers(0, 300), max_size=3)).map(lambda one: ([one[0]], _text(*one))),
     st.binary(max_size=200).map(lambda data: ([data], frame(BINARY, data))),
-    st.just(([Signal.PONG], frame(PONG, PING_PAYLOAD))),
+    st.just(([None], frame(PONG, PING_PAYLOAD))),
     st.binary(max_size=5).filter(lambda data: data != PING_PAYLOAD).map(lambda data: ([], frame(PONG, data))),
     # longer than need be, which websockets takes
     st.text(max_size=20).map(
