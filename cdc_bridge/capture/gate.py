@@ -10,7 +10,7 @@ then shuts it. For this bridge it is in one of three states:
 - OPEN: every commit notifies, and what comes inline is taken as it comes.
 
 Theory: a transaction has its id before it reads the gate. A transaction younger than the id mentioned got
-its own after the gate was opened, so it finds it open unless somebody has shut it. Shutting gives the sequence a new
+its own after the gate was opened, so it finds it open unless it has been shut since. Shutting gives the sequence a new
 value. So if a heartbeat finds the known value *after* its snapshot was taken, everything that the snapshot sees was
 notified or read. Another value, or a lease that may have run out, means SHUT. An inline change names the value that its
 writer found. A later value means that the gate was shut and opened again: there may be changes that its transaction

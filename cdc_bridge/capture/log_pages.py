@@ -59,7 +59,7 @@ class Found(NamedTuple):
     snapshot: Snapshot
     heavy: tuple[frozenset[int], ...] = ()
     is_whole: bool = True
-    """Whether nothing of it was forgotten. Rows that somebody deleted by hand count once that is noted."""
+    """Whether nothing of it was forgotten. Rows deleted by hand count once that is noted."""
 
 
 class Unreadable(Exception):

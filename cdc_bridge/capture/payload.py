@@ -10,7 +10,7 @@ and `sql/functions/tell.sql` what has been written to the log, whole or not at a
     2 U 0/1E148C0 812 16390 16395 1 3   version, operation, seq, xid, oid, filenode, microseconds since 1970, gate
     [[{"id":1}],[{"id":1}]]             old and new rows; nothing when they do not fit
 
-    2 S                                 nobody notifies from here on
+    2 S                                 the gate is shut: no writer notifies from here on
 
 Bridges send heartbeats:
 
@@ -31,11 +31,6 @@ from cdc_bridge.model.change import OPERATIONS, Change, Heartbeat, Operation, Sn
 from cdc_bridge.model.errors import PayloadError
 from cdc_bridge.model.row import Raw, Row, split_rows
 
-VERSION = "1"
-
-SHUT = "2 S\n"
-"""The gate is shut: read the log."""
-
 
 class Wake(NamedTuple):
     """The log has changes that the notification does not have. `is_shut`: writers do not notify any more."""
@@ -55,7 +50,7 @@ Received: TypeAlias = Change | Heartbeat | Inline | Wake
 
 def heartbeat(sender: str, beat: int) -> str:
     """The head of a heartbeat; the database appends its snapshot."""
-    return f"{VERSION} H {sender} {beat}\n"
+    return f"1 H {sender} {beat}\n"
 
 
 _decode_inline = msgspec.json.Decoder(tuple[list[Raw], list[Raw]]).decode

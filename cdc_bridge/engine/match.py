@@ -105,7 +105,7 @@ class _Side:
         return sorted([*self.certain, *seen]) if seen else self.certain
 
     def concerns_all(self) -> bool:
-        """Whether contexts are concerned that see none of the rows of which memory was unsure."""
+        """Whether every context is concerned, whatever the database says of the unsure rows."""
         return bool(self.certain or (self.unsure and self.seen is None))
 
     def concerned(self) -> list[SecurityContext]:

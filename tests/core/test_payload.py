@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.capture.payload import SHUT, Decoder, Inline, Wake, heartbeat, log_sequence
+from cdc_bridge.capture.payload import Decoder, Inline, Wake, heartbeat, log_sequence
 from cdc_bridge.model.change import Change, Heartbeat, Operation, Snapshot
 from cdc_bridge.model.errors import PayloadError
 
@@ -66,7 +66,7 @@ def test_change_that_is_in_the_log_says_where_and_when_and_which_gate_its_writer
 @pytest.mark.parametrize("payload", [LOGGED, LOGGED + "[[", LOGGED + "[" * 5000])
 def test_what_does_not_fit_or_cannot_be_read_is_to_be_read_from_the_log(payload: str) -> None:
     assert Decoder().receive(payload) == Wake()
-    assert Decoder().receive(SHUT) == Wake(is_shut=True)
+    assert Decoder().receive("2 S\n") == Wake(is_shut=True)
 
 
 @given(st.lists(st.text(max_size=20), max_size=5), st.lists(st.integers(0, 200), max_size=6))
