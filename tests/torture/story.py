@@ -229,8 +229,10 @@ class _Story:
         while waiting := self._incomplete():
             if time.monotonic() > deadline:
                 for book in waiting:
+                    silent_s = time.monotonic() - book.heard_s  # hardly any: it is slow; all the time: it hangs
                     self.outcome.verdict.blame(
-                        f"never told of the end: {book.wanted}, last {str(book.entries[-1:])[:300]}"
+                        f"never told of the end: {book.wanted}, silent for {silent_s:.1f} s,"
+                        f" last {str(book.entries[-1:])[:300]}"
                     )
                 return
             self._news.clear()
