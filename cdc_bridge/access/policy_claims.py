@@ -14,7 +14,8 @@ is kept as a string can be anything, and is parsed at each call. One that does n
 names in it mean PostgreSQL's own only if nothing but `pg_catalog` is searched, as in our sessions, and the function
 sets no other search_path. COLLATE and the type `name` are not known, so that no value brings its own collation into a
 comparison. Words like 'today' are not known either: types of time occur only as literals, which PostgreSQL has already
-evaluated. Casts between built-in types are built in as well, since only superusers can create others.
+evaluated. Casts between built-in types are built in as well, since only superusers can create others. Of enums labels
+are known, and nothing that is made of them.
 
 A parser of all of SQL (pglast, sqlglot) would not help. It tells how text is structured, which is plain here since
 PostgreSQL prints brackets around everything. We have to know that each name can mean nothing else, and a short list of
@@ -63,6 +64,14 @@ def claim_functions(functions: Iterable[SqlFunction]) -> frozenset[FunctionName]
 def is_of_claims(text: str, functions: frozenset[FunctionName], literals: frozenset[str]) -> bool:
     """Whether an expression depends on claims alone. `literals` are types of which only literals are known."""
     return _pattern(functions, literals).fullmatch(text) is not None
+
+
+def is_of_labels(text: str, enums: frozenset[str]) -> bool:
+    """Whether an expression is a label of one of these types, or an array of labels.
+
+    Nothing else with an enum is known, since a cast of it can run any function of its owner.
+    """
+    return _labels(enums).fullmatch(text) is not None
 
 
 _KEYWORDS = """
@@ -119,6 +128,13 @@ def _pattern(functions: frozenset[FunctionName], literals: frozenset[str]) -> re
         ))++\s*""",
         re.VERBOSE | re.ASCII,
     )
+
+
+@lru_cache(PATTERNS_MAX)
+def _labels(enums: frozenset[str]) -> re.Pattern[str]:
+    of_enums = _any_of(map(re.escape, enums))
+    label = rf"""'(?:[^']|'')*+'::{of_enums}(?![\w$"'])"""
+    return re.compile(rf"\(*(?:{label}(?:\[\])?|ARRAY\[{label}(?:, {label})*+\])\)*", re.ASCII)
 
 
 def _any_of(patterns: Iterable[str]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from cdc_bridge.access.policy_claims import LITERALS, FunctionName, is_of_claims
+from cdc_bridge.access.policy_claims import LITERALS, FunctionName, is_of_claims, is_of_labels
 from cdc_bridge.model.catalog import Column, TypeKind
 from cdc_bridge.model.filter import Comparison, Field, Literal, Operator
 
@@ -184,9 +184,9 @@ def parse(
     expression: str, columns: Mapping[str, Column], functions: frozenset[FunctionName] = frozenset()
 ) -> Condition:
     """Parse an expression as `pg_get_expr` prints it. `functions` are those that depend on claims alone."""
-    enums = {column.type.name for column in columns.values() if column.type.labels}
+    enums = frozenset({column.type.name for column in columns.values() if column.type.labels})
     try:
-        return _Parser(expression, columns, functions, LITERALS | enums).condition(_units(expression))
+        return _Parser(expression, columns, functions, enums).condition(_units(expression))
     except NotUnderstood:
         return Opaque(f"({expression})")
 
@@ -198,7 +198,7 @@ class _Parser:
     expression: str
     columns: Mapping[str, Column]
     functions: frozenset[FunctionName]
-    literals: frozenset[str]
+    enums: frozenset[str]
 
     def condition(self, units: Sequence[Unit], is_negated: bool = False) -> Condition:
         """Raises `NotUnderstood`."""
@@ -270,7 +270,10 @@ class _Parser:
         return self._column(unit.units) if unit.kind == "(" else self.columns.get(unit.name or "")
 
     def _is_of_claims(self, units: Sequence[Unit]) -> bool:
-        return bool(units) and is_of_claims(self._text(units), self.functions, self.literals)
+        if not units:
+            return False
+        text = self._text(units)
+        return is_of_claims(text, self.functions, LITERALS) or is_of_labels(text, self.enums)
 
     def _text(self, units: Sequence[Unit]) -> str:
         return self.expression[units[0].start : units[-1].end]

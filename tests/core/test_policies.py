@@ -192,9 +192,17 @@ def test_quoted_function_is_known_by_its_name():
     assert isinstance(parse("(user_id = auth.uid(1))", COLUMNS, FUNCTIONS), Opaque)
 
 
-def test_literal_of_an_enum_is_known_but_no_cast_to_it():
-    assert isinstance(parse("(m = 'sad'::public.\"Odd Mood\")", COLUMNS), Compared)
-    for policy in ("(m = ('sad'::text)::public.\"Odd Mood\")", "(m = 'sad'::public.odd)"):
+def test_literal_of_an_enum_is_known_but_no_cast_of_one_or_to_one():
+    sad = "'sad'::public.\"Odd Mood\""
+    assert isinstance(parse(f"(m = {sad})", COLUMNS), Compared)
+    assert isinstance(parse(f"(m = ANY (ARRAY[{sad}, {sad}]))", COLUMNS), Compared)
+    for policy in (
+        "(m = ('sad'::text)::public.\"Odd Mood\")",
+        "(m = 'sad'::public.odd)",
+        f"(t = ({sad})::text)",
+        f"(t = lower({sad}))",
+        f"({sad} = 'sad'::text)",
+    ):
         assert parse(policy, COLUMNS) == Opaque(policy)
 
 

@@ -78,6 +78,9 @@ CREATE FUNCTION evil.who() RETURNS text LANGUAGE sql AS 'select current_user::te
 CREATE FUNCTION evil.late() RETURNS text LANGUAGE plpgsql AS 'BEGIN RETURN auth.jwt() ->> ''email''; END';
 CREATE FUNCTION evil.looked_up() RETURNS text LANGUAGE sql AS 'select label from public.other limit 1';
 CREATE FUNCTION evil.loose() RETURNS address LANGUAGE sql AS 'select auth.jwt() ->> ''email''';
+CREATE TYPE sly AS ENUM ('open', 'shut');
+CREATE FUNCTION evil.told(sly) RETURNS text LANGUAGE sql AS 'select label from public.other limit 1';
+CREATE CAST (sly AS text) WITH FUNCTION evil.told AS IMPLICIT;
 """
 )
 
@@ -125,6 +128,7 @@ POOLS: Mapping[str, tuple[str, list[str]]] = {
     "nm": ("name", ["", "a", "A"]),
     "m": ("mood", ["sad", "Ok", 'it\'s "fine"']),
     "om": ('"Odd Mood"', ["sad", "Ok"]),
+    "sl": ("sly", ["open", "shut"]),
     "s": ("smallint", WHOLE),
     "i": ("int", WHOLE),
     "big": ("bigint", [*WHOLE, "3000000000"]),
@@ -599,6 +603,9 @@ NOT_UNDERSTOOD = [
     "owner::varchar(1) = auth.email()",
     "n::int = 5",
     "m = (auth.jwt() ->> 'mood')::mood",
+    "t = lower('open'::sly)",
+    "t = ('open'::sly)::text",
+    "'open'::sly = 'a'::text",
     "sp is not null",
     "t = owner",
     "t in (select auth.email())",
