@@ -128,6 +128,8 @@ def changes_of(rows: Iterable[Sequence[Any]]) -> Iterator[Change]:
         try:
             old = logged_rows(parts, -2) if letter != "I" else ()
             new = logged_rows(parts, -1) if letter != "D" else ()
+            for row in (new or old)[:1]:
+                _ = row.columns  # the stream looks at these of every change, and would end if they cannot be read
         except (ValueError, msgspec.DecodeError) as error:
             raise PayloadError(f"a row of the log cannot be read: {error}") from error
         if letter == "U" and len(old) != len(new):

@@ -8,7 +8,9 @@ import pytest
 
 from cdc_bridge.database.catalog import fingerprint
 from tests.support.attach import attach
+from tests.support.bridge import running_bridge
 from tests.support.server import Database
+from tests.support.wsclient import connected
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(60)]
 
@@ -36,3 +38,20 @@ async def test_right_that_another_role_gets_instead_is_noticed(database: Databas
             assert await fingerprint(connection, "cdc") != before
     finally:
         database.execute(f"DROP OWNED BY {one}, {other}; DROP ROLE {one}, {other}")
+
+
+async def test_row_of_the_log_that_cannot_be_read_is_a_gap_and_does_not_end_the_bridge(database: Database) -> None:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    attach(database, "t")
+    async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
+        await client.send({"type": "subscribe", "collection": "t", "query": {"limit": 1}})
+        await client.expect(event="init")
+        database.execute(
+            "INSERT INTO cdc.change_log_0 (seq, xid, at, relation, filenode, operation, new)"
+            "SELECT pg_current_wal_insert_lsn(), pg_current_xact_id(), now(), 't'::regclass, pg_relation_filenode('t'),"
+            "'I', '{oops';"
+            "INSERT INTO t SELECT generate_series(1, 2000)"  # more than a notification has, so that the log is read
+        )
+        await client.until(event="init", reason="resync")
+        database.execute("INSERT INTO t VALUES (0)")
+        await client.until(event="create", data=[{"id": 0}])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdc_bridge.capture.log_pages import changes_of
 from cdc_bridge.capture.payload import Decoder, Inline, Wake, heartbeat, log_sequence
 from cdc_bridge.model.change import Change, Heartbeat, Operation, Snapshot
 from cdc_bridge.model.errors import PayloadError
@@ -122,3 +123,11 @@ def test_stranger_between_parts_is_noticed() -> None:
         decoder.receive(heartbeat("ab12", 3) + "5:9:6")
     assert isinstance(decoder.receive(heartbeat("ab12", 4) + "5:9:6"), Heartbeat)
     assert isinstance(decoder.receive(whole("I", "[]")), Change)
+
+
+@pytest.mark.parametrize("letter", "IUD")
+@pytest.mark.parametrize("text", ["{oops", "oops", "[1]", "[{oops]"])
+def test_row_of_the_log_that_cannot_be_read_is_refused_before_the_stream_has_it(letter: str, text: str) -> None:
+    written = (1, 812, 16390, 16395, letter, 0, text if letter != "I" else None, text if letter != "D" else None)
+    with pytest.raises(PayloadError):
+        list(changes_of([written]))
