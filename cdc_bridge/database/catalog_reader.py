@@ -22,7 +22,7 @@ from cdc_bridge.admin.mode import STANDBY
 from cdc_bridge.admin.problems import bridge_problems, log_problems
 from cdc_bridge.admin.tables import Tree, as_trees, query_tables
 from cdc_bridge.conninfo import REPAIR
-from cdc_bridge.database.catalog import fingerprint, read_catalog
+from cdc_bridge.database.catalog import fingerprints, read_catalog
 from cdc_bridge.database.grants_reader import AccessReader
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog, Collection, with_children
@@ -45,7 +45,8 @@ class PooledCatalogReader:
     """Reads tables, rights and triggers through a pool. Implements `ports.CatalogReader`.
 
     Rule: all of it is read again only when the fingerprint of the catalogs has changed. A reading and the fingerprint
-    that is kept of it are of one snapshot, so that what came and went around the reading is not kept for ever.
+    that is kept of it are of one snapshot, so that what came and went around the reading is not kept for ever. Rights
+    and names of tables are read as they are at that moment, so no fingerprint is kept when they were written meanwhile.
 
     Args:
         names: other names for collections, `{"sales.orders": "orders"}`.
@@ -86,14 +87,18 @@ class PooledCatalogReader:
     async def fingerprint(self) -> str:
         """Look whether anything has changed, and if so, read it. Returns the same text for the same catalog."""
         async with self._looking, self._connection() as connection:  # in turn, so that the last catalog is the newest
-            if await self._look(connection) != self._fingerprint or self._access.is_incomplete:
+            if (await self._look(connection))[0] != self._fingerprint or self._access.is_incomplete:
                 async with _one_snapshot(connection):
-                    found = await self._look(connection)
+                    found, written = await self._look(connection)
                     if found:
                         await self._read(connection)
                     else:
                         self._take(Catalog())
+                _, written_since = await self._look(connection)
                 self._fingerprint = found
+                if written != written_since:
+                    self._fingerprint = None
+                    self._access.forget()
         return str(self._catalogs)
 
     async def read(self) -> Catalog:
@@ -131,12 +136,12 @@ class PooledCatalogReader:
         self._report(outcome)
         return outcome.repaired
 
-    async def _look(self, connection: AsyncConnection[Any]) -> str:
-        """Return the fingerprint; none where there is no schema of ours."""
+    async def _look(self, connection: AsyncConnection[Any]) -> tuple[str, str]:
+        """Return the fingerprint and what was written; empty where there is no schema of ours."""
         try:
-            return await fingerprint(connection, self._schema)
+            return await fingerprints(connection, self._schema)
         except NotInstalled:
-            return ""
+            return "", ""
 
     async def _read(self, connection: AsyncConnection[Any]) -> None:
         catalog = await read_catalog(connection, self._schema)
@@ -156,7 +161,7 @@ class PooledCatalogReader:
         This takes as long as reading the catalog, and is done after it: changed rights must not wait.
         """
         async with self._connection() as connection, _one_snapshot(connection):
-            checked = await self._look(connection)
+            checked, _ = await self._look(connection)
             trees = as_trees(await query_tables(self._schema).all_async(connection))
             problems_of_log = await log_problems(self._schema).all_async(connection)
         self._checked = checked

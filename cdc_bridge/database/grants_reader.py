@@ -71,6 +71,10 @@ class AccessReader:
         """Return whether a policy could not be printed, so that reading again may give another answer."""
         return bool(self._unprinted)
 
+    def forget(self) -> None:
+        """Have all policies printed again: the names of tables in them may have changed while they were printed."""
+        self._printed.clear()
+
     async def read(self, connection: AsyncConnection[Any]) -> Access:
         """Raises `NotInstalled`."""
         tables, policies = await fetch(connection, "queries/access", self._schema, roles=self._roles)

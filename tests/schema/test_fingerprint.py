@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -163,25 +164,49 @@ class Interrupted(AsyncCursor[Any]):
         return await super().execute(*args, **keywords)
 
 
-COMES = "CREATE POLICY mine ON t USING (true); ALTER TABLE cdc.change_log_1 ADD CONSTRAINT mine CHECK (seq IS NULL)"
-GOES = "DROP POLICY IF EXISTS mine ON t; ALTER TABLE cdc.change_log_1 DROP CONSTRAINT IF EXISTS mine"
+AROUND = {
+    "a policy and a constraint": (
+        "CREATE POLICY mine ON t USING (true);ALTER TABLE cdc.change_log_1 ADD CONSTRAINT mine CHECK (seq IS NULL)",
+        "DROP POLICY IF EXISTS mine ON t; ALTER TABLE cdc.change_log_1 DROP CONSTRAINT IF EXISTS mine",
+    ),
+    "a right": ("GRANT SELECT ON p TO pg_monitor", "REVOKE SELECT ON p FROM pg_monitor"),
+    "names": (
+        "BEGIN; ALTER TABLE other RENAME TO o; ALTER TABLE more RENAME TO other; ALTER TABLE o RENAME TO more; COMMIT",
+        "BEGIN; ALTER TABLE other RENAME TO o; ALTER TABLE more RENAME TO other; ALTER TABLE o RENAME TO more; COMMIT",
+    ),
+}
 
 
-@pytest.mark.parametrize("statement", range(1, 14))
-async def test_what_came_and_went_around_a_reading_is_not_kept(database: Database, statement: int) -> None:
+@pytest.mark.parametrize("around", AROUND)
+@pytest.mark.parametrize("statement", range(1, 16))
+async def test_what_came_and_went_around_a_reading_is_not_kept(database: Database, around: str, statement: int) -> None:
     """The fingerprint is then as it was before, so nothing would ever be read again."""
-    database.execute(TABLES + "ALTER TABLE t ENABLE ROW LEVEL SECURITY; GRANT SELECT ON t TO pg_monitor")
+    database.execute(
+        TABLES + "ALTER TABLE t ENABLE ROW LEVEL SECURITY; GRANT SELECT ON t TO pg_monitor;"
+        "GRANT INSERT ON p TO pg_monitor; CREATE TABLE more (id int PRIMARY KEY);"
+        "CREATE POLICY others ON t USING (EXISTS (SELECT FROM other o WHERE o.id = t.id))"
+    )
     attach_tables(database, "t", "p")
+    comes, goes = AROUND[around]
     keywords = {"autocommit": True, "cursor_factory": Interrupted}
     async with AsyncConnectionPool(
         database.dsn, min_size=1, open=False, kwargs=keywords, configure=lambda each: prepare(each, "cdc")
     ) as pool:
         reader, fresh = [PooledCatalogReader(pool, database.dsn, "cdc", {}, roles=["pg_monitor"]) for _ in range(2)]
-        Interrupted.left, Interrupted.happens = statement, lambda: database.execute(COMES)
+        has_come = False
+
+        def come() -> None:
+            nonlocal has_come
+            with suppress(psycopg.errors.LockNotAvailable):  # the reading itself holds it off
+                database.execute("SET lock_timeout = '100ms';" + comes)
+                has_come = True
+
+        Interrupted.left, Interrupted.happens = statement, come
         await reader.fingerprint()
         await reader.repair()
         Interrupted.left = 0
-        database.execute(GOES)
+        if has_come:
+            database.execute(goes)
         for each in (reader, fresh):
             await each.fingerprint()
             await each.repair()
