@@ -10,6 +10,7 @@ import typer
 
 from cdc_bridge import __version__
 from cdc_bridge.cli import INTERRUPTED
+from cdc_bridge.cli.bench import bench
 from cdc_bridge.cli.command import ReaderGone, complain, note, say
 from cdc_bridge.cli.install import attach, detach, sql
 from cdc_bridge.cli.listen import listen
@@ -95,7 +96,7 @@ def demo(
     show.run(port, rounds, pause)
 
 
-for command in (attach, detach, status, prune, sql, serve, token, listen, demo):
+for command in (attach, detach, status, prune, bench, sql, serve, token, listen, demo):
     app.command()(command)
 
 

@@ -247,6 +247,18 @@ def test_prune_ends_with_4_where_a_part_of_the_log_stays_locked(dsn: str, tmp_pa
     assert '"pg_dump"' in done.stderr
 
 
+def test_bench_measures_and_leaves_nothing_behind(dsn: str, tmp_path: Path, database: Database) -> None:
+    schemas = "SELECT nspname FROM pg_namespace ORDER BY 1"
+    before = database.execute(schemas)
+    database.execute("CREATE SCHEMA cdc_bench CREATE TABLE plain (id int)")  # what an interrupted run has left
+    done = run("bench", "--rounds=1", "--seconds=0.1", "--rows=10", "--json", "--dsn", dsn, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert [each["unit"] for each in found] == ["rows_per_s"] * 3 + ["seconds"] * 3
+    assert all(each["ratio"] > 0 and len(each["plain"]) == len(each["attached"]) == 1 for each in found)
+    assert database.execute(schemas) == before
+
+
 def test_prune_where_nothing_is_installed(dsn: str, tmp_path: Path) -> None:
     said = assert_one_sentence(run("prune", "--dsn", dsn, cwd=tmp_path), 3)
     assert "attach a table first" in said

@@ -11,7 +11,7 @@ from cdc_bridge import __version__
 from cdc_bridge.settings import FIELDS, flag
 from tests.cli.command import ROOT, run
 
-COMMANDS = ["attach", "detach", "status", "prune", "sql", "serve", "token", "listen", "demo"]
+COMMANDS = ["attach", "detach", "status", "prune", "bench", "sql", "serve", "token", "listen", "demo"]
 DOCS = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
