@@ -8,7 +8,7 @@ ENV = env -u PYTHONPATH -u PYTHONHOME
 # A server older than the embedded one, for the second run of the database's tests: the first of these that is here.
 OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17 16 14,/usr/lib/postgresql/$(v)/bin/postgres))))
 
-.PHONY: demo check test lint lock audit bench torture docker-test clean
+.PHONY: demo check test lint lock audit bench torture soak docker-test clean
 
 # Options of the demo: make demo ARGS="--port 0"
 demo: .venv-demo/ready
@@ -76,6 +76,10 @@ torture: .venv/ready
 	@[ "$(MINUTES)" = 0 ] || $(ENV) CDC_BRIDGE_TEST_BUDGET=20 .venv/bin/python -m pytest --timeout 3600 \
 	    tests/schema/test_filters_agree.py tests/schema/test_policies_agree.py tests/bridge/test_equal_bytes.py tests/privacy tests/core
 	$(ENV) .venv/bin/python -m tests.torture $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES))
+
+# One bridge under mixed load: make soak MINUTES=60 (15 of themselves).
+soak: .venv/ready
+	$(ENV) .venv/bin/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES))
 
 docker-test: .venv/ready
 	bash docker/test.sh
