@@ -92,8 +92,9 @@ class Report:
         yield f"done: {dict(self.counts)}"
         for name, values in (("memory", self.samples.memory), ("open files", self.samples.files)):
             if len(values) >= 3:
-                grown = f"{Samples.growth(values):+.1%} after warm-up"
-                yield f"{name}: {values[0]:,} at first, {values[-1]:,} at last, {grown}"
+                tenth = max(1, len(values) // 10)
+                course = " ".join(f"{max(values[at : at + tenth]):,}" for at in range(0, len(values), tenth))
+                yield f"{name}: {Samples.growth(values):+.1%} after warm-up; the most in each tenth: {course}"
         yield from self.problems or ["lost 0, fresh data without a reason 0"]
 
 
