@@ -80,17 +80,8 @@ async def fingerprint(conn: AsyncConnection[Any], schema: str) -> str:
 
     Raises `NotInstalled`.
     """
-    found, _ = await fingerprints(conn, schema)
+    (found,) = await fetch(conn, "queries/fingerprint", schema)
     return found
-
-
-async def fingerprints(conn: AsyncConnection[Any], schema: str) -> tuple[str, str]:
-    """Return the fingerprint, and a text that differs whenever a table's row in pg_class was written, as by TRUNCATE.
-
-    Raises `NotInstalled`.
-    """
-    found, written = await fetch(conn, "queries/fingerprint", schema)
-    return found, written
 
 
 async def fetch(conn: AsyncConnection[Any], query: str, schema: str, **parameters: Any) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection, errors
+from psycopg.rows import scalar_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.admin.attach import Outcome, objection, repair
@@ -22,17 +23,19 @@ from cdc_bridge.admin.mode import STANDBY
 from cdc_bridge.admin.problems import bridge_problems, log_problems
 from cdc_bridge.admin.tables import Tree, as_trees, query_tables
 from cdc_bridge.conninfo import REPAIR
-from cdc_bridge.database.catalog import fingerprints, read_catalog
+from cdc_bridge.database.catalog import fingerprint, read_catalog
 from cdc_bridge.database.grants_reader import AccessReader
 from cdc_bridge.logs import facts
 from cdc_bridge.model.catalog import Catalog, Collection, with_children
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import BridgeError, NotInstalled, SourceUnavailable
-from cdc_bridge.statements import statement
+from cdc_bridge.statements import TypedQuery, statement
 
 log = logging.getLogger(__name__)
 
 Pool: TypeAlias = AsyncConnectionPool[AsyncConnection[Any]]
+
+_WRITTEN = TypedQuery(statement("queries/written"), {}, scalar_row)
 
 ANSWER_LIMIT_S = 10.0
 """A server that does not answer for so long counts as gone."""
@@ -87,17 +90,18 @@ class PooledCatalogReader:
     async def fingerprint(self) -> str:
         """Look whether anything has changed, and if so, read it. Returns the same text for the same catalog."""
         async with self._looking, self._connection() as connection:  # in turn, so that the last catalog is the newest
-            if (await self._look(connection))[0] != self._fingerprint or self._access.is_incomplete:
+            if await self._look(connection) != self._fingerprint or self._access.is_incomplete:
+                self._fingerprint = None
                 async with _one_snapshot(connection):
-                    found, written = await self._look(connection)
+                    found = await self._look(connection)
+                    written = await _WRITTEN.all_async(connection)
                     if found:
                         await self._read(connection)
                     else:
                         self._take(Catalog())
-                _, written_since = await self._look(connection)
-                self._fingerprint = found
-                if written != written_since:
-                    self._fingerprint = None
+                if written == await _WRITTEN.all_async(connection):
+                    self._fingerprint = found
+                else:
                     self._access.forget()
         return str(self._catalogs)
 
@@ -136,12 +140,12 @@ class PooledCatalogReader:
         self._report(outcome)
         return outcome.repaired
 
-    async def _look(self, connection: AsyncConnection[Any]) -> tuple[str, str]:
-        """Return the fingerprint and what was written; empty where there is no schema of ours."""
+    async def _look(self, connection: AsyncConnection[Any]) -> str:
+        """Return the fingerprint; none where there is no schema of ours."""
         try:
-            return await fingerprints(connection, self._schema)
+            return await fingerprint(connection, self._schema)
         except NotInstalled:
-            return "", ""
+            return ""
 
     async def _read(self, connection: AsyncConnection[Any]) -> None:
         catalog = await read_catalog(connection, self._schema)
@@ -161,7 +165,7 @@ class PooledCatalogReader:
         This takes as long as reading the catalog, and is done after it: changed rights must not wait.
         """
         async with self._connection() as connection, _one_snapshot(connection):
-            checked, _ = await self._look(connection)
+            checked = await self._look(connection)
             trees = as_trees(await query_tables(self._schema).all_async(connection))
             problems_of_log = await log_problems(self._schema).all_async(connection)
         self._checked = checked

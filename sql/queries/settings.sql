@@ -15,6 +15,13 @@ FROM before
 -- One setting of the session.
 SELECT pg_catalog.set_config(%(name)s, %(setting)s, false)
 
+-- name: written
+-- Differs when a row of pg_class was written, be it as before, for tables that the fingerprint is about. Functions that tell
+-- rights and print policies read the catalogs as they are, whatever the snapshot.
+SELECT bit_xor(hash_record_extended(ROW(oid, xmin), 0))::text
+FROM pg_class
+WHERE relpersistence <> 't' AND relkind IN ('r', 'p', 'v', 'm', 'f') AND (relhastriggers OR EXISTS (SELECT FROM pg_policy))
+
 -- name: limit_lock
 -- How long a statement of this transaction may wait for a lock.
 SELECT pg_catalog.set_config('lock_timeout', %(limit)s, true)
