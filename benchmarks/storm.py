@@ -30,7 +30,7 @@ from benchmarks.figures import headline, percentile, show
 from benchmarks.short_path import insert
 from benchmarks.stage import BridgeProcess, Subject, running_bridge, server, set_up
 from benchmarks.subscriber import CONTEXT
-from benchmarks.swarm import OPENING_MAX, ROW, Client, Shared, text_frame
+from benchmarks.swarm import OPENING_MAX, PING_MESSAGE, ROW, Client, Shared, text_frame
 from cdc_bridge.conninfo import READ
 from tests.support.cluster import Cluster
 
@@ -63,7 +63,16 @@ class Resuming(Client):
         self._story = story
         self._missed = missed
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionResetError("turned away"))
+        elif not self.all.done():
+            self.all.set_exception(ConnectionResetError("lost"))
+
     def _take(self, text: bytes) -> None:
+        if text == PING_MESSAGE:
+            super()._take(text)
+            return
         story = self._story
         if found := CURSOR.search(text):
             story.cursor = found[1].decode()
@@ -113,13 +122,14 @@ async def _clients(play: Play) -> None:
 
     async def come_back(story: Story, number: int, began_s: float) -> None:
         await asyncio.sleep(WITHIN_S * number / play.count)
+        story.rows = 0
         while not story.received_all_s and time.monotonic() - began_s < GIVE_UP_S:
             try:
                 client = await connect(story, play.missed)
                 await client.all
                 story.received_all_s = time.monotonic() - began_s
             except (OSError, RuntimeError) as error:
-                story.refused.append(str(error).partition("\n")[0])
+                story.refused.append(str(error).partition("\n")[0])  # it goes on from its last cursor
                 await asyncio.sleep(0.5)
 
     await asyncio.gather(*(begin(story) for story in stories))
