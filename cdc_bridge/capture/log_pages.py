@@ -27,7 +27,7 @@ import psycopg
 from psycopg import AsyncConnection
 
 from cdc_bridge.capture.payload import log_sequence, logged_rows
-from cdc_bridge.model.change import OPERATIONS, Change, Position, Snapshot, made
+from cdc_bridge.model.change import OPERATIONS, Change, Position, Snapshot, made, newest_snapshot
 from cdc_bridge.model.errors import PayloadError
 from cdc_bridge.ports import Page
 from cdc_bridge.statements import statement
@@ -94,11 +94,6 @@ def asking(connection: AsyncConnection[Any], schema: str) -> Ask:
 def unseen(snapshot: Snapshot) -> dict[str, Any]:
     """Return the parameters of a query for rows that a snapshot does not see."""
     return {"xmax": str(snapshot.xmax), "in_progress": [str(xid) for xid in snapshot.in_progress]}
-
-
-def base(delivered: Iterable[Position]) -> Snapshot:
-    """Return the delivered snapshot that leaves the least to read."""
-    return max((position.seen for position in delivered), key=lambda snapshot: snapshot.xmax)
 
 
 async def current_snapshot(ask: Ask) -> Snapshot:
@@ -244,7 +239,7 @@ async def pages(
 
     Raises `PayloadError` and psycopg's errors.
     """
-    seen = base(delivered)
+    seen = newest_snapshot(delivered)
     parameters = {**unseen(seen), "upto": str(upto), "relations": list(relations)}
     waiting: dict[int, list[_Key]] = {}  # delivered ones, by a transaction that may have more changes
     last = _Key(0, 0, 0)

@@ -11,9 +11,9 @@ import psycopg
 from psycopg import AsyncConnection, errors, sql
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from cdc_bridge.capture.log_pages import asking, base, current_snapshot, is_forgotten, pages
+from cdc_bridge.capture.log_pages import asking, current_snapshot, is_forgotten, pages
 from cdc_bridge.model.catalog import Collection
-from cdc_bridge.model.change import Position
+from cdc_bridge.model.change import Position, newest_snapshot
 from cdc_bridge.model.encoding import key_encoder
 from cdc_bridge.model.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
 from cdc_bridge.model.row import split_object
@@ -45,10 +45,10 @@ class PooledLogReader:
                     raise Forgotten("the database is younger than what was delivered")  # a cold copy was put back
                 async with aclosing(pages(ask, relations, delivered, upto)) as read:
                     async for page in read:
-                        if await is_forgotten(ask, base(delivered)):
+                        if await is_forgotten(ask, newest_snapshot(delivered)):
                             raise Forgotten("the log was emptied meanwhile")
                         yield page
-                if await is_forgotten(ask, base(delivered)):
+                if await is_forgotten(ask, newest_snapshot(delivered)):
                     raise Forgotten("the log does not reach back so far")
             yield CaughtUp(upto)
         except PayloadError as error:

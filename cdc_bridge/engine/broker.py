@@ -56,7 +56,7 @@ class Broker:
         self.catalog = catalog = CatalogWatch(catalog_reader, hub, scheduler.order, parser, retry_delay_s=retry_delay_s)
         self.dispatcher = Dispatcher(capture, reader, hub, publisher, scheduler=scheduler, catalog=catalog)
         self._evaluation = EvaluationWorkers(self.dispatcher, evaluator)
-        sources = Sources(hub, publisher, reader, log_reader, catalog, clients_evaluator)
+        sources = Sources(hub, publisher, reader, log_reader, catalog, clients_evaluator, scheduler.order)
         workers = {**WORKERS, Kind.ROWS: rows_workers, Kind.REPLAY: replay_workers}
         self._read_workers = ReadWorkers(scheduler, sources, workers=workers, retry_delay_s=retry_delay_s)
         self.requests = RequestHandler(

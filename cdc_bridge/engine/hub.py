@@ -41,6 +41,7 @@ class Hub:
         self.subscribers = SubscriberRegistry(held_bytes_max)
         self._ciphers = CursorCiphers()
         self._is_concerned: Concerned = _nobody
+        self._withheld: dict[Subscriber, None] = {}  # those that are WAITING, and some that no longer are
 
     def __len__(self) -> int:
         """Return the number of subscriptions."""
@@ -124,7 +125,7 @@ class Hub:
         era = anchor.era if anchor.era == self.era else NO_ERA
         subscriber.start = Position.of(era, data.snapshot)
         subscriber.after = None
-        client_position = self.client_position(subscriber, Cursor(anchor.shape, era, (subscriber.start,)))
+        client_position = self.client_position(subscriber.subscription, Cursor(anchor.shape, era, (subscriber.start,)))
         subscriber.push(_init(subscriber, data), client_position)
         subscriber.has_data = True
         return None if self._start(topic, subscriber, data.snapshot) else topic.reload(subscriber)
@@ -157,8 +158,7 @@ class Hub:
 
     def _join(self, subscriber: Subscriber) -> None:
         if self._is_concerned(subscriber.subscription):
-            subscriber.take(Step.WITHHELD)
-            subscriber.forget()
+            self._withhold(subscriber)
         else:
             self.subscribers.join(subscriber)
 
@@ -183,14 +183,15 @@ class Hub:
 
     # --- what clients have been sent ---
 
-    def client_position(self, subscriber: Subscriber, cursor: Cursor) -> ClientPosition | None:
-        """Return the client position of a cursor; None if the subscriber did not ask for cursors."""
-        rights = subscriber.subscription.rights
-        return ClientPosition(self._ciphers.under(rights), cursor) if subscriber.subscription.cursor else None
+    def client_position(self, subscription: Subscription, cursor: Cursor) -> ClientPosition | None:
+        """Return the client position of a cursor; None if the client did not ask for cursors."""
+        return ClientPosition(self._ciphers.under(subscription.rights), cursor) if subscription.cursor else None
 
-    def open(self, subscriber: Subscriber, text: str) -> Cursor | None:
-        """Open a cursor. Return None if it was not given by us under the rights of this subscriber."""
-        return self._ciphers.under(subscriber.subscription.rights).open(text)
+    def open(self, subscription: Subscription, text: str) -> ClientPosition | None:
+        """Open a cursor. Return None if it was not given by us under the rights of this subscription."""
+        cipher = self._ciphers.under(subscription.rights)
+        cursor = cipher.open(text)
+        return None if cursor is None else ClientPosition(cipher, cursor, text)
 
     # --- the era of the stream, and gaps in it ---
 
@@ -222,30 +223,38 @@ class Hub:
     @property
     def missing(self) -> list[Subscriber]:
         """Return the subscribers that wait because no collection has the name that they follow."""
-        waiting = [subscriber for subscriber in self.subscribers if subscriber.state is State.WAITING]
-        return [each for each in waiting if each.subscription.collection.name not in self.catalog.by_name]
+        return [each for each in self._waiting() if each.subscription.collection.name not in self.catalog.by_name]
 
     @property
     def held_back_count(self) -> int:
-        return sum(subscriber.state is State.WAITING for subscriber in self.subscribers)
+        return len(self._waiting())
+
+    def _waiting(self) -> list[Subscriber]:
+        if self._withheld:  # each request asks, and there can be thousands of subscribers
+            self._withheld = {each: None for each in self._withheld if each.state is State.WAITING}
+        return list(self._withheld)
 
     def hold_back(self, is_concerned: Concerned) -> None:
         """Send nothing to subscribers that are concerned, newcomers included, until `adopt` or `release`."""
         self._is_concerned = is_concerned
-        self._withhold(is_concerned)
+        self._withhold_all(is_concerned)
 
-    def _withhold(self, is_concerned: Concerned) -> None:
+    def _withhold_all(self, is_concerned: Concerned) -> None:
         for subscriber in self.subscribers:
             if subscriber.topic is not None and is_concerned(subscriber.subscription):
                 self.subscribers.part(subscriber)
-                subscriber.take(Step.WITHHELD)
-                subscriber.forget()
+                self._withhold(subscriber)
+
+    def _withhold(self, subscriber: Subscriber) -> None:
+        subscriber.take(Step.WITHHELD)
+        subscriber.forget()
+        self._withheld[subscriber] = None
 
     def release(self) -> list[Reading]:
         """Let subscribers that were held back go on, with fresh data, since they were not sent what came meanwhile."""
         self._is_concerned = _nobody
         missing = frozenset(self.missing)
-        waiting = [each for each in self.subscribers if each.state is State.WAITING and each not in missing]
+        waiting = [each for each in self._waiting() if each not in missing]
         for subscriber in waiting:
             subscriber.take(Step.RELEASED)
             self.subscribers.join(subscriber)
@@ -272,7 +281,7 @@ class Hub:
         self.collections.adopt(catalog)
         self.subscribers.rearrange()
         if differences.gone:
-            self._withhold(lambda subscription: subscription.collection.name not in catalog.by_name)
+            self._withhold_all(lambda subscription: subscription.collection.name not in catalog.by_name)
         known = [(subscriber, judgement, subscriber.subscription) for subscriber, judgement in judged]
         self._judge_topics(judged)
         readings = [reading for each in known if (reading := self._begin_anew(*each)) is not None]

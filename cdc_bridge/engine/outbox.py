@@ -68,6 +68,10 @@ class Outbox:
             self.turns.append(subscriber)
         return frame
 
+    def has_room_for(self, size_bytes: int) -> bool:
+        """Whether so much more can wait, and as much again besides."""
+        return not self.is_closed and self.size_bytes + size_bytes <= self.bytes_max // 2
+
     def forget(self, subscriber: Subscriber) -> None:
         """Drop what waits for a subscriber."""
         if subscriber.waiting_bytes:

@@ -6,8 +6,9 @@ next. `scheduler.py` says when a read waits, and what happens when it fails.
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Collection, Hashable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -16,7 +17,7 @@ from cdc_bridge.engine.catalog_watch import CatalogWatch
 from cdc_bridge.engine.evaluation import judged_at, settle
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.publisher import Publisher, Refresh
-from cdc_bridge.engine.replay import Replay
+from cdc_bridge.engine.replay import Replay, Resuming, grouped, in_turns, resume, start_anew, together
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import Forgotten, RequestError, SourceUnavailable, cannot_be_read
@@ -32,7 +33,7 @@ REFRESHED_ROWS_MAX = 1000
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The objects that reads use."""
+    """The objects that reads use. `order` queues further reads at once."""
 
     hub: Hub
     publisher: Publisher
@@ -40,6 +41,7 @@ class Sources:
     log_reader: LogReader
     catalog: CatalogWatch
     evaluator: RowEvaluator
+    order: Callable[[Iterable[Reading]], None]
 
 
 class Read(Protocol):
@@ -93,9 +95,6 @@ class SnapshotRead:
     @property
     def subscribers(self) -> Collection[Subscriber]:
         return self.readings.keys()
-
-    def forget_outdated(self) -> None:
-        self.readings = {reading.subscriber: reading for reading in self.readings.values() if reading.is_current}
 
     @property
     def has_figures(self) -> bool:
@@ -171,73 +170,127 @@ class RefreshRead:
 
 
 class ReplayRead:
-    """The changes that one subscriber missed, read from the log page by page and sent at the client's pace.
+    """The changes that subscribers of one collection missed, read from the log page by page, once for all of them.
 
-    Policy: a subscriber that cannot be sent all of them gets fresh data.
+    Rule: it waits for no client. A subscriber without room for a page leaves it, and goes on alone, at its own pace,
+    from what it was sent. Those that come while it runs wait for the next one.
+
+    Policy: a subscriber that cannot be sent all it missed gets fresh data. If the log does not reach back far enough
+    for all, those that miss less are read apart from the others, and so on by halves.
     """
 
     def __init__(self, reading: Reading) -> None:
-        self.subscriber = reading.subscriber
-        self.key: Hashable = reading.subscriber
-        self.cost: Hashable = reading.subscriber
-        self._reading = reading
+        self.readings = {reading.subscriber: reading}
+        self.is_alone = reading.is_alone
+        self.key: Hashable = reading.subscriber if self.is_alone else reading.subscription.collection.relation_id
+        self.cost: Hashable = "replay", self.key
         self.disagreed = 0
-        self._replay: Replay | None = None
 
     @property
     def is_wanted(self) -> bool:
-        return (self._reading if self._replay is None else self._replay.reading).is_current
+        return any(reading.is_current for reading in self.readings.values())
 
     @property
     def subscribers(self) -> Collection[Subscriber]:
-        return (self.subscriber,)
+        return self.readings.keys()
 
     async def run(self, sources: Sources) -> list[Reading]:
-        """Read in rounds until the stream can go on from where the last round ended."""
-        replay = self._replay = self._replay or Replay.begin(sources.hub, self._reading)
-        while replay is not None and replay.is_whole:
-            if await _read_missed(sources, replay):
-                return []
-        return self._start_anew(sources.hub)
+        """Read until the stream can go on from there. What has to be read apart is ordered at once."""
+        await self._resume(sources)
+        groups, others = together(grouped(reading for reading in self.readings.values() if reading.is_current))
+        self.readings = {subscriber: reading for group in groups for subscriber, reading in group.readings.items()}
+        sources.order(reading for group in others for reading in group.current)
+        waiting = [groups] if groups else []
+        while waiting:
+            batch = waiting.pop()
+            if not any(group.current for group in batch):
+                continue
+            try:
+                await _read_missed(sources, Replay(sources.hub, batch), is_alone=self.is_alone)
+            except Forgotten as error:
+                middle = len(batch) // 2
+                if middle:
+                    waiting += batch[:middle], batch[middle:]
+                    continue
+                if readings := start_anew(sources.hub, batch[0]):  # else the clients have left
+                    log.info("missed changes cannot be sent: clients get fresh data", extra=facts(reason=str(error)))
+                    sources.order(readings)
+            except Exception:
+                self._keep([*batch, *(group for groups in waiting for group in groups)])
+                raise
+        return []
 
     def give_up(self, sources: Sources, error: Exception) -> list[Reading]:
-        if self.is_wanted:  # else its client has left, say
-            log.info("missed changes cannot be sent: the client gets fresh data", extra=facts(reason=str(error)))
-        return self._start_anew(sources.hub)
+        current = [reading for reading in self.readings.values() if reading.is_current]
+        if current:
+            log.info("missed changes cannot be sent: clients get fresh data", extra=facts(reason=str(error)))
+        return [sources.hub.start_anew(reading.subscriber) for reading in current]
 
-    def _start_anew(self, hub: Hub) -> list[Reading]:
-        return [hub.start_anew(self.subscriber)] if self.is_wanted else []
+    async def _resume(self, sources: Sources) -> None:
+        """Open the cursors. A subscriber whose cursor cannot be used gets fresh data."""
+        for some in in_turns(self.readings.values()):
+            for reading in some:
+                resumed = resume(sources.hub, reading) if reading.is_current else None
+                if resumed is not None:
+                    self.readings[reading.subscriber] = resumed
+                elif reading.is_current:
+                    log.debug("a client cannot resume: it gets fresh data")
+                    sources.order([sources.hub.start_anew(reading.subscriber)])
+            await asyncio.sleep(0)
+
+    def _keep(self, groups: Iterable[Resuming]) -> None:
+        """Go on later from what was sent."""
+        self.readings = {
+            reading.subscriber: reading.subscriber.reading(group.positions, is_alone=self.is_alone)
+            for group in groups
+            for reading in group.current
+        }
 
 
-async def _read_missed(sources: Sources, replay: Replay) -> bool:
-    """Read one round. Return False if so much has happened in the meantime that another round is needed."""
-    collection = sources.hub.collections.newest(replay.subscriber.subscription.collection)
-    async with aclosing(sources.log_reader.missed(collection, replay.positions)) as pages:
+async def _read_missed(sources: Sources, replay: Replay, *, is_alone: bool) -> None:
+    """Read what the subscribers of a replay have missed, and send it."""
+    replay.require_whole()
+    async with aclosing(sources.log_reader.missed(replay.collection, replay.positions)) as pages:
         async for page in pages:
-            if not replay.is_whole:
-                raise Forgotten("the log has a gap, or the client has left")
+            replay.require_whole()
             if isinstance(page, CaughtUp):
-                return replay.meet(page.snapshot)
-            await _send(sources, replay, page)
+                sources.order(replay.meet(page.snapshot))
+                return
+            await _match(sources, replay, page)
+            if is_alone:
+                await _send_slowly(sources, replay)
+            else:
+                for left in replay.send():
+                    sources.order(left)
+                    await asyncio.sleep(0)
+                    replay.require_whole()
+            replay.advance(page.snapshot, page.changes[-1].seq)
+            if not replay.is_wanted:
+                return
     raise SourceUnavailable("the log ended early")
 
 
-async def _send(sources: Sources, replay: Replay, page: Page) -> None:
-    """Send a page at the client's pace."""
-    subscriber = replay.subscriber
+async def _match(sources: Sources, replay: Replay, page: Page) -> None:
+    """Find out what a page means to each subscriber."""
     replay.remember(page.earlier)
     await sources.catalog.confirm(page.changes)
-    if not replay.is_whole or any(sources.catalog.is_drifted(change) for change in page.changes):
+    replay.require_whole()
+    if any(sources.catalog.is_drifted(change) for change in page.changes):
         raise Forgotten("a change says that its table was altered")
-    matched = [(change, replay.match(change, judged_at(change))) for change in page.changes]
-    await settle(sources.evaluator, [match for _, match in matched if match])
-    for change, match in matched:
-        events = replay.events_of(change, match, page.snapshot)
-        if events is None:
-            raise Forgotten("a change cannot be sent, or cannot have happened when the log says")
-        for event, client_position in events:
-            if not await subscriber.outlet.room(event.cost_bytes):
-                sources.hub.leave(subscriber)
-            if not replay.is_whole:
-                raise Forgotten("the log has a gap, or the client has left")
-            subscriber.push(event, client_position)
+    matched = [(change, replay.matches(change, judged_at(change))) for change in page.changes]
+    await settle(sources.evaluator, [match for _, matches in matched for match in matches])
+    replay.require_whole()
+    taken = [replay.take(change, matches, page.snapshot) for change, matches in matched]
+    sources.order(reading for readings in taken for reading in readings)
+
+
+async def _send_slowly(sources: Sources, replay: Replay) -> None:
+    """Send a page at the client's pace."""
+    for reading, entry in replay.entries():
+        subscriber = reading.subscriber
+        if not await subscriber.outlet.room(entry.cost_bytes):
+            sources.hub.leave(subscriber)
+        replay.require_whole()
+        if not reading.is_current:
+            return
+        subscriber.push_all((entry,), entry.cost_bytes)

@@ -59,7 +59,7 @@ class ReadScheduler:
         """
         for reading in readings:
             self._forget(reading.subscriber)
-            self.wait(SnapshotRead(reading) if reading.after is None else ReplayRead(reading))
+            self.wait(ReplayRead(reading) if reading.is_of_log else SnapshotRead(reading))
         if self._publisher.has_stale:
             self._filled[Kind.REFRESH].set()
 
@@ -67,15 +67,13 @@ class ReadScheduler:
         """Queue a read: in the queue of its kind, or in the slow one if it is known to be slow."""
         kind = Kind.SLOW if read.cost in self._slow else kind or _kind(read)
         known = self._queues[kind].get(read.key)
-        if isinstance(read, SnapshotRead):
-            read.forget_outdated()
+        if isinstance(read, SnapshotRead | ReplayRead):
+            read.readings = {subscriber: reading for subscriber, reading in read.readings.items() if reading.is_current}
             for subscriber in read.readings:
                 self._waits_at[subscriber] = kind, read.key
-            if isinstance(known, SnapshotRead):
+            if isinstance(known, SnapshotRead | ReplayRead):
                 known.readings.update(read.readings)
                 return
-        elif isinstance(read, ReplayRead):
-            self._waits_at[read.subscriber] = kind, read.key
         self._queues[kind][read.key] = read
         self._filled[kind].set()
 
@@ -134,7 +132,7 @@ class ReadScheduler:
         if kind is None:
             return
         read = self._queues[kind][key]
-        if isinstance(read, SnapshotRead):
+        if isinstance(read, SnapshotRead | ReplayRead):
             del read.readings[subscriber]
             if read.readings:
                 return
@@ -144,7 +142,9 @@ class ReadScheduler:
 def _kind(read: Read) -> Kind:
     if isinstance(read, SnapshotRead):
         return Kind.ALONE if read.has_figures else Kind.ROWS
-    return Kind.REPLAY if isinstance(read, ReplayRead) else Kind.REFRESH
+    if isinstance(read, ReplayRead):
+        return Kind.PACED if read.is_alone else Kind.REPLAY
+    return Kind.REFRESH
 
 
 # --- the workers that do it ---
@@ -161,6 +161,10 @@ REST_MIN_S = 0.02
 """The shortest rest between refreshes. The worker rests as long as it has worked, so that frequent changes are read
 together.
 """
+
+
+GATHER_S = 0.1
+"""The rest after a replay, in which clients that come back gather for the next one."""
 
 
 class ReadWorkers:
@@ -188,6 +192,8 @@ class ReadWorkers:
             began_s = await self._do(kind, await self._scheduler.take(kind, reads_max))  # keeps no read while it waits
             if kind is Kind.REFRESH:
                 await asyncio.sleep(max(REST_MIN_S, time.monotonic() - began_s))
+            elif kind is Kind.REPLAY:
+                await asyncio.sleep(GATHER_S)
 
     async def _do(self, kind: Kind, reads: Sequence[Read]) -> float:
         """Run reads, and return the time when that began."""
@@ -196,7 +202,7 @@ class ReadWorkers:
             await self._run_together(cast(Sequence[SnapshotRead], reads))
         else:
             for read in reads:
-                await self._run(read, None if kind in (Kind.SLOW, Kind.REPLAY) else PATIENCE_S)
+                await self._run(read, None if kind in (Kind.SLOW, Kind.REPLAY, Kind.PACED) else PATIENCE_S)
         return began_s
 
     async def _run_together(self, reads: Sequence[SnapshotRead]) -> None:

@@ -6,7 +6,8 @@ one. Work that takes longer than others may wait is stopped and goes on among sl
 - ROWS: initial data. Equal readings are one read, and many reads are done in one transaction.
 - ALONE: initial data that are read alone: figures, and what has kept others from being read.
 - SLOW: reads that took longer than others may wait.
-- REPLAY: changes that subscribers missed.
+- REPLAY: changes that subscribers missed. Those of one collection are read together.
+- PACED: the same for one subscriber that receives them slowly.
 - REFRESH: stale rows and figures.
 
 Beside these reads there are the questions that decide what a change means (`evaluation.py`), and what clients wait for
@@ -27,10 +28,13 @@ class Kind(enum.Enum):
     ALONE = "alone"
     SLOW = "slow"
     REPLAY = "replay"
+    PACED = "paced"
     REFRESH = "refresh"
 
 
-WORKERS: Final[Mapping[Kind, int]] = MappingProxyType({Kind.ALONE: 2, Kind.SLOW: 2, Kind.REFRESH: 1, Kind.REPLAY: 4})
+WORKERS: Final[Mapping[Kind, int]] = MappingProxyType(
+    {Kind.ALONE: 2, Kind.SLOW: 2, Kind.REFRESH: 1, Kind.REPLAY: 2, Kind.PACED: 4}
+)
 """Workers of each kind of read. The number for ROWS is a setting (`snapshot_concurrency`)."""
 
 SLOW_QUESTION_WORKERS: Final = 2
@@ -39,10 +43,12 @@ SLOW_QUESTION_WORKERS: Final = 2
 ITEMS_MAX: Final = 2
 KEYS_MAX: Final = 2
 
-DATA_CONNECTIONS: Final = sum(WORKERS.values()) - WORKERS[Kind.REPLAY] + ITEMS_MAX + KEYS_MAX
+_LOG_WORKERS = WORKERS[Kind.REPLAY] + WORKERS[Kind.PACED]
+
+DATA_CONNECTIONS: Final = sum(WORKERS.values()) - _LOG_WORKERS + ITEMS_MAX + KEYS_MAX
 """Connections that read tables, beside those of ROWS."""
 
-LOG_CONNECTIONS: Final = WORKERS[Kind.REPLAY] + KEYS_MAX
+LOG_CONNECTIONS: Final = _LOG_WORKERS + KEYS_MAX
 EVALUATOR_CONNECTIONS: Final = 1 + SLOW_QUESTION_WORKERS
 
 CLIENTS_CONNECTIONS: Final = 2

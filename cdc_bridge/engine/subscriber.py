@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
@@ -214,9 +214,9 @@ class Subscriber:
         if self.state is not State.LOADING:
             self.awaited = None
 
-    def reading(self) -> Reading:
+    def reading(self, positions: tuple[Position, ...] = (), *, is_alone: bool = False) -> Reading:
         """Return what to read for it now. Any earlier reading becomes obsolete."""
-        reading = Reading(self, self.subscription, self.after)
+        reading = Reading(self, self.subscription, self.after, positions, is_alone)
         if self.state is State.LOADING:
             self.awaited = reading
         return reading
@@ -235,6 +235,14 @@ class Subscriber:
         if not self.outbox.is_closed:
             self.keep(Entry(0, event, event.cost_bytes, 0, None, client_position), is_expected=False)
             self.outbox.check(self.outlet)
+
+    def push_all(self, entries: Sequence[Entry], cost_bytes: int) -> None:
+        """Send these to it alone, as they are. The caller has made sure that there is room."""
+        if self.own is None:
+            self.own = deque()
+        self.own.extend(entries)
+        self.expect(cost_bytes)
+        self.outlet.wake()
 
     def keep(self, entry: Entry, *, is_expected: bool) -> None:
         """Queue an entry for this subscriber alone. `is_expected`: its size is counted already."""
@@ -302,12 +310,20 @@ class Reading:
     """Initial data to be read for a subscriber.
 
     `subscription` is what was asked for when the reading was ordered. With `after` it is not the data that are wanted
-    but what has come after this cursor.
+    but what has come after this cursor; with `positions`, what has come after these, which the client has. `is_alone`:
+    it cannot be read together with others, since the client takes it slowly.
     """
 
     subscriber: Subscriber
     subscription: Subscription
     after: str | None = None
+    positions: tuple[Position, ...] = ()
+    is_alone: bool = False
+
+    @property
+    def is_of_log(self) -> bool:
+        """Whether missed changes are wanted, not the data."""
+        return self.after is not None or bool(self.positions)
 
     @property
     def is_current(self) -> bool:

@@ -80,6 +80,14 @@ class Snapshot:
 NOTHING_SEEN = Snapshot(0, 0, frozenset())
 
 
+def common_snapshot(snapshots: Iterable[Snapshot]) -> Snapshot:
+    """Return a snapshot that sees what all of these see."""
+    each = list(snapshots)
+    xmax = min(snapshot.xmax for snapshot in each)
+    in_progress = frozenset(xid for snapshot in each for xid in snapshot.in_progress if xid < xmax)
+    return Snapshot(min(in_progress, default=xmax), xmax, in_progress)
+
+
 @dataclass(frozen=True, slots=True)
 class Era:
     """A time in which nothing is missing from the log.
@@ -267,6 +275,11 @@ class Turn:
     """Another era has begun: positions from before are worth nothing, those from here on belong to this one."""
 
     era: Era
+
+
+def newest_snapshot(positions: Iterable[Position]) -> Snapshot:
+    """Return the snapshot of these positions of one client after which the least is missing."""
+    return max((position.seen for position in positions), key=lambda snapshot: snapshot.xmax)
 
 
 StreamItem: TypeAlias = Change | Heartbeat | Listening | Lost | Gap | Turn

@@ -13,6 +13,8 @@ import pytest
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.engine.broker import Broker
+from cdc_bridge.engine.outbox import Outbox
+from cdc_bridge.engine.subscriber import State
 from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
 from cdc_bridge.model.change import (
     NOTHING_SEEN,
@@ -561,7 +563,11 @@ class Log:
 UPTO = snapshot(30, 30)
 PAGE = Page(UPTO, (insert(row(id=1, text="a"), xid=20, seq=7), insert(row(id=2, text="b"), xid=21, seq=9)))
 DONE = CaughtUp(UPTO)
-WHOLE = [("open",), ("resumed",), ("create", [{"id": 1, "text": "a"}]), ("create", [{"id": 2, "text": "b"}])]
+ONE_BY_ONE = [("create", [{"id": 1, "text": "a"}]), ("create", [{"id": 2, "text": "b"}])]
+SMALL = 300
+"""Of an outbox without room for `PAGE`."""
+
+WHOLE = [("open",), ("resumed",), ("create", [{"id": 1, "text": "a"}, {"id": 2, "text": "b"}])]
 
 
 @asynccontextmanager
@@ -587,7 +593,7 @@ async def test_who_comes_back_gets_what_was_missed_and_then_what_is_new() -> Non
 async def test_cursors_on_the_way_say_how_far_it_is() -> None:
     async with durable([PAGE, DONE]) as (s, _):
         s.stream.say(HEARD)
-        await s.broker.requests.subscribe(s.client, back())
+        await s.broker.requests.subscribe(s.client, replace(back(), tx=True))  # so that no message has both
         await s.quiet()
         position = Position.of(ERA, snapshot(25, 25), frozenset({(40, 11)}))
         s.stream.say(insert(row(id=3, text="new"), xid=40, position=position))
@@ -682,7 +688,7 @@ async def test_log_that_cannot_be_read_for_a_while_is_read_on_from_where_it_was(
         s.stream.say(HEARD)
         await s.broker.requests.subscribe(s.client, back())
         await s.quiet()
-        assert s.client.take() == WHOLE
+        assert s.client.take() == [*WHOLE[:2], *ONE_BY_ONE]
         assert log.asked[1] == log.asked[2] == (*TOLD.positions, Position.of(ERA, NOTHING_SEEN, upto=UPTO, seq=7))
 
 
@@ -724,8 +730,8 @@ async def test_client_that_leaves_while_it_catches_up_is_told_no_more(caplog: py
 
 
 async def test_client_that_makes_no_room_is_given_up() -> None:
-    async with durable([PAGE, DONE]) as (s, _):
-        s.client.has_room = False
+    async with durable([PAGE, DONE], [PAGE, DONE]) as (s, _):
+        s.client.has_room, s.client.outbox = False, Outbox(SMALL)
         s.stream.say(HEARD)
         await s.broker.requests.subscribe(s.client, back())
         await s.quiet()
@@ -753,19 +759,117 @@ class Slow(Recorder):
         return await self.made_room.wait()
 
 
-async def test_clients_that_catch_up_slowly_do_not_hold_up_initial_data() -> None:
-    async with durable([DONE], replay_workers=1) as (s, log):
-        slow, quick, fresh = Slow(), Recorder(), Recorder()
-        log.rounds[:0] = [[PAGE, DONE]]
-        s.stream.say(HEARD)
+async def test_clients_that_catch_up_slowly_hold_up_nobody() -> None:
+    async with durable(*([PAGE, DONE] for _ in range(4)), replay_workers=1) as (s, _):
+        slow, quick, fresh = Slow(outbox=Outbox(SMALL)), Recorder(), Recorder()
         await s.broker.requests.subscribe(slow, back())
         await s.broker.requests.subscribe(quick, back())
         await s.broker.requests.subscribe(fresh, SUBSCRIBE)
+        s.stream.say(HEARD)
         await s.quiet()
-        assert (quick.take(), fresh.take()) == ([("open",)], [("open",), INIT])
+        assert (quick.take(), fresh.take()) == (WHOLE, [("open",), INIT])
+        assert slow.take() == WHOLE[:2]
         slow.made_room.set()
         await s.quiet()
-        assert quick.take() == [("resumed",)]
+        assert slow.take() == ONE_BY_ONE
+
+
+# --- clients that come back together ---
+
+LATER = Cursor(DURABLE.shape, ERA, (Position.of(ERA, snapshot(21, 21)),))
+"""The client has the first change of `PAGE`."""
+
+SECOND = [("open",), ("resumed",), ("create", [{"id": 2, "text": "b"}])]
+
+
+async def come_back(s: Scene, *requests: Subscribe) -> list[Recorder]:
+    """Resume before the bridge listens, so that all are read together."""
+    clients = [Recorder() for _ in requests]
+    for client, request in zip(clients, requests, strict=True):
+        await s.broker.requests.subscribe(client, request)
+    s.stream.say(HEARD)
+    await s.quiet()
+    return clients
+
+
+async def test_clients_that_come_back_together_are_one_reading_of_the_log() -> None:
+    filtered = replace(back(), query={"filter": {"text": {"_eq": "b"}}})
+    async with durable([PAGE, DONE]) as (s, log):
+        clients = await come_back(s, *[back()] * 50, filtered, back(LATER), replace(back(LATER), tx=True))
+        assert [client.take() for client in clients] == [WHOLE] * 50 + [SECOND] * 3
+        assert log.asked == [(Position.of(ERA, snapshot(5, 5)),)]
+        s.stream.say(insert(row(id=2, text="b"), xid=21), insert(row(id=3, text="new"), xid=40))
+        await s.quiet()
+        new = [("create", [{"id": 3, "text": "new"}])]
+        assert [client.take() for client in clients] == [new] * 50 + [[], new, new]
+        assert s.tables.readings == 0
+
+
+async def test_what_only_some_have_is_in_nobody_elses_cursor() -> None:
+    """Each says what its own client has, though the log is read for all."""
+    async with durable([PAGE, DONE]) as (s, _):
+        early, late = await come_back(s, back(), back(LATER))
+        done = Position.of(ERA, NOTHING_SEEN, upto=UPTO, seq=9)
+        found = [[claim.cursor.positions for claim in client.claims if claim] for client in (early, late)]
+        assert found == [[each.positions, (*each.positions, done)] for each in (TOLD, LATER)]
+
+
+async def test_positions_far_apart_are_read_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cdc_bridge.engine.replay.TRANSACTIONS_APART_MAX", 10)
+    async with durable([PAGE, DONE], [replace(PAGE, changes=PAGE.changes[1:]), DONE]) as (s, log):
+        early, late = await come_back(s, back(), back(LATER))
+        assert (early.take(), late.take()) == (WHOLE, SECOND)
+        assert log.asked == [TOLD.positions, LATER.positions]
+
+
+async def test_log_that_does_not_reach_back_for_one_does_for_the_others() -> None:
+    async with durable([Forgotten("rotated")], [PAGE, DONE], [Forgotten("rotated")]) as (s, log):
+        early, late, fresh = await come_back(s, back(), back(LATER), replace(back(), after="junk"))
+        assert (late.take(), fresh.take()) == (SECOND, [("open",), RESYNC])
+        assert early.take() == [("open",), ("resumed",), RESYNC]
+        assert log.asked == [TOLD.positions, LATER.positions, TOLD.positions]
+
+
+@pytest.mark.parametrize("trouble", [Gap("marked"), HEARD, Turn(Era(b"generation", 1))])
+async def test_gap_while_clients_catch_up_together_brings_fresh_data(trouble: StreamItem) -> None:
+    async with durable([PAGE, PAGE, DONE]) as (s, log):
+        log.rounds[0].insert(1, lambda: s.stream.say(trouble))
+        early, late = await come_back(s, back(), back(LATER))
+        await log.is_read.wait()
+        await s.quiet()
+        assert (early.take(), late.take()) == ([*WHOLE, RESYNC], [*SECOND, RESYNC])
+        assert len(log.asked) == 1
+
+
+async def test_change_out_of_order_brings_fresh_data_to_those_that_lack_it() -> None:
+    nested = (*NESTED, insert(row(id=9, text="c"), xid=22, seq=9))
+    late = Cursor(DURABLE.shape, ERA, (Position.of(ERA, snapshot(21, 21)),))
+    async with durable([Page(UPTO, nested), DONE]) as (s, _):
+        lacking, having = await come_back(s, back(), back(late))
+        assert lacking.take()[-1] == RESYNC
+        assert having.take() == [("open",), ("resumed",), ("create", [{"id": 9, "text": "c"}])]
+
+
+async def test_log_that_is_away_for_a_while_is_read_on_for_all() -> None:
+    first, second = replace(PAGE, changes=PAGE.changes[:1]), replace(PAGE, changes=PAGE.changes[1:])
+    async with durable([first, SourceUnavailable("cut")], [second, DONE]) as (s, log):
+        early, other = await come_back(s, back(), back())
+        assert early.take() == other.take() == [*WHOLE[:2], *ONE_BY_ONE]
+        assert log.asked[1] == (*TOLD.positions, Position.of(ERA, NOTHING_SEEN, upto=UPTO, seq=7))
+
+
+async def test_client_that_leaves_holds_up_nobody_that_came_with_it() -> None:
+    pages = [replace(PAGE, changes=(change,)) for change in PAGE.changes]
+    async with durable([*pages, DONE]) as (s, log):
+        clients = [Recorder(), Recorder()]
+        leaving, staying = [await s.broker.requests.subscribe(client, back()) for client in clients]
+        log.rounds[0].insert(1, lambda: s.broker.requests.unsubscribe(leaving))
+        s.stream.say(HEARD)
+        await log.is_read.wait()
+        await s.quiet()
+        assert clients[0].take() == [*WHOLE[:2], ONE_BY_ONE[0], ("drop",)]
+        assert clients[1].take() == [*WHOLE[:2], *ONE_BY_ONE]
+        assert staying.state is State.CATCHING_UP
 
 
 async def test_delete_of_the_followed_row_is_among_what_was_missed() -> None:

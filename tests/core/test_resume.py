@@ -17,7 +17,7 @@ import msgspec
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from cdc_bridge.engine import outbox
+from cdc_bridge.engine import outbox, replay, scheduler
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
@@ -364,13 +364,23 @@ class Memory:
         return Memory(self.base, list(self.atoms), dict(self.rows))
 
 
+ROOM_BYTES = 1000
+
+
+class Narrow(Outbox):
+    """Full early, and closed late."""
+
+    def has_room_for(self, size_bytes: int) -> bool:
+        return self.size_bytes + size_bytes <= ROOM_BYTES
+
+
 @dataclass(eq=False)
 class Client:
     """An outlet with a real outbox, read when the story says so."""
 
     wanted: Wanted
     memory: Memory
-    outbox: Outbox = field(default_factory=lambda: Outbox(10_000_000))
+    outbox: Outbox = field(default_factory=lambda: Narrow(10_000_000))
     subscriber: Subscriber | None = None
     frames: list[dict[str, Any]] = field(default_factory=list)
     read: asyncio.Event = field(default_factory=asyncio.Event)
@@ -399,7 +409,7 @@ class Client:
         return True
 
     async def room(self, size_bytes: int) -> bool:
-        while self.outbox.size_bytes > 1000:
+        while self.outbox.size_bytes > ROOM_BYTES:
             self.read.clear()
             await self.read.wait()
         return True
@@ -466,6 +476,7 @@ class Story:
             *([self.let] * 3),
             self.subscribe,
             *([self.come_back] * 2),
+            *([self.come_back_together] * 2),
             self.leave,
             self.lose_connection,
             self.restart,
@@ -611,6 +622,13 @@ class Story:
         if self.cards:
             await self._come_back(self.data.draw(st.sampled_from(self.cards)))
 
+    async def come_back_together(self) -> None:
+        """Some that have the same, some that have less or want something else."""
+        if self.cards:
+            cards = self.data.draw(st.lists(st.sampled_from(self.cards), min_size=2, max_size=6))
+            for card in cards:
+                await self._come_back(card)
+
     async def _come_back(self, card: tuple[str, Wanted, Memory]) -> None:
         cursor, wanted, memory = card
         await self._follow(wanted, cursor, self._without_the_begun(wanted, memory))
@@ -647,6 +665,7 @@ class Story:
             await self.stop_bridge()
             self.clients.clear()
             self.start_bridge()
+            await self.come_back_together()
 
     async def trouble(self) -> None:
         match self.data.draw(st.sampled_from(["none", "none", "gap", "forget", "nested", "lost"])):
@@ -714,5 +733,10 @@ class Story:
 @given(st.data())
 def test_who_comes_back_from_any_cursor_gets_each_later_change_once_and_in_order(data: st.DataObject) -> None:
     frame_rows_max = data.draw(st.sampled_from([2, 1000]), label="frame_rows_max")
-    with patch.object(outbox, "FRAME_ROWS_MAX", frame_rows_max):
+    apart_max = data.draw(st.sampled_from([0, 3, 10_000]), label="apart_max")
+    with (
+        patch.object(outbox, "FRAME_ROWS_MAX", frame_rows_max),
+        patch.object(replay, "TRANSACTIONS_APART_MAX", apart_max),
+        patch.object(scheduler, "GATHER_S", 0),
+    ):
         asyncio.run(Story(data).tell())

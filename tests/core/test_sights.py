@@ -21,13 +21,14 @@ from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.model.catalog import Access, Catalog, PgType, Reference, RoleAccess, RowPolicy, TableAccess
 from cdc_bridge.model.change import NO_ERA, Change, Era, Listening, Position
-from cdc_bridge.model.cursor import Cursor
+from cdc_bridge.model.cursor import Cursor, CursorCipher
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import Comparison, Field, Filter, Literal, Operator, Policy
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import Principal, SecurityContext
 from cdc_bridge.model.subscription import EventKind, Nested, Output, Projection, Subscription
 from cdc_bridge.ports import (
+    CaughtUp,
     ClaimExpression,
     Completed,
     EvaluationRequest,
@@ -36,9 +37,10 @@ from cdc_bridge.ports import (
     InitialData,
     LookedUp,
     NestedFields,
+    Page,
 )
 from tests.core.facts import CATALOG, MESSAGES, Recorder, delete, insert, row, snapshot, subscription, update
-from tests.core.test_broker import RESYNC, SUBSCRIBE, Scene, scene
+from tests.core.test_broker import RESYNC, SUBSCRIBE, Log, Scene, scene
 
 NOW = snapshot(10, 10)
 NOWHERE = Anchor(NO_ERA, bytes(8))
@@ -439,11 +441,38 @@ def test_cursor_is_worth_something_under_the_rights_only_under_which_it_was_give
     rights = [AccessPolicy().rights(principal, [durable.relation_id], catalog) for principal in principals]
     them = Followers(*(seen_by(ANN, OWN, cursor=True, rights=each) for each in rights), catalog=catalog)
     cursor = Cursor(durable.shape, Era(b"generation", 0), (Position.of(Era(b"generation", 0), NOW),))
-    client_position = them.hub.client_position(them.subscribers[0], cursor)
+    client_position = them.hub.client_position(them.subscribers[0].subscription, cursor)
     assert client_position
-    assert [them.hub.open(subscriber, client_position.text) for subscriber in them.subscribers] == [
+    opened = [them.hub.open(subscriber.subscription, client_position.text) for subscriber in them.subscribers]
+    assert [each and each.cursor for each in opened] == [
         cursor,
         cursor,
         None,
         None,
     ]
+
+
+async def test_those_that_come_back_together_are_each_told_what_they_may_see() -> None:
+    """The log is read once, and each of them is asked for in its own name."""
+    durable = replace(MESSAGES, durable=True)
+    catalog, era, seen = Catalog([durable], Access(GRANTED)), Era(b"generation", 0), snapshot(5, 5)
+    cursor = Cursor(durable.shape, era, (Position.of(era, seen),))
+    upto = snapshot(30, 30)
+    rows = [row(id=number, text=text) for number, text in enumerate(("ann", "bob", "eve"))]
+    log, database = Log([[Page(upto, (insert(*rows, xid=20, seq=7),)), CaughtUp(upto)]]), Owners()
+    people = person("ann"), person("bob"), person("ann", role="writer"), person("bob")
+    clients = [Recorder() for _ in people]
+    async with scene(log, catalog, evaluator=database) as s:
+        for client, principal in zip(clients, people, strict=True):
+            rights = AccessPolicy().rights(principal, [durable.relation_id], catalog)
+            after = CursorCipher(b"secret", rights).seal(cursor)
+            await s.broker.requests.subscribe(client, replace(SUBSCRIBE, cursor=True, after=after), principal)
+        s.stream.say(Listening(era, b"secret"))
+        await s.quiet()
+        told = [[row["id"] for _, rows in client.take()[2:] for row in rows] for client in clients]
+        assert told == [[0], [1], [0, 1, 2], [1]]
+        assert len(log.asked) == 1
+        assert len(database.cases) == 1
+        positions = [client.claims[-1] for client in clients]
+        assert [each and each.cursor for each in positions] == [positions[0] and positions[0].cursor] * len(people)
+        assert len({each.cipher.rights for each in positions if each}) == 3

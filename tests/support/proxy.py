@@ -27,7 +27,7 @@ class Proxy:
     time. Replies, what the target sends, can be held alone. With `swallow` (bytes naming message types, `b"A"` for
     NotificationResponse) it follows PostgreSQL's protocol and drops the server's messages of those types; the attribute
     may be changed at any time too. It counts the server's messages then: every round trip ends with one `b"Z"`
-    (ReadyForQuery).
+    (ReadyForQuery). `requests` counts how often a client has sent each of the texts in it, one at a time.
     """
 
     def __init__(self, host: str, port: int, *, swallow: bytes | None = None) -> None:
@@ -38,6 +38,7 @@ class Proxy:
         self.replied_bytes = 0
         self._cut_at_bytes = math.inf
         self.server_messages: Counter[bytes] = Counter()
+        self.requests: Counter[bytes] = Counter()
         self._follows_protocol = swallow is not None
         self._listener: asyncio.Server | None = None
         self._flowing = _flowing_event()
@@ -156,9 +157,13 @@ class Proxy:
     async def _to_server(
         self, chunks: AsyncIterator[bytes], writer: asyncio.StreamWriter, conversation: _Conversation | None
     ) -> None:
+        behind = b""
         async for data in chunks:
             if conversation:
                 conversation.client_sent(data)
+            for text in self.requests:
+                self.requests[text] += (behind[1 - len(text) :] + data).count(text)
+            behind = data
             await _write(writer, data)
         _end(writer)
 
