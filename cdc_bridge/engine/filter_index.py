@@ -23,7 +23,7 @@ from cdc_bridge.engine.index_keys import IndexKeys, KeyIndex, ValueIndex, index_
 from cdc_bridge.model.filter import EVERYTHING, Filter, of_the_past
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
-from cdc_bridge.model.subscription import Subscription
+from cdc_bridge.model.subscription import Overflow, Subscription
 from cdc_bridge.query.operands import Judge, RowVersions
 from cdc_bridge.query.predicate import compile_filter
 
@@ -275,7 +275,8 @@ def topic_key(subscription: Subscription) -> Hashable:
     """Return what is equal for subscriptions that are sent the same. What is read again, is read for one principal."""
     is_read_again = subscription.related or subscription.query.aggregate is not None
     read_by = (subscription.context, subscription.query, subscription.key) if is_read_again else None
-    return subscription.collection.relation_id, subscription.query.filter, _kind(subscription), read_by
+    is_compacted = subscription.overflow is Overflow.LATEST  # then their log is, too
+    return subscription.collection.relation_id, subscription.query.filter, _kind(subscription), read_by, is_compacted
 
 
 def _kind(subscription: Subscription) -> Hashable:

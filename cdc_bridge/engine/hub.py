@@ -128,6 +128,8 @@ class Hub:
         client_position = self.client_position(subscriber.subscription, Cursor(anchor.shape, era, (subscriber.start,)))
         subscriber.push(_init(subscriber, data), client_position)
         subscriber.has_data = True
+        if subscriber.awaited is not reading:
+            return None  # there was no room for so much
         return None if self._start(topic, subscriber, data.snapshot) else topic.reload(subscriber)
 
     def go_on(self, subscriber: Subscriber, start: Position) -> bool:
@@ -147,6 +149,19 @@ class Hub:
         """Return a reading of fresh data for a subscriber that cannot go on from where it is."""
         subscriber.after = None
         return subscriber.topic.reload(subscriber) if subscriber.topic else subscriber.reading()
+
+    def catch_up(self, outlet: Outlet) -> list[Reading]:
+        """A connection has room again: return a reading for the first of its subscribers that are BEHIND.
+
+        The others have their turn after it, since there might not be room for all of their data.
+        """
+        behind = outlet.outbox.behind
+        while behind:
+            subscriber = next(iter(behind))
+            del behind[subscriber]
+            if subscriber.state is State.BEHIND:
+                return [self.start_anew(subscriber)]
+        return []
 
     def _start(self, topic: Topic, subscriber: Subscriber, snapshot: Snapshot) -> bool:
         if not topic.start(subscriber, snapshot):
@@ -171,6 +186,7 @@ class Hub:
         if self.subscribers.move_topic(topic, {subscriber: subscription}):
             return None
         is_incomplete = topic.is_pending or topic in self.subscribers.stale or subscriber.state is State.LOADING
+        is_incomplete = is_incomplete or subscriber.is_far_behind
         self.subscribers.part(subscriber)
         subscriber.subscription = subscription
         self._join(subscriber)

@@ -8,8 +8,9 @@ asked for transactions.
 A frame's cursor covers the changes that have been sent in full with it. So an event joins others in a frame only if all
 of it fits, and a change with several events does not join a frame whose cursor covers another change.
 
-Bound: `bytes_max` of waiting data. Policy: a connection that has more is closed as too slow, and nothing is sent on it
-any more. A single larger message still goes when nothing else waits. A frame has `FRAME_ROWS_MAX` rows and
+Bound: `bytes_max` of waiting data. Policy: past it, subscriptions give way in the manner of their `overflow`, first the
+one for which most waits. Where that makes too little room, the connection is closed as too slow, and nothing is sent on
+it any more. A single larger message still goes when nothing else waits. A frame has `FRAME_ROWS_MAX` rows and
 `FRAME_BYTES_MAX` bytes at most, but for a single larger row.
 """
 
@@ -23,7 +24,7 @@ from cdc_bridge.model import messages
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.cursor import ClientPosition, EventPosition
 from cdc_bridge.model.messages import CloseCode
-from cdc_bridge.model.subscription import Event, EventKind
+from cdc_bridge.model.subscription import Event, EventKind, Overflow
 
 if TYPE_CHECKING:
     from cdc_bridge.engine.subscriber import Outlet, Subscriber
@@ -33,14 +34,18 @@ REPLY_COST_BYTES = 48
 
 
 class Outbox:
-    """See the module's docstring. `replies` are answers; `turns` has each subscriber once for which something waits."""
+    """See the module's docstring. `replies` are answers; `turns` has each subscriber once for which something waits.
 
-    __slots__ = ("bytes_max", "is_closed", "replies", "size_bytes", "turns")
+    `behind` are the subscribers that have given way. They need fresh data as soon as the client reads again.
+    """
+
+    __slots__ = ("behind", "bytes_max", "is_closed", "replies", "size_bytes", "turns")
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self.replies: deque[bytes] = deque()
         self.turns: deque[Subscriber] = deque()
+        self.behind: dict[Subscriber, None] = {}
         self.size_bytes = 0
         self.is_closed = False
 
@@ -50,6 +55,8 @@ class Outbox:
     def reply(self, frame: bytes) -> bool:
         """Put an answer in front of the events. Return False when there is no room."""
         cost_bytes = len(frame) + REPLY_COST_BYTES
+        if self and self.size_bytes + cost_bytes > self.bytes_max:
+            self._make_room(cost_bytes)
         if self.is_closed or (self and self.size_bytes + cost_bytes > self.bytes_max):
             return False
         self.size_bytes += cost_bytes
@@ -74,16 +81,26 @@ class Outbox:
 
     def forget(self, subscriber: Subscriber) -> None:
         """Drop what waits for a subscriber."""
+        self.behind.pop(subscriber, None)
         if subscriber.waiting_bytes:
             self.turns.remove(subscriber)
             self.size_bytes -= subscriber.waiting_bytes
             subscriber.waiting_bytes = 0
 
     def check(self, outlet: Outlet) -> None:
-        """Close the connection if more than `bytes_max` waits."""
+        """If more than `bytes_max` waits, let subscriptions give way, or close the connection."""
         if self.size_bytes > self.bytes_max and not self.is_closed and not self._is_single():
-            self.is_closed = True
-            outlet.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+            self._make_room(0)
+            if self.size_bytes > self.bytes_max and not self._is_single():
+                self.is_closed = True
+                outlet.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+
+    def _make_room(self, size_bytes: int) -> None:
+        """Let subscriptions give way until there is room for so much."""
+        yielding = [each for each in self.turns if each.subscription.overflow is not Overflow.CLOSE]
+        yielding.sort(key=lambda each: each.waiting_bytes)
+        while yielding and self.size_bytes + size_bytes > self.bytes_max:
+            yielding.pop().give_way()
 
     def _is_single(self) -> bool:
         """Whether a single message waits."""

@@ -277,4 +277,4 @@ def size_bytes(change: Change) -> int:
 
 
 def _event_position(change: Change, collection: Collection) -> EventPosition | None:
-    return EventPosition(collection.shape, change.position) if change.position else None
+    return EventPosition(collection.shape, change.position, change.at) if change.position else None

@@ -82,6 +82,10 @@ class RequestHandler:
         for subscriber in outlet.subscribers():
             self._scheduler.suspend(subscriber)
 
+    def catch_up(self, outlet: Outlet) -> None:
+        """A client that was too slow has read something, and has room again: order fresh data that it needs."""
+        self._scheduler.order(self._hub.catch_up(outlet))
+
     async def see_as(self, outlet: Outlet, principal: Principal) -> None:
         """Let a client's subscriptions go on for this principal: with fresh data, or the error that they would get.
         Those that see as before go on as they are.
@@ -202,4 +206,5 @@ def _subscription(
         old=request.old,
         changes_only=request.changes_only,
         related=request.related,
+        overflow=request.overflow,
     )

@@ -9,12 +9,14 @@ Rule: the state changes by `TRANSITIONS` and in no other way.
 - WAITING: its rights may have changed and PostgreSQL is being asked, or its collection's name disappeared a moment ago.
   It is sent nothing.
 - PAUSED: its token has expired. It is sent nothing, not even what waited.
+- BEHIND: too much waited for its connection, and its `overflow` says to drop that. It is sent nothing, and gets fresh
+  data when the client reads again.
 - ENDED: it has left, or was refused.
 
 Law: each change is in the data or is sent after them, once. Where that is impossible, the subscriber gets fresh data.
 
 Bound: what waits for a connection (`Outbox`), and `held_bytes_max` of the log behind a subscriber that is LOADING.
-Policy: a connection that is too slow is closed; data that were read too late are read again.
+Policy: `overflow`; data that were read too late are read again.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from cdc_bridge.model.change import Era, Position, Snapshot
 from cdc_bridge.model.cursor import ClientPosition, CursorCipher, EventPosition
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.messages import CloseCode
-from cdc_bridge.model.subscription import Event, Subscription
+from cdc_bridge.model.subscription import Event, Overflow, Subscription
 
 if TYPE_CHECKING:
     from cdc_bridge.engine.outbox import Outbox
@@ -44,6 +46,7 @@ class State(enum.Enum):
     LIVE = "live"
     WAITING = "waiting"
     PAUSED = "paused"
+    BEHIND = "behind"
     ENDED = "ended"
 
     __hash__ = object.__hash__  # Enum's own is written in Python, and each frame calls it
@@ -59,6 +62,7 @@ class Step(enum.Enum):
     RELEASED = "its rights are known"
     PAUSED = "its token has expired"
     RESUMED = "its token was renewed"
+    OVERFLOWED = "too much waited for its connection"
     LEFT = "it has left, or was refused"
 
 
@@ -78,6 +82,12 @@ TRANSITIONS: Final[Mapping[tuple[State, Step], State]] = MappingProxyType(
         (State.LIVE, Step.PAUSED): State.PAUSED,
         (State.WAITING, Step.PAUSED): State.PAUSED,
         (State.PAUSED, Step.RESUMED): State.LOADING,
+        (State.LOADING, Step.OVERFLOWED): State.BEHIND,
+        (State.CATCHING_UP, Step.OVERFLOWED): State.BEHIND,
+        (State.LIVE, Step.OVERFLOWED): State.BEHIND,
+        (State.BEHIND, Step.RELOADED): State.LOADING,
+        (State.BEHIND, Step.WITHHELD): State.WAITING,
+        (State.BEHIND, Step.PAUSED): State.PAUSED,
         **{(state, Step.LEFT): State.ENDED for state in State if state is not State.ENDED},
     }
 )
@@ -88,6 +98,9 @@ FOLLOWING: Final = frozenset({State.LOADING, State.CATCHING_UP, State.LIVE})
 
 SENT: Final = frozenset({State.CATCHING_UP, State.LIVE})
 """States in which it is sent what comes in that log."""
+
+BROUGHT_BYTES_MAX = 64 * 1024
+"""What a subscriber that leaves the log, or needs fresh data, keeps of what waits. It is a copy for each of them."""
 
 CIPHERS_MAX = 10_000
 
@@ -224,6 +237,11 @@ class Subscriber:
     # --- what waits for it ---
 
     @property
+    def is_far_behind(self) -> bool:
+        """Whether more waits than is copied. Then it is dropped, and fresh data must follow."""
+        return self.waiting_bytes > BROUGHT_BYTES_MAX
+
+    @property
     def has_one_entry(self) -> bool:
         """Whether exactly one entry waits."""
         if self.own:
@@ -231,7 +249,7 @@ class Subscriber:
         return self.topic is not None and self.waiting_bytes == self.topic.next_cost_bytes(self)
 
     def push(self, event: Event, client_position: ClientPosition | None = None) -> None:
-        """Send this to it alone, before anything of its topic. A connection that is too slow is closed."""
+        """Send this to it alone, before anything of its topic. Where too much waits then, `overflow` decides."""
         if not self.outbox.is_closed:
             self.keep(Entry(0, event, event.cost_bytes, 0, None, client_position), is_expected=False)
             self.outbox.check(self.outlet)
@@ -266,6 +284,30 @@ class Subscriber:
         self.own = None
         self.sent_rows = 0
         self.outbox.forget(self)
+
+    def give_way(self) -> None:
+        """Make room for others: keep only the newest state of each row, or nothing."""
+        topic, outbox = self.topic, self.outbox
+        if self.subscription.overflow is Overflow.LATEST and topic is not None and self.state in SENT:
+            topic.compact()
+            if outbox.size_bytes <= outbox.bytes_max // 2:  # else all of this would be done again and again
+                return
+        self.take(Step.OVERFLOWED)
+        if topic is not None:
+            topic.let_go(self)
+        outbox.behind[self] = None
+
+    def lag(self, now_us: int) -> tuple[int, int, float | None]:
+        """Return the bytes and events that wait, and since when the oldest of them does, in seconds, if that is known.
+
+        Events that its data have may be counted.
+        """
+        if not self.waiting_bytes:
+            return 0, 0, 0.0
+        own = self.own or ()
+        count, at_us = self.topic.lag(self) if self.topic is not None and self.state in SENT else (0, 0)
+        is_known = at_us and not own
+        return self.waiting_bytes, len(own) + count, max(now_us - at_us, 0) / 1e6 if is_known else None
 
     def skips(self, entry: Entry) -> bool:
         """Whether its data contain what this entry of the log reports."""

@@ -7,25 +7,32 @@ Where memory cannot decide what comes next, or while rows are read again, what c
 (`pending.py`). Nobody but this topic waits.
 
 Bound: `bytes_max` of the queue, and of the log behind a subscriber that is LOADING. Policy: past it the whole topic is
-sent fresh data, or a subscriber's data are read again. Nobody is LIVE so far behind: its connection is closed before.
+sent fresh data, or a subscriber's data are read again. Behind a subscriber that is LIVE the log is as long as its
+outbox allows; past that, `overflow` decides. So the log is bounded by the larger of the two, and `TRIM_BYTES`, however
+many subscribers are behind. The log of subscribers that want the latest state only is made shorter (`compact`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from cdc_bridge.engine.compaction import keep_newest, renumbered, row_key
 from cdc_bridge.engine.outbox import Cut, Entry, cut_frame
 from cdc_bridge.engine.pending import ENTRY_BYTES, Events, Pending, PendingQueue
 from cdc_bridge.engine.subscriber import SENT, Outlet, Reading, State, Step, Subscriber
 from cdc_bridge.model.change import Snapshot, made
+from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.filter import EVERYTHING, Filter, disjunction
-from cdc_bridge.model.subscription import Event, EventKind, Subscription
+from cdc_bridge.model.subscription import Event, EventKind, Overflow, Subscription
 
 CUTS_MAX = 16
 """Frames that are kept for the next subscriber, each a MiB at most."""
 
-TRIM_FROM_BYTES = 1024 * 1024
-"""The size from which the log is trimmed although some subscribers have not been sent all of it."""
+TRIM_BYTES = 1024 * 1024
+"""The log is trimmed whenever it has grown by so much, although some subscribers have not been sent all of it."""
+
+LOOKED_AT_MAX = 10
+"""Entries among which the time of the oldest one is looked for."""
 
 STALE_FILTERS_MAX = 50
 """Bound of the filter of stale rows. Past it all rows of the topic are stale."""
@@ -47,11 +54,16 @@ class Topic:
         self._bytes_max = bytes_max
         self._log: list[Entry] = []
         self._begin_bytes = self._end_bytes = 0
-        self._trim_at_bytes = TRIM_FROM_BYTES
+        self._trim_at_bytes = self._compact_at_bytes = TRIM_BYTES
         self._announced = self._announced_bytes = 0
         self._behind = 0
         self._queue = PendingQueue()
         self._cuts: dict[tuple[int, int, int, bool, int], tuple[Cut, Snapshot | None]] = {}
+
+    @property
+    def log_bytes(self) -> int:
+        """Return what the log holds."""
+        return self._end_bytes - self._begin_bytes
 
     @property
     def is_pending(self) -> bool:
@@ -86,11 +98,11 @@ class Topic:
         return subscriber.reading()
 
     def reload_all(self) -> list[Reading]:
-        """Nothing that is pending, or stale, matters any more."""
+        """Nothing that is pending, or stale, matters any more. Subscribers that are BEHIND get fresh data anyway."""
         self._queue.clear()
         self.refreshing = None
         self._stale.clear()
-        return [self.reload(subscriber) for subscriber in self.subscribers]
+        return [self.reload(subscriber) for subscriber in self.subscribers if subscriber.state is not State.BEHIND]
 
     def start(self, subscriber: Subscriber, snapshot: Snapshot) -> bool:
         """It has all that the snapshot sees, and is sent the rest. False when that cannot be: too much has come since
@@ -150,7 +162,7 @@ class Topic:
         for subscriber in tuple(self.subscribers):
             if subscriber.state is State.LIVE:
                 if subscriber.outbox.is_closed:
-                    self._give_up(subscriber)
+                    self.let_go(subscriber)
                     continue
                 if not subscriber.waiting_bytes:
                     subscriber.outbox.turns.append(subscriber)
@@ -159,10 +171,50 @@ class Topic:
                 self._woken[subscriber.outlet] = None
             elif subscriber.state is State.CATCHING_UP:
                 if subscriber.outbox.is_closed:
-                    self._give_up(subscriber)
+                    self.let_go(subscriber)
                     continue
                 self._expect_unseen(subscriber, new)
                 self._woken[subscriber.outlet] = None
+
+    # --- who is slow ---
+
+    def let_go(self, subscriber: Subscriber) -> None:
+        """Send a subscriber nothing, not even what waits, until it is reloaded or leaves."""
+        subscriber.forget()
+        subscriber.snapshot = None
+        self.catching_up.pop(subscriber, None)
+        self._seek(subscriber, self.end)
+
+    def compact(self) -> None:
+        """Keep only the newest state of each row in the log, if rows have a key that can be found in them.
+
+        Nobody misses anything by it: a subscriber that is sent one state of a row is sent all later ones as well, and
+        data that have a later state have the earlier ones.
+        """
+        key_of = row_key(self.subscription)
+        if key_of is None:
+            return
+        self.announce()
+        begun = frozenset([each.offset - self.begin for each in self.subscribers if each.sent_rows])
+        self._log, places = renumbered(keep_newest(self._log, key_of, begun), self._begin_bytes)
+        self.end = self._announced = self.begin + len(self._log)
+        self._end_bytes = self._announced_bytes = self._bytes_before(self.end)
+        self._compact_at_bytes = max(TRIM_BYTES, 2 * self.log_bytes)
+        self._cuts.clear()
+        for each in self.subscribers:
+            each.offset, each.proved_at = (
+                position if position < self.begin else self.begin + places[position - self.begin]
+                for position in (each.offset, each.proved_at)
+            )
+            if each.state in SENT:
+                self._recount(each)
+
+    def lag(self, subscriber: Subscriber) -> tuple[int, int]:
+        """Return how many entries wait for a subscriber, and when the oldest was written; 0 if that is not known."""
+        first = subscriber.offset - self.begin
+        claims = [entry.claim for entry in self._log[first : first + LOOKED_AT_MAX]]
+        times = (claim.at for claim in claims if isinstance(claim, EventPosition) and claim.at)
+        return self.end - subscriber.offset, next(times, 0)
 
     # --- what is stale ---
 
@@ -230,10 +282,7 @@ class Topic:
 
     def next_cost_bytes(self, subscriber: Subscriber) -> int:
         """Return the cost of the next entry for a subscriber; 0 if there is none."""
-        for position, entry in enumerate(self._log[subscriber.offset - self.begin :], subscriber.offset):
-            if entry.event is not None and not self._skips(subscriber, position, entry):
-                return entry.cost_bytes
-        return 0
+        return next((entry.cost_bytes for _, entry in self._unsent(subscriber)), 0)
 
     def skip_rest(self, subscriber: Subscriber) -> None:
         """It has been sent everything but what its data have."""
@@ -294,19 +343,31 @@ class Topic:
             return False
         return subscriber.skips(entry)
 
+    def _unsent(self, subscriber: Subscriber) -> Iterator[tuple[int, Entry]]:
+        """Yield what waits in the log for a subscriber, with its position."""
+        for position in range(subscriber.offset, self.end):
+            entry = self._log[position - self.begin]
+            if entry.event is not None and not self._skips(subscriber, position, entry):
+                yield position, entry
+
     def _bring_along(self, subscriber: Subscriber) -> None:
-        """What waits for it in the log goes before anything else that it is sent."""
-        if subscriber.state in SENT:
-            begin = subscriber.offset
-            for position, entry in enumerate(self._log[begin - self.begin :], begin):
-                if entry.event is not None and not self._skips(subscriber, position, entry):
-                    subscriber.keep(entry, is_expected=position < self._announced)
+        """What waits for it in the log goes before anything else that it is sent, but is not copied if it is much."""
+        if subscriber.is_far_behind:
+            subscriber.forget()
+        elif subscriber.state in SENT:
+            for position, entry in list(self._unsent(subscriber)):  # a client that reads at once shortens the log
+                subscriber.keep(entry, is_expected=position < self._announced)
         self._seek(subscriber, self.end)
 
-    def _give_up(self, subscriber: Subscriber) -> None:
-        """Its connection is being closed."""
-        subscriber.forget()
-        self._seek(subscriber, self.end)
+    def _recount(self, subscriber: Subscriber) -> None:
+        """Count anew what waits for a subscriber: most have no snapshot, and skip nothing."""
+        size_bytes = sum(entry.cost_bytes for entry in subscriber.own or ())
+        if subscriber.snapshot is None:
+            size_bytes += self._end_bytes - self._bytes_before(subscriber.offset)
+        else:
+            size_bytes += sum(entry.cost_bytes for _, entry in self._unsent(subscriber))
+        subscriber.outbox.size_bytes += size_bytes - subscriber.waiting_bytes
+        subscriber.waiting_bytes = size_bytes
 
     def _seek(self, subscriber: Subscriber, position: int) -> None:
         was_behind = subscriber.offset < self.end
@@ -324,9 +385,12 @@ class Topic:
 
     def _trim(self) -> None:
         """Keep what somebody still needs, but not for a subscriber whose data come too late anyway."""
-        needed = [each.offset for each in self.subscribers if each.state is not State.LOADING or not self.is_late(each)]
-        self._forget_before(min(needed, default=self.end))
-        self._trim_at_bytes = max(TRIM_FROM_BYTES, 2 * (self._end_bytes - self._begin_bytes))
+        loading = [each.offset for each in self.subscribers if each.state is State.LOADING and not self.is_late(each)]
+        needed = [each.offset for each in self.subscribers if each.state in SENT]
+        self._forget_before(min([*loading, *needed], default=self.end))
+        if self.subscription.overflow is Overflow.LATEST and self.log_bytes > self._compact_at_bytes:
+            self.compact()  # early and often, since all wait for it
+        self._trim_at_bytes = self.log_bytes + TRIM_BYTES
 
     def _forget_before(self, position: int) -> None:
         if position == self.end:

@@ -44,10 +44,14 @@ class Cursor(NamedTuple):
 
 
 class EventPosition(msgspec.Struct, eq=False):
-    """The position of the stream after an event, and its collection's shape. All subscribers share it."""
+    """The position of the stream after an event, and its collection's shape. All subscribers share it.
+
+    `at` is when its change was written, in microseconds since 1970; 0 if unknown.
+    """
 
     shape: bytes
     position: Position
+    at: int = 0
     _alone: dict[CursorCipher, ClientPosition] | None = None
 
     def client_position(self, cipher: CursorCipher, start: Position | None) -> ClientPosition:

@@ -19,7 +19,7 @@ import msgspec
 from cdc_bridge.model.encoding import NULL, array
 from cdc_bridge.model.errors import RequestError, invalid_payload
 from cdc_bridge.model.row import decode_exact
-from cdc_bridge.model.subscription import Event, EventKind, Item, Meta, Transaction, Uid
+from cdc_bridge.model.subscription import Event, EventKind, Item, Meta, Overflow, Transaction, Uid
 
 UID_CHARACTERS_MAX = 1000
 """Bounds a uid, which is kept with its subscription and repeated in every message."""
@@ -38,10 +38,16 @@ class Subscribe:
     old: bool = False
     changes_only: bool = False
     related: bool = False
+    overflow: Overflow = Overflow.CLOSE
 
 
 @dataclass(frozen=True, slots=True)
 class Unsubscribe:
+    uid: Uid
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
     uid: Uid
 
 
@@ -74,7 +80,7 @@ class ReadItems:
     items: tuple[Item, ...] | None = None
 
 
-Message: TypeAlias = Subscribe | Unsubscribe | Ping | Pong | Authenticate | ReadItems
+Message: TypeAlias = Subscribe | Unsubscribe | Status | Ping | Pong | Authenticate | ReadItems
 
 
 @dataclass
@@ -147,6 +153,7 @@ def _subscribe(body: dict[str, Any]) -> Subscribe:
         problems.append(_no_key(body, "item"))
     if "changes" in body and body["changes"] not in ("only", "all"):
         problems.append('Invalid option: expected one of "only"|"all" at "changes"')
+    problems += _overflow_problems(body)
     if problems:
         raise InvalidMessage("subscribe", _validation(*problems), body.get("uid"))
     return Subscribe(
@@ -157,8 +164,22 @@ def _subscribe(body: dict[str, Any]) -> Subscribe:
         body.get("uid"),
         after=body.get("after"),
         changes_only=body.get("changes") == "only",
+        overflow=Overflow(body.get("overflow", "close")),
         **{flag: body.get(flag, False) for flag in flags},
     )
+
+
+def _overflow_problems(body: dict[str, Any]) -> list[str]:
+    overflow = body.get("overflow", "close")
+    if overflow not in ("close", "latest", "resync"):
+        return ['Invalid option: expected one of "close"|"latest"|"resync" at "overflow"']
+    if overflow != "latest":
+        return []
+    return [
+        f'Invalid option: "latest" at "overflow" leaves events out, which "{flag}" does not allow'
+        for flag in ("tx", "old")
+        if body.get(flag) is True
+    ]
 
 
 def _authenticate(body: dict[str, Any]) -> Authenticate:
@@ -194,6 +215,7 @@ _CREDENTIALS = ({"access_token"}, {"email", "password"}, {"refresh_token"})
 _PARSERS: dict[str, Callable[[dict[str, Any]], Message]] = {
     "subscribe": _subscribe,
     "unsubscribe": lambda body: Unsubscribe(body.get("uid")),
+    "status": lambda body: Status(body.get("uid")),
     "ping": lambda body: Ping(body.get("uid")),
     "pong": lambda body: Pong(),
     "auth": _authenticate,
@@ -342,6 +364,10 @@ def items(
     if more and not one:
         reply["more"] = True
     return _frame(reply, uid)
+
+
+def status(subscriptions: Sequence[dict[str, Any]], uid: Uid) -> bytes:
+    return _frame({"type": "status", "data": subscriptions}, uid)
 
 
 def error(type_: str, reason: RequestError, uid: Uid = None) -> bytes:

@@ -141,6 +141,14 @@ class Meta(enum.Enum):
     FILTER_COUNT = "filter_count"
 
 
+class Overflow(enum.Enum):
+    """What happens to a subscription when more than `backlog_bytes_max` waits for its connection."""
+
+    CLOSE = "close"  # the connection is closed
+    LATEST = "latest"  # the newest state of each row is kept
+    RESYNC = "resync"  # nothing is kept, and fresh data follow when the client reads again
+
+
 class AggregateFunction(enum.Enum):
     """Functions by their names in Directus. `countAll` and `count` of `*` count rows."""
 
@@ -210,7 +218,8 @@ class Subscription:
     sent them. `request` is the raw `query`, kept to be parsed again when the table changes.
 
     `cursor`, `tx` and `old` are what its messages carry besides. `changes_only` omits updates that change no field of
-    the projection. `related` adds updates for changed rows that the projection shows through a relation.
+    the projection. `related` adds updates for changed rows that the projection shows through a relation. `overflow`
+    says what happens when too much waits.
 
     `collection` has only visible columns. `context` says on whose behalf rows are read. `rights` is a digest of what is
     visible: under other rights, the client starts anew. `allowed` are the events that it may receive. `is_guarded`:
@@ -229,6 +238,7 @@ class Subscription:
     old: bool = False
     changes_only: bool = False
     related: bool = False
+    overflow: Overflow = Overflow.CLOSE
     context: SecurityContext = BY_ITSELF
     rights: bytes = b""
     allowed: frozenset[EventKind] = EVERY_EVENT

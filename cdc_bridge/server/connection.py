@@ -5,9 +5,12 @@ Rule: a connection is OPEN, CLOSING once either side has said so, and lost. It s
 
 Pacing: behind each frame goes a WebSocket PING, in the same write, and the next frame waits for its PONG. Every client
 answers PINGs by itself. It is needed because the Directus SDK reads one frame per turn of its event loop and loses the
-others that came in the same turn; and it costs little, since what gathers meanwhile leaves in one frame.
+others that came in the same turn; and it costs little, since what gathers meanwhile leaves in one frame. A client that
+takes every frame can do without it (`?pace=off`): then the next frame goes in the next turn of the loop in which the
+transport takes more.
 
-Bound: what waits to be sent is bounded by the outbox. Policy: past it the client is too slow and is closed (1013).
+Bound: what waits to be sent is bounded by the outbox. Policy: past it each subscription's `overflow` decides; an answer
+for which there is no room closes the client as too slow (1013).
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from cdc_bridge.model import messages
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.server import limits
-from cdc_bridge.server.framing import PONG_BYTES, Framing, is_pong
+from cdc_bridge.server.framing import PING, PONG_BYTES, Framing, is_pong
 from cdc_bridge.server.limits import BoundedReader
 from cdc_bridge.server.requests import ClientSession
 
@@ -39,7 +42,7 @@ log = logging.getLogger(__name__)
 
 # Why nothing is sent, as bits of `Connection._holds`.
 PONG = 1
-"""The last frame has not been read."""
+"""The last frame has not been read, or, without pacing, was written in this turn of the loop."""
 FULL = 2
 """The transport takes no more."""
 CLOSING = 4
@@ -57,6 +60,7 @@ class Connection(BoundedReader):
         "_farewell",
         "_framing",
         "_holds",
+        "_is_paced",
         "_room",
         "_server",
         "_session",
@@ -66,13 +70,22 @@ class Connection(BoundedReader):
         "tick",
     )
 
-    def __init__(self, server: WebSocketServer, transport: asyncio.Transport, address: str, framing: Framing | None):
+    def __init__(
+        self,
+        server: WebSocketServer,
+        transport: asyncio.Transport,
+        address: str,
+        framing: Framing | None,
+        *,
+        is_paced: bool,
+    ) -> None:
         super().__init__(server.shared_buffer)
         self.transport = transport
         self.tick = 0
         self._server = server
         self._address = address
         self._framing = framing
+        self._is_paced = is_paced
         self._session: ClientSession
         self.outbox = Outbox(server.options.backlog_bytes_max)
         self._subscribers: list[Subscriber] = []
@@ -95,15 +108,24 @@ class Connection(BoundedReader):
     def wake(self) -> None:
         """Send the next frame, if there is one and nothing holds it."""
         outbox = self.outbox
-        if self._holds or not (outbox.turns or outbox.replies) or self.transport.is_closing():
+        if self._holds or self.transport.is_closing():
+            return
+        if not (outbox.turns or outbox.replies):
+            if outbox.behind:
+                self._server.engine.catch_up(self)
             return
         try:
             frame = outbox.next_frame()
             self._holds = PONG
             if self._framing is not None and self._framing.is_compressed:
-                self.transport.write(self._framing.text_and_ping(frame))
+                frame = self._framing.text_and_ping(frame)
             else:
-                self.transport.write(self._server.text_and_ping(frame))
+                frame = self._server.text_and_ping(frame)
+            if self._is_paced:
+                self.transport.write(frame)
+            else:
+                self.transport.write(memoryview(frame)[: -len(PING)])
+                asyncio.get_running_loop().call_soon(self._go_on)
         except Exception:
             self._fail_alone()
         if self._room is not None:
@@ -118,9 +140,13 @@ class Connection(BoundedReader):
         else:
             self.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
-    def _pong_received(self) -> None:
+    def _go_on(self) -> None:
+        """The client has read the last frame; without pacing it was written in the last turn of the loop."""
         self._holds &= ~PONG
-        if self.outbox:
+        outbox = self.outbox
+        if outbox.behind and self.has_room and not self._holds:
+            self._server.engine.catch_up(self)
+        if outbox:
             self.wake()
         elif self._farewell is not None:
             self.close(*self._farewell)
@@ -172,7 +198,7 @@ class Connection(BoundedReader):
 
     def buffer_updated(self, nbytes: int) -> None:
         if nbytes == PONG_BYTES and self._framing is None and is_pong(self._shared_buffer):
-            self._pong_received()
+            self._go_on()
         else:
             super().buffer_updated(nbytes)
 
@@ -186,7 +212,7 @@ class Connection(BoundedReader):
             if self._holds & CLOSING:
                 return
             if message is None:
-                self._pong_received()
+                self._go_on()
             else:
                 self._session.receive(message)
 

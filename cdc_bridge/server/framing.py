@@ -24,7 +24,16 @@ from websockets.server import ServerProtocol
 
 from cdc_bridge.model import messages
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.messages import Authenticate, InvalidMessage, Ping, Pong, ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.model.messages import (
+    Authenticate,
+    InvalidMessage,
+    Ping,
+    Pong,
+    ReadItems,
+    Status,
+    Subscribe,
+    Unsubscribe,
+)
 
 PING_PAYLOAD: Final = b"next"
 """One PING at most waits for its PONG, so all of them can be alike."""
@@ -110,7 +119,7 @@ class Framing:
             return []
 
     def text_and_ping(self, payload: bytes) -> bytes:
-        """Return what `text_and_ping` does, compressed."""
+        """Return what `text_and_ping` does, compressed. The PING is not."""
         self.protocol.send_text(payload)
         self.protocol.send_ping(PING_PAYLOAD)
         return b"".join(self.protocol.data_to_send())
@@ -161,7 +170,7 @@ class Abuse:
     reason: str
 
 
-Request: TypeAlias = Subscribe | Unsubscribe | ReadItems | Authenticate
+Request: TypeAlias = Subscribe | Unsubscribe | Status | ReadItems | Authenticate
 Meaning: TypeAlias = Reply | Abuse | Request | None
 
 

@@ -220,7 +220,7 @@ class Handshake(BoundedReader):
             self._respond(admitted)
             return
         self._address = admitted
-        tokens = parse_qs(request.path.partition("?")[2], keep_blank_values=True).get("access_token", [])
+        tokens = _parameters(request).get("access_token", [])
         if tokens or self._server.options.auth_mode is AuthMode.STRICT:
             self._identifying = self._server.start(self._identify(request, tokens[-1] if tokens else ""))
             self._server.identifying.add(self)
@@ -253,7 +253,8 @@ class Handshake(BoundedReader):
             self._server.identifying.discard(self)
             assert self._address is not None
             address, self._address = self._address, None
-            self._server.upgrade(self.transport, self._protocol, address, identity, self._behind)
+            is_paced = _parameters(request).get("pace") != ["off"]
+            self._server.upgrade(self.transport, self._protocol, address, identity, self._behind, is_paced=is_paced)
 
     def _respond(self, answer: Answer, headers: Mapping[str, str] = NO_HEADERS, *, has_body: bool = True) -> None:
         response = self._protocol.reject(*answer)
@@ -268,6 +269,10 @@ class Handshake(BoundedReader):
         if self._protocol.close_expected():
             self._ending.cancel()
             self._ending = asyncio.get_running_loop().call_later(limits.CLOSE_TIMEOUT_S, self.transport.abort)
+
+
+def _parameters(request: Request) -> dict[str, list[str]]:
+    return parse_qs(request.path.partition("?")[2], keep_blank_values=True)
 
 
 _NOWHERE = SplitResult("", "", "", "", "")

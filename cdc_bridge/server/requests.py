@@ -27,11 +27,11 @@ from cdc_bridge.access.auth_state import (
     no_users,
     token_expired,
 )
-from cdc_bridge.engine.subscriber import Outlet, Subscriber
+from cdc_bridge.engine.subscriber import SENT, Outlet, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model import messages
 from cdc_bridge.model.errors import RequestError, forbidden_collection
-from cdc_bridge.model.messages import Authenticate, CloseCode, ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.model.messages import Authenticate, CloseCode, ReadItems, Status, Subscribe, Unsubscribe
 from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Uid, uid_text
 from cdc_bridge.ports import InitialData
@@ -63,6 +63,7 @@ class Engine(Protocol):
     async def read_items(self, request: ReadItems, principal: Principal) -> InitialData: ...
     async def see_as(self, outlet: Outlet, principal: Principal) -> None: ...
     def suspend(self, outlet: Outlet) -> None: ...
+    def catch_up(self, outlet: Outlet) -> None: ...
     def unsubscribe(self, subscriber: Subscriber) -> None: ...
 
 
@@ -189,6 +190,10 @@ class ClientSession:
                 await self._subscribe(request)
             case Unsubscribe():
                 self._unsubscribe(request)
+            case Status(uid):
+                now_us = int(self._server.now().unix_s * 1e6)
+                shown = [_status(subscriber, now_us) for subscriber in self._client.subscribers()]
+                self._client.reply(messages.status(shown, uid))
             case ReadItems():
                 await self._read_items(request)
             case Authenticate():
@@ -353,3 +358,13 @@ class ClientSession:
 
     def _end(self, subscriber: Subscriber) -> None:
         self._server.engine.unsubscribe(subscriber)
+
+
+def _status(subscriber: Subscriber, now_us: int) -> dict[str, Any]:
+    """Return how far behind a subscription is. Of one that waits for its data, it is not known."""
+    size_bytes, events, seconds = subscriber.lag(now_us)
+    lag: dict[str, Any] = {"bytes": size_bytes, "events": events, "seconds": seconds}
+    if subscriber.state not in SENT:
+        lag |= {"seconds": None, "awaits": "init"}
+    uid = subscriber.subscription.stream_uid
+    return lag if uid is None else {"uid": uid} | lag

@@ -296,10 +296,13 @@ class WebSocketServer:
         address: str,
         identity: Identity | None,
         behind: bytearray | None,
+        *,
+        is_paced: bool,
     ) -> None:
         """Make a connection of a request that has been answered."""
         options = self.options
-        connection = Connection(self, transport, address, Framing(protocol) if protocol.extensions else None)
+        own = Framing(protocol) if protocol.extensions else None
+        connection = Connection(self, transport, address, own, is_paced=is_paced)
         auth_state = AuthState(options.auth_mode, options.auth_timeout_s, self._anonymous, self.now(), identity)
         self._connections[connection] = None
         connection.begin(ClientSession(self, connection, auth_state), behind)

@@ -132,7 +132,7 @@ class Settings(BaseSettings):
     filter_depth_max: int = _setting(10, "How deep a filter may nest.", ge=1, le=100)
     filter_nodes_max: int = _setting(100, "The most conditions of a filter.", ge=1)
     in_values_max: int = _setting(10_000, "The most values of one `_in` or `_nin`.", ge=1)
-    backlog_bytes_max: int = _setting(16 * _MIB, "What may wait for a slow connection before it is closed.", ge=1024)
+    backlog_bytes_max: int = _setting(16 * _MIB, "What may wait for a slow connection.", ge=1024)
     ping_interval_s: float = _setting(25.0, "Seconds between pings to a client.", gt=0)
     connections_max: int = _setting(10_000, "Connections at one time; 0 sets no limit.", ge=0)
     connections_per_address_max: int = _setting(0, "Connections at one time from one address; 0 sets no limit.", ge=0)

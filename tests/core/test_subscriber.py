@@ -14,20 +14,21 @@ from hypothesis import strategies as st
 
 from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.pending import Pending
-from cdc_bridge.engine.subscriber import TRANSITIONS, CursorCiphers, Outlet, Reading, State, Step, Subscriber
+from cdc_bridge.engine.subscriber import FOLLOWING, TRANSITIONS, CursorCiphers, Outlet, Reading, State, Step, Subscriber
 from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model.change import Snapshot
-from cdc_bridge.model.subscription import Event, EventKind
+from cdc_bridge.model.subscription import Event, EventKind, Overflow
 from tests.core.facts import Recorder, snapshot, subscription
 
 # --- the table ---
 
 LEGAL = {
-    State.LOADING: {Step.DATA_SENT, Step.RELOADED, Step.WITHHELD, Step.PAUSED, Step.LEFT},
-    State.CATCHING_UP: {Step.PROVED, Step.RELOADED, Step.WITHHELD, Step.PAUSED, Step.LEFT},
-    State.LIVE: {Step.RELOADED, Step.WITHHELD, Step.PAUSED, Step.LEFT},
+    State.LOADING: {Step.DATA_SENT, Step.RELOADED, Step.WITHHELD, Step.PAUSED, Step.OVERFLOWED, Step.LEFT},
+    State.CATCHING_UP: {Step.PROVED, Step.RELOADED, Step.WITHHELD, Step.PAUSED, Step.OVERFLOWED, Step.LEFT},
+    State.LIVE: {Step.RELOADED, Step.WITHHELD, Step.PAUSED, Step.OVERFLOWED, Step.LEFT},
     State.WAITING: {Step.RELEASED, Step.PAUSED, Step.LEFT},
     State.PAUSED: {Step.RESUMED, Step.LEFT},
+    State.BEHIND: {Step.RELOADED, Step.WITHHELD, Step.PAUSED, Step.LEFT},
     State.ENDED: set(),
 }
 
@@ -163,6 +164,16 @@ def test_what_waits_is_told_before_fresh_data() -> None:
     assert scene.told() == ["before the gap", "fresh"]
 
 
+def test_what_is_not_announced_is_told_before_fresh_data_to_a_client_that_reads_at_once() -> None:
+    scene = Scene()
+    scene.begin(snapshot(10, 10))
+    for xid in range(12, 15):
+        scene.topic.publish(xid, event(str(xid)))
+    scene.topic.reload(scene.subscriber)
+    scene.announce()
+    assert scene.told() == ["12", "13", "14"]
+
+
 def test_too_many_held_changes_call_for_newer_data() -> None:
     scene = Scene(bytes_max=1000)
     for xid in range(12, 40):
@@ -200,7 +211,7 @@ def test_log_that_all_have_been_sent_is_forgotten() -> None:
 
 
 def test_log_is_not_kept_for_data_that_come_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cdc_bridge.engine.topic.TRIM_FROM_BYTES", 5000)
+    monkeypatch.setattr("cdc_bridge.engine.topic.TRIM_BYTES", 5000)
     scene = Scene(bytes_max=2000)
     for number in range(1000):
         scene.offer(20 + number, "x")
@@ -254,8 +265,9 @@ class World:
     gone: set[Subscriber] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        self.topic = Topic(subscription(), 1500, self.woken)
-        self.subscribers = [Subscriber(Recorder(is_slow=True), subscription(), CursorCiphers()) for _ in range(2)]
+        wanted = subscription(overflow=Overflow.RESYNC)
+        self.topic = Topic(wanted, 1500, self.woken)
+        self.subscribers = [Subscriber(Recorder(is_slow=True), wanted, CursorCiphers()) for _ in range(2)]
         for subscriber in self.subscribers:
             self.topic.join(subscriber)
             subscriber.reading()
@@ -341,6 +353,11 @@ class World:
             subscriber.take(Step.PAUSED)
             subscriber.forget()
 
+    def overflow(self) -> None:
+        subscriber = self._any()
+        if subscriber.state in FOLLOWING:
+            subscriber.give_way()
+
     def client_reads(self) -> None:
         outbox = self._any().outbox
         if outbox:
@@ -359,6 +376,8 @@ class World:
                 subscriber.take(Step.RESUMED)
                 self.topic.join(subscriber)
                 subscriber.reading()
+            if subscriber.state is State.BEHIND:
+                self.topic.reload(subscriber)
             while subscriber.state is State.LOADING:
                 self.read[subscriber] = subscriber.reading(), self.snapshot()
                 self._send(subscriber)
@@ -393,7 +412,7 @@ class World:
 STEPS = [
     *["begin", "commit", "hear"] * 3,
     *["take_snapshot", "send_data", "beat", "ask", "answer", "client_reads"] * 2,
-    *["fail", "reload", "gap", "pause_or_go_on"],
+    *["fail", "reload", "gap", "pause_or_go_on", "overflow"],
 ]
 
 

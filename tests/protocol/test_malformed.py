@@ -98,6 +98,11 @@ ANSWERS: dict[tuple[str, str | None], list[str | bytes]] = {
         '{"type":"subscribe","collection":null}',
         *_subscribes(
             '"event":null',
+            '"overflow":null',
+            '"overflow":"drop"',
+            '"overflow":{}',
+            '"overflow":"latest","old":true',
+            '"overflow":"latest","tx":true',
             '"event":"*"',
             '"event":"init"',
             '"event":["create"]',

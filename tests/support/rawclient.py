@@ -84,9 +84,11 @@ async def raw(port: int, receive_bytes: int | None = None) -> AsyncIterator[Raw]
 
 
 @asynccontextmanager
-async def upgraded(port: int, more: str = "", receive_bytes: int | None = None) -> AsyncIterator[Raw]:
+async def upgraded(
+    port: int, more: str = "", receive_bytes: int | None = None, path: str = "/websocket"
+) -> AsyncIterator[Raw]:
     async with raw(port, receive_bytes) as connection:
-        await connection.send(f"{UPGRADE}{more}\r\n".encode())
+        await connection.send(f"{UPGRADE}{more}\r\n".replace("/websocket", path, 1).encode())
         assert b" 101 " in await connection.reader.readuntil(b"\r\n\r\n")
         yield connection
 

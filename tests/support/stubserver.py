@@ -35,6 +35,7 @@ class StubEngine:
     subscribed: asyncio.Queue[tuple[Connection, Subscriber]] = field(default_factory=asyncio.Queue)
     ended: list[Subscriber] = field(default_factory=list)
     seen_as: list[Principal] = field(default_factory=list)
+    caught_up: list[Outlet] = field(default_factory=list)
 
     async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal) -> Subscriber:
         assert isinstance(outlet, Connection)
@@ -49,6 +50,10 @@ class StubEngine:
 
     async def see_as(self, outlet: Outlet, principal: Principal) -> None:
         self.seen_as.append(principal)
+
+    def catch_up(self, outlet: Outlet) -> None:
+        self.caught_up.append(outlet)
+        outlet.outbox.behind.clear()
 
     def suspend(self, outlet: Outlet) -> None:
         for subscriber in outlet.subscribers():

@@ -43,8 +43,10 @@ async def subscribed(room_timeout_s: float = 10) -> AsyncIterator[tuple[Connecti
 
 
 @asynccontextmanager
-async def raw_subscribed(on: StubServer, more: str = "") -> AsyncIterator[tuple[Connection, Raw, Subscriber]]:
-    async with upgraded(on.port, more) as client:
+async def raw_subscribed(
+    on: StubServer, more: str = "", path: str = "/websocket"
+) -> AsyncIterator[tuple[Connection, Raw, Subscriber]]:
+    async with upgraded(on.port, more, path=path) as client:
         await client.send(frame(TEXT, SUBSCRIBE))
         connection, subscriber = await on.engine.subscribed.get()
         yield connection, client, subscriber
@@ -93,6 +95,79 @@ async def test_subscription_that_ends_makes_room() -> None:
 
 
 # --- pacing ---
+
+
+async def test_client_that_takes_every_frame_is_sent_no_ping_and_waits_for_none() -> None:
+    async with stub_server() as on, raw_subscribed(on, path="/websocket?pace=off") as (_connection, client, subscriber):
+        frames = client.frames()
+        for rows in ((b"1",), (b"2", b"3")):  # what comes in one turn of the loop leaves together
+            for row in rows:
+                subscriber.push(created(row))
+            opcode, payload = await anext(frames)
+            assert (opcode, payload.rpartition(b'"data":')[2]) == (TEXT, b"[" + rows[0] + b"]}")
+        opcode, payload = await anext(frames)
+        assert (opcode, payload.rpartition(b'"data":')[2]) == (TEXT, b"[3]}")
+
+
+async def test_client_that_takes_every_frame_and_reads_nothing_fills_the_outbox_and_not_the_transport() -> None:
+    async with (
+        stub_server(backlog_bytes_max=4_000_000) as on,
+        upgraded(on.port, receive_bytes=4096, path="/websocket?pace=off") as client,
+    ):
+        await client.send(frame(TEXT, SUBSCRIBE))
+        connection, subscriber = await on.engine.subscribed.get()
+        async with asyncio.timeout(WITHIN_S):
+            while connection.has_room:
+                subscriber.push(created(b"1" * 100_000))
+                await asyncio.sleep(0)
+            assert connection.transport.get_write_buffer_size() < 500_000
+            waiting = asyncio.create_task(connection.room(1000))
+            reading = asyncio.create_task(client.rest())
+            assert await waiting
+            await on.server.drain()  # which sends the rest
+        assert b"shutting down" in await reading
+
+
+async def test_compressed_frames_go_without_pings_too() -> None:
+    async with (
+        stub_server(compression=True) as on,
+        connect(on.url + "?pace=off", proxy=None) as client,
+    ):
+        await client.send(SUBSCRIBE.decode())
+        _connection, subscriber = await on.engine.subscribed.get()
+        for row in (b"1", b"2", b"3"):
+            subscriber.push(created(row * 1000))
+            assert row.decode() * 1000 in str(await client.recv())
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+async def test_engine_hears_of_a_client_that_is_behind_when_it_reads_again(is_busy: bool) -> None:
+    """Something waits for another subscription of it every time."""
+    async with stub_server() as on, raw_subscribed(on) as (connection, client, subscriber):
+        for row in (b"1", b"2") if is_busy else ():
+            subscriber.push(created(row))
+        connection.outbox.behind[subscriber] = None
+        connection.wake()
+        assert on.engine.caught_up == ([] if is_busy else [connection])
+        if is_busy:
+            await client.reader.readuntil(PING)
+            await client.send(frame(PONG, PING_PAYLOAD))
+            await client.reader.readuntil(PING)
+            assert on.engine.caught_up == [connection]
+
+
+async def test_status_says_how_far_behind_each_subscription_is() -> None:
+    async with stub_server() as on, raw_subscribed(on) as (connection, client, subscriber):
+        for row in (b"1", b"2", b"3"):
+            subscriber.push(created(row))  # of which the first one is sent
+        expected = {"bytes": subscriber.waiting_bytes, "events": 2, "seconds": None, "awaits": "init"}
+        await client.send(frame(TEXT, b'{"type":"status","uid":7}'))
+        async with asyncio.timeout(WITHIN_S):
+            while not connection.outbox.replies:  # noqa: ASYNC110 - nothing but looking tells
+                await asyncio.sleep(0)
+        await client.send(frame(PONG, PING_PAYLOAD))
+        await client.text()
+        assert await client.text() == {"type": "status", "data": [expected], "uid": 7}
 
 
 async def test_frame_and_its_ping_are_one_write_and_the_next_frame_waits_for_the_pong() -> None:

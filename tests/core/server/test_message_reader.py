@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
+from cdc_bridge.model.messages import Authenticate, ReadItems, Status, Subscribe, Unsubscribe
 from cdc_bridge.model.subscription import EventKind
 from cdc_bridge.server.framing import Abuse, MessageReader, Reply
 
@@ -39,11 +39,27 @@ def test_subscribe_can_ask_for_more() -> None:
         ("old", {}, 'Invalid input: expected boolean, received object at "old"'),
         ("changes", True, 'Invalid option: expected one of "only"|"all" at "changes"'),
         ("changes", [], 'Invalid option: expected one of "only"|"all" at "changes"'),
+        ("overflow", "drop", 'Invalid option: expected one of "close"|"latest"|"resync" at "overflow"'),
+        ("overflow", [], 'Invalid option: expected one of "close"|"latest"|"resync" at "overflow"'),
     ],
 )
 def test_what_more_is_asked_for_has_its_type(member: str, value: Any, problem: str) -> None:
     answer = received({"type": "subscribe", "collection": "m", member: value})
     assert answer["error"] == {"code": "INVALID_PAYLOAD", "message": f"Validation error: {problem}"}
+
+
+@pytest.mark.parametrize("flag", ["tx", "old"])
+def test_latest_leaves_out_what_these_promise(flag: str) -> None:
+    answer = received({"type": "subscribe", "collection": "m", "overflow": "latest", flag: True})
+    problem = f'Invalid option: "latest" at "overflow" leaves events out, which "{flag}" does not allow'
+    assert answer["error"] == {"code": "INVALID_PAYLOAD", "message": f"Validation error: {problem}"}
+    assert (
+        received({"type": "subscribe", "collection": "m", "overflow": "resync", flag: True}).overflow.value == "resync"
+    )
+
+
+def test_status_is_a_request() -> None:
+    assert received({"type": "status", "uid": 5}) == Status(5)
 
 
 def test_unsubscribe_and_items_are_requests() -> None:
