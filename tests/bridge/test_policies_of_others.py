@@ -189,7 +189,7 @@ def _moment(value: str | None) -> str | None:
     if value is None:
         return None
     seconds, _, fraction = value.removesuffix("+00:00").partition(".")
-    return f"{seconds}.{fraction.ljust(3, '0')}Z"
+    return f"{seconds}.{fraction.ljust(3 if len(fraction) <= 3 else 6, '0')}Z"
 
 
 @asynccontextmanager
