@@ -16,7 +16,7 @@ demo: .venv-demo/ready
 
 # Two runs side by side, since one uses one processor: the slow tests on the newest server, and beside them the database's
 # tests on an older one, then all others on the newest. The log of the slow ones is shown at the end.
-SLOW = tests/bridge tests/privacy tests/sdk tests/docker
+SLOW = tests/bridge tests/privacy tests/sdk tests/docker tests/cli tests/torture tests/soak
 SLOW_LOG = .venv/slow.log
 
 test: lint

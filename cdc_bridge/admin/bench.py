@@ -89,7 +89,7 @@ class Bench:
         return found
 
     def _rows_per_s(self, operation: str, writers: int, table: str) -> float:
-        query = statement("queries/bench_write", TABLES, procedure=sql.Identifier(f"write_{table}"))
+        query = statement("queries/bench_write", schema=identifier(TABLES), procedure=sql.Identifier(f"write_{table}"))
 
         def write(_: int) -> int:
             with self.connect() as conn:
@@ -102,9 +102,11 @@ class Bench:
     def _statement_s(self, operation: str, table: str) -> float:
         name = sql.Identifier(table)
         if operation == "insert":
-            self.conn.execute(statement("queries/bench_delete", TABLES, table=name))
+            self.conn.execute(statement("queries/bench_delete", schema=identifier(TABLES), table=name))
         began_s = time.monotonic()
-        self.conn.execute(statement(f"queries/bench_{operation}", TABLES, table=name), {"rows": self.rows})
+        self.conn.execute(
+            statement(f"queries/bench_{operation}", schema=identifier(TABLES), table=name), {"rows": self.rows}
+        )
         return time.monotonic() - began_s
 
 
@@ -116,7 +118,7 @@ def _tables(conn: Connection) -> Iterator[None]:
         conn.execute(sql.SQL("CREATE SCHEMA {}").format(identifier(TABLES)))
         for table in (PLAIN, ATTACHED):
             parts = {"table": sql.Identifier(table), "procedure": sql.Identifier(f"write_{table}")}
-            conn.execute(statement("queries/bench_table", TABLES, **parts))
+            conn.execute(statement("queries/bench_table", schema=identifier(TABLES), **parts))
         attach.apply(conn, attach.plan(conn, attach.Request((f"{TABLES}.{ATTACHED}",)), LOG))
         yield
     finally:

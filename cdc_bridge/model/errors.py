@@ -1,19 +1,27 @@
 """Every error that cdc_bridge raises on purpose.
 
     BridgeError
-    ├── UsageError (exit code 2)
-    │   └── SettingsError
-    ├── DatabaseError (exit code 3)
-    │   ├── DatabaseUnreachable, RelationError, NotOwner, SchemaClosed, NotInstalled
-    │   ├── LockNotAcquired (exit code 4)
-    │   └── CannotListen (exit code 5)
-    │       └── SharedSession
-    ├── CannotServe (exit code 5), SubscriptionRefused (exit code 6)
-    ├── CaptureLost
-    │   └── DatabaseSilent
-    ├── PayloadError, SourceChanged, SourceUnavailable, Forgotten
-    ├── RequestError
-    └── ClusterFailed, DemoFailed
+    ├── UsageError                the command line, or what it names, is invalid (exit code 2)
+    │   └── SettingsError         a setting is unknown or has a bad value
+    ├── DatabaseError             the database lacks or refuses something (exit code 3)
+    │   ├── DatabaseUnreachable   no server answers, or the log-in failed
+    │   ├── AttachError           a table cannot be attached, or does not exist
+    │   ├── NotOwner              a table or the schema of cdc_bridge belongs to another role
+    │   ├── SchemaClosed          the role may not use the schema of cdc_bridge
+    │   ├── LockNotAcquired       the application holds a table for too long (exit code 4)
+    │   ├── NotInstalled          the schema of cdc_bridge is not in this database
+    │   └── CannotListen          notifications do not arrive (exit code 5)
+    │       └── SharedSession     a pooler in transaction mode is in between
+    ├── CannotServe               the address or port to listen on is not available (exit code 5)
+    ├── SubscriptionRefused       a bridge refuses a subscription (exit code 6)
+    ├── CaptureLost               the stream of changes broke, and a gap follows
+    │   └── DatabaseSilent        the database does not answer
+    ├── PayloadError              a notification is not one of ours, or incomplete
+    ├── SourceChanged             a table differs from the catalog
+    ├── SourceUnavailable         the database cannot be read at the moment
+    ├── Forgotten                 the log no longer holds all changes after a cursor
+    ├── RequestError              a client's request is refused with this error
+    └── ClusterFailed             the demo, or its PostgreSQL server, does not start
 
 `str(error)` is one sentence for a person: what is wrong and what to do about it. It never shows a
 secret. The facts of an error are attributes, so that no code parses the sentence.

@@ -3,7 +3,7 @@
 -- name: bench_table
 -- A table as applications have them, and a procedure that writes to it for some seconds, a row a transaction. What it writes
 -- is planned once, as by an application that prepares its statements, and no client's time is part of it.
-CREATE TABLE {cdc}.{table} (
+CREATE TABLE {schema}.{table} (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     account int NOT NULL,
     state text NOT NULL DEFAULT 'new',
@@ -13,19 +13,19 @@ CREATE TABLE {cdc}.{table} (
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz
 );
-INSERT INTO {cdc}.{table} (account, note, amount, details)
+INSERT INTO {schema}.{table} (account, note, amount, details)
 SELECT n, 'what the customer had to say about it', n / 100.0, '{{"colour": "blue", "parts": [1, 2, 3]}}'
 FROM pg_catalog.generate_series(1, 10000) AS n;
-CREATE PROCEDURE {cdc}.{procedure}(operation text, seconds float8, INOUT written bigint) LANGUAGE plpgsql AS $$
+CREATE PROCEDURE {schema}.{procedure}(operation text, seconds float8, INOUT written bigint) LANGUAGE plpgsql AS $$
 DECLARE
     ends CONSTANT timestamptz := clock_timestamp() + make_interval(secs => seconds);
 BEGIN
     WHILE clock_timestamp() < ends LOOP
         IF operation = 'INSERT' THEN
-            INSERT INTO {cdc}.{table} (account, note, amount, details)
+            INSERT INTO {schema}.{table} (account, note, amount, details)
             VALUES (7, 'what the customer had to say about it', 12.50, '{{"colour": "blue", "parts": [1, 2, 3]}}');
         ELSE
-            UPDATE {cdc}.{table} SET state = 'paid', updated_at = now() WHERE id = 1 + floor(random() * 10000);
+            UPDATE {schema}.{table} SET state = 'paid', updated_at = now() WHERE id = 1 + floor(random() * 10000);
         END IF;
         COMMIT;
         written := written + 1;
@@ -34,15 +34,18 @@ END $$
 
 -- name: bench_write
 -- How many rows one writer has written in so many seconds.
-CALL {cdc}.{procedure}(%(operation)s, %(seconds)s, 0)
+CALL {schema}.{procedure}(%(operation)s, %(seconds)s, 0)
 
 -- name: bench_insert
-INSERT INTO {cdc}.{table} (account, note, amount, details)
+-- Many rows in one statement.
+INSERT INTO {schema}.{table} (account, note, amount, details)
 SELECT n, 'what the customer had to say about it', n / 100.0, '{{"colour": "blue", "parts": [1, 2, 3]}}'
 FROM pg_catalog.generate_series(1, %(rows)s::int) AS n
 
 -- name: bench_update
-UPDATE {cdc}.{table} SET state = 'paid', updated_at = now()
+-- Change every row.
+UPDATE {schema}.{table} SET state = 'paid', updated_at = now()
 
 -- name: bench_delete
-DELETE FROM {cdc}.{table}
+-- Delete every row.
+DELETE FROM {schema}.{table}
