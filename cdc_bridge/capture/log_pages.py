@@ -26,7 +26,7 @@ import msgspec
 import psycopg
 from psycopg import AsyncConnection
 
-from cdc_bridge.capture.payload import log_sequence, logged_rows
+from cdc_bridge.capture.payload import log_sequence, logged_rows, require_columns
 from cdc_bridge.model.change import OPERATIONS, Change, Position, Snapshot, made, newest_snapshot
 from cdc_bridge.model.errors import PayloadError
 from cdc_bridge.ports import Page
@@ -123,8 +123,7 @@ def changes_of(rows: Iterable[Sequence[Any]]) -> Iterator[Change]:
         try:
             old = logged_rows(parts, -2) if letter != "I" else ()
             new = logged_rows(parts, -1) if letter != "D" else ()
-            for row in (new or old)[:1]:
-                _ = row.columns  # the stream looks at these of every change, and would end if they cannot be read
+            require_columns(new, old)
         except (ValueError, msgspec.DecodeError) as error:
             raise PayloadError(f"a row of the log cannot be read: {error}") from error
         if letter == "U" and len(old) != len(new):

@@ -114,6 +114,7 @@ class Decoder:
             operation = Operation(letter)
             rows = split_rows(body) if operation is not Operation.TRUNCATE else []
             old, new = _old_and_new(operation, rows)
+            require_columns(new, old)
             return Change(operation, int(seq), int(xid), int(relation_id), int(filenode), tuple(old), tuple(new))
         except (ValueError, msgspec.DecodeError) as error:
             raise PayloadError(f"a payload cannot be read: {error}") from error
@@ -141,6 +142,16 @@ def logged_rows(written: Iterable[Sequence[Any]], column: int) -> tuple[Row, ...
     return tuple(rows)
 
 
+def require_columns(new: Sequence[Row], old: Sequence[Row]) -> None:
+    """Raise `ValueError` if the first row is no object: the stream looks at its columns, and would end.
+
+    They are kept, so looking at them twice costs nothing. A later row can only fail while its change is matched, which
+    calls for fresh data.
+    """
+    if rows := new or old:
+        _ = rows[0].columns
+
+
 _WAKE = Wake()
 
 
@@ -150,20 +161,14 @@ def _inline(words: list[str], body: str) -> Inline | Wake:
         _, letter, seq, xid_text, relation_id, filenode, at, gate = words
         xid = int(xid_text)
         high, _, low = seq.partition("/")
-        old, new = _decode_inline(body)
+        raw_old, raw_new = _decode_inline(body)
+        old = tuple(map(Row, raw_old)) if raw_old else ()
+        new = (Row(raw_new[0]),) if len(raw_new) == 1 else tuple(map(Row, raw_new))
+        require_columns(new, old)
+        seq_number = (int(high, 16) << 32 | int(low, 16)) << 64 | xid  # see `log_sequence`
         change = made(
             Change,
-            (
-                OPERATIONS[letter],
-                (int(high, 16) << 32 | int(low, 16)) << 64 | xid,  # see `log_sequence`
-                xid,
-                int(relation_id),
-                int(filenode),
-                tuple(map(Row, old)) if old else (),
-                (Row(new[0]),) if len(new) == 1 else tuple(map(Row, new)),
-                int(at),
-                None,
-            ),
+            (OPERATIONS[letter], seq_number, xid, int(relation_id), int(filenode), old, new, int(at), None),
         )
         inline: Inline = made(Inline, (change, int(gate)))
         return inline

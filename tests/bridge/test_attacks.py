@@ -55,3 +55,35 @@ async def test_row_of_the_log_that_cannot_be_read_is_a_gap_and_does_not_end_the_
         await client.until(event="init", reason="resync")
         database.execute("INSERT INTO t VALUES (0)")
         await client.until(event="create", data=[{"id": 0}])
+
+
+FORGED = [
+    ("2 I 0/1 {xid} {table} {storage} 0 {gate}", "[[],[1]]"),
+    ("2 U 0/2 {xid} {table} {storage} 0 {gate}", "[[null],[[]]]"),
+    ("2 D 0/3 {xid} {table} {storage} 0 {gate}", '[["x"],[]]'),
+    ("2 I 0/4 {xid} {table} {storage} 0 {gate}", '[[],[{"id":-1},2]]'),
+    ("2 U 0/5 {xid} {table} {storage} 0 {gate}", '[[{"id":-1}],[]]'),
+    ("2 I 0/6 {xid} 1 1 0 {gate}", "[[],[true]]"),
+    ("1 I 8 {xid} {table} {storage} 0 .", "[{oops}]"),
+    ("1 U 9 {xid} {table} {storage} 0 .", '[{"id":-1},"x"]'),
+    ("1 I 10 {xid} 1 1 0 .", "[{oops}]"),
+]
+
+
+async def test_forged_notifications_do_not_end_the_bridge(database: Database) -> None:
+    """As from a role that may read the name of the channel: rows that are no objects, and rows that do not fit."""
+    database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    attach(database, "t")
+    [(storage, table)] = database.execute("SELECT pg_relation_filenode('t')::int, 't'::regclass::oid::int")
+    async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
+        await client.send({"type": "subscribe", "collection": "t", "query": {"limit": -1}})
+        await client.expect(event="init")
+        for number, (head, rows) in enumerate(FORGED):
+            [(gate, xid)] = database.execute(
+                "SELECT pg_sequence_last_value('cdc.gate'), pg_snapshot_xmax(pg_current_snapshot())::text::int + 1000"
+            )
+            said = head.format(table=table, storage=storage, gate=gate, xid=xid) + "\n" + rows
+            database.execute(f"SELECT pg_notify('cdc_' || pg_sequence_last_value('cdc.channel'), $said${said}$said$)")
+            database.execute(f"INSERT INTO t VALUES ({number})")
+            while {"id": number} not in (await client.expect(type="subscription")).get("data", ()):
+                pass  # fresh data may have it, too
