@@ -36,7 +36,8 @@ from cdc_bridge.model.errors import BridgeError, UsageError
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.server.http import RequestPolicy
 from cdc_bridge.server.limits import ConnectionLimits, is_loopback
-from cdc_bridge.server.websocket_server import Certificate, ServerOptions, WebSocketServer
+from cdc_bridge.server.listener import Certificate
+from cdc_bridge.server.websocket_server import ServerOptions, WebSocketServer
 from cdc_bridge.settings import Settings
 from cdc_bridge.wanted import check_still_wanted
 

@@ -24,10 +24,14 @@ from websockets.server import ServerProtocol
 READ_BYTES = 2048
 """Bytes read from one client before others have their turn. They can contain 341 pings."""
 
-ACCEPTED_AT_ONCE = 512
-"""Connections that may wait to be accepted. More would be accepted at once, while all others wait. With fewer, clients
-that connect at the same time as many others would have to try again, which TCP does after a second.
-"""
+ACCEPTED_AT_ONCE = 64
+"""Connections that are accepted in one turn of the event loop."""
+
+ACCEPT_QUEUE = 4096
+"""Connections that may wait in the kernel to be accepted, if the system allows for so many (`somaxconn`)."""
+
+ACCEPT_REST_S = 1.0
+"""The pause after no connection could be accepted, since there were too many open files."""
 
 LONG_S = 0.0005
 REST = 4

@@ -1,18 +1,15 @@
-"""The port: its certificate, the connections that it accepts and upgrades, and what all of them share."""
+"""The connections of the port: their upgrade, and what all of them share."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
-import logging
-import socket
-import ssl
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil, floor
-from typing import Any, cast
+from typing import Any
 
 from websockets.extensions.permessage_deflate import enable_server_permessage_deflate
 from websockets.protocol import CONNECTING, OPEN
@@ -21,119 +18,13 @@ from websockets.typing import Subprotocol
 
 from cdc_bridge.access.auth_state import AuthMode, AuthState, Identity, Moment
 from cdc_bridge.access.authenticator import Authenticator
-from cdc_bridge.logs import facts
-from cdc_bridge.model.errors import SettingsError
 from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.server import framing, limits
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import Framing
 from cdc_bridge.server.http import WEBSOCKET_PATH, Handshake, RequestPolicy
-from cdc_bridge.server.limits import ConnectionLimits, peer_of
+from cdc_bridge.server.listener import Certificate, Listener
 from cdc_bridge.server.requests import ClientSession, Engine
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Certificate:
-    """Paths of PEM files: the certificate with its chain, and its key. Raises `SettingsError` for what is no pair.
-
-    `context` is for the next connection. Those that are open keep the one with which they began.
-    """
-
-    certificate: str
-    key: str
-    context: ssl.SSLContext = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.context = _context(self.certificate, self.key)
-
-    def reload(self) -> None:
-        """Read the files again, after a renewal. A pair that does not fit changes nothing."""
-        try:
-            self.context = _context(self.certificate, self.key)
-        except SettingsError as error:
-            log.error("the certificate stays as it was", extra=facts(reason=str(error)))
-        else:
-            log.info("the certificate was read again")
-
-
-def _context(certificate: str, key: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(certificate, key, password=_no_password)
-    except ssl.SSLError as error:
-        reason = (error.reason or "not PEM").replace("_", " ").lower()
-        raise SettingsError(f"tls_certificate and tls_key are no pair of PEM files ({reason})") from None
-    except ValueError:
-        raise SettingsError(f"tls_key: {key} needs a password; give one that is not encrypted") from None
-    except OSError as error:
-        raise SettingsError(
-            f"cannot read tls_certificate ({certificate}) or tls_key ({key}): {error.strerror}"
-        ) from None
-    return context
-
-
-def _no_password() -> bytes:
-    """Instead of asking a terminal that may not be there."""
-    raise ValueError("encrypted")
-
-
-class Securing(asyncio.Protocol):
-    """A connection from its acceptance to the end of the TLS handshake.
-
-    The event loop's own server reports a connection only after that, so it could not be counted before.
-    """
-
-    def __init__(
-        self,
-        counts: ConnectionLimits,
-        certificate: Certificate,
-        then: Callable[[], asyncio.BaseProtocol],
-        start: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
-    ) -> None:
-        self._limits = counts
-        self._certificate = certificate
-        self._then = then
-        self._start = start
-        self._task: asyncio.Task[None]
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        peer = peer_of(transport)
-        accepted = _socket_of(cast("asyncio.Transport", transport))
-        self._task = self._start(self._secure(accepted))
-        self._task.add_done_callback(lambda task: self._end(task, accepted))
-        self._limits.knock(self, peer)
-
-    def turn_away(self) -> None:
-        self._task.cancel()
-
-    async def _secure(self, accepted: socket.socket) -> None:
-        await asyncio.get_running_loop().connect_accepted_socket(
-            self._then,
-            accepted,
-            ssl=self._certificate.context,
-            ssl_handshake_timeout=limits.OPEN_TIMEOUT_S,
-            ssl_shutdown_timeout=limits.CLOSE_TIMEOUT_S,
-        )
-
-    def _end(self, task: asyncio.Task[None], accepted: socket.socket) -> None:
-        """Forget it; if it was secured, it knocks as another connection by now."""
-        self._limits.leave(self)
-        if task.cancelled():
-            accepted.close()
-        elif error := task.exception():  # what ssl raises is an OSError, and so is a timeout
-            log.debug("no TLS handshake", extra=facts(reason=str(error)))
-            accepted.close()
-
-
-def _socket_of(transport: asyncio.Transport) -> socket.socket:
-    """Return the socket, for a transport of its own: loops start to read from this one whatever they are told."""
-    accepted: socket.socket = transport.get_extra_info("socket").dup()
-    transport.set_protocol(asyncio.Protocol())  # it takes nothing
-    transport.abort()
-    return accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +127,12 @@ class WebSocketServer:
         """Accept clients; the value is the URL. At the end every client is closed."""
         self._loop = asyncio.get_running_loop()
         self.timer = Timer(self._loop)
-        server = await self._loop.create_server(
-            self._accepted, self.options.host, self.options.port, backlog=limits.ACCEPTED_AT_ONCE
-        )
+        listener = Listener(self.limits, self._certificate, lambda: Handshake(self), self.start)
+        port = await listener.listen(self.options.host, self.options.port)
         try:
-            yield self._url(server)
+            yield self._url(port)
         finally:
-            server.close()
+            listener.close()
             self.abort()
             await self._wait_until_empty()
             self.timer.stop()
@@ -268,14 +158,8 @@ class WebSocketServer:
             self._one_left.clear()
             await self._one_left.wait()
 
-    def _accepted(self) -> asyncio.BaseProtocol:
-        if self._certificate is None:
-            return Handshake(self)
-        return Securing(self.limits, self._certificate, lambda: Handshake(self), self.start)
-
-    def _url(self, server: asyncio.Server) -> str:
+    def _url(self, port: int) -> str:
         host, scheme = self.options.host, "wss" if self._certificate else "ws"
-        port = server.sockets[0].getsockname()[1]
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}{WEBSOCKET_PATH}"
 
     # --- connections ---
@@ -321,7 +205,7 @@ class WebSocketServer:
     def now(self) -> Moment:
         return Moment(self._loop.time(), time.time())
 
-    def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run it beside everything else. The end of the server waits for it."""
         task = self._loop.create_task(work)
         self._tasks.add(task)

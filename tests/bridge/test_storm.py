@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import resource
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,13 +15,16 @@ import pytest
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
 from tests.support.proxy import Proxy
+from tests.support.rawclient import UPGRADE, raw
 from tests.support.server import Database
-from tests.support.wsclient import Client, Message
+from tests.support.wsclient import Client, Message, connected
 
 pytestmark = [pytest.mark.once, pytest.mark.timeout(240)]
 
 CLIENTS = 300
 WITHIN_S = 120
+NOWHERE = "host=127.0.0.1 port=1"
+QUEUED = 700
 LOG_SESSION = b"'plan_cache_mode'"
 """In the first statement of each reading of the log for clients."""
 
@@ -105,6 +111,37 @@ async def test_clients_of_a_killed_bridge_resume_together_and_the_log_is_read_fo
         assert [init.get("resumed") for init in visitor.inits] == [None, True]
         assert all("reason" not in init for init in visitor.inits)
     assert 0 < proxy.requests[LOG_SESSION] < CLIENTS / 3
+
+
+async def test_clients_that_come_while_the_bridge_is_busy_wait_in_the_queue_of_the_kernel() -> None:
+    """None has to try again, which TCP does after seconds; what they sent meanwhile is there when they are accepted."""
+    async with BridgeProcess(NOWHERE) as bridge, contextlib.AsyncExitStack() as stack:
+        bridge.signal(signal.SIGSTOP)
+        clients = [await stack.enter_async_context(raw(port_of(bridge))) for _ in range(QUEUED)]
+        for client in clients:
+            await client.send(f"{UPGRADE}\r\n".encode())
+        bridge.signal(signal.SIGCONT)
+        for client in clients:
+            assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
+
+
+async def test_bridge_with_too_many_open_files_accepts_clients_later() -> None:
+    """It says so, goes on for those whom it has, and serves the others as soon as it can."""
+    async with BridgeProcess(NOWHERE) as bridge, connected(bridge.url) as known, contextlib.AsyncExitStack() as stack:
+        before = resource.prlimit(bridge.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(bridge.pid, resource.RLIMIT_NOFILE, (0, before[1]))
+        client = await stack.enter_async_context(raw(port_of(bridge)))
+        await client.send(f"{UPGRADE}\r\n".encode())
+        await bridge.says("connections cannot be accepted")
+        await known.send({"type": "ping"})
+        await known.expect(type="pong")
+        resource.prlimit(bridge.pid, resource.RLIMIT_NOFILE, before)
+        assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
+    assert "Traceback" not in bridge.stderr
+
+
+def port_of(bridge: BridgeProcess) -> int:
+    return int(bridge.http.rpartition(":")[2])
 
 
 def insert(database: Database, first: int, last: int) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cdc_bridge.model.errors import SettingsError
-from cdc_bridge.server.websocket_server import Certificate
+from cdc_bridge.server.listener import Certificate
 from tests.support.bridge import BridgeProcess
 from tests.support.certificate import Pair, make_pair
 from tests.support.process import ROOT, running
