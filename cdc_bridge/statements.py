@@ -17,7 +17,7 @@ from psycopg.rows import BaseRowFactory
 
 from cdc_bridge.model.errors import UsageError
 
-VERSION = 3
+VERSION = 4
 """The version that these files install: what `cdc.version()` answers afterwards."""
 
 T = TypeVar("T")

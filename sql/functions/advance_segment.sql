@@ -18,7 +18,7 @@ BEGIN
         RAISE object_not_in_prerequisite_state;
     END IF;
     PERFORM {cdc}.write_to_segment((number + 1) % 8);
-    PERFORM setval('{cdc}.closed'::regclass, 1, false);
+    PERFORM {cdc}.reopen_log();
     RETURN true;
 EXCEPTION WHEN object_not_in_prerequisite_state THEN
     RETURN false;  -- without the lock

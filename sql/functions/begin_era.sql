@@ -16,7 +16,7 @@ BEGIN
                 EXECUTE format('TRUNCATE {cdc}.change_log_%s', number);
                 PERFORM {cdc}.note_storage(number);
             END LOOP;
-            PERFORM setval('{cdc}.closed'::regclass, 1, false);
+            PERFORM {cdc}.reopen_log();
             DELETE FROM {cdc}.forgotten;
             DELETE FROM {cdc}.generation;
         END IF;

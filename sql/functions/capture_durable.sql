@@ -3,8 +3,9 @@
 -- settings, and TRUNCATE. Goes through the rows one by one and records them in batches of about 1,000 rows or 1 MiB.
 --
 -- Arguments, transition tables and settings are as for capture(); of an UPDATE the two transition tables pair by position.
--- Whatever goes wrong while rows are rendered is caught and marked as a gap. The last batch, the only one of most
--- statements, is recorded outside of the block that catches, which so is given no transaction id; record() catches for itself.
+-- Whatever goes wrong while rows are rendered is caught and marked as a gap. The only batch of most statements is recorded
+-- outside of the block that catches, which so is given no transaction id; record() catches for itself. Several are
+-- recorded inside of it, and need no blocks of their own.
 CREATE OR REPLACE FUNCTION {cdc}.capture_durable() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -25,6 +26,7 @@ DECLARE
     olds refcursor;
     news refcursor;
     columns text;
+    hold text;
     done boolean;
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
@@ -60,6 +62,10 @@ BEGIN
             END IF;
             -- Before the loop ends, so that what is large is recorded where it is caught: it may be too large.
             IF batch_bytes > 1048576 THEN
+                IF hold IS NULL THEN
+                    hold := coalesce(current_setting('cdc_bridge.hold', true), '');
+                    PERFORM {cdc}.write_kept(), set_config('cdc_bridge.hold', 'batch', true);
+                END IF;
                 done := {cdc}.record_batch(left(TG_OP, 1), TG_RELID, old_batch, new_batch);
                 old_batch := CASE WHEN olds IS NOT NULL THEN '{{}}' END;
                 new_batch := CASE WHEN news IS NOT NULL THEN '{{}}' END;
@@ -80,10 +86,20 @@ BEGIN
         IF news IS NOT NULL THEN
             CLOSE news;
         END IF;
+        IF hold IS NOT NULL THEN
+            IF batch_bytes > 0 THEN
+                done := {cdc}.record_batch(left(TG_OP, 1), TG_RELID, old_batch, new_batch);
+            END IF;
+            PERFORM set_config('cdc_bridge.hold', hold, true);
+            RETURN NULL;
+        END IF;
     EXCEPTION WHEN serialization_failure THEN
         RAISE;
     WHEN OTHERS THEN
         done := {cdc}.mark_gap();
+        IF SQLSTATE = '53100' AND to_regproc('{cdc}.close_log') IS NOT NULL THEN
+            done := {cdc}.close_log(2);  -- the disk is full
+        END IF;
         RETURN NULL;
     END;
     IF batch_bytes > 0 THEN

@@ -9,6 +9,7 @@
 -- for everybody, whatever becomes of this transaction, and changes are a gap. No disk fills because of us.
 CREATE OR REPLACE FUNCTION {cdc}.make_room(number int) RETURNS boolean
 LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
 AS $make_room$
 DECLARE
     segment_bytes CONSTANT bigint := pg_sequence_last_value('{cdc}.segment_bytes'::regclass);
@@ -16,7 +17,7 @@ DECLARE
 BEGIN
     -- First of all, since what is done below is undone when the application rolls back.
     IF size_bytes > 7 * segment_bytes THEN
-        PERFORM setval('{cdc}.closed'::regclass, 1);
+        PERFORM {cdc}.close_log(1);
         RETURN true;
     END IF;
     IF size_bytes <= 2 * segment_bytes OR ({cdc}.current_segment() = number AND {cdc}.advance_segment(number)) THEN

@@ -1,16 +1,27 @@
--- What a writer does for the log at the end of its transaction, see make_room(): forgets the next segment and lets writers go on
--- to it. The trigger of the table `errand`, deferred; the first time it asks to be called again, when all that the
--- application has deferred is done, so that readers wait for the commit only. Never fails.
+-- What a writer does for the log at the end of its transaction: writes the changes that keep() has kept, or, see make_room(),
+-- forgets the next segment and lets writers go on to it. The trigger of the table `errand`, deferred; the first time it asks
+-- to be called again, when all that the application has deferred is done, so that readers wait for the commit only. Never fails.
 CREATE OR REPLACE FUNCTION {cdc}.run_errand() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $run_errand$
 DECLARE
+    name text;
     number int;
 BEGIN
     IF NOT NEW.is_last THEN
-        INSERT INTO {cdc}.errand (is_last) VALUES (true);
+        INSERT INTO {cdc}.errand (is_last, is_kept) VALUES (true, NEW.is_kept);
         DELETE FROM {cdc}.errand;
+        RETURN NULL;
+    END IF;
+    IF NEW.is_kept THEN
+        name := 'cdc_bridge.kept_' || pg_sequence_last_value('{cdc}.channel'::regclass);
+        IF coalesce(current_setting(name, true), '') = '' THEN
+            PERFORM {cdc}.mark_gap();  -- the application has reset all settings
+        ELSE
+            PERFORM {cdc}.write_kept();
+            PERFORM set_config(name, '', true);
+        END IF;
         RETURN NULL;
     END IF;
     -- Not for nothing: somebody who has advanced already, and has not ended, would keep us from it.
@@ -26,7 +37,12 @@ BEGIN
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RETURN NULL;  -- locked: see make_room()
+    IF NEW.is_kept AND SQLSTATE = '40001' THEN
+        RAISE;  -- the transaction cannot be serialised with others
+    ELSIF NEW.is_kept THEN
+        PERFORM {cdc}.mark_gap();
+    END IF;
+    RETURN NULL;  -- the next segment is locked: see make_room()
 END
 $run_errand$;
 

@@ -8,7 +8,7 @@ AS $shut_gate$
 DECLARE
     was_open boolean := false;
 BEGIN
-    WHILE pg_sequence_last_value('{cdc}.gate'::regclass) & 1 = 1 LOOP
+    WHILE pg_sequence_last_value('{cdc}.gate'::regclass) & 1 = 1 AND pg_sequence_last_value('{cdc}.closed'::regclass) IS NULL LOOP
         was_open := true;
         PERFORM nextval('{cdc}.gate'::regclass);
     END LOOP;

@@ -1,71 +1,66 @@
--- What follows a row of the log: always while the gate is open, and at one of sixteen by chance. Returns whether bridges were told.
+-- Notifies what was written to the log, if the gate is open. Returns false if it is not.
 --
--- By chance: remembers that this transaction holds the segment (see write_to_segment), looks at the size of the log, and
--- shuts the gate when the bridges' lease has run out.
+-- The rows themselves where they fit, else that there is something to read. The form: a line of version, operation, seq,
+-- xid, relation's oid, its filenode, microseconds since 1970 and the gate's value; then old and new rows as one JSON array of
+-- two arrays, or nothing. By the value a bridge knows that the gate was shut meanwhile, and that there may be changes that this
+-- one's transaction saw and that were not notified.
 --
--- While the gate is open it notifies: the rows themselves where they fit, else that there is something to read. The form:
--- a line of version, operation, seq, xid, relation's oid, its filenode, microseconds since 1970 and the gate's value; then old
--- and new rows as one JSON array of two arrays, or nothing. By the value a bridge knows that the gate was shut meanwhile, and
--- that there may be changes which this one's transaction saw and nobody told. client_min_messages keeps the channel's name from
--- a session that asks for trace_notify.
+-- It also looks at the size of the log and at the bridges' lease, and shuts the gate when that has run out; in a transaction
+-- that is older than half a millisecond at one call of sixteen only, by chance. What a transaction notifies waits in its memory
+-- and then in PostgreSQL's queue, and a full queue fails the COMMIT of whoever notifies next. So such a call also
+-- shuts the gate when the transaction is older than a second. Each call does when the queue is half full, and where the
+-- session asks for trace_notify, which would show it the channel's name. Bridges find that at their next heartbeat at the
+-- latest, and read the log.
 --
--- What a transaction notifies waits in its memory and then in PostgreSQL's queue, and a full queue fails the COMMIT of
--- whoever comes next. So a transaction that notifies much, or finds the queue half full, shuts the gate instead: the
--- bridges find that at their next beat at the latest, and read the log.
+-- capture_durable_insert() and its like call it for one write in sixteen, and notify by themselves else, see
+-- write_to_segment(). It has no SET, which would cost more than the rest, and qualifies every name.
 CREATE OR REPLACE FUNCTION {cdc}.tell(operation text, relation oid, seq pg_lsn, old_text text, new_text text, segment int) RETURNS boolean
 LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-SET client_min_messages = error
 AS $tell$
+#variable_conflict use_variable
 DECLARE
-    channel text;
-    -- 7,999 bytes is PostgreSQL's limit, in the server's encoding, which can be wider than UTF-8.
-    rows_bytes_max CONSTANT int := CASE WHEN getdatabaseencoding() = 'UTF8' THEN 7800 ELSE 3900 END;
-    said text;
-    pending bigint;
-    gate bigint;
-    is_open boolean;
-    body text := '';
-    done boolean;
+    gate pg_catalog.int8;
+    is_old pg_catalog.bool;
+    done pg_catalog.bool;
+    sent pg_catalog.text;
 BEGIN
-    -- Not above, where nothing would catch what goes wrong.
-    channel := 'cdc_' || pg_sequence_last_value('{cdc}.channel'::regclass)::text;
-    gate := pg_sequence_last_value('{cdc}.gate'::regclass);
-    is_open := gate & 1 = 1;
-    IF random() < 0.3 OR NOT is_open OR octet_length(concat(old_text, new_text)) > 100000 THEN
-        PERFORM set_config('cdc_bridge.hold', segment::text, true);
+    gate := pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass);
+    -- While the log is closed the gate is odd, and not open.
+    IF gate OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 0 OR pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    is_old := pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.+) '500 us'::pg_catalog.interval);
+    IF is_old AND COALESCE(pg_catalog.current_setting('cdc_bridge.hold', true), '') OPERATOR(pg_catalog.=) '' THEN
+        -- See write_to_segment().
+        done := pg_catalog.length(pg_catalog.set_config('cdc_bridge.writes', pg_catalog.concat(pg_catalog.current_setting('cdc_bridge.writes', true), 'x'), true))
+            OPERATOR(pg_catalog.>=) 30 AND pg_catalog.set_config('cdc_bridge.hold', 'on', true) IS NULL;
+    END IF;
+    IF NOT is_old OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_notification_queue_usage() OPERATOR(pg_catalog.>) 0.5
+            OR pg_catalog.current_setting('trace_notify') OPERATOR(pg_catalog.=) 'on' THEN
         done := {cdc}.make_room(segment);
-        -- The clock first: who renews the lease in time must be able to rely on it.
-        IF is_open AND date_part('epoch', clock_timestamp()) * 1000000 > pg_sequence_last_value('{cdc}.lease'::regclass) THEN
+        -- The clock first: a bridge that renews the lease in time must be able to rely on it.
+        IF pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000
+                OPERATOR(pg_catalog.>) pg_catalog.pg_sequence_last_value('{cdc}.lease'::pg_catalog.regclass)
+                OR pg_catalog.pg_notification_queue_usage() OPERATOR(pg_catalog.>) 0.5
+                OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.+) '1 s'::pg_catalog.interval)
+                OR pg_catalog.current_setting('trace_notify') OPERATOR(pg_catalog.=) 'on' THEN
             done := {cdc}.shut_gate();
-            is_open := false;
+            RETURN false;
         END IF;
     END IF;
-    IF NOT is_open THEN
-        RETURN false;
-    END IF;
-    said := current_setting('cdc_bridge.pending_bytes', true);
-    pending := (CASE WHEN said <> '' AND length(said) < 18 AND rtrim(said, '0123456789') = '' THEN said::bigint ELSE 0 END) + 8000;
-    IF pending > 8000000 OR pg_notification_queue_usage() > 0.5 THEN
-        PERFORM pg_notify(channel, format(E'2 S %s\n', seq));
-        done := {cdc}.shut_gate();
-        RETURN false;
-    END IF;
-    PERFORM set_config('cdc_bridge.pending_bytes', pending::text, true);
-    IF operation = 'T' OR coalesce(old_text, new_text) IS NOT NULL THEN
-        -- A single row may come without the brackets.
-        body := concat('[', CASE WHEN starts_with(old_text, '{{') THEN '[' || old_text || ']' ELSE coalesce(old_text, '[]') END, ',',
-            CASE WHEN starts_with(new_text, '{{') THEN '[' || new_text || ']' ELSE coalesce(new_text, '[]') END, ']');
-    END IF;
-    IF octet_length(body) > rows_bytes_max THEN
-        body := '';
-    END IF;
-    PERFORM pg_notify(channel, format(E'2 %s %s %s %s %s %s %s\n', operation, seq, pg_current_xact_id(), relation,
-        coalesce(pg_relation_filenode(relation), 0), (date_part('epoch', clock_timestamp()) * 1000000)::bigint, gate) || body);
+    -- 7,999 bytes is PostgreSQL's limit. A single row comes without the brackets of an array.
+    sent := pg_catalog.pg_notify(pg_catalog.concat('cdc_', pg_catalog.pg_sequence_last_value('{cdc}.channel'::pg_catalog.regclass)),
+        pg_catalog.format(E'2 %s %s %s %s %s %s %s\n%s', operation, seq, pg_catalog.pg_current_xact_id(), relation,
+            COALESCE(pg_catalog.pg_relation_filenode(relation), 0),
+            (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8, gate, CASE
+            WHEN COALESCE(pg_catalog.octet_length(old_text), 0) OPERATOR(pg_catalog.+) COALESCE(pg_catalog.octet_length(new_text), 0) OPERATOR(pg_catalog.>) 7793 THEN NULL
+            WHEN pg_catalog.starts_with(COALESCE(old_text, new_text), '{{') THEN pg_catalog.format('[[%s],[%s]]', old_text, new_text)
+            WHEN COALESCE(old_text, new_text) IS NOT NULL THEN pg_catalog.format('[%s,%s]', COALESCE(old_text, '[]'), COALESCE(new_text, '[]'))
+            WHEN operation OPERATOR(pg_catalog.=) 'T' THEN '[[],[]]'
+            END));
     RETURN true;
 EXCEPTION WHEN OTHERS THEN
-    -- Nothing is lost: whoever finds the gate shut reads the log. A statement of its own: of `shut_gate() AND false` PostgreSQL
-    -- knows the value without calling anything.
+    -- Nothing is lost: a bridge that finds the gate shut reads the log.
     done := {cdc}.shut_gate();
     RETURN false;
 END

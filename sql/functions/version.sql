@@ -2,6 +2,6 @@
 -- migration then carries the new number.
 CREATE OR REPLACE FUNCTION {cdc}.version() RETURNS int
 LANGUAGE sql IMMUTABLE
-AS $version$ SELECT 3 $version$;
+AS $version$ SELECT 4 $version$;
 
 REVOKE ALL ON FUNCTION {cdc}.version() FROM PUBLIC;

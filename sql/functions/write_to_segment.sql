@@ -1,140 +1,203 @@
 -- Makes the functions that write to the log write to this segment, 0 to 7. It makes them anew: a table's name that stands in a static statement costs nothing, and one that is looked up costs
--- every writer several microseconds. Replacing a function waits for nobody and makes nobody wait; who still runs the old text
--- writes to the old segment, which does no harm. The caller holds the lock that
--- advance_segment() takes. current_segment() is made with them, so that it says what is true in each transaction.
+-- every writer several microseconds. Replacing a function waits for nobody and makes nobody wait; a session that still runs
+-- the old text writes to the old segment, which does no harm. The caller holds the lock that advance_segment() takes.
+-- current_segment() is made with them, so that it says what is true in each transaction.
 --
 -- The functions:
 --
 -- - capture_durable_insert(), _update(), _delete(): triggers AFTER each statement, with transition tables, of tables that
 --   exclude no column and of which no value reads differently under other settings of the session.
--- - record(): writes one change to the log, for all others and for what is more than a few rows.
+-- - record(): writes one change to the log, for all other triggers and for what is more than a few rows.
 --
--- What they may never do is fail the application's statement, so whatever goes wrong is caught and marked as a gap; but not that
--- the application's transaction cannot be serialised with others, which would only be said later, and nothing is missed. Who
--- writes inside of a block that catches is a subtransaction with an id of its own, and more than 64 of those in a
--- transaction slow down everybody. So once a transaction has written to a segment, and so holds a lock that keeps the
--- segment as it is, a transaction-local setting, `hold`, remembers that, and its next writes are not caught. That is done at
--- one write of sixteen, by chance: to do it costs more than a few ids do. What can fail all the same is a row that is too large as
--- JSON, more than 1 GB. That can be 1,500 times what is stored (compressed by 255, and each byte written as six), so rows
--- of more than 8 kB, even 32 of them, are rendered and written where it is caught.
+-- The usual write passes one IF and one INSERT. The IF is true for everything that is rare: the gate is open, the log is
+-- closed, the transaction is older than half a millisecond, or its turn has come to look at the size of the log (one write in
+-- 128). An UPDATE of several rows makes that INSERT fail before it has written; it is rare too. A statement that took longer
+-- than 2 ms may have changed many rows and goes through them in batches of up to 1,000 rows or 1 MiB, if there are more
+-- than 32.
 --
--- Each expression of plpgsql is set up anew in each transaction, for more than it takes to evaluate it; a function's SET
--- costs more still. So there are as few as can be, and since search_path is the writer's, every name is qualified.
+-- Rule: no write fails. Whatever goes wrong is caught and marked as a gap, except that the application's transaction cannot
+-- be serialised with others, which would be said later anyway, and nothing is missed. A write inside a block that catches
+-- gets a subtransaction id of its own, and more than 64 of those in a transaction slow down all sessions. Half a millisecond
+-- has room for some twenty; from then on a transaction counts its writes, in a transaction-local setting, `writes`. After
+-- thirty more another one, `hold`, says that what it writes is kept in memory from then on, and written many
+-- changes at a time, see keep(). A statement of more than one batch is written at once, in any case.
 --
--- `seq` is where the WAL stood: who saw somebody's change has a larger one, and it takes no sequence. All rows with one
--- `seq` and transaction are one change. `old` and `new` are a row, or an array of rows, as JSON; they pair by position.
+-- A full disk closes the log (2 in the sequence `closed`): nothing is written to it until a bridge or `prune` finds room.
 --
--- The gate is read where what fails is caught: a sequence that somebody has dropped or renamed is a gap too.
+-- Each expression of plpgsql, and each function in it, is set up anew in each transaction, for more than it takes to evaluate
+-- it; a function's SET costs more still. So there are as few as can be, and since search_path is the writer's, every name is
+-- qualified. (Operators written so have all the same precedence.) The selected columns are exactly those of the log: else
+-- the plan keeps a step that only renames them.
 --
--- The transaction has its id before the gate is read. What a bridge concludes when it opens the gate rests on that.
+-- `seq` is where the WAL stood: a transaction that saw another one's change has a larger one, and it takes no sequence. All
+-- rows with one `seq` and transaction are one change. `old` and `new` are a row, or an array of rows, as JSON; they pair by
+-- position.
+--
+-- Theory: the application's statement has changed a row, so the transaction has its id before the gate is read. What a
+-- bridge concludes when it opens the gate rests on that.
 CREATE OR REPLACE FUNCTION {cdc}.write_to_segment(number int) RETURNS void
 LANGUAGE plpgsql
 AS $write_to_segment$
 DECLARE
-    -- %1$s: insert or delete, %2$s: the segment, %3$s: the transition table, %4$s: the column of the log, %5$s: the operation.
-    one_sided CONSTANT text := $create$
-CREATE OR REPLACE FUNCTION {cdc}.capture_durable_%1$s() RETURNS pg_catalog.trigger
+    -- What the functions have in common, by the names under which they mention it.
+    is_open CONSTANT text := $part$pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1$part$;
+    is_closed CONSTANT text := $part$pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NOT NULL$part$;
+    by_chance CONSTANT text := $part$pg_catalog.random() OPERATOR(pg_catalog.<) 0.0078125$part$;
+    is_old CONSTANT text := $part$pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.+) '500 us'::pg_catalog.interval)$part$;
+    is_quick CONSTANT text := $part$pg_catalog.clock_timestamp() OPERATOR(pg_catalog.<) (pg_catalog.statement_timestamp() OPERATOR(pg_catalog.+) '2 ms'::pg_catalog.interval)$part$;
+    -- Counts a write, and has the next ones kept when there were enough. Never true.
+    count_write CONSTANT text := $part$(pg_catalog.length(pg_catalog.set_config('cdc_bridge.writes', pg_catalog.concat(pg_catalog.current_setting('cdc_bridge.writes', true), 'x'), true))
+                OPERATOR(pg_catalog.>=) 30 AND pg_catalog.set_config('cdc_bridge.hold', 'on', true) IS NULL)$part$;
+    is_kept CONSTANT text := $part$(pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) 'on') IS TRUE$part$;
+    by_some_chance CONSTANT text := $part$pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_notification_queue_usage() OPERATOR(pg_catalog.>) 0.5
+                OR pg_catalog.current_setting('trace_notify') OPERATOR(pg_catalog.=) 'on'$part$;
+    channel CONSTANT text := $part$pg_catalog.concat('cdc_', pg_catalog.pg_sequence_last_value('{cdc}.channel'::pg_catalog.regclass))$part$;
+    head CONSTANT text := $part$seq, pg_catalog.pg_current_xact_id(), @relation, COALESCE(pg_catalog.pg_relation_filenode(@relation), 0),
+                    (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,
+                    pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass)$part$;
+    columns CONSTANT text := $part$seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), @relation,
+                COALESCE(pg_catalog.pg_relation_filenode(@relation), 0)$part$;
+    fail CONSTANT text := $part$WHEN serialization_failure THEN
+        RAISE;
+    WHEN disk_full THEN
+        done := {cdc}.mark_gap();
+        BEGIN
+            done := {cdc}.close_log(2);
+        EXCEPTION WHEN OTHERS THEN
+            NULL;  -- dropped by hand
+        END;
+        RETURN NULL;
+    WHEN OTHERS THEN
+        done := {cdc}.mark_gap();
+        RETURN NULL;
+    END;$part$;
+    -- Up to 32 rows of a transition table as a count and a text; 33 where there are more, or where they may be too large for one.
+    few_rows CONSTANT text := $part$SELECT CASE WHEN pg_catalog.count(f.item) OPERATOR(pg_catalog.=) pg_catalog.count(*) THEN pg_catalog.count(*) ELSE 33 END,
+            CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) 1 THEN pg_catalog.string_agg(f.item, ',')
+                ELSE pg_catalog.concat('[', pg_catalog.string_agg(f.item, ','), ']') END
+        FROM (SELECT CASE WHEN @is_quick OR pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 32768
+            THEN pg_catalog.row_to_json(r.*)::pg_catalog.text END AS item FROM @rows r LIMIT 33) f$part$;
+    -- A trigger that somebody has made on the segment can let nothing in.
+    check_written CONSTANT text := $part$IF NOT FOUND THEN
+                IF EXISTS (SELECT FROM @rows) THEN
+                    RAISE EXCEPTION 'cdc_bridge: nothing was written';
+                END IF;
+            END IF;$part$;
+    insert_or_delete CONSTANT text := $create$
+CREATE OR REPLACE FUNCTION {cdc}.capture_durable_@event() RETURNS pg_catalog.trigger
 LANGUAGE plpgsql SECURITY DEFINER
 AS $capture$
 #variable_conflict use_variable
 DECLARE
-    seq CONSTANT pg_catalog.pg_lsn := pg_catalog.pg_current_wal_insert_lsn();
-    written pg_catalog.int8;
+    seq pg_catalog.pg_lsn := pg_catalog.pg_current_wal_insert_lsn();
+    count pg_catalog.int8;
+    hold pg_catalog.text;
+    old_hold pg_catalog.text;
     item pg_catalog.text;
     batch pg_catalog.text[];
     batch_bytes pg_catalog.int8;
-    is_large pg_catalog.bool;
     done pg_catalog.bool;
 BEGIN
-    IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) '%2$s' THEN
-        INSERT INTO {cdc}.change_log_%2$s (seq, xid, at, relation, filenode, operation, %4$s)
-        SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
-            COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), '%5$s', pg_catalog.row_to_json(r.*)
-        FROM %3$s r
-        WHERE (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL
-            AND (pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 8192 OR pg_catalog.set_config('cdc_bridge.hold', '', true) IS NULL)
-        LIMIT 33;
-        GET DIAGNOSTICS written = ROW_COUNT;
-        IF NOT (written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
-                OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1
-                OR pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.<>) '%2$s') THEN
-            RETURN NULL;
-        END IF;
-        is_large := pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.<>) '%2$s';
-    ELSE
-        BEGIN
-            INSERT INTO {cdc}.change_log_%2$s (seq, xid, at, relation, filenode, operation, %4$s)
-            SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
-                COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), '%5$s', pg_catalog.row_to_json(r.*)
-            FROM %3$s r
-            WHERE (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL
-            LIMIT 33;
-            GET DIAGNOSTICS written = ROW_COUNT;
-            IF NOT (written OPERATOR(pg_catalog.=) 33 OR written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
-                    OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
-                RETURN NULL;
-            END IF;
-        EXCEPTION WHEN serialization_failure THEN
-            RAISE;
-        WHEN OTHERS THEN
-            done := {cdc}.mark_gap();
-            RETURN NULL;
-        END;
-    END IF;
     BEGIN
-        IF written OPERATOR(pg_catalog.=) 0 AND is_large IS NOT TRUE THEN
-            -- The log is full, unless there was nothing to write.
-            IF EXISTS (SELECT FROM %3$s) THEN
+        IF NOT (@is_open OR @by_chance OR @is_old) THEN
+            INSERT INTO {cdc}.change_log_@segment
+            SELECT @columns, '@letter'::pg_catalog."char", @old_row, @new_row
+            FROM @rows r;
+            @check_written
+            RETURN NULL;
+        ELSIF @is_open AND NOT (@is_closed) AND @is_quick AND NOT @is_kept THEN
+            INSERT INTO {cdc}.change_log_@segment AS l
+            SELECT @columns, '@letter'::pg_catalog."char", @old_row, @new_row
+            FROM @rows r
+            RETURNING l.@side INTO item;
+            @check_written
+            IF FOUND AND (@by_some_chance OR @is_old) THEN
+                done := {cdc}.tell('@letter', TG_RELID, seq, @old_item, @new_item, @segment);
+            ELSIF FOUND THEN
+                item := pg_catalog.pg_notify(@channel, pg_catalog.format(CASE WHEN pg_catalog.octet_length(item) OPERATOR(pg_catalog.<=) 7793
+                    THEN E'2 @letter %s %s %s %s %s %s\n@body' ELSE E'2 @letter %s %s %s %s %s %s\n' END,
+                    @head, item));
+            END IF;
+            RETURN NULL;
+        ELSIF @is_closed THEN
+            IF EXISTS (SELECT FROM @rows) THEN
                 done := {cdc}.mark_gap();
             END IF;
             RETURN NULL;
-        END IF;
-        IF written OPERATOR(pg_catalog.<) 33 AND is_large IS NOT TRUE THEN
-            SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
-            FROM %3$s r INTO item;
-            done := {cdc}.tell('%5$s', TG_RELID, seq, %6$s, %7$s, %2$s);
+        ELSIF @is_quick AND NOT @is_kept THEN
+            done := NOT (@is_old) OR @count_write;
+            INSERT INTO {cdc}.change_log_@segment
+            SELECT @columns, '@letter'::pg_catalog."char", @old_row, @new_row
+            FROM @rows r;
+            @check_written
+            IF done OR @by_chance THEN
+                done := {cdc}.make_room(@segment);
+            END IF;
             RETURN NULL;
         END IF;
-        -- First of these, so that nobody tells the others before them.
-        done := {cdc}.tell('%5$s', TG_RELID, seq, NULL, NULL, %2$s);
+    EXCEPTION WHEN too_many_rows THEN
+        NULL;  -- while the gate is open: they have to be notified together
+    @fail
+    BEGIN
+        @few_rows INTO count, item;
+        IF count OPERATOR(pg_catalog.=) 0 THEN
+            RETURN NULL;
+        ELSIF count OPERATOR(pg_catalog.<) 33 THEN
+            IF @is_kept THEN
+                seq := {cdc}.keep('@letter', TG_RELID, seq, @old_item, @new_item);
+            ELSE
+                done := @count_write;
+                INSERT INTO {cdc}.change_log_@segment VALUES (@columns, '@letter', @old_item, @new_item);
+                @check_written
+            END IF;
+            IF @is_open THEN
+                done := {cdc}.tell('@letter', TG_RELID, seq, @old_item, @new_item, @segment);
+            ELSIF @by_chance THEN
+                done := {cdc}.make_room(@segment);
+            END IF;
+            RETURN NULL;
+        END IF;
+        -- Batches are written in one block that catches, and not in one each; but a single one may be kept.
+        done := @is_kept OR @count_write;
+        old_hold := pg_catalog.current_setting('cdc_bridge.hold', true);
+        IF NOT done THEN
+            hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
+        END IF;
         batch := '{{}}';
         batch_bytes := 0;
-        FOR item IN
-            (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM %3$s r
-            WHERE is_large IS NOT TRUE OR pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 8192 OFFSET 33)
-            UNION ALL
-            SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM %3$s r
-            WHERE is_large IS TRUE AND pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.>) 8192
-        LOOP
+        FOR item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM @rows r LOOP
             IF batch_bytes OPERATOR(pg_catalog.>) 1048576 THEN
-                done := {cdc}.record_batch('%5$s', TG_RELID, %8$s);
+                -- Before these, what is kept.
+                IF old_hold OPERATOR(pg_catalog.=) 'on' THEN
+                    done := {cdc}.write_kept() IS NULL;
+                END IF;
+                hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
+                done := {cdc}.record_batch('@letter', TG_RELID, @batches);
                 batch := '{{}}';
                 batch_bytes := 0;
             END IF;
             batch := pg_catalog.array_append(batch, item);
             batch_bytes := batch_bytes OPERATOR(pg_catalog.+) 1048 OPERATOR(pg_catalog.+) pg_catalog.octet_length(item);
         END LOOP;
-        IF batch_bytes OPERATOR(pg_catalog.>) 0 THEN
-            done := {cdc}.record_batch('%5$s', TG_RELID, %8$s);
-        END IF;
-    EXCEPTION WHEN serialization_failure THEN
-        RAISE;
-    WHEN OTHERS THEN
-        done := {cdc}.mark_gap();
-    END;
+        done := {cdc}.record_batch('@letter', TG_RELID, @batches);
+        hold := pg_catalog.set_config('cdc_bridge.hold', old_hold, true);
+    EXCEPTION @fail
     RETURN NULL;
 END
 $capture$
 $create$;
-    -- %1$s: the segment.
-    two_sided CONSTANT text := $create$
+    update CONSTANT text := $create$
 CREATE OR REPLACE FUNCTION {cdc}.capture_durable_update() RETURNS pg_catalog.trigger
 LANGUAGE plpgsql SECURITY DEFINER
 AS $capture$
 #variable_conflict use_variable
 DECLARE
-    seq CONSTANT pg_catalog.pg_lsn := pg_catalog.pg_current_wal_insert_lsn();
-    written pg_catalog.int8;
+    seq pg_catalog.pg_lsn := pg_catalog.pg_current_wal_insert_lsn();
+    count pg_catalog.int8;
+    new_count pg_catalog.int8;
+    hold pg_catalog.text;
+    old_hold pg_catalog.text;
+    item pg_catalog.text;
     old_item pg_catalog.text;
     new_item pg_catalog.text;
     olds pg_catalog.refcursor;
@@ -143,54 +206,75 @@ DECLARE
     batch_bytes pg_catalog.int8;
     done pg_catalog.bool;
 BEGIN
-    IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) '%1$s' THEN
-        INSERT INTO {cdc}.change_log_%1$s (seq, xid, at, relation, filenode, operation, old, new)
-        SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
-            COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), 'U', pg_catalog.concat('[', o.items, ']'), pg_catalog.concat('[', n.items, ']')
-        FROM (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.sum(CASE WHEN item IS NULL THEN 33 ELSE 1 END) AS count
-            FROM (SELECT CASE WHEN pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 8192
-                THEN pg_catalog.row_to_json(r.*)::pg_catalog.text END AS item FROM old_rows r LIMIT 33) f) o,
-            (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.sum(CASE WHEN item IS NULL THEN 33 ELSE 1 END) AS count
-            FROM (SELECT CASE WHEN pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 8192
-                THEN pg_catalog.row_to_json(r.*)::pg_catalog.text END AS item FROM new_rows r LIMIT 33) f) n
-        WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0
-            AND (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL;
-        GET DIAGNOSTICS written = ROW_COUNT;
-        IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
-                OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
-            RETURN NULL;
-        END IF;
-    ELSE
-        BEGIN
-            INSERT INTO {cdc}.change_log_%1$s (seq, xid, at, relation, filenode, operation, old, new)
-            SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), TG_RELID,
-                COALESCE(pg_catalog.pg_relation_filenode(TG_RELID), 0), 'U', pg_catalog.concat('[', o.items, ']'), pg_catalog.concat('[', n.items, ']')
-            FROM (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
-                FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM old_rows r LIMIT 33) f) o,
-                (SELECT pg_catalog.string_agg(item, ',') AS items, pg_catalog.count(item) AS count
-                FROM (SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text AS item FROM new_rows r LIMIT 33) f) n
-            WHERE o.count OPERATOR(pg_catalog.=) n.count AND n.count OPERATOR(pg_catalog.<) 33 AND n.count OPERATOR(pg_catalog.>) 0
-            AND (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL;
-            GET DIAGNOSTICS written = ROW_COUNT;
-            IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
-                    OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
+    BEGIN
+        IF NOT (@is_open OR @by_chance OR @is_old) THEN
+            INSERT INTO {cdc}.change_log_@segment
+            SELECT @columns, 'U'::pg_catalog."char", @one_old_row, pg_catalog.row_to_json(n.*)::pg_catalog.text
+            FROM new_rows n;
+            IF FOUND THEN
+                RETURN NULL;
+            ELSIF NOT EXISTS (SELECT FROM old_rows) THEN
                 RETURN NULL;
             END IF;
-        EXCEPTION WHEN serialization_failure THEN
-            RAISE;
-        WHEN OTHERS THEN
-            done := {cdc}.mark_gap();
+        ELSIF @is_open AND NOT (@is_closed) AND @is_quick AND NOT @is_kept THEN
+            INSERT INTO {cdc}.change_log_@segment AS l
+            SELECT @columns, 'U'::pg_catalog."char", @one_old_row, pg_catalog.row_to_json(n.*)::pg_catalog.text
+            FROM new_rows n
+            RETURNING l.old, l.new INTO old_item, new_item;
+            IF FOUND AND (@by_some_chance OR @is_old) THEN
+                done := {cdc}.tell('U', TG_RELID, seq, old_item, new_item, @segment);
+                RETURN NULL;
+            ELSIF FOUND THEN
+                item := pg_catalog.pg_notify(@channel, pg_catalog.format(CASE WHEN pg_catalog.octet_length(old_item) OPERATOR(pg_catalog.+) pg_catalog.octet_length(new_item) OPERATOR(pg_catalog.<=) 7793
+                    THEN E'2 U %s %s %s %s %s %s\n[[%s],[%s]]' ELSE E'2 U %s %s %s %s %s %s\n' END,
+                    @head, old_item, new_item));
+                RETURN NULL;
+            END IF;
+        ELSIF @is_closed THEN
+            IF EXISTS (SELECT FROM old_rows) THEN
+                done := {cdc}.mark_gap();
+            END IF;
             RETURN NULL;
-        END;
-    END IF;
+        ELSIF @is_quick AND NOT @is_kept THEN
+            done := NOT (@is_old) OR @count_write;
+            INSERT INTO {cdc}.change_log_@segment
+            SELECT @columns, 'U'::pg_catalog."char", @one_old_row, pg_catalog.row_to_json(n.*)::pg_catalog.text
+            FROM new_rows n;
+            IF FOUND THEN
+                IF done OR @by_chance THEN
+                    done := {cdc}.make_room(@segment);
+                END IF;
+                RETURN NULL;
+            END IF;
+        END IF;
+    EXCEPTION WHEN cardinality_violation THEN
+        NULL;  -- more rows than one; nothing was written
+    @fail
     BEGIN
-        IF written OPERATOR(pg_catalog.=) 1 THEN
-            SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
-            FROM old_rows r INTO old_item;
-            SELECT pg_catalog.concat('[', pg_catalog.string_agg(pg_catalog.row_to_json(r.*)::pg_catalog.text, ','), ']')
-            FROM new_rows r INTO new_item;
-            done := {cdc}.tell('U', TG_RELID, seq, old_item, new_item, %1$s);
+        @few_old_rows INTO count, old_item;
+        @few_new_rows INTO new_count, new_item;
+        IF count OPERATOR(pg_catalog.=) 0 AND new_count OPERATOR(pg_catalog.=) 0 THEN
             RETURN NULL;
+        ELSIF count OPERATOR(pg_catalog.=) new_count AND count OPERATOR(pg_catalog.<) 33 THEN
+            IF @is_kept THEN
+                seq := {cdc}.keep('U', TG_RELID, seq, old_item, new_item);
+            ELSE
+                done := @count_write;
+                INSERT INTO {cdc}.change_log_@segment VALUES (@columns, 'U', old_item, new_item);
+                @check_written
+            END IF;
+            IF @is_open THEN
+                done := {cdc}.tell('U', TG_RELID, seq, old_item, new_item, @segment);
+            ELSIF @by_chance THEN
+                done := {cdc}.make_room(@segment);
+            END IF;
+            RETURN NULL;
+        END IF;
+        -- Batches are written in one block that catches, and not in one each; but a single one may be kept.
+        done := @is_kept OR @count_write;
+        old_hold := pg_catalog.current_setting('cdc_bridge.hold', true);
+        IF NOT done THEN
+            hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
         END IF;
         old_batch := '{{}}';
         new_batch := '{{}}';
@@ -198,6 +282,11 @@ BEGIN
         OPEN olds FOR SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM old_rows r;
         FOR new_item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM new_rows r LOOP
             IF batch_bytes OPERATOR(pg_catalog.>) 1048576 THEN
+                -- Before these, what is kept.
+                IF old_hold OPERATOR(pg_catalog.=) 'on' THEN
+                    done := {cdc}.write_kept() IS NULL;
+                END IF;
+                hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
                 done := {cdc}.record_batch('U', TG_RELID, old_batch, new_batch);
                 old_batch := '{{}}';
                 new_batch := '{{}}';
@@ -214,19 +303,13 @@ BEGIN
             RAISE EXCEPTION 'cdc_bridge: fewer new rows than old ones';
         END IF;
         CLOSE olds;
-        IF batch_bytes OPERATOR(pg_catalog.>) 0 THEN
-            done := {cdc}.record_batch('U', TG_RELID, old_batch, new_batch);
-        END IF;
-    EXCEPTION WHEN serialization_failure THEN
-        RAISE;
-    WHEN OTHERS THEN
-        done := {cdc}.mark_gap();
-    END;
+        done := {cdc}.record_batch('U', TG_RELID, old_batch, new_batch);
+        hold := pg_catalog.set_config('cdc_bridge.hold', old_hold, true);
+    EXCEPTION @fail
     RETURN NULL;
 END
 $capture$
 $create$;
-    -- %1$s: the segment.
     record CONSTANT text := $create$
 CREATE OR REPLACE FUNCTION {cdc}.record(operation pg_catalog.text, relation pg_catalog.oid, old_text pg_catalog.text, new_text pg_catalog.text)
 RETURNS pg_catalog.bool
@@ -234,58 +317,67 @@ LANGUAGE plpgsql
 AS $record$
 #variable_conflict use_variable
 DECLARE
-    seq CONSTANT pg_catalog.pg_lsn := pg_catalog.pg_current_wal_insert_lsn();
-    written pg_catalog.int8;
+    seq pg_catalog.pg_lsn := pg_catalog.pg_current_wal_insert_lsn();
+    count pg_catalog.int8;
     done pg_catalog.bool;
 BEGIN
-    -- Two texts can be too large for one row of a table, though neither is.
-    IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) '%1$s'
-            AND COALESCE(pg_catalog.octet_length(old_text), 0) OPERATOR(pg_catalog.+) COALESCE(pg_catalog.octet_length(new_text), 0) OPERATOR(pg_catalog.<) 100000000 THEN
-        INSERT INTO {cdc}.change_log_%1$s
-        SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), relation,
-            COALESCE(pg_catalog.pg_relation_filenode(relation), 0), operation::pg_catalog."char", old_text, new_text
-        WHERE (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL;
-        GET DIAGNOSTICS written = ROW_COUNT;
-        IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.octet_length(pg_catalog.concat(old_text, new_text)) OPERATOR(pg_catalog.>) 100000
-                OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
-            RETURN true;
-        END IF;
-    ELSE
-        BEGIN
-            INSERT INTO {cdc}.change_log_%1$s
-            SELECT seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), relation,
-                COALESCE(pg_catalog.pg_relation_filenode(relation), 0), operation::pg_catalog."char", old_text, new_text
-            WHERE (SELECT pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass)) IS NULL;
-            GET DIAGNOSTICS written = ROW_COUNT;
-            IF NOT (written OPERATOR(pg_catalog.=) 0 OR pg_catalog.octet_length(pg_catalog.concat(old_text, new_text)) OPERATOR(pg_catalog.>) 100000
-                    OR pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1) THEN
-                RETURN true;
-            END IF;
-        EXCEPTION WHEN serialization_failure THEN
-            RAISE;
-        WHEN OTHERS THEN
+    IF pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) 'batch' THEN
+        -- One of several batches: the caller catches what goes wrong.
+        IF @is_closed THEN
             RETURN {cdc}.mark_gap();
-        END;
-    END IF;
-    IF written OPERATOR(pg_catalog.=) 0 THEN
-        RETURN {cdc}.mark_gap();
+        END IF;
+        INSERT INTO {cdc}.change_log_@segment VALUES (@columns, operation::pg_catalog."char", old_text, new_text);
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'cdc_bridge: nothing was written';
+        END IF;
+        RETURN {cdc}.tell(operation, relation, seq, NULL, NULL, @segment) OR {cdc}.make_room(@segment);
     END IF;
     BEGIN
-        done := {cdc}.tell(operation, relation, seq, old_text, new_text, %1$s);
-    EXCEPTION WHEN serialization_failure THEN
-        RAISE;
-    WHEN OTHERS THEN
-        done := {cdc}.mark_gap();
-    END;
-    RETURN true;
+        IF @is_closed THEN
+            RETURN {cdc}.mark_gap();
+        ELSIF @is_kept THEN
+            seq := {cdc}.keep(operation, relation, seq, old_text, new_text);
+        ELSE
+            done := @count_write;
+            INSERT INTO {cdc}.change_log_@segment VALUES (@columns, operation::pg_catalog."char", old_text, new_text);
+            IF NOT FOUND THEN
+                RAISE EXCEPTION 'cdc_bridge: nothing was written';
+            END IF;
+        END IF;
+        IF @is_open THEN
+            done := {cdc}.tell(operation, relation, seq, old_text, new_text, @segment);
+        ELSIF @by_chance THEN
+            done := {cdc}.make_room(@segment);
+        END IF;
+        RETURN true;
+    EXCEPTION @fail
 END
 $record$
 $create$;
+    -- In the order in which they are put in: what one mentions comes after it.
+    parts CONSTANT text[] := ARRAY[
+        ['few_old_rows', replace(few_rows, '@rows', 'old_rows')], ['few_new_rows', replace(few_rows, '@rows', 'new_rows')],
+        ['few_rows', few_rows], ['check_written', check_written], ['fail', fail], ['columns', columns], ['count_write', count_write],
+        ['is_kept', is_kept], ['channel', channel], ['head', head], ['by_some_chance', by_some_chance], ['is_open', is_open], ['is_closed', is_closed], ['is_old', is_old], ['is_quick', is_quick], ['by_chance', by_chance],
+        ['one_old_row', '(SELECT pg_catalog.row_to_json(o.*)::pg_catalog.text FROM old_rows o)'],
+        ['segment', number::text]];
+    of_insert CONSTANT text[] := ARRAY[['event', 'insert'], ['letter', 'I'], ['rows', 'new_rows'], ['side', 'new'],
+        ['old_row', 'NULL::pg_catalog.text'], ['new_row', 'pg_catalog.row_to_json(r.*)::pg_catalog.text'],
+        ['body', '[[],[%s]]'], ['old_item', 'NULL'], ['new_item', 'item'], ['batches', 'NULL, batch'], ['relation', 'TG_RELID']];
+    of_delete CONSTANT text[] := ARRAY[['event', 'delete'], ['letter', 'D'], ['rows', 'old_rows'], ['side', 'old'],
+        ['old_row', 'pg_catalog.row_to_json(r.*)::pg_catalog.text'], ['new_row', 'NULL::pg_catalog.text'],
+        ['body', '[[%s],[]]'], ['old_item', 'item'], ['new_item', 'NULL'], ['batches', 'batch, NULL'], ['relation', 'TG_RELID']];
+    of_update CONSTANT text[] := ARRAY[['rows', 'old_rows'], ['relation', 'TG_RELID']];
+    of_record CONSTANT text[] := ARRAY[['relation', 'relation']];
+    made record;
 BEGIN
-    EXECUTE format(one_sided, 'insert', number, 'new_rows', 'new', 'I', 'NULL', 'item', 'NULL, batch');
-    EXECUTE format(one_sided, 'delete', number, 'old_rows', 'old', 'D', 'item', 'NULL', 'batch, NULL');
-    EXECUTE format(two_sided, number);
-    EXECUTE format(record, number);
+    FOR made IN VALUES (insert_or_delete, parts || of_insert), (insert_or_delete, parts || of_delete), (update, parts || of_update),
+            (record, parts || of_record) LOOP
+        FOR i IN 1..array_length(made.column2, 1) LOOP
+            made.column1 := replace(made.column1, '@' || made.column2[i][1], made.column2[i][2]);
+        END LOOP;
+        EXECUTE made.column1;
+    END LOOP;
     EXECUTE format('CREATE OR REPLACE FUNCTION {cdc}.current_segment() RETURNS int LANGUAGE sql IMMUTABLE AS ''SELECT %s''',
         number);
     REVOKE ALL ON FUNCTION {cdc}.current_segment(), {cdc}.capture_durable_insert(), {cdc}.capture_durable_update(), {cdc}.capture_durable_delete(),

@@ -35,7 +35,7 @@ def untold(mode: Mode, insert: str) -> str:
         case Mode.LIVE:  # as after so many changes in one transaction
             return f"SET LOCAL cdc_bridge.pending_bytes = '400000000'; {insert}"
         case Mode.DURABLE:  # as when the log has become too large
-            return f"SELECT setval('cdc.closed', 1); {insert}; SELECT setval('cdc.closed', 1, false)"
+            return f"SELECT cdc.close_log(1); {insert}; SELECT cdc.reopen_log()"
 
 
 MENDED = """

@@ -241,7 +241,7 @@ def test_one_transaction_that_writes_more_than_the_log_may_hold(table: Database)
 
 def test_closed_log_marks_each_write_as_a_gap_and_opens_with_room(table: Database) -> None:
     with psycopg.connect(table.dsn, autocommit=True) as writer:
-        writer.execute("SELECT setval('cdc.closed', 1)")
+        writer.execute("SELECT cdc.close_log(1)")
         before, size = gaps(writer), log_bytes(writer)
         for number in range(1, 41):
             writer.execute("INSERT INTO t VALUES (%s)", [number])
