@@ -141,10 +141,16 @@ def _build_broker(settings: Settings, pools: Pools) -> tuple[Broker, ChangeStrea
 
 
 def _build_request_policy(
-    settings: Settings, broker: Broker, capture: ChangeStream, pools: Pools, catalog: PooledCatalogReader
+    settings: Settings,
+    broker: Broker,
+    capture: ChangeStream,
+    pools: Pools,
+    catalog: PooledCatalogReader,
+    *,
+    maintenance: LogMaintenance,
 ) -> RequestPolicy:
     def not_ready() -> str | None:
-        reasons = list(catalog.problems)
+        reasons = [*catalog.problems, *maintenance.problems]
         if pools.all.problems:
             reasons.insert(0, "no connection to read with")
         if not broker.listening:
@@ -214,7 +220,7 @@ class Bridge:
             PublishedKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else None,
             settings.static_tokens,
         )
-        requests = _build_request_policy(settings, broker, capture, pools, catalog)
+        requests = _build_request_policy(settings, broker, capture, pools, catalog, maintenance=maintenance)
         options = _from_settings(ServerOptions, settings, auth_mode=settings.mode)
         server = WebSocketServer(broker.requests, requests, authenticator, options, self._certificate)
         async with asyncio.TaskGroup() as tasks:

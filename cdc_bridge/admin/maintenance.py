@@ -9,6 +9,7 @@ import asyncio
 import logging
 import math
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -17,7 +18,8 @@ from psycopg import AsyncConnection, errors
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.admin.mode import STANDBY, Notify, record_notify
-from cdc_bridge.admin.retention import PARTS, Pruned, prune
+from cdc_bridge.admin.problems import closed_log
+from cdc_bridge.admin.retention import NOT_CLOSED, PARTS, Pruned, prune
 from cdc_bridge.admin.tables import catalog_settings
 from cdc_bridge.conninfo import PRUNE
 from cdc_bridge.logs import facts
@@ -51,6 +53,8 @@ class LogMaintenance:
     retention_age_s: float
     retention_bytes: int
     notify: str = ""
+    problems: tuple[str, ...] = ()
+    """Why changes are gaps, if they are."""
     _pruned_at_s: float = -math.inf
     _is_forbidden: bool = False
     _reported_locked: set[int] = field(default_factory=set)
@@ -69,16 +73,16 @@ class LogMaintenance:
 
     async def _is_due(self) -> bool:
         async with asyncio.timeout(ANSWER_LIMIT_S), self.pool.connection() as connection:
+            is_due, closed = True, NOT_CLOSED
+            # Pruning skips what is locked, and says what is missing.
+            with suppress(errors.LockNotAvailable, errors.ProgrammingError):
+                row = await (await connection.execute(statement("queries/log_due", self.schema))).fetchone()
+                is_due, closed = row or (is_due, closed)
+            self.problems = tuple(closed_log(closed))
             if self._is_forbidden or "yes" in await STANDBY.all_async(connection):
                 return False
             interval_s = min(PRUNE_INTERVAL_MAX_S, self.retention_age_s / PARTS / 2)
-            if time.monotonic() - self._pruned_at_s >= interval_s:
-                return True
-            try:
-                row = await (await connection.execute(statement("queries/log_due", self.schema))).fetchone()
-            except (errors.LockNotAvailable, errors.ProgrammingError):
-                return True  # pruning skips what is locked, and says what is missing
-            return bool(row and row[0])
+            return is_due or time.monotonic() - self._pruned_at_s >= interval_s
 
     async def prune(self) -> Pruned:
         """Prune the log now. A database without a log has nothing to prune. Raises `SourceUnavailable`.

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from psycopg.rows import args_row
 
+from cdc_bridge.admin.retention import DISK_FULL, LOG_FULL
 from cdc_bridge.admin.tables import Table, Tree
 from cdc_bridge.admin.triggers import DURABLE_FUNCTIONS, Level, Trigger
 from cdc_bridge.model.catalog import Access
@@ -171,6 +172,21 @@ def _fault_of_firing(trigger: Trigger) -> str:
 
 
 # --- the change log ---
+
+
+def closed_log(closed: int) -> Iterator[str]:
+    """Yield why nothing is written to the log, if that is so. `closed` is that of `Log`."""
+    if closed == LOG_FULL:
+        yield (
+            "the change log is full, and changes are gaps: the segment after the current one is locked, by pg_dump or a"
+            " long transaction; when that has ended, run cdc-bridge prune"
+        )
+    if closed == DISK_FULL:
+        yield (
+            "the database's disk is full, and changes are gaps: make room; a bridge then goes on within seconds, and so"
+            " does cdc-bridge prune"
+        )
+
 
 _ANEW = "or begin anew: cdc-bridge detach --all --purge, then attach"
 

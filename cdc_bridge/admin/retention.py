@@ -27,6 +27,9 @@ PARTS = 6
 
 SEGMENT_BYTES_MIN = 65_536
 
+NOT_CLOSED, LOG_FULL, DISK_FULL = 0, 1, 2
+"""The values of the sequence `closed`, see `sql/functions/close_log.sql`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -43,14 +46,19 @@ class Segment:
 class Log:
     """The change log at one moment. A segment that cannot be looked at, since it is locked, is not among `segments`.
 
-    `is_full`: a writer has found no room in it, and changes are gaps until writers can go on.
+    `closed`: why nothing is written to it and changes are gaps; `NOT_CLOSED`, `LOG_FULL` or `DISK_FULL`.
     """
 
     current: int
-    is_full: bool
+    closed: int
     segment_bytes: int
     is_gate_open: bool
     segments: tuple[Segment, ...]
+
+    @property
+    def is_full(self) -> bool:
+        """Return whether changes are gaps until there is room."""
+        return self.closed != NOT_CLOSED
 
     @property
     def size_bytes(self) -> int:
@@ -92,7 +100,7 @@ def decide(log: Log, older_than_s: float, keep_bytes: int) -> tuple[list[Segment
     if current:
         is_due |= current.size_bytes > log.segment_bytes or _is_older(current.oldest_age_s, older_than_s / PARTS)
         is_due &= not current.is_empty
-    return forgotten, log.is_full or is_due
+    return forgotten, log.closed == LOG_FULL or is_due
 
 
 def _is_older(age_s: float | None, limit_s: float) -> bool:
@@ -147,6 +155,8 @@ def prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int) -
         try:
             with _whole_log():
                 _prune(conn, schema, older_than_s, keep_bytes, done)
+        except errors.DiskFull as error:
+            raise DatabaseError("the disk is full, and the change log has nothing left to give back") from error
         finally:
             if not conn.closed:
                 conn.execute(statement("steps/pruned", name=sql.Literal(schema)))
@@ -167,6 +177,9 @@ def read_log(conn: Connection, schema: str) -> Log:
 
 
 def _prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int, done: Pruned) -> None:
+    log = _read_log(conn, schema, done.locked)
+    if log.closed == DISK_FULL and not _find_room(conn, schema, log, done):
+        return
     done.changed += [number for (number,) in conn.execute(statement("queries/note_segments", schema))]
     conn.execute(statement("steps/merge_forgotten", schema))
     log = _read_log(conn, schema, done.locked)
@@ -179,17 +192,46 @@ def _prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int, 
             if each.number not in done.locked:
                 _forget(conn, schema, each, done)
         if is_due:
-            advancing = statement("steps/advance_segment", schema, number=sql.Literal(log.current))
-            done.advanced += bool(_row(conn, advancing)[0])
+            _advance(conn, schema, log, done)
         if len(done.forgotten) + done.advanced == before:
             return
         log = _read_log(conn, schema, done.locked)
 
 
-def _forget(conn: Connection, schema: str, segment: Segment, done: Pruned) -> None:
+def _find_room(conn: Connection, schema: str, log: Log, done: Pruned) -> bool:
+    """Give back what the log takes of a full disk. Return whether writers can write to it again.
+
+    Changes have been gaps since the disk was full, so no client can resume from what the log still has.
+    """
+    for each in sorted(log.segments, key=lambda segment: -segment.size_bytes):
+        if not each.is_empty:
+            _forget(conn, schema, each, done)
+    return bool(_row(conn, statement("steps/find_room", schema))[0])
+
+
+def _advance(conn: Connection, schema: str, log: Log, done: Pruned) -> None:
+    """Let writers go on to the next segment. A full disk has no room for that: empty the current one instead."""
     try:
-        with _limited(conn, LOCK_TIMEOUT_MS):
-            conn.execute(statement("steps/forget_segment", schema, number=sql.Literal(segment.number)))
+        done.advanced += bool(
+            _row(conn, statement("steps/advance_segment", schema, number=sql.Literal(log.current)))[0]
+        )
+    except errors.DiskFull:
+        for each in log.segments:
+            if each.number == log.current and each.number not in done.locked and not each.is_empty:
+                _forget(conn, schema, each, done)
+
+
+def _forget(conn: Connection, schema: str, segment: Segment, done: Pruned) -> None:
+    number = sql.Literal(segment.number)
+    try:
+        try:
+            with _limited(conn, LOCK_TIMEOUT_MS):
+                conn.execute(statement("steps/forget_segment", schema, number=number))
+        except errors.DiskFull:
+            with _limited(conn, LOCK_TIMEOUT_MS):
+                conn.execute(statement("steps/drop_index", schema, number=number))
+            with _limited(conn, LOCK_TIMEOUT_MS):
+                conn.execute(statement("steps/forget_segment", schema, number=number))
     except (errors.LockNotAvailable, errors.DeadlockDetected):
         done.locked.append(segment.number)
     else:
@@ -198,7 +240,7 @@ def _forget(conn: Connection, schema: str, segment: Segment, done: Pruned) -> No
 
 def _read_log(conn: Connection, schema: str, locked: list[int]) -> Log:
     """Read the log, except for the segments that are `locked`, and note which ones are found to be."""
-    current, is_full, size_bytes, is_gate_open = _row(conn, statement("queries/log_position", schema))
+    current, closed, size_bytes, is_gate_open = _row(conn, statement("queries/log_position", schema))
     segments = []
     for number in range(RING):
         name = sql.Identifier(schema, f"change_log_{number}")
@@ -209,7 +251,7 @@ def _read_log(conn: Connection, schema: str, locked: list[int]) -> Log:
                     segments.append(Segment(number, *_row(conn, query)))
             except errors.LockNotAvailable:
                 locked.append(number)
-    return Log(current, is_full, size_bytes, is_gate_open, tuple(segments))
+    return Log(current, closed, size_bytes, is_gate_open, tuple(segments))
 
 
 def _row(conn: Connection, query: sql.Composed) -> tuple[Any, ...]:

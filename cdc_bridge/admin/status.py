@@ -11,7 +11,7 @@ from psycopg.rows import class_row
 
 from cdc_bridge.admin.migrations import require_installed
 from cdc_bridge.admin.mode import Mode, Notify, read_notify
-from cdc_bridge.admin.problems import capture_problems, log_problems, lost_tables
+from cdc_bridge.admin.problems import capture_problems, closed_log, log_problems, lost_tables
 from cdc_bridge.admin.retention import Log, read_log
 from cdc_bridge.admin.roles import lacks
 from cdc_bridge.admin.tables import Tree, catalog_settings, read_trees
@@ -125,10 +125,7 @@ def _other_problems(found: Status, trees: Iterable[Tree]) -> Iterator[str]:
     for tree in trees:
         if not tree.is_attached and not tree.root.is_partition and any(table.triggers for table in tree.tables):
             yield f"{tree.root.relation} was a partition and still carries triggers: attach it, or detach it"
-    if found.log and found.log.is_full:
-        yield (
-            "the change log is full, and changes are gaps: the segment after the current one is locked, by pg_dump or a"
-            " long transaction; when that has ended, run cdc-bridge prune"
-        )
+    if found.log:
+        yield from closed_log(found.log.closed)
     if found.notify is Notify.OFF and (live := [str(table) for table in found.tables if table.mode is Mode.LIVE]):
         yield f"notify is off, and yet {', '.join(live)} notifies: attach with --mode durable, or say --notify auto"

@@ -20,6 +20,9 @@ BEGIN
     -- What somebody else has taken out of it before is in no row.
     INSERT INTO {cdc}.forgotten (segment) SELECT changed FROM {cdc}.changed_segments() AS changed WHERE changed = number;
     EXECUTE format('TRUNCATE %s', segment);
+    IF NOT EXISTS (SELECT FROM pg_index WHERE indrelid = segment::regclass) THEN
+        EXECUTE format('CREATE INDEX ON %s (xid)', segment);  -- see drop_index()
+    END IF;
     PERFORM {cdc}.note_storage(number);
 END
 $forget_segment$;

@@ -52,16 +52,16 @@ SELECT 0, 9223372036854775807, 0, pg_current_snapshot()::text
 WHERE %(by_hand)s::bool AND EXISTS (SELECT FROM {cdc}.changed_segments())
 
 -- name: log_position
--- Which segment of the change log is written to, whether none is, since a writer has found no room (see make_room), how many
--- bytes one may take, and whether the gate is open: whether writers notify now.
-SELECT {cdc}.current_segment(), pg_sequence_last_value('{cdc}.closed'::regclass) IS NOT NULL,
+-- Which segment of the change log is written to, whether none is (see close_log: 1, the log has no room; 2, the disk is full), how
+-- many bytes one may take, and whether the gate is open: whether writers notify now.
+SELECT {cdc}.current_segment(), coalesce(pg_sequence_last_value('{cdc}.closed'::regclass), 0),
     coalesce(pg_sequence_last_value('{cdc}.segment_bytes'::regclass), 0),
     coalesce(pg_sequence_last_value('{cdc}.gate'::regclass), 0) & 1 = 1
         AND pg_sequence_last_value('{cdc}.lease'::regclass) > date_part('epoch', clock_timestamp()) * 1000000
 
 -- name: log_due
 -- Whether the change log should be pruned now, and not only once a minute: a writer has found no room, the current segment is
--- full, the next one is not empty, or somebody has changed a segment by hand.
+-- full, the next one is not empty, or somebody has changed a segment by hand. And why nothing is written to it, see close_log.
 SELECT pg_sequence_last_value('{cdc}.closed'::regclass) IS NOT NULL
     OR EXISTS (SELECT FROM {cdc}.changed_segments())
     OR EXISTS (
@@ -71,7 +71,8 @@ SELECT pg_sequence_last_value('{cdc}.closed'::regclass) IS NOT NULL
             AND (c.relname = 'change_log_' || {cdc}.current_segment()
                     AND pg_total_relation_size(c.oid) > pg_sequence_last_value('{cdc}.segment_bytes'::regclass)
                 OR c.relname = 'change_log_' || (({cdc}.current_segment() + 1) % 8) AND pg_relation_size(c.oid) > 0)
-    )
+    ),
+    coalesce(pg_sequence_last_value('{cdc}.closed'::regclass), 0)
 
 -- name: segment_oids
 -- Which tables segments of the change log are.

@@ -30,5 +30,7 @@ rights(kind, name, privilege) AS (
         ('FUNCTION', 'current_segment', 'EXECUTE'),  -- pruning
         ('FUNCTION', 'merge_forgotten', 'EXECUTE'),
         ('FUNCTION', 'forget_segment', 'EXECUTE'),
-        ('FUNCTION', 'advance_segment', 'EXECUTE')
+        ('FUNCTION', 'advance_segment', 'EXECUTE'),
+        ('FUNCTION', 'drop_index', 'EXECUTE'),
+        ('FUNCTION', 'find_room', 'EXECUTE')
 )

@@ -12,6 +12,14 @@ SET LOCAL ROLE {owner}
 -- CASCADE reaches no table of the application: the triggers that need our functions are gone by then.
 DROP SCHEMA IF EXISTS {cdc} CASCADE
 
+-- name: drop_index
+-- Free the space that a full disk needs before a segment of the change log can be emptied.
+SELECT {cdc}.drop_index({number})
+
+-- name: find_room
+-- Let writers write to the change log again after the disk was full; false where it still is.
+SELECT {cdc}.find_room()
+
 -- name: forget_segment
 -- Empty one segment of the change log, in a transaction of its own.
 SELECT {cdc}.forget_segment({number})

@@ -292,8 +292,10 @@ CHECKS: dict[str, dict[str, Any]] = {
     "steps/record_notify": {"value": sql.Literal("auto")},
     "steps/merge_forgotten": {},
     "steps/segment_bytes": {"size_bytes": sql.Literal(100_000)},
+    "steps/drop_index": {"number": sql.Literal(5)},
     "steps/forget_segment": {"number": sql.Literal(5)},
     "steps/advance_segment": {"number": sql.Literal(0)},
+    "steps/find_room": {},
 }
 """All that a bridge asks of our schema, but for the segments, which `_segments` asks."""
 
@@ -481,6 +483,7 @@ def is_refused(served: Place, role: str, statements: list[str]) -> None:
 REFUSED = [
     *(f"SELECT cdc.record_notify({text})" for text in ("NULL", "'OFF'", "'off''; DROP TABLE sales.t; --'", "''")),
     *(f"SELECT cdc.forget_segment({number})" for number in ("NULL", -1, 8, 2147483647)),
+    *(f"SELECT cdc.drop_index({number})" for number in ("NULL", -1, 8, 2147483647)),
     *(f"SELECT cdc.open_gate('{number}')" for number in ("NaN", "Infinity", "-Infinity", "1e300")),
 ]
 NOT_DONE = [f"SELECT cdc.advance_segment({number})" for number in ("NULL", -1, 1, 7, 8, 2147483646)]

@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from cdc_bridge.admin import retention
 from cdc_bridge.admin.maintenance import LogMaintenance
-from cdc_bridge.admin.retention import RING, Log, Pruned, Segment, decide, prune, read_log
+from cdc_bridge.admin.retention import LOG_FULL, RING, Log, Pruned, Segment, decide, prune, read_log
 from cdc_bridge.capture.log_pages import asking, current_snapshot, is_forgotten
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.errors import DatabaseError, NotInstalled, SourceUnavailable
@@ -28,11 +28,11 @@ GIB = 2**30
 EMPTY = Segment(0, 24_576, is_empty=True)
 
 
-def log(current: int, *segments: Segment, is_full: bool = False) -> Log:
+def log(current: int, *segments: Segment, closed: int = 0) -> Log:
     """Segments that are not named are empty."""
     named = {each.number: each for each in segments}
     every = tuple(named.get(n, Segment(n, EMPTY.size_bytes, is_empty=True)) for n in range(RING))
-    return Log(current, is_full, GIB // 6, is_gate_open=False, segments=every)
+    return Log(current, closed, GIB // 6, is_gate_open=False, segments=every)
 
 
 def held(number: int, size_bytes: int = 1000, oldest_s: float | None = 20.0, newest_s: float | None = 10.0) -> Segment:
@@ -82,8 +82,8 @@ def test_no_age_at_all_forgets_everything() -> None:
 
 
 def test_full_log_lets_writers_go_on() -> None:
-    assert decide(log(1, held(1), is_full=True), DAY_S, GIB) == ([], True)
-    assert decide(log(1, held(1), held(2), is_full=True), DAY_S, GIB) == ([held(2)], True)
+    assert decide(log(1, held(1), closed=LOG_FULL), DAY_S, GIB) == ([], True)
+    assert decide(log(1, held(1), held(2), closed=LOG_FULL), DAY_S, GIB) == ([held(2)], True)
 
 
 @given(
@@ -258,7 +258,7 @@ def test_two_who_prune_at_once_do_not_forget_twice(database: Database, conn: psy
 
 def test_full_log_goes_on_once_the_next_segment_is_free(conn: psycopg.Connection[Any]) -> None:
     write(conn)
-    conn.execute("SELECT setval('cdc.closed', 1)")
+    conn.execute("SELECT cdc.close_log(1)")
     gap = conn.execute("SELECT pg_sequence_last_value('cdc.gap')").fetchone()
     write(conn)
     assert conn.execute("SELECT pg_sequence_last_value('cdc.gap')").fetchone() != gap

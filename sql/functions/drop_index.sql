@@ -1,0 +1,16 @@
+-- Drops the index of a segment of the log. On a full disk that is the only thing that frees space and needs none itself; after
+-- that there is enough to empty the segment, and forget_segment() makes the index anew.
+CREATE OR REPLACE FUNCTION {cdc}.drop_index(number int) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $drop_index$
+DECLARE
+    index regclass;
+BEGIN
+    FOR index IN SELECT indexrelid FROM pg_index WHERE indrelid = format('{cdc}.change_log_%s', number)::regclass LOOP
+        EXECUTE format('DROP INDEX %s', index);
+    END LOOP;
+END
+$drop_index$;
+
+REVOKE ALL ON FUNCTION {cdc}.drop_index(int) FROM PUBLIC;
