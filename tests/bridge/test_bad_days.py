@@ -248,8 +248,9 @@ async def test_right_on_the_log_that_was_revoked_is_said_and_told(
         database.execute(f"GRANT {right} ON cdc.change_log_0 TO {role}")
         await says(bridge, "ready")
         await subscriber.knows(0, 1, 2)
-        expected = "resync" if right == "INSERT" else "resumed"
-        assert await beginning(bridge.url, old) == expected
+        # While the gate is open, writers read from the log what they notify: without SELECT that is a gap.
+        expected = {"INSERT": {"resync"}, "SELECT": {"resync", "resumed"}, "TRUNCATE": {"resumed"}}
+        assert await beginning(bridge.url, old) in expected[right]
 
 
 async def test_session_that_replicates_is_told(table: Database) -> None:

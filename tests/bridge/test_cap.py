@@ -36,7 +36,16 @@ WRITES = 40 * SEGMENT_BYTES // WRITE_BYTES
 def table(database: Database) -> Database:
     database.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (0)")
     attach(database, "t")
+    look_often(database)
     return database
+
+
+def look_often(database: Database) -> None:
+    """Let one write in sixteen look at the size of the log, not one in 128: segments are small here."""
+    ((definition,),) = database.execute("SELECT pg_get_functiondef('cdc.write_to_segment'::regproc)")
+    assert "0.0078125" in definition
+    database.execute(definition.replace("0.0078125", "0.0625"))
+    database.execute("SELECT cdc.write_to_segment(cdc.current_segment())")
 
 
 def log_bytes(connection: Connection) -> int:
@@ -53,11 +62,11 @@ def gaps(connection: Connection) -> int:
     return int(row[0])
 
 
-def write(connection: Connection) -> None:
+def write(connection: Connection, size_bytes: int = WRITE_BYTES) -> None:
     """A value that does not compress; the table itself stays as it is."""
     connection.execute(
         "UPDATE t SET v = (SELECT string_agg(md5(random()::text), '') FROM generate_series(1, %s))",
-        [WRITE_BYTES // 2 // 32],
+        [size_bytes // 2 // 32],
     )
 
 
@@ -159,6 +168,17 @@ async def test_log_stays_bounded_without_a_bridge_and_works_again_afterwards(
         await gaps_are_mended(table)  # before, no cursor is worth anything
         new = await cursor_after(table, bridge.url, "INSERT INTO t VALUES (2)", 0, 1, 2)
         assert await beginning(bridge.url, new) == "resumed"
+
+
+def test_log_of_large_rows_stays_bounded(table: Database) -> None:
+    """Large rows go through the batches, which look at the size of the log each time."""
+    segment_bytes, largest = 2 * 1024 * 1024, 0
+    with psycopg.connect(table.dsn, autocommit=True) as watcher, psycopg.connect(table.dsn, autocommit=True) as writer:
+        watcher.execute("SELECT setval('cdc.segment_bytes', %s)", [segment_bytes])
+        for _ in range(150):
+            write(writer, 500_000)
+            largest = max(largest, log_bytes(watcher))
+    assert largest < 3.5 * 6 * segment_bytes
 
 
 def test_writer_that_has_to_forget_keeps_readers_waiting_no_longer_than_its_commit(table: Database) -> None:
