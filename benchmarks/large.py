@@ -1,108 +1,182 @@
-"""One transaction of very many rows, and what others notice of it: another table is written to all the while."""
+"""One transaction of very many rows: what the bridge needs for it, and what others notice of it.
+
+    python -m benchmarks.large [--rows 1000000] [--followers 10]
+
+Clients follow the table that is written to. Another table is written to all the while, and somebody follows that.
+"""
 
 from __future__ import annotations
 
+import argparse
+import asyncio
+import contextlib
 import threading
 import time
 from dataclasses import dataclass, field
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
+import uvloop
 
-from benchmarks.bulk import INSERT
 from benchmarks.figures import headline, show
-from benchmarks.stage import BridgeProcess, Subject, attach_durably, running_bridge, set_up
-from benchmarks.subscriber import subscribed
+from benchmarks.probe import TABLE, Probe, probing, show_delays
+from benchmarks.stage import BridgeProcess, Subject, attach_durably, running_bridge, server, set_up
+from benchmarks.subscriber import CONTEXT, READY_WITHIN_S
+from benchmarks.swarm import Client, Shared, shared, subscribe, text_frame
 from tests.support.cluster import Cluster
 
-UPDATE = "UPDATE {} SET state = 'paid' WHERE id > 0"
-OTHER = "CREATE TABLE other (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, sent_ns bigint NOT NULL)"
-TELL_OTHER = "INSERT INTO other (sent_ns) VALUES (%s)"
-PAUSE_S = 0.02
-QUIET_S = 5
+INSERT = """
+INSERT INTO {} (account, note, amount, details)
+SELECT n % 10000, 'what customer number ' || n || ' had to say about it', n / 100.0,
+    '{{"colour": "blue", "parts": [1, 2, 3]}}'
+FROM generate_series(1, {}) AS n
+"""
+STATEMENTS = 10
+PROBED_PER_S = 100
+QUIET_S = 10
 SETTLE_S = 3
+WITHIN_S = 300
+GROWTH_BYTES_MAX = 64 * 1024 * 1024
 
 
-@dataclass(slots=True)
-class Memory:
-    """Of the bridge: at first, and at most."""
+class Memory(threading.Thread):
+    """Looks at the memory of the bridge again and again: at first, and at most."""
 
-    bridge: BridgeProcess
-    first: int | None = None
-    most: int = 0
-    _looked_s: float = field(default=float("-inf"))
+    def __init__(self, bridge: BridgeProcess) -> None:
+        super().__init__(daemon=True)
+        self.first = self.most = bridge.memory_bytes() or 0
+        self._bridge = bridge
+        self._ends = threading.Event()
 
-    def look(self) -> None:
-        now = time.monotonic()
-        if now - self._looked_s > 0.05:
-            self._looked_s = now
-            found = self.bridge.memory_bytes()
-            self.first = found if self.first is None else self.first
-            self.most = max(self.most, found or 0)
+    def run(self) -> None:
+        while not self._ends.wait(0.02):
+            self.most = max(self.most, self._bridge.memory_bytes() or 0)
 
-    @property
-    def growth(self) -> str:
-        return "not known here" if self.first is None else f"{(self.most - self.first) / 1e6:,.0f} MB"
+    def end(self) -> int:
+        """Return by how much it grew at most."""
+        self._ends.set()
+        self.join()
+        return self.most - self.first
 
 
-def run(cluster: Cluster, rows: int) -> None:
-    headline(f"One UPDATE of {rows:,} rows")
+@dataclass(frozen=True, slots=True)
+class Followers:
+    """What their process tells: of each one the rows that it received, and whether it was told of others."""
+
+    shared: Shared = field(default_factory=shared)
+    rows: list[Synchronized[int]] = field(default_factory=list)
+    told: list[Synchronized[int]] = field(default_factory=list)
+
+
+class _Follower(Client):
+    def __init__(self, request: bytes, followers: Followers, number: int) -> None:
+        super().__init__(request, followers.shared)
+        self._followers = followers
+        self._number = number
+
+    def _take(self, text: bytes) -> None:
+        before = self._shared.rows.value
+        super()._take(text)
+        self._followers.rows[self._number].value += self._shared.rows.value - before
+        self._followers.told[self._number].value += b'"event":"init"' in text[:50] and b'"reason":"resync"' in text
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._followers.told[self._number].value += 1
+
+
+def _main(url: str, followers: Followers, count: int) -> None:
+    async def follow() -> None:
+        address, request = urlsplit(url), text_frame(subscribe(Subject.ATTACHED).encode())
+        for number in range(count):
+            _, client = await asyncio.get_running_loop().create_connection(
+                lambda number=number: _Follower(request, followers, number),  # type: ignore[misc]
+                str(address.hostname),
+                int(address.port or 80),
+            )
+            await client.ready
+        followers.shared.ready.set()
+        await asyncio.Event().wait()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        uvloop.run(follow())
+
+
+def run(cluster: Cluster, rows: int, count: int = 10) -> None:
+    headline(f"One transaction of {rows:,} rows in {STATEMENTS} statements, while {count} clients follow the table")
     dsn = set_up(cluster, "large")
     with psycopg.connect(dsn, autocommit=True) as connection:
-        connection.execute(OTHER)
-        attach_durably(connection, "other")
-        connection.execute(INSERT.format(Subject.ATTACHED, rows))
-        connection.execute(INSERT.format(Subject.UNTOUCHED, rows))
-        began = time.monotonic()
-        connection.execute(UPDATE.format(Subject.UNTOUCHED))
-        show("the statement on an untouched table", f"{time.monotonic() - began:.1f} s")
+        connection.execute(TABLE)
+        attach_durably(connection, "probe")
         with running_bridge(dsn) as bridge:
-            tell(connection, bridge, dsn, rows)
+            followers = Followers(rows=[], told=[])
+            for counters in (followers.rows, followers.told):
+                counters += [CONTEXT.Value("q", 0, lock=False) for _ in range(count)]
+            process = CONTEXT.Process(target=_main, args=(bridge.url, followers, count), daemon=True)
+            process.start()
+            assert followers.shared.ready.wait(READY_WITHIN_S), "not all clients have their initial data"
+            with probing(dsn, bridge.url, per_s=PROBED_PER_S) as probe:
+                measure(connection, bridge, followers, probe, rows)
+            process.terminate()
+            process.join()
 
 
-def tell(connection: psycopg.Connection, bridge: BridgeProcess, dsn: str, rows: int) -> None:
-    with (
-        subscribed(bridge.url, Subject.ATTACHED) as client,
-        subscribed(bridge.url, "other", with_delays=True) as other,
-        Teller(dsn),
+def measure(
+    connection: psycopg.Connection, bridge: BridgeProcess, followers: Followers, probe: Probe, rows: int
+) -> None:
+    time.sleep(SETTLE_S)
+    probe.take_ms()
+    time.sleep(QUIET_S)
+    before_ms = probe.take_ms()
+    memory, cpu_s = Memory(bridge), bridge.cpu_s()
+    memory.start()
+    began_s = time.monotonic()
+    with connection.transaction():
+        for _ in range(STATEMENTS):
+            connection.execute(INSERT.format(Subject.ATTACHED, rows // STATEMENTS))
+    committed_s = time.monotonic()
+    written_ms = probe.take_ms()
+    while not all(
+        received.value >= rows or told.value for received, told in zip(followers.rows, followers.told, strict=True)
     ):
-        time.sleep(SETTLE_S)
-        other.take_longest_ms()
-        time.sleep(QUIET_S)
-        quiet_ms = other.take_longest_ms()
-        memory = Memory(bridge)
-        memory.look()
-        began = time.monotonic()
-        connection.execute(UPDATE.format(Subject.ATTACHED))
-        committed = time.monotonic()
-        statement_ms = other.take_longest_ms()
-        client.wait_for(rows, memory.look)
-        told = time.monotonic()
-        telling_ms = other.take_longest_ms()
-    show("the statement on the attached table", f"{committed - began:.1f} s")
-    per_s = f"{rows / (told - committed):,.0f} rows a second"
-    show("from then on until all of it was at a client", f"{told - committed:.1f} s", note=per_s)
-    show("the bridge's memory grew meanwhile by at most", memory.growth)
-    show(f"an event of another table took at most: {QUIET_S} s before", f"{quiet_ms:,.0f} ms")
-    show("  while the statement ran", f"{statement_ms:,.0f} ms")
-    show("  from then on until all was told", f"{telling_ms:,.0f} ms")
+        time.sleep(0.01)
+        if time.monotonic() > committed_s + WITHIN_S:
+            break
+    told_s = time.monotonic()
+    told_ms = probe.take_ms()
+    cpu_s = bridge.cpu_s() - cpu_s
+    time.sleep(QUIET_S)
+    after_ms = probe.take_ms()
+    growth_bytes = memory.end()
+    whole = sum(received.value == rows for received in followers.rows)
+    told = sum(bool(each.value) for each in followers.told)
+    per_s = f"{rows / (told_s - committed_s):,.0f} rows a second to each, {cpu_s:.1f} s of the bridge's processor time"
+    show("the statements", f"{committed_s - began_s:.1f} s")
+    show("from COMMIT until the last client had all of it", f"{told_s - committed_s:.1f} s", note=per_s)
+    show("clients that received every row, once", f"{whole} of {len(followers.rows)}")
+    show("others, which were told so", f"{told} of {len(followers.rows) - whole}", target="all")
+    show(
+        "the bridge's memory grew by at most",
+        f"{growth_bytes / 1024**2:,.0f} MiB",
+        target="at most 64 MiB",
+        note=f"from {memory.first / 1024**2:,.0f} MiB",
+    )
+    show_delays("another table, up to COMMIT", written_ms, before_ms)
+    show_delays("another table, from COMMIT on", told_ms, before_ms, target="p99 at most 3")
+    show_delays("another table, afterwards", after_ms, before_ms)
+    show("rows of the other table that did not come", f"{probe.wait_for_all(SETTLE_S)}", target="0")
 
 
-class Teller:
-    """Writes to the other table, a row every few milliseconds."""
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__)
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--followers", type=int, default=10)
+    parser.add_argument("--pg-bin", type=Path, help="the server's programs; else the embedded PostgreSQL")
+    options = parser.parse_args()
+    with server(options.pg_bin) as cluster:
+        run(cluster, options.rows, options.followers)
 
-    def __init__(self, dsn: str) -> None:
-        self._dsn = dsn
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._write)
 
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, *exc: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _write(self) -> None:
-        with psycopg.connect(self._dsn, autocommit=True) as connection:
-            while not self._stopping.wait(PAUSE_S):
-                connection.execute(TELL_OTHER, [time.monotonic_ns()])
+if __name__ == "__main__":
+    main()

@@ -37,6 +37,8 @@ class Client(asyncio.Protocol):
         self._request = request
         self._shared = shared
         self._buffer = b""
+        self._chunks: list[bytes] = []
+        self._lacking = 0  # bytes of a large frame
         self._upgraded = False
         self._transport: asyncio.Transport | None = None
 
@@ -50,7 +52,12 @@ class Client(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         assert self._transport is not None
-        self._buffer += data
+        self._chunks.append(data)
+        self._lacking -= len(data)
+        if self._lacking > 0:
+            return
+        self._buffer = b"".join([self._buffer, *self._chunks])
+        self._chunks.clear()
         if not self._upgraded:
             head, end, rest = self._buffer.partition(b"\r\n\r\n")
             if not end:
@@ -73,6 +80,7 @@ class Client(asyncio.Protocol):
             elif size == 127:
                 size, begin = int.from_bytes(buffer[begin : begin + 8], "big"), begin + 8
             if len(buffer) < begin + size:
+                self._lacking = begin + size - len(buffer)
                 break
             if buffer[at] == PING:
                 yield struct.pack("!BBL", 0x8A, 0x80 | size, 0) + buffer[begin : begin + size]
@@ -103,11 +111,15 @@ class Shared:
     last_ns: Synchronized[int]
 
 
+def shared() -> Shared:
+    return Shared(CONTEXT.Event(), *(CONTEXT.Value("q", 0, lock=False) for _ in range(3)))
+
+
 class Swarm:
     """The side of the process that started it."""
 
     def __init__(self, url: str, requests: Sequence[str]) -> None:
-        self._shared = Shared(CONTEXT.Event(), *(CONTEXT.Value("q", 0, lock=False) for _ in range(3)))
+        self._shared = shared()
         self._process = CONTEXT.Process(target=_main, args=(url, list(requests), self._shared), daemon=True)
         self._process.start()
         deadline = time.monotonic() + READY_WITHIN_S

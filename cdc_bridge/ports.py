@@ -181,7 +181,7 @@ class RowEvaluator(Protocol):
 class LogReader(Protocol):
     """Reads changes that were committed before now.
 
-    `missed` yields pages of about a MiB at most, of one snapshot, which is taken after the call; at the end `CaughtUp`.
+    `missed` yields pages of 256 KiB at most, of one snapshot, which is taken after the call; at the end `CaughtUp`.
     Every change of the collection's tables that the snapshot sees and that `delivered` lacks is in one page, once.
     Raises `Forgotten`, `SourceChanged` and `SourceUnavailable`. No two changes have the same `seq`.
     """

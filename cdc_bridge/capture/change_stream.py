@@ -167,6 +167,8 @@ class _Turns:
         self._logged_gaps = GapLimit(GAPS_APART_S)
         self._now_s = 0.0
         """When what this turn takes had come, by the monotonic clock. So much is known of the gate's lease then."""
+        self._read_s = NEVER
+        """When the log was last begun to be read."""
         self._read_due_s = 0.0
         """When the log is to be read next."""
         self._due_s = 0.0
@@ -224,7 +226,7 @@ class _Turns:
         """Owe a gap for a notification that cannot be read."""
         if self._monitor.is_proven:
             self._notified_gaps.owe(Gap(str(error)))
-            await self._read()
+            await self._read_what_came()
 
     async def _take(self, item: Heartbeat | Wake | Change) -> None:
         if isinstance(item, Heartbeat):
@@ -235,7 +237,7 @@ class _Turns:
         elif isinstance(item, Wake):
             if item.is_shut:
                 self._gate.shut()
-            await self._read()  # before everything that came later
+            await self._read_what_came()  # before everything that came later
         else:
             await self._take_live(item)
 
@@ -295,10 +297,16 @@ class _Turns:
 
     # --- the log ---
 
+    async def _read_what_came(self) -> None:
+        """Read what the log had when what this turn takes came: once, however many notifications call for it."""
+        if self._read_s < self._now_s:
+            await self._read()
+
     async def _read(self) -> None:
         """Read what the log has beyond what was delivered."""
         position, bulk = self._position, self._bulk
         self._due_s = 0
+        self._read_s = time.monotonic()
         before = position.position
         ask, is_standby = self._session.reader.rows, self._session.is_standby
         try:

@@ -5,8 +5,8 @@ A collection above these limits is `heavy` and read beside the stream (`bulk_rea
 Many small ones can be too much at once for a client that follows them all: past `READ_ALL_BYTES_MAX` in total they are
 heavy together.
 
-A page is about a MiB, or one larger change. Reading keeps no transaction open between two pages: the snapshot says
-which rows belong to it, not the transaction that reads.
+A page is about 256 KiB, or one larger change: all others wait while it is matched and sent. Reading keeps no
+transaction open between two pages: the snapshot says which rows belong to it, not the transaction that reads.
 
 Theory: emptying a segment (TRUNCATE) takes effect for every snapshot at once. So a read is complete only if nothing was
 forgotten in the meantime. That is checked after reading, and before anything is emitted.
@@ -46,7 +46,7 @@ READ_BYTES_MAX = 4 * 1024 * 1024
 READ_ALL_BYTES_MAX = 8 * 1024 * 1024
 TEXT_BYTES_MAX = 64 * 1024
 KEYS_MAX = 20_000
-PAGE_BYTES_MAX = 1024 * 1024
+PAGE_BYTES_MAX = 256 * 1024
 PAGE_ROWS_MAX = 1000
 
 _STATEMENT = itemgetter(0, 1)
