@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import os
 import re
 import statistics
 import threading
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlsplit
 
 import psycopg
@@ -112,6 +114,7 @@ class Play:
     shared: Shared
     go: Event
     pipe: Connection
+    gives_way: bool
 
 
 async def _clients(play: Play) -> None:
@@ -147,16 +150,18 @@ async def _clients(play: Play) -> None:
     await asyncio.gather(*(begin(story) for story in stories))
     play.shared.ready.set()
     await asyncio.to_thread(play.go.wait)
-    began_s = time.monotonic()
+    began_s, cpu_s = time.monotonic(), time.process_time()
     await asyncio.gather(*(come_back(story, number, began_s) for number, story in enumerate(stories)))
     for story in stories:
         story.connected_s -= began_s
         story.upgraded_s -= began_s
         story.resumed_s -= began_s
-    play.pipe.send(stories)
+    play.pipe.send((stories, time.process_time() - cpu_s))
 
 
 def _main(play: Play) -> None:
+    if play.gives_way:
+        os.nice(19)
     with contextlib.suppress(KeyboardInterrupt):
         uvloop.run(_clients(play))
 
@@ -207,7 +212,7 @@ def _reads(dsn: str) -> Iterator[list[int]]:
         watcher.join()
 
 
-def run(cluster: Cluster, count: int, missed: int) -> None:
+def run(cluster: Cluster, count: int, missed: int, *, gives_way: bool) -> None:
     headline(f"{count:,} clients come back within {WITHIN_S:g} s and resume, {missed} rows missed")
     dsn = set_up(cluster, "storm")
     shared = Shared(CONTEXT.Event(), *(CONTEXT.Value("q", 0, lock=False) for _ in range(3)))
@@ -216,7 +221,7 @@ def run(cluster: Cluster, count: int, missed: int) -> None:
         with running_bridge(dsn) as bridge:
             port = urlsplit(bridge.url).port
             clients = CONTEXT.Process(
-                target=_main, args=(Play(bridge.url, count, missed, shared, go, theirs),), daemon=True
+                target=_main, args=(Play(bridge.url, count, missed, shared, go, theirs, gives_way),), daemon=True
             )
             clients.start()
             assert shared.ready.wait(GIVE_UP_S), "not all clients have their initial data"
@@ -237,7 +242,7 @@ def _storm(bridge: BridgeProcess, dsn: str, go: Event, pipe: Connection, count: 
     with _reads(dsn) as seen:
         began, began_s, cpu_s = writer.inserted, time.monotonic(), bridge.cpu_s()
         go.set()
-        stories: list[Story] = pipe.recv()
+        stories, clients_cpu_s = cast("tuple[list[Story], float]", pipe.recv())
         took_s = time.monotonic() - began_s
         meanwhile, cpu_s = (writer.inserted - began) / took_s, bridge.cpu_s() - cpu_s
     writer.end()
@@ -252,7 +257,8 @@ def _storm(bridge: BridgeProcess, dsn: str, go: Event, pipe: Connection, count: 
     show("got fresh data instead", f"{sum(story.is_anew for story in stories)}", target="0")
     show("reads at once, at most", f"{max(seen, default=0)}", target="snapshot_concurrency, 4")
     show("a writer beside it keeps of its speed", f"{meanwhile / before:.2f}", target="at least 0.8")
-    show("the bridge's processor time, each", f"{cpu_s / count * 1e6:.0f} us")
+    show("processor time of the bridge", f"{cpu_s:.2f} s", note=f"{cpu_s / count * 1e6:.0f} us a client")
+    show("processor time of all clients", f"{clients_cpu_s:.2f} s")
 
 
 def _show_times(what: str, times_s: list[float], target: str = "") -> None:
@@ -271,10 +277,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=__doc__)
     parser.add_argument("--clients", type=int, default=5_000)
     parser.add_argument("--missed", type=int, default=200)
+    parser.add_argument("--nice", action="store_true", help="clients leave the processors to bridge and writer")
     parser.add_argument("--pg-bin", type=Path, help="the server's programs; else the embedded PostgreSQL")
     options = parser.parse_args()
     with server(options.pg_bin) as cluster:
-        run(cluster, options.clients, options.missed)
+        run(cluster, options.clients, options.missed, gives_way=options.nice)
 
 
 if __name__ == "__main__":

@@ -189,23 +189,44 @@ def cut_frame(
         return Cut(messages.event_body(part, one=False), at - begin, 0, end)
     if sent_rows:
         event = _merged(event, rows[sent_rows:], old and old[sent_rows:])
-    return _gather(entries, begin, at, event, with_cursor=with_cursor, seen_end=seen_end, skips=skips)
+    event, count, cost_bytes, claim = _gather(
+        entries, at, event, with_cursor=with_cursor, seen_end=seen_end, skips=skips
+    )
+    return Cut(messages.event_body(event, one=False), at + count - begin, cost_bytes, claim=claim)
+
+
+def in_frames(entries: Sequence[Entry], *, with_cursor: bool) -> list[Entry]:
+    """Gather entries as `cut_frame` does, once for all clients that are sent them. Each must have an event."""
+    gathered: list[Entry] = []
+    at = 0
+    while at < len(entries):
+        event = entries[at].event
+        assert event is not None
+        if event.kind in _MERGED:
+            event, count, cost_bytes, claim = _gather(entries, at, event, with_cursor=with_cursor)
+            gathered.append(Entry(0, event, cost_bytes, 0, None, claim))
+            at += count
+        else:
+            gathered.append(entries[at])
+            at += 1
+    return gathered
 
 
 def _gather(
     entries: Sequence[Entry],
     begin: int,
-    at: int,
     event: Event,
     *,
     with_cursor: bool,
-    seen_end: int,
-    skips: Callable[[Entry], bool] | None,
-) -> Cut:
-    """Return the rest of the event at this place, with following events of the same kind that fit into the frame."""
-    events, cost_bytes, claim = [event], entries[at].cost_bytes, entries[at].claim
-    count, size = len(event.rows or ()), _size(event)
-    at += 1
+    seen_end: int = 0,
+    skips: Callable[[Entry], bool] | None = None,
+) -> tuple[Event, int, int, EventPosition | ClientPosition | None]:
+    """Join the event at this place, or its rest, with following events of the same kind that fit into the frame.
+
+    Return it, the number of entries up to its end, their cost, and what can be claimed then.
+    """
+    events, cost_bytes, claim = [event], entries[begin].cost_bytes, entries[begin].claim
+    count, size, at = len(event.rows or ()), _size(event), begin + 1
     while at < len(entries):
         entry = entries[at]
         following = entry.event
@@ -226,7 +247,7 @@ def _gather(
         rows = tuple([row for each in events for row in each.rows or ()])
         old = tuple([row for each in events for row in each.old or ()])
         event = _merged(events[-1], rows, None if event.old is None else old)
-    return Cut(messages.event_body(event, one=False), at - begin, cost_bytes, claim=claim)
+    return event, at - begin, cost_bytes, claim
 
 
 def _merged(event: Event, rows: tuple[bytes, ...], old: tuple[bytes, ...] | None) -> Event:

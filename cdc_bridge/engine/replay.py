@@ -20,7 +20,7 @@ from cdc_bridge.engine.filter_index import TableIndex, topic_key
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.match import Match, find_matches
 from cdc_bridge.engine.order import TransactionOrders
-from cdc_bridge.engine.outbox import Entry
+from cdc_bridge.engine.outbox import Entry, in_frames
 from cdc_bridge.engine.subscriber import Reading, Subscriber
 from cdc_bridge.model.change import Change, Operation, Position, Snapshot, common_snapshot, newest_snapshot
 from cdc_bridge.model.cursor import Cursor, going_on
@@ -213,6 +213,8 @@ class Replay:
         """
         for group in self._groups:
             entries, group.entries = group.entries, []
+            if group.subscription.item is None:
+                entries = in_frames(entries, with_cursor=group.subscription.cursor)
             cost_bytes = sum(entry.cost_bytes for entry in entries)
             for some in in_turns(group.readings.values() if entries else ()):
                 left: list[Reading] = []

@@ -6,13 +6,14 @@ The same holds for what waits in a topic's log and for what waits for one subscr
 from __future__ import annotations
 
 import sys
+from typing import cast
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_bridge.engine.outbox import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Outbox
+from cdc_bridge.engine.outbox import FRAME_BYTES_MAX, FRAME_ROWS_MAX, Entry, Outbox, in_frames
 from cdc_bridge.engine.subscriber import CursorCiphers, Outlet, Subscriber
 from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model.change import Era, Position, Snapshot
@@ -332,6 +333,48 @@ def test_no_row_is_lost_or_overtakes_another_of_its_subscription(
     while waiting:
         send()
     assert sent == pushed
+    assert waiting.size_bytes == 0
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["create", "update", "delete"]), st.integers(1, 1500), st.booleans(), st.integers(1, 2)
+        )
+    )
+)
+def test_what_was_gathered_for_many_clients_is_sent_as_if_it_were_not(
+    story: list[tuple[str, int, bool, int]],
+) -> None:
+    """Every row once and in order, and each cursor right behind the change that it covers."""
+    waiting = Waiting(in_log=False)
+    entries: list[Entry] = []
+    expected: list[tuple[str, int, int]] = []
+    claims: dict[int, str] = {}
+    for kind, count, is_claimed, xid in story:
+        first = len(expected)
+        expected += [(kind, xid, row) for row in range(first, first + count)]
+        rows = tuple(str(row).encode() for row in range(first, first + count))
+        event = Event(EventKind(kind), rows, transaction=Transaction(xid, 0))
+        claim = claim_of(claimed(len(entries))) if is_claimed else None
+        entries.append(Entry(0, event, event.cost_bytes, 0, None, claim))
+        if claim is not None:
+            claims[len(expected)] = claim.text
+    gathered = in_frames(entries, with_cursor=True)
+    subscriber = waiting.subscribers["s"]
+    for some in filter(None, (gathered[:2], gathered[2:])):  # as two pages of the log
+        subscriber.push_all(some, sum(entry.cost_bytes for entry in some))
+    sent: list[tuple[str, int, int]] = []
+    cursor = None
+    for frame in frames(waiting):
+        data, tx = cast("list[int]", frame["data"]), cast("dict[str, str]", frame["tx"])
+        assert 0 < len(data) <= FRAME_ROWS_MAX
+        sent += [(str(frame["event"]), int(tx["id"]), row) for row in data]
+        if frame.get("cursor") != cursor:
+            cursor = frame.get("cursor")
+            assert cursor == claims[len(sent)]
+    assert sent == expected
+    assert cursor == (claims[max(claims)] if claims else None)
     assert waiting.size_bytes == 0
 
 
