@@ -18,10 +18,12 @@ from benchmarks.figures import percentile, show
 from benchmarks.subscriber import CONTEXT, READY_WITHIN_S
 from benchmarks.swarm import Client, Shared, shared, subscribe, text_frame
 
-TABLE = """
-CREATE TABLE probe (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, sent_ns bigint NOT NULL, filler text NOT NULL)
+KEYS = 50
+TABLE = f"""
+CREATE TABLE probe (id int PRIMARY KEY, sent_ns bigint NOT NULL, filler text NOT NULL);
+INSERT INTO probe SELECT id, 0, '' FROM generate_series(0, {KEYS - 1}) AS id
 """
-INSERT = "INSERT INTO probe (sent_ns, filler) VALUES (%s, %s)"
+UPDATE = "UPDATE probe SET sent_ns = %s, filler = %s WHERE id = %s"
 SENT = re.compile(rb'"sent_ns":"?(\d+)')
 DELAYS_MAX = 1_000_000
 
@@ -103,7 +105,7 @@ class Probe:
         due_s = time.monotonic()
         with psycopg.connect(self._dsn, autocommit=True) as connection:
             while not self._ends.wait(max(due_s - time.monotonic(), 0)):
-                connection.execute(INSERT, [time.monotonic_ns(), self._filler])
+                connection.execute(UPDATE, [time.monotonic_ns(), self._filler, self.written % KEYS])
                 self.written += 1
                 due_s = max(due_s + self._pause_s, time.monotonic() - 1)
 

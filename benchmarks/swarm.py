@@ -23,7 +23,7 @@ HEAR_WITHIN_S = 120.0
 OPENING_MAX = 50
 """Handshakes under way at once."""
 
-TEXT, PING = 0x81, 0x89
+TEXT, CLOSE, PING = 0x81, 0x88, 0x89
 PING_MESSAGE = b'{"type":"ping"}'
 ROW = b'{"id":'
 """How the rows of all our tables begin."""
@@ -31,6 +31,9 @@ ROW = b'{"id":'
 
 class Client(asyncio.Protocol):
     """One socket. `ready` is resolved by the first text frame: the reply to the request."""
+
+    close_code = 0
+    """What the bridge has closed it with."""
 
     def __init__(self, request: bytes, shared: Shared) -> None:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -86,6 +89,8 @@ class Client(asyncio.Protocol):
                 yield struct.pack("!BBL", 0x8A, 0x80 | size, 0) + buffer[begin : begin + size]
             elif buffer[at] == TEXT:
                 self._take(buffer[begin : begin + size])
+            elif buffer[at] == CLOSE:
+                self.close_code = int.from_bytes(buffer[begin : begin + 2], "big")
             at = begin + size
         self._buffer = buffer[at:]
 
