@@ -66,9 +66,8 @@ def timed(run: Callable[[], object]) -> float:
 async def listen(dsn: str) -> None:
     """From the INSERT to the client, one at a time and as fast as four writers can."""
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    bridge = Bridge(
-        Settings.model_validate({"dsn": dsn, "port": 0, "insecure_public": True}), on_listening=listening.set_result
-    )
+    settings = Settings.model_validate({"dsn": dsn, "port": 0, "insecure_public": True, "drain_s": 0})
+    bridge = Bridge(settings, on_listening=listening.set_result)
     running = asyncio.create_task(bridge.run())
     async with (
         connect(await listening, max_size=None, compression=None, proxy=None) as socket,

@@ -84,6 +84,7 @@ class BridgeProcess:
 
     def __init__(self, dsn: str, log: IO[bytes], *arguments: str) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("CDC_BRIDGE_", "PG"))}
+        environment["CDC_BRIDGE_DRAIN_S"] = "0"
         self._process = subprocess.Popen(
             [sys.executable, "-m", "cdc_bridge", "serve", "--port", "0", "--dsn", dsn, *(arguments or (PUBLIC,))],
             stdin=subprocess.DEVNULL,

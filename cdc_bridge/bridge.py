@@ -7,8 +7,8 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, TypeVar
 
@@ -149,21 +149,34 @@ def _build_request_policy(
     *,
     maintenance: LogMaintenance,
 ) -> RequestPolicy:
-    def not_ready() -> str | None:
-        reasons = [*catalog.problems, *maintenance.problems]
+    def silent_s() -> float:
+        return time.monotonic() - capture.last_proven_s
+
+    def reasons() -> Sequence[str]:
+        found = [*catalog.problems, *maintenance.problems]
         if pools.all.problems:
-            reasons.insert(0, "no connection to read with")
+            found.insert(0, "no connection to read with")
         if not broker.listening:
-            reasons.insert(0, "not listening to the database")
-        elif time.monotonic() - capture.last_proven_s > settings.heartbeat_timeout_s:
-            reasons.insert(0, f"no heartbeat for {settings.heartbeat_timeout_s:g} s")
-        return "; ".join(reasons) or None
+            found.insert(0, "not listening to the database")
+        elif silent_s() > settings.heartbeat_timeout_s:
+            found.insert(0, f"no heartbeat for {settings.heartbeat_timeout_s:g} s")
+        return found
+
+    def details() -> Mapping[str, object]:
+        return {
+            "subscriptions": len(broker.hub),
+            "listening": broker.listening,
+            "heartbeat_age_s": round(silent_s(), 3) if broker.listening else None,
+            "can_read": not pools.all.problems,
+            "catalog": {"collections": len(broker.hub.catalog.by_name), "problems": list(catalog.problems)},
+            "log": {"problems": list(maintenance.problems)},
+        }
 
     return RequestPolicy(
         _from_settings(ConnectionLimits, settings),
         allowed_origins=tuple(settings.allowed_origins),
-        not_ready=not_ready,
-        subscriptions=lambda: len(broker.hub),
+        reasons=reasons,
+        details=details,
         loopback_only=is_loopback(settings.host),
     )
 
@@ -180,13 +193,15 @@ class Bridge:
 
     settings: Settings
     on_listening: Callable[[str], None] = lambda url: None
-    on_stopping: Callable[[], object] = lambda: None
+    on_stopping: Callable[[float], object] = lambda limit_s: None
+    """Is told after how many seconds the clients are gone: when it begins to end, and when that is to be at once."""
     revise: Callable[[], Settings] | None = None
     """Return the settings that hold from now on. Raise `UsageError` to leave all as it is."""
 
     def __post_init__(self) -> None:
         self._revising = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
         self._keys = _keys_at_hand(self.settings)
         certificate, key = self.settings.tls_certificate, self.settings.tls_key
         self._certificate = Certificate(certificate, key) if certificate else None
@@ -200,6 +215,10 @@ class Bridge:
             raise _only_error(group) from None
 
     def stop(self) -> None:
+        """Drain, then end. When called again, end at once."""
+        if self._stopping.is_set() and not self._hurrying.is_set():
+            self._hurrying.set()
+            self.on_stopping(0)
         self._stopping.set()
 
     def reload(self) -> None:
@@ -234,14 +253,22 @@ class Bridge:
             async with server.run() as url:
                 self.on_listening(url)
                 await self._stopping.wait()
-                log.info("shutting down")
-                self.on_stopping()
+                await self._drain(server)
                 for task in running:
                     task.cancel()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(settings.shutdown_timeout_s):
-                        await server.drain()
-                server.abort()
+
+    async def _drain(self, server: WebSocketServer) -> None:
+        """Serve until the clients have been asked to come again, time is over, or `stop` is called again."""
+        limit_s = self.settings.drain_s + self.settings.shutdown_timeout_s
+        log.info("shutting down", extra=facts(connections=server.limits.admitted_count, limit_s=limit_s))
+        self.on_stopping(limit_s)
+        async with asyncio.TaskGroup() as tasks:
+            draining = tasks.create_task(server.drain())
+            hurrying = tasks.create_task(self._hurrying.wait())
+            await asyncio.wait((draining, hurrying), timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+            draining.cancel()
+            hurrying.cancel()
+        server.abort()
 
     async def _keep_revised(self, broker: Broker, authenticator: Authenticator) -> None:
         """Read rules and tokens again at each `reload`, one time after the other. What is invalid changes nothing."""

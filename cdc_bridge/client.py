@@ -1,9 +1,10 @@
 """A subscriber in Python, which `cdc-bridge listen` and the demo use.
 
-A subscriber is CONNECTED or WAITING to connect again, for ever, with growing pauses. It ends when the server
-refuses the subscription, which no repetition would change. The bridge starts each connection with an `init`,
-so `messages` shows where a gap was. Mostly there is none: a subscriber goes on from the cursor of the last message
-that was taken from it. A bridge that gives no cursors sends fresh data each time.
+A subscriber is CONNECTED or WAITING to connect again, for ever, with growing pauses. When a bridge ends it
+says after which pause to come back. A subscriber ends when the server refuses the subscription, which no repetition
+would change. The bridge starts each connection with an `init`, so `messages` shows where a gap was. Mostly there is
+none: a subscriber goes on from the cursor of the last message that was taken from it. A bridge that gives no cursors
+sends fresh data each time.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import random
 import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -33,8 +35,9 @@ _INIT_REASONS = {
 }
 _RESUMED = "resumed: nothing was missed; what has changed meanwhile follows"
 
+_RESTART = 1012
 _CLOSE_REASONS = {
-    1001: "the bridge is shutting down",
+    _RESTART: "the bridge is shutting down",
     1013: "the bridge closed the connection because this end reads too slowly",
 }
 _FINAL_CLOSE_CODES = (1008, 4401)
@@ -107,6 +110,7 @@ async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> A
     pause_s, shown = PAUSE_MIN_S, without_secrets(url)
     cursor: str | None = None
     while True:
+        asked_s: float | None = None
         try:
             # A proxy that the environment names is for the outside world, not for this machine.
             proxy: Literal[True] | None = None if urlsplit(url).hostname in _HERE else True
@@ -118,6 +122,7 @@ async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> A
                     yield message
                     cursor = message.content.get("cursor")
             reason = _why_closed(connection)
+            asked_s = _asked_pause_s(connection)
         except ssl.SSLCertVerificationError as error:
             raise SubscriptionRefused(
                 f"{shown} shows a certificate that is not trusted here ({error.verify_message}); with"
@@ -127,11 +132,13 @@ async def messages(url: str, wanted: Wanted, notice: Callable[[str], None]) -> A
             raise UsageError(f"{shown} is no WebSocket address, such as ws://127.0.0.1:8765/websocket") from None
         except InvalidStatus as refusal:
             reason = _why_not_upgraded(refusal.response.status_code, shown)
-        except (OSError, InvalidHandshake, InvalidMessage, ConnectionClosed) as error:
+        except (OSError, InvalidHandshake, InvalidMessage) as error:
             reason = f"cannot reach {shown}: {_in_words(error, is_tls=url.startswith('wss:'))}"
-        notice(f"{reason}; trying again in {pause_s:.1f} s")
-        await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 - so that not all come at once
-        pause_s = min(pause_s * 2, PAUSE_MAX_S)
+        if asked_s is None:
+            asked_s = pause_s * random.uniform(0.8, 1.2)  # noqa: S311 - so that not all come at once
+            pause_s = min(pause_s * 2, PAUSE_MAX_S)
+        notice(f"{reason}; trying again in {asked_s:.1f} s")
+        await asyncio.sleep(asked_s)
 
 
 def without_secrets(url: str) -> str:
@@ -147,17 +154,18 @@ async def _conversation(
     """Subscribe, and yield messages until the connection closes."""
     waiting = asyncio.get_running_loop().call_later(TELL_AFTER_S, notice, _NOTHING_YET)
     try:
-        await connection.send(request)
-        async for frame in connection:
-            text = frame if isinstance(frame, str) else frame.decode()
-            content = json.loads(text)
-            if content.get("type") == "ping":
-                await connection.send('{"type":"pong"}')
-            elif content.get("status") == "error":
-                raise SubscriptionRefused(_refusal(content["error"]))
-            elif content.get("type") == "subscription":
-                waiting.cancel()
-                yield Message(text, content)
+        with suppress(ConnectionClosed):  # why, the connection knows
+            await connection.send(request)
+            async for frame in connection:
+                text = frame if isinstance(frame, str) else frame.decode()
+                content = json.loads(text)
+                if content.get("type") == "ping":
+                    await connection.send('{"type":"pong"}')
+                elif content.get("status") == "error":
+                    raise SubscriptionRefused(_refusal(content["error"]))
+                elif content.get("type") == "subscription":
+                    waiting.cancel()
+                    yield Message(text, content)
     finally:
         waiting.cancel()
 
@@ -177,9 +185,20 @@ def _why_closed(connection: ClientConnection) -> str:
     return _CLOSE_REASONS.get(code or 0) or f"the connection closed{f' ({reason})' if reason else ''}"
 
 
+def _asked_pause_s(connection: ClientConnection) -> float | None:
+    """Return the pause that a bridge which has ended asks for, if it does."""
+    if connection.close_code != _RESTART:
+        return None
+    try:
+        asked_s = float(json.loads(connection.close_reason or "")["retry_ms"]) / 1000
+        return min(max(0.0, asked_s), PAUSE_MAX_S)
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
 def _why_not_upgraded(status: int, url: str) -> str:
     if status in (429, 503):
-        return f"the bridge is full (HTTP {status})"
+        return f"the bridge is full, or about to end (HTTP {status})"
     if status in (502, 504):
         return f"no bridge answers behind {url} (HTTP {status})"
     hints = {404: "; the path is /websocket", 401: f"; {_WHO_ARE_YOU}"}

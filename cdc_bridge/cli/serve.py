@@ -26,7 +26,7 @@ from cdc_bridge.settings import Settings
 log = logging.getLogger(__name__)
 
 GRACE_S = 1.5
-"""The time for shutting down beyond `shutdown_timeout_s`, which is for the clients."""
+"""The time for shutting down when the clients are gone."""
 
 REVISABLE = {"rules", "static_tokens"}
 """The settings that SIGHUP applies to a running bridge."""
@@ -40,6 +40,7 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
     """Run the bridge until SIGTERM or Ctrl-C.
 
     The first line on stdout says where it listens. The database may be down; the bridge waits for it.
+    At the end it asks its clients to come again, one after the other (--drain-s); a second signal ends it at once.
     Every flag is also a setting, see docs/settings.md. Nobody may read anything until settings say who may.
 
     \b
@@ -56,11 +57,10 @@ def serve(config: Path | None, flags: dict[str, object]) -> None:
 
     from cdc_bridge.bridge import Bridge
 
-    limit_s = settings.shutdown_timeout_s + GRACE_S
     bridge = Bridge(
         settings,
         on_listening=lambda url: say(f"listening on {url}"),
-        on_stopping=lambda: asyncio.get_running_loop().call_later(limit_s, _give_up, limit_s),
+        on_stopping=lambda limit_s: asyncio.get_running_loop().call_later(limit_s + GRACE_S, _give_up, limit_s),
         revise=lambda: revise(config, flags, settings),
     )
     try:

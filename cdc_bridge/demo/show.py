@@ -226,10 +226,10 @@ async def _on_air(
     dsn: str, port: int, *, rounds: int | None, pause_s: float, screen: Screen, ending: Ending
 ) -> NoReturn:
     """Raises `_Over`, or what went wrong."""
-    given = {"dsn": dsn, "host": HOST, "port": port, "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S}
+    given = {"dsn": dsn, "host": HOST, "port": port, "drain_s": 0, "shutdown_timeout_s": _SHUTDOWN_TIMEOUT_S}
     settings = Settings.model_validate(given | {"insecure_public": True})  # our own tables, on this machine
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    bridge = Bridge(settings, on_listening=listening.set_result, on_stopping=ending.begin)
+    bridge = Bridge(settings, on_listening=listening.set_result, on_stopping=lambda limit_s: ending.begin())
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_end_with(bridge.run()))

@@ -277,8 +277,8 @@ def _is_item(value: Any) -> bool:
 class CloseCode(enum.IntEnum):
     """The close codes of the bridge (RFC 6455, section 7.4.1). The library also uses 1007, 1009 and 1011."""
 
-    GOING_AWAY = 1001  # shutdown
     POLICY_VIOLATION = 1008  # a limit was abused, or a ping got no answer
+    SERVICE_RESTART = 1012  # the bridge ends; another one, or the next one, goes on from the last cursor
     TRY_AGAIN_LATER = 1013  # the client is too slow
     UNAUTHENTICATED = 4401  # as HTTP's 401: authentication failed or has ended
 
@@ -368,6 +368,11 @@ def items(
 
 def status(subscriptions: Sequence[dict[str, Any]], uid: Uid) -> bytes:
     return _frame({"type": "status", "data": subscriptions}, uid)
+
+
+def come_again(retry_ms: int) -> str:
+    """Return the reason of a `SERVICE_RESTART`: JSON, at most the 123 bytes that RFC 6455 leaves for a reason."""
+    return msgspec.json.encode({"reason": "shutting down", "retry_ms": retry_ms}).decode()
 
 
 def error(type_: str, reason: RequestError, uid: Uid = None) -> bytes:

@@ -58,6 +58,7 @@ class Connection(BoundedReader):
     __slots__ = (
         "_address",
         "_farewell",
+        "_farewell_bytes",
         "_framing",
         "_holds",
         "_is_paced",
@@ -92,6 +93,7 @@ class Connection(BoundedReader):
         self._holds = 0
         self._unread_bytes = 0
         self._farewell: tuple[CloseCode, str] | None = None
+        self._farewell_bytes = 0
         self._room: asyncio.Event | None = None
 
     def begin(self, session: ClientSession, behind: bytearray | None) -> None:
@@ -115,7 +117,10 @@ class Connection(BoundedReader):
                 self._server.engine.catch_up(self)
             return
         try:
+            waiting_bytes = outbox.size_bytes
             frame = outbox.next_frame()
+            if self._farewell is not None:
+                self._farewell_bytes -= waiting_bytes - outbox.size_bytes
             self._holds = PONG
             if self._framing is not None and self._framing.is_compressed:
                 frame = self._framing.text_and_ping(frame)
@@ -144,12 +149,13 @@ class Connection(BoundedReader):
         """The client has read the last frame; without pacing it was written in the last turn of the loop."""
         self._holds &= ~PONG
         outbox = self.outbox
+        if self._farewell is not None and (self._farewell_bytes <= 0 or not outbox):
+            self.close(*self._farewell)
+            return
         if outbox.behind and self.has_room and not self._holds:
             self._server.engine.catch_up(self)
         if outbox:
             self.wake()
-        elif self._farewell is not None:
-            self.close(*self._farewell)
 
     # --- engine.subscriber.Outlet ---
 
@@ -261,12 +267,17 @@ class Connection(BoundedReader):
             self._keep(framing)
 
     def drain(self, code: CloseCode, reason: str, within_s: float | None = None) -> None:
-        """Send what waits, then close; close within this time in any case. The first call gives the reason."""
-        self._farewell = self._farewell or (code, reason)
+        """Send as much as waits now, then close; close within this time in any case. The first call gives the reason.
+
+        While much is written something always waits, so it is no use to send until nothing does.
+        """
+        if self._farewell is None:
+            self._farewell = code, reason
+            self._farewell_bytes = self.outbox.size_bytes
         if not self.outbox and not self._holds & PONG:
             self.close(*self._farewell)
         elif within_s is not None:
-            asyncio.get_running_loop().call_later(within_s, self.close, code, reason)
+            asyncio.get_running_loop().call_later(within_s, self.close, *self._farewell)
 
     def _fail_alone(self) -> None:
         """End this connection only: others are served in the same turn."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -46,15 +47,17 @@ class RequestPolicy:
 
     limits: ConnectionLimits
     allowed_origins: Sequence[str]
-    not_ready: Callable[[], str | None]
-    """Why the bridge is not ready, or None when it is."""
+    reasons: Callable[[], Sequence[str]]
+    """Return why the bridge is not ready; nothing when it is."""
 
     loopback_only: bool = True
     """Whether the port is on a loopback address, where a host has to be one of this machine's own names."""
 
+    details: Callable[[], Mapping[str, object]] = dict
+    """Return what else `/readyz?verbose` says: no data of rows, no secrets."""
+
     is_open: bool = True
-    subscriptions: Callable[[], int] = lambda: 0
-    """Return how many there are."""
+    """Whether requests are upgraded. A bridge that ends is not ready either."""
 
     def answer(self, request: Request) -> Answer | None:
         """Return the answer to a request that may not be upgraded, else None."""
@@ -62,9 +65,7 @@ class RequestPolicy:
         if path == "/healthz":
             return HTTPStatus.OK, "alive\n"
         if path == "/readyz":
-            reason = self.not_ready()
-            status = HTTPStatus.SERVICE_UNAVAILABLE if reason else HTTPStatus.OK
-            return status, f"{reason or 'ready'}\n{self._counts() if query == 'verbose' else ''}"
+            return self._readiness(is_verbose=query == "verbose")
         if path != WEBSOCKET_PATH:
             return HTTPStatus.NOT_FOUND, "nothing here\n"
         if not self.is_open:
@@ -77,8 +78,19 @@ class RequestPolicy:
             return HTTPStatus.FORBIDDEN, "this origin is not allowed\n"
         return None
 
-    def _counts(self) -> str:
-        return f"connections {self.limits.admitted_count}\nsubscriptions {self.subscriptions()}\n"
+    def _readiness(self, *, is_verbose: bool) -> Answer:
+        reasons = [*([] if self.is_open else ["shutting down"]), *self.reasons()]
+        status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
+        if not is_verbose:
+            return status, f"{'; '.join(reasons) or 'ready'}\n"
+        state = {
+            "ready": not reasons,
+            "reasons": reasons,
+            "draining": not self.is_open,
+            "connections": self.limits.admitted_count,
+            **self.details(),
+        }
+        return status, json.dumps(state, ensure_ascii=False, indent=2) + "\n"
 
     def client_of(self, headers: Headers, peer: str) -> str:
         """Return the client's address: what the last proxy has added. What stands before that may be a lie."""

@@ -1,10 +1,17 @@
-"""The connections of the port: their upgrade, and what all of them share."""
+"""The connections of the port: their upgrade, what all of them share, and how they end together.
+
+A server that ends is *draining* first: it is not ready, upgrades no request, and closes its connections one after the
+other, so that clients come back to other bridges, or to the next one, over some seconds and not all at once. Each is
+told after what pause (`messages.come_again`). Whoever has not been closed yet is served as ever.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -18,7 +25,7 @@ from websockets.typing import Subprotocol
 
 from cdc_bridge.access.auth_state import AuthMode, AuthState, Identity, Moment
 from cdc_bridge.access.authenticator import Authenticator
-from cdc_bridge.model.messages import CloseCode
+from cdc_bridge.model.messages import CloseCode, come_again
 from cdc_bridge.server import framing, limits
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import Framing
@@ -26,10 +33,17 @@ from cdc_bridge.server.http import WEBSOCKET_PATH, Handshake, RequestPolicy
 from cdc_bridge.server.listener import Certificate, Listener
 from cdc_bridge.server.requests import ClientSession, Engine
 
+RETRY_MS_MAX = 1000
+"""The longest pause after which a client that is closed by a drain is asked to come back."""
+
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Limits of a connection, see the wire contract."""
+    """Limits of a connection, see the wire contract.
+
+    `drain_s`: the time over which a drain closes its connections; 0 for all at once. `shutdown_timeout_s`: the time in
+    which each of them is sent what waits for it.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8765
@@ -41,6 +55,8 @@ class ServerOptions:
     compression: bool = False
     auth_mode: AuthMode = AuthMode.PUBLIC
     auth_timeout_s: float = 10
+    drain_s: float = 0
+    shutdown_timeout_s: float = 3
 
 
 class Timer:
@@ -140,16 +156,29 @@ class WebSocketServer:
                 await asyncio.wait(self._tasks)
 
     async def drain(self) -> None:
-        """Accept no more connections, send what waits for each, close them, and wait until all are gone."""
+        """Upgrade no more requests, close the connections over `drain_s`, and wait until all are gone.
+
+        The first one is closed at once. What waits for a connection is sent before.
+        """
         self.requests.is_open = False
-        for connection in list(self._connections):
-            connection.drain(CloseCode.GOING_AWAY, "shutting down")
+        ends_s = self._loop.time() + self.options.drain_s
+        left = deque(self._connections)
+        while left:
+            connection = left.popleft()
+            if connection in self._connections:
+                self._let_go(connection)
+                await asyncio.sleep((ends_s - self._loop.time()) / (len(left) + 1) if left else 0)
         await self._wait_until_empty()
 
+    def _let_go(self, connection: Connection) -> None:
+        connection.drain(CloseCode.SERVICE_RESTART, _come_again(), self.options.shutdown_timeout_s)
+
     def abort(self) -> None:
-        """Abort the connections that are left."""
+        """Cut off the connections that are left. What waits for them is lost to them, until they resume."""
         self.requests.is_open = False
         self.limits.turn_all_away()
+        for connection in list(self._connections):
+            connection.close(CloseCode.SERVICE_RESTART, _come_again())
         for admitted in [*self.identifying, *self._connections]:
             admitted.turn_away()
 
@@ -191,7 +220,7 @@ class WebSocketServer:
         self._connections[connection] = None
         connection.begin(ClientSession(self, connection, auth_state), behind)
         if not self.requests.is_open:
-            connection.drain(CloseCode.GOING_AWAY, "shutting down")
+            self._let_go(connection)
 
     def forget(self, connection: Connection, address: str) -> None:
         """Count out a connection that has ended."""
@@ -224,6 +253,11 @@ class WebSocketServer:
 
     def give_back(self, clean: Framing) -> None:
         self._spare = clean
+
+
+def _come_again() -> str:
+    """Return the reason of a close, with another pause for each client."""
+    return come_again(random.randrange(RETRY_MS_MAX + 1))  # noqa: S311 - no secret
 
 
 def _first_offered(_: ServerProtocol, offered: Sequence[Subprotocol]) -> Subprotocol | None:

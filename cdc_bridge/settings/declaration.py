@@ -157,7 +157,8 @@ class Settings(BaseSettings):
         5.0, "Seconds that PostgreSQL may take to judge changes for a policy or a filter.", gt=0
     )
     evaluation_rest_s: float = _setting(60.0, "Seconds for which what took longer is not asked again.", gt=0)
-    shutdown_timeout_s: float = _setting(3.0, "Seconds to flush and close the clients at the end.", gt=0)
+    drain_s: float = _setting(5.0, "Seconds over which clients are closed at the end; 0 closes all at once.", ge=0)
+    shutdown_timeout_s: float = _setting(3.0, "Seconds to send what waits for clients at the end.", gt=0)
 
     log_format: Annotated[Literal["human", "json"], AnyCase] = _setting("human", "How log lines look.")
     log_level: Annotated[Literal["debug", "info", "warning", "error"], AnyCase] = _setting(

@@ -68,14 +68,14 @@ async def test_bridge_starts_before_its_database(own_server: Cluster, own_table:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_signal_closes_clients_with_1001_and_exits_with_0(table: Database, number: signal.Signals) -> None:
+async def test_signal_closes_clients_with_1012_and_exits_with_0(table: Database, number: signal.Signals) -> None:
     async with BridgeProcess(table.dsn) as bridge:
         await bridge.ready()
         async with connected(bridge.url) as client:
             await client.send(SUBSCRIBE)
             await client.expect(event="init")
             bridge.signal(number)
-            assert await client.closed() == 1001
+            assert await client.closed() == 1012
             with pytest.raises(Closed):
                 await client.next()
         assert await bridge.wait(timeout=10) == 0
@@ -101,9 +101,9 @@ async def test_what_waits_is_flushed_before_the_end(table: Database) -> None:
                 table.execute("DELETE FROM t")
                 await near.expect(event="delete", data=[number])
             bridge.terminate()
-            assert await near.closed() == 1001
+            assert await near.closed() == 1012
             proxy.thaw()
-            assert await far.closed() == 1001
+            assert await far.closed() == 1012
             said = [(message["event"], message["data"]) for message in far.seen[1:]]
             rows = [[{"id": number, "v": None}] for number in range(3)]
             assert said == [step for n in range(3) for step in (("create", rows[n]), ("delete", [n]))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import urllib.error
 import urllib.request
 from typing import Any
@@ -50,17 +51,46 @@ async def test_health_is_about_the_process_and_readiness_about_the_database(tabl
         assert (status, reasons.split("; ")[0]) == (503, "not listening to the database")
 
 
+async def test_verbose_readiness_says_what_it_rests_on(table: Database) -> None:
+    async with Proxy.before(table.dsn) as proxy, running_bridge(proxy.dsn(table.dsn)) as bridge:
+        status, text = await answer(bridge, "/readyz?verbose")
+        state = json.loads(text)
+        assert 0 <= state.pop("heartbeat_age_s") < 60
+        assert (status, state) == (
+            200,
+            {
+                "ready": True,
+                "reasons": [],
+                "draining": False,
+                "connections": 0,
+                "subscriptions": 0,
+                "listening": True,
+                "can_read": True,
+                "catalog": {"collections": 1, "problems": []},
+                "log": {"problems": []},
+            },
+        )
+        proxy.refuse()
+        proxy.cut()
+        await bridge.loses_the_database()
+        status, text = await answer(bridge, "/readyz?verbose")
+        state = json.loads(text)
+        assert (status, state["ready"], state["listening"], state["heartbeat_age_s"]) == (503, False, False, None)
+        assert state["reasons"][0] == "not listening to the database"
+        assert "password" not in text
+
+
 async def test_verbose_readiness_counts_connections_and_subscriptions(table: Database) -> None:
     async with running_bridge(table.dsn) as bridge:
-        assert await answer(bridge, "/readyz?verbose") == (200, "ready\nconnections 0\nsubscriptions 0")
+        assert await bridge.counts() == {"connections": 0, "subscriptions": 0}
         async with await Client.connect(bridge.url) as client:
             for uid in ("a", "b"):
                 await client.send({"type": "subscribe", "collection": "t", "uid": uid})
                 await client.expect(event="init")
-            assert await answer(bridge, "/readyz?verbose") == (200, "ready\nconnections 1\nsubscriptions 2")
+            assert await bridge.counts() == {"connections": 1, "subscriptions": 2}
             await client.send({"type": "unsubscribe", "uid": "a"})
             await client.expect(event="unsubscribe")
-            assert await answer(bridge, "/readyz?verbose") == (200, "ready\nconnections 1\nsubscriptions 1")
+            assert await bridge.counts() == {"connections": 1, "subscriptions": 1}
         await bridge.counts_become(connections=0, subscriptions=0)
 
 

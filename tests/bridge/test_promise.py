@@ -334,4 +334,4 @@ async def test_shutdown_says_good_bye(table: Database) -> None:
         client = await Client.connect(bridge.url)
         await client.send(SUBSCRIBE)
         await client.expect(event="init")
-    assert await client.closed() == 1001
+    assert await client.closed() == 1012

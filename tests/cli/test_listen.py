@@ -319,6 +319,28 @@ async def test_bridge_without_cursors_is_not_asked_to_go_on_from_one() -> None:
     assert all(request["cursor"] for request in bridge.requests)
 
 
+async def test_listener_comes_back_when_a_bridge_that_ends_asks_it_to() -> None:
+    """Whatever that says in its reason, and whatever it has waited for before."""
+    reasons = ['{"reason":"shutting down","retry_ms":1}', "plain words", '{"retry_ms":"x"}', '{"retry_ms":1e9}']
+
+    async def end(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.close(1012, reasons.pop(0))
+
+    notices: list[str] = []
+    async with serve(end, "127.0.0.1", 0) as server, asyncio.timeout(WITHIN_S):
+        url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        arriving = asyncio.ensure_future(anext(messages(url, Wanted("t"), notice=notices.append)))
+        while len(notices) < 4:  # noqa: ASYNC110 - the notices are all that tells
+            await asyncio.sleep(0.01)
+        arriving.cancel()
+    assert all(notice.startswith("the bridge is shutting down; trying again in ") for notice in notices)
+    pauses = [float(notice.split()[-2]) for notice in notices]
+    assert pauses[0] == 0
+    assert pauses[1] < 1 < pauses[2] + 0.3
+    assert pauses[3] == 10
+
+
 def test_going_on_is_not_told_as_fresh_data() -> None:
     (line,) = Message("", {"event": "init", "resumed": True, "cursor": "secret"}).describe()
     assert line.startswith("resumed: nothing was missed")

@@ -153,7 +153,7 @@ async def test_change_made_by_psql_reaches_a_subscriber_outside(bridge: Containe
         await client.expect(event="create", data=[{"id": 1, "text": "from psql"}], uid="m")
 
 
-async def test_stop_closes_clients_as_going_away_and_ends_with_0_within_5_s(
+async def test_stop_asks_clients_to_come_again_and_ends_with_0_within_5_s(
     engine: Engine, network: str, attached: Container, sidecar_name: str
 ) -> None:
     with serving(engine, network, sidecar_name) as bridge:
@@ -166,7 +166,7 @@ async def test_stop_closes_clients_as_going_away_and_ends_with_0_within_5_s(
             await asyncio.to_thread(engine, "stop", bridge.name)
             seconds = time.monotonic() - begin
 
-            assert await client.closed() == 1001
+            assert await client.closed() == 1012
         print(f"docker stop took {seconds:.2f} s")
         assert bridge.facts["State"]["ExitCode"] == 0, bridge.logs
         assert seconds < 5

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import json
 import signal
 import urllib.error
 import urllib.request
@@ -44,8 +45,8 @@ class RunningBridge:
 
     async def counts(self) -> dict[str, int]:
         """What `/readyz?verbose` counts: connections and subscriptions."""
-        _, *lines = (await asyncio.to_thread(_get, f"{self.http}/readyz?verbose"))[1].splitlines()
-        return {name: int(count) for name, count in (line.split() for line in lines)}
+        state = json.loads((await asyncio.to_thread(_get, f"{self.http}/readyz?verbose"))[1])
+        return {name: state[name] for name in ("connections", "subscriptions")}
 
     async def counts_become(self, **expected: int) -> None:
         """Wait until it counts so many. Nothing but asking tells."""
@@ -75,7 +76,7 @@ async def running_bridge(
     """
     listening: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     bridge = Bridge(
-        settings_of(dsn=dsn, **{"port": 0, "insecure_public": True} | options),
+        settings_of(dsn=dsn, **{"port": 0, "insecure_public": True, "drain_s": 0} | options),
         on_listening=listening.set_result,
         revise=revise,
     )
@@ -111,12 +112,12 @@ def _stacks() -> str:
 class BridgeProcess:
     """`python -m cdc_bridge serve`, as a user runs it. Use it as an async context manager.
 
-    `stderr` holds what it has logged so far.
+    It closes all clients at once when it ends, unless it is told otherwise. `stderr` holds what it has logged so far.
     """
 
     def __init__(self, dsn: str, *arguments: str, env: dict[str, str] | None = None) -> None:
         self._command = command("serve", "--insecure-public", "--port", "0", "--dsn", dsn, *arguments)
-        self._env = environment({"PYTHONUNBUFFERED": "1"} | (env or {}))
+        self._env = environment({"PYTHONUNBUFFERED": "1", "CDC_BRIDGE_DRAIN_S": "0"} | (env or {}))
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._first_line: asyncio.Future[str] = asyncio.get_running_loop().create_future()

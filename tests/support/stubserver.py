@@ -98,7 +98,7 @@ async def stub_server(engine: StubEngine | None = None, **options: Any) -> Async
     limits = ConnectionLimits(0, 0)
     authenticator = StubAuthenticator({})
     server = WebSocketServer(
-        engine, RequestPolicy(limits, (), lambda: None), authenticator, ServerOptions(**{"port": 0} | options)
+        engine, RequestPolicy(limits, (), tuple), authenticator, ServerOptions(**{"port": 0} | options)
     )
     async with server.run() as url:
         yield StubServer(server, engine, url, limits, authenticator)

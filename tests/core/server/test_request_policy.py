@@ -45,7 +45,7 @@ class Door:
 
 def door(*, allowed_origins: tuple[str, ...] = (), loopback_only: bool = False, **limits: Any) -> Door:
     counts = ConnectionLimits(**{"connections_max": 0, "connections_per_address_max": 0} | limits)
-    return Door(RequestPolicy(counts, allowed_origins, lambda: None, loopback_only))
+    return Door(RequestPolicy(counts, allowed_origins, tuple, loopback_only))
 
 
 def asks(at: Door, guest: Guest, *headers: tuple[str, str]) -> int:
