@@ -20,7 +20,10 @@ HEARTBEAT = "cdc_bridge heartbeat"
 READ = "cdc_bridge read"
 REPAIR = "cdc_bridge repair"
 PRUNE = "cdc_bridge prune"
-"""The `application_name` of each session of a bridge, by which a person and `queries/listeners` tell them apart."""
+"""The `application_name` of each session of a bridge, by which a person and `queries/listeners` tell them apart.
+
+The session that sends heartbeats adds the version and how far behind the bridge is, see `heartbeat_name`.
+"""
 
 MASK = "****"
 _SECRET_KEYS = ("password", "sslpassword", "oauth_client_secret", "access_token")
@@ -35,6 +38,11 @@ _AS_KEY = re.compile(
 _URL = re.compile(r"postgres(?:ql)?://")
 _UNKNOWN_OPTION = re.compile(r'invalid (?:connection option|URI query parameter:) "([A-Za-z_]+)"')
 _ENCODE = "in a URL a password with @ : / or % has to be percent-encoded (@ is %40)"
+
+
+def heartbeat_name(version: str, behind_s: float) -> str:
+    """Return the `application_name` by which a bridge tells its version, and how far it is behind the database."""
+    return f"{HEARTBEAT} {version} {behind_s:.0f} s behind"
 
 
 def mask(text: str, dsn: str = "") -> str:

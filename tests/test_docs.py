@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cdc_bridge.admin.problems import SEVERITIES
+from cdc_bridge.doctor.examination import OF_OURS, OF_THE_SERVER
 from cdc_bridge.model.messages import _PARSERS, CloseCode
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +39,19 @@ def test_every_error_code_has_its_heading() -> None:
 def test_every_close_code_has_its_heading() -> None:
     """The bridge's, and those that the WebSocket library closes with by itself."""
     assert {*map(str, map(int, CloseCode)), "1007", "1009", "1011"} <= headings("protocol.md")
+
+
+def test_everything_that_doctor_finds_and_every_check_has_its_heading() -> None:
+    """And nothing else has one."""
+    text = (ROOT / "docs" / "doctor.md").read_text()
+    checks = {*OF_THE_SERVER, *OF_OURS, "connection"}
+    assert set(re.findall(r"^### (.+)$", text, flags=re.MULTILINE)) == set(SEVERITIES)
+    assert set(re.findall(r"^## (.+)$", text, flags=re.MULTILINE)) == checks
+
+
+def test_every_finding_that_the_code_makes_is_known() -> None:
+    made = {name for source in SOURCES for name in re.findall(r'Finding\(\s*"([a-z-]+)"', source.read_text())}
+    assert made <= set(SEVERITIES)
 
 
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]

@@ -78,7 +78,7 @@ class LogMaintenance:
             with suppress(errors.LockNotAvailable, errors.ProgrammingError):
                 row = await (await connection.execute(statement("queries/log_due", self.schema))).fetchone()
                 is_due, closed = row or (is_due, closed)
-            self.problems = tuple(closed_log(closed))
+            self.problems = tuple(map(str, closed_log(closed)))
             if self._is_forbidden or "yes" in await STANDBY.all_async(connection):
                 return False
             interval_s = min(PRUNE_INTERVAL_MAX_S, self.retention_age_s / PARTS / 2)

@@ -1,15 +1,70 @@
-"""Problems as sentences that say what to do: with tables to attach, triggers, the log and roles."""
+"""What can be wrong, as sentences that say what to do: with tables to attach, triggers, the log and roles."""
 
+import enum
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 
 from psycopg.rows import args_row
 
 from cdc_bridge.admin.retention import DISK_FULL, LOG_FULL
 from cdc_bridge.admin.tables import Table, Tree
-from cdc_bridge.admin.triggers import DURABLE_FUNCTIONS, Level, Trigger
+from cdc_bridge.admin.triggers import COLUMN_BY_COLUMN, DURABLE_FUNCTIONS, Level, Trigger
 from cdc_bridge.model.catalog import Access
 from cdc_bridge.model.errors import AttachError, NotOwner
 from cdc_bridge.statements import TypedQuery, statement
+
+
+class Severity(enum.StrEnum):
+    """`ERROR`: changes are missed, or clients get nothing. `WARNING`: this will happen, or costs more than it should.
+
+    `NOTE`: nothing is wrong. `UNKNOWN`: it could not be looked at.
+    """
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTE = "note"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something found: `id` is one of `SEVERITIES`, or that of a check which could not look; `subject` is a name."""
+
+    id: str
+    subject: str
+    sentence: str
+    remedy: str
+
+    @property
+    def severity(self) -> Severity:
+        return SEVERITIES.get(self.id, Severity.UNKNOWN)
+
+    def __str__(self) -> str:
+        return f"{self.sentence}: {self.remedy}"
+
+
+_BY_SEVERITY = {
+    Severity.ERROR: (
+        "unreachable server-version pooler standby-paused standby-live not-installed schema-closed sql-version"
+        " function-rights missing-right log-altered log-right log-full disk-full trigger-missing trigger-disabled"
+        " trigger-replica-only trigger-altered table-changed partition-without-trigger inheritance not-capturable"
+        " foreign-cast owner-changed bridge-silent policy-unsupported"
+    ),
+    Severity.WARNING: (
+        "clock-skew trigger-not-always trigger-level former-partition two-phase-commit notify-off-live notify-queue"
+        " long-transaction prepared-transaction log-age log-size log-rotation log-locked log-emptied no-bridge"
+        " bridge-version bridge-lag role-unusable policy-slow certificate disk-space"
+    ),
+    Severity.NOTE: "standby not-attachable no-key wide-rows policy-opaque write-overhead",
+}
+
+SEVERITIES: Mapping[str, Severity] = MappingProxyType(
+    {name: severity for severity, names in _BY_SEVERITY.items() for name in names.split()}
+)
+"""Every id that a finding can have. `docs/doctor.md` has a heading for each."""
+
+_ATTACH_AGAIN = "run attach again"
 
 # --- tables to attach ---
 
@@ -76,19 +131,21 @@ def bridge_problems(attached: Sequence[Tree], *, reads_by_itself: bool = False) 
     """
     return [
         *(problem for tree in attached if (problem := missed(tree))),
-        *(problem for tree in attached for problem in _dangers(tree)),
-        *(problem for tree in attached if reads_by_itself for problem in lost_tables(tree)),
+        *(str(problem) for tree in attached for problem in _dangers(tree)),
+        *(str(problem) for tree in attached if reads_by_itself for problem in lost_tables(tree)),
     ]
 
 
-def lost_tables(tree: Tree) -> Iterator[str]:
+def lost_tables(tree: Tree) -> Iterator[Finding]:
     """Yield tables that were given to another role, so that the bridge cannot read them any more."""
     for table in tree.tables:
         if table.triggers and table.is_out_of_reach:
-            yield (
+            yield Finding(
+                "owner-changed",
+                str(table.relation),
                 f'{table.relation} belongs to the role "{table.owner}" now, and the bridge may not even read it, so'
-                f' clients get FORBIDDEN: GRANT "{table.owner}" TO the role that the bridge connects as, or detach'
-                " the table as its owner"
+                " clients get FORBIDDEN",
+                f'GRANT "{table.owner}" TO the role that the bridge connects as, or detach the table as its owner',
             )
 
 
@@ -110,12 +167,15 @@ def missed(tree: Tree) -> str | None:
     return f"changes of {tree.root.relation} may be missed: {found[0]}{more}"
 
 
-def capture_problems(tree: Tree) -> Iterator[str]:
-    """Yield problems, each with what to do."""
+def capture_problems(tree: Tree) -> Iterator[Finding]:
+    """Yield what is wrong with the capture of an attached tree."""
     if tree.root.has_inheritance:
-        yield (
-            f"{tree.root.relation} has become part of an inheritance hierarchy (INHERITS): rows of the tables under it"
-            " are neither read nor told. Detach it, or undo that"
+        yield Finding(
+            "inheritance",
+            str(tree.root.relation),
+            f"{tree.root.relation} has become part of an inheritance hierarchy (INHERITS), and rows of the tables under"
+            " it are neither read nor told",
+            "detach it, or undo that",
         )
     yield from _dangers(tree)
     if tree.repaired_level is not tree.level:
@@ -125,90 +185,137 @@ def capture_problems(tree: Tree) -> Iterator[str]:
         yield from _trigger_problems(tree, table)
 
 
-def _dangers(tree: Tree) -> Iterator[str]:
+def _dangers(tree: Tree) -> Iterator[Finding]:
     """Yield what in its tables could misuse the rights of our triggers."""
     for table in tree.tables:
         if danger := _danger(table):
-            yield f"{table.relation} {danger}, or detach the table"
+            sentence, _, remedy = danger.rpartition(": ")
+            yield Finding(
+                "foreign-cast",
+                str(table.relation),
+                f"{table.relation} {sentence}",
+                f"{remedy}, or detach the table",
+            )
 
 
-def _level_problem(tree: Tree) -> str:
+def _level_problem(tree: Tree) -> Finding:
     """Return why it should be captured at another level."""
     for table in tree.tables:
+        reason = ""
         if table.row_trigger:
-            return (
-                f'{table.relation} has the row trigger "{table.row_trigger}", whose own writes would be told before'
-                " the statement that they belong to: run attach again"
+            reason = (
+                f'has the row trigger "{table.row_trigger}", whose own writes would be told before the statement that'
+                " they belong to"
             )
-        if table.is_subscribing:
-            return (
-                f"{table.relation} is filled by logical replication, which fires no statement triggers:"
-                " run attach again"
-            )
-    return f"{tree.root.relation} is captured row by row and needs it no longer: run attach again"
+        elif table.is_subscribing:
+            reason = "is filled by logical replication, which fires no statement triggers"
+        if reason:
+            return Finding("trigger-level", str(table.relation), f"{table.relation} {reason}", _ATTACH_AGAIN)
+    sentence = f"{tree.root.relation} is captured row by row and needs it no longer"
+    return Finding("trigger-level", str(tree.root.relation), sentence, _ATTACH_AGAIN)
 
 
-def _trigger_problems(tree: Tree, table: Table) -> Iterator[str]:
+def _trigger_problems(tree: Tree, table: Table) -> Iterator[Finding]:
     """Yield what is wrong with the triggers of one table, as the tree is captured now."""
-    wanted = tree.wanted(table)
+    wanted, subject = tree.wanted(table), str(table.relation)
     if not table.is_root and not any(each.name in table.triggers for each in wanted):
-        yield f"the partition {table.relation} has no triggers yet: run attach again"
+        sentence = f"the partition {subject} has no triggers yet"
+        yield Finding("partition-without-trigger", subject, sentence, _ATTACH_AGAIN)
         return
-    faults: dict[str, str] = {}
+    faults: dict[str, tuple[str, str]] = {}
     for each in wanted:
         trigger = table.triggers.get(each.name)
         if trigger is None:
-            faults[each.name] = "missing"
+            faults[each.name] = "trigger-missing", "missing"
         elif not each.is_met_by(trigger):
-            faults[each.name] = "not as it should be" if trigger.is_always else _fault_of_firing(trigger)
+            faults[each.name] = _fault(tree, trigger)
     clones = [trigger for trigger in table.triggers.values() if trigger.is_clone and not trigger.is_always]
-    faults |= {trigger.name: _fault_of_firing(trigger) for trigger in clones}
-    for name, fault in faults.items():
-        yield f'the trigger "{name}" on {table.relation} is {fault}: run attach again'
+    faults |= {trigger.name: _fault(tree, trigger) for trigger in clones}
+    for name, (fault, words) in faults.items():
+        yield Finding(fault, subject, f'the trigger "{name}" on {subject} is {words}', _ATTACH_AGAIN)
 
 
-def _fault_of_firing(trigger: Trigger) -> str:
-    return "disabled" if trigger.enabled == "D" else "not ENABLE ALWAYS"
+def _fault(tree: Tree, trigger: Trigger) -> tuple[str, str]:
+    """Return what is wrong with a trigger that is there, as an id and in words."""
+    match trigger.enabled:
+        case "D":
+            return "trigger-disabled", "disabled"
+        case "R":
+            return "trigger-replica-only", "not ENABLE ALWAYS, but fires for replication only"
+        case "O":
+            return "trigger-not-always", "not ENABLE ALWAYS"
+    is_of_earlier_columns = (trigger.is_plain and not tree.is_plain) or (
+        tree.has_virtual_columns and COLUMN_BY_COLUMN not in trigger.arguments
+    )
+    return "table-changed" if is_of_earlier_columns else "trigger-altered", "not as it should be"
 
 
-# --- the change log ---
+def former_partitions(trees: Sequence[Tree]) -> Iterator[Finding]:
+    """Yield tables that were partitions of attached ones."""
+    for tree in trees:
+        if not tree.is_attached and not tree.root.is_partition and any(table.triggers for table in tree.tables):
+            subject = str(tree.root.relation)
+            sentence = f"{subject} was a partition and still carries triggers"
+            yield Finding("former-partition", subject, sentence, "attach it, or detach it")
 
 
-def closed_log(closed: int) -> Iterator[str]:
+# --- the schema and the change log ---
+
+
+def unknown_version(schema: str) -> Finding:
+    sentence = "the version of the installed SQL cannot be told"
+    return Finding("sql-version", schema, sentence, "run attach again as the owner of the schema")
+
+
+def notify_off_live(tables: Sequence[str]) -> Finding:
+    """Return the contradiction between `notify off` and these tables in the mode live."""
+    names = ", ".join(tables)
+    sentence = f"notify is off, and yet {names} notifies"
+    return Finding("notify-off-live", names, sentence, "attach with --mode durable, or say --notify auto")
+
+
+def closed_log(closed: int) -> Iterator[Finding]:
     """Yield why nothing is written to the log, if that is so. `closed` is that of `Log`."""
     if closed == LOG_FULL:
-        yield (
-            "the change log is full, and changes are gaps: the segment after the current one is locked, by pg_dump or a"
-            " long transaction; when that has ended, run cdc-bridge prune"
+        yield Finding(
+            "log-full",
+            "the change log",
+            "the change log is full, and changes are gaps",
+            "the segment after the current one is locked, by pg_dump or a long transaction; when that has ended, run"
+            " cdc-bridge prune",
         )
     if closed == DISK_FULL:
-        yield (
-            "the database's disk is full, and changes are gaps: make room; a bridge then goes on within seconds, and so"
-            " does cdc-bridge prune"
+        yield Finding(
+            "disk-full",
+            "the change log",
+            "the database's disk is full, and changes are gaps",
+            "make room; a bridge then goes on within seconds, and so does cdc-bridge prune",
         )
 
 
 _ANEW = "or begin anew: cdc-bridge detach --all --purge, then attach"
 
 _OF_THE_LOG = {
-    "missing": f"{{name}}, a part of the change log, is missing: bring it back under that name, {_ANEW}",
-    "columns": f"{{name}} does not have the columns that it was made with: undo that, {_ANEW}",
-    "unlogged": "{name} is UNLOGGED, so a crash would empty it: ALTER TABLE {name} SET LOGGED",
-    "added": "{detail} on {name} is not ours, and can keep changes from being logged: remove it",
-    "view": f"the view {{name}} does not read every segment of the log: undo that, {_ANEW}",
-    "right": "the role {role}, as which our triggers run, lacks {privilege} on {name}: grant it",
+    "missing": ("{name}, a part of the change log, is missing", f"bring it back under that name, {_ANEW}"),
+    "columns": ("{name} does not have the columns that it was made with", f"undo that, {_ANEW}"),
+    "unlogged": ("{name} is UNLOGGED, so a crash would empty it", "ALTER TABLE {name} SET LOGGED"),
+    "added": ("{detail} on {name} is not ours, and can keep changes from being logged", "remove it"),
+    "view": ("the view {name} does not read every segment of the log", f"undo that, {_ANEW}"),
+    "right": ("the role {role}, as which our triggers run, lacks {privilege} on {name}", "grant it"),
 }
 
 
-def log_problems(schema: str) -> TypedQuery[str]:
-    """Return the query for problems of the log, each with what to do; none where there is no log yet."""
+def log_problems(schema: str) -> TypedQuery[Finding]:
+    """Return the query for problems of the log; none where there is no log yet."""
 
-    def sentence(kind: str, name: str, detail: str) -> str:
+    def finding(kind: str, name: str, detail: str) -> Finding:
         privilege, _, role = (detail or "").partition(" ")
-        return _OF_THE_LOG[kind].format(name=f"{schema}.{name}", detail=detail, privilege=privilege, role=role)
+        facts = {"name": f"{schema}.{name}", "detail": detail, "privilege": privilege, "role": role}
+        sentence, remedy = (text.format(**facts) for text in _OF_THE_LOG[kind])
+        return Finding("log-right" if kind == "right" else "log-altered", facts["name"], sentence, remedy)
 
     parameters = {"schema": schema, "functions": [*DURABLE_FUNCTIONS, "forget_segment", "advance_segment"]}
-    return TypedQuery(statement("queries/log_problems"), parameters, args_row(sentence))
+    return TypedQuery(statement("queries/log_problems"), parameters, args_row(finding))
 
 
 # --- roles of clients ---

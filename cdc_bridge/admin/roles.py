@@ -69,9 +69,10 @@ def script(roles: RoleNames, schema: str, *, guard: bool = True) -> str:
     return opening + created.as_string()
 
 
-def lacks(conn: Connection, schema: str) -> list[Lack]:
-    """Return what the recorded runtime role lacks; nothing where none is recorded."""
-    found = conn.execute(statement("roles/missing", schema, **rights(schema)), {"schema": schema})
+def lacks(conn: Connection, schema: str, *, of: sql.Composed | None = None) -> list[Lack]:
+    """Return what the recorded runtime role lacks; nothing where none is recorded. `of`: another role in its place."""
+    parts = rights(schema) | ({"recorded": of} if of else {})
+    found = conn.execute(statement("roles/missing", schema, **parts), {"schema": schema})
     return [
         Lack(role, privilege, f'the schema "{schema}"' if kind == "SCHEMA" else f"{schema}.{name}")
         for role, kind, name, privilege in found

@@ -1,6 +1,6 @@
 """Read what is attached, how, and what is wrong with it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -11,9 +11,18 @@ from psycopg.rows import class_row
 
 from cdc_bridge.admin.migrations import require_installed
 from cdc_bridge.admin.mode import Mode, Notify, read_notify
-from cdc_bridge.admin.problems import capture_problems, closed_log, log_problems, lost_tables
+from cdc_bridge.admin.problems import (
+    Finding,
+    capture_problems,
+    closed_log,
+    former_partitions,
+    log_problems,
+    lost_tables,
+    notify_off_live,
+    unknown_version,
+)
 from cdc_bridge.admin.retention import Log, read_log
-from cdc_bridge.admin.roles import lacks
+from cdc_bridge.admin.roles import Lack, lacks
 from cdc_bridge.admin.tables import Tree, catalog_settings, read_trees
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN
 from cdc_bridge.model.catalog import collection_name
@@ -84,19 +93,23 @@ def read_status(
         if not there.is_usable:
             raise SchemaClosed(conn.info.user, schema, there.owner)
         trees = read_trees(conn, schema)
-        # Where nothing notifies (notify off, a hot standby) no bridge listens.
-        listeners = _listeners(LISTEN).all(conn) or _listeners(HEARTBEAT).all(conn)
+        listeners = read_listeners(conn)
         with suppress(DatabaseError, psycopg.errors.InsufficientPrivilege):  # what is missing stands among the problems
             log = read_log(conn, schema)
         with suppress(psycopg.errors.InsufficientPrivilege):
             notify = read_notify(conn, schema)
-        problems = [*log_problems(schema).all(conn), *map(str, lacks(conn, schema))]
+        problems: list[Finding | Lack] = [*log_problems(schema).all(conn), *lacks(conn, schema)]
     attached = [tree for tree in trees if tree.is_attached]
     tables = tuple(_attached_table(tree, collections) for tree in attached)
     if reads_by_itself:
         problems += [problem for tree in attached for problem in lost_tables(tree)]
-    found = Status(there.version, tables, notify, log, tuple(listeners), tuple(problems))
-    return replace(found, problems=(*_other_problems(found, trees), *problems))
+    found = Status(there.version, tables, notify, log, tuple(listeners), ())
+    return replace(found, problems=tuple(map(str, (*_other_problems(found, trees, schema), *problems))))
+
+
+def read_listeners(conn: Connection) -> list[Listener]:
+    """Where nothing notifies (notify off, a hot standby) no bridge listens, and others of their sessions tell."""
+    return _listeners(LISTEN).all(conn) or _listeners(HEARTBEAT).all(conn)
 
 
 def _listeners(application_name: str) -> TypedQuery[Listener]:
@@ -114,18 +127,16 @@ def _attached_table(tree: Tree, collections: Mapping[str, str]) -> AttachedTable
         str(tree.level),
         tuple(sorted(tree.excluded_names())),
         len(tree.tables) - 1,
-        tuple(capture_problems(tree)),
+        tuple(map(str, capture_problems(tree))),
     )
 
 
-def _other_problems(found: Status, trees: Iterable[Tree]) -> Iterator[str]:
+def _other_problems(found: Status, trees: Sequence[Tree], schema: str) -> Iterator[Finding]:
     """Yield what is wrong with none of the attached tables, and not with the parts of the log."""
     if found.version is None:
-        yield "the version of the installed SQL cannot be told: run attach again as the owner of the schema"
-    for tree in trees:
-        if not tree.is_attached and not tree.root.is_partition and any(table.triggers for table in tree.tables):
-            yield f"{tree.root.relation} was a partition and still carries triggers: attach it, or detach it"
+        yield unknown_version(schema)
+    yield from former_partitions(trees)
     if found.log:
         yield from closed_log(found.log.closed)
     if found.notify is Notify.OFF and (live := [str(table) for table in found.tables if table.mode is Mode.LIVE]):
-        yield f"notify is off, and yet {', '.join(live)} notifies: attach with --mode durable, or say --notify auto"
+        yield notify_off_live(live)

@@ -14,11 +14,13 @@ import logging
 import secrets
 import time
 
+from cdc_bridge import __version__
 from cdc_bridge.capture.capture_session import CaptureSession
 from cdc_bridge.capture.gate import Gate, GateState
 from cdc_bridge.capture.log_pages import current_snapshot, is_forgotten
 from cdc_bridge.capture.payload import heartbeat
 from cdc_bridge.capture.stream_position import StreamPosition
+from cdc_bridge.conninfo import heartbeat_name
 from cdc_bridge.logs import facts
 from cdc_bridge.model.change import Era, Gap, Heartbeat, Snapshot, Turn
 from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseSilent
@@ -45,6 +47,7 @@ class HeartbeatMonitor:
         self._beat_with_gate = -1
         self._proven_s = time.monotonic()
         self._silent_from_s = self._proven_s
+        self._name = ""
 
     # --- heartbeats ---
 
@@ -60,7 +63,16 @@ class HeartbeatMonitor:
                 raise self._silence()
             head = heartbeat(self.sender, self._beats)
             self._beats += 1
+        await self._tell_name(now_s)
         return await self.look(head)
+
+    async def _tell_name(self, now_s: float) -> None:
+        """Let operators see our version, and for how many seconds more than one heartbeat none has come back."""
+        behind_s = 0.0 if self._session.listener is None else max(0.0, now_s - self._proven_s - 2 * BEAT_S)
+        name = heartbeat_name(__version__, behind_s)
+        if name != self._name:
+            await self._session.reader.rows("name_session", {"name": name})
+            self._name = name
 
     def is_ours(self, beat: Heartbeat) -> bool:
         """Note that a heartbeat has come back. Return whether it is one of ours, and so proves something."""

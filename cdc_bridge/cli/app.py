@@ -12,6 +12,7 @@ from cdc_bridge import __version__
 from cdc_bridge.cli import INTERRUPTED
 from cdc_bridge.cli.bench import bench
 from cdc_bridge.cli.command import ReaderGone, complain, note, say
+from cdc_bridge.cli.doctor import doctor
 from cdc_bridge.cli.install import attach, detach, sql
 from cdc_bridge.cli.listen import listen
 from cdc_bridge.cli.maintain import prune, status
@@ -45,6 +46,7 @@ Exit codes:
     4  a table stayed locked by others
     5  no notification arrives, or the port cannot be listened on
     6  the bridge refused the subscription (listen)
+    7  something is wrong (doctor)
   130  interrupted by Ctrl-C
   143  ended by SIGTERM (serve and demo end with 0)
 """
@@ -96,7 +98,7 @@ def demo(
     show.run(port, rounds, pause)
 
 
-for command in (attach, detach, status, prune, bench, sql, serve, token, listen, demo):
+for command in (attach, detach, status, doctor, prune, bench, sql, serve, token, listen, demo):
     app.command()(command)
 
 

@@ -167,7 +167,7 @@ class PooledCatalogReader:
         async with self._connection() as connection, _one_snapshot(connection):
             checked = await self._look(connection)
             trees = as_trees(await query_tables(self._schema).all_async(connection))
-            problems_of_log = await log_problems(self._schema).all_async(connection)
+            problems_of_log = [*map(str, await log_problems(self._schema).all_async(connection))]
         self._checked = checked
         attached = [tree for tree in trees if tree.is_attached]
         problems_of_tables = bridge_problems(attached, reads_by_itself=not self._roles)

@@ -90,3 +90,7 @@ SELECT CASE WHEN %(head)s::text IS NOT NULL
 SELECT m.oid::bigint
 FROM ROWS FROM (pg_catalog.unnest(%(members)s::text[]::oid[]), pg_catalog.unnest(%(roots)s::text[]::oid[])) AS m(oid, root)
 WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_partition_ancestors(m.oid) AS a(oid) WHERE a.oid = m.root)
+
+-- name: name_session
+-- What pg_stat_activity calls this session.
+SELECT pg_catalog.set_config('application_name', %(name)s, false)

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import getpass
-import shutil
-import signal
-import socket
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
+from cdc_bridge import __version__
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.model.errors import SharedSession
 from tests.support.bridge import attach, running_bridge
+from tests.support.pgbouncer import pgbouncer
 from tests.support.pooler import pooler
 from tests.support.server import Database
 from tests.support.wsclient import connected
@@ -104,7 +100,7 @@ async def test_idle_bridge_has_six_connections(t: Database, monkeypatch: pytest.
             await asyncio.sleep(0.1)
         names = t.execute("SELECT application_name FROM pg_stat_activity WHERE application_name LIKE 'cdc\\_bridge %'")
         assert sorted(name for (name,) in names if name != "cdc_bridge prune") == [
-            "cdc_bridge heartbeat",
+            f"cdc_bridge heartbeat {__version__} 0 s behind",
             "cdc_bridge listen",
             *["cdc_bridge read"] * 4,
         ]
@@ -135,54 +131,3 @@ async def _readiness(http: str) -> tuple[int, str]:
             return error.code, error.read().decode()
 
     return await asyncio.to_thread(ask)
-
-
-@contextlib.asynccontextmanager
-async def pgbouncer(database: Database, directory: Path, mode: str) -> AsyncIterator[str]:
-    """The installed one, in front of the test's server."""
-    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed: only the pooler of the tests has been tried")
-    port = _free_port()
-    process = await asyncio.create_subprocess_exec(program, "-q", *_configured(database, directory, mode, port))
-    try:
-        dsn = make_conninfo(database.dsn, host="127.0.0.1", port=port)
-        await _answers(dsn)
-        yield dsn
-    finally:
-        process.send_signal(signal.SIGQUIT)  # at once, without waiting for clients
-        await process.wait()
-
-
-def _configured(database: Database, directory: Path, mode: str, port: int) -> list[str]:
-    """The arguments of pgbouncer, which refuses to run as root."""
-    server = conninfo_to_dict(database.dsn)
-    known = {"host": server["host"], "port": server.get("port") or 5432, "dbname": database.name}
-    known |= {"user": server.get("user") or getpass.getuser(), "password": server.get("password")}
-    target = " ".join(f"{name}={value}" for name, value in known.items() if value)
-    ini = directory / "pgbouncer.ini"
-    ini.write_text(
-        f"[databases]\n{database.name} = {target}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-        f"auth_type = any\npool_mode = {mode}\ndefault_pool_size = 30\nunix_socket_dir =\n"
-    )
-    if getpass.getuser() != "root":
-        return [str(ini)]
-    for parent in (directory, *directory.parents[:3]):
-        parent.chmod(parent.stat().st_mode | 0o755)
-    return ["-u", "nobody", str(ini)]
-
-
-async def _answers(dsn: str) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            with contextlib.suppress(psycopg.OperationalError):
-                async with await psycopg.AsyncConnection.connect(dsn) as connection:
-                    await connection.execute("SELECT 1")
-                    return
-            await asyncio.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

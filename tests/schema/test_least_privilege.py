@@ -281,6 +281,7 @@ CHECKS: dict[str, dict[str, Any]] = {
     "queries/gap": {},
     "queries/watch": {"head": "1 H x 1\n", "lease_s": 10, "unchecked": "3"},
     "queries/standby_watch": {},
+    "queries/doctor_changed_segments": {},
     "queries/note_segments": {},
     "queries/mended": {"counter": 3},
     "queries/call_version": {},

@@ -47,7 +47,7 @@ async def test_log_that_was_altered_by_hand_is_a_problem(
     assert problem.startswith(HARMS[harm])
     async with await database.connect() as bridge:
         await prepare(bridge, "cdc")
-        assert await log_problems("cdc").all_async(bridge) == [problem]
+        assert [str(each) for each in await log_problems("cdc").all_async(bridge)] == [problem]
 
 
 def test_rights_that_the_triggers_lack_are_a_problem(database: Database, plain: psycopg.Connection[Any]) -> None:
@@ -59,7 +59,7 @@ def test_rights_that_the_triggers_lack_are_a_problem(database: Database, plain: 
         plain.execute(
             f"REVOKE INSERT ON cdc.change_log_2 FROM {role}; REVOKE UPDATE ON SEQUENCE cdc.gate FROM {role}".encode()
         )
-        assert log_problems("cdc").all(plain) == [
+        assert [str(each) for each in log_problems("cdc").all(plain)] == [
             f'the role "{role}", as which our triggers run, lacks INSERT on cdc.change_log_2: grant it',
             f'the role "{role}", as which our triggers run, lacks UPDATE on cdc.gate: grant it',
         ]

@@ -6,12 +6,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from cdc_bridge import statements
+from cdc_bridge import __version__, statements
 from cdc_bridge.admin import status
 from cdc_bridge.admin.attach import Outcome, objection, repair
 from cdc_bridge.admin.mode import Mode, Notify, record_notify
 from cdc_bridge.admin.tables import as_trees, query_tables
-from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ
+from cdc_bridge.conninfo import HEARTBEAT, LISTEN, READ, heartbeat_name
 from cdc_bridge.database.sessions import prepare
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import DatabaseError, NotInstalled
@@ -65,7 +65,7 @@ async def test_bridge_is_shown_once_whatever_sessions_it_has(database: Database,
     async with running_bridge(database.dsn):
         sessions = "SELECT pid, application_name FROM pg_stat_activity WHERE application_name LIKE 'cdc\\_bridge %'"
         names = dict(conn.execute(sessions + " AND datname = current_database()").fetchall())
-        assert set(names.values()) >= {LISTEN, HEARTBEAT, READ}
+        assert set(names.values()) >= {LISTEN, heartbeat_name(__version__, 0), READ}
         (listener,) = status.read_status(conn).listeners
         assert (names[listener.pid], listener.application_name) == (LISTEN, LISTEN)
         assert listener.since is not None
@@ -77,7 +77,7 @@ async def test_bridge_is_shown_also_where_nothing_notifies(database: Database, c
     record_notify(conn, "cdc", Notify.OFF)
     async with running_bridge(database.dsn):
         (listener,) = status.read_status(conn).listeners
-        assert listener.application_name == HEARTBEAT
+        assert listener.application_name.startswith(HEARTBEAT)
 
 
 def test_disabled_trigger_is_shown_whatever_level_is_needed(database: Database, conn: psycopg.Connection[Any]):

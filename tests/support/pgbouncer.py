@@ -1,0 +1,69 @@
+"""PgBouncer, where it is installed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import getpass
+import shutil
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from tests.support.server import Database
+
+
+@contextlib.asynccontextmanager
+async def pgbouncer(database: Database, directory: Path, mode: str) -> AsyncIterator[str]:
+    """The installed one, in front of the test's server."""
+    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
+    if program is None:
+        pytest.skip("pgbouncer is not installed: only the pooler of the tests has been tried")
+    port = _free_port()
+    process = await asyncio.create_subprocess_exec(program, "-q", *_configured(database, directory, mode, port))
+    try:
+        dsn = make_conninfo(database.dsn, host="127.0.0.1", port=port)
+        await _answers(dsn)
+        yield dsn
+    finally:
+        process.send_signal(signal.SIGQUIT)  # at once, without waiting for clients
+        await process.wait()
+
+
+def _configured(database: Database, directory: Path, mode: str, port: int) -> list[str]:
+    """The arguments of pgbouncer, which refuses to run as root."""
+    server = conninfo_to_dict(database.dsn)
+    known = {"host": server["host"], "port": server.get("port") or 5432, "dbname": database.name}
+    known |= {"user": server.get("user") or getpass.getuser(), "password": server.get("password")}
+    target = " ".join(f"{name}={value}" for name, value in known.items() if value)
+    ini = directory / "pgbouncer.ini"
+    ini.write_text(
+        f"[databases]\n{database.name} = {target}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
+        f"auth_type = any\npool_mode = {mode}\ndefault_pool_size = 30\nunix_socket_dir =\n"
+    )
+    if getpass.getuser() != "root":
+        return [str(ini)]
+    for parent in (directory, *directory.parents[:3]):
+        parent.chmod(parent.stat().st_mode | 0o755)
+    return ["-u", "nobody", str(ini)]
+
+
+async def _answers(dsn: str) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(psycopg.OperationalError):
+                async with await psycopg.AsyncConnection.connect(dsn) as connection:
+                    await connection.execute("SELECT 1")
+                    return
+            await asyncio.sleep(0.05)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
