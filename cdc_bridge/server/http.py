@@ -122,6 +122,10 @@ class Handshake(BoundedReader):
 
     Rule: what comes behind the request waits until that is answered. Then a `Connection` takes over, or the rest is
     thrown away and the connection ends.
+
+    Bound: `OPEN_TIMEOUT_S` for the client to send its request. Policy: past it the connection is cut off. The time in
+    which the client waits for us does not count: event loops read what has come before they look at the time, and a
+    whole request has all the time that its answer takes.
     """
 
     __slots__ = (
@@ -223,6 +227,7 @@ class Handshake(BoundedReader):
         return is_other
 
     def _answer(self, request: Request) -> None:
+        self._ending.cancel()
         if answer := self._server.requests.answer(request):
             self._respond(answer, has_body=request.method != "HEAD")
             return
@@ -261,7 +266,6 @@ class Handshake(BoundedReader):
         self._protocol.send_response(self._protocol.accept(request))
         self._write_out()
         if self._is_upgraded:
-            self._ending.cancel()
             self._server.identifying.discard(self)
             assert self._address is not None
             address, self._address = self._address, None

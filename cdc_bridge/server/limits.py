@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Protocol
 
@@ -43,10 +44,13 @@ UNREAD_BYTES_MAX = 64 * 1024
 """Answers to pings that wait for a client to read them."""
 
 OPEN_TIMEOUT_S = 10.0
-"""The time from the connection to the upgrade. A TLS handshake before it has as long again."""
+"""The time from the connection to the end of the request. A TLS handshake before it has as long again."""
 
 CLOSE_TIMEOUT_S = 2.0
 """The time from our CLOSE, or the last HTTP response, to the end of the connection."""
+
+ADDRESSES_MAX = 1024
+"""Addresses of which is remembered as what they count."""
 
 IPV6_NETWORK_BITS = 64
 """A client that has one IPv6 address has as many as fit into this, so they count as one."""
@@ -222,6 +226,7 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+@lru_cache(ADDRESSES_MAX)
 def counted(address: str) -> str:
     """Return what an address counts as: itself, or the network of an IPv6 one."""
     try:

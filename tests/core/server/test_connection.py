@@ -305,6 +305,27 @@ async def test_server_that_ends_waits_for_no_token_to_be_judged(monkeypatch: pyt
 # --- time ---
 
 
+async def test_request_that_came_while_the_bridge_was_late_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OPEN_TIMEOUT_S", 0.2)
+    async with stub_server() as on, raw(on.port) as client, upgraded(on.port):  # so both are accepted
+        await client.send(f"{UPGRADE}\r\n".encode())
+        time.sleep(0.3)  # noqa: ASYNC251 - the loop does nothing else meanwhile
+        assert b" 101 " in await client.reader.readuntil(b"\r\n\r\n")
+
+
+async def test_time_in_which_a_token_is_judged_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "OPEN_TIMEOUT_S", 0.1)
+    async with stub_server(auth_mode=AuthMode.STRICT) as on:
+
+        async def identify(token: str) -> Identity:
+            await asyncio.sleep(3 * limits.OPEN_TIMEOUT_S)
+            return Identity(Principal("web", None, "{}"))
+
+        monkeypatch.setattr(on.server.authenticator, "identify", identify)
+        async with upgraded(on.port, path="/websocket?access_token=good"):
+            pass
+
+
 async def test_timer_calls_when_it_was_asked_last_and_never_early() -> None:
     loop = asyncio.get_running_loop()
     timer, called = Timer(loop), asyncio.Queue[tuple[str, float]]()
