@@ -46,10 +46,10 @@ class Finding:
 
 _BY_SEVERITY = {
     Severity.ERROR: (
-        "unreachable server-version pooler standby-paused standby-live not-installed schema-closed sql-version"
-        " function-rights missing-right log-altered log-right log-full disk-full trigger-missing trigger-disabled"
-        " trigger-replica-only trigger-altered table-changed partition-without-trigger inheritance not-capturable"
-        " foreign-cast owner-changed bridge-silent policy-unsupported"
+        "unreachable server-version pooler standby-paused standby-live not-installed schema-not-ours schema-closed"
+        " sql-version function-rights missing-right log-altered log-right log-full disk-full trigger-missing"
+        " trigger-disabled trigger-replica-only trigger-altered table-changed partition-without-trigger inheritance"
+        " not-capturable foreign-cast owner-changed bridge-silent policy-unsupported"
     ),
     Severity.WARNING: (
         "clock-skew trigger-not-always trigger-level former-partition two-phase-commit notify-off-live notify-queue"

@@ -27,7 +27,7 @@ from cdc_bridge.admin.status import read_listeners
 from cdc_bridge.admin.tables import Table, read_trees
 from cdc_bridge.conninfo import HEARTBEAT
 from cdc_bridge.doctor.context import Context, unknown
-from cdc_bridge.model.errors import AttachError, NotInstalled, NotOwner, SchemaClosed
+from cdc_bridge.model.errors import AttachError, DatabaseError, NotInstalled, NotOwner, SchemaClosed
 from cdc_bridge.statements import VERSION, Connection, statement
 
 ROW_BYTES_MAX = 8000
@@ -51,9 +51,10 @@ def check_schema(conn: Connection, context: Context) -> Iterator[Finding]:
     schema = context.schema
     try:
         there = context.installed = require_installed(conn, schema)
-    except NotInstalled as error:
+    except DatabaseError as error:
         sentence, _, remedy = str(error).rpartition(": ")
-        yield Finding("not-installed", schema, sentence, remedy)
+        found = "not-installed" if isinstance(error, NotInstalled) else "schema-not-ours"
+        yield Finding(found, schema, sentence, remedy)
         return
     if not there.is_usable:
         sentence, _, remedy = str(SchemaClosed(conn.info.user, schema, there.owner)).rpartition(": ")
@@ -193,12 +194,12 @@ def _rotation(conn: Connection, context: Context, log: Log) -> Iterator[Finding]
     """Find what keeps writers from going on to the next segment, and segments from being emptied."""
     following = (log.current + 1) % RING
     by_number = {segment.number: segment for segment in log.segments}
-    is_next_empty = following in by_number and by_number[following].is_empty
+    is_next_filled = following in by_number and not by_number[following].is_empty
     others = [number for number in range(RING) if number != log.current]
     held = [each for each in retention.holders(conn, context.schema, others) if (each.held_s or 0) >= context.long_s]
     in_the_way = "; ".join(map(str, held)) or "nobody just now"
     name = f"{context.schema}.change_log_{following}"
-    if not is_next_empty:
+    if is_next_filled:
         sentence = (
             f"{name}, the next segment of the log, is not empty, so the log cannot go on; in the way: {in_the_way}"
         )

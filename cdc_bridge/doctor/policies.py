@@ -42,8 +42,10 @@ def check_policies(conn: Connection, context: Context) -> Iterator[Finding]:
 async def _findings(context: Context, roles: tuple[str, ...]) -> list[Finding]:
     async with _connection(context) as conn:
         catalog = await read_catalog(conn, context.schema)
-        access = await AccessReader(context.schema, roles).read(conn)
-        found = [
+        reader = AccessReader(context.schema, roles)
+        access = await reader.read(conn)
+        found = [unknown("policies", "their tables are locked by another session")] if reader.is_incomplete else []
+        found += [
             Finding("role-unusable", role, f'clients with the role "{role}" can read nothing', reason)
             for role, reason in role_problems(roles, access).items()
         ]

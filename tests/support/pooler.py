@@ -34,6 +34,8 @@ class Pooler:
 
     dsn_of_server: str
     lends_transactions: bool
+    server_version: str | None = None
+    """What clients are told instead of the server's own."""
     port: int = 0
     idle: list[ServerSession] = field(default_factory=list)
 
@@ -87,6 +89,8 @@ class Pooler:
         writer.write(_typed(b"R", struct.pack("!i", 0)))
         for name in _GREETING:
             value = session.connection.info.parameter_status(name) or ""
+            if name == "server_version" and self.server_version:
+                value = self.server_version
             writer.write(_typed(b"S", name.encode() + b"\0" + value.encode() + b"\0"))
         writer.write(_typed(b"K", secrets.token_bytes(8)) + _typed(b"Z", b"I"))
 
@@ -107,8 +111,8 @@ class Pooler:
 
 
 @contextlib.asynccontextmanager
-async def pooler(dsn: str, *, lends_transactions: bool) -> AsyncIterator[Pooler]:
-    pool = Pooler(dsn, lends_transactions)
+async def pooler(dsn: str, *, lends_transactions: bool, server_version: str | None = None) -> AsyncIterator[Pooler]:
+    pool = Pooler(dsn, lends_transactions, server_version)
     server = await asyncio.start_server(pool.serve, "127.0.0.1", 0)
     pool.port = server.sockets[0].getsockname()[1]
     try:
