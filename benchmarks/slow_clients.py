@@ -38,6 +38,9 @@ from tests.support.cluster import Cluster
 PER_S = 150
 ROW_BYTES = 4_000
 BACKLOG_BYTES_MAX = 16 * 1024 * 1024
+SERVE = ("--insecure-public", "--backlog-bytes-max", str(BACKLOG_BYTES_MAX), "--ping-interval-s", "600")
+"""No ping in the time of a run: clients that do not answer one are closed whatever their `overflow`."""
+
 RECEIVE_BYTES = 4_096
 TRICKLE_BYTES = 1_000
 QUIET_S = 10
@@ -168,7 +171,7 @@ def run(cluster: Cluster, count: int, kind: str, policy: str) -> None:
         connection.execute(TABLE)
         attach_durably(connection, "probe")
         with (
-            running_bridge(dsn, "--insecure-public", "--backlog-bytes-max", str(BACKLOG_BYTES_MAX)) as bridge,
+            running_bridge(dsn, *SERVE) as bridge,
             probing(dsn, bridge.url, per_s=PER_S, row_bytes=ROW_BYTES) as probe,
         ):
             ours, theirs = CONTEXT.Pipe()

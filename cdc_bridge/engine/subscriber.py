@@ -292,10 +292,15 @@ class Subscriber:
             topic.compact()
             if outbox.size_bytes <= outbox.bytes_max // 2:  # else all of this would be done again and again
                 return
+        if self.state is not State.BEHIND:
+            self.fall_behind()
+
+    def fall_behind(self) -> None:
+        """Send it nothing until the client reads again, and fresh data then."""
         self.take(Step.OVERFLOWED)
-        if topic is not None:
-            topic.let_go(self)
-        outbox.behind[self] = None
+        if self.topic is not None:
+            self.topic.let_go(self)
+        self.outbox.behind[self] = None
 
     def lag(self, now_us: int) -> tuple[int, int, float | None]:
         """Return the bytes and events that wait, and since when the oldest of them does, in seconds, if that is known.

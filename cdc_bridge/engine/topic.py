@@ -9,7 +9,8 @@ Where memory cannot decide what comes next, or while rows are read again, what c
 Bound: `bytes_max` of the queue, and of the log behind a subscriber that is LOADING. Policy: past it the whole topic is
 sent fresh data, or a subscriber's data are read again. Behind a subscriber that is LIVE the log is as long as its
 outbox allows; past that, `overflow` decides. So the log is bounded by the larger of the two, and `TRIM_BYTES`, however
-many subscribers are behind. The log of subscribers that want the latest state only is made shorter (`compact`).
+many subscribers are behind. The log of subscribers that want the latest state only is made shorter (`compact`). If it
+has more than `COMPACTED_ROWS_MAX` rows, those that are far behind get fresh data instead.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ CUTS_MAX = 16
 
 TRIM_BYTES = 1024 * 1024
 """The log is trimmed whenever it has grown by so much, although some subscribers have not been sent all of it."""
+
+COMPACTED_ROWS_MAX = 20_000
+"""Rows of a log that is made shorter at once: that takes 20 ms, and nobody is served meanwhile."""
 
 LOOKED_AT_MAX = 10
 """Entries among which the time of the oldest one is looked for."""
@@ -194,6 +198,9 @@ class Topic:
         key_of = row_key(self.subscription)
         if key_of is None:
             return
+        if sum(len(entry.event.rows or ()) for entry in self._log if entry.event is not None) > COMPACTED_ROWS_MAX:
+            self._drop_slow()
+            return
         self.announce()
         begun = frozenset([each.offset - self.begin for each in self.subscribers if each.sent_rows])
         self._log, places = renumbered(keep_newest(self._log, key_of, begun), self._begin_bytes)
@@ -208,6 +215,12 @@ class Topic:
             )
             if each.state in SENT:
                 self._recount(each)
+
+    def _drop_slow(self) -> None:
+        """Keep nothing for subscribers for which more than half of the log waits."""
+        for subscriber in tuple(self.subscribers):
+            if subscriber.state in SENT and subscriber.waiting_bytes > self.log_bytes // 2:
+                subscriber.fall_behind()
 
     def lag(self, subscriber: Subscriber) -> tuple[int, int]:
         """Return how many entries wait for a subscriber, and when the oldest was written; 0 if that is not known."""
@@ -300,9 +313,10 @@ class Topic:
             self.end += 1
         self._end_bytes = end_bytes
         self._behind = len(self.subscribers)
+        readings = [] if events is not None else self._reload_lacking()
         if end_bytes - self._begin_bytes > self._trim_at_bytes:
             self._trim()
-        return [] if events is not None else self._reload_lacking()
+        return readings
 
     def _reload_lacking(self) -> list[Reading]:
         """The last entry cannot be sent: fresh data for those that do not have it."""

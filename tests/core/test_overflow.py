@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdc_bridge.engine import topic
 from cdc_bridge.engine.compaction import keep_newest, row_key
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.outbox import Entry, Outbox
@@ -255,6 +256,30 @@ def test_latest_of_too_many_rows_is_fresh_data() -> None:
     watcher.read_all()
     assert watcher.messages[-1]["reason"] == "resync"
     assert watcher.rows == place.table
+
+
+def test_latest_is_fresh_data_where_a_log_is_too_long_to_be_made_shorter_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nobody is served while it is made shorter."""
+    monkeypatch.setattr(topic, "COMPACTED_ROWS_MAX", 1000)
+    place = Place()
+    slow = place.follow(Overflow.LATEST, 10 * TRIM_BYTES)
+    fast = place.follow(Overflow.LATEST, 10 * TRIM_BYTES, is_slow=False)
+    for watcher in (slow, fast):
+        watcher.get_data()
+    for number in range(500):
+        place.put((number, "x" * 4000))
+        assert fast.rows == place.table
+    assert slow.subscriber.state in SENT
+    for number in range(0, 20_000, 50):
+        place.put(*[(key, "y" * 100) for key in range(number, number + 50)])
+        assert place.topic.log_bytes < 4 * TRIM_BYTES
+    assert slow.subscriber.state is State.BEHIND
+    assert fast.rows == place.table
+    assert [each["event"] for each in fast.messages].count("init") == 1
+    slow.read_all()
+    assert slow.rows == place.table
 
 
 def test_resync_reads_no_data_before_the_client_has_read_what_it_was_sent() -> None:
