@@ -62,12 +62,10 @@ audit: .venv-audit/installed
 	@for part in runtime demo; do \
 	    $(ENV) .venv-audit/bin/python -m pip_audit --strict --disable-pip --require-hashes --requirement requirements/$$part.txt || exit; done
 
-# Everything, or a part of durable mode: make bench ARGS="commits --rounds 3"; its other parts are bulk, latency, large. What
-# a change costs on its way is shown by benchmarks.short_path, what queries and rights cost by benchmarks.matching, sharing,
-# crowd, rights and hardening.
+# One table of figures with floors beside them, build/bench.json, and plots in build/bench; docs/performance.md explains
+# them. Some parts, or as little as possible: make bench ARGS="writers bulk --quick"; into the page: ARGS=--write-docs
 bench: .venv/ready
-	@[ -n "$(ARGS)" ] || for part in short_path live matching sharing rights crowd; do $(ENV) .venv/bin/python -m benchmarks.$$part || exit; done
-	@$(ENV) .venv/bin/python -m benchmarks.durable $(ARGS)
+	@$(ENV) .venv/bin/python -m benchmarks $(ARGS)
 
 # Random stories, judged by an oracle, for as long as you like: make torture SEED=7 MINUTES=30. The first one with that seed, each
 # next one with the next; MINUTES=0 is one story. An even seed is harmless, an odd one a disaster. Before that, unless it is

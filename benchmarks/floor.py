@@ -1,6 +1,7 @@
-"""The floor of what a bridge can cost: libpq's socket to `transport.write`, with no semantics.
+"""The floors of what a bridge can cost: processes that send each notification of the naive trigger to all clients.
 
-A process that listens to what the naive trigger notifies, and writes each payload as a frame to each of its clients.
+One goes from libpq's socket to `transport.write`, with no semantics. The other, the bare loop, is what one would write
+first: `async for` over psycopg's `notifies()`, and `send` of the websockets library.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import cast
 
 import psycopg
 import uvloop
+from websockets.asyncio.server import ServerConnection, serve
 
-from benchmarks.stage import process_cpu_s
-from benchmarks.subscriber import CONTEXT
+from benchmarks.stage import process_cpu_s, process_memory_bytes
+from benchmarks.swarm import CONTEXT
 
 CHANNEL = "naive"
 WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -74,24 +76,50 @@ async def _serve(dsn: str, pipe: Connection) -> None:
     await asyncio.Event().wait()
 
 
-def _main(dsn: str, pipe: Connection) -> None:
+async def _serve_bare(dsn: str, pipe: Connection) -> None:
+    sockets: set[ServerConnection] = set()
+
+    async def keep(socket: ServerConnection) -> None:
+        await socket.recv()
+        await socket.send("{}")
+        sockets.add(socket)
+        await socket.wait_closed()
+        sockets.discard(socket)
+
+    async with (
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,
+        serve(keep, "127.0.0.1", 0, compression=None) as listening,
+    ):
+        await connection.execute(f"LISTEN {CHANNEL}")
+        pipe.send(f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}/websocket")
+        async for notification in connection.notifies():
+            for socket in list(sockets):
+                await socket.send(notification.payload)
+
+
+def _main(dsn: str, pipe: Connection, bare: bool) -> None:
     with contextlib.suppress(KeyboardInterrupt):
-        uvloop.run(_serve(dsn, pipe))
+        if bare:
+            asyncio.run(_serve_bare(dsn, pipe))
+        else:
+            uvloop.run(_serve(dsn, pipe))
 
 
 class Floor:
     """The side of the process that started it."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, *, bare: bool) -> None:
         parent, child = CONTEXT.Pipe()
-        self._process = CONTEXT.Process(target=_main, args=(dsn, child), daemon=True)
+        self._process = CONTEXT.Process(target=_main, args=(dsn, child, bare), daemon=True)
         self._process.start()
         self.url = str(parent.recv())
 
     def cpu_s(self) -> float:
         """The processor time that it has used."""
-        assert self._process.pid is not None
-        return process_cpu_s(self._process.pid)
+        return process_cpu_s(self._process.pid or 0)
+
+    def memory_bytes(self) -> int | None:
+        return process_memory_bytes(self._process.pid or 0)
 
     def stop(self) -> None:
         self._process.terminate()
@@ -99,8 +127,8 @@ class Floor:
 
 
 @contextlib.contextmanager
-def running_floor(dsn: str) -> Iterator[Floor]:
-    floor = Floor(dsn)
+def running_floor(dsn: str, *, bare: bool = False) -> Iterator[Floor]:
+    floor = Floor(dsn, bare=bare)
     try:
         yield floor
     finally:

@@ -1,127 +1,143 @@
-"""From the sending of COMMIT to a client, while nothing else happens.
+"""From the sending of COMMIT to a client: while nothing else happens, and at half of the highest rate.
 
-Beside the bridge runs what it is compared with, in the same few milliseconds: a process that listens to the naive
-trigger's notifications and sends each one on. One client's process reads both.
+Beside the bridge runs what it is compared with: a process that listens to the naive trigger's notifications and sends
+each one on. One client's process reads both. The highest rate of each is what sixteen writers reach while a client
+keeps up with them; half of it is then written by the same sixteen, evenly, and one commit in between is timed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 
 import psycopg
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.server import ServerConnection, serve
 
-from benchmarks.figures import headline, in_turn, percentile, show
-from benchmarks.stage import Subject, running_bridge, set_up
-from benchmarks.subscriber import CONTEXT, subscribe
+from benchmarks.figures import Figure, Goal, Histogram, in_turn, percentile
+from benchmarks.floor import running_floor
+from benchmarks.stage import Effort, Subject, running_bridge, set_up, wait_until_open
+from benchmarks.swarm import CONTEXT, subscribe, swarm
+from benchmarks.writers import run_pgbench
 from tests.support.cluster import Cluster
 
-INSERT = """
-INSERT INTO {} (account, note, amount, details)
-VALUES (%s, 'what the customer had to say about it', 12.34, '{{"colour": "blue", "parts": [1, 2, 3]}}')
-"""
+PROBE = "when will this be there?"
+INSERT = "INSERT INTO {} (account, note, amount) VALUES (%s, %s, 12.34)"
 PAUSE_S = 0.015
 HEAR_WITHIN_S = 30.0
-GATE_WITHIN_S = 60.0
-IS_OPEN = "SELECT pg_sequence_last_value('cdc.gate'::regclass) & 1 = 1"
+WRITERS = 16
+LOAD_BEGINS_S = 0.5
+BINS_PER_DECADE = 20
+SENDERS = {Subject.ATTACHED: "bridge", Subject.NAIVE: "bare loop"}
 
 
-def run(cluster: Cluster, commits: int) -> None:
-    headline(f"From the sending of COMMIT to a client, idle, {commits:,} commits each, alternating")
+@dataclass(slots=True)
+class Times:
+    """Milliseconds, in lists of one round each."""
+
+    idle: dict[Subject, list[list[float]]] = field(default_factory=lambda: {each: [] for each in SENDERS})
+    half: dict[Subject, list[list[float]]] = field(default_factory=lambda: {each: [] for each in SENDERS})
+
+
+def run(cluster: Cluster, effort: Effort) -> Iterator[Figure | Histogram]:
     dsn = set_up(cluster, "latency")
-    with running_bridge(dsn) as bridge, bare_loop(dsn) as bare_url, client(bridge.url, bare_url) as heard:
-        ours_ms, bare_ms = measure(dsn, commits, heard)
-    for percent, target in ((50, 1.5), (99, 2)):
-        ours, bare = percentile(ours_ms, percent), percentile(bare_ms, percent)
-        note = f"{ours:.2f} and {bare:.2f} ms"
-        show(f"p{percent}: bridge to bare loop", f"{ours / bare:.2f}", target=f"at most {target}", note=note)
+    times = Times()
+    with running_bridge(dsn) as bridge, running_floor(dsn, bare=True) as floor:
+        urls = {Subject.ATTACHED: bridge.url, Subject.NAIVE: floor.url}
+        highest = {subject: _highest_rate(cluster, dsn, urls[subject], subject, effort.seconds) for subject in SENDERS}
+        with hearing(urls) as heard, psycopg.connect(dsn) as connection:
+            for number in range(effort.rounds):
+                wait_until_open(connection)
+                idle = _alternate(connection, heard, effort.commits)
+                for subject in in_turn(list(SENDERS), number):
+                    times.idle[subject].append(idle[subject])
+                    how = ("-T", str(2 * effort.seconds), "-R", f"{highest[subject] / 2:.0f}")
+                    load = partial(run_pgbench, cluster, dsn, subject, WRITERS, *how)
+                    times.half[subject].append(_beside(connection, heard, subject, load))
+    yield from _figures(times, highest)
 
 
-def measure(dsn: str, commits: int, heard: Connection) -> tuple[list[float], list[float]]:
-    found: dict[Subject, list[float]] = {Subject.ATTACHED: [], Subject.NAIVE: []}
-    with psycopg.connect(dsn) as connection:
-        wait_until_open(connection)
-        for number in range(commits):
-            for subject in in_turn(list(found), number):
-                connection.execute(INSERT.format(subject), [number], prepare=True)
-                sent_ns = time.monotonic_ns()
-                connection.commit()
-                found[subject].append((next_heard_ns(heard) - sent_ns) / 1e6)
-                time.sleep(PAUSE_S)
-    return found[Subject.ATTACHED], found[Subject.NAIVE]
+def _figures(times: Times, highest: dict[Subject, float]) -> Iterator[Figure | Histogram]:
+    for load, found in (("idle", times.idle), ("at half of its rate", times.half)):
+        for percent, most in ((50, 1.2), (99, 1.4)):
+            ours, bare = ([percentile(ms, percent) for ms in found[subject]] for subject in SENDERS)
+            goal = Goal("<=", most) if load == "idle" else None
+            yield Figure("latency", f"p{percent} {load}: bridge / bare loop", "ms", ours, bare, goal=goal)
+    for subject, sender in SENDERS.items():
+        half, idle = ([percentile(ms, 99) for ms in found[subject]] for found in (times.half, times.idle))
+        goal = Goal("<=", 3) if subject is Subject.ATTACHED else None
+        yield Figure("latency", f"p99 at half of its rate / idle: {sender}", "ms", half, idle, goal=goal)
+        name = f"highest rate that a client keeps up with: {sender}"
+        yield Figure("latency", name, "rows/s", [highest[subject]])
+    for load, found in (("idle", times.idle), ("half of the rate", times.half)):
+        for subject, sender in SENDERS.items():
+            yield _histogram(f"{sender}, {load}", [ms for one_round in found[subject] for ms in one_round])
 
 
-def wait_until_open(connection: psycopg.Connection) -> None:
-    """Until the bridge has found that it is quiet, and lets writers notify."""
-    deadline = time.monotonic() + GATE_WITHIN_S
-    while connection.execute(IS_OPEN).fetchone() != (True,):
-        if time.monotonic() > deadline:
-            raise RuntimeError("the bridge does not open the gate")
-        time.sleep(0.1)
+def _histogram(name: str, samples_ms: Sequence[float]) -> Histogram:
+    """Bins as wide as each other on a logarithmic axis."""
+    bins = [math.floor(math.log10(ms) * BINS_PER_DECADE) for ms in samples_ms]
+    span = range(min(bins), max(bins) + 1)
+    edges = [10 ** (number / BINS_PER_DECADE) for number in (*span, max(bins) + 1)]
+    return Histogram("latency", name, "ms", edges, [bins.count(number) for number in span])
+
+
+def _highest_rate(cluster: Cluster, dsn: str, url: str, subject: Subject, seconds: int) -> float:
+    """Rows a second that writers commit and a client receives, both taken together."""
+    with swarm(url, [subscribe(subject)]) as client:
+        began_s = time.monotonic()
+        commits, _ = run_pgbench(cluster, dsn, subject, WRITERS, "-T", str(seconds))
+        client.wait_for(commits)
+        return commits / (time.monotonic() - began_s)
+
+
+def _alternate(connection: psycopg.Connection, heard: Connection, commits: int) -> dict[Subject, list[float]]:
+    found: dict[Subject, list[float]] = {subject: [] for subject in SENDERS}
+    for number in range(commits):
+        for subject in in_turn(list(SENDERS), number):
+            found[subject].append(probe_ms(connection, heard, subject))
+    return found
+
+
+def probe_ms(connection: psycopg.Connection, heard: Connection, subject: Subject) -> float:
+    connection.execute(INSERT.format(subject), [0, PROBE], prepare=True)
+    sent_ns = time.monotonic_ns()
     connection.commit()
-    time.sleep(2)  # it takes what comes inline once all older transactions have ended
-
-
-def next_heard_ns(heard: Connection) -> int:
     if not heard.poll(HEAR_WITHIN_S):
         raise RuntimeError("an event did not arrive")
-    at_ns = heard.recv()
-    assert isinstance(at_ns, int)
-    return at_ns
+    took_ms = (int(heard.recv()) - sent_ns) / 1e6
+    time.sleep(PAUSE_S)
+    return took_ms
 
 
-# --- the bare loop ---
-
-
-@contextlib.contextmanager
-def bare_loop(dsn: str) -> Iterator[str]:
-    """Its address."""
-    parent, child = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=_bare_main, args=(dsn, child), daemon=True)
-    process.start()
-    try:
-        yield str(parent.recv())
-    finally:
-        process.terminate()
-        process.join()
-
-
-def _bare_main(dsn: str, pipe: Connection) -> None:
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_bare(dsn, pipe))
-
-
-async def _bare(dsn: str, pipe: Connection) -> None:
-    sockets: set[ServerConnection] = set()
-
-    async def keep(socket: ServerConnection) -> None:
-        sockets.add(socket)
-        await socket.wait_closed()
-
-    async with (
-        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,
-        serve(keep, "127.0.0.1", 0, compression=None) as listening,
-    ):
-        await connection.execute("LISTEN naive")
-        pipe.send(f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}/")
-        async for note in connection.notifies():
-            for socket in sockets:
-                await socket.send(note.payload)
+def _beside(
+    connection: psycopg.Connection, heard: Connection, subject: Subject, load: Callable[[], object]
+) -> list[float]:
+    """Probe while `load` runs in a thread of its own."""
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    time.sleep(LOAD_BEGINS_S)
+    found = []
+    while thread.is_alive():
+        found.append(probe_ms(connection, heard, subject))
+    thread.join()
+    return found
 
 
 # --- the client ---
 
 
 @contextlib.contextmanager
-def client(bridge_url: str, bare_url: str) -> Iterator[Connection]:
-    """Where it says when it was told of something, in nanoseconds of the monotonic clock."""
+def hearing(urls: dict[Subject, str]) -> Iterator[Connection]:
+    """Follow each table where its url says; yield what tells when a probe was there, by the monotonic clock in ns."""
     parent, child = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=_client_main, args=(bridge_url, bare_url, child), daemon=True)
+    process = CONTEXT.Process(target=_client_main, args=(urls, child), daemon=True)
     process.start()
     try:
         assert parent.recv() == "ready"
@@ -131,22 +147,19 @@ def client(bridge_url: str, bare_url: str) -> Iterator[Connection]:
         process.join()
 
 
-def _client_main(bridge_url: str, bare_url: str, pipe: Connection) -> None:
+def _client_main(urls: dict[Subject, str], pipe: Connection) -> None:
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_hear(bridge_url, bare_url, pipe))
+        asyncio.run(_hear(urls, pipe))
 
 
-async def _hear(bridge_url: str, bare_url: str, pipe: Connection) -> None:
-    async with (
-        connect(bridge_url, compression=None, proxy=None) as bridge,
-        connect(bare_url, compression=None, proxy=None) as bare,
-        asyncio.TaskGroup() as tasks,
-    ):
-        await bridge.send(subscribe(Subject.ATTACHED))
-        await bridge.recv()
-        pipe.send("ready")
-        for socket in (bridge, bare):
+async def _hear(urls: dict[Subject, str], pipe: Connection) -> None:
+    async with contextlib.AsyncExitStack() as opened, asyncio.TaskGroup() as tasks:
+        for subject, url in urls.items():
+            socket = await opened.enter_async_context(connect(url, compression=None, max_size=None, proxy=None))
+            await socket.send(subscribe(subject))
+            await socket.recv()
             tasks.create_task(_tell_when(socket, pipe))
+        pipe.send("ready")
 
 
 async def _tell_when(socket: ClientConnection, pipe: Connection) -> None:
@@ -154,5 +167,5 @@ async def _tell_when(socket: ClientConnection, pipe: Connection) -> None:
         now_ns = time.monotonic_ns()
         if text == '{"type":"ping"}':
             await socket.send('{"type":"pong"}')
-        else:
+        elif PROBE in str(text):
             pipe.send(now_ns)

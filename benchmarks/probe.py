@@ -15,8 +15,7 @@ import psycopg
 import uvloop
 
 from benchmarks.figures import percentile, show
-from benchmarks.subscriber import CONTEXT, READY_WITHIN_S
-from benchmarks.swarm import Client, Shared, shared, subscribe, text_frame
+from benchmarks.swarm import CONTEXT, READY_WITHIN_S, Client, Shared, shared, subscribe, text_frame
 
 KEYS = 50
 TABLE = f"""

@@ -33,7 +33,7 @@ from websockets.asyncio.client import connect
 from benchmarks import stage
 from benchmarks.figures import headline, in_turn, show, show_ratio
 from benchmarks.sharing import Client
-from benchmarks.subscriber import CONTEXT, Message
+from benchmarks.swarm import CONTEXT
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.database.catalog_reader import PooledCatalogReader
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
@@ -105,6 +105,15 @@ class Audience:
 
 
 # --- the clients ----------------------------------------------------------------------------------------------------
+
+
+class Message(msgspec.Struct):
+    """What matters of a message; `data` of an event are rows."""
+
+    type: str = ""
+    event: str = ""
+    reason: str = ""
+    data: list[msgspec.Raw] = []
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,7 @@ from benchmarks.figures import headline, show
 from benchmarks.large import Memory
 from benchmarks.probe import TABLE, Probe, probing, show_delays
 from benchmarks.stage import attach_durably, running_bridge, server, set_up
-from benchmarks.subscriber import CONTEXT
-from benchmarks.swarm import OPENING_MAX, Client, Shared, shared, text_frame
+from benchmarks.swarm import CONTEXT, OPENING_MAX, Client, Shared, shared, text_frame
 from tests.support.cluster import Cluster
 
 PER_S = 150

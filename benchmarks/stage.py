@@ -1,4 +1,4 @@
-"""What the runs of durable mode need: a server that flushes as servers do, tables to compare, a bridge as a process.
+"""What the parts need: a server that flushes as servers do, tables to compare, a bridge as a process.
 
 Each part has a database of its own with four tables that differ in who watches them, see `Subject`.
 """
@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -33,9 +34,36 @@ SETTINGS = {
     "checkpoint_timeout": "1h",
     "autovacuum": "off",
 }
-SESSIONS_END_WITHIN_S = 0.2
 HERE = Path(__file__).parent
 PUBLIC = "--insecure-public"
+GATE_WITHIN_S = 60.0
+IS_OPEN = "SELECT pg_sequence_last_value('cdc.gate'::regclass) & 1 = 1"
+INSERT = """
+INSERT INTO {} (account, note, amount, details)
+VALUES (%s, 'what the customer had to say about it', 12.34, '{{"colour": "blue", "parts": [1, 2, 3]}}')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much the parts do. `seconds` are those of one run of writers, `commits` those of one round."""
+
+    rounds: int = 5
+    seconds: int = 2
+    writers: tuple[int, ...] = (1, 4, 16, 64)
+    text_bytes: tuple[int, ...] = (100, 1_000, 7_000)
+    bulk_rows: int = 100_000
+    large_rows: int = 1_000_000
+    commits: int = 100
+    sockets: tuple[int, ...] = (1, 10, 100, 1_000, 5_000)
+    deliveries: int = 100_000
+    subscriptions: tuple[int, ...] = (1, 100, 1_000, 10_000, 30_000)
+    connections: tuple[int, ...] = (1_000, 2_000, 5_000)
+    idle_s: float = 4.0
+
+
+QUICK = Effort(1, 1, (1, 2), (100,), 1_000, 20_000, 20, (1, 10), 1_000, (1, 20), (10, 20), 0.5)
+"""Whether it works; its figures mean little."""
 
 
 class Subject(enum.StrEnum):
@@ -75,6 +103,22 @@ def attach_durably(connection: psycopg.Connection, *tables: str) -> None:
     attach.apply(connection, attach.plan(connection, attach.Request(tables, mode=Mode.DURABLE)))
 
 
+def insert(connection: psycopg.Connection, subject: Subject, account: int) -> None:
+    connection.execute(INSERT.format(subject), [account], prepare=True)
+    connection.commit()
+
+
+def wait_until_open(connection: psycopg.Connection) -> None:
+    """Wait until the bridge has found that writers are few, and lets them notify."""
+    deadline = time.monotonic() + GATE_WITHIN_S
+    while connection.execute(IS_OPEN).fetchone() != (True,):
+        if time.monotonic() > deadline:
+            raise RuntimeError("the bridge does not open the gate")
+        time.sleep(0.1)
+    connection.commit()
+    time.sleep(2)  # it takes what comes inline once all older transactions have ended
+
+
 def _read(name: str) -> str:
     return (HERE / name).read_text()
 
@@ -100,11 +144,7 @@ class BridgeProcess:
 
     def memory_bytes(self) -> int | None:
         """What it has in memory now, where the system tells."""
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
-                if line.startswith("VmRSS:"):
-                    return int(line.split()[1]) * 1024
-        return None
+        return process_memory_bytes(self._process.pid)
 
     def cpu_s(self) -> float:
         """The processor time that it has used."""
@@ -129,29 +169,22 @@ def running_bridge(dsn: str, *arguments: str) -> Iterator[BridgeProcess]:
             bridge.stop()
 
 
-def sessions_cpu_s(cluster: Cluster) -> float:
-    """The processor time that sessions of the server which have ended had used."""
-    time.sleep(SESSIONS_END_WITHIN_S)
-    return _cpu_s(int(Path(cluster.data_dir, "postmaster.pid").read_text().split()[0]))[1]
+def process_memory_bytes(pid: int) -> int | None:
+    """What a process has in memory now, where the system tells."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 def process_cpu_s(pid: int) -> float:
-    """The processor time of a process, to the nanosecond where the system tells."""
+    """The processor time of a process; 0 where the system does not tell."""
     try:
         threads = Path(f"/proc/{pid}/task").iterdir()
         return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
     except OSError:
-        return _cpu_s(pid)[0]
-
-
-def _cpu_s(pid: int) -> tuple[float, float]:
-    """Of a process, and of those that it has started and that have ended; 0 where the system does not tell."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return 0, 0
-    own, others = sum(map(int, words[11:13])), sum(map(int, words[13:15]))
-    return own / os.sysconf("SC_CLK_TCK"), others / os.sysconf("SC_CLK_TCK")
+        return 0.0
 
 
 def _end_of(log: IO[bytes]) -> str:

@@ -29,10 +29,8 @@ import psycopg
 import uvloop
 
 from benchmarks.figures import headline, percentile, show
-from benchmarks.short_path import insert
-from benchmarks.stage import BridgeProcess, Subject, running_bridge, server, set_up
-from benchmarks.subscriber import CONTEXT
-from benchmarks.swarm import OPENING_MAX, PING_MESSAGE, ROW, Client, Shared, text_frame
+from benchmarks.stage import BridgeProcess, Subject, insert, running_bridge, server, set_up
+from benchmarks.swarm import CONTEXT, OPENING_MAX, PING_MESSAGE, ROW, Client, Shared, text_frame
 from cdc_bridge.conninfo import READ
 from tests.support.cluster import Cluster
 
