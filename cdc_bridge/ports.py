@@ -58,10 +58,13 @@ class ClaimValue:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A question without an answer. Unless it `is_temporary`, asking again would not help."""
+    """A question without an answer. Unless it `is_temporary`, asking again would not help. `is_raised`: a user-defined
+    function has given the reason, which can contain anything.
+    """
 
     reason: str
     is_temporary: bool = False
+    is_raised: bool = False
 
 
 @dataclass(frozen=True, slots=True)

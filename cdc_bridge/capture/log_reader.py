@@ -16,7 +16,7 @@ from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.change import Position, newest_snapshot
 from cdc_bridge.model.encoding import key_encoder
 from cdc_bridge.model.errors import Forgotten, PayloadError, SourceUnavailable, forbidden_item
-from cdc_bridge.model.row import split_object
+from cdc_bridge.model.row import RowValues, split_object
 from cdc_bridge.ports import CaughtUp, Pages
 from cdc_bridge.statements import statement
 
@@ -58,18 +58,24 @@ class PooledLogReader:
 
     async def spell_key(self, collection: Collection, key: tuple[str, ...]) -> bytes:
         """See the port."""
-        columns = sql.SQL(", ").join(
-            sql.SQL("CAST(%s AS {}) AS {}").format(sql.SQL(column.type.name), sql.Identifier(column.name))
-            for column in collection.key_columns
-        )
-        query = sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {}) AS k").format(columns)
         try:
             async with asyncio.timeout(self._answer_limit_s), self._pool.connection() as connection:
-                row = await (await connection.execute(query, key)).fetchone()
-        except (errors.DataError, UnicodeEncodeError) as error:
-            raise forbidden_item() from error
+                return key_encoder(collection)(await spelled(connection, collection, key))
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
             raise SourceUnavailable(str(error) or "no answer in time") from error
-        if row is None:
-            raise forbidden_item()
-        return key_encoder(collection)(split_object(row[0]))
+
+
+async def spelled(connection: AsyncConnection[Any], collection: Collection, key: tuple[str, ...]) -> RowValues:
+    """Return a key as `row_to_json` writes it. Raises FORBIDDEN if this cannot be a key."""
+    columns = sql.SQL(", ").join(
+        sql.SQL("CAST(%s AS {}) AS {}").format(sql.SQL(column.type.name), sql.Identifier(column.name))
+        for column in collection.key_columns
+    )
+    query = sql.SQL("SELECT row_to_json(k.*)::text FROM (SELECT {}) AS k").format(columns)
+    try:
+        row = await (await connection.execute(query, key)).fetchone()
+    except (errors.DataError, UnicodeEncodeError) as error:
+        raise forbidden_item() from error
+    if row is None:
+        raise forbidden_item()
+    return split_object(row[0])

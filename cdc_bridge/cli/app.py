@@ -13,6 +13,7 @@ from cdc_bridge.cli import INTERRUPTED
 from cdc_bridge.cli.bench import bench
 from cdc_bridge.cli.command import ReaderGone, complain, note, say
 from cdc_bridge.cli.doctor import doctor
+from cdc_bridge.cli.explain import explain
 from cdc_bridge.cli.install import attach, detach, sql
 from cdc_bridge.cli.listen import listen
 from cdc_bridge.cli.maintain import prune, status
@@ -98,7 +99,7 @@ def demo(
     show.run(port, rounds, pause)
 
 
-for command in (attach, detach, status, doctor, prune, bench, sql, serve, token, listen, demo):
+for command in (attach, detach, status, doctor, explain, prune, bench, sql, serve, token, listen, demo):
     app.command()(command)
 
 

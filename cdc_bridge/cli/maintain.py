@@ -67,7 +67,7 @@ def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
         yield f"  {table}  ({'; '.join(_particulars(table))})"
     if log := found.log:
         held = f"{_size(log.size_bytes)} in {log.used} of 8 segments, the oldest change"
-        yield f"Change log: {'empty' if log.oldest_age_s is None else f'{held} {_age(log.oldest_age_s)} old'}"
+        yield f"Change log: {'empty' if log.oldest_age_s is None else f'{held} {age(log.oldest_age_s)} old'}"
     if found.notify:
         is_open = found.log and found.log.is_gate_open
         now = "notify now (the gate is open)" if is_open else "do not notify now (the gate is shut)"
@@ -129,7 +129,7 @@ def prune(
 
 def _report(done: Pruned) -> None:
     for each in done.forgotten:
-        newest = f", the newest change {_age(each.newest_age_s)} old" if each.newest_age_s is not None else ""
+        newest = f", the newest change {age(each.newest_age_s)} old" if each.newest_age_s is not None else ""
         say(f"forgot segment {each.number}: {_size(each.size_bytes)}{newest}")
     if done.advanced:
         say("writers go on to the next segment")
@@ -148,7 +148,7 @@ def _size(count: float) -> str:
     return f"{count:,.0f} GB"
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
     """Return a time span in words."""
     for unit, length in (("days", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:

@@ -27,6 +27,7 @@ from cdc_bridge.database.sessions import (
     ask_by_itself,
     ask_together,
     is_of_the_statement,
+    is_raised,
     sentence,
 )
 from cdc_bridge.database.where import Scope
@@ -214,7 +215,7 @@ class PooledRowEvaluator:
         except psycopg.Error as error:
             if not is_of_the_statement(error):
                 raise
-            return Failure(sentence(error))
+            return Failure(sentence(error), is_raised=is_raised(error))
 
 
 TOOK_TOO_LONG = Failure("it took too long", is_temporary=True)

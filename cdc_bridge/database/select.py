@@ -57,7 +57,7 @@ def reading(collection: Collection, query: Query, key: tuple[str, ...] | None, s
     ).format(
         outputs=shown,
         table=table(collection, ALIAS),
-        condition=found if key is None else sql.SQL("{} AND ({})").format(_has_key(collection, key), found),
+        condition=found if key is None else sql.SQL("{} AND ({})").format(has_key(collection, key), found),
         group=group,
         order=sort,
         cut=_cut(query.limit + 1 if query.limit else 0, query.offset),
@@ -69,7 +69,7 @@ def key_of(collection: Collection, key: tuple[str, ...], scope: Scope) -> sql.Co
     return sql.SQL("SELECT pg_catalog.row_to_json(k.*)::text FROM (SELECT {} FROM {} WHERE {} AND ({})) AS k").format(
         joined(", ", [Name(ALIAS, name) for name in collection.key]),
         table(collection, ALIAS),
-        _has_key(collection, key),
+        has_key(collection, key),
         where(_seen(collection, scope), ALIAS, scope),
     )
 
@@ -214,7 +214,7 @@ def _sorted_by(key: SortKey, alias: str, scope: Scope) -> sql.Composable:
     )
 
 
-def _has_key(collection: Collection, key: tuple[str, ...]) -> sql.Composed:
+def has_key(collection: Collection, key: tuple[str, ...]) -> sql.Composed:
     """Parameters go without a type, so PostgreSQL reads each as the type of its column."""
     return joined(
         " AND ",

@@ -228,7 +228,7 @@ def in_our_words(error: Exception, collection: Collection, policies: Sequence[st
             return RequestError("SERVICE_UNAVAILABLE", "The data is too large to be read at once: ask for less.")
         case errors.UndefinedFunction():  # json and a few other types have no order, and no equality
             return invalid_query("It compares or sorts by a field of a type that PostgreSQL cannot compare")
-        case errors.InvalidRegularExpression() if not _is_raised(error):
+        case errors.InvalidRegularExpression() if not is_raised(error):
             return invalid_query(f"PostgreSQL says: {sentence(error)}")
         case psycopg.DataError() | UnicodeEncodeError():
             return invalid_query(f"A value is not of its field's type.{_kind(error)}")
@@ -247,10 +247,10 @@ def is_of_the_statement(error: psycopg.Error) -> bool:
 
 def _kind(error: Exception) -> str:
     """Say which kind of value PostgreSQL wants."""
-    return "" if not isinstance(error, psycopg.Error) or _is_raised(error) else f" PostgreSQL says: {sentence(error)}"
+    return "" if not isinstance(error, psycopg.Error) or is_raised(error) else f" PostgreSQL says: {sentence(error)}"
 
 
-def _is_raised(error: psycopg.Error) -> bool:
+def is_raised(error: psycopg.Error) -> bool:
     """Whether RAISE of a user-defined function made the error. A policy may call it, and it may say anything."""
     return error.diag.source_function == _RAISE
 

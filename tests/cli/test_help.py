@@ -11,7 +11,20 @@ from cdc_bridge import __version__
 from cdc_bridge.settings import FIELDS, flag
 from tests.cli.command import ROOT, run
 
-COMMANDS = ["attach", "detach", "status", "doctor", "prune", "bench", "sql", "serve", "token", "listen", "demo"]
+COMMANDS = [
+    "attach",
+    "detach",
+    "status",
+    "doctor",
+    "explain",
+    "prune",
+    "bench",
+    "sql",
+    "serve",
+    "token",
+    "listen",
+    "demo",
+]
 DOCS = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
 
 
@@ -51,7 +64,7 @@ def test_every_setting_is_a_flag_of_serve(tmp_path: Path) -> None:
         assert re.search(rf"{flag(name)}\b", done.stdout)
 
 
-@pytest.mark.parametrize("name", ["attach", "detach", "status", "doctor", "prune", "serve"])
+@pytest.mark.parametrize("name", ["attach", "detach", "status", "doctor", "explain", "prune", "serve"])
 def test_database_can_be_named_everywhere(name: str, tmp_path: Path) -> None:
     done = run(name, "--help", cwd=tmp_path)
     assert "--dsn" in done.stdout

@@ -1,0 +1,81 @@
+"""`cdc-bridge explain`: why a client got a change of a row, or did not."""
+
+import asyncio
+import logging
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from cdc_bridge.admin.status import read_status
+from cdc_bridge.admin.tables import require_table
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, say
+from cdc_bridge.cli.listen import Event
+from cdc_bridge.model.errors import UsageError
+from cdc_bridge.model.subscription import EventKind
+
+BRIDGE_TIMEOUT_S = 5
+
+
+def explain(
+    collection: Annotated[str, typer.Argument(help="The collection, as messages or sales.orders; status lists them.")],
+    key: Annotated[str, typer.Argument(help="The row's key; of several columns, a JSON object.")],
+    claims: Annotated[
+        str | None, typer.Option("--as", metavar="JSON", help="The claims of the client's token; else it has none.")
+    ] = None,
+    filter_: Annotated[str | None, typer.Option("--filter", metavar="JSON", help="The client's filter.")] = None,
+    fields: Annotated[str, typer.Option(metavar="A,B", help="The client's fields, separated by commas.")] = "",
+    event: Annotated[Event | None, typer.Option(help="The client's event, if it asks for one kind only.")] = None,
+    changes: Annotated[int, typer.Option(min=1, max=1000, help="How many changes of the log are explained.")] = 10,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where a bridge answers, as http://127.0.0.1:8765, to ask it too.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs; docs/cli.md has the members.")] = False,
+    dsn: Dsn = None,
+    schema_name: SchemaName = None,
+    config: Config = None,
+) -> None:
+    """Explain why a client got a change of a row, or did not.
+
+    It looks at the row's changes in the log, the triggers, and what grants, policies, rules and the client's query say.
+    It changes nothing, and shows of rows only what that client may see.
+
+    \b
+    Example:
+      cdc-bridge explain messages 7 --as '{"role":"web","sub":"1"}' --filter '{"room":{"_eq":1}}'
+    """
+    from cdc_bridge.cli import explained  # takes the engine along, which no other command waits for
+    from cdc_bridge.explain.explanation import Question
+    from cdc_bridge.explain.explanation import explain as explain_row
+
+    for name in ("cdc_bridge", "psycopg"):
+        logging.getLogger(name).addHandler(logging.NullHandler())  # it is said in other words
+    names = tuple(name.strip() for name in fields.split(",") if name.strip())
+    question = Question(collection, key, claims, filter_, names, EventKind(event) if event else None, changes)
+    with connection("explain", dsn, schema_name, config) as (conn, settings):
+        status = read_status(conn, settings.schema_name, settings.collections)
+        found = asyncio.run(explain_row(settings, question))
+        if found is None:
+            require_table(conn, settings.schema_name, collection, "name a collection as cdc-bridge status does")
+    bridge = None if url is None else _ask(url)
+    if as_json:
+        members = explained.as_members(found, status, question, bridge)
+        say(msgspec.json.format(msgspec.json.encode(members, enc_hook=str), indent=2).decode())
+    else:
+        say("\n".join(explained.lines(found, status, question, bridge)))
+
+
+def _ask(url: str) -> Mapping[str, Any]:
+    """Return what a bridge says of itself. Raises `UsageError`."""
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--url is {url!r}: expected the address of a bridge, such as http://127.0.0.1:8765")
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz?verbose", timeout=BRIDGE_TIMEOUT_S) as response:  # noqa: S310
+            return {"url": url, "ready": True, "answer": response.read().decode(errors="replace").strip()}
+    except urllib.error.HTTPError as error:
+        return {"url": url, "ready": False, "answer": error.read().decode(errors="replace").strip()}
+    except (OSError, ValueError) as error:
+        return {"url": url, "ready": None, "answer": f"it cannot be reached: {getattr(error, 'reason', error)}"}

@@ -1,0 +1,206 @@
+"""The words and the members in which `cdc-bridge explain` answers."""
+
+import datetime
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from cdc_bridge.admin.status import AttachedTable, Status
+from cdc_bridge.cli.maintain import age
+from cdc_bridge.explain.answer import answer
+from cdc_bridge.explain.explanation import Explanation, Question
+from cdc_bridge.explain.verdict import Verdict
+from cdc_bridge.model.change import Change
+
+POSITION_BITS = 64
+"""The bits of a `seq` below the position in the WAL, see `capture.payload.log_sequence`."""
+
+BEHIND_S = 10.0
+"""A bridge asks the database every second or so; one that has not for so long is behind, or hangs."""
+
+# --- for programs ---
+
+
+def as_members(
+    found: Explanation | None, status: Status, question: Question, bridge: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return what `--json` prints. Later releases add members, and never rename or remove one."""
+    code, text = _answer(found, status, question)
+    members: dict[str, Any] = {"collection": question.collection, "key": question.key, "answer": code, "text": text}
+    members["attached"] = found is not None
+    if found is not None:
+        table = _table(found, status)
+        now = found.row_now
+        members |= {
+            "table": str(found.collection.relation),
+            "mode": "durable" if found.collection.durable else "live",
+            "role": found.principal.role or found.principal.name or None,
+            "refusal": found.refusal and {"code": found.refusal.code, "message": found.refusal.message},
+            "readable": found.readable,
+            "hidden": found.hidden,
+            "changes": [_verdict_members(each) for each in found.verdicts],
+            "now": found.now and _verdict_members(found.now),
+            "row": {
+                "exists": None if now is None else now.row is not None,
+                "xid": now and now.xid,
+                "as_captured": found.is_as_captured,
+                "in_initial_data": found.in_initial_data,
+            },
+            "problems": table.problems if table else (),
+            "gaps": found.reach.gaps,
+            "bridges_asked_s": found.reach.asked_s,
+            "notification_queue_usage": found.reach.queue_usage,
+            "forgotten": found.reach.forgotten_xid is not None,
+        }
+    log = status.log
+    return members | {
+        "log_reaches_back_s": log and log.oldest_age_s,
+        "gate_open": log and log.is_gate_open,
+        "notify": status.notify,
+        "bridges": [each.pid for each in status.listeners],
+        "bridge": bridge,
+        "notes": [*(found.notes if found else ()), *_unread(status)],
+    }
+
+
+def _verdict_members(verdict: Verdict) -> dict[str, Any]:
+    change = verdict.change
+    return {
+        "at": _instant(change.at).isoformat() if change.at else None,
+        "xid": change.xid,
+        "seq": _position(change.seq) if change.seq else None,
+        "operation": change.operation.name.lower(),
+        "outcome": verdict.outcome,
+        "causes": [{"code": code, "text": text} for code, text in verdict.causes],
+        "conditions": [
+            {
+                "kind": each.condition.kind,
+                "text": each.condition.text,
+                "permissive": each.condition.is_permissive if each.condition.kind == "policy" else None,
+                "old": each.old,
+                "new": each.new,
+                "error": each.reason or None,
+            }
+            for each in verdict.judged
+        ],
+        "events": [
+            {
+                "event": event.kind.value,
+                "reason": event.reason and event.reason.value,
+                "data": None if event.rows is None else [msgspec.Raw(row) for row in event.rows],
+            }
+            for event in verdict.events
+        ],
+    }
+
+
+# --- for people ---
+
+
+def lines(
+    found: Explanation | None, status: Status, question: Question, bridge: Mapping[str, Any] | None
+) -> Iterator[str]:
+    _, text = _answer(found, status, question)
+    role = found and (found.principal.role or found.principal.name)
+    yield f"{question.collection} {question.key}, for {f'the role {role!r}' if role else 'the bridge itself'}"
+    yield f"Answer: {text}"
+    if found is not None:
+        yield from _lines_of_row(found, status)
+    yield f"Notify: {_notify(status)}"
+    yield f"Bridges: {', '.join(f'process {each.pid}' for each in status.listeners) or 'none'}"
+    if bridge is not None:
+        yield f"  {bridge['url']}: {'; '.join(str(bridge['answer']).splitlines())}"
+    for sentence in [*(found.notes if found else ()), *_unread(status)]:
+        yield f"Note: {sentence}"
+
+
+def _lines_of_row(found: Explanation, status: Status) -> Iterator[str]:
+    reached = status.log.oldest_age_s if status.log else None
+    back = "is empty" if reached is None else f"reaches back {age(reached)}"
+    forgotten = "older changes are forgotten" if found.reach.forgotten_xid else "nothing was forgotten"
+    yield f"Changes in the log ({back}; {forgotten}): {len(found.verdicts) or 'none'}"
+    for verdict in found.verdicts:
+        change = verdict.change
+        yield f"  {_instant(change.at):%Y-%m-%d %H:%M:%S.%f} UTC  {change.operation.name}  {_written(change)}"
+        yield from _lines_of_verdict(verdict)
+    yield f"Row now: {_row_now(found)}"
+    if found.now is not None:
+        yield "  as if it were inserted now"
+        yield from _lines_of_verdict(found.now)
+    yield f"Readable: {', '.join(found.readable) or 'nothing'}" + (
+        f"; hidden: {', '.join(found.hidden)}" if found.hidden else ""
+    )
+    table = _table(found, status)
+    problems = table.problems if table else ()
+    yield f"Triggers: {'; '.join(problems) or 'there and enabled'}"
+
+
+def _lines_of_verdict(verdict: Verdict) -> Iterator[str]:
+    outcome = verdict.outcome.replace("_", " ")
+    events = [f"{event.kind.value}{f' ({event.reason.value})' if event.reason else ''}" for event in verdict.events]
+    data = [row.decode() for event in verdict.events for row in event.rows or ()]
+    yield f"    {outcome}{': ' if events else ''}{', '.join(events)} {' '.join(data)}".rstrip()
+    for each in verdict.judged:
+        said = [f"{name} {truth}" for name, truth in (("old", each.old), ("new", each.new)) if truth]
+        yield f"      {each.condition}: {', '.join(said)}{f' ({each.reason})' if each.reason else ''}"
+    if not verdict.judged:
+        yield from (f"      {sentence}" for _, sentence in verdict.causes)
+
+
+def _row_now(found: Explanation) -> str:
+    now = found.row_now
+    words = {
+        None: "",
+        True: ", as the newest change has left it",
+        False: ", and not as the newest change has left it",
+    }[found.is_as_captured]
+    there = "unknown" if now is None else f"there{words}" if now.row else f"not there{words}"
+    data = {None: "", True: "; a client that subscribes now gets it", False: "; a client that subscribes now does not"}
+    return there + data[found.in_initial_data]
+
+
+def _answer(found: Explanation | None, status: Status, question: Question) -> tuple[str, str]:
+    if found is None:
+        name = question.collection
+        return "not_attached", f"{name} is not attached, so its changes are not captured: cdc-bridge attach {name}"
+    code, text = answer(found)
+    table = _table(found, status)
+    if table and table.problems:
+        text += f". Changes may be missed: {table.problems[0]}"
+    if not status.listeners:
+        text += ". No bridge is connected to the database, so nobody delivers changes now"
+    elif found.reach.asked_s is not None and found.reach.asked_s > BEHIND_S:
+        text += f". No bridge has asked the database anything for {age(found.reach.asked_s)}: it is behind, or hangs"
+    return code, text
+
+
+def _notify(status: Status) -> str:
+    if status.notify is None or status.log is None:
+        return "unknown"
+    gate = "open, so writers notify" if status.log.is_gate_open else "shut, so bridges look into the log"
+    closed = "; nothing is written to the log, see cdc-bridge status" if status.log.is_full else ""
+    return f"{status.notify}; the gate is {gate}{closed}"
+
+
+def _unread(status: Status) -> Iterator[str]:
+    if status.log is None:
+        yield "the state of the log and the gate: this role may not read them, or a part of the log is missing"
+
+
+def _table(found: Explanation, status: Status) -> AttachedTable | None:
+    return next((each for each in status.tables if str(each) == str(found.collection.relation)), None)
+
+
+def _written(change: Change) -> str:
+    return f"transaction {change.xid} at {_position(change.seq)}"
+
+
+def _position(seq: int) -> str:
+    """Return where the WAL stood, as PostgreSQL writes it."""
+    position = seq >> POSITION_BITS
+    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
+
+
+def _instant(at_us: int) -> datetime.datetime:
+    return datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC) + datetime.timedelta(microseconds=at_us)
