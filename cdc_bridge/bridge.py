@@ -37,6 +37,7 @@ from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.server.http import RequestPolicy
 from cdc_bridge.server.limits import ConnectionLimits, is_loopback
 from cdc_bridge.server.listener import Certificate
+from cdc_bridge.server.pages import pages
 from cdc_bridge.server.websocket_server import ServerOptions, WebSocketServer
 from cdc_bridge.settings import Settings
 from cdc_bridge.wanted import check_still_wanted
@@ -172,12 +173,15 @@ def _build_request_policy(
             "log": {"problems": list(maintenance.problems)},
         }
 
+    is_local = is_loopback(settings.host)
+    shows_inspector = settings.inspector == "on" or (is_local and not settings.inspector)
     return RequestPolicy(
         _from_settings(ConnectionLimits, settings),
         allowed_origins=tuple(settings.allowed_origins),
         reasons=reasons,
         details=details,
-        loopback_only=is_loopback(settings.host),
+        loopback_only=is_local,
+        pages=pages() if shows_inspector else {},
     )
 
 

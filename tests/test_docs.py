@@ -20,7 +20,9 @@ def headings(page: str) -> set[str]:
     return {match.strip("`") for match in re.findall(r"^### (\S+)", text, flags=re.MULTILINE)}
 
 
-@pytest.mark.parametrize("message", ["subscribe", "unsubscribe", "ping", "pong", "items", "auth", "subscription"])
+@pytest.mark.parametrize(
+    "message", ["subscribe", "unsubscribe", "ping", "pong", "items", "auth", "subscription", "collections"]
+)
 def test_every_message_has_its_heading(message: str) -> None:
     assert message in headings("protocol.md")
 

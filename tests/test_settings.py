@@ -41,6 +41,7 @@ SAMPLES = {
     "limit_default": "7",
     "filter_depth_max": "7",
     "notify": "off",
+    "inspector": "off",
     "retention_bytes": "7654321",
 }
 

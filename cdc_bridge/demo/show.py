@@ -92,7 +92,8 @@ class Screen:
 
     def show_ways_in(self, url: str, dsn: str) -> None:
         """Print how to take part from another program."""
-        ways = {"WebSocket": url, "Database": f"psql {dsn}", "Terminal": listen_command(url)}
+        page = url.replace("ws://", "http://").removesuffix("websocket")
+        ways = {"Inspector": page, "WebSocket": url, "Database": f"psql {dsn}", "Terminal": listen_command(url)}
         self.say("")
         for name, way in ways.items():
             self._print(Text.assemble((f"{name:<11}", "bold"), way))

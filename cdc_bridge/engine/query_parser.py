@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from cdc_bridge.access.access_policy import AccessPolicy, Questions
+from cdc_bridge.access.rules import RulePolicy
 from cdc_bridge.engine.dependents import tables_read
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError, forbidden_collection, forbidden_event, invalid_payload
@@ -125,6 +126,10 @@ class QueryParser:
             catalog, lambda questions: self._parse_again(subscription, name, principal, questions)
         )
 
+    async def visible(self, catalog: Catalog, principal: Principal) -> Catalog:
+        """Return what the principal may see of the catalog. Raises as `parse` does."""
+        return await self._complete(catalog, lambda questions: self._view(principal, questions)[1])
+
     def judge(self, subscription: Subscription, name: str, catalog: Catalog) -> Subscription:
         """The same request by a new catalog. Raises `RequestError` and `NotYetKnown`."""
         questions = self._questions(catalog)
@@ -157,10 +162,7 @@ class QueryParser:
         items: Sequence[Item] | None,
     ) -> ParsedQuery:
         """Parse a query within what grants and rules allow the principal."""
-        catalog = questions.catalog
-        by_rules = self.access.rule_policy(principal, catalog, questions)
-        questions.is_tentative = bool(questions)
-        view = self.access.view(principal, catalog, by_rules.hidden)
+        by_rules, view = self._view(principal, questions)
         collection = view.by_name.get(name)
         if collection is None:
             raise forbidden_collection(name)
@@ -171,6 +173,11 @@ class QueryParser:
         rule = self.access.rules.rule(principal, collection)
         allowed = EVERY_EVENT if rule is None else rule.events
         return ParsedQuery(collection, query, by_rules.context, allowed=allowed, is_guarded=ruled != EVERYTHING)
+
+    def _view(self, principal: Principal, questions: Questions) -> tuple[RulePolicy, Catalog]:
+        by_rules = self.access.rule_policy(principal, questions.catalog, questions)
+        questions.is_tentative = bool(questions)
+        return by_rules, self.access.view(principal, questions.catalog, by_rules.hidden)
 
     def _by_policies(self, parsed: ParsedQuery, principal: Principal, questions: Questions) -> ParsedQuery:
         collection, query, catalog = parsed.collection, parsed.query, questions.catalog

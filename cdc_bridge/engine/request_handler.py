@@ -122,6 +122,17 @@ class RequestHandler:
             raise forbidden_item()
         return data
 
+    async def read_collections(self, principal: Principal = SELF) -> Catalog:
+        """Return what the principal may see of the catalog. Raises `RequestError`."""
+        return await self._retried(lambda: self._visible(principal))
+
+    async def _visible(self, principal: Principal) -> Catalog:
+        await self._catalog.refresh()
+        catalog, rules = self._hub.catalog, self._parser.access.rules
+        visible = await self._parser.visible(catalog, principal)
+        self._check_still_holds(catalog, rules)
+        return visible
+
     async def _judge_request(self, request: Subscribe, principal: Principal) -> Subscription:
         name = request.collection
         catalog, rules = await self._catalog.catalog_with(name), self._parser.access.rules

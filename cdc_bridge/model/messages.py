@@ -16,6 +16,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.encoding import NULL, array
 from cdc_bridge.model.errors import RequestError, invalid_payload
 from cdc_bridge.model.row import decode_exact
@@ -52,6 +53,11 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadCollections:
+    uid: Uid
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     uid: Uid
 
@@ -80,7 +86,7 @@ class ReadItems:
     items: tuple[Item, ...] | None = None
 
 
-Message: TypeAlias = Subscribe | Unsubscribe | Status | Ping | Pong | Authenticate | ReadItems
+Message: TypeAlias = Subscribe | Unsubscribe | Status | ReadCollections | Ping | Pong | Authenticate | ReadItems
 
 
 @dataclass
@@ -216,6 +222,7 @@ _PARSERS: dict[str, Callable[[dict[str, Any]], Message]] = {
     "subscribe": _subscribe,
     "unsubscribe": lambda body: Unsubscribe(body.get("uid")),
     "status": lambda body: Status(body.get("uid")),
+    "collections": lambda body: ReadCollections(body.get("uid")),
     "ping": lambda body: Ping(body.get("uid")),
     "pong": lambda body: Pong(),
     "auth": _authenticate,
@@ -373,6 +380,24 @@ def status(subscriptions: Sequence[dict[str, Any]], uid: Uid) -> bytes:
 def come_again(retry_ms: int) -> str:
     """Return the reason of a `SERVICE_RESTART`: JSON, at most the 123 bytes that RFC 6455 leaves for a reason."""
     return msgspec.json.encode({"reason": "shutting down", "retry_ms": retry_ms}).decode()
+
+
+def collections(catalog: Catalog, uid: Uid) -> bytes:
+    """Return the reply to `collections`: the fields, the key and the relations of each."""
+    found = [_described(each, catalog) for each in catalog.by_name.values()]
+    return _frame({"type": "collections", "data": found}, uid)
+
+
+def _described(collection: Collection, catalog: Catalog) -> dict[str, Any]:
+    return {
+        "collection": collection.name,
+        "key": collection.key,
+        "fields": [{"field": each.name, "type": each.type.name} for each in collection.columns],
+        "relations": [
+            {"field": name, "collection": catalog.by_relation_id[each.target_id].name, "many": each.is_many}
+            for name, each in collection.by_reference.items()
+        ],
+    }
 
 
 def error(type_: str, reason: RequestError, uid: Uid = None) -> bytes:

@@ -29,6 +29,7 @@ from cdc_bridge.model.messages import (
     InvalidMessage,
     Ping,
     Pong,
+    ReadCollections,
     ReadItems,
     Status,
     Subscribe,
@@ -170,7 +171,7 @@ class Abuse:
     reason: str
 
 
-Request: TypeAlias = Subscribe | Unsubscribe | Status | ReadItems | Authenticate
+Request: TypeAlias = Subscribe | Unsubscribe | Status | ReadCollections | ReadItems | Authenticate
 Meaning: TypeAlias = Reply | Abuse | Request | None
 
 

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, cast
 from urllib.parse import SplitResult, parse_qs, urlsplit
@@ -22,6 +22,7 @@ from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.server import limits
 from cdc_bridge.server.limits import BoundedReader, ConnectionLimits, is_address, peer_of
+from cdc_bridge.server.pages import Page
 
 if TYPE_CHECKING:
     from cdc_bridge.server.websocket_server import WebSocketServer
@@ -59,6 +60,9 @@ class RequestPolicy:
     is_open: bool = True
     """Whether requests are upgraded. A bridge that ends is not ready either."""
 
+    pages: Mapping[str, Page] = field(default_factory=dict)
+    """The files of the inspector by their paths; none where it is off."""
+
     def answer(self, request: Request) -> Answer | None:
         """Return the answer to a request that may not be upgraded, else None."""
         path, _, query = request.path.partition("?")
@@ -91,6 +95,13 @@ class RequestPolicy:
             **self.details(),
         }
         return status, json.dumps(state, ensure_ascii=False, indent=2) + "\n"
+
+    def page(self, request: Request) -> Page | None:
+        """Return the page that is asked for, unless under the name of another host, or as a WebSocket."""
+        found = self.pages.get(request.path.partition("?")[0])
+        hosts = request.headers.get_all("Host")
+        is_own = len(hosts) == 1 and not (self.loopback_only and _parts(f"//{hosts[0]}").hostname not in LOOPBACK)
+        return found if is_own and "Upgrade" not in request.headers else None
 
     def client_of(self, headers: Headers, peer: str) -> str:
         """Return the client's address: what the last proxy has added. What stands before that may be a lie."""
@@ -228,6 +239,9 @@ class Handshake(BoundedReader):
 
     def _answer(self, request: Request) -> None:
         self._ending.cancel()
+        if page := self._server.requests.page(request):
+            self._respond((HTTPStatus.OK, page.text), page.headers, has_body=request.method != "HEAD")
+            return
         if answer := self._server.requests.answer(request):
             self._respond(answer, has_body=request.method != "HEAD")
             return
@@ -274,7 +288,9 @@ class Handshake(BoundedReader):
 
     def _respond(self, answer: Answer, headers: Mapping[str, str] = NO_HEADERS, *, has_body: bool = True) -> None:
         response = self._protocol.reject(*answer)
-        response.headers.update(headers)
+        for name, value in headers.items():
+            response.headers.pop(name, None)
+            response.headers[name] = value
         if not has_body:
             response.body = b""
         self._protocol.send_response(response)

@@ -30,8 +30,17 @@ from cdc_bridge.access.auth_state import (
 from cdc_bridge.engine.subscriber import SENT, Outlet, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model import messages
+from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.errors import RequestError, forbidden_collection
-from cdc_bridge.model.messages import Authenticate, CloseCode, ReadItems, Status, Subscribe, Unsubscribe
+from cdc_bridge.model.messages import (
+    Authenticate,
+    CloseCode,
+    ReadCollections,
+    ReadItems,
+    Status,
+    Subscribe,
+    Unsubscribe,
+)
 from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Uid, uid_text
 from cdc_bridge.ports import InitialData
@@ -61,6 +70,7 @@ class Engine(Protocol):
 
     async def subscribe(self, outlet: Outlet, request: Subscribe, principal: Principal) -> Subscriber: ...
     async def read_items(self, request: ReadItems, principal: Principal) -> InitialData: ...
+    async def read_collections(self, principal: Principal) -> Catalog: ...
     async def see_as(self, outlet: Outlet, principal: Principal) -> None: ...
     def suspend(self, outlet: Outlet) -> None: ...
     def catch_up(self, outlet: Outlet) -> None: ...
@@ -194,6 +204,8 @@ class ClientSession:
                 now_us = int(self._server.now().unix_s * 1e6)
                 shown = [_status(subscriber, now_us) for subscriber in self._client.subscribers()]
                 self._client.reply(messages.status(shown, uid))
+            case ReadCollections(uid):
+                await self._read_collections(uid)
             case ReadItems():
                 await self._read_items(request)
             case Authenticate():
@@ -233,6 +245,16 @@ class ClientSession:
             self._end_all()
         self._end_uid(request.uid)
         self._client.reply(messages.unsubscribed(request.uid))
+
+    async def _read_collections(self, uid: Uid) -> None:
+        """An anonymous client without a role sees no collection, so it is refused as for each."""
+        try:
+            principal = self._auth_state.principal_of("*")
+            catalog = await self._unless_broken_off(self._server.engine.read_collections(principal))
+        except RequestError as error:
+            self._client.reply(messages.error("collections", error, uid))
+        else:
+            self._client.reply(messages.collections(catalog, uid))
 
     async def _read_items(self, request: ReadItems) -> None:
         try:

@@ -94,7 +94,7 @@ async def test_verbose_readiness_counts_connections_and_subscriptions(table: Dat
         await bridge.counts_become(connections=0, subscriptions=0)
 
 
-@pytest.mark.parametrize("path", ["/", "/other", "/websocket/", "/healthz/x"])
+@pytest.mark.parametrize("path", ["/index.html", "/other", "/websocket/", "/healthz/x"])
 async def test_other_paths_are_answered_at_once(table: Database, path: str) -> None:
     async with running_bridge(table.dsn) as bridge:
         assert (await answer(bridge, path))[0] == 404

@@ -11,6 +11,7 @@ from typing import Any
 from cdc_bridge.access.auth_state import Identity, authentication_failed
 from cdc_bridge.access.authenticator import Authenticator, Roles, Verifier
 from cdc_bridge.engine.subscriber import CursorCiphers, Outlet, Subscriber
+from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.change import NOTHING_SEEN
 from cdc_bridge.model.messages import ReadItems, Subscribe
 from cdc_bridge.model.security_context import Principal
@@ -47,6 +48,9 @@ class StubEngine:
     async def read_items(self, request: ReadItems, principal: Principal) -> InitialData:
         await self.read()
         return InitialData(NOTHING_SEEN, (b'{"id":1}',), more=False)
+
+    async def read_collections(self, principal: Principal) -> Catalog:
+        return Catalog([])
 
     async def see_as(self, outlet: Outlet, principal: Principal) -> None:
         self.seen_as.append(principal)

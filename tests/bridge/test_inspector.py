@@ -1,0 +1,211 @@
+"""The inspector, in a real browser: what a person sees of a collection, and what nobody gets to see."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import sys
+from collections.abc import AsyncIterator
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.attach import attach
+from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.browser import Page, chromium, open_page
+from tests.support.reader import readers_of
+from tests.support.server import Database
+from tests.support.wsclient import connected
+
+HOSTILE = (
+    "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>'; DROP TABLE messages; --"
+)
+"""A row that is HTML and SQL."""
+
+pytestmark = pytest.mark.once  # nothing in it depends on the server's version
+
+needs_chromium = pytest.mark.skipif(
+    chromium() is None, reason="no Chromium here (Debian: chromium), so the inspector is NOT tested in a browser"
+)
+
+
+@pytest.fixture
+def tables(database: Database) -> Database:
+    database.execute(
+        "CREATE TABLE authors (id int PRIMARY KEY, name text);"
+        "CREATE TABLE messages (id int PRIMARY KEY, text text, author int REFERENCES authors);"
+        "INSERT INTO authors VALUES (1, 'Ann'); INSERT INTO messages VALUES (1, 'one', 1), (2, 'two', 1)"
+    )
+    attach(database, "authors", "messages")
+    return database
+
+
+async def get(bridge: RunningBridge, path: str, **headers: str) -> tuple[int, dict[str, str], str]:
+    def ask() -> tuple[int, dict[str, str], str]:
+        connection = HTTPConnection("127.0.0.1", urlsplit(bridge.url).port)
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        return answer.status, dict(answer.getheaders()), answer.read().decode()
+
+    return await asyncio.to_thread(ask)
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    program = chromium()
+    assert program
+    async with open_page(program) as opened:
+        yield opened
+        assert opened.errors == []
+
+
+async def rows(page: Page) -> list[list[str]]:
+    cells = "[...line.cells].map((each) => each.textContent)"
+    found: list[list[str]] = await page.evaluate(
+        f"[...document.querySelectorAll('#rows tbody tr:not(.delete)')].map((line) => {cells})"
+    )
+    return found
+
+
+async def follow(page: Page, collection: str, fields: str = "", query_filter: str = "") -> None:
+    options = "[...document.getElementById('collection').options]"
+    await page.wait_for(f"{options}.some((each) => each.value === '{collection}')")
+    await page.evaluate(f"document.getElementById('collection').value = '{collection}'")
+    await page.fill("fields", fields)
+    await page.fill("filter", query_filter)
+    await page.click("#question button[type=submit]")
+
+
+@needs_chromium
+async def test_rows_arrive_change_and_leave(tables: Database, page: Page) -> None:
+    async with running_bridge(tables.dsn) as bridge:
+        await page.go(bridge.http)
+        await follow(page, "messages", "id,text", '{"text":{"_neq":"hidden"}}')
+        await page.wait_for("document.querySelectorAll('#rows tbody tr').length === 2")
+        tables.execute("INSERT INTO messages VALUES (3, 'three', 1); UPDATE messages SET text = 'uno' WHERE id = 1")
+        tables.execute("DELETE FROM messages WHERE id = 2; UPDATE messages SET text = 'hidden' WHERE id = 3")
+        await page.wait_for("document.getElementById('count').textContent === '1'")
+        assert await rows(page) == [["1", "uno"]]
+        assert float(await page.evaluate("document.getElementById('latency').textContent")) >= 0
+        assert '"event":"delete"' in await page.evaluate("document.getElementById('shown').textContent")
+
+
+@needs_chromium
+async def test_values_are_shown_and_never_interpreted(tables: Database, page: Page) -> None:
+    tables.execute("UPDATE messages SET text = %s WHERE id = 1", [HOSTILE])
+    async with running_bridge(tables.dsn) as bridge:
+        await page.go(bridge.http)
+        await follow(page, "messages", "id,text")
+        await page.wait_for("document.querySelectorAll('#rows tbody tr').length === 2")
+        tables.execute("UPDATE messages SET text = %s WHERE id = 2", [HOSTILE])
+        is_shown = f"(each) => each.textContent === {json.dumps(HOSTILE)}"
+        await page.wait_for(f"[...document.querySelectorAll('#rows td')].filter({is_shown}).length === 2")
+        assert await page.evaluate("document.title") == "cdc_bridge inspector"
+        assert await page.evaluate("document.querySelectorAll('#rows img, #rows script').length") == 0
+
+
+@needs_chromium
+async def test_names_are_completed_from_the_catalog(tables: Database, page: Page) -> None:
+    async with running_bridge(tables.dsn) as bridge:
+        await page.go(bridge.http)
+        await follow(page, "messages")
+        await page.fill("fields", "id,author.na")
+        await page.press("Enter")
+        assert await page.evaluate("document.getElementById('fields').value") == "id,author.name"
+        await page.fill("filter", '{"author":{"na')
+        await page.press("Tab")
+        assert await page.evaluate("document.getElementById('filter').value") == '{"author":{"name'
+
+
+@needs_chromium
+@pytest.mark.parametrize("tab", ["python", "shell"])
+async def test_snippet_does_what_the_page_does(tables: Database, page: Page, tab: str) -> None:
+    async with running_bridge(tables.dsn) as bridge:
+        await page.go(bridge.http)
+        await follow(page, "messages", "id,text")
+        await page.click(f"#tabs [data-tab={tab}]")
+        snippet = await page.evaluate("document.getElementById('shown').textContent")
+        command = [sys.executable, "-u", "-c", snippet] if tab == "python" else ["sh", "-c", f"exec {snippet}"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        running = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PATH": path}
+        )
+        assert running.stdout
+        first = await asyncio.wait_for(running.stdout.readline(), 30)
+        running.kill()
+        await running.wait()
+        assert b"init" in first
+        assert b"two" in first
+
+
+@needs_chromium
+async def test_bearer_of_a_token_sees_what_its_role_may_read(tables: Database, page: Page) -> None:
+    with readers_of(tables) as readers:
+        tables.execute(f"GRANT SELECT (id, text) ON messages TO {readers.role}")
+        async with readers.bridge() as bridge:
+            await page.go(bridge.http)
+            await page.wait_for("!document.getElementById('complaint').hidden")
+            await page.fill("token", readers.token("ann"))
+            await page.click("#connect")
+            await follow(page, "messages")
+            await page.wait_for("document.querySelectorAll('#rows tbody tr').length === 2")
+            assert await rows(page) == [["1", "one"], ["2", "two"]]
+            found = await page.evaluate("[...document.getElementById('collection').options].map((each) => each.value)")
+            assert found == ["messages"]
+            page.errors.clear()  # the browser complains about the connection without a token
+
+
+MESSAGES = {
+    "collection": "messages",
+    "key": ["id"],
+    "fields": [{"field": "id", "type": "integer"}, {"field": "text", "type": "text"}],
+    "relations": [],
+}
+
+
+async def test_collections_are_what_the_principal_may_read(tables: Database) -> None:
+    with readers_of(tables, "stranger") as readers:
+        tables.execute(f"GRANT SELECT (id, text) ON messages TO {readers.role}")
+        stranger = f"stranger_{tables.name}"
+        async with readers.bridge(stranger) as bridge:
+            for role, expected in ((None, [MESSAGES]), (stranger, [])):
+                async with readers.connected(bridge, "ann", role) as client:
+                    await client.send({"type": "collections", "uid": 7})
+                    assert await client.next() == {"type": "collections", "data": expected, "uid": 7}
+
+
+async def test_collections_have_their_relations(tables: Database) -> None:
+    async with running_bridge(tables.dsn) as bridge, connected(bridge.url) as client:
+        await client.send({"type": "collections"})
+        found = {each["collection"]: each["relations"] for each in (await client.next())["data"]}
+    assert found == {
+        "authors": [{"field": "messages", "collection": "messages", "many": True}],
+        "messages": [{"field": "author", "collection": "authors", "many": False}],
+    }
+
+
+async def test_pages_are_strict_and_for_this_host_only(tables: Database) -> None:
+    async with running_bridge(tables.dsn) as bridge:
+        for path in ("/", "/inspector.js", "/inspector.css"):
+            status, headers, body = await get(bridge, path)
+            assert (status, "default-src 'none'" in headers["Content-Security-Policy"]) == (200, True)
+            assert not re.search("https?://", body)
+        assert (await get(bridge, "/", Host="evil.example"))[0] == 404
+        assert (await get(bridge, "/inspector.js/../secret"))[0] == 404
+
+
+ANYWHERE = {"host": "0.0.0.0"}
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [({}, 200), ({"inspector": "off"}, 404), (ANYWHERE, 404), (ANYWHERE | {"inspector": "on"}, 200)],
+)
+async def test_inspector_is_off_outside_loopback(tables: Database, options: dict[str, Any], status: int) -> None:
+    async with running_bridge(tables.dsn, **options) as bridge:
+        assert (await get(bridge, "/"))[0] == status
