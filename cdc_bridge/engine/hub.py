@@ -17,7 +17,8 @@ from typing import TypeAlias
 from cdc_bridge.engine.collection_registry import CollectionRegistry, Table
 from cdc_bridge.engine.dependents import tables_of
 from cdc_bridge.engine.registry import Judge, Judgement, SubscriberRegistry, reload_all
-from cdc_bridge.engine.subscriber import FOLLOWING, Anchor, CursorCiphers, Outlet, Reading, State, Step, Subscriber
+from cdc_bridge.engine.state import FOLLOWING, State, Step
+from cdc_bridge.engine.subscriber import Anchor, CursorCiphers, Outlet, Reading, Subscriber
 from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model.catalog import SHAPE_BYTES, Catalog
 from cdc_bridge.model.change import NO_ERA, Era, Position, Snapshot

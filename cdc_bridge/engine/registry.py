@@ -8,7 +8,8 @@ from typing import TypeAlias
 from cdc_bridge.engine.collection_registry import Differences
 from cdc_bridge.engine.dependents import deciding, tables_of, targets
 from cdc_bridge.engine.filter_index import FilterIndex, topic_key
-from cdc_bridge.engine.subscriber import Outlet, Reading, State, Subscriber
+from cdc_bridge.engine.state import State
+from cdc_bridge.engine.subscriber import Outlet, Reading, Subscriber
 from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model.catalog import Catalog, Collection
 from cdc_bridge.model.errors import RequestError

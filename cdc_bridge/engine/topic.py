@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator
 from cdc_bridge.engine.compaction import keep_newest, renumbered, row_key
 from cdc_bridge.engine.outbox import Cut, Entry, cut_frame
 from cdc_bridge.engine.pending import ENTRY_BYTES, Events, Pending, PendingQueue
-from cdc_bridge.engine.subscriber import SENT, Outlet, Reading, State, Step, Subscriber
+from cdc_bridge.engine.state import SENT, State, Step
+from cdc_bridge.engine.subscriber import Outlet, Reading, Subscriber
 from cdc_bridge.model.change import Snapshot, made
 from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.filter import EVERYTHING, Filter, disjunction

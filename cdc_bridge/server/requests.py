@@ -27,7 +27,8 @@ from cdc_bridge.access.auth_state import (
     no_users,
     token_expired,
 )
-from cdc_bridge.engine.subscriber import SENT, Outlet, Subscriber
+from cdc_bridge.engine.state import SENT
+from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.logs import facts
 from cdc_bridge.model import messages
 from cdc_bridge.model.catalog import Catalog

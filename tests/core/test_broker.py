@@ -14,7 +14,7 @@ import pytest
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.outbox import Outbox
-from cdc_bridge.engine.subscriber import State
+from cdc_bridge.engine.state import State
 from cdc_bridge.model.catalog import Catalog, Collection, PgType, Reference
 from cdc_bridge.model.change import (
     NOTHING_SEEN,

@@ -15,7 +15,8 @@ from cdc_bridge.engine.compaction import keep_newest, row_key
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.outbox import Entry, Outbox
 from cdc_bridge.engine.publisher import Publisher
-from cdc_bridge.engine.subscriber import SENT, Anchor, Reading, State, Subscriber
+from cdc_bridge.engine.state import SENT, State
+from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.engine.topic import TRIM_BYTES, Topic
 from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.change import NO_ERA, Change

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.pending import Pending
-from cdc_bridge.engine.subscriber import FOLLOWING, TRANSITIONS, CursorCiphers, Outlet, Reading, State, Step, Subscriber
+from cdc_bridge.engine.state import FOLLOWING, TRANSITIONS, State, Step
+from cdc_bridge.engine.subscriber import CursorCiphers, Outlet, Reading, Subscriber
 from cdc_bridge.engine.topic import Topic
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.subscription import Event, EventKind, Overflow
