@@ -1,5 +1,6 @@
 """Read what is attached, how, and what is wrong with it."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ from cdc_bridge.conninfo import HEARTBEAT, LISTEN
 from cdc_bridge.model.catalog import collection_name
 from cdc_bridge.model.errors import DatabaseError, SchemaClosed
 from cdc_bridge.statements import Connection, TypedQuery, statement
+
+_HEARTBEAT_NAME = re.compile(rf"{HEARTBEAT} (\S+) (\d+) s behind")
+"""See `conninfo.heartbeat_name`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,18 @@ class Listener:
     application_name: str
     client_address: str | None
     since: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """A bridge, by its session that sends heartbeats: its version, how far it is behind the database, and how long ago
+    it last asked something; None where this role may not see that.
+    """
+
+    pid: int
+    version: str
+    behind_s: int
+    silent_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +126,13 @@ def read_status(
 def read_listeners(conn: Connection) -> list[Listener]:
     """Where nothing notifies (notify off, a hot standby) no bridge listens, and others of their sessions tell."""
     return _listeners(LISTEN).all(conn) or _listeners(HEARTBEAT).all(conn)
+
+
+def read_bridges(conn: Connection) -> list[Bridge]:
+    """Return the bridges of this database that say how far they are."""
+    rows = conn.execute(statement("queries/bridges"), {"heartbeat": f"{HEARTBEAT} "}).fetchall()
+    said = [(pid, _HEARTBEAT_NAME.fullmatch(name), silent_s) for pid, name, silent_s in rows]
+    return [Bridge(pid, found[1], int(found[2]), silent_s) for pid, found, silent_s in said if found]
 
 
 def _listeners(application_name: str) -> TypedQuery[Listener]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from cdc_bridge.admin.status import read_status
+from cdc_bridge.admin.status import read_bridges, read_status
 from cdc_bridge.admin.tables import require_table
 from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, say
 from cdc_bridge.cli.listen import Event
@@ -56,16 +56,16 @@ def explain(
     names = tuple(name.strip() for name in fields.split(",") if name.strip())
     question = Question(collection, key, claims, filter_, names, EventKind(event) if event else None, changes)
     with connection("explain", dsn, schema_name, config) as (conn, settings):
-        status = read_status(conn, settings.schema_name, settings.collections)
+        status, bridges = read_status(conn, settings.schema_name, settings.collections), read_bridges(conn)
         found = asyncio.run(explain_row(settings, question))
         if found is None:
             require_table(conn, settings.schema_name, collection, "name a collection as cdc-bridge status does")
-    bridge = None if url is None else _ask(url)
+    around = explained.Surroundings(question, status, bridges, None if url is None else _ask(url))
     if as_json:
-        members = explained.as_members(found, status, question, bridge)
+        members = explained.as_members(found, around)
         say(msgspec.json.format(msgspec.json.encode(members, enc_hook=str), indent=2).decode())
     else:
-        say("\n".join(explained.lines(found, status, question, bridge)))
+        say("\n".join(explained.lines(found, around)))
 
 
 def _ask(url: str) -> Mapping[str, Any]:

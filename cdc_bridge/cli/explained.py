@@ -1,12 +1,13 @@
 """The words and the members in which `cdc-bridge explain` answers."""
 
 import datetime
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import msgspec
 
-from cdc_bridge.admin.status import AttachedTable, Status
+from cdc_bridge.admin.status import AttachedTable, Bridge, Status
 from cdc_bridge.cli.maintain import age
 from cdc_bridge.explain.answer import answer
 from cdc_bridge.explain.explanation import Explanation, Question
@@ -16,17 +17,28 @@ from cdc_bridge.model.change import Change
 POSITION_BITS = 64
 """The bits of a `seq` below the position in the WAL, see `capture.payload.log_sequence`."""
 
-BEHIND_S = 10.0
-"""A bridge asks the database every second or so; one that has not for so long is behind, or hangs."""
+BEHIND_S = 5
+SILENT_S = 15.0
+"""A bridge asks the database every second or so; one that has not for so long hangs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an answer is about besides the row. `bridge` is what the one at `--url` says."""
+
+    question: Question
+    status: Status
+    bridges: Sequence[Bridge]
+    bridge: Mapping[str, Any] | None
+
 
 # --- for programs ---
 
 
-def as_members(
-    found: Explanation | None, status: Status, question: Question, bridge: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def as_members(found: Explanation | None, around: Surroundings) -> dict[str, Any]:
     """Return what `--json` prints. Later releases add members, and never rename or remove one."""
-    code, text = _answer(found, status, question)
+    question, status = around.question, around.status
+    code, text = _answer(found, around)
     members: dict[str, Any] = {"collection": question.collection, "key": question.key, "answer": code, "text": text}
     members["attached"] = found is not None
     if found is not None:
@@ -49,8 +61,6 @@ def as_members(
             },
             "problems": table.problems if table else (),
             "gaps": found.reach.gaps,
-            "bridges_asked_s": found.reach.asked_s,
-            "notification_queue_usage": found.reach.queue_usage,
             "forgotten": found.reach.forgotten_xid is not None,
         }
     log = status.log
@@ -58,8 +68,8 @@ def as_members(
         "log_reaches_back_s": log and log.oldest_age_s,
         "gate_open": log and log.is_gate_open,
         "notify": status.notify,
-        "bridges": [each.pid for each in status.listeners],
-        "bridge": bridge,
+        "bridges": [asdict(each) for each in around.bridges],
+        "bridge": around.bridge,
         "notes": [*(found.notes if found else ()), *_unread(status)],
     }
 
@@ -98,17 +108,16 @@ def _verdict_members(verdict: Verdict) -> dict[str, Any]:
 # --- for people ---
 
 
-def lines(
-    found: Explanation | None, status: Status, question: Question, bridge: Mapping[str, Any] | None
-) -> Iterator[str]:
-    _, text = _answer(found, status, question)
+def lines(found: Explanation | None, around: Surroundings) -> Iterator[str]:
+    question, status, bridge = around.question, around.status, around.bridge
+    _, text = _answer(found, around)
     role = found and (found.principal.role or found.principal.name)
     yield f"{question.collection} {question.key}, for {f'the role {role!r}' if role else 'the bridge itself'}"
     yield f"Answer: {text}"
     if found is not None:
         yield from _lines_of_row(found, status)
     yield f"Notify: {_notify(status)}"
-    yield f"Bridges: {', '.join(f'process {each.pid}' for each in status.listeners) or 'none'}"
+    yield f"Bridges: {'; '.join(map(_bridge, around.bridges)) or len(status.listeners) or 'none'}"
     if bridge is not None:
         yield f"  {bridge['url']}: {'; '.join(str(bridge['answer']).splitlines())}"
     for sentence in [*(found.notes if found else ()), *_unread(status)]:
@@ -160,19 +169,25 @@ def _row_now(found: Explanation) -> str:
     return there + data[found.in_initial_data]
 
 
-def _answer(found: Explanation | None, status: Status, question: Question) -> tuple[str, str]:
+def _answer(found: Explanation | None, around: Surroundings) -> tuple[str, str]:
     if found is None:
-        name = question.collection
+        name = around.question.collection
         return "not_attached", f"{name} is not attached, so its changes are not captured: cdc-bridge attach {name}"
     code, text = answer(found)
-    table = _table(found, status)
+    table = _table(found, around.status)
     if table and table.problems:
         text += f". Changes may be missed: {table.problems[0]}"
-    if not status.listeners:
+    if not around.status.listeners:
         text += ". No bridge is connected to the database, so nobody delivers changes now"
-    elif found.reach.asked_s is not None and found.reach.asked_s > BEHIND_S:
-        text += f". No bridge has asked the database anything for {age(found.reach.asked_s)}: it is behind, or hangs"
+    for each in around.bridges:
+        if each.behind_s > BEHIND_S or (each.silent_s or 0) > SILENT_S:
+            text += f". A bridge is late: {_bridge(each)}"
     return code, text
+
+
+def _bridge(bridge: Bridge) -> str:
+    silent = "" if bridge.silent_s is None else f", asked the database {age(bridge.silent_s)} ago"
+    return f"process {bridge.pid}, version {bridge.version}, {bridge.behind_s} s behind{silent}"
 
 
 def _notify(status: Status) -> str:

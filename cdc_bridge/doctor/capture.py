@@ -1,6 +1,5 @@
 """Checks of what is ours in the database: schema, rights, triggers, tables, the log, and the bridges."""
 
-import re
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -23,9 +22,8 @@ from cdc_bridge.admin.problems import (
 )
 from cdc_bridge.admin.retention import PARTS, RING, Log, read_log
 from cdc_bridge.admin.roles import lacks
-from cdc_bridge.admin.status import read_listeners
+from cdc_bridge.admin.status import read_bridges, read_listeners
 from cdc_bridge.admin.tables import Table, read_trees
-from cdc_bridge.conninfo import HEARTBEAT
 from cdc_bridge.doctor.context import Context, unknown
 from cdc_bridge.model.errors import AttachError, DatabaseError, NotInstalled, NotOwner, SchemaClosed
 from cdc_bridge.statements import VERSION, Connection, statement
@@ -42,8 +40,6 @@ LOG_ROWS_MIN = 1000
 
 LAG_S_MAX = 5
 SILENT_S_MAX = 15.0
-
-_BRIDGE = re.compile(rf"{HEARTBEAT} (\S+) (\d+) s behind")
 
 
 def check_schema(conn: Connection, context: Context) -> Iterator[Finding]:
@@ -216,21 +212,18 @@ def check_bridges(conn: Connection, context: Context) -> Iterator[Finding]:
     """Look at the sessions of bridges: one of each says in its name which version it is and how far behind."""
     if context.attached and not read_listeners(conn):
         yield Finding("no-bridge", context.schema, "no bridge is connected to this database", "run cdc-bridge serve")
-    for pid, name, silent_s in conn.execute(statement("queries/doctor_bridges"), {"heartbeat": f"{HEARTBEAT} "}):
-        subject = f"process {pid}"
-        if not (said := _BRIDGE.fullmatch(name)):
-            continue
-        version, lag_s = said[1], int(said[2])
-        if version != __version__:
-            sentence = f"the bridge of process {pid} is version {version}, and this program is {__version__}"
+    for bridge in read_bridges(conn):
+        subject = f"process {bridge.pid}"
+        if bridge.version != __version__:
+            sentence = f"the bridge of {subject} is version {bridge.version}, and this program is {__version__}"
             yield Finding("bridge-version", subject, sentence, "restart it with the version that is installed")
-        if silent_s is None:
-            yield unknown("bridges", f"when the bridge of process {pid} last said something", "GRANT pg_monitor")
-        elif silent_s > SILENT_S_MAX:
-            sentence = f"the bridge of process {pid} is connected and has said nothing for {silent_s:.0f} s"
+        if bridge.silent_s is None:
+            yield unknown("bridges", f"when the bridge of {subject} last said something", "GRANT pg_monitor")
+        elif bridge.silent_s > SILENT_S_MAX:
+            sentence = f"the bridge of {subject} is connected and has said nothing for {bridge.silent_s:.0f} s"
             yield Finding("bridge-silent", subject, sentence, "look at its log, and restart it")
-        if lag_s > LAG_S_MAX:
-            sentence = f"the bridge of process {pid} is {lag_s} s behind the database"
+        if bridge.behind_s > LAG_S_MAX:
+            sentence = f"the bridge of {subject} is {bridge.behind_s} s behind the database"
             yield Finding("bridge-lag", subject, sentence, "look at its processor time, and at long transactions")
 
 

@@ -16,7 +16,6 @@ from psycopg_pool import AsyncConnectionPool
 from cdc_bridge.admin.mode import ours
 from cdc_bridge.capture.log_pages import changes_of
 from cdc_bridge.capture.log_reader import spelled
-from cdc_bridge.conninfo import HEARTBEAT
 from cdc_bridge.database.expressions import Name, joined, parameters
 from cdc_bridge.database.select import ALIAS, has_key
 from cdc_bridge.database.where import table
@@ -42,18 +41,15 @@ class Key(NamedTuple):
 
 
 class Reach(NamedTuple):
-    """How far back the log tells, and how far bridges are.
+    """How far back the log tells.
 
     `forgotten_xid`: the youngest transaction of which it has forgotten something, None for none. `gaps`: how often
     changes were not captured. `trigger_xid`: the transaction that made or altered a trigger of the table last.
-    `asked_s`: how long ago a bridge has asked the database something, None if that is not known.
     """
 
     forgotten_xid: int | None
     gaps: int
     trigger_xid: int | None
-    asked_s: float | None
-    queue_usage: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +79,7 @@ def _escaped(text: str) -> str:
 
 
 async def read_reach(pool: Pool, schema: str, collection: Collection) -> Reach:
-    asked = {"relations": sorted(collection.filenodes), "heartbeat": HEARTBEAT, **ours(schema)}
+    asked = {"relations": sorted(collection.filenodes), **ours(schema)}
     async with pool.connection() as connection:
         cursor = await connection.execute(statement("queries/log_reach", schema), asked)
         [row] = await cursor.fetchall()

@@ -63,6 +63,14 @@ FROM pg_stat_activity
 WHERE datname = current_database() AND starts_with(application_name, %(listen)s)
 ORDER BY backend_start, pid
 
+-- name: bridges
+-- The bridges of this database that say which version they are and how far behind, and how long ago they did; null where
+-- this role may not see that.
+SELECT pid, application_name, date_part('epoch', clock_timestamp() - query_start)
+FROM pg_stat_activity
+WHERE datname = current_database() AND starts_with(application_name, %(heartbeat)s)
+ORDER BY pid
+
 -- name: lock_holders
 -- Who holds a lock on one of the tables that keeps a trigger from being made, longest transaction first. A prepared transaction has
 -- no process; it is told by its identifier.

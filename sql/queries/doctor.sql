@@ -82,14 +82,6 @@ WHERE toplevel AND dbid = (SELECT oid FROM pg_database WHERE datname = current_d
 -- Where pg_stat_statements is installed.
 SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'
 
--- name: doctor_bridges
--- The bridges of this database that say which version they are and how far behind, and how long ago they did; null where
--- this role may not see that.
-SELECT pid, application_name, date_part('epoch', clock_timestamp() - query_start)
-FROM pg_stat_activity
-WHERE datname = current_database() AND starts_with(application_name, %(heartbeat)s)
-ORDER BY pid
-
 -- name: doctor_explain
 -- The plan of a question that a bridge would ask.
 EXPLAIN (FORMAT JSON) {question}

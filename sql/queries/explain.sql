@@ -10,18 +10,13 @@ WHERE log.relation = ANY(%(relations)s::oid[])
 ORDER BY log.seq DESC, log.xid DESC, log.at DESC
 
 -- name: log_reach
--- Up to which transaction the log has forgotten something (null: nothing), how many gaps there were, which transaction made or
--- altered a trigger of ours on some tables last (one of the last 2^32), how many seconds ago the bridge that asked last has asked
--- something (null: none, or this role may not know), and how full the queue of notifications is.
+-- Up to which transaction the log has forgotten something (null: nothing), how many gaps there were, and which transaction made or
+-- altered a trigger of ours on some tables last (one of the last 2^32).
 SELECT (SELECT max(coalesce(youngest::text::int8, pg_snapshot_xmax(seen)::text::int8 - 1)) FROM {cdc}.forgotten),
     coalesce(pg_sequence_last_value('{cdc}.gap'::regclass), 0),
     (SELECT max(now.xid - ((now.xid - t.xmin::text::int8) & 4294967295))
      FROM pg_trigger t
-     WHERE t.tgrelid = ANY(%(relations)s::oid[]) AND starts_with(t.tgname, %(prefix)s)),
-    (SELECT min(date_part('epoch', clock_timestamp() - greatest(a.query_start, a.state_change)))
-     FROM pg_stat_activity a
-     WHERE a.datname = current_database() AND a.application_name = %(heartbeat)s),
-    pg_notification_queue_usage()
+     WHERE t.tgrelid = ANY(%(relations)s::oid[]) AND starts_with(t.tgname, %(prefix)s))
 FROM (SELECT pg_snapshot_xmax(pg_current_snapshot())::text::int8 AS xid) AS now
 
 -- name: row_now
