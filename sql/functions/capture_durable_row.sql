@@ -10,6 +10,7 @@ SET bytea_output = 'hex'
 SET extra_float_digits = 1
 SET quote_all_identifiers = off
 SET lc_monetary FROM CURRENT
+SET debug_print_plan = off
 AS $capture_durable_row$
 DECLARE
     rendering text;

@@ -2,7 +2,7 @@
 -- is full. Changes are gaps from then on.
 --
 -- Writers look whether the log is closed when they find the gate odd, so it is made odd; shut_gate() leaves it so. What
--- somebody else does at the same moment can make it even again, which the next writer that finds no room mends.
+-- somebody else does at the same moment, or a crash, can make it even again, which the first writer that looks by chance mends.
 CREATE OR REPLACE FUNCTION {cdc}.close_log(reason int) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

@@ -3,7 +3,8 @@
 -- A transaction that has written to the log forty times does so: each write of its own would take a subtransaction id, see
 -- write_to_segment(). The changes are parts of a JSON array in transaction-local settings, 16 kB in each, so that adding one
 -- copies little. What the application rolls back is gone from there too. The settings' names contain the number that
--- names the channel: without it nobody can set them, and PostgreSQL shows them to nobody. A deferred trigger, run_errand(),
+-- names the channel: without it nobody can set them, and PostgreSQL shows them to nobody. They are set by assignment: a query's
+-- plan, which debug_print_plan shows to the writer, would have them as constants. A deferred trigger, run_errand(),
 -- writes what is left when the transaction ends.
 --
 -- No two changes have the same `seq`, though nothing is written to the WAL between those of one statement: it is one more
@@ -23,20 +24,22 @@ DECLARE
     item CONSTANT text := format(',[%s,%s,"%s","%s",%s,%s,%s]', relation, coalesce(pg_relation_filenode(relation), 0), operation, own_seq,
         (date_part('epoch', clock_timestamp()) * 1000000)::bigint, coalesce(old_text, 'null'), coalesce(new_text, 'null'));
     part text;
+    done text;
+    place tid;
 BEGIN
     IF NOT is_begun AND NOT EXISTS (SELECT FROM pg_trigger
             WHERE tgrelid = '{cdc}.errand'::regclass AND tgfoid = '{cdc}.run_errand()'::regprocedure AND tgenabled = 'A') THEN
         RAISE EXCEPTION 'cdc_bridge: nothing would write what is kept';
     END IF;
     part := name || '_' || kept[1] / 16384;
-    PERFORM set_config(part, concat(current_setting(part, true), item), true);
+    done := set_config(part, concat(current_setting(part, true), item), true);
     kept[1] := kept[1] + octet_length(item);
     kept[3] := own_seq - '0/0'::pg_lsn;
-    PERFORM set_config(name, array_to_string(kept, ' '), true);
+    done := set_config(name, array_to_string(kept, ' '), true);
     IF NOT is_begun THEN
-        -- After all that, since the application may have said SET CONSTRAINTS ALL IMMEDIATE: then it is written now.
-        INSERT INTO {cdc}.errand (is_last, is_kept) VALUES (false, true);
-        DELETE FROM {cdc}.errand;  -- what it has started goes on
+        SET CONSTRAINTS {cdc}.run_errand DEFERRED;  -- the application may have made all of them immediate
+        INSERT INTO {cdc}.errand (is_last, is_kept) VALUES (false, true) RETURNING ctid INTO place;
+        DELETE FROM {cdc}.errand WHERE ctid = place;  -- what it has started goes on
     ELSIF kept[1] > least(65536 << least(kept[2]::int, 6), 4194304) THEN
         PERFORM {cdc}.write_kept();
     END IF;

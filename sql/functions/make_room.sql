@@ -14,21 +14,23 @@ AS $make_room$
 DECLARE
     segment_bytes CONSTANT bigint := pg_sequence_last_value('{cdc}.segment_bytes'::regclass);
     size_bytes CONSTANT bigint := pg_total_relation_size(format('{cdc}.change_log_%s', number)::regclass);
+    place tid;
 BEGIN
     -- First of all, since what is done below is undone when the application rolls back.
     IF size_bytes > 7 * segment_bytes THEN
         PERFORM {cdc}.close_log(1);
         RETURN true;
     END IF;
-    IF size_bytes <= 2 * segment_bytes OR ({cdc}.current_segment() = number AND {cdc}.advance_segment(number)) THEN
+    -- And nothing that may raise, where the session would end at any error.
+    IF size_bytes <= 2 * segment_bytes OR current_setting('exit_on_error') = 'on' OR ({cdc}.current_segment() = number AND {cdc}.advance_segment(number)) THEN
         RETURN size_bytes > 2 * segment_bytes;
     END IF;
     -- In other isolation levels the log is not emptied, see forget_segment(). Nor where `notify` is off: a transaction that is
     -- prepared afterwards would hold the lock until somebody commits it.
     IF {cdc}.current_segment() = number AND current_setting('transaction_isolation') = 'read committed'
             AND NOT EXISTS (SELECT FROM {cdc}.setting WHERE name = 'notify' AND value = 'off') THEN
-        INSERT INTO {cdc}.errand (is_last) VALUES (false);
-        DELETE FROM {cdc}.errand;  -- what it has started goes on
+        INSERT INTO {cdc}.errand (is_last) VALUES (false) RETURNING ctid INTO place;
+        DELETE FROM {cdc}.errand WHERE ctid = place;  -- what it has started goes on
     END IF;
     RETURN true;
 END

@@ -4,14 +4,17 @@
 CREATE OR REPLACE FUNCTION {cdc}.run_errand() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET debug_print_plan = off  -- it would show rows to the writer
 AS $run_errand$
 DECLARE
     name text;
     number int;
+    place tid;
+    done text;
 BEGIN
     IF NOT NEW.is_last THEN
-        INSERT INTO {cdc}.errand (is_last, is_kept) VALUES (true, NEW.is_kept);
-        DELETE FROM {cdc}.errand;
+        INSERT INTO {cdc}.errand (is_last, is_kept) VALUES (true, NEW.is_kept) RETURNING ctid INTO place;
+        DELETE FROM {cdc}.errand WHERE ctid = place;
         RETURN NULL;
     END IF;
     IF NEW.is_kept THEN
@@ -20,7 +23,7 @@ BEGIN
             PERFORM {cdc}.mark_gap();  -- the application has reset all settings
         ELSE
             PERFORM {cdc}.write_kept();
-            PERFORM set_config(name, '', true);
+            done := set_config(name, '', true);
         END IF;
         RETURN NULL;
     END IF;

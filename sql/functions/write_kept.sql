@@ -1,4 +1,5 @@
--- Writes to the log what keep() has kept. Whatever goes wrong is a gap, and nothing is kept any more.
+-- Writes to the log what keep() has kept. Whatever goes wrong is a gap, and nothing is kept any more. json_array_elements is
+-- all that reads JSON here: other functions want strings as text, which has no place for some ('\u0000').
 CREATE OR REPLACE FUNCTION {cdc}.write_kept() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -7,15 +8,18 @@ DECLARE
     name CONSTANT text := 'cdc_bridge.kept_' || pg_sequence_last_value('{cdc}.channel'::regclass);
     kept CONSTANT bigint[] := string_to_array(nullif(current_setting(name, true), ''), ' ');
     changes text[];
+    done text;
     written bigint;
 BEGIN
     IF kept IS NULL THEN
         RETURN;
     END IF;
-    PERFORM set_config(name, concat_ws(' ', 0, kept[2] + 1, kept[3]), true);
+    done := set_config(name, concat_ws(' ', 0, kept[2] + 1, kept[3]), true);
     FOR part IN 0..kept[1] / 16384 LOOP
-        changes := changes || current_setting(name || '_' || part, true);
-        PERFORM set_config(name || '_' || part, '', true);
+        -- Few of them exist where changes are large, and to set one would make it.
+        CONTINUE WHEN coalesce(current_setting(name || '_' || part, true), '') = '';
+        changes := changes || current_setting(name || '_' || part);
+        done := set_config(name || '_' || part, '', true);
     END LOOP;
     IF kept[1] = 0 THEN
         RETURN;
@@ -25,9 +29,10 @@ BEGIN
         RETURN;
     END IF;
     EXECUTE format('INSERT INTO {cdc}.change_log_%s
-        SELECT (c->>3)::pg_lsn, pg_current_xact_id(), to_timestamp(0) + (c->>4)::bigint * interval ''1 microsecond'',
-            (c->>0)::oid, (c->>1)::oid, (c->>2)::"char", nullif((c->5)::text, ''null''), nullif((c->6)::text, ''null'')
-        FROM json_array_elements($1) AS c', {cdc}.current_segment())
+        SELECT trim(c.parts[4], ''"'')::pg_lsn, pg_current_xact_id(), to_timestamp(0) + c.parts[5]::bigint * interval ''1 microsecond'',
+            c.parts[1]::oid, c.parts[2]::oid, trim(c.parts[3], ''"'')::"char", nullif(c.parts[6], ''null''), nullif(c.parts[7], ''null'')
+        FROM json_array_elements($1) AS change
+        CROSS JOIN LATERAL (SELECT array_agg(part::text) AS parts FROM json_array_elements(change) AS part) AS c', {cdc}.current_segment())
     USING (overlay(array_to_string(changes, '') PLACING '[' FROM 1 FOR 1) || ']')::json;
     GET DIAGNOSTICS written = ROW_COUNT;
     IF written = 0 THEN
@@ -39,7 +44,7 @@ EXCEPTION WHEN serialization_failure THEN
 WHEN OTHERS THEN
     PERFORM {cdc}.mark_gap();
     -- What was set above is undone.
-    PERFORM set_config(name, concat_ws(' ', 0, kept[2] + 1, kept[3]), true);
+    done := set_config(name, concat_ws(' ', 0, kept[2] + 1, kept[3]), true);
     IF SQLSTATE = '53100' THEN
         PERFORM {cdc}.close_log(2);
     END IF;

@@ -77,6 +77,16 @@ DECLARE
                 ELSE pg_catalog.concat('[', pg_catalog.string_agg(f.item, ','), ']') END
         FROM (SELECT CASE WHEN @is_quick OR pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 32768
             THEN pg_catalog.row_to_json(r.*)::pg_catalog.text END AS item FROM @rows r LIMIT 33) f$part$;
+    -- A session can ask to be ended by any error, also by one that is caught.
+    may_raise CONSTANT text := $part$pg_catalog.current_setting('exit_on_error') OPERATOR(pg_catalog.=) 'off'$part$;
+    -- Rows in variables are constants in the first plans, which the writer can ask to see. It may not be allowed to read them.
+    hide_plans CONSTANT text := $part$IF pg_catalog.current_setting('debug_print_plan') OPERATOR(pg_catalog.=) 'on' THEN
+            hold := pg_catalog.set_config('debug_print_plan', 'off', true);
+        END IF;$part$;
+    -- The gate is odd while the log is closed, or most writers would not notice; a crash, or who shuts it, can make it even.
+    keep_closed CONSTANT text := $part$IF NOT (@is_open) THEN
+                done := pg_catalog.nextval('{cdc}.gate'::pg_catalog.regclass) IS NULL;
+            END IF;$part$;
     -- A trigger that somebody has made on the segment can let nothing in.
     check_written CONSTANT text := $part$IF NOT FOUND THEN
                 IF EXISTS (SELECT FROM @rows) THEN
@@ -105,7 +115,7 @@ BEGIN
             FROM @rows r;
             @check_written
             RETURN NULL;
-        ELSIF @is_open AND NOT (@is_closed) AND @is_quick AND NOT @is_kept THEN
+        ELSIF @is_open AND NOT (@is_closed) AND @is_quick AND NOT @is_kept AND @may_raise THEN
             INSERT INTO {cdc}.change_log_@segment AS l
             SELECT @columns, '@letter'::pg_catalog."char", @old_row, @new_row
             FROM @rows r
@@ -123,6 +133,7 @@ BEGIN
             IF EXISTS (SELECT FROM @rows) THEN
                 done := {cdc}.mark_gap();
             END IF;
+            @keep_closed
             RETURN NULL;
         ELSIF @is_quick AND NOT @is_kept THEN
             done := NOT (@is_old) OR @count_write;
@@ -139,6 +150,7 @@ BEGIN
         NULL;  -- while the gate is open: they have to be notified together
     @fail
     BEGIN
+        @hide_plans
         @few_rows INTO count, item;
         IF count OPERATOR(pg_catalog.=) 0 THEN
             RETURN NULL;
@@ -207,7 +219,7 @@ DECLARE
     done pg_catalog.bool;
 BEGIN
     BEGIN
-        IF NOT (@is_open OR @by_chance OR @is_old) THEN
+        IF NOT (@is_open OR @by_chance OR @is_old) AND @may_raise THEN
             INSERT INTO {cdc}.change_log_@segment
             SELECT @columns, 'U'::pg_catalog."char", @one_old_row, pg_catalog.row_to_json(n.*)::pg_catalog.text
             FROM new_rows n;
@@ -216,7 +228,7 @@ BEGIN
             ELSIF NOT EXISTS (SELECT FROM old_rows) THEN
                 RETURN NULL;
             END IF;
-        ELSIF @is_open AND NOT (@is_closed) AND @is_quick AND NOT @is_kept THEN
+        ELSIF @is_open AND NOT (@is_closed) AND @is_quick AND NOT @is_kept AND @may_raise THEN
             INSERT INTO {cdc}.change_log_@segment AS l
             SELECT @columns, 'U'::pg_catalog."char", @one_old_row, pg_catalog.row_to_json(n.*)::pg_catalog.text
             FROM new_rows n
@@ -234,8 +246,9 @@ BEGIN
             IF EXISTS (SELECT FROM old_rows) THEN
                 done := {cdc}.mark_gap();
             END IF;
+            @keep_closed
             RETURN NULL;
-        ELSIF @is_quick AND NOT @is_kept THEN
+        ELSIF @is_quick AND NOT @is_kept AND @may_raise THEN
             done := NOT (@is_old) OR @count_write;
             INSERT INTO {cdc}.change_log_@segment
             SELECT @columns, 'U'::pg_catalog."char", @one_old_row, pg_catalog.row_to_json(n.*)::pg_catalog.text
@@ -251,6 +264,7 @@ BEGIN
         NULL;  -- more rows than one; nothing was written
     @fail
     BEGIN
+        @hide_plans
         @few_old_rows INTO count, old_item;
         @few_new_rows INTO new_count, new_item;
         IF count OPERATOR(pg_catalog.=) 0 AND new_count OPERATOR(pg_catalog.=) 0 THEN
@@ -357,7 +371,7 @@ $create$;
     -- In the order in which they are put in: what one mentions comes after it.
     parts CONSTANT text[] := ARRAY[
         ['few_old_rows', replace(few_rows, '@rows', 'old_rows')], ['few_new_rows', replace(few_rows, '@rows', 'new_rows')],
-        ['few_rows', few_rows], ['check_written', check_written], ['fail', fail], ['columns', columns], ['count_write', count_write],
+        ['few_rows', few_rows], ['check_written', check_written], ['hide_plans', hide_plans], ['keep_closed', keep_closed], ['may_raise', may_raise], ['fail', fail], ['columns', columns], ['count_write', count_write],
         ['is_kept', is_kept], ['channel', channel], ['head', head], ['by_some_chance', by_some_chance], ['is_open', is_open], ['is_closed', is_closed], ['is_old', is_old], ['is_quick', is_quick], ['by_chance', by_chance],
         ['one_old_row', '(SELECT pg_catalog.row_to_json(o.*)::pg_catalog.text FROM old_rows o)'],
         ['segment', number::text]];

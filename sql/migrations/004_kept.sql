@@ -1,2 +1,4 @@
--- Whether what is started writes the changes that keep() has kept.
+-- Whether what is started writes the changes that keep() has kept. The table is part of no publication, in which rows of a
+-- table without a key could not be deleted.
 ALTER TABLE {cdc}.errand ADD COLUMN IF NOT EXISTS is_kept boolean NOT NULL DEFAULT false;
+ALTER TABLE {cdc}.errand SET UNLOGGED;
