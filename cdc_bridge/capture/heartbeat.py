@@ -46,7 +46,7 @@ class HeartbeatMonitor:
         self._beats = 0
         self._beat_with_gate = -1
         self._proven_s = time.monotonic()
-        self._silent_from_s = self._proven_s
+        self._silent_from_s = self._current_s = self._proven_s
         self._name = ""
 
     # --- heartbeats ---
@@ -67,9 +67,14 @@ class HeartbeatMonitor:
         return await self.look(head)
 
     async def _tell_name(self, now_s: float) -> None:
-        """Let operators see our version, and for how many seconds more than one heartbeat none has come back."""
-        behind_s = 0.0 if self._session.listener is None else max(0.0, now_s - self._proven_s - 2 * BEAT_S)
-        name = heartbeat_name(__version__, behind_s)
+        """Let operators see our version, and for how long we have not had all changes. A heartbeat may take a second.
+
+        It is told when it changes by a second, so while all is well it costs nothing.
+        """
+        is_late = self._session.listener is not None and now_s - self._proven_s > 2 * BEAT_S
+        if not (is_late or self._position.bulk_reads):
+            self._current_s = now_s
+        name = heartbeat_name(__version__, now_s - self._current_s)
         if name != self._name:
             await self._session.reader.rows("name_session", {"name": name})
             self._name = name

@@ -24,7 +24,7 @@ from cdc_bridge.admin.retention import PARTS, RING, Log, read_log
 from cdc_bridge.admin.roles import lacks
 from cdc_bridge.admin.status import read_bridges, read_listeners
 from cdc_bridge.admin.tables import Table, read_trees
-from cdc_bridge.doctor.context import Context, unknown
+from cdc_bridge.doctor.context import MAY_SEE, Context, unknown
 from cdc_bridge.model.errors import AttachError, DatabaseError, NotInstalled, NotOwner, SchemaClosed
 from cdc_bridge.statements import VERSION, Connection, statement
 
@@ -70,7 +70,8 @@ def check_schema(conn: Connection, context: Context) -> Iterator[Finding]:
     for name, owner, is_definer in conn.execute(statement("queries/doctor_functions"), {"schema": schema}):
         fault = f'belongs to the role "{owner}"' if is_definer else "is not SECURITY DEFINER"
         sentence = f"our function {schema}.{name} {fault}, so triggers do not run with the rights that they need"
-        remedy = f'ALTER FUNCTION {schema}.{name}() OWNER TO "{there.owner}", and SECURITY DEFINER'
+        change = "SECURITY DEFINER" if not is_definer else f'OWNER TO "{there.owner}"'
+        remedy = f"ALTER FUNCTION {schema}.{name}() {change}"
         yield Finding("function-rights", f"{schema}.{name}", sentence, remedy)
     yield from log_problems(schema).all(conn)
 
@@ -218,13 +219,13 @@ def check_bridges(conn: Connection, context: Context) -> Iterator[Finding]:
             sentence = f"the bridge of {subject} is version {bridge.version}, and this program is {__version__}"
             yield Finding("bridge-version", subject, sentence, "restart it with the version that is installed")
         if bridge.silent_s is None:
-            yield unknown("bridges", f"when the bridge of {subject} last said something", "GRANT pg_monitor")
+            yield unknown("bridges", f"when the bridge of {subject} last said something", MAY_SEE)
         elif bridge.silent_s > SILENT_S_MAX:
             sentence = f"the bridge of {subject} is connected and has said nothing for {bridge.silent_s:.0f} s"
             yield Finding("bridge-silent", subject, sentence, "look at its log, and restart it")
         if bridge.behind_s > LAG_S_MAX:
-            sentence = f"the bridge of {subject} is {bridge.behind_s} s behind the database"
-            yield Finding("bridge-lag", subject, sentence, "look at its processor time, and at long transactions")
+            sentence = f"the bridge of {subject} has been behind the database for {bridge.behind_s} s"
+            yield Finding("bridge-lag", subject, sentence, "look at its processor time, and at large transactions")
 
 
 def check_overhead(conn: Connection, context: Context) -> Iterator[Finding]:

@@ -68,6 +68,9 @@ def run(name: str, check: Check, conn: Connection, context: Context) -> list[Fin
     return found
 
 
+MAY_SEE = "connect as a superuser, or as a role that has the rights of pg_monitor"
+
+
 def unknown(name: str, reason: str, remedy: str = "connect as a role that may look") -> Finding:
     return Finding(name, name, f"could not be looked at: {reason}", remedy)
 

@@ -13,7 +13,7 @@ from cdc_bridge.admin.mode import STANDBY, Mode
 from cdc_bridge.admin.plan import check_connection
 from cdc_bridge.admin.problems import Finding
 from cdc_bridge.capture.connection import Connector
-from cdc_bridge.doctor.context import Context, unknown
+from cdc_bridge.doctor.context import MAY_SEE, Context, unknown
 from cdc_bridge.model.errors import DatabaseError, LockHolder, SharedSession
 from cdc_bridge.server.limits import is_loopback
 from cdc_bridge.statements import Connection, statement
@@ -22,8 +22,6 @@ CLOCK_SKEW_S = 2.0
 QUEUE_USAGE_MAX = 0.1
 CERTIFICATE_DAYS = 14
 FREE_SHARE_MIN = 0.05
-
-_MAY_SEE = "GRANT pg_monitor TO this role, or connect as a superuser"
 
 
 def old_version(conn: Connection) -> Finding | None:
@@ -101,7 +99,7 @@ def check_transactions(conn: Connection, context: Context) -> Iterator[Finding]:
             )
     if hidden:
         reason = f"how long {len(hidden)} transactions of other roles have been going on"
-        yield unknown("transactions", reason, _MAY_SEE)
+        yield unknown("transactions", reason, MAY_SEE)
     for gid, owner, database, held_s in conn.execute(statement("queries/doctor_prepared")):
         if held_s >= context.long_s:
             holder = LockHolder(None, None, held_s, gid, owner)
@@ -153,7 +151,7 @@ def check_disk(conn: Connection, context: Context) -> Iterator[Finding]:
         [(folder,)] = conn.execute(statement("queries/doctor_data_directory"))
         room = shutil.disk_usage(folder)
     except errors.InsufficientPrivilege:
-        yield unknown("disk", "this role may not see where the data are", _MAY_SEE)
+        yield unknown("disk", "this role may not see where the data are", MAY_SEE)
         return
     except OSError:
         yield unknown("disk", "the data are not on this machine", "watch the disk where they are")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 
 import pytest
 
+from cdc_bridge import __version__
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.capture.capture_session import StreamOptions
 from cdc_bridge.capture.change_stream import ChangeStream
+from cdc_bridge.conninfo import heartbeat_name
 from cdc_bridge.model.change import Change, Gap, Heartbeat, Listening, Lost, StreamItem
 from tests.capture.ear import attach_tables
 from tests.support.server import Database
@@ -227,6 +230,24 @@ async def test_heartbeat_does_not_claim_what_nonsense_in_the_log_holds_up(t: Dat
         assert not any(beat.snapshot.sees(xid) for beat in beats)
         t.execute("INSERT INTO t VALUES (2)")
         assert told(await until(heard, Change)) == [[2]]
+
+
+async def test_session_of_heartbeats_says_for_how_long_not_all_changes_have_been_had(t: Database) -> None:
+    """Here a large transaction is kept waiting, since nobody takes it."""
+    names = "SELECT application_name FROM pg_stat_activity WHERE datname = current_database()"
+    current = heartbeat_name(__version__, 0)
+    is_congested = True
+    capture = ChangeStream(StreamOptions(t.dsn), is_congested=lambda relation_ids: is_congested)
+    async with aclosing(items(capture)) as heard:
+        await until(heard, Listening)
+        await until(heard, Heartbeat)
+        assert (current,) in t.execute(names)
+        t.execute("INSERT INTO t SELECT n FROM generate_series(10, 200000) n")
+        while not any(re.fullmatch(r"cdc_bridge heartbeat \S+ [1-9] s behind", name) for (name,) in t.execute(names)):
+            await until(heard, Heartbeat)
+        is_congested = False
+        while (current,) not in t.execute(names):
+            await anext(heard)
 
 
 async def test_notifications_that_are_nonsense_are_a_gap_but_not_too_often_and_one_after_the_last(t: Database) -> None:

@@ -165,7 +165,7 @@ def test_long_transaction_is_found_with_process_and_start(t: Database) -> None:
     with at_work(t, "INSERT INTO t VALUES (1, 'a secret')") as pid:
         assert "long-transaction" not in wrong(t)
         each = wrong(t, long_s=0)["long-transaction"]
-    assert f'process {pid} "reports", in a transaction for 0 s' in each.sentence
+    assert f'process {pid} "reports", in a transaction for ' in each.sentence
     assert time.strftime("last statement at %Y-", time.gmtime()) in each.sentence
     assert "secret" not in str(each)
     assert str(pid) in each.remedy
