@@ -97,7 +97,8 @@ async def _cost(
         f" expects a cost of {cost:,.0f}"
     )
     if cost > COST_MAX:
-        return Finding("policy-slow", str(table), sentence, "add an index on what the policy looks for")
+        remedy = "add an index on what the policy looks for; ANALYZE the tables that it looks into, if they are new"
+        return Finding("policy-slow", str(table), sentence, remedy)
     remedy = "nothing needs to be done; a comparison of a column with a claim would cost nothing"
     return Finding("policy-opaque", str(table), sentence, remedy)
 
