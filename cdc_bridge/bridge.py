@@ -8,8 +8,8 @@ import logging
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from cdc_bridge.access.authenticator import Authenticator, Roles, Verifier
@@ -31,8 +31,10 @@ from cdc_bridge.engine.shares import (
     EVALUATOR_CONNECTIONS,
     LOG_CONNECTIONS,
 )
+from cdc_bridge.histogram import Histogram
 from cdc_bridge.logs import facts
-from cdc_bridge.model.errors import BridgeError, UsageError
+from cdc_bridge.metrics.collector import Collector, exposition
+from cdc_bridge.model.errors import BridgeError, CannotServe, UsageError
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.server.http import RequestPolicy
 from cdc_bridge.server.limits import ConnectionLimits, is_loopback
@@ -49,6 +51,9 @@ CATALOG_INTERVAL_S = 2.0
 
 MAINTENANCE_INTERVAL_S = 5.0
 """How often the log is looked at, and pruned if that cannot wait."""
+
+METRICS_HANDSHAKES_MAX = 100
+"""Connections at one time to the port for metrics."""
 
 CATALOG_CONNECTIONS = 1
 """Shared with the maintenance of the log, which waits a second at most where a part of the log is locked."""
@@ -104,10 +109,12 @@ def _from_settings(kind: type[T], settings: Settings, **others: Any) -> T:
     return kind(**{name: getattr(settings, name) for name in members} | others)
 
 
-def _build_broker(settings: Settings, pools: Pools) -> tuple[Broker, ChangeStream, PooledCatalogReader]:
+def _build_broker(
+    settings: Settings, pools: Pools, policies: dict[tuple[str, str], Histogram]
+) -> tuple[Broker, ChangeStream, PooledCatalogReader]:
     def evaluator(pool: Pool) -> PooledRowEvaluator:
         timeout_s, rest_s = settings.evaluation_timeout_s, settings.evaluation_rest_s
-        return PooledRowEvaluator(pool, statement_timeout_s=timeout_s, rest_s=rest_s)
+        return PooledRowEvaluator(pool, statement_timeout_s=timeout_s, rest_s=rest_s, took=policies)
 
     schema = settings.schema_name
     capture = ChangeStream(
@@ -185,6 +192,30 @@ def _build_request_policy(
     )
 
 
+@asynccontextmanager
+async def _serve_metrics(settings: Settings, server: WebSocketServer) -> AsyncIterator[None]:
+    """Show metrics on a port of their own if there is one."""
+    if not settings.metrics_port:
+        yield
+        return
+    policy = replace(
+        server.requests,
+        limits=ConnectionLimits(0, 0, METRICS_HANDSHAKES_MAX),
+        metrics_only=True,
+        pages={},
+        reasons=server.requests.not_ready,
+        loopback_only=is_loopback(settings.metrics_host),
+    )
+    options = replace(server.options, host=settings.metrics_host, port=settings.metrics_port)
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(WebSocketServer(server.engine, policy, server.authenticator, options).run())
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CannotServe(settings.metrics_host, settings.metrics_port, reason) from error
+        yield
+
+
 def _keys_at_hand(settings: Settings) -> list[Key]:
     """Return the keys of the settings, without those that an issuer publishes. Raises `SettingsError`."""
     secret, public_key = settings.jwt_secret.get_secret_value(), settings.jwt_public_key
@@ -233,7 +264,8 @@ class Bridge:
 
     async def _serve(self, pools: Pools) -> None:
         settings = self.settings
-        broker, capture, catalog = _build_broker(settings, pools)
+        policies: dict[tuple[str, str], Histogram] = {}
+        broker, capture, catalog = _build_broker(settings, pools, policies)
         database = {"conninfo": settings.conninfo, "schema": settings.schema_name}
         maintenance = _from_settings(LogMaintenance, settings, pool=pools.catalog, **database)
         authenticator = Authenticator(
@@ -246,6 +278,9 @@ class Bridge:
         requests = _build_request_policy(settings, broker, capture, pools, catalog, maintenance=maintenance)
         options = _from_settings(ServerOptions, settings, auth_mode=settings.mode)
         server = WebSocketServer(broker.requests, requests, authenticator, options, self._certificate)
+        requests.metrics = exposition(
+            Collector(broker, capture, server, maintenance, authenticator, requests.not_ready, policies)
+        )
         async with asyncio.TaskGroup() as tasks:
             side_by_side = (
                 broker.run(CATALOG_INTERVAL_S),
@@ -254,7 +289,7 @@ class Bridge:
                 self._keep_revised(broker, authenticator),
             )
             running = [tasks.create_task(work) for work in side_by_side]
-            async with server.run() as url:
+            async with _serve_metrics(settings, server), server.run() as url:
                 self.on_listening(url)
                 await self._stopping.wait()
                 await self._drain(server)

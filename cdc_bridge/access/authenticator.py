@@ -11,6 +11,7 @@ import hmac
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -275,6 +276,8 @@ class Authenticator:
         self._keys = keys
         self._published = published
         self._static_tokens = StaticTokens(static_tokens)
+        self.refused: Counter[str] = Counter()
+        """Tokens that were refused, by the reason, for metrics. There are as many as sentences in this module."""
 
     def take(self, static_tokens: Sequence[StaticToken]) -> None:
         """Replace the static tokens. Open connections with a token that is not among them end."""
@@ -295,6 +298,7 @@ class Authenticator:
                     return Identity(self._principal(found), self._verifier.expiry(found))
             raise TokenRefused("it is not signed with any known key")
         except TokenRefused as refused:
+            self.refused[str(refused)] += 1
             log.debug("a token was refused", extra=facts(reason=str(refused)))
             raise authentication_failed() from None
 

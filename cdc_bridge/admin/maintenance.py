@@ -19,7 +19,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from cdc_bridge.admin.mode import STANDBY, Notify, record_notify
 from cdc_bridge.admin.problems import closed_log
-from cdc_bridge.admin.retention import NOT_CLOSED, PARTS, Pruned, prune
+from cdc_bridge.admin.retention import NOT_CLOSED, PARTS, Log, Pruned, prune
 from cdc_bridge.admin.tables import catalog_settings
 from cdc_bridge.conninfo import PRUNE
 from cdc_bridge.logs import facts
@@ -55,6 +55,8 @@ class LogMaintenance:
     notify: str = ""
     problems: tuple[str, ...] = ()
     """Why changes are gaps, if they are."""
+    log: Log | None = None
+    """The log when this bridge last pruned it, for metrics."""
     _pruned_at_s: float = -math.inf
     _is_forbidden: bool = False
     _reported_locked: set[int] = field(default_factory=set)
@@ -104,6 +106,7 @@ class LogMaintenance:
             return Pruned()
         except (psycopg.Error, BridgeError) as error:
             raise SourceUnavailable(str(error).strip() or type(error).__name__) from error
+        self.log = done.log or self.log
         self._report(done)
         return done
 

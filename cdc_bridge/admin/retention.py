@@ -134,6 +134,8 @@ class Pruned:
     changed: list[int] = field(default_factory=list)
     advanced: int = 0
     is_pruned_elsewhere: bool = False
+    log: Log | None = None
+    """The log as it was at last."""
 
 
 def prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int) -> Pruned:
@@ -185,6 +187,7 @@ def _prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int, 
     log = _read_log(conn, schema, done.locked)
     if log.segment_bytes != segment_bytes(keep_bytes):
         conn.execute(statement("steps/segment_bytes", schema, size_bytes=sql.Literal(segment_bytes(keep_bytes))))
+    done.log = log
     for _ in range(RING):  # a bound, should others write faster than we forget; two or three are the rule
         before = len(done.forgotten) + done.advanced
         to_forget, is_due = decide(log, older_than_s, keep_bytes)
@@ -195,7 +198,7 @@ def _prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int, 
             _advance(conn, schema, log, done)
         if len(done.forgotten) + done.advanced == before:
             return
-        log = _read_log(conn, schema, done.locked)
+        log = done.log = _read_log(conn, schema, done.locked)
 
 
 def _find_room(conn: Connection, schema: str, log: Log, done: Pruned) -> bool:

@@ -30,7 +30,7 @@ from cdc_bridge.capture.capture_session import CaptureSession
 from cdc_bridge.capture.connection import LONG_ANSWER_S, WatchedConnection
 from cdc_bridge.capture.log_pages import Ask, Siblings, is_forgotten, pages, read_between
 from cdc_bridge.capture.stream_position import StreamPosition, placed
-from cdc_bridge.model.change import Change, Gap, Position, Snapshot
+from cdc_bridge.model.change import Change, Gap, GapCause, Position, Snapshot
 from cdc_bridge.model.errors import CaptureLost, PayloadError
 
 IsCongested: TypeAlias = Callable[[frozenset[int]], bool]
@@ -121,7 +121,7 @@ class BulkReader:
     def give_up(self, read: BulkRead, reason: str) -> None:
         """End a bulk read: the collection goes on in the stream, and its subscribers get fresh data."""
         self._end(read)
-        self._position.emit(Gap(reason))
+        self._position.emit(Gap(reason, cause=GapCause.BULK_READ))
 
     def give_up_grown(self) -> None:
         """Give up bulk reads whose collection has gained a table since they began."""

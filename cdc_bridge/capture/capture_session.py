@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from psycopg import errors
 
 from cdc_bridge.capture.connection import Connector, Wakeup, WatchedConnection
 from cdc_bridge.conninfo import HEARTBEAT, LISTEN
+from cdc_bridge.histogram import Histogram
 from cdc_bridge.model.errors import CaptureLost, DatabaseError, NotInstalled, PayloadError, SchemaClosed
 
 
@@ -41,11 +43,26 @@ class StreamOptions:
 
 
 @dataclass(slots=True)
+class StreamCounts:
+    """What all sessions of a change stream have done, for metrics.
+
+    `read`: readings of the log that found changes. `lost`: sessions that have ended. `gate` is its state now, and
+    `gate_changes` how often it came to each.
+    """
+
+    read: Histogram = field(default_factory=Histogram)
+    lost: int = 0
+    gate: str = "shut"
+    gate_changes: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
 class CaptureSession:
     """See the module's docstring."""
 
     options: StreamOptions
     connector: Connector
+    counts: StreamCounts = field(default_factory=StreamCounts)
     wakeup: Wakeup = field(default_factory=Wakeup)
     reader: WatchedConnection = field(init=False)
     is_standby: bool = False
@@ -113,9 +130,11 @@ class CaptureSession:
 
 
 @asynccontextmanager
-async def open_session(options: StreamOptions, connector: Connector) -> AsyncIterator[CaptureSession]:
+async def open_session(
+    options: StreamOptions, connector: Connector, counts: StreamCounts
+) -> AsyncIterator[CaptureSession]:
     """Connect both, or the one where nothing notifies."""
-    session = CaptureSession(options, connector)
+    session = CaptureSession(options, connector, counts)
     session.reader = await session.open_reader()
     try:
         await _require_ours(session.reader, options.schema)

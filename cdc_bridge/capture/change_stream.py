@@ -36,16 +36,16 @@ from dataclasses import replace
 import psycopg
 
 from cdc_bridge.capture.bulk_read import CONGESTED_S, BulkReader, IsCongested
-from cdc_bridge.capture.capture_session import CaptureSession, StreamOptions, open_session
+from cdc_bridge.capture.capture_session import CaptureSession, StreamCounts, StreamOptions, open_session
 from cdc_bridge.capture.connection import Connector
 from cdc_bridge.capture.gaps import GapLimit
-from cdc_bridge.capture.gate import GateController
+from cdc_bridge.capture.gate import GateController, GateState
 from cdc_bridge.capture.heartbeat import HeartbeatMonitor
 from cdc_bridge.capture.log_pages import Siblings, Unreadable, current_snapshot, is_forgotten, read_new
 from cdc_bridge.capture.payload import Decoder, Inline, Wake
 from cdc_bridge.capture.stream_position import StreamPosition
 from cdc_bridge.logs import facts
-from cdc_bridge.model.change import Change, Era, Gap, Heartbeat, Listening, Lost, Snapshot, StreamItem
+from cdc_bridge.model.change import Change, Era, Gap, GapCause, Heartbeat, Listening, Lost, Snapshot, StreamItem
 from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseError, DatabaseSilent, PayloadError
 from cdc_bridge.wanted import check_still_wanted
 
@@ -78,13 +78,14 @@ class ChangeStream:
         self._delay_s = options.reconnect_delay_min_s
         self.last_proven_s = NEVER
         """When a heartbeat last came back, by the monotonic clock."""
+        self.counts = StreamCounts()
 
     async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
         """Raises `SharedSession`, and `CannotListen` when no notification arrives although LISTEN was accepted."""
         while True:
             check_still_wanted()
             try:
-                async with open_session(self._options, self._connector) as session:
+                async with open_session(self._options, self._connector, self.counts) as session:
                     turns = await self._begin(session)
                     while True:
                         batch = await turns.next_batch()
@@ -103,6 +104,8 @@ class ChangeStream:
                 reason = str(error)
             except (CaptureLost, DatabaseError, psycopg.Error, OSError, UnicodeDecodeError) as error:
                 reason = _reason(error)
+            self.counts.lost += 1
+            self.counts.gate = GateState.SHUT.value
             pending = self._position.take() if self._position is not None else []
             yield [*pending, Lost(reason)]
             await self._pause(reason)
@@ -282,7 +285,7 @@ class _Turns:
                 return  # it is older than the gap emitted then
             await self._read()  # earlier changes of the log
             del self._durable_since[relation_id]
-            self._position.emit(Gap(MODE_CHANGED, relation_id))
+            self._position.emit(Gap(MODE_CHANGED, relation_id, GapCause.MODE))
         self._live.add(relation_id)
         self._position.emit(change)
 
@@ -291,7 +294,7 @@ class _Turns:
         for relation_id in relation_ids & self._live:
             self._live.remove(relation_id)
             self._durable_since[relation_id] = snapshot
-            self._position.emit(Gap(MODE_CHANGED, relation_id))
+            self._position.emit(Gap(MODE_CHANGED, relation_id, GapCause.MODE))
         for relation_id in relation_ids - self._durable_since.keys():
             self._durable_since[relation_id] = None
 
@@ -315,7 +318,8 @@ class _Turns:
             self._pass_by(error)
             return
         if not found.is_whole:  # first: no position may cover what was not read
-            position.emit(Gap("a part of the change log was forgotten before it was read"))
+            reason = "a part of the change log was forgotten before it was read"
+            position.emit(Gap(reason, cause=GapCause.FORGOTTEN))
             position.unchecked = found.snapshot
         if position.bulk_reads:
             bulk.give_up_grown()
@@ -325,6 +329,8 @@ class _Turns:
             self._note_durable({change.relation_id for change in fresh}.union(*found.heavy), found.snapshot)
             position.emit(*fresh)
         now = time.monotonic()
+        if fresh:
+            self._session.counts.read.observe(now - self._read_s)
         self._gate.count(len(fresh), now)
         self._gate.read(found.snapshot)
         self._read_due_s = now + self._controller.pause_s(len(fresh))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cdc_bridge.model.change import Gap, Snapshot
+from cdc_bridge.model.change import Gap, GapCause, Snapshot
 
 LOOKS_BETWEEN_GAPS = 2
 """A gap is emitted at every second look at most, so that an overload does not cause a flood of reads."""
@@ -68,7 +68,7 @@ class GapWatch:
             return None
         self._owed = False
         self._looks_since = 0
-        return Gap("a trigger could not record what changed")
+        return Gap("a trigger could not record what changed", cause=GapCause.TRIGGER)
 
 
 @dataclass(slots=True)

@@ -25,9 +25,9 @@ from __future__ import annotations
 
 import enum
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cdc_bridge.capture.capture_session import CaptureSession
+from cdc_bridge.capture.capture_session import CaptureSession, StreamCounts
 from cdc_bridge.capture.stream_position import StreamPosition
 from cdc_bridge.model.change import Snapshot
 
@@ -57,6 +57,7 @@ class Gate:
     The gate is to be shut past `busy_per_s` changes a second, and opened below `quiet_per_s` for `quiet_s`.
     """
 
+    counts: StreamCounts = field(default_factory=StreamCounts)
     lease_s: float = 10
     busy_per_s: float = 150
     quiet_per_s: float = 50
@@ -92,14 +93,14 @@ class Gate:
 
     def open(self, value: int, younger: int, asked_s: float) -> None:
         """Note that it was opened at `asked_s` or later with this value; `younger` is an id assigned since then."""
-        self.state = GateState.OPENING
+        self._become(GateState.OPENING)
         self._value = value
         self._younger = younger
         self._trusted_until_s = asked_s + self.lease_s
 
     def shut(self) -> None:
         """Note that it is shut, or may be: the log has to be read."""
-        self.state = GateState.SHUT
+        self._become(GateState.SHUT)
         self._value = None
 
     def renew(self, value: int | None, asked_s: float) -> bool:
@@ -113,7 +114,7 @@ class Gate:
     def read(self, snapshot: Snapshot) -> None:
         """Note that the log was read up to this snapshot."""
         if self.state is GateState.OPENING and snapshot.none_older_in_progress(self._younger):
-            self.state = GateState.OPEN
+            self._become(GateState.OPEN)
 
     def takes(self, value: int, now_s: float) -> bool:
         """Count an inline change whose writer found this value. Return whether it can be delivered before the log is
@@ -129,6 +130,12 @@ class Gate:
         if self.state is GateState.OPEN and now_s > self._trusted_until_s:
             self.shut()
         return self.state is GateState.OPEN
+
+    def _become(self, state: GateState) -> None:
+        if state is not self.state:
+            self.state = state
+            self.counts.gate = state.value
+            self.counts.gate_changes[state.value] += 1
 
 
 class GateController:

@@ -22,7 +22,7 @@ from cdc_bridge.capture.payload import heartbeat
 from cdc_bridge.capture.stream_position import StreamPosition
 from cdc_bridge.conninfo import heartbeat_name
 from cdc_bridge.logs import facts
-from cdc_bridge.model.change import Era, Gap, Heartbeat, Snapshot, Turn
+from cdc_bridge.model.change import Era, Gap, GapCause, Heartbeat, Snapshot, Turn
 from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseSilent
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class HeartbeatMonitor:
         self.sender = secrets.token_hex(4)
         self.is_proven = session.listener is None
         """Whether notifications arrive. What comes before is dropped: it is part of the gap that `Listening` ends."""
-        self.gate = Gate()
+        self.gate = Gate(session.counts)
         self._session = session
         self._position = position
         position.unchecked = position.seen
@@ -161,7 +161,8 @@ class HeartbeatMonitor:
     async def _look_for_forgotten(self) -> None:
         """Look for rows that were deleted by hand. Every read finds out by itself whether others are gone."""
         if await is_forgotten(self._session.reader.rows, self._position.unchecked):
-            self._position.emit(Gap("a part of the change log is gone that may not have been read"))
+            reason = "a part of the change log is gone that may not have been read"
+            self._position.emit(Gap(reason, cause=GapCause.FORGOTTEN))
         self._position.unchecked = self._position.seen
 
     async def _look_for_gaps(self, counter: int, mended: int, now: Snapshot) -> None:

@@ -10,6 +10,7 @@ left: all slow questions together are waited for once.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -31,9 +32,11 @@ from cdc_bridge.database.sessions import (
     sentence,
 )
 from cdc_bridge.database.where import Scope
+from cdc_bridge.histogram import Histogram
 from cdc_bridge.model.catalog import Column, PgType
 from cdc_bridge.model.encoding import NULL
 from cdc_bridge.model.errors import BridgeError, SourceUnavailable
+from cdc_bridge.model.filter import Policy, leaves
 from cdc_bridge.model.row import split_array, split_object
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.ports import (
@@ -90,15 +93,37 @@ FIRST_SHARE = 0.05
 class PooledRowEvaluator:
     """See the module's docstring. A statement may take `statement_timeout_s`, and each round of them twice that."""
 
-    def __init__(self, pool: Pool, *, statement_timeout_s: float = 5, rest_s: float = BACKOFF_S) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        statement_timeout_s: float = 5,
+        rest_s: float = BACKOFF_S,
+        took: dict[tuple[str, str], Histogram] | None = None,
+    ) -> None:
+        """`took` receives the times for each policy of a collection, by both names."""
         self._pool = pool
+        self._took = {} if took is None else took
         self._statement_timeout_s = statement_timeout_s
         self._backoff = Backoff(rest_s)
 
     async def decide(self, requests: Sequence[EvaluationRequest]) -> list[EvaluationResult]:
         """Evaluate equal filters of one table once per context, on all row versions of the requests."""
         decisions = _Decisions(requests)
-        return decisions.results(await self._ask(decisions.subjects, decisions.statements))
+        began_s = time.monotonic()
+        results = decisions.results(await self._ask(decisions.subjects, decisions.statements))
+        self._note(requests, time.monotonic() - began_s)
+        return results
+
+    def _note(self, requests: Sequence[EvaluationRequest], took_s: float) -> None:
+        """Note how long all policies of these requests took, which were asked about together."""
+        for policy in {
+            (request.collection.name, leaf.name)
+            for request in requests
+            for leaf in leaves(request.filter)
+            if isinstance(leaf, Policy)
+        }:
+            self._took.setdefault(policy, Histogram()).observe(took_s)
 
     async def complete(self, requests: Sequence[NestedFields]) -> list[Completed]:
         subjects = [(each.collection.relation_id, each.projection, each.context) for each in requests]
@@ -146,8 +171,8 @@ class PooledRowEvaluator:
 
     async def _ask(self, subjects: Sequence[Hashable], statements: Sequence[Statement]) -> list[Answer]:
         """Ask the statements that are not backed off; without a subject they never are. Raises `SourceUnavailable`."""
-        time = asyncio.get_running_loop().time
-        now_s = time()
+        clock = asyncio.get_running_loop().time
+        now_s = clock()
         answers: list[Answer] = [each if isinstance(each, Failure) else [] for each in statements]
         asked: dict[int, BoundStatement] = {}
         for position, (subject, statement) in enumerate(zip(subjects, statements, strict=True)):
@@ -162,7 +187,7 @@ class PooledRowEvaluator:
             if subject not in slow and not isinstance(answer, Failure):
                 self._backoff.answered(subject)
         for subject in slow - {None}:
-            self._backoff.took_too_long(subject, time())
+            self._backoff.took_too_long(subject, clock())
         return answers
 
     async def _answers(self, asked: Mapping[int, BoundStatement]) -> dict[int, Answer]:

@@ -9,6 +9,7 @@ lock, since hub and publisher change between two awaits only.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import NO_RULES, RuleSet
@@ -21,7 +22,7 @@ from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.reads import Sources
 from cdc_bridge.engine.request_handler import RequestHandler
-from cdc_bridge.engine.scheduler import ReadScheduler, ReadWorkers
+from cdc_bridge.engine.scheduler import Cause, ReadScheduler, ReadWorkers
 from cdc_bridge.engine.shares import WORKERS, Kind
 from cdc_bridge.ports import CatalogReader, LogReader, Reader, RowEvaluator
 from cdc_bridge.query.forms import QueryLimits
@@ -49,16 +50,19 @@ class Broker:
     ) -> None:
         """`clients_evaluator` answers questions of single clients, so that the stream need not wait behind them."""
         self.hub = hub = Hub(held_bytes_max)
-        self._publisher = publisher = Publisher(hub.collections, hub.subscribers)
-        self._scheduler = scheduler = ReadScheduler(hub, publisher)
+        self.publisher = publisher = Publisher(hub.collections, hub.subscribers)
+        self.scheduler = scheduler = ReadScheduler(hub, publisher)
         self._access = access = AccessPolicy(rules)
         parser = QueryParser(clients_evaluator, limits, access, urgent=evaluator)
-        self.catalog = catalog = CatalogWatch(catalog_reader, hub, scheduler.order, parser, retry_delay_s=retry_delay_s)
+        self.catalog = catalog = CatalogWatch(
+            catalog_reader, hub, partial(scheduler.order, cause=Cause.CATALOG), parser, retry_delay_s=retry_delay_s
+        )
         self.dispatcher = Dispatcher(capture, reader, hub, publisher, scheduler=scheduler, catalog=catalog)
-        self._evaluation = EvaluationWorkers(self.dispatcher, evaluator)
-        sources = Sources(hub, publisher, reader, log_reader, catalog, clients_evaluator, scheduler.order)
+        self.evaluation = EvaluationWorkers(self.dispatcher, evaluator)
+        order = partial(scheduler.order, cause=Cause.REPLAY)
+        sources = Sources(hub, publisher, reader, log_reader, catalog, clients_evaluator, order)
         workers = {**WORKERS, Kind.ROWS: rows_workers, Kind.REPLAY: replay_workers}
-        self._read_workers = ReadWorkers(scheduler, sources, workers=workers, retry_delay_s=retry_delay_s)
+        self.read_workers = ReadWorkers(scheduler, sources, workers=workers, retry_delay_s=retry_delay_s)
         self.requests = RequestHandler(
             reader,
             log_reader,
@@ -72,20 +76,20 @@ class Broker:
 
     @property
     def listening(self) -> bool:
-        return self._scheduler.listening.is_set()
+        return self.scheduler.listening.is_set()
 
     @property
     def is_settled(self) -> bool:
         """Whether everything that came has been sent, and nothing has to be asked or read for it."""
-        return self.hub.is_settled and not self._publisher.has_stale and not self.dispatcher.is_waiting
+        return self.hub.is_settled and not self.publisher.has_stale and not self.dispatcher.is_waiting
 
     async def run(self, catalog_interval_s: float) -> None:
         """Serve for ever. Raises, in a group, what the capture raises."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.dispatcher.listen())
             tasks.create_task(self.dispatcher.serve_drift())
-            tasks.create_task(self._evaluation.serve())
-            tasks.create_task(self._read_workers.serve())
+            tasks.create_task(self.evaluation.serve())
+            tasks.create_task(self.read_workers.serve())
             tasks.create_task(self.catalog.watch(catalog_interval_s))
 
     async def adopt_rules(self, rules: RuleSet) -> None:

@@ -42,6 +42,8 @@ class Table(NamedTuple):
     names: tuple[str, ...]
     orders: TransactionOrders | None
     """The order of the collection's transactions. Ask it once for each change. None without a key."""
+    counts: dict[Operation, int]
+    """How many rows of the collection have changed, for metrics. A TRUNCATE counts as one."""
 
     def fits(self, change: Change) -> bool:
         """Whether the layout of a change is that of the catalog.
@@ -62,6 +64,8 @@ class CollectionRegistry:
     def __init__(self) -> None:
         self.catalog = Catalog()
         self.tables: dict[int, Table] = {}
+        self.counts: dict[int, dict[Operation, int]] = {}
+        """See `Table.counts`, by collection."""
         self._truncated: dict[int, int] = {}  # table -> the storage that TRUNCATE gave it since the last catalog
 
     def newest(self, known: Collection) -> Collection:
@@ -108,11 +112,15 @@ class CollectionRegistry:
         """Take over a new catalog."""
         self.catalog = catalog
         self.tables.clear()
+        known = self.counts
+        self.counts = {each: known.get(each) or dict.fromkeys(Operation, 0) for each in catalog.by_relation_id}
         for collection in catalog.by_name.values():
             key = row_key(collection)
             orders = TransactionOrders(key) if key is not None else None
+            counts = self.counts[collection.relation_id]
             for relation_id, filenode in collection.filenodes.items():
-                self.tables[relation_id] = Table(collection, key, filenode, collection.order(relation_id), orders)
+                order = collection.order(relation_id)
+                self.tables[relation_id] = Table(collection, key, filenode, order, orders, counts)
         self._truncated.clear()
 
     def _is_rewritten(self, old: Collection, new: Collection) -> bool:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 from typing import assert_never
@@ -24,16 +24,20 @@ from cdc_bridge.engine.catalog_watch import CatalogWatch
 from cdc_bridge.engine.evaluation import judged_at
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.publisher import Inquiry, Publisher, size_bytes
-from cdc_bridge.engine.scheduler import ReadScheduler
+from cdc_bridge.engine.scheduler import Cause, ReadScheduler
 from cdc_bridge.engine.subscriber import Reading
+from cdc_bridge.histogram import Histogram
 from cdc_bridge.logs import facts
-from cdc_bridge.model.change import NO_ERA, Change, Gap, Heartbeat, Listening, Lost, StreamItem, Turn
+from cdc_bridge.model.change import NO_ERA, Change, Gap, GapCause, Heartbeat, Listening, Lost, StreamItem, Turn
 from cdc_bridge.ports import Reader
 from cdc_bridge.wanted import check_still_wanted
 
 log = logging.getLogger(__name__)
 
 PENDING_BYTES_MAX = 64 * 1024 * 1024
+
+OBSERVED_APART_S = 0.05
+"""How often batches are timed, at most."""
 
 
 class Dispatcher:
@@ -63,18 +67,24 @@ class Dispatcher:
         self._drifting_bytes = 0
         self._overflowed: set[int] = set()
         self._is_drifting = asyncio.Event()
+        self.lags = {cause: Histogram() for cause in ("held", "match", "asked", "commit_to_socket")}
+        """Where changes spend their time, for metrics."""
+        self._observed_s = 0.0
+        self.gaps: Counter[GapCause] = Counter()
 
     async def listen(self) -> None:
         """Take the stream, for ever. Raises what the capture raises."""
         async with aclosing(self._capture.batches()) as batches:
             async for batch in batches:
-                begin = 0
+                begin, came_s = 0, time.time()
                 for number, item in enumerate(batch):
                     if isinstance(item, (Listening, Lost)):
                         self.take(batch[begin:number])
                         begin = number + 1
                         await self._turn_over(item)
                 self.take(batch[begin:])
+                if came_s >= self._observed_s and batch and not begin:
+                    self._observe(batch[0], came_s)
 
     def take(self, batch: Iterable[StreamItem]) -> None:
         """Send what these mean, as far as it is known now."""
@@ -90,13 +100,24 @@ class Dispatcher:
                     case Turn(era=era):
                         self._hub.era = era
                     case Gap():
-                        self._scheduler.order(self._hold(item))
+                        self.gaps[item.cause] += 1
+                        self._scheduler.order(self._hold(item), Cause.GAP)
                     case Listening() | Lost():
                         raise AssertionError("it is awaited")
                     case _:
                         assert_never(item)
         finally:
             self._flush()
+
+    def _observe(self, first: StreamItem, came_s: float) -> None:
+        """Count how long a batch took on its way, by its first change. Some are enough where there are many."""
+        if isinstance(first, Change):
+            self._observed_s = came_s + OBSERVED_APART_S
+            now_s = time.time()
+            self.lags["match"].observe(now_s - came_s)
+            if first.at:
+                self.lags["held"].observe(came_s - first.at / 1e6)
+                self.lags["commit_to_socket"].observe(now_s - first.at / 1e6)
 
     def _flush(self) -> None:
         """Wake the connections that have something to send, and order what has to be read again."""
@@ -112,7 +133,7 @@ class Dispatcher:
             return
         await self._catalog.refresh_until_done()
         self._hub.listening(item.era or NO_ERA, item.secret)
-        self._scheduler.order(self._hub.hold_not_durable() if item.resumed else self._hub.hold())
+        self._scheduler.order(self._hub.hold_not_durable() if item.resumed else self._hub.hold(), Cause.LISTENING)
         self._scheduler.listening.set()
         log.info("listening to the database", extra=facts(subscriptions=len(self._hub), resumed=item.resumed))
 
@@ -160,7 +181,7 @@ class Dispatcher:
             log.exception("a change cannot be sent: its subscribers get fresh data")
             readings = self._hub.hold(self._key(change.relation_id))
         if readings:
-            self._scheduler.order(readings)
+            self._scheduler.order(readings, Cause.STREAM)
         if self._publisher.inquiries:
             self._ask(self._publisher.inquiries)
             self._publisher.inquiries = []
@@ -168,7 +189,9 @@ class Dispatcher:
     # --- what the database has to be asked ---
 
     def _ask(self, inquiries: Sequence[Inquiry]) -> None:
+        now_s = time.monotonic()
         for inquiry in inquiries:
+            inquiry.asked_s = now_s
             self._asked.append(inquiry)
             self._pending[inquiry] = None
             self._pending_bytes += inquiry.size_bytes
@@ -213,7 +236,8 @@ class Dispatcher:
         except Exception:  # an answer that we cannot handle must not end it either
             log.exception("a change cannot be sent: its subscribers get fresh data")
             readings = self._publisher.drop(inquiry)
-        self._scheduler.order(readings)
+        self.lags["asked"].observe(time.monotonic() - inquiry.asked_s)
+        self._scheduler.order(readings, Cause.UNDECIDED)
 
     def _ask_again(self, inquiry: Inquiry) -> None:
         try:
@@ -230,7 +254,7 @@ class Dispatcher:
     def _give_up(self, inquiry: Inquiry) -> None:
         """Give subscribers fresh data, since the inquiry cannot be answered."""
         self._forget(inquiry)
-        self._scheduler.order(self._publisher.drop(inquiry))
+        self._scheduler.order(self._publisher.drop(inquiry), Cause.UNDECIDED)
 
     def _forget(self, inquiry: Inquiry) -> None:
         del self._pending[inquiry]
@@ -247,6 +271,13 @@ class Dispatcher:
             if not waiting.isdisjoint(relation_ids):
                 return True
         return self._publisher.is_congested(relation_ids)
+
+    @property
+    def oldest_us(self) -> int:
+        """Return when the oldest change that waits for an answer or for the catalog was written; 0 if none does."""
+        waiting = [inquiry.change.at for inquiry in self._pending]
+        waiting += [change.at for queue in self._drifting.values() for change in queue[:1]]
+        return min((at for at in waiting if at), default=0)
 
     # --- what does not fit the catalog ---
 
@@ -279,7 +310,7 @@ class Dispatcher:
         self._drifting_bytes -= sum(map(size_bytes, queue))
         if key in self._overflowed:
             self._overflowed.remove(key)
-            self._scheduler.order(self._hub.hold(key))
+            self._scheduler.order(self._hub.hold(key), Cause.UNDECIDED)
         for change in queue[:looked_for]:
             self._catalog.note(change)
             self._dispatch(change)

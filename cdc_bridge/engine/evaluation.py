@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cdc_bridge.engine.match import Match
 from cdc_bridge.engine.publisher import Inquiry
 from cdc_bridge.engine.shares import SLOW_QUESTION_WORKERS, SlowWork
+from cdc_bridge.histogram import Histogram
 from cdc_bridge.logs import facts
 from cdc_bridge.model.change import Change
 from cdc_bridge.model.errors import SourceUnavailable
@@ -45,6 +46,10 @@ class EvaluationWorkers:
         self._known_slow = SlowWork()
         self._slow: dict[int, list[Inquiry]] = {}
         self._is_slow = asyncio.Event()
+        self.took = Histogram()
+        """How long the database took for all questions that it was asked together, for metrics."""
+        self.count = 0
+        """Changes that it was asked about."""
 
     async def serve(self) -> None:
         """Run all workers for ever."""
@@ -80,7 +85,12 @@ class EvaluationWorkers:
 
     async def _ask(self, inquiries: Sequence[Inquiry]) -> None:
         wanted = [inquiry for inquiry in inquiries if self._dispatcher.is_pending(inquiry)]
-        await settle(self._evaluator, [match for inquiry in wanted for match in inquiry.matches])
+        began_s = time.monotonic()
+        try:
+            await settle(self._evaluator, [match for inquiry in wanted for match in inquiry.matches])
+        finally:
+            self.took.observe(time.monotonic() - began_s)
+            self.count += len(wanted)
         self._dispatcher.answer(wanted)
 
     def _take_to_slow(self, inquiry: Inquiry) -> bool:

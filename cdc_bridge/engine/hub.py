@@ -10,6 +10,7 @@ data and what it has missed (`replay.py`), while its topic keeps what is new.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TypeAlias
@@ -40,6 +41,8 @@ class Hub:
         self.collections = CollectionRegistry()
         self.tables: Mapping[int, Table] = self.collections.tables
         self.subscribers = SubscriberRegistry(held_bytes_max)
+        self.cursors: Counter[str] = Counter()
+        """What became of the cursors that clients came back with, for metrics."""
         self._ciphers = CursorCiphers()
         self._is_concerned: Concerned = _nobody
         self._withheld: dict[Subscriber, None] = {}  # those that are WAITING, and some that no longer are
@@ -71,6 +74,8 @@ class Hub:
     def leave(self, subscriber: Subscriber) -> None:
         """End a subscription. Does nothing when it has ended already."""
         if subscriber.state is not State.ENDED:
+            if subscriber.state is State.PAUSED:
+                self.subscribers.unpause(subscriber)
             self.subscribers.remove(subscriber)
             subscriber.take(Step.LEFT)
             subscriber.forget()
@@ -79,7 +84,7 @@ class Hub:
     def suspend(self, subscriber: Subscriber) -> None:
         """Send it nothing until it goes on, not even what waits for it."""
         if subscriber.state not in (State.PAUSED, State.ENDED):
-            self.subscribers.part(subscriber)
+            self.subscribers.pause(subscriber)
             subscriber.take(Step.PAUSED)
             subscriber.forget()
 
@@ -87,6 +92,7 @@ class Hub:
         """The same request for another principal: fresh data. None for one that has ended, or sees the same."""
         known = subscriber.subscription
         if subscriber.state is State.PAUSED:
+            self.subscribers.unpause(subscriber)
             subscriber.subscription = subscription
             subscriber.take(Step.RESUMED)
             self._join(subscriber)

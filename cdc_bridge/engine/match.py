@@ -22,7 +22,7 @@ from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.change import Change, Operation
 from cdc_bridge.model.cursor import EventPosition
 from cdc_bridge.model.encoding import RowKey
-from cdc_bridge.model.filter import Filter, of_the_past
+from cdc_bridge.model.filter import Filter, Policy, leaves, of_the_past
 from cdc_bridge.model.row import RowValues
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import Event, Projection
@@ -152,6 +152,11 @@ class Match(Generic[Member]):
         """Return what is asked about, without rows and contexts. A slow subject is expected to be slow again."""
         projections = frozenset([group.subscription.query.projection for group in self.groups])
         return self.collection.relation_id, self._filter, projections
+
+    @property
+    def has_policy(self) -> bool:
+        """Whether the filter has a policy that only PostgreSQL can evaluate."""
+        return any(isinstance(leaf, Policy) for leaf in leaves(self._filter))
 
     # --- which rows the filter lets through ---
 

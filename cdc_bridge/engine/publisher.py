@@ -10,6 +10,7 @@ Bound and policy: those of each topic (`topic.py`), and of the inquiries that wa
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Set
 from dataclasses import dataclass
 
@@ -52,6 +53,8 @@ class Inquiry:
     pending: dict[Topic, Pending]
     arrangement: object
     size_bytes: int
+    asked_s: float = 0.0
+    """When the database was to be asked, by the monotonic clock."""
 
     @property
     def subject(self) -> int:
@@ -71,6 +74,8 @@ class Publisher:
         self._touched: dict[Topic, None] = {}
         self._open_orders: dict[TransactionOrders, Collection] = {}
         """Orders of transactions of which more may come."""
+        self.undelivered: Counter[str] = Counter()
+        """Changes of which nobody was sent anything, by the reason, for metrics."""
         self._emptied_by: dict[int, int] = {}  # collection -> the xid that truncated it and wrote nothing since
 
     def apply(self, change: Change, now_us: int = 0) -> list[Reading]:
@@ -88,8 +93,13 @@ class Publisher:
             return self._truncate(change, table)
         if self._emptied_by:
             self._emptied_by.pop(relation_id, None)
+        table.counts[change.operation] += len(change.new) or len(change.old)
         index = self._subscribers.index.tables.get(relation_id)
-        readings = [] if index is None else self._fan_out(change, table, index, now_us)
+        if index is None:
+            self.undelivered["paused" if relation_id in self._subscribers.paused else "not_subscribed"] += 1
+            readings: list[Reading] = []
+        else:
+            readings = self._fan_out(change, table, index, now_us)
         if relation_id in self._subscribers.showing:
             readings += self._make_stale(change, collection)
         return readings
@@ -116,6 +126,7 @@ class Publisher:
 
     def _truncate(self, change: Change, table: Table) -> list[Reading]:
         collection = table.collection
+        table.counts[Operation.TRUNCATE] += 1
         self._collections.truncate(change)
         if change.relation_id == collection.relation_id:
             self._emptied_by[collection.relation_id] = change.xid
@@ -137,7 +148,7 @@ class Publisher:
 
     def _fan_out(self, change: Change, table: Table, index: TableIndex[Topic], now_us: int) -> list[Reading]:
         readings: list[Reading] = []
-        collection, key, _, _, orders = table
+        collection, key, _, _, orders, _ = table
         if orders is not None:
             self._open_orders[orders] = collection
             if not orders.holds(change):
@@ -145,7 +156,10 @@ class Publisher:
                     readings += self._publish(topic, change, None)
                 return readings
         encoder = EventEncoder(change, key, _event_position(change, collection))
-        for filters, matches in index.unfiltered or find_matches(index, change, key, now_us):
+        found = index.unfiltered or find_matches(index, change, key, now_us)
+        if not found:
+            self.undelivered["filter"] += 1
+        for filters, matches in found:
             is_unsure = matches is not None and (matches.unsure_old or matches.unsure_new)
             for group in () if is_unsure else filters.flat:
                 if events := encoder.events(group.subscription, matches):
@@ -193,6 +207,8 @@ class Publisher:
         for match in inquiry.matches:
             for group, events in match.events(_event_position(change, match.collection)):
                 found.update(dict.fromkeys(group.members, events))
+        if not any(events != () for events in found.values()):
+            self.undelivered["policy" if any(match.has_policy for match in inquiry.matches) else "filter"] += 1
         readings: list[Reading] = []
         for topic, pending in inquiry.pending.items():
             events = found[topic]

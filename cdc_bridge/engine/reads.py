@@ -51,6 +51,8 @@ class Read(Protocol):
     cost: Hashable
     disagreed: int
     """How often in a row the database disagreed with the catalog."""
+    since_s: float
+    """When it was queued, by the monotonic clock."""
 
     @property
     def is_wanted(self) -> bool:
@@ -87,6 +89,7 @@ class SnapshotRead:
             self.key = relation_id, role
             self.asked = Asked(collection, Query(Projection.of(collection.columns[:1]), limit=0), None, context)
         self.disagreed = 0
+        self.since_s = 0.0
 
     @property
     def is_wanted(self) -> bool:
@@ -130,6 +133,7 @@ class RefreshRead:
         self.key: Hashable = self
         role = subscription.context.principal.role
         self.disagreed = 0
+        self.since_s = 0.0
         self.cost: Hashable = "refresh", subscription.collection.relation_id, subscription.query, role
 
     @property
@@ -185,6 +189,7 @@ class ReplayRead:
         self.key: Hashable = reading.subscriber if self.is_alone else reading.subscription.collection.relation_id
         self.cost: Hashable = "replay", self.key
         self.disagreed = 0
+        self.since_s = 0.0
 
     @property
     def is_wanted(self) -> bool:
@@ -214,6 +219,7 @@ class ReplayRead:
                     continue
                 if readings := start_anew(sources.hub, batch[0]):  # else the clients have left
                     log.info("missed changes cannot be sent: clients get fresh data", extra=facts(reason=str(error)))
+                    sources.hub.cursors["forgotten"] += len(readings)
                     sources.order(readings)
             except Exception:
                 self._keep([*batch, *(group for groups in waiting for group in groups)])

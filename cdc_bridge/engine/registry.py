@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from typing import TypeAlias
 
@@ -34,6 +35,8 @@ class SubscriberRegistry:
         """Topics of which rows or figures may have to be read again."""
         self.arrangement = object()
         """Replaced whenever subscribers have left topics in which an inquiry may have found them."""
+        self.paused: Counter[int] = Counter()
+        """How many subscribers of each collection are PAUSED, if any is."""
         self._bytes_max = bytes_max
         self._subscribers: dict[Subscriber, None] = {}
         self._topics: dict[Hashable, Topic] = {}
@@ -56,6 +59,17 @@ class SubscriberRegistry:
     def remove(self, subscriber: Subscriber) -> None:
         self.part(subscriber)
         self._subscribers.pop(subscriber, None)
+
+    def pause(self, subscriber: Subscriber) -> None:
+        self.part(subscriber)
+        self.paused[subscriber.subscription.collection.relation_id] += 1
+
+    def unpause(self, subscriber: Subscriber) -> None:
+        """Forget that it was paused. Call it before its subscription is replaced."""
+        relation_id = subscriber.subscription.collection.relation_id
+        self.paused[relation_id] -= 1
+        if not self.paused[relation_id]:
+            del self.paused[relation_id]
 
     def join(self, subscriber: Subscriber) -> None:
         """Add a subscriber to its topic."""

@@ -21,9 +21,9 @@ from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.match import Match, find_matches
 from cdc_bridge.engine.order import TransactionOrders
 from cdc_bridge.engine.outbox import Entry, in_frames
-from cdc_bridge.engine.subscriber import Reading, Subscriber
+from cdc_bridge.engine.subscriber import Anchor, Reading, Subscriber
 from cdc_bridge.model.change import Change, Operation, Position, Snapshot, common_snapshot, newest_snapshot
-from cdc_bridge.model.cursor import Cursor, going_on
+from cdc_bridge.model.cursor import ClientPosition, Cursor, going_on
 from cdc_bridge.model.errors import Forgotten
 from cdc_bridge.model.subscription import Event, EventKind, Subscription
 
@@ -49,19 +49,31 @@ def resume(hub: Hub, reading: Reading) -> Reading | None:
     """
     subscriber, subscription = reading.subscriber, reading.subscription
     anchor = hub.anchor(subscription.collection.relation_id)
-    if not anchor.era.is_lasting:
-        return None
     if reading.after is None:
-        return reading if reading.positions[0].era == anchor.era else None
+        return reading if anchor.era.is_lasting and reading.positions[0].era == anchor.era else None
     client_position = hub.open(subscription, reading.after)
-    if client_position is None or subscription.related or subscription.query.aggregate is not None:
-        return None  # not our cursor; or its rows contain other tables, or it has figures
-    shape, era, positions = client_position.cursor
-    if (era, shape) != (anchor.era, anchor.shape):
+    if refusal := _refusal(subscription, client_position, anchor):
+        hub.cursors[refusal] += 1
         return None
+    assert client_position is not None
+    positions = client_position.cursor.positions
+    hub.cursors["resumed"] += 1
     subscriber.after = None
     subscriber.push(Event(EventKind.INIT, resumed=True), client_position)
     return subscriber.reading(positions)
+
+
+def _refusal(subscription: Subscription, client_position: ClientPosition | None, anchor: Anchor) -> str | None:
+    """Return why a client cannot resume from a position, in the words of metrics."""
+    if not anchor.era.is_lasting:
+        return "no_log"
+    if client_position is None:
+        return "not_ours"  # or other rights
+    if subscription.related or subscription.query.aggregate is not None:
+        return "other_tables"  # its rows contain them, or it has figures
+    if client_position.cursor.era != anchor.era:
+        return "gap"
+    return "altered" if client_position.cursor.shape != anchor.shape else None
 
 
 @dataclass(slots=True, eq=False)

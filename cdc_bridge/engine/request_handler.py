@@ -18,7 +18,7 @@ from cdc_bridge.access.rules import RuleSet
 from cdc_bridge.engine.catalog_watch import DISAGREEMENTS_MAX, CatalogWatch
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.query_parser import ParsedQuery, QueryParser
-from cdc_bridge.engine.scheduler import ReadScheduler
+from cdc_bridge.engine.scheduler import Cause, ReadScheduler
 from cdc_bridge.engine.shares import ITEMS_MAX, KEYS_MAX
 from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.logs import facts
@@ -84,7 +84,7 @@ class RequestHandler:
 
     def catch_up(self, outlet: Outlet) -> None:
         """A client that was too slow has read something, and has room again: order fresh data that it needs."""
-        self._scheduler.order(self._hub.catch_up(outlet))
+        self._scheduler.order(self._hub.catch_up(outlet), Cause.OVERFLOW)
 
     async def see_as(self, outlet: Outlet, principal: Principal) -> None:
         """Let a client's subscriptions go on for this principal: with fresh data, or the error that they would get.
@@ -101,7 +101,7 @@ class RequestHandler:
             self._hub.refuse(subscriber, error)
         else:
             reading = self._hub.go_on_as(subscriber, subscription)
-            self._scheduler.order([reading] if reading else [])
+            self._scheduler.order([reading] if reading else [], Cause.RIGHTS)
 
     async def _judge_anew(self, subscription: Subscription, principal: Principal) -> Subscription:
         name = subscription.collection.name

@@ -18,8 +18,10 @@ goes to the queue of slow reads.
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import time
+from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Final, cast
 
@@ -29,9 +31,24 @@ from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.reads import Read, RefreshRead, ReplayRead, SnapshotRead, Sources
 from cdc_bridge.engine.shares import Kind, SlowWork
 from cdc_bridge.engine.subscriber import Reading, Subscriber
+from cdc_bridge.histogram import Histogram
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import Forgotten, RequestError, SourceChanged, SourceUnavailable, cannot_be_read
 from cdc_bridge.wanted import check_still_wanted
+
+
+class Cause(enum.Enum):
+    """Why subscribers that have data get fresh ones. The value is what metrics call it."""
+
+    GAP = "gap"
+    LISTENING = "listening"
+    STREAM = "stream"
+    UNDECIDED = "undecided"
+    CATALOG = "catalog"
+    RIGHTS = "rights"
+    OVERFLOW = "overflow"
+    REPLAY = "replay"
+    LATE = "late"
 
 
 class ReadScheduler:
@@ -45,6 +62,8 @@ class ReadScheduler:
         self._filled = {kind: asyncio.Event() for kind in Kind}
         self._waits_at: dict[Subscriber, tuple[Kind, Hashable]] = {}
         self._slow = SlowWork()
+        self.resyncs: Counter[Cause] = Counter()
+        """Fresh data that were ordered for subscribers that had data, for metrics."""
 
     def __len__(self) -> int:
         """Return how many subscribers wait for a read that no worker has taken."""
@@ -52,13 +71,14 @@ class ReadScheduler:
 
     # --- what is ordered ---
 
-    def order(self, readings: Iterable[Reading]) -> None:
+    def order(self, readings: Iterable[Reading], cause: Cause = Cause.LATE) -> None:
         """Queue these readings, and the refreshes that the publisher has found necessary.
 
         Call it after each call of the hub or the publisher.
         """
         for reading in readings:
             self._forget(reading.subscriber)
+            self.resyncs[cause] += reading.subscriber.has_data and not reading.is_of_log
             self.wait(ReplayRead(reading) if reading.is_of_log else SnapshotRead(reading))
         if self._publisher.has_stale:
             self._filled[Kind.REFRESH].set()
@@ -67,6 +87,7 @@ class ReadScheduler:
         """Queue a read: in the queue of its kind, or in the slow one if it is known to be slow."""
         kind = Kind.SLOW if read.cost in self._slow else kind or _kind(read)
         known = self._queues[kind].get(read.key)
+        read.since_s = time.monotonic()
         if isinstance(read, SnapshotRead | ReplayRead):
             read.readings = {subscriber: reading for subscriber, reading in read.readings.items() if reading.is_current}
             for subscriber in read.readings:
@@ -177,6 +198,10 @@ class ReadWorkers:
         self._sources = sources
         self._workers = workers
         self._retry_delay_s = retry_delay_s
+        self.queued = {kind: Histogram() for kind in Kind}
+        """How long reads waited for a worker, for metrics."""
+        self.took = {kind: Histogram() for kind in Kind}
+        """How long a worker was busy with reads that it took together."""
 
     async def serve(self) -> None:
         """Run all workers for ever."""
@@ -198,11 +223,14 @@ class ReadWorkers:
     async def _do(self, kind: Kind, reads: Sequence[Read]) -> float:
         """Run reads, and return the time when that began."""
         began_s = time.monotonic()
+        for read in reads:
+            self.queued[kind].observe(began_s - read.since_s)
         if kind is Kind.ROWS and len(reads) > 1:
             await self._run_together(cast(Sequence[SnapshotRead], reads))
         else:
             for read in reads:
                 await self._run(read, None if kind in (Kind.SLOW, Kind.REPLAY, Kind.PACED) else PATIENCE_S)
+        self.took[kind].observe(time.monotonic() - began_s)
         return began_s
 
     async def _run_together(self, reads: Sequence[SnapshotRead]) -> None:

@@ -225,10 +225,21 @@ class Topic:
 
     def lag(self, subscriber: Subscriber) -> tuple[int, int]:
         """Return how many entries wait for a subscriber, and when the oldest was written; 0 if that is not known."""
-        first = subscriber.offset - self.begin
+        return self.end - subscriber.offset, self._written_us(subscriber.offset)
+
+    @property
+    def oldest_us(self) -> int:
+        """Return when the oldest entry that waits for a subscriber was written; 0 if none does, or it is not known."""
+        if not self._behind:
+            return 0
+        behind = [each.offset for each in self.subscribers if each.waiting_bytes and each.state in SENT]
+        return self._written_us(min(behind)) if behind else 0
+
+    def _written_us(self, position: int) -> int:
+        """Return when an entry, or one soon after it, was written; 0 if that is not known."""
+        first = position - self.begin
         claims = [entry.claim for entry in self._log[first : first + LOOKED_AT_MAX]]
-        times = (claim.at for claim in claims if isinstance(claim, EventPosition) and claim.at)
-        return self.end - subscriber.offset, next(times, 0)
+        return next((claim.at for claim in claims if isinstance(claim, EventPosition) and claim.at), 0)
 
     # --- what is stale ---
 

@@ -19,6 +19,8 @@ class Operation(enum.Enum):
     DELETE = "D"
     TRUNCATE = "T"
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each change is counted by it
+
 
 OPERATIONS = {operation.value: operation for operation in Operation}
 
@@ -259,6 +261,16 @@ class Lost:
     reason: str
 
 
+class GapCause(enum.Enum):
+    """The kinds of gaps. The value is what metrics call it."""
+
+    TRIGGER = "trigger"
+    FORGOTTEN = "forgotten"
+    UNREADABLE = "unreadable"
+    BULK_READ = "bulk_read"
+    MODE = "mode"
+
+
 @dataclass(frozen=True, slots=True)
 class Gap:
     """Changes are missing, or out of order, although listening goes on; all of them are visible by now.
@@ -268,6 +280,7 @@ class Gap:
 
     reason: str
     relation_id: int | None = None
+    cause: GapCause = GapCause.UNREADABLE
 
 
 @dataclass(frozen=True, slots=True)

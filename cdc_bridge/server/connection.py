@@ -33,6 +33,7 @@ from cdc_bridge.server import limits
 from cdc_bridge.server.framing import PING, PONG_BYTES, Framing, is_pong
 from cdc_bridge.server.limits import BoundedReader
 from cdc_bridge.server.requests import ClientSession
+from cdc_bridge.server.traffic import SAMPLED
 
 if TYPE_CHECKING:
     from cdc_bridge.server.websocket_server import WebSocketServer
@@ -61,12 +62,12 @@ class Connection(BoundedReader):
         "_farewell_bytes",
         "_framing",
         "_holds",
-        "_is_paced",
         "_room",
         "_server",
         "_session",
         "_subscribers",
         "_unread_bytes",
+        "is_paced",
         "outbox",
         "tick",
     )
@@ -86,7 +87,7 @@ class Connection(BoundedReader):
         self._server = server
         self._address = address
         self._framing = framing
-        self._is_paced = is_paced
+        self.is_paced = is_paced
         self._session: ClientSession
         self.outbox = Outbox(server.options.backlog_bytes_max)
         self._subscribers: list[Subscriber] = []
@@ -107,10 +108,12 @@ class Connection(BoundedReader):
 
     # --- what is sent ---
 
-    def wake(self) -> None:
+    def wake(self) -> None:  # noqa: C901 - each part of it called would cost every frame
         """Send the next frame, if there is one and nothing holds it."""
         outbox = self.outbox
         if self._holds or self.transport.is_closing():
+            if (traffic := self._server.traffic).measured is self:
+                traffic.wait()
             return
         if not (outbox.turns or outbox.replies):
             if outbox.behind:
@@ -118,6 +121,8 @@ class Connection(BoundedReader):
             return
         try:
             waiting_bytes = outbox.size_bytes
+            traffic = self._server.traffic
+            traffic.deliveries += not outbox.replies
             frame = outbox.next_frame()
             if self._farewell is not None:
                 self._farewell_bytes -= waiting_bytes - outbox.size_bytes
@@ -126,11 +131,15 @@ class Connection(BoundedReader):
                 frame = self._framing.text_and_ping(frame)
             else:
                 frame = self._server.text_and_ping(frame)
-            if self._is_paced:
+            if self.is_paced:
                 self.transport.write(frame)
             else:
                 self.transport.write(memoryview(frame)[: -len(PING)])
                 asyncio.get_running_loop().call_soon(self._go_on)
+            traffic.sent_bytes += len(frame)
+            traffic.frames += 1
+            if not traffic.frames % SAMPLED:
+                traffic.measure(self)
         except Exception:
             self._fail_alone()
         if self._room is not None:
@@ -148,6 +157,8 @@ class Connection(BoundedReader):
     def _go_on(self) -> None:
         """The client has read the last frame; without pacing it was written in the last turn of the loop."""
         self._holds &= ~PONG
+        if (traffic := self._server.traffic).measured is self:
+            traffic.has_read()
         outbox = self.outbox
         if self._farewell is not None and (self._farewell_bytes <= 0 or not outbox):
             self.close(*self._farewell)
@@ -246,7 +257,7 @@ class Connection(BoundedReader):
     def _write(self, framing: Framing) -> int:
         written_bytes = self.write_out(framing.protocol)
         if framing.protocol.state is not OPEN:
-            self._begin_closing()
+            self._begin_closing(framing.protocol)
         return written_bytes
 
     # --- the end ---
@@ -284,9 +295,10 @@ class Connection(BoundedReader):
         log.exception("a connection has failed")
         self.turn_away()
 
-    def _begin_closing(self) -> None:
+    def _begin_closing(self, protocol: ServerProtocol) -> None:
         if self._holds & CLOSING:
             return
+        self._server.traffic.close(protocol)
         self._holds |= CLOSING
         self.outbox.is_closed = True
         self._tell_of_room()
@@ -306,6 +318,7 @@ class Connection(BoundedReader):
 
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
+        self._server.traffic.lose(self, is_announced=bool(self._holds & CLOSING))
         self._holds |= CLOSING
         self.outbox.is_closed = True
         self._tell_of_room()

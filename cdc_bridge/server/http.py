@@ -21,7 +21,7 @@ from cdc_bridge.access.auth_state import AuthMode, Identity
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.server import limits
-from cdc_bridge.server.limits import BoundedReader, ConnectionLimits, is_address, peer_of
+from cdc_bridge.server.limits import BoundedReader, ConnectionLimits, counted, is_address, is_loopback, peer_of
 from cdc_bridge.server.pages import Page
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WEBSOCKET_PATH = "/websocket"
+METRICS_PATH = "/metrics"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 BLANK_LINE = b"\r\n\r\n"
 
@@ -63,14 +64,24 @@ class RequestPolicy:
     pages: Mapping[str, Page] = field(default_factory=dict)
     """The files of the inspector by their paths; none where it is off."""
 
-    def answer(self, request: Request) -> Answer | None:
-        """Return the answer to a request that may not be upgraded, else None."""
+    metrics: Callable[[], str] = lambda: ""
+    """Return the metrics as Prometheus reads them."""
+
+    metrics_only: bool = False
+    """Whether the port is for metrics, and is no way to a WebSocket. The bridge's own port shows them to this machine
+    only.
+    """
+
+    def answer(self, request: Request, peer: str = "") -> Answer | None:
+        """Return the answer to a request that may not be upgraded, else None. `peer` is the other end's address."""
         path, _, query = request.path.partition("?")
         if path == "/healthz":
             return HTTPStatus.OK, "alive\n"
         if path == "/readyz":
             return self._readiness(is_verbose=query == "verbose")
-        if path != WEBSOCKET_PATH:
+        if path == METRICS_PATH and self._may_see_metrics(request.headers, peer):
+            return HTTPStatus.OK, self.metrics()
+        if path != WEBSOCKET_PATH or self.metrics_only:
             return HTTPStatus.NOT_FOUND, "nothing here\n"
         if not self.is_open:
             return HTTPStatus.SERVICE_UNAVAILABLE, "shutting down\n"
@@ -82,8 +93,12 @@ class RequestPolicy:
             return HTTPStatus.FORBIDDEN, "this origin is not allowed\n"
         return None
 
+    def not_ready(self) -> list[str]:
+        """Return why the bridge is not ready, or will be no more."""
+        return [*([] if self.is_open else ["shutting down"]), *self.reasons()]
+
     def _readiness(self, *, is_verbose: bool) -> Answer:
-        reasons = [*([] if self.is_open else ["shutting down"]), *self.reasons()]
+        reasons = self.not_ready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         if not is_verbose:
             return status, f"{'; '.join(reasons) or 'ready'}\n"
@@ -102,6 +117,18 @@ class RequestPolicy:
         hosts = request.headers.get_all("Host")
         is_own = len(hosts) == 1 and not (self.loopback_only and _parts(f"//{hosts[0]}").hostname not in LOOPBACK)
         return found if is_own and "Upgrade" not in request.headers else None
+
+    def _may_see_metrics(self, headers: Headers, peer: str) -> bool:
+        """Whether a request comes from this machine, or the port is meant for others.
+
+        A proxy on this machine is none of its own readers. Neither is a web page, whatever name it gave 127.0.0.1.
+        """
+        if self.metrics_only and not self.loopback_only:
+            return True
+        is_forwarded = self.limits.behind_proxy or "X-Forwarded-For" in headers or "Forwarded" in headers
+        hosts = headers.get_all("Host")
+        is_direct = len(hosts) == 1 and not is_forwarded and "Origin" not in headers
+        return is_direct and is_loopback(counted(peer)) and _parts(f"http://{hosts[0]}").hostname in LOOPBACK
 
     def client_of(self, headers: Headers, peer: str) -> str:
         """Return the client's address: what the last proxy has added. What stands before that may be a lie."""
@@ -242,7 +269,7 @@ class Handshake(BoundedReader):
         if page := self._server.requests.page(request):
             self._respond((HTTPStatus.OK, page.text), page.headers, has_body=request.method != "HEAD")
             return
-        if answer := self._server.requests.answer(request):
+        if answer := self._server.requests.answer(request, peer_of(self.transport)):
             self._respond(answer, has_body=request.method != "HEAD")
             return
         client = self._server.requests.client_of(request.headers, peer_of(self.transport))
@@ -287,6 +314,7 @@ class Handshake(BoundedReader):
             self._server.upgrade(self.transport, self._protocol, address, identity, self._behind, is_paced=is_paced)
 
     def _respond(self, answer: Answer, headers: Mapping[str, str] = NO_HEADERS, *, has_body: bool = True) -> None:
+        self._server.traffic.responses[int(answer[0])] += 1
         response = self._protocol.reject(*answer)
         for name, value in headers.items():
             response.headers.pop(name, None)

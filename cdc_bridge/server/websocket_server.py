@@ -32,6 +32,7 @@ from cdc_bridge.server.framing import Framing
 from cdc_bridge.server.http import WEBSOCKET_PATH, Handshake, RequestPolicy
 from cdc_bridge.server.listener import Certificate, Listener
 from cdc_bridge.server.requests import ClientSession, Engine
+from cdc_bridge.server.traffic import Traffic
 
 RETRY_MS_MAX = 1000
 """The longest pause after which a client that is closed by a drain is asked to come back."""
@@ -123,6 +124,7 @@ class WebSocketServer:
         self.options = options
         self.timer: Timer
         self.shared_buffer = bytearray(limits.READ_BYTES)
+        self.traffic = Traffic()
         self._loop: asyncio.AbstractEventLoop
         self._certificate = certificate
         self._extensions = enable_server_permessage_deflate(None) if options.compression else ()

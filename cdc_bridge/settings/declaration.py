@@ -87,6 +87,15 @@ class Settings(BaseSettings):
 
     host: str = _setting("127.0.0.1", "The address to listen on.", "an address or name", min_length=1)
     port: int = _setting(8765, "The port to listen on; 0 takes any free one.", ge=0, le=65535)
+    metrics_host: str = _setting(
+        "127.0.0.1", "The address for metrics on a port of their own.", "an address or name", min_length=1
+    )
+    metrics_port: int = _setting(
+        0,
+        "A port of their own for metrics, which the bridge's port shows to this machine only; 0 for none.",
+        ge=0,
+        le=65535,
+    )
     insecure_public: bool = _setting(False, "Let everybody who can connect read every attached table.")
     insecure_bind: bool = _setting(
         False, "Listen on an address that other machines can reach, without authentication or without TLS."

@@ -1,0 +1,1 @@
+"""What a bridge shows of itself at /metrics."""
