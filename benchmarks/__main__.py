@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import os
 import resource
 import sys
 import time
@@ -55,6 +56,8 @@ def main() -> None:
     write_plots(report, options.plots)
     if report.failed:
         sys.exit(f"failed: {', '.join(report.failed)}")
+    if options.page and {figure.part for figure in report.figures} != set(PARTS):
+        sys.exit("the page is left as it is: it shows all parts")
     if options.page:
         write_page(report, options.page)
 
@@ -65,7 +68,7 @@ def measure(options: argparse.Namespace) -> Report:
         effort = dataclasses.replace(effort, rounds=options.rounds)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    began_s = time.monotonic()
+    began_s, load = time.monotonic(), round(os.getloadavg()[0], 2)
     found: list[Figure | Histogram] = []
     failed: list[str] = []
     with stage.server(options.pg_bin) as cluster:
@@ -82,7 +85,7 @@ def measure(options: argparse.Namespace) -> Report:
     figures = [each for each in found if isinstance(each, Figure)]
     histograms = [each for each in found if isinstance(each, Histogram)]
     minutes = round((time.monotonic() - began_s) / 60, 1)
-    return Report(machine, datetime.date.today(), minutes, effort.rounds, figures, histograms, failed)
+    return Report(machine, datetime.date.today(), minutes, effort.rounds, load, figures, histograms, failed)
 
 
 def _options() -> argparse.Namespace:
@@ -99,8 +102,8 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-    if options.page and options.parts:
-        parser.error("the page shows all parts: measure all of them")
+    if options.page and (options.parts or options.quick):
+        parser.error("the page shows all parts, measured in full")
     return options
 
 

@@ -65,6 +65,9 @@ class Report(msgspec.Struct, frozen=True):
     day: datetime.date
     minutes: float
     rounds: int
+    load: float
+    """How many processes wanted a processor in the minute before: others than ours, which disturb."""
+
     figures: Sequence[Figure]
     histograms: Sequence[Histogram]
     failed: Sequence[str] = ()
@@ -96,13 +99,16 @@ class Plot:
             points = [_point(places[each.x], values(each)) for each in same]
             return Line(name, points, "connected" if isinstance(same[0].x, int) else "apart")
 
-        if self.of_ratios:
-            names = dict.fromkeys(each.name for each in mine)
-            lines = [
-                line(name, lambda each: each.ratios, [each for each in mine if each.name == name]) for name in names
-            ]
-        else:
-            lines = [line("bridge", lambda each: each.rounds, mine), line("floor", lambda each: each.floor, mine)]
+        names = list(dict.fromkeys(each.name for each in mine))
+        lines = []
+        for name in names:
+            same = [each for each in mine if each.name == name]
+            if self.of_ratios:
+                lines.append(line(name, lambda each: each.ratios, same))
+            else:
+                only = len(names) == 1
+                lines.append(line("bridge" if only else name, lambda each: each.rounds, same))
+                lines.append(line("floor" if only else f"{name}, floor", lambda each: each.floor, same))
         return Chart(self.title, self.x_title, self.y_title, ticks, lines, self.has_log_y)
 
 
@@ -150,8 +156,8 @@ PLOTS = [
     Plot(
         "sockets.svg",
         "sockets",
-        "us",
-        "Processor time of a delivery, one change at a time",
+        "us/delivery",
+        "Processor time of a delivery",
         "sockets with equal subscriptions",
         "microseconds",
         has_log_y=True,
@@ -209,7 +215,10 @@ def write_page(report: Report, page: Path) -> None:
     write_plots(report, page.with_suffix(""))
     before, _, rest = page.read_text().partition(BEGIN)
     _, _, after = rest.partition(END)
-    told = f"Measured on {report.day} in {report.minutes:.0f} minutes, {report.rounds} rounds, on {report.machine}."
+    told = (
+        f"Measured on {report.day} in {report.minutes:.0f} minutes, {report.rounds} rounds, on {report.machine}. "
+        f"The load average before it began was {report.load:.2f}."
+    )
     page.write_text(f"{before}{BEGIN}\n\n{_wrap(told)}\n\n{markdown_table(report.figures)}\n\n{END}{after}")
 
 
