@@ -48,11 +48,13 @@ PAGE = Path("docs/performance.md")
 
 def main() -> None:
     options = _options()
-    report = msgspec.json.decode(options.source.read_bytes(), type=Report) if options.source else measure(options)
-    print(f"\n{report.machine}\n\n{text_table(report.figures)}")
-    if not options.source:
+    if options.source:
+        report = msgspec.json.decode(options.source.read_bytes(), type=Report)
+    else:
+        report = measure(options)
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
+    print(f"\n{report.machine}\n\n{text_table(report.figures)}", flush=True)
     write_plots(report, options.plots)
     if report.failed:
         sys.exit(f"failed: {', '.join(report.failed)}")

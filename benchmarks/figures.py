@@ -54,7 +54,8 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def ratios(self) -> list[float]:
-        return [ours / base for ours, base in zip(self.rounds, self.floor, strict=bool(self.floor))]
+        pairs = zip(self.rounds, self.floor, strict=bool(self.floor))
+        return [ours / base if base else math.inf for ours, base in pairs]
 
     @property
     def ratio(self) -> float | None:

@@ -179,12 +179,14 @@ def process_memory_bytes(pid: int) -> int | None:
 
 
 def process_cpu_s(pid: int) -> float:
-    """The processor time of a process; 0 where the system does not tell."""
-    try:
+    """The processor time of a process, to the nanosecond unless a thread ends meanwhile; 0 where nothing tells."""
+    with contextlib.suppress(OSError):
         threads = Path(f"/proc/{pid}/task").iterdir()
         return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
-    except OSError:
-        return 0.0
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, words[11:13])) / os.sysconf("SC_CLK_TCK")
+    return 0.0
 
 
 def _end_of(log: IO[bytes]) -> str:

@@ -57,6 +57,7 @@ def test_goal_bounds_the_ratio_where_there_is_a_floor() -> None:
     assert (of_value.value, of_value.is_reached) == (6, False)
     assert Figure("p", "n", "us", [4, 9, 6], goal=Goal(">=", 6)).is_reached is True
     assert Figure("p", "n", "us", [4, 9, 6]).is_reached is None
+    assert Figure("p", "n", "us", [1], [0], goal=Goal("<=", 2)).is_reached is False
 
 
 def test_part_that_was_not_measured_has_no_plot() -> None:
