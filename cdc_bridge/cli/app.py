@@ -19,6 +19,7 @@ from cdc_bridge.cli.listen import listen
 from cdc_bridge.cli.maintain import prune, status
 from cdc_bridge.cli.serve import serve
 from cdc_bridge.cli.token import token
+from cdc_bridge.cli.top import top
 from cdc_bridge.conninfo import mask
 from cdc_bridge.model.errors import BridgeError
 
@@ -99,7 +100,7 @@ def demo(
     show.run(port, rounds, pause)
 
 
-for command in (attach, detach, status, doctor, explain, prune, bench, sql, serve, token, listen, demo):
+for command in (attach, detach, status, top, doctor, explain, prune, bench, sql, serve, token, listen, demo):
     app.command()(command)
 
 

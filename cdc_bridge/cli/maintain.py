@@ -66,7 +66,7 @@ def _lines(found: Status | None, schema: str, newest: int) -> Iterator[str]:
     for table in found.tables:
         yield f"  {table}  ({'; '.join(_particulars(table))})"
     if log := found.log:
-        held = f"{_size(log.size_bytes)} in {log.used} of 8 segments, the oldest change"
+        held = f"{size(log.size_bytes)} in {log.used} of 8 segments, the oldest change"
         yield f"Change log: {'empty' if log.oldest_age_s is None else f'{held} {age(log.oldest_age_s)} old'}"
     if found.notify:
         is_open = found.log and found.log.is_gate_open
@@ -130,7 +130,7 @@ def prune(
 def _report(done: Pruned) -> None:
     for each in done.forgotten:
         newest = f", the newest change {age(each.newest_age_s)} old" if each.newest_age_s is not None else ""
-        say(f"forgot segment {each.number}: {_size(each.size_bytes)}{newest}")
+        say(f"forgot segment {each.number}: {size(each.size_bytes)}{newest}")
     if done.advanced:
         say("writers go on to the next segment")
     if done.is_pruned_elsewhere:
@@ -139,7 +139,7 @@ def _report(done: Pruned) -> None:
         say("Nothing to do.")
 
 
-def _size(count: float) -> str:
+def size(count: float) -> str:
     """Return a size in words."""
     for unit in ("bytes", "kB", "MB"):
         if count < 10_000:

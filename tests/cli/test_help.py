@@ -15,6 +15,7 @@ COMMANDS = [
     "attach",
     "detach",
     "status",
+    "top",
     "doctor",
     "explain",
     "prune",

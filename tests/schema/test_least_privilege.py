@@ -13,7 +13,8 @@ from psycopg import errors, sql
 from psycopg.conninfo import make_conninfo
 
 from cdc_bridge.admin import attach, detach, migrations
-from cdc_bridge.admin.mode import Mode, Notify, read_notify, record_notify
+from cdc_bridge.admin.activity import rates, read_sample
+from cdc_bridge.admin.mode import PREFIX, Mode, Notify, read_notify, record_notify
 from cdc_bridge.admin.retention import prune
 from cdc_bridge.admin.roles import RoleNames, lacks, script
 from cdc_bridge.admin.status import read_status
@@ -282,6 +283,9 @@ CHECKS: dict[str, dict[str, Any]] = {
     "queries/watch": {"head": "1 H x 1\n", "lease_s": 10, "unchecked": "3"},
     "queries/standby_watch": {},
     "queries/doctor_changed_segments": {},
+    "queries/log_reach": {"relations": [], "prefix": PREFIX},
+    "queries/row_history": {"relations": [], "patterns": []},
+    "queries/database_activity": {"schema": "cdc"},
     "queries/note_segments": {},
     "queries/mended": {"counter": 3},
     "queries/call_version": {},
@@ -641,3 +645,16 @@ async def test_such_a_cast_that_is_made_later_is_reported(unguarded: Place) -> N
         unguarded.attach("sales.t")
     with unguarded.connect(unguarded.roles.owner) as owner, pytest.raises(errors.InsufficientPrivilege):
         owner.execute("INSERT INTO sales.salaries VALUES (1)")  # all that it could misuse is the log
+
+
+def test_runtime_role_sees_what_happens_but_not_the_transactions_of_others(place: Place) -> None:
+    place.attach("sales.t")
+    with place.connect(place.roles.runtime) as connection:
+        before = read_sample(connection, "cdc")
+        place.database.execute("INSERT INTO sales.t VALUES (1, 'a'); SELECT pg_stat_force_next_flush()")
+        after = read_sample(connection, "cdc", {"sales.t": "t"})
+    assert before.log is not None
+    assert (before.notify, before.sees_all, before.bridges) == (Notify.AUTO, False, ())
+    assert list(before.writes) == ["sales.t"]
+    assert list(after.writes) == ["t"]
+    assert rates(before, after).logged > 0

@@ -1,0 +1,105 @@
+"""`cdc-bridge top`: rates between two looks at a database and at bridges."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+
+from cdc_bridge.cli.scrape import Scrape, scrape, summary
+from tests.cli.command import assert_one_sentence, run
+from tests.support.attach import attach
+from tests.support.bridge import running_bridge
+from tests.support.server import Database
+from tests.support.wsclient import connected
+
+pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
+
+MEMBERS = {
+    "at", "interval_s", "writes", "log", "gate_open", "notify", "notification_queue_usage", "new_gaps", "gaps",
+    "oldest_write_s", "sees_all_transactions", "bridges", "metrics",
+}  # fmt: skip
+METRICS = {
+    "url", "problem", "changes_per_s", "deliveries_per_s", "sent_bytes_per_s", "closes_per_s", "connections",
+    "subscriptions", "topics", "backlog_bytes", "oldest_undelivered_s", "new_gaps", "new_resyncs", "lag", "round_trip",
+    "closed_as_slow", "policies",
+}  # fmt: skip
+
+
+async def test_what_happens_in_database_and_bridge(database: Database, tmp_path: Path) -> None:
+    database.execute("CREATE TABLE messages (id serial PRIMARY KEY, text text)")
+    attach(database, "messages")
+
+    stopped = asyncio.Event()
+
+    async def write() -> None:
+        async with await database.connect() as connection:
+            while not stopped.is_set():
+                await connection.execute("INSERT INTO messages (text) VALUES ('x')")
+                await connection.execute("SELECT pg_stat_force_next_flush()")
+
+    async with running_bridge(database.dsn) as running, connected(running.url) as client:
+        await client.send({"type": "subscribe", "collection": "messages"})
+        await client.expect(event="init")
+        writing = asyncio.create_task(write())
+        asked = ("top", "--dsn", database.dsn, "--url", running.http, "--url", "http://127.0.0.1:1", "--once")
+        done = await asyncio.to_thread(run, *asked, "--json", "--interval", "1", cwd=tmp_path)
+        shown = await asyncio.to_thread(run, *asked, cwd=tmp_path)
+        stopped.set()
+        await writing
+    assert (done.returncode, done.stderr) == (0, "")
+    [line] = done.stdout.splitlines()
+    members = json.loads(line)
+    assert set(members) == MEMBERS
+    [table] = members["writes"]
+    assert (table["collection"], table["deletes_per_s"]) == ("messages", 0)
+    assert table["inserts_per_s"] > 0
+    assert members["log"]["rows_per_s"] > 0
+    assert len(members["bridges"]) == 1
+    of_bridge, of_nobody = members["metrics"]
+    assert set(of_bridge) == METRICS
+    assert of_bridge["changes_per_s"] > 0
+    assert (of_bridge["connections"], of_bridge["subscriptions"]) == (1, 1)
+    assert {each["cause"] for each in of_bridge["lag"]} >= {"match"}
+    assert of_nobody["problem"].startswith("no metrics: ")
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert "rows written a second" in shown.stdout
+    assert "no metrics: " in shown.stdout
+    assert "\x1b" not in shown.stdout
+
+
+def test_figures_of_a_bridge_are_of_the_time_between_two_looks() -> None:
+    def looked(at_s: float, quick: float, slow: float, changes: float) -> Scrape:
+        times: dict[tuple[str, ...], float] = {
+            ("read", "0.1"): quick,
+            ("read", "1.0"): quick + slow,
+            ("read", "+Inf"): quick + slow,
+        }
+        counted: dict[tuple[str, ...], float] = {("messages", "insert"): changes}
+        values = {"cdc_lag_seconds_bucket": times, "cdc_changes_total": counted}
+        return Scrape("http://bridge", at_s, values)
+
+    found = summary(looked(10, 1000, 0, 50), looked(12, 1001, 9, 70))
+    assert found["changes_per_s"] == 10
+    assert found["lag"] == [{"cause": "read", "p50_s": 1.0, "p99_s": 1.0}]
+    assert summary(looked(10, 5, 5, 50), looked(12, 5, 5, 1))["changes_per_s"] == 0  # it was started again
+    assert summary(looked(10, 5, 5, 50), looked(12, 5, 5, 1))["lag"] == []
+
+
+async def test_what_is_no_bridge_has_no_metrics() -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{nonsense")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        assert (await asyncio.to_thread(scrape, f"http://{host}:{port}")).problem.startswith("no metrics: ")
+
+
+def test_database_without_our_schema_is_refused(database: Database, tmp_path: Path) -> None:
+    done = run("top", "--once", "--dsn", database.dsn, cwd=tmp_path)
+    assert "attach a table first" in assert_one_sentence(done, 3)
