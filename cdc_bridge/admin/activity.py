@@ -56,8 +56,9 @@ class Rates:
 def read_sample(conn: Connection, schema: str, collections: Mapping[str, str] = MappingProxyType({})) -> Sample:
     """Look at the database as this role may. `collections`: other names, as the setting has them."""
     parameters = ours(schema)
-    [activity] = conn.execute(statement("queries/database_activity", schema), parameters).fetchall()
-    at_s, logged, gaps, queue_usage, oldest_write_s, sees_all = activity
+    [activity] = conn.execute(statement("queries/database_activity"), parameters).fetchall()
+    at_s, logged, queue_usage, oldest_write_s, sees_all = activity
+    [(gaps,)] = conn.execute(statement("queries/gap", schema)).fetchall()
     writes: dict[str, tuple[int, ...]] = {}
     for schema_name, table, *counts in conn.execute(statement("queries/table_writes"), parameters):
         relation = Relation(schema_name, table)

@@ -18,13 +18,12 @@ GROUP BY n.nspname, c.relname
 ORDER BY n.nspname, c.relname
 
 -- name: database_activity
--- The server's clock; how many rows were written to the log; how often a change could not be captured; how full the queue of
--- notifications is; how old the oldest transaction in progress is that writes, as far as this role may see that, and whether it may.
+-- The server's clock; how many rows were written to the log; how full the queue of notifications is; how old the oldest
+-- transaction in progress is that writes, as far as this role may see that, and whether it may.
 SELECT date_part('epoch', clock_timestamp()),
     (SELECT coalesce(sum(n_tup_ins), 0)::int8
      FROM pg_stat_all_tables
      WHERE schemaname = %(schema)s AND starts_with(relname, 'change_log_')),
-    coalesce(pg_sequence_last_value('{cdc}.gap'::regclass), 0),
     pg_notification_queue_usage(),
     (SELECT max(date_part('epoch', clock_timestamp() - xact_start))
      FROM pg_stat_activity

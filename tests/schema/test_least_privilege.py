@@ -285,7 +285,6 @@ CHECKS: dict[str, dict[str, Any]] = {
     "queries/doctor_changed_segments": {},
     "queries/log_reach": {"relations": [], "prefix": PREFIX},
     "queries/row_history": {"relations": [], "patterns": []},
-    "queries/database_activity": {"schema": "cdc"},
     "queries/note_segments": {},
     "queries/mended": {"counter": 3},
     "queries/call_version": {},
