@@ -41,9 +41,12 @@ def doctor(
     logging.getLogger("cdc_bridge").addHandler(logging.NullHandler())  # what is logged is found as well
     try:
         with connection("doctor", dsn, schema_name, config) as (conn, settings):
-            is_seen = sys.stderr.isatty()
-            with typer.progressbar(length=STEPS, label="looking", file=sys.stderr, hidden=not is_seen) as bar:
-                found = examine(conn, Context(settings), lambda: bar.update(1))
+            context = Context(settings)
+            if sys.stderr.isatty():
+                with typer.progressbar(length=STEPS, label="looking", file=sys.stderr) as bar:
+                    found = examine(conn, context, lambda: bar.update(1))
+            else:
+                found = examine(conn, context)
     except DatabaseUnreachable as error:
         sentence, _, remedy = str(error).rpartition("; ")
         found = [Finding("unreachable", "the database", sentence, remedy)]

@@ -178,6 +178,8 @@ def check_log(conn: Connection, context: Context) -> Iterator[Finding]:
         sentence = f"the change log has {log.size_bytes:,} bytes; retention_bytes is {settings.retention_bytes:,}"
         yield Finding("log-size", "the change log", sentence, "let a bridge run, or cdc-bridge prune from cron")
     yield from _rotation(conn, context, log)
+    if locked := sorted(set(range(RING)) - {segment.number for segment in log.segments}):
+        yield unknown("log", f"segment {', '.join(map(str, locked))} is locked", "try again when that has ended")
     changed = [number for (number,) in conn.execute(statement("queries/doctor_changed_segments", context.schema))]
     for number in changed:
         name = f"{context.schema}.change_log_{number}"

@@ -15,6 +15,7 @@ from psycopg import IsolationLevel, errors
 from cdc_bridge.admin.migrations import InstalledSchema
 from cdc_bridge.admin.problems import Finding
 from cdc_bridge.admin.tables import Tree
+from cdc_bridge.conninfo import mask
 from cdc_bridge.model.errors import BridgeError
 from cdc_bridge.settings import Settings
 from cdc_bridge.statements import Connection, statement
@@ -82,5 +83,5 @@ def _reason(error: Exception) -> str:
         case errors.LockNotAvailable():
             return "somebody has locked what it would have read"
         case psycopg.Error():
-            return (error.diag.message_primary or str(error)).splitlines()[0]
-    return str(error)
+            return mask((error.diag.message_primary or str(error)).splitlines()[0])
+    return mask(str(error))

@@ -49,6 +49,8 @@ async def _findings(context: Context, roles: tuple[str, ...]) -> list[Finding]:
             Finding("role-unusable", role, f'clients with the role "{role}" can read nothing', reason)
             for role, reason in role_problems(roles, access).items()
         ]
+        if not context.settings.authenticates:
+            found += [_unclaimed(role) for role in context.settings.roles]
         policies = [
             (role, collection, RlsPolicy(collection, applying, access.claim_functions))
             for role in roles or (None,)
@@ -65,6 +67,12 @@ async def _findings(context: Context, roles: tuple[str, ...]) -> list[Finding]:
                 if isinstance(policy, Policy):
                     found.append(await _cost(conn, catalog, collection, policy, role))
     return list(dict.fromkeys(found))
+
+
+def _unclaimed(role: str) -> Finding:
+    sentence = f'no client can have the role "{role}", since nothing says which tokens are good'
+    remedy = "set jwt_secret, jwt_public_key, jwt_jwks_url or static_tokens, or start doctor with the bridge's settings"
+    return Finding("role-unusable", role, sentence, remedy)
 
 
 def _unsupported(collection: Collection, policy: str, reason: str) -> Finding:

@@ -20,8 +20,11 @@ RETENTION = 1024 * 1024
 """The least, so that no test's disk is too small."""
 
 
+SECRET = SecretStr("that of an issuer who signs tokens")
+
+
 def context(dsn: str, *, long_s: float = 3600, now: Callable[[], float] = time.time, **settings: Any) -> Context:
-    chosen = Settings(dsn=SecretStr(dsn), **{"retention_bytes": RETENTION, **settings})
+    chosen = Settings(**{"dsn": SecretStr(dsn), "retention_bytes": RETENTION, "jwt_secret": SECRET, **settings})
     return Context(chosen, long_s, now)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from cdc_bridge import __version__
 from cdc_bridge.admin.mode import Mode
@@ -18,7 +19,9 @@ from cdc_bridge.admin.problems import SEVERITIES, Finding, Severity
 from cdc_bridge.admin.status import read_status
 from cdc_bridge.conninfo import heartbeat_name
 from cdc_bridge.doctor import capture
-from tests.doctor.examining import found
+from cdc_bridge.doctor.context import Context, run
+from cdc_bridge.statements import Connection
+from tests.doctor.examining import context, found
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.certificate import make_pair
@@ -260,6 +263,7 @@ def test_role_that_can_read_nothing_is_found(t: Database, reader: str) -> None:
     t.execute("CREATE POLICY own ON t USING (v = current_setting('request.jwt.claims', true)::json ->> 'sub')")
     assert wrong(t, roles=[reader]) == {}
     assert wrong(t, roles=["nobody there"])["role-unusable"].subject == "nobody there"
+    assert "tokens are good" in wrong(t, roles=[reader], jwt_secret=SecretStr(""))["role-unusable"].sentence
     t.execute(f"REVOKE ALL ON t, p FROM {reader}")
     assert "may read no attached table" in wrong(t, anon_role=reader)["role-unusable"].remedy
 
@@ -282,6 +286,27 @@ def test_policy_that_cannot_be_evaluated_for_changes_is_found(t: Database, reade
     t.execute("CREATE POLICY whole ON t USING (is_good(t))")
     each = wrong(t, roles=[reader])["policy-unsupported"]
     assert 'the policy "whole" of public.t' in each.sentence
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("SET LOCAL statement_timeout = '10ms'; SELECT pg_sleep(20)", "it took too long"),
+        ("CREATE TABLE left_behind (id int)", "read-only transaction"),
+        ("SELECT * FROM nowhere", "does not exist"),
+    ],
+)
+def test_check_that_fails_is_said_and_the_next_one_is_run(t: Database, statement: str, said: str) -> None:
+    def check(conn: Connection, context: Context) -> Iterator[Finding]:
+        del context
+        yield Finding("no-key", "t", "found before", "nothing")
+        conn.execute(statement.encode())
+
+    with psycopg.connect(t.dsn, autocommit=True) as conn:
+        for _ in range(2):
+            before, failed = run("the check", check, conn, context(t.dsn))
+            assert before.severity is Severity.NOTE
+            assert (failed.id, failed.severity, said in failed.sentence) == ("the check", Severity.UNKNOWN, True)
 
 
 def test_all_ids_have_a_severity_and_all_severities_an_id() -> None:

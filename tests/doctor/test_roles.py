@@ -107,7 +107,7 @@ def test_table_that_is_locked_is_waited_for_by_nobody(place: Place) -> None:
     with psycopg.connect(place.database.dsn) as other:
         other.execute("LOCK TABLE t, cdc.change_log_3 IN ACCESS EXCLUSIVE MODE")
         after = seen_by_runtime(place)
-        assert after.keys() == {"transactions", "policies"}
+        assert after.keys() == {"transactions", "log", "policies"}
         assert {each.severity for each in after.values()} == {Severity.UNKNOWN}
         other.rollback()
 
