@@ -176,6 +176,8 @@ class _Turns:
         """When the log is to be read next."""
         self._due_s = 0.0
         """When anything is due, whatever arrives until then. Too early does no harm."""
+        self._pages_wait = False
+        """Whether pages of bulk reads were at hand in the last turn and not taken."""
         self._live: set[int] = set()
         self._durable_since: dict[int, Snapshot | None] = {}
 
@@ -207,8 +209,6 @@ class _Turns:
     async def _do_what_is_due(self) -> None:
         """Look at bulk reads, the heartbeat, the log and the gate, each if it is time for it."""
         check_still_wanted()
-        if self._position.bulk_reads and self._bulk.take():
-            self._read_due_s = 0
         now = time.monotonic()
         if gap := self._notified_gaps.take(now):
             self._position.emit(gap)
@@ -220,8 +220,19 @@ class _Turns:
                 await self._read()
             if self._controller.wants_change(now) and await self._controller.steer():
                 self._read_due_s = 0
+        if self._position.bulk_reads:
+            self._take_pages()
+        if self._monitor.is_proven:
             due_s = min(due_s, self._read_due_s)
-        self._due_s = min(due_s, now + CONGESTED_S) if self._bulk.have_pages else due_s
+        if self._bulk.have_pages:
+            due_s = min(due_s, 0 if self._pages_wait else now + CONGESTED_S)
+        self._due_s = due_s
+
+    def _take_pages(self) -> None:
+        """Take pages of bulk reads. Changes of others go first, in a batch of their own, but not twice in a row."""
+        self._pages_wait = bool(self._position.pending) and not self._pages_wait
+        if not self._pages_wait and self._bulk.take():
+            self._read_due_s = 0
 
     # --- what arrives ---
 

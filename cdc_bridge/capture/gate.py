@@ -34,6 +34,9 @@ from cdc_bridge.model.change import Snapshot
 SHUT_AGAIN_S = 1.0
 
 POLL_BUSY_S = 0.01
+POLL_BULK_S = 0.004
+"""While a bulk read shuts the gate for others, too. It is about as long as one of its pages."""
+
 POLL_VERY_BUSY_S = 0.025
 VERY_BUSY = 15
 """Changes found by one reading. A reading costs as much as a hundred changes, so the next one may then find more."""
@@ -159,7 +162,9 @@ class GateController:
             case GateState.SHUT:
                 if self._session.listener is None:
                     return self._session.options.poll_interval_s
-                return POLL_BUSY_S if found < VERY_BUSY else POLL_VERY_BUSY_S
+                if found >= VERY_BUSY:
+                    return POLL_VERY_BUSY_S
+                return POLL_BULK_S if self._position.bulk_reads else POLL_BUSY_S
 
     def wants_change(self, now_s: float) -> bool:
         """Return whether it is to be opened or shut. It is shut again at times, since others may have opened it."""
