@@ -249,6 +249,45 @@ async def test_one_row_of_a_large_statement_is_found_whatever_its_neighbours_are
     assert (found.row_now.row, found.is_as_captured) == (None, True)
 
 
+async def test_keys_of_every_kind_are_found(database: Database) -> None:
+    keys: dict[str, list[str]] = {
+        "text": ["a%b_c", '"quoted"', "back\\slash", "ä\u2028\n", "{1}", ""],
+        "uuid": ["11111111-1111-1111-1111-11111111111A"],
+        "timestamptz": ["2026-11-29 12:00:00+02"],
+        "numeric": ["1.50"],
+        "bigint": ["9007199254740993"],
+    }
+    for type_, values in keys.items():
+        database.execute(f"CREATE TABLE of_{type_} (id {type_} PRIMARY KEY)")
+        attach(database, f"of_{type_}")
+        for value in values:
+            database.execute(f"SET TimeZone = 'Asia/Tokyo'; INSERT INTO of_{type_} VALUES ('{value}')")
+    settings = Settings.model_validate({"dsn": database.dsn})
+    for type_, values in keys.items():
+        for value in values:
+            found = await explain(settings, Question(f"of_{type_}", value))
+            assert found is not None
+            assert (len(found.verdicts), found.is_as_captured, found.in_initial_data) == (1, True, True), value
+
+
+async def test_row_of_a_partition_that_moves_to_another_one(database: Database) -> None:
+    database.execute(
+        "CREATE TABLE events (room int, day int, text text, PRIMARY KEY (room, day)) PARTITION BY LIST (room);"
+        "CREATE TABLE events_1 PARTITION OF events FOR VALUES IN (1);"
+        "CREATE TABLE events_2 (text text, day int NOT NULL, room int NOT NULL);"
+        "ALTER TABLE events ATTACH PARTITION events_2 FOR VALUES IN (2)"
+    )
+    attach(database, "events")
+    database.execute("INSERT INTO events VALUES (1, 7, 'a'); INSERT INTO events_2 VALUES ('b', 7, 2)")
+    database.execute("UPDATE events SET day = 8 WHERE room = 2; UPDATE events SET room = 2 WHERE room = 1")
+    settings = Settings.model_validate({"dsn": database.dsn})
+    for key, count in (({"room": 2, "day": 7}, 3), ({"day": 8, "room": 2}, 1), ({"room": 1, "day": 7}, 2)):
+        found = await explain(settings, Question("events", json.dumps(key)))
+        assert found is not None
+        assert {verdict.outcome for verdict in found.verdicts} == {Outcome.DELIVERED}
+        assert (len(found.verdicts), found.is_as_captured) == (count, True), key
+
+
 @pytest.mark.parametrize(
     ("question", "says"),
     [
