@@ -17,6 +17,9 @@ from cdc_bridge.model.change import Change
 POSITION_BITS = 64
 """The bits of a `seq` below the position in the WAL, see `capture.payload.log_sequence`."""
 
+ROW_CHARACTERS_MAX = 300
+"""What is shown to people of a row. `--json` has all."""
+
 BEHIND_S = 5
 SILENT_S = 15.0
 """A bridge asks the database every second or so; one that has not for so long hangs."""
@@ -134,7 +137,7 @@ def _lines_of_row(found: Explanation, status: Status) -> Iterator[str]:
         yield f"  {_instant(change.at):%Y-%m-%d %H:%M:%S.%f} UTC  {change.operation.name}  {_written(change)}"
         yield from _lines_of_verdict(verdict)
     yield f"Row now: {_row_now(found)}"
-    if found.now is not None:
+    if found.now is not None and not (found.verdicts and found.is_as_captured):
         yield "  as if it were inserted now"
         yield from _lines_of_verdict(found.now)
     yield f"Readable: {', '.join(found.readable) or 'nothing'}" + (
@@ -148,13 +151,17 @@ def _lines_of_row(found: Explanation, status: Status) -> Iterator[str]:
 def _lines_of_verdict(verdict: Verdict) -> Iterator[str]:
     outcome = verdict.outcome.replace("_", " ")
     events = [f"{event.kind.value}{f' ({event.reason.value})' if event.reason else ''}" for event in verdict.events]
-    data = [row.decode() for event in verdict.events for row in event.rows or ()]
+    data = [_shorten(row.decode()) for event in verdict.events for row in event.rows or ()]
     yield f"    {outcome}{': ' if events else ''}{', '.join(events)} {' '.join(data)}".rstrip()
     for each in verdict.judged:
         said = [f"{name} {truth}" for name, truth in (("old", each.old), ("new", each.new)) if truth]
         yield f"      {each.condition}: {', '.join(said)}{f' ({each.reason})' if each.reason else ''}"
     if not verdict.judged:
         yield from (f"      {sentence}" for _, sentence in verdict.causes)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= ROW_CHARACTERS_MAX else f"{text[:ROW_CHARACTERS_MAX]}..."
 
 
 def _row_now(found: Explanation) -> str:
@@ -165,7 +172,11 @@ def _row_now(found: Explanation) -> str:
         False: ", and not as the newest change has left it",
     }[found.is_as_captured]
     there = "unknown" if now is None else f"there{words}" if now.row else f"not there{words}"
-    data = {None: "", True: "; a client that subscribes now gets it", False: "; a client that subscribes now does not"}
+    data = {
+        None: "",
+        True: "; a client that subscribes now gets it",
+        False: "; one that subscribes now does not get it",
+    }
     return there + data[found.in_initial_data]
 
 
