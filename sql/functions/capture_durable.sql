@@ -30,6 +30,9 @@ DECLARE
     hold text;
     done boolean;
 BEGIN
+    IF current_setting('cdc_bridge.hold', true) = 'batch' THEN
+        done := set_config('cdc_bridge.hold', '', true) IS NULL;  -- not ours here, and record() would not catch what goes wrong
+    END IF;
     IF TG_OP = 'TRUNCATE' THEN
         done := {cdc}.record('T', TG_RELID, NULL, NULL);
         RETURN NULL;

@@ -18,6 +18,9 @@ DECLARE
     new_text text;
     done boolean;
 BEGIN
+    IF current_setting('cdc_bridge.hold', true) = 'batch' THEN
+        done := set_config('cdc_bridge.hold', '', true) IS NULL;  -- not ours here, and record() would not catch what goes wrong
+    END IF;
     BEGIN
         IF TG_NARGS > 0 THEN
             rendering := format('SELECT row_to_json(v.*)::text FROM (SELECT %s FROM (SELECT ($1).*) r) v',

@@ -188,3 +188,19 @@ def test_settings_of_the_session_change_nothing(t: Database, setting: str) -> No
         writer.commit()
         assert sum(len(ids) for _, ids in told_of(ear)) == 3 + 6 + 3 + 3000 + 2 + 4
         assert ear.gap() == 0
+
+
+@pytest.mark.parametrize("altered", ["", *ALTERED.values()])
+@pytest.mark.parametrize("setting", ["cdc_bridge.hold = 'batch'", "cdc_bridge.hold = 'on'", "cdc_bridge.writes = 'x'"])
+def test_settings_that_a_writer_falsifies_fail_no_write(t: Database, setting: str, altered: str) -> None:
+    if altered:
+        t.execute(altered)
+        attach_tables(t, "t", mode=Mode.DURABLE)
+    t.execute("ALTER TABLE cdc.change_log_0 ADD CHECK (false) NOT VALID")
+    with psycopg.connect(t.dsn) as writer, listening(t) as ear:
+        writer.execute(f"SET {setting}".encode())
+        writer.execute("INSERT INTO t (id) SELECT n FROM generate_series(1, 1500) AS n; TRUNCATE t")
+        writer.execute("INSERT INTO t (id) VALUES (1), (2); UPDATE t SET id = 2; DELETE FROM t WHERE id = 1")
+        writer.commit()
+        assert ear.gap() > 0
+    assert t.execute("SELECT id FROM t") == [(2,), (2,)]
