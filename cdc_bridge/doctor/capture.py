@@ -195,17 +195,19 @@ def _rotation(conn: Connection, context: Context, log: Log) -> Iterator[Finding]
     by_number = {segment.number: segment for segment in log.segments}
     is_next_filled = following in by_number and not by_number[following].is_empty
     others = [number for number in range(RING) if number != log.current]
-    held = [each for each in retention.holders(conn, context.schema, others) if (each.held_s or 0) >= context.long_s]
-    in_the_way = "; ".join(map(str, held)) or "nobody just now"
+    holders = retention.holders(conn, context.schema, others)
+    late = [each for each in holders if each.held_s is not None and each.held_s >= context.long_s]
     name = f"{context.schema}.change_log_{following}"
     if is_next_filled:
-        sentence = (
-            f"{name}, the next segment of the log, is not empty, so the log cannot go on; in the way: {in_the_way}"
-        )
-        yield Finding("log-rotation", name, sentence, "end what is in the way, and run cdc-bridge prune")
-    elif held:
-        sentence = f"segments of the log cannot be emptied; in the way: {in_the_way}"
+        in_the_way = "; ".join(map(str, holders)) or "nobody just now"
+        sentence = f"{name}, the next segment of the log, is not empty, so the log cannot go on"
+        remedy = f"end what is in the way ({in_the_way}), and run cdc-bridge prune"
+        yield Finding("log-rotation", name, sentence, remedy)
+    elif late:
+        sentence = f"segments of the log cannot be emptied, since they are locked by {'; '.join(map(str, late))}"
         yield Finding("log-locked", "the change log", sentence, "end it, or wait until it has ended")
+    if hidden := [str(each) for each in holders if each.held_s is None]:
+        yield unknown("log", f"for how long it has been locked by {'; '.join(hidden)}", MAY_SEE)
 
 
 # --- bridges, and what capture costs ---

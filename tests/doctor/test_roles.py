@@ -102,6 +102,15 @@ def test_table_that_was_given_away_is_found_by_a_bridge_that_reads_as_itself(pla
         place.database.execute("DROP TABLE t")
 
 
+def test_runtime_role_names_who_has_locked_the_log_and_does_not_know_since_when(place: Place) -> None:
+    with psycopg.connect(place.database.dsn, application_name="pg_dump") as other:
+        other.execute("LOCK TABLE cdc.change_log_3 IN ACCESS SHARE MODE")
+        log = seen_by_runtime(place)["log"]
+        assert (log.severity, '"pg_dump"' in log.sentence) == (Severity.UNKNOWN, True)
+        assert "log-locked" in found(place.database, long_s=0)
+        other.rollback()
+
+
 def test_table_that_is_locked_is_waited_for_by_nobody(place: Place) -> None:
     """And what could not be looked at is said; the rest is."""
     with psycopg.connect(place.database.dsn) as other:
