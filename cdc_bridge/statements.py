@@ -25,6 +25,8 @@ T = TypeVar("T")
 Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
 
 _OPENING_COMMENT = re.compile(r"\A(?:--.*\n)+")
+_FIRST_SENTENCE = re.compile(r"(?s)\A(.+?)\.(?:\s|\Z)")
+_LOCK_LINE = re.compile(r"^-- Lock: (.+)\.$", re.MULTILINE)
 _NAME_LINE = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
 _SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 
@@ -73,6 +75,20 @@ def migrations(after: int) -> list[str]:
 def functions() -> list[str]:
     """Return the names of all functions. PostgreSQL looks into their bodies late, so any order does."""
     return names("functions")
+
+
+def purpose(name: str) -> str:
+    """Return what a file is for: the first sentence of its opening comment."""
+    opening = _OPENING_COMMENT.match(read(name))
+    words = " ".join(opening[0].replace("--", "").split()) if opening else name
+    sentence = _FIRST_SENTENCE.match(words)
+    return sentence[1] if sentence else words
+
+
+def lock_of(name: str) -> str | None:
+    """Return the lock that a migration takes on tables which are there already, as its comment says."""
+    found = _LOCK_LINE.search(read(name))
+    return found[1] if found else None
 
 
 def granting(schema: str) -> sql.Composed:

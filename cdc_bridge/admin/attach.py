@@ -31,7 +31,6 @@ from cdc_bridge.admin.plan import (
     on_tables,
 )
 from cdc_bridge.admin.problems import check_table, check_tree, log_problems
-from cdc_bridge.admin.roles import lacks
 from cdc_bridge.admin.tables import (
     Table,
     Tree,
@@ -45,7 +44,7 @@ from cdc_bridge.admin.tables import (
 from cdc_bridge.admin.triggers import ExcludedColumn, Level, WantedTrigger
 from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import AttachError, DatabaseError, NotOwner, UsageError
-from cdc_bridge.statements import VERSION, Connection, granting, statement
+from cdc_bridge.statements import VERSION, Connection, statement
 
 __all__ = ["Plan", "Request", "apply", "plan"]
 
@@ -92,7 +91,7 @@ def plan(conn: Connection, request: Request, schema: str = "cdc") -> Plan:
         there = migrations.require_ours(conn, schema)
         trees, notes = _requested(conn, request, schema)
         named = _excluded(conn, request, schema, trees)
-        tasks = _installation(conn, there, schema)
+        tasks = migrations.installation(conn, there, schema)
         recording = _recording(conn, request, schema, trees)
         if request.notify is Notify.AUTO:
             tasks += recording
@@ -160,20 +159,7 @@ def drop_trigger(table: Table, name: str, reason: str) -> Step:
     return Step(dropping, ACCESS_EXCLUSIVE, reason)
 
 
-# --- our schema ---
-
-
-def _installation(conn: Connection, there: migrations.InstalledSchema, schema: str) -> list[Task]:
-    """Return the task that installs what is missing, or gives the runtime role the rights it lacks."""
-    if missing := migrations.missing(conn, schema):
-        searching = Step(statement("steps/search"), NO_LOCK, "names mean PostgreSQL's own")
-        steps = [searching, *(Step(each, NO_LOCK, f"version {VERSION} of our SQL") for each in missing)]
-        name = f'install version {VERSION} in the schema "{schema}"'
-        return [on_schema(name, schema, steps, is_installation=True)]
-    if there.is_owned and (lacking := lacks(conn, schema)):
-        giving = Step(granting(schema), NO_LOCK, "exactly what serving needs")
-        return [on_schema(f'give the role "{lacking[0].role}" its rights on the schema "{schema}"', schema, [giving])]
-    return []
+# --- whether anything notifies ---
 
 
 def _recording(conn: Connection, request: Request, schema: str, trees: Sequence[Tree]) -> list[Task]:

@@ -6,8 +6,20 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
+from cdc_bridge.admin.plan import NO_LOCK, Plan, Step, Task, check_connection, on_schema
+from cdc_bridge.admin.roles import lacks
+from cdc_bridge.admin.tables import catalog_settings
 from cdc_bridge.model.errors import DatabaseError, NotInstalled, NotOwner
-from cdc_bridge.statements import VERSION, Connection, functions, granting, migrations, statement
+from cdc_bridge.statements import (
+    VERSION,
+    Connection,
+    functions,
+    granting,
+    lock_of,
+    migrations,
+    purpose,
+    statement,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +63,31 @@ def require_installed(conn: Connection, schema: str) -> InstalledSchema:
     return there
 
 
-def missing(conn: Connection, schema: str) -> list[sql.Composed]:
-    """Return the statements that bring the database to this version, if any. Raises `DatabaseError`.
+def plan_upgrade(conn: Connection, schema: str = "cdc") -> Plan:
+    """Return what brings our SQL in the database to this version. Raises `NotInstalled`, other `DatabaseError`.
+
+    Tables stay attached as they are. Bridges of the version before, and writers, go on meanwhile and afterwards.
+    """
+    check_connection(conn)
+    with catalog_settings(conn):
+        return Plan(schema, tuple(installation(conn, require_installed(conn, schema), schema)))
+
+
+def installation(conn: Connection, there: InstalledSchema, schema: str) -> list[Task]:
+    """Return the task that installs what is missing, or gives the runtime role the rights it lacks."""
+    if steps := missing(conn, schema):
+        searching = Step(statement("steps/search"), NO_LOCK, "names mean PostgreSQL's own")
+        name = f'install version {VERSION} in the schema "{schema}"'
+        # The session that we waited for may have done it.
+        return [on_schema(name, schema, [searching, *steps], is_needed=lambda conn: bool(missing(conn, schema)))]
+    if there.is_owned and (lacking := lacks(conn, schema)):
+        giving = Step(granting(schema), NO_LOCK, "exactly what serving needs")
+        return [on_schema(f'give the role "{lacking[0].role}" its rights on the schema "{schema}"', schema, [giving])]
+    return []
+
+
+def missing(conn: Connection, schema: str) -> list[Step]:
+    """Return the steps that bring the database to this version, if any. Raises `DatabaseError`.
 
     All of it belongs to one role, also after an upgrade by another one: what our triggers call runs with its rights.
     """
@@ -72,5 +107,13 @@ def missing(conn: Connection, schema: str) -> list[sql.Composed]:
             " use a newer cdc-bridge"
         )
     names = [*migrations(after=there.version), *functions()]
-    become = [] if there.is_own else [statement("steps/become", owner=sql.Identifier(there.owner))]
-    return [*become, *(statement(name, schema) for name in names), granting(schema)]
+    steps = [
+        Step(
+            statement(name, schema), lock_of(name) or NO_LOCK, f"version {VERSION} of our SQL, {name}: {purpose(name)}"
+        )
+        for name in names
+    ]
+    if not there.is_own:
+        owner = sql.Identifier(there.owner)
+        steps.insert(0, Step(statement("steps/become", owner=owner), NO_LOCK, "all of it belongs to one role"))
+    return [*steps, Step(granting(schema), NO_LOCK, "exactly what serving needs")]

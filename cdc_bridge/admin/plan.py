@@ -13,7 +13,6 @@ from itertools import starmap
 
 from psycopg import errors, sql
 
-from cdc_bridge.admin import migrations
 from cdc_bridge.admin.tables import Table, catalog_settings
 from cdc_bridge.model.errors import DatabaseError, LockHolder, LockNotAcquired, UsageError
 from cdc_bridge.statements import Connection, statement
@@ -44,14 +43,17 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Steps of one transaction. The first one, `locking`, may wait for others: for a `lock` on `tables`, if any."""
+    """Steps of one transaction. The first one, `locking`, may wait for others: for a `lock` on `tables`, if any.
+
+    `is_needed` is asked when that is over.
+    """
 
     name: str
     locking: Step
     steps: Sequence[Step]
     tables: Sequence[Table] = ()
     lock: str = SHARE_ROW_EXCLUSIVE
-    is_installation: bool = False
+    is_needed: Callable[[Connection], bool] | None = None
     manner: str = ""
 
     @property
@@ -99,11 +101,13 @@ def on_tables(
     return Task(name, locking, steps, tables, lock, manner=manner)
 
 
-def on_schema(name: str, schema: str, steps: Sequence[Step], *, is_installation: bool = False) -> Task:
+def on_schema(
+    name: str, schema: str, steps: Sequence[Step], *, is_needed: Callable[[Connection], bool] | None = None
+) -> Task:
     """Return a task that changes our schema. One attach or detach at a time may do that."""
     waiting = statement("steps/serialise", name=sql.Literal(schema))
     locking = Step(waiting, "an advisory lock", "one attach or detach at a time")
-    return Task(name, locking, steps, is_installation=is_installation)
+    return Task(name, locking, steps, is_needed=is_needed)
 
 
 def check_choice(tables: Sequence[str], *, is_all: bool) -> None:
@@ -138,7 +142,7 @@ def apply(
             notice_s = time.monotonic() + TELL_AFTER_S
             for _ in _attempts(lock_limit_s):
                 try:
-                    _run(conn, plan.schema, task)
+                    _run(conn, task)
                     break
                 except (errors.LockNotAvailable, errors.DeadlockDetected):
                     if time.monotonic() > notice_s:
@@ -149,12 +153,12 @@ def apply(
                 raise LockNotAcquired(task.name, lock_limit_s, task.holders(conn))
 
 
-def _run(conn: Connection, schema: str, task: Task) -> None:
+def _run(conn: Connection, task: Task) -> None:
     with conn.transaction():
         for each in task.before:
             conn.execute(each.statement)
-        if task.is_installation and not migrations.missing(conn, schema):
-            return  # the session that we waited for has done it
+        if task.is_needed is not None and not task.is_needed(conn):
+            return
         for each in task.steps:
             conn.execute(each.statement)
 

@@ -14,7 +14,7 @@ from cdc_bridge.cli.bench import bench
 from cdc_bridge.cli.command import ReaderGone, complain, note, say
 from cdc_bridge.cli.doctor import doctor
 from cdc_bridge.cli.explain import explain
-from cdc_bridge.cli.install import attach, detach, sql
+from cdc_bridge.cli.install import attach, detach, sql, upgrade
 from cdc_bridge.cli.listen import listen
 from cdc_bridge.cli.maintain import prune, status
 from cdc_bridge.cli.serve import serve
@@ -100,7 +100,7 @@ def demo(
     show.run(port, rounds, pause)
 
 
-for command in (attach, detach, status, top, doctor, explain, prune, bench, sql, serve, token, listen, demo):
+for command in (attach, upgrade, detach, status, top, doctor, explain, prune, bench, sql, serve, token, listen, demo):
     app.command()(command)
 
 

@@ -1,4 +1,4 @@
-"""`cdc-bridge attach` and `detach`, and `sql`, which prints what they install."""
+"""`cdc-bridge attach`, `upgrade` and `detach`, and `sql`, which prints what they install."""
 
 from typing import Annotated
 
@@ -7,8 +7,9 @@ import typer
 from cdc_bridge import statements
 from cdc_bridge.admin import attach as attaching
 from cdc_bridge.admin import detach as detaching
+from cdc_bridge.admin import migrations
 from cdc_bridge.admin.mode import Mode, Notify
-from cdc_bridge.admin.plan import Plan
+from cdc_bridge.admin.plan import Plan, apply
 from cdc_bridge.admin.roles import OWNER, RUNTIME, RoleNames
 from cdc_bridge.admin.roles import script as role_script
 from cdc_bridge.cli.command import Config, Dsn, SchemaName, Tables, complain, connection, load, note, say
@@ -23,6 +24,7 @@ _NOTIFY = (
     " two-phase commit; every table has to be durable. Recorded, until it is said otherwise.  [auto]"
 )
 _SCHEMA = "With --all: the schema whose tables to attach; may be repeated."
+_PLAN = "Print the SQL and its locks, and change nothing."
 _EXCLUDED = "A column that never leaves its table, now and later; may be repeated."
 
 
@@ -31,7 +33,7 @@ def attach(
     every: Annotated[bool, typer.Option("--all", help="Every table of public, or of --schema.")] = False,
     schema: Annotated[list[str] | None, typer.Option(metavar="NAME", help=_SCHEMA)] = None,
     exclude_column: Annotated[list[str] | None, typer.Option(metavar="TABLE.COLUMN", help=_EXCLUDED)] = None,
-    plan: Annotated[bool, typer.Option(help="Print the SQL and its locks, and change nothing.")] = False,
+    plan: Annotated[bool, typer.Option(help=_PLAN)] = False,
     mode: Annotated[Mode | None, typer.Option(help=_MODE, show_default=False)] = None,
     notify: Annotated[Notify | None, typer.Option(help=_NOTIFY, show_default=False)] = None,
     dsn: Dsn = None,
@@ -63,6 +65,31 @@ def attach(
     _report(planned)
 
 
+def upgrade(
+    plan: Annotated[bool, typer.Option(help=_PLAN)] = False,
+    dsn: Dsn = None,
+    schema_name: SchemaName = None,
+    config: Config = None,
+) -> None:
+    """Bring our SQL in the database to this program's version, and attach nothing.
+
+    Repeating it changes nothing. Bridges and writers go on meanwhile: those of one version before work with the new
+    SQL, and this program works with the SQL of one version before.
+
+    \b
+    Examples:
+      cdc-bridge upgrade --plan
+      cdc-bridge upgrade
+    """
+    with connection("upgrade", dsn, schema_name, config) as (conn, settings):
+        planned = migrations.plan_upgrade(conn, settings.schema_name)
+        if plan:
+            say(str(planned))
+            return
+        apply(conn, planned, notice=complain)
+    _report(planned)
+
+
 def detach(
     tables: Tables = None,
     every: Annotated[bool, typer.Option("--all", help="Every table that is attached.")] = False,
@@ -88,7 +115,7 @@ def detach(
 
 
 def _report(done: Plan) -> None:
-    """Print what `attach` or `detach` has done."""
+    """Print what was done."""
     for sentence in done.notes:
         note(sentence)
     say("\n".join(task.title for task in done.tasks) or "Nothing to do.")

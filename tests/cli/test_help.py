@@ -13,6 +13,7 @@ from tests.cli.command import ROOT, run
 
 COMMANDS = [
     "attach",
+    "upgrade",
     "detach",
     "status",
     "top",
@@ -65,7 +66,7 @@ def test_every_setting_is_a_flag_of_serve(tmp_path: Path) -> None:
         assert re.search(rf"{flag(name)}\b", done.stdout)
 
 
-@pytest.mark.parametrize("name", ["attach", "detach", "status", "doctor", "explain", "prune", "serve"])
+@pytest.mark.parametrize("name", ["attach", "upgrade", "detach", "status", "doctor", "explain", "prune", "serve"])
 def test_database_can_be_named_everywhere(name: str, tmp_path: Path) -> None:
     done = run(name, "--help", cwd=tmp_path)
     assert "--dsn" in done.stdout

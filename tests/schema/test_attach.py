@@ -51,7 +51,7 @@ def test_plan_prints_what_psql_can_run(database: Database, conn: psycopg.Connect
 def test_script_installs_what_attach_installs(database: Database, conn: psycopg.Connection[Any]):
     database.execute(statements.script("cdc"))
     conn.execute("CREATE TABLE t (id int)")
-    assert [task.is_installation for task in plan(conn, "t").tasks] == [False]
+    assert [task.is_needed is not None for task in plan(conn, "t").tasks] == [False]
 
 
 def test_attaching_again_does_nothing_and_takes_no_lock(database: Database, conn: psycopg.Connection[Any], mode: Mode):

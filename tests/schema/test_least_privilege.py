@@ -123,7 +123,7 @@ def test_names_cannot_break_out_of_the_script(database: Database) -> None:
         with psycopg.connect(database.dsn, user=roles.owner, autocommit=True) as owner:
             owner.execute("CREATE TEMP TABLE own (id int)")
             for each in migrations.missing(owner, "cdc"):
-                owner.execute(each)
+                owner.execute(each.statement)
             assert lacks(owner, "cdc") == []
         assert database.execute("SELECT has_schema_privilege(%s, 'cdc', 'USAGE')", [roles.runtime]) == [(True,)]
     finally:
@@ -532,7 +532,7 @@ def test_newer_version_keeps_the_rights_and_gives_what_is_new(served: Place) -> 
         "CREATE OR REPLACE FUNCTION cdc.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 2'"
     )
     plan = served.attach("sales.t")
-    assert [task.is_installation for task in plan.tasks] == [True]
+    assert [task.is_needed is not None for task in plan.tasks] == [True]
     with served.connect(served.roles.owner) as owner:
         assert lacks(owner, "cdc") == []
     test_runtime_role_has_no_right_beyond_these(served)

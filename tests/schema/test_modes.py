@@ -212,7 +212,7 @@ def test_upgrade_from_version_1_adds_the_log_and_keeps_live_tables_live(
     attach_by_hand(plain, "t")
     assert (status.read_status(plain).version, modes(plain)) == (1, [Mode.LIVE])
     assert status.read_status(plain).tables[0].problems == status.read_status(plain).problems == ()
-    missing = [each.as_string() for each in migrations.missing(plain, "cdc")]
+    missing = [each.statement.as_string() for each in migrations.missing(plain, "cdc")]
     assert len(missing) == len(statements.functions()) + len(statements.migrations(after=1)) + 1  # and rights
     assert 'CREATE SEQUENCE "cdc".gate' in missing[0]
     done = attach_tables(database, "t", "u")

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 from pydantic import SecretStr
@@ -115,9 +116,14 @@ class BridgeProcess:
     It closes all clients at once when it ends, unless it is told otherwise. `stderr` holds what it has logged so far.
     """
 
-    def __init__(self, dsn: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, dsn: str, *arguments: str, env: dict[str, str] | None = None, program: Path | None = None
+    ) -> None:
+        """`program`: the folder of another version."""
         self._command = command("serve", "--insecure-public", "--port", "0", "--dsn", dsn, *arguments)
-        self._env = environment({"PYTHONUNBUFFERED": "1", "CDC_BRIDGE_DRAIN_S": "0"} | (env or {}))
+        own = {"PYTHONUNBUFFERED": "1", "CDC_BRIDGE_DRAIN_S": "0"} | ({"PYTHONPATH": str(program)} if program else {})
+        self._env = environment(own | (env or {}))
+        self._cwd = program
         self._process: asyncio.subprocess.Process | None = None
         self._readers: list[asyncio.Task[None]] = []
         self._first_line: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -143,7 +149,7 @@ class BridgeProcess:
     async def start(self) -> None:
         """Until it has said where it listens; the database may still be down."""
         self._process = await asyncio.create_subprocess_exec(
-            *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, env=self._env
+            *self._command, stdin=asyncio.subprocess.DEVNULL, stdout=PIPE, stderr=PIPE, env=self._env, cwd=self._cwd
         )
         self._readers = [asyncio.create_task(self._read_stdout()), asyncio.create_task(self._read_stderr())]
         async with asyncio.timeout(READY_WITHIN_S):
