@@ -64,7 +64,7 @@ def check_schema(conn: Connection, context: Context) -> Iterator[Finding]:
         remedy = (
             "use a newer cdc-bridge"
             if there.version > VERSION
-            else f'run attach again as the role "{there.owner}", which installs it'
+            else f'run cdc-bridge upgrade as the role "{there.owner}"'
         )
         yield Finding("sql-version", schema, sentence, remedy)
     for name, owner, is_definer in conn.execute(statement("queries/doctor_functions"), {"schema": schema}):

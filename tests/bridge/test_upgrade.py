@@ -73,7 +73,8 @@ def test_plan_names_the_locks_that_are_taken_and_nothing_else_is_locked(old: Dat
             " AND mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')"
         ).fetchall()
         connection.rollback()
-    assert taken == [("cdc.errand", "AccessExclusiveLock")]
+    assert ("cdc.errand", "AccessExclusiveLock") in taken
+    assert {relation for relation, _ in taken} == {"cdc.errand"}
     assert old.execute("SELECT cdc.version()") == [(3,)]
 
 

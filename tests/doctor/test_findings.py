@@ -116,7 +116,7 @@ def test_harm_is_found(t: Database, finding: str) -> None:
     [
         (
             "CREATE OR REPLACE FUNCTION cdc.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 3'",
-            "run attach again",
+            "run cdc-bridge upgrade",
         ),
         ("CREATE OR REPLACE FUNCTION cdc.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 99'", "a newer cdc-b"),
         ("DROP FUNCTION cdc.version()", "run attach again as the owner"),
