@@ -2,9 +2,11 @@
 
 import asyncio
 import logging
+import sys
+import time
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Any
 
 import msgspec
@@ -14,10 +16,9 @@ from cdc_bridge.admin.status import read_bridges, read_status
 from cdc_bridge.admin.tables import require_table
 from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, say
 from cdc_bridge.cli.listen import Event
+from cdc_bridge.cli.scrape import fetch, scrape
 from cdc_bridge.model.errors import UsageError
 from cdc_bridge.model.subscription import EventKind
-
-BRIDGE_TIMEOUT_S = 5
 
 
 def explain(
@@ -57,10 +58,12 @@ def explain(
     question = Question(collection, key, claims, filter_, names, EventKind(event) if event else None, changes)
     with connection("explain", dsn, schema_name, config) as (conn, settings):
         status, bridges = read_status(conn, settings.schema_name, settings.collections), read_bridges(conn)
-        found = asyncio.run(explain_row(settings, question))
+        with _patience():
+            found = asyncio.run(explain_row(settings, question))
         if found is None:
             require_table(conn, settings.schema_name, collection, "name a collection as cdc-bridge status does")
-    around = explained.Surroundings(question, status, bridges, None if url is None else _ask(url))
+    now_s = time.time()
+    around = explained.Surroundings(question, status, bridges, None if url is None else _ask(url), now_s)
     if as_json:
         members = explained.as_members(found, around)
         say(msgspec.json.format(msgspec.json.encode(members, enc_hook=str), indent=2).decode())
@@ -68,14 +71,33 @@ def explain(
         say("\n".join(explained.lines(found, around)))
 
 
+def _patience() -> AbstractContextManager[object]:
+    """Return what shows a person that this goes on: a large log takes some seconds."""
+    if not sys.stderr.isatty():
+        return nullcontext()
+    from rich.console import Console
+
+    return Console(stderr=True).status("looking through the change log")
+
+
 def _ask(url: str) -> Mapping[str, Any]:
     """Return what a bridge says of itself. Raises `UsageError`."""
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"--url is {url!r}: expected the address of a bridge, such as http://127.0.0.1:8765")
+    is_ready: bool | None = True
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/readyz?verbose", timeout=BRIDGE_TIMEOUT_S) as response:  # noqa: S310
-            return {"url": url, "ready": True, "answer": response.read().decode(errors="replace").strip()}
+        answer = fetch(f"{url.rstrip('/')}/readyz?verbose")
     except urllib.error.HTTPError as error:
-        return {"url": url, "ready": False, "answer": error.read().decode(errors="replace").strip()}
+        is_ready, answer = False, error.read().decode(errors="replace")
     except (OSError, ValueError) as error:
-        return {"url": url, "ready": None, "answer": f"it cannot be reached: {getattr(error, 'reason', error)}"}
+        is_ready, answer = None, f"it cannot be reached: {getattr(error, 'reason', error)}"
+    metrics = scrape(url)
+    lag = None if metrics.problem else metrics.total("cdc_oldest_undelivered_age_seconds")
+    backlog = None if metrics.problem else metrics.total("cdc_backlog_bytes")
+    return {
+        "url": url,
+        "ready": is_ready,
+        "answer": answer.strip(),
+        "oldest_undelivered_s": lag,
+        "backlog_bytes": backlog,
+    }

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from cdc_bridge.admin.status import AttachedTable, Bridge, Status
-from cdc_bridge.cli.maintain import age
+from cdc_bridge.cli.maintain import age, size
 from cdc_bridge.explain.answer import answer
 from cdc_bridge.explain.explanation import Explanation, Question
 from cdc_bridge.explain.verdict import Verdict
@@ -27,12 +27,15 @@ SILENT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What an answer is about besides the row. `bridge` is what the one at `--url` says."""
+    """What an answer is about besides the row. `bridge` is what the one at `--url` says, asked at `asked_at_s`, in
+    seconds since 1970.
+    """
 
     question: Question
     status: Status
     bridges: Sequence[Bridge]
     bridge: Mapping[str, Any] | None
+    asked_at_s: float
 
 
 # --- for programs ---
@@ -123,6 +126,11 @@ def lines(found: Explanation | None, around: Surroundings) -> Iterator[str]:
     yield f"Bridges: {'; '.join(map(_bridge, around.bridges)) or len(status.listeners) or 'none'}"
     if bridge is not None:
         yield f"  {bridge['url']}: {'; '.join(str(bridge['answer']).splitlines())}"
+        if bridge["oldest_undelivered_s"] is not None:
+            yield (
+                f"  its oldest undelivered change waits for {bridge['oldest_undelivered_s']:.1f} s;"
+                f" {size(bridge['backlog_bytes'])} are kept for clients that lag"
+            )
     for sentence in [*(found.notes if found else ()), *_unread(status)]:
         yield f"Note: {sentence}"
 
@@ -193,6 +201,9 @@ def _answer(found: Explanation | None, around: Surroundings) -> tuple[str, str]:
     for each in around.bridges:
         if each.behind_s > BEHIND_S or (each.silent_s or 0) > SILENT_S:
             text += f". A bridge is late: {_bridge(each)}"
+    waits_s = around.bridge and around.bridge["oldest_undelivered_s"]
+    if waits_s and found.verdicts and found.verdicts[0].change.at / 1e6 >= around.asked_at_s - waits_s:
+        text += ". The bridge still has changes as old as this one to deliver: the client may be behind"
     return code, text
 
 

@@ -30,6 +30,15 @@ class Scrape:
         return sum(self.values.get(name, {}).values())
 
 
+def fetch(url: str) -> str:
+    """Return what a bridge answers, asked without a proxy. Raises `OSError`, `urllib.error.HTTPError` among them, and
+    `ValueError`.
+    """
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(url, timeout=TIMEOUT_S) as response:
+        return str(response.read().decode())
+
+
 def scrape(url: str) -> Scrape:
     """Ask the bridge at this address for its metrics."""
     from prometheus_client.parser import text_string_to_metric_families
@@ -37,8 +46,7 @@ def scrape(url: str) -> Scrape:
     at_s = time.monotonic()
     values: dict[str, dict[Labels, float]] = {}
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/metrics", timeout=TIMEOUT_S) as response:  # noqa: S310
-            text = response.read().decode()
+        text = fetch(f"{url.rstrip('/')}/metrics")
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 labels = tuple([value for _, value in sorted(sample.labels.items())])

@@ -13,7 +13,9 @@ import pytest
 from tests.cli.command import assert_one_sentence, run
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
+from tests.support.metrics import scrape_until
 from tests.support.server import Database
+from tests.support.wsclient import connected
 
 pytestmark = pytest.mark.once  # what it is about is the same on each version of PostgreSQL
 
@@ -61,6 +63,7 @@ async def test_words_and_members(database: Database, role: str, tmp_path: Path) 
     members: dict[str, Any] = json.loads(done.stdout)
     assert set(members) == MEMBERS
     assert (members["answer"], members["role"], members["bridge"]["ready"]) == ("policy", role, True)
+    assert members["bridge"]["oldest_undelivered_s"] == 0
     [bridge] = members["bridges"]
     assert set(bridge) == {"pid", "version", "behind_s", "silent_s"}
     [change] = members["changes"]
@@ -69,6 +72,21 @@ async def test_words_and_members(database: Database, role: str, tmp_path: Path) 
         "kind": "policy", "text": "own", "permissive": True, "old": None, "new": "false", "error": None,
     }  # fmt: skip
     assert "hers" not in done.stdout
+
+
+async def test_client_that_does_not_read_is_suspected(database: Database, role: str, tmp_path: Path) -> None:
+    async with running_bridge(database.dsn, roles=(role,)) as running, connected(running.url) as client:
+        await client.send({"type": "subscribe", "collection": "messages"})
+        await client.expect(event="init")
+        client.connection.transport.pause_reading()
+        database.execute("INSERT INTO messages VALUES (8, '2', 'hers', 'the secret')")
+        await scrape_until(running.http, lambda found: found.value("cdc_deliveries_total") == 2)
+        database.execute("INSERT INTO messages VALUES (9, '2', 'hers', 'the secret')")  # it waits for the PONG of 8
+        await scrape_until(running.http, lambda found: found.value("cdc_oldest_undelivered_age_seconds") > 0)
+        asked = ("explain", "messages", "9", "--url", running.http, "--dsn", database.dsn)
+        done = await asyncio.to_thread(run, *asked, cwd=tmp_path)
+        client.connection.transport.resume_reading()
+    assert "the client may be behind" in done.stdout
 
 
 def test_table_that_is_not_attached_is_an_answer(database: Database, role: str, tmp_path: Path) -> None:
