@@ -10,6 +10,11 @@ const globals = { ...globalThis, URL, fetch, WebSocket: plan.client === "ws" ? W
 async function follow(collection, options, onMessage) {
   for (;;) {
     const client = createDirectus(plan.url, { globals }).with(realtime({ authMode: "public", reconnect: false }));
+    let pause = 100;
+    client.onWebSocket("close", ({ code, reason }) => {
+      if (code === 1012) pause = JSON.parse(reason).retry_ms;
+      say({ state: code === 1012 && Number.isInteger(pause) ? "asked to come again" : "closed" });
+    });
     try {
       await client.connect();
       const { subscription } = await client.subscribe(collection, options);
@@ -18,7 +23,7 @@ async function follow(collection, options, onMessage) {
       say({ state: "lost", error: String(error?.error?.message ?? error) });
     }
     client.disconnect();
-    await new Promise((resolve) => setTimeout(resolve, 100));
+    await new Promise((resolve) => setTimeout(resolve, pause));
   }
 }
 

@@ -161,6 +161,7 @@ async def test_loop_of_the_readme_survives_an_outage(messages: Database, client:
         async with running_bridge(messages.dsn) as first:
             app = await stack.enter_async_context(application(first.url, {}, client=client, driver="outage.mjs"))
             await app.until_messages("m", 1)
+        await app.until_state("asked to come again")
         for _ in range(20):  # attempts that are refused
             await app.until_state("lost")
             app.states.clear()
