@@ -33,6 +33,7 @@ from cdc_bridge.engine.shares import (
 )
 from cdc_bridge.histogram import Histogram
 from cdc_bridge.logs import facts
+from cdc_bridge.metrics.canary import Canary
 from cdc_bridge.metrics.collector import Collector, exposition
 from cdc_bridge.model.errors import BridgeError, CannotServe, UsageError
 from cdc_bridge.query.forms import QueryLimits
@@ -278,8 +279,9 @@ class Bridge:
         requests = _build_request_policy(settings, broker, capture, pools, catalog, maintenance=maintenance)
         options = _from_settings(ServerOptions, settings, auth_mode=settings.mode)
         server = WebSocketServer(broker.requests, requests, authenticator, options, self._certificate)
+        canary = Canary(broker, settings.conninfo, settings.canary_collection, settings.canary_interval_s)
         requests.metrics = exposition(
-            Collector(broker, capture, server, maintenance, authenticator, requests.not_ready, policies)
+            Collector(broker, capture, server, maintenance, authenticator, requests.not_ready, policies, canary)
         )
         async with asyncio.TaskGroup() as tasks:
             side_by_side = (
@@ -287,6 +289,7 @@ class Bridge:
                 maintenance.run(MAINTENANCE_INTERVAL_S),
                 authenticator.keep_fresh(),
                 self._keep_revised(broker, authenticator),
+                canary.run(),
             )
             running = [tasks.create_task(work) for work in side_by_side]
             async with _serve_metrics(settings, server), server.run() as url:

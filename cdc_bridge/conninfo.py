@@ -20,6 +20,7 @@ HEARTBEAT = "cdc_bridge heartbeat"
 READ = "cdc_bridge read"
 REPAIR = "cdc_bridge repair"
 PRUNE = "cdc_bridge prune"
+CANARY = "cdc_bridge canary"
 """The `application_name` of each session of a bridge, by which a person and `queries/listeners` tell them apart.
 
 The session that sends heartbeats adds the version and how far behind the bridge is, see `heartbeat_name`.

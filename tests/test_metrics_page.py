@@ -47,6 +47,11 @@ def test_page_describes_no_metric_that_is_not_there() -> None:
     assert set(re.findall(r"^### `(cdc_.+)`$", PAGE, re.MULTILINE)) == set(METRICS)
 
 
+def test_every_alert_has_its_heading_and_there_is_no_other() -> None:
+    rules = (ROOT / "docker" / "prometheus" / "alerts.yaml").read_text()
+    assert re.findall(r"^### `(CdcBridge\w+)`$", PAGE, re.MULTILINE) == re.findall(r"- alert: (\w+)", rules)
+
+
 def test_every_reason_of_the_authenticator_is_one_of_its_sentences() -> None:
     """A sentence that is worded anew would count as malformed."""
     source = (ROOT / "cdc_bridge" / "access" / "authenticator.py").read_text()

@@ -84,7 +84,7 @@ class Dispatcher:
                         await self._turn_over(item)
                 self.take(batch[begin:])
                 if came_s >= self._observed_s and batch and not begin:
-                    self._observe(batch[0], came_s)
+                    self._observe(batch, came_s)
 
     def take(self, batch: Iterable[StreamItem]) -> None:
         """Send what these mean, as far as it is known now."""
@@ -109,9 +109,10 @@ class Dispatcher:
         finally:
             self._flush()
 
-    def _observe(self, first: StreamItem, came_s: float) -> None:
+    def _observe(self, batch: Iterable[StreamItem], came_s: float) -> None:
         """Count how long a batch took on its way, by its first change. Some are enough where there are many."""
-        if isinstance(first, Change):
+        first = next((item for item in batch if isinstance(item, Change)), None)
+        if first is not None:
             self._observed_s = came_s + OBSERVED_APART_S
             now_s = time.time()
             self.lags["match"].observe(now_s - came_s)

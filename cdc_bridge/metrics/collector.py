@@ -24,8 +24,10 @@ from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.scheduler import Cause
 from cdc_bridge.engine.shares import Kind
 from cdc_bridge.histogram import BOUNDS_S, Histogram
+from cdc_bridge.metrics.canary import Canary
 from cdc_bridge.metrics.names import AUTHENTICATION_REASONS, CURSOR_OUTCOMES, METRICS, OTHER_REASON, UNDELIVERED_REASONS
 from cdc_bridge.model.change import GapCause
+from cdc_bridge.model.messages import CloseCode
 from cdc_bridge.server.websocket_server import WebSocketServer
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ class Collector:
     authenticator: Authenticator
     not_ready: Callable[[], Sequence[str]]
     policies: Mapping[tuple[str, str], Histogram]
+    canary: Canary
 
     def collect(self) -> Iterator[Metric]:
         """Implement prometheus_client's collector."""
@@ -61,6 +64,7 @@ class Collector:
         yield from self._of_subscribers()
         yield from self._of_questions()
         yield from self._of_clients()
+        yield from self._of_the_canary()
 
     def _of_the_stream(self) -> Iterator[Sample]:
         counts = self.stream.counts
@@ -125,7 +129,8 @@ class Collector:
         yield "cdc_frames_sent_total", (), traffic.frames
         yield "cdc_sent_bytes_total", (), traffic.sent_bytes
         yield "cdc_client_round_trip_seconds", (), traffic.round_trip
-        for labels, count in traffic.closes.items():
+        closes = {("bridge", str(int(code))): 0 for code in CloseCode} | traffic.closes
+        for labels, count in closes.items():
             yield "cdc_closes_total", labels, count
         for status, count in traffic.responses.items():
             yield "cdc_http_responses_total", (str(status),), count
@@ -134,6 +139,12 @@ class Collector:
             failures[AUTHENTICATION_REASONS.get(reason, OTHER_REASON)] += count
         for reason, count in failures.items():
             yield "cdc_authentication_failures_total", (reason,), count
+
+    def _of_the_canary(self) -> Iterator[Sample]:
+        if self.canary.is_on:
+            yield "cdc_canary_seconds", (), self.canary.took
+            yield "cdc_canary_sent_total", (), self.canary.sent
+            yield "cdc_canary_lost_total", (), self.canary.lost
 
 
 def _metric(name: str, samples: Iterable[tuple[tuple[str, ...], float | Histogram]]) -> Metric:

@@ -55,6 +55,9 @@ METRICS: Final[Mapping[str, Description]] = MappingProxyType(
         "cdc_http_responses_total": Description("Requests that did not become a WebSocket.", ("status",)),
         "cdc_authentication_failures_total": Description("Tokens that were refused.", ("reason",)),
         "cdc_cursors_total": Description("Cursors that clients came back with.", ("outcome",)),
+        "cdc_canary_seconds": Description("Time of the canary from its write to a frame.", is_histogram=True),
+        "cdc_canary_sent_total": Description("Rows that the canary wrote."),
+        "cdc_canary_lost_total": Description("Rows of the canary that did not arrive in time."),
     }
 )
 

@@ -96,6 +96,12 @@ class Settings(BaseSettings):
         ge=0,
         le=65535,
     )
+    canary_collection: str = _setting(
+        "",
+        "The collection to which the bridge writes a row of its own every few seconds, to see it arrive.",
+        "any text",
+    )
+    canary_interval_s: float = _setting(5.0, "Seconds between two rows of the canary.", gt=0)
     insecure_public: bool = _setting(False, "Let everybody who can connect read every attached table.")
     insecure_bind: bool = _setting(
         False, "Listen on an address that other machines can reach, without authentication or without TLS."
