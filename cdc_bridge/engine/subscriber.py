@@ -264,7 +264,7 @@ class Subscriber:
         self.waiting_bytes -= cut.cost_bytes
         self.outbox.size_bytes -= cut.cost_bytes
         topic = self.topic
-        if not self.waiting_bytes and topic is not None and self.offset < topic.end and self.state in SENT:
+        if not self.waiting_bytes and topic is not None and self.offset < topic.log.end and self.state in SENT:
             topic.skip_rest(self)
         if cut.claim is not None and self.subscription.cursor:
             self.client_position = self._claim(cut.claim)

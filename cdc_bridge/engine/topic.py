@@ -1,4 +1,4 @@
-"""Equal subscriptions, and one log of what they are sent.
+"""Equal subscriptions, and one log of what they are sent (`event_log.py`).
 
 Rule: an event is in the log once, however many subscribers there are; each of them is a position in it. A frame of the
 same entries is made once. What all have been sent is forgotten.
@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from cdc_bridge.engine.compaction import keep_newest, renumbered, row_key
+from cdc_bridge.engine.compaction import row_key
+from cdc_bridge.engine.event_log import EventLog
 from cdc_bridge.engine.outbox import Cut, Entry, cut_frame
 from cdc_bridge.engine.pending import ENTRY_BYTES, Events, Pending, PendingQueue
 from cdc_bridge.engine.state import SENT, State, Step
 from cdc_bridge.engine.subscriber import Outlet, Reading, Subscriber
-from cdc_bridge.model.change import Snapshot, made
-from cdc_bridge.model.cursor import EventPosition
+from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.filter import EVERYTHING, Filter, disjunction
 from cdc_bridge.model.subscription import Event, EventKind, Overflow, Subscription
 
@@ -36,15 +36,13 @@ TRIM_BYTES = 1024 * 1024
 COMPACTED_ROWS_MAX = 20_000
 """Rows of a log that is made shorter at once: that takes 20 ms, and nobody is served meanwhile."""
 
-LOOKED_AT_MAX = 10
-"""Entries among which the time of the oldest one is looked for."""
-
 STALE_FILTERS_MAX = 50
 """Bound of the filter of stale rows. Past it all rows of the topic are stale."""
 
 
 class Topic:
-    """See the module's docstring. `begin` and `end` are positions of its log. `subscription` stands for all members.
+    """See the module's docstring. `subscription` stands for those of all subscribers.
+
     Connections that have something to send are put into `woken`. Methods that make readings necessary return them.
     """
 
@@ -53,22 +51,14 @@ class Topic:
         self._woken = woken
         self.subscribers: dict[Subscriber, None] = {}
         self.catching_up: dict[Subscriber, None] = {}
-        self.begin = self.end = 0
+        self.log = EventLog()
         self.refreshing: Pending | None = None
         self._stale: dict[Filter, int] = {}  # the highest xid that made it so
         self._bytes_max = bytes_max
-        self._log: list[Entry] = []
-        self._begin_bytes = self._end_bytes = 0
         self._trim_at_bytes = self._compact_at_bytes = TRIM_BYTES
         self._announced = self._announced_bytes = 0
         self._behind = 0
         self._queue = PendingQueue()
-        self._cuts: dict[tuple[int, int, int, bool, int], tuple[Cut, Snapshot | None]] = {}
-
-    @property
-    def log_bytes(self) -> int:
-        """Return what the log holds."""
-        return self._end_bytes - self._begin_bytes
 
     @property
     def is_pending(self) -> bool:
@@ -80,9 +70,9 @@ class Topic:
     def join(self, subscriber: Subscriber) -> None:
         """Add a subscriber, which is sent everything from here on."""
         if not self.subscribers:
-            self._forget_before(self.end)
+            self.log.forget_before(self.log.end)
         subscriber.topic = self
-        subscriber.offset = self.end
+        subscriber.offset = self.log.end
         self.subscribers[subscriber] = None
         if subscriber.state is State.CATCHING_UP:
             self.catching_up[subscriber] = None
@@ -95,7 +85,7 @@ class Topic:
         self.catching_up.pop(subscriber, None)
 
     def reload(self, subscriber: Subscriber) -> Reading:
-        """It needs fresh data, and is sent what comes from here on and is not in them."""
+        """Order fresh data for a subscriber. After them it is sent what comes from here on and is not in them."""
         self._bring_along(subscriber)
         self.catching_up.pop(subscriber, None)
         subscriber.snapshot = None
@@ -103,43 +93,48 @@ class Topic:
         return subscriber.reading()
 
     def reload_all(self) -> list[Reading]:
-        """Nothing that is pending, or stale, matters any more. Subscribers that are BEHIND get fresh data anyway."""
+        """Order fresh data for all but those that are BEHIND, which get them later. Drop what is pending or stale."""
         self._queue.clear()
         self.refreshing = None
         self._stale.clear()
         return [self.reload(subscriber) for subscriber in self.subscribers if subscriber.state is not State.BEHIND]
 
     def start(self, subscriber: Subscriber, snapshot: Snapshot) -> bool:
-        """It has all that the snapshot sees, and is sent the rest. False when that cannot be: too much has come since
-        its data were ordered, or something of which the events are unknown.
+        """Send a subscriber that has all that the snapshot sees what came after it.
+
+        Return False if that cannot be done, because too much has come since its data were ordered, or because the
+        events of a change are unknown.
         """
         if self.is_late(subscriber):
             return False
         subscriber.snapshot = snapshot
-        log = self._log[subscriber.offset - self.begin :]
-        if any(entry.event is None and not subscriber.skips(entry) for entry in log):
+        entries = self.log.since(subscriber.offset)
+        if any(entry.event is None and not subscriber.skips(entry) for entry in entries):
             return False
         subscriber.take(Step.DATA_SENT)
         self.catching_up[subscriber] = None
-        self._expect_unseen(subscriber, log)
+        self._expect_unseen(subscriber, entries)
         if self._stale and all(each.state in SENT for each in self.subscribers):
             self._stale = {filter_: xid for filter_, xid in self._stale.items() if not self._all_have(xid)}
         return True
 
     def is_late(self, subscriber: Subscriber) -> bool:
         """Whether more of the log than may be kept for it has come since its data were ordered."""
-        if subscriber.offset < self.begin:
-            return True
-        return self._end_bytes - self._bytes_before(subscriber.offset) > self._bytes_max
+        return subscriber.offset < self.log.begin or self.log.bytes_since(subscriber.offset) > self._bytes_max
 
-    # --- what comes ---
+    # --- events ---
 
     def publish(self, xid: int, events: Events | None, read_in: Snapshot | None = None) -> list[Reading]:
         """Send the events of a change. None: they are unknown, and call for fresh data."""
         if self._queue:
             self._queue.put((xid, events, read_in))
             return self.reload_all() if self._queue.size_bytes > self._bytes_max else []
-        return self._arrive(xid, events, read_in)
+        log = self.log
+        log.append(xid, events, read_in)
+        self._behind = len(self.subscribers)
+        if events is not None and log.end_bytes - log.begin_bytes <= self._trim_at_bytes:
+            return []
+        return self._settle_log(is_known=events is not None)
 
     def wait(self, xid: int | None, size_bytes: int = ENTRY_BYTES) -> Pending:
         """Append an entry that is not known yet."""
@@ -159,11 +154,12 @@ class Topic:
 
     def announce(self) -> None:
         """Let subscribers send what has come since the last call."""
-        if self._announced == self.end:
+        log = self.log
+        if self._announced == log.end:
             return
-        added_bytes = self._end_bytes - self._announced_bytes
-        new = self._log[max(self._announced - self.begin, 0) :] if self.catching_up else ()
-        self._announced, self._announced_bytes = self.end, self._end_bytes
+        added_bytes = log.end_bytes - self._announced_bytes
+        new = log.since(self._announced) if self.catching_up else ()
+        self._announced, self._announced_bytes = log.end, log.end_bytes
         for subscriber in tuple(self.subscribers):
             if subscriber.state is State.LIVE:
                 if subscriber.outbox.is_closed:
@@ -181,14 +177,14 @@ class Topic:
                 self._expect_unseen(subscriber, new)
                 self._woken[subscriber.outlet] = None
 
-    # --- who is slow ---
+    # --- slow subscribers ---
 
     def let_go(self, subscriber: Subscriber) -> None:
         """Send a subscriber nothing, not even what waits, until it is reloaded or leaves."""
         subscriber.forget()
         subscriber.snapshot = None
         self.catching_up.pop(subscriber, None)
-        self._seek(subscriber, self.end)
+        self._seek(subscriber, self.log.end)
 
     def compact(self) -> None:
         """Keep only the newest state of each row in the log, if rows have a key that can be found in them.
@@ -199,33 +195,27 @@ class Topic:
         key_of = row_key(self.subscription)
         if key_of is None:
             return
-        if sum(len(entry.event.rows or ()) for entry in self._log if entry.event is not None) > COMPACTED_ROWS_MAX:
+        if self.log.row_count > COMPACTED_ROWS_MAX:
             self._drop_slow()
             return
         self.announce()
-        begun = frozenset([each.offset - self.begin for each in self.subscribers if each.sent_rows])
-        self._log, places = renumbered(keep_newest(self._log, key_of, begun), self._begin_bytes)
-        self.end = self._announced = self.begin + len(self._log)
-        self._end_bytes = self._announced_bytes = self._bytes_before(self.end)
-        self._compact_at_bytes = max(TRIM_BYTES, 2 * self.log_bytes)
-        self._cuts.clear()
+        moved = self.log.compact(key_of, {each.offset for each in self.subscribers if each.sent_rows})
+        self._announced, self._announced_bytes = self.log.end, self.log.end_bytes
+        self._compact_at_bytes = max(TRIM_BYTES, 2 * self.log.size_bytes)
         for each in self.subscribers:
-            each.offset, each.proved_at = (
-                position if position < self.begin else self.begin + places[position - self.begin]
-                for position in (each.offset, each.proved_at)
-            )
+            each.offset, each.proved_at = moved(each.offset), moved(each.proved_at)
             if each.state in SENT:
                 self._recount(each)
 
     def _drop_slow(self) -> None:
         """Keep nothing for subscribers for which more than half of the log waits."""
         for subscriber in tuple(self.subscribers):
-            if subscriber.state in SENT and subscriber.waiting_bytes > self.log_bytes // 2:
+            if subscriber.state in SENT and subscriber.waiting_bytes > self.log.size_bytes // 2:
                 subscriber.fall_behind()
 
     def lag(self, subscriber: Subscriber) -> tuple[int, int]:
         """Return how many entries wait for a subscriber, and when the oldest was written; 0 if that is not known."""
-        return self.end - subscriber.offset, self._written_us(subscriber.offset)
+        return self.log.end - subscriber.offset, self.log.written_us(subscriber.offset)
 
     @property
     def oldest_us(self) -> int:
@@ -233,18 +223,12 @@ class Topic:
         if not self._behind:
             return 0
         behind = [each.offset for each in self.subscribers if each.waiting_bytes and each.state in SENT]
-        return self._written_us(min(behind)) if behind else 0
+        return self.log.written_us(min(behind)) if behind else 0
 
-    def _written_us(self, position: int) -> int:
-        """Return when an entry, or one soon after it, was written; 0 if that is not known."""
-        first = position - self.begin
-        claims = [entry.claim for entry in self._log[first : first + LOOKED_AT_MAX]]
-        return next((claim.at for claim in claims if isinstance(claim, EventPosition) and claim.at), 0)
-
-    # --- what is stale ---
+    # --- stale rows ---
 
     def make_stale(self, filter_: Filter, xid: int) -> None:
-        """Rows that this filter lets through have to be read again, or all figures, since this transaction."""
+        """Note that a transaction made rows stale: those that the filter lets through, or all figures."""
         filter_ = EVERYTHING if EVERYTHING in self._stale else filter_
         self._stale[filter_] = max(xid, self._stale.get(filter_, 0))
         if len(self._stale) > STALE_FILTERS_MAX:
@@ -257,17 +241,17 @@ class Topic:
 
     @property
     def needs_refresh(self) -> bool:
-        """Whether they should be read now. Data that are being read may have them already."""
+        """Whether stale rows should be read now. Data that are being read may have them already."""
         return bool(self._stale) and self.refreshing is None and any(s.state in SENT for s in self.subscribers)
 
     def refresh(self) -> Pending:
-        """They are about to be read. Until they are there, nothing else is sent."""
+        """Note that stale rows are about to be read. Until they have been, nothing else is sent."""
         self._stale.clear()
         self.refreshing = self.wait(None)
         return self.refreshing
 
     def show(self, pending: Pending, rows: tuple[bytes, ...], read_in: Snapshot) -> list[Reading]:
-        """They were read. Does nothing when all get fresh data by now."""
+        """Send the rows that were read. Does nothing if all subscribers get fresh data by now."""
         if self.refreshing is not pending:
             return []
         self.refreshing = None
@@ -278,28 +262,27 @@ class Topic:
     # --- frames ---
 
     def cut(self, subscriber: Subscriber, *, one: bool) -> Cut:
-        """The subscriber's next frame, of which at least one entry must be announced."""
-        snapshot = subscriber.snapshot
+        """Return a subscriber's next frame, and move the subscriber behind it. At least one entry must wait."""
+        log, snapshot = self.log, subscriber.snapshot
         with_cursor = subscriber.subscription.cursor
-        key = subscriber.offset, subscriber.sent_rows, self.end, with_cursor, id(snapshot)
-        found = self._cuts.get(key)
+        key = subscriber.offset, subscriber.sent_rows, log.end, with_cursor, id(snapshot)
+        found = log.cuts.get(key)
         if found is None:
-            seen_end = 0 if snapshot is None else len(self._log)
+            seen_end = 0 if snapshot is None else len(log.entries)
             if subscriber.state is State.LIVE:
-                seen_end = subscriber.proved_at - self.begin
-            begin = subscriber.offset - self.begin
+                seen_end = subscriber.proved_at - log.begin
             cut = cut_frame(
-                self._log,
-                begin,
+                log.entries,
+                subscriber.offset - log.begin,
                 subscriber.sent_rows,
                 one=one,
                 with_cursor=with_cursor,
                 seen_end=seen_end,
                 skips=subscriber.skips,
             )
-            if len(self._cuts) >= CUTS_MAX:
-                self._cuts.clear()
-            self._cuts[key] = found = cut, snapshot
+            if len(log.cuts) >= CUTS_MAX:
+                log.cuts.clear()
+            log.cuts[key] = found = cut, snapshot
         cut = found[0]
         subscriber.sent_rows = cut.sent_rows
         self._seek(subscriber, subscriber.offset + cut.count)
@@ -310,42 +293,34 @@ class Topic:
         return next((entry.cost_bytes for _, entry in self._unsent(subscriber)), 0)
 
     def skip_rest(self, subscriber: Subscriber) -> None:
-        """It has been sent everything but what its data have."""
-        self._seek(subscriber, self.end)
+        """Move a subscriber to the end: its data have all that is left."""
+        self._seek(subscriber, self.log.end)
 
     # --- inside ---
 
-    def _arrive(self, xid: int, events: Events | None, read_in: Snapshot | None = None) -> list[Reading]:
-        end_bytes = self._end_bytes
-        for event in (None,) if events is None else events:
-            cost_bytes = ENTRY_BYTES if event is None else event.cost_bytes
-            end_bytes += cost_bytes
-            claim = None if event is None else event.event_position
-            self._log.append(made(Entry, (xid, event, cost_bytes, end_bytes, read_in, claim)))
-            self.end += 1
-        self._end_bytes = end_bytes
-        self._behind = len(self.subscribers)
-        readings = [] if events is not None else self._reload_lacking()
-        if end_bytes - self._begin_bytes > self._trim_at_bytes:
+    def _settle_log(self, *, is_known: bool) -> list[Reading]:
+        """Reload subscribers that lack the last entry if it is not known, and trim a log that has grown."""
+        readings = [] if is_known else self._reload_lacking()
+        if self.log.size_bytes > self._trim_at_bytes:
             self._trim()
         return readings
 
     def _reload_lacking(self) -> list[Reading]:
-        """The last entry cannot be sent: fresh data for those that do not have it."""
-        entry = self._log[-1]
-        lacking = [
-            each for each in self.subscribers if each.state in SENT and not self._skips(each, self.end - 1, entry)
-        ]
+        """Order fresh data for the subscribers that do not have the last entry, which cannot be sent."""
+        position, entry = self.log.end - 1, self.log.entries[-1]
+        lacking = [each for each in self.subscribers if each.state in SENT and not self._skips(each, position, entry)]
         return [self.reload(subscriber) for subscriber in lacking]
 
     def _go_on(self) -> list[Reading]:
-        """Move to the log what is known by now."""
+        """Move to the log what is known by now, in the order in which it came."""
         readings: list[Reading] = []
         for known in self._queue.take_known():
             if isinstance(known, Snapshot):
                 self._prove(known)
             else:
-                readings += self._arrive(*known)
+                self.log.append(*known)
+                self._behind = len(self.subscribers)
+                readings += self._settle_log(is_known=known[1] is not None)
         return readings
 
     def _prove(self, snapshot: Snapshot) -> None:
@@ -353,7 +328,7 @@ class Topic:
         for subscriber in tuple(self.catching_up):
             if subscriber.snapshot is None or snapshot.sees_all_of(subscriber.snapshot):
                 subscriber.take(Step.PROVED)
-                subscriber.proved_at = self.end
+                subscriber.proved_at = self.log.end
                 del self.catching_up[subscriber]
                 self._seek(subscriber, subscriber.offset)
 
@@ -362,7 +337,7 @@ class Topic:
         if size_bytes:
             subscriber.expect(size_bytes)
         elif not subscriber.waiting_bytes:
-            self._seek(subscriber, self.end)
+            self._seek(subscriber, self.log.end)
 
     def _skips(self, subscriber: Subscriber, position: int, entry: Entry) -> bool:
         if subscriber.state is State.LIVE and position >= subscriber.proved_at:
@@ -371,62 +346,50 @@ class Topic:
 
     def _unsent(self, subscriber: Subscriber) -> Iterator[tuple[int, Entry]]:
         """Yield what waits in the log for a subscriber, with its position."""
-        for position in range(subscriber.offset, self.end):
-            entry = self._log[position - self.begin]
+        for position in range(subscriber.offset, self.log.end):
+            entry = self.log.entries[position - self.log.begin]
             if entry.event is not None and not self._skips(subscriber, position, entry):
                 yield position, entry
 
     def _bring_along(self, subscriber: Subscriber) -> None:
-        """What waits for it in the log goes before anything else that it is sent, but is not copied if it is much."""
+        """Let a subscriber keep what waits for it in the log. If that is much, drop it: fresh data follow."""
         if subscriber.is_far_behind:
             subscriber.forget()
         elif subscriber.state in SENT:
             for position, entry in list(self._unsent(subscriber)):  # a client that reads at once shortens the log
                 subscriber.keep(entry, is_expected=position < self._announced)
-        self._seek(subscriber, self.end)
+        self._seek(subscriber, self.log.end)
 
     def _recount(self, subscriber: Subscriber) -> None:
         """Count anew what waits for a subscriber: most have no snapshot, and skip nothing."""
         size_bytes = sum(entry.cost_bytes for entry in subscriber.own or ())
         if subscriber.snapshot is None:
-            size_bytes += self._end_bytes - self._bytes_before(subscriber.offset)
+            size_bytes += self.log.bytes_since(subscriber.offset)
         else:
             size_bytes += sum(entry.cost_bytes for _, entry in self._unsent(subscriber))
         subscriber.outbox.size_bytes += size_bytes - subscriber.waiting_bytes
         subscriber.waiting_bytes = size_bytes
 
     def _seek(self, subscriber: Subscriber, position: int) -> None:
-        was_behind = subscriber.offset < self.end
+        end = self.log.end
+        was_behind = subscriber.offset < end
         subscriber.offset = position
         if subscriber.state is State.LIVE and position >= subscriber.proved_at:
             subscriber.snapshot = None
-        if was_behind and position == self.end:
+        if was_behind and position == end:
             self._behind -= 1
             if not self._behind:
-                self._forget_before(self.end)
+                self.log.forget_before(end)
 
     def _all_have(self, xid: int) -> bool:
         """Whether the data of all have what transactions up to this one did, which come in any order."""
         return all(each.snapshot is not None and each.snapshot.xmin > xid for each in self.subscribers)
 
     def _trim(self) -> None:
-        """Keep what somebody still needs, but not for a subscriber whose data come too late anyway."""
+        """Forget what no subscriber needs. One whose data come too late needs nothing: they are read again."""
         loading = [each.offset for each in self.subscribers if each.state is State.LOADING and not self.is_late(each)]
         needed = [each.offset for each in self.subscribers if each.state in SENT]
-        self._forget_before(min([*loading, *needed], default=self.end))
-        if self.subscription.overflow is Overflow.LATEST and self.log_bytes > self._compact_at_bytes:
+        self.log.forget_before(min([*loading, *needed], default=self.log.end))
+        if self.subscription.overflow is Overflow.LATEST and self.log.size_bytes > self._compact_at_bytes:
             self.compact()  # early and often, since all wait for it
-        self._trim_at_bytes = self.log_bytes + TRIM_BYTES
-
-    def _forget_before(self, position: int) -> None:
-        if position == self.end:
-            self._begin_bytes = self._end_bytes
-            self._log.clear()
-        else:
-            self._begin_bytes = self._bytes_before(position)
-            del self._log[: position - self.begin]
-        self.begin = position
-        self._cuts.clear()
-
-    def _bytes_before(self, position: int) -> int:
-        return self._log[position - self.begin - 1].end_bytes if position > self.begin else self._begin_bytes
+        self._trim_at_bytes = self.log.size_bytes + TRIM_BYTES

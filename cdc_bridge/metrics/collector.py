@@ -105,7 +105,7 @@ class Collector:
         topics = hub.subscribers.topics
         yield "cdc_subscriptions", (), len(hub)
         yield "cdc_topics", (), len(topics)
-        yield "cdc_backlog_bytes", (), sum(topic.log_bytes for topic in topics)
+        yield "cdc_backlog_bytes", (), sum(topic.log.size_bytes for topic in topics)
         for cause in Cause:
             yield "cdc_resyncs_total", (cause.value,), scheduler.resyncs[cause]
         for outcome in CURSOR_OUTCOMES:

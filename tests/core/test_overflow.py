@@ -227,7 +227,7 @@ def live_through(place: Place, overflow: Overflow, bytes_max: int, story: list[t
         assert watcher.rows == place.shown()
         assert watcher.outbox.size_bytes == watcher.subscriber.waiting_bytes == 0
     place.publisher.take_heartbeat(snapshot(10_000, 10_000))
-    assert place.topic.log_bytes == 0
+    assert place.topic.log.size_bytes == 0
 
 
 # --- what is kept ---
@@ -275,7 +275,7 @@ def test_latest_is_fresh_data_where_a_log_is_too_long_to_be_made_shorter_at_once
     assert slow.subscriber.state in SENT
     for number in range(0, 20_000, 50):
         place.put(*[(key, "y" * 100) for key in range(number, number + 50)])
-        assert place.topic.log_bytes < 4 * TRIM_BYTES
+        assert place.topic.log.size_bytes < 4 * TRIM_BYTES
     assert slow.subscriber.state is State.BEHIND
     assert fast.rows == place.table
     assert [each["event"] for each in fast.messages].count("init") == 1
@@ -388,7 +388,7 @@ def test_a_thousand_clients_that_stop_reading_at_once_share_what_waits(overflow:
     for number in range(1000):
         place.put((number % 50, f"{number:0200}"))
         assert fast.rows == place.table
-        assert place.topic.log_bytes <= BYTES_MAX + TRIM_BYTES
+        assert place.topic.log.size_bytes <= BYTES_MAX + TRIM_BYTES
         assert sum(len(each.subscriber.own or ()) for each in stopped) == 0
     if overflow is Overflow.CLOSE:
         assert all(each.said[-1] == ("close", 1013) for each in stopped)

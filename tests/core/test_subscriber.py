@@ -208,7 +208,7 @@ def test_log_that_all_have_been_sent_is_forgotten() -> None:
     scene.begin(snapshot(10, 10))
     for number in range(100):
         scene.offer(20 + number, "x")
-    assert (scene.topic.begin, scene.topic.end) == (100, 100)
+    assert (scene.topic.log.begin, scene.topic.log.end) == (100, 100)
 
 
 def test_log_is_not_kept_for_data_that_come_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_log_is_not_kept_for_data_that_come_too_late(monkeypatch: pytest.MonkeyP
     scene = Scene(bytes_max=2000)
     for number in range(1000):
         scene.offer(20 + number, "x")
-    assert scene.topic.end - scene.topic.begin <= 50
+    assert scene.topic.log.end - scene.topic.log.begin <= 50
     assert not scene.begin(snapshot(5000, 5000))
 
 
@@ -388,7 +388,7 @@ class World:
                 self._take_in(subscriber, subscriber.outbox.next_frame())
             assert subscriber.waiting_bytes == subscriber.outbox.size_bytes == 0
             assert self.based[subscriber] == set(self.committed), "a gap"
-        assert self.topic.begin == self.topic.end
+        assert self.topic.log.begin == self.topic.log.end
 
     def _send(self, subscriber: Subscriber) -> None:
         reading, seen = self.read.pop(subscriber)
