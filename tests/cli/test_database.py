@@ -95,6 +95,26 @@ def test_plan_prints_what_attach_would_do_and_changes_nothing(dsn: str, tmp_path
     assert attached(dsn, tmp_path) == ["public.messages"]
 
 
+def test_upgrade_brings_our_sql_to_this_version_and_attaches_nothing(
+    dsn: str, tmp_path: Path, database: Database
+) -> None:
+    said = assert_one_sentence(run("upgrade", "--dsn", dsn, cwd=tmp_path), 3)
+    assert "attach a table first" in said
+    assert run("attach", "messages", "--dsn", dsn, cwd=tmp_path).returncode == 0
+    assert run("upgrade", "--dsn", dsn, cwd=tmp_path).stdout == "Nothing to do.\n"
+    newest = members(dsn, tmp_path)["newest_version"]
+    older = f"CREATE OR REPLACE FUNCTION cdc.version() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT {newest - 1}'"
+    database.execute(older)
+    planned = run("upgrade", "--plan", "--dsn", dsn, cwd=tmp_path)
+    assert f"install version {newest}" in planned.stdout
+    assert "[no lock on any table]" in planned.stdout
+    assert members(dsn, tmp_path)["version"] == newest - 1
+    done = run("upgrade", "--dsn", dsn, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f'install version {newest} in the schema "cdc"\n'), done.stderr
+    assert members(dsn, tmp_path)["version"] == newest
+    assert attached(dsn, tmp_path) == ["public.messages"]
+
+
 def test_collections_are_named_as_clients_name_them(dsn: str, tmp_path: Path) -> None:
     run("attach", "messages", "sales.orders", "--dsn", dsn, cwd=tmp_path)
     assert [table["collection"] for table in members(dsn, tmp_path)["tables"]] == ["messages", "sales.orders"]
