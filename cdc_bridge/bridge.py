@@ -31,6 +31,7 @@ from cdc_bridge.engine.shares import (
     EVALUATOR_CONNECTIONS,
     LOG_CONNECTIONS,
 )
+from cdc_bridge.engine.topic import Topic
 from cdc_bridge.histogram import Histogram
 from cdc_bridge.logs import facts
 from cdc_bridge.metrics.canary import Canary
@@ -58,6 +59,9 @@ METRICS_HANDSHAKES_MAX = 100
 
 CATALOG_CONNECTIONS = 1
 """Shared with the maintenance of the log, which waits a second at most where a part of the log is locked."""
+
+LATE_TOPICS_MAX = 10
+"""The topics that `/readyz?verbose` names."""
 
 PREPARED_AFTER = 5
 """The catalog is asked the same few things for ever: planning them each time would cost more than the answers."""
@@ -181,6 +185,9 @@ def _build_request_policy(
             "log": {"problems": list(maintenance.problems)},
         }
 
+    def inner_details() -> Mapping[str, object]:
+        return {"late_topics": [_load(topic) for topic in broker.hub.subscribers.latest_topics(LATE_TOPICS_MAX)]}
+
     is_local = is_loopback(settings.host)
     shows_inspector = settings.inspector == "on" or (is_local and not settings.inspector)
     return RequestPolicy(
@@ -188,9 +195,22 @@ def _build_request_policy(
         allowed_origins=tuple(settings.allowed_origins),
         reasons=reasons,
         details=details,
+        inner_details=inner_details,
         loopback_only=is_local,
         pages=pages() if shows_inspector else {},
     )
+
+
+def _load(topic: Topic) -> Mapping[str, object]:
+    """Return what waits in a topic, as `/readyz?verbose` says it."""
+    late, oldest_us = topic.late, topic.oldest_us
+    return {
+        "collection": topic.subscription.collection.name,
+        "subscribers": len(topic.subscribers),
+        "late": len(late),
+        "waiting_bytes": sum(each.waiting_bytes for each in late),
+        "oldest_age_s": round(max(time.time() - oldest_us / 1e6, 0), 3) if oldest_us else None,
+    }
 
 
 @asynccontextmanager

@@ -1,9 +1,12 @@
 """What the metrics of a bridge say of the time between two looks at them. `docs/metrics.md` explains each."""
 
+import json
 import math
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -19,12 +22,13 @@ Values: TypeAlias = Mapping[str, Mapping[Labels, float]]
 
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """One look at a bridge. `problem`: why there are no metrics."""
+    """One look at a bridge. `problem`: why there are no metrics. `state` is what `/readyz?verbose` says."""
 
     url: str
     at_s: float
     values: Values = field(default_factory=dict)
     problem: str = ""
+    state: Mapping[str, Any] = field(default_factory=dict)
 
     def total(self, name: str) -> float:
         return sum(self.values.get(name, {}).values())
@@ -53,7 +57,18 @@ def scrape(url: str) -> Scrape:
                 values.setdefault(sample.name, {})[labels] = sample.value
     except (OSError, ValueError) as error:
         return Scrape(url, at_s, problem=f"no metrics: {getattr(error, 'reason', None) or error}")
-    return Scrape(url, at_s, values)
+    return Scrape(url, at_s, values, state=_state(url))
+
+
+def _state(url: str) -> Mapping[str, Any]:
+    """Return what a bridge says of its readiness; nothing where it says nothing that can be read."""
+    with suppress(OSError, ValueError):
+        try:
+            found = json.loads(fetch(f"{url.rstrip('/')}/readyz?verbose"))
+        except urllib.error.HTTPError as error:
+            found = json.loads(error.read())
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def summary(before: Scrape, after: Scrape) -> dict[str, Any]:
@@ -71,6 +86,9 @@ def summary(before: Scrape, after: Scrape) -> dict[str, Any]:
     return {
         "url": after.url,
         "problem": None,
+        "ready": after.state.get("ready"),
+        "reasons": after.state.get("reasons", []),
+        "late_topics": after.state.get("late_topics", []),
         "changes_per_s": rate("cdc_changes_total"),
         "deliveries_per_s": rate("cdc_deliveries_total"),
         "sent_bytes_per_s": rate("cdc_sent_bytes_total"),

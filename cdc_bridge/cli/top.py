@@ -129,7 +129,7 @@ def _view(members: dict[str, Any]) -> "RenderableType":
         _facts("database", _database(members)),
         _table("rows written a second", ["collection", *WRITES], _writes(members)),
         _table("bridges", ["process", "version", "behind", "silent"], _bridges(members)),
-        *(part for each in members["metrics"] for part in _metrics(each)),
+        *(part for each in members["metrics"] for part in bridge_view(each)),
     )
 
 
@@ -164,13 +164,14 @@ def _bridges(members: dict[str, Any]) -> Iterator[list[str]]:
         yield [str(each["pid"]), each["version"], f"{each['behind_s']} s", silent]
 
 
-def _metrics(found: dict[str, Any]) -> Iterator["RenderableType"]:
+def bridge_view(found: dict[str, Any]) -> Iterator["RenderableType"]:
     if found["problem"]:
         yield _facts(found["url"], [("", found["problem"])])
         return
     yield _facts(
         found["url"],
         [
+            ("ready", _ready(found)),
             ("changes", f"{found['changes_per_s']:,.1f}/s"),
             ("deliveries", f"{found['deliveries_per_s']:,.1f}/s, {size(found['sent_bytes_per_s'])}/s"),
             ("clients", f"{found['connections']:,.0f}, {found['subscriptions']:,.0f} subscriptions"),
@@ -184,9 +185,23 @@ def _metrics(found: dict[str, Any]) -> Iterator["RenderableType"]:
     if trip := found["round_trip"]:
         causes.append(["round trip to clients", _bound(trip["p50_s"]), _bound(trip["p99_s"])])
     yield _table("lag by cause, at most", ["cause", "half", "99 %"], causes)
+    late = [
+        [each["collection"], f"{each['late']} of {each['subscribers']}", size(each["waiting_bytes"]), _late(each)]
+        for each in found["late_topics"]
+    ]
+    if late:
+        yield _table("topics with clients that lag", ["collection", "clients", "waiting", "oldest"], late)
     policies = [[each["collection"], each["policy"], f"{each['busy']:.1%}"] for each in found["policies"][:SHOWN_MAX]]
     if policies:
         yield _table("policies that PostgreSQL evaluates", ["collection", "policy", "of the time"], policies)
+
+
+def _ready(found: dict[str, Any]) -> str:
+    return "yes" if found["ready"] else "; ".join(found["reasons"]) or "unknown"
+
+
+def _late(topic: dict[str, Any]) -> str:
+    return "unknown" if topic["oldest_age_s"] is None else f"{topic['oldest_age_s']:.1f} s"
 
 
 def _bound(seconds: float | None) -> str:

@@ -129,6 +129,11 @@ class SubscriberRegistry:
     def topics(self) -> list[Topic]:
         return list(self._topics.values())
 
+    def latest_topics(self, count: int) -> list[Topic]:
+        """Return the topics with subscribers for which something waits, those with the longest logs first."""
+        late = [topic for topic in self._topics.values() if topic.late]
+        return sorted(late, key=lambda topic: -topic.log.size_bytes)[:count]
+
     def topics_of(self, relation_id: int) -> list[Topic]:
         """Return the topics that follow this table."""
         return self.index.members(relation_id)

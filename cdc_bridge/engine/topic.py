@@ -218,12 +218,15 @@ class Topic:
         return self.log.end - subscriber.offset, self.log.written_us(subscriber.offset)
 
     @property
+    def late(self) -> list[Subscriber]:
+        """Return the subscribers for which something waits."""
+        return [each for each in self.subscribers if each.waiting_bytes and each.state in SENT] if self._behind else []
+
+    @property
     def oldest_us(self) -> int:
         """Return when the oldest entry that waits for a subscriber was written; 0 if none does, or it is not known."""
-        if not self._behind:
-            return 0
-        behind = [each.offset for each in self.subscribers if each.waiting_bytes and each.state in SENT]
-        return self.log.written_us(min(behind)) if behind else 0
+        late = self.late
+        return self.log.written_us(min(each.offset for each in late)) if late else 0
 
     # --- stale rows ---
 

@@ -58,6 +58,9 @@ class RequestPolicy:
     details: Callable[[], Mapping[str, object]] = dict
     """Return what else `/readyz?verbose` says: no data of rows, no secrets."""
 
+    inner_details: Callable[[], Mapping[str, object]] = dict
+    """Return what it says besides to those who may see metrics, since it names what clients follow."""
+
     is_open: bool = True
     """Whether requests are upgraded. A bridge that ends is not ready either."""
 
@@ -78,7 +81,8 @@ class RequestPolicy:
         if path == "/healthz":
             return HTTPStatus.OK, "alive\n"
         if path == "/readyz":
-            return self._readiness(is_verbose=query == "verbose")
+            is_trusted = self._may_see_metrics(request.headers, peer)
+            return self._readiness(is_verbose=query == "verbose", is_trusted=is_trusted)
         if path == METRICS_PATH and self._may_see_metrics(request.headers, peer):
             return HTTPStatus.OK, self.metrics()
         if path != WEBSOCKET_PATH or self.metrics_only:
@@ -97,7 +101,7 @@ class RequestPolicy:
         """Return why the bridge is not ready, or will be no more."""
         return [*([] if self.is_open else ["shutting down"]), *self.reasons()]
 
-    def _readiness(self, *, is_verbose: bool) -> Answer:
+    def _readiness(self, *, is_verbose: bool, is_trusted: bool) -> Answer:
         reasons = self.not_ready()
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         if not is_verbose:
@@ -108,6 +112,7 @@ class RequestPolicy:
             "draining": not self.is_open,
             "connections": self.limits.admitted_count,
             **self.details(),
+            **(self.inner_details() if is_trusted else {}),
         }
         return status, json.dumps(state, ensure_ascii=False, indent=2) + "\n"
 

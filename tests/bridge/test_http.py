@@ -13,6 +13,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
+from tests.support.metrics import get, scrape_until
 from tests.support.proxy import Proxy
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
@@ -68,6 +69,7 @@ async def test_verbose_readiness_says_what_it_rests_on(table: Database) -> None:
                 "can_read": True,
                 "catalog": {"collections": 1, "problems": []},
                 "log": {"problems": []},
+                "late_topics": [],
             },
         )
         proxy.refuse()
@@ -78,6 +80,23 @@ async def test_verbose_readiness_says_what_it_rests_on(table: Database) -> None:
         assert (status, state["ready"], state["listening"], state["heartbeat_age_s"]) == (503, False, False, None)
         assert state["reasons"][0] == "not listening to the database"
         assert "password" not in text
+
+
+async def test_topics_for_which_something_waits_are_named_to_this_machine_only(table: Database) -> None:
+    async with running_bridge(table.dsn) as bridge, await Client.connect(bridge.url) as client:
+        await client.send({"type": "subscribe", "collection": "t"})
+        await client.expect(event="init")
+        client.connection.transport.pause_reading()
+        table.execute("INSERT INTO t VALUES (1)")
+        await scrape_until(bridge.http, lambda found: found.value("cdc_deliveries_total") == 2)
+        table.execute("INSERT INTO t VALUES (2)")  # it waits for the PONG of the first
+        await scrape_until(bridge.http, lambda found: found.value("cdc_oldest_undelivered_age_seconds") > 0)
+        [topic] = json.loads((await answer(bridge, "/readyz?verbose"))[1])["late_topics"]
+        assert (topic["collection"], topic["subscribers"], topic["late"]) == ("t", 1, 1)
+        assert topic["waiting_bytes"] > 0
+        forwarded = await asyncio.to_thread(get, f"{bridge.http}/readyz?verbose", {"X-Forwarded-For": "192.0.2.1"})
+        assert "late_topics" not in json.loads(forwarded[1])
+        client.connection.transport.resume_reading()
 
 
 async def test_verbose_readiness_counts_connections_and_subscriptions(table: Database) -> None:

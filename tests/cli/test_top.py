@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console, Group
 
 from cdc_bridge.cli.scrape import Scrape, scrape, summary
+from cdc_bridge.cli.top import bridge_view
 from tests.cli.command import assert_one_sentence, run
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
@@ -22,9 +24,9 @@ MEMBERS = {
     "oldest_write_s", "sees_all_transactions", "bridges", "metrics",
 }  # fmt: skip
 METRICS = {
-    "url", "problem", "changes_per_s", "deliveries_per_s", "sent_bytes_per_s", "closes_per_s", "connections",
-    "subscriptions", "topics", "backlog_bytes", "oldest_undelivered_s", "new_gaps", "new_resyncs", "lag", "round_trip",
-    "closed_as_slow", "policies",
+    "url", "problem", "ready", "reasons", "late_topics", "changes_per_s", "deliveries_per_s", "sent_bytes_per_s",
+    "closes_per_s", "connections", "subscriptions", "topics", "backlog_bytes", "oldest_undelivered_s", "new_gaps",
+    "new_resyncs", "lag", "round_trip", "closed_as_slow", "policies",
 }  # fmt: skip
 
 
@@ -61,7 +63,7 @@ async def test_what_happens_in_database_and_bridge(database: Database, tmp_path:
     of_bridge, of_nobody = members["metrics"]
     assert set(of_bridge) == METRICS
     assert of_bridge["changes_per_s"] > 0
-    assert (of_bridge["connections"], of_bridge["subscriptions"]) == (1, 1)
+    assert (of_bridge["ready"], of_bridge["connections"], of_bridge["subscriptions"]) == (True, 1, 1)
     assert {each["cause"] for each in of_bridge["lag"]} >= {"match"}
     assert of_nobody["problem"].startswith("no metrics: ")
 
@@ -87,6 +89,19 @@ def test_figures_of_a_bridge_are_of_the_time_between_two_looks() -> None:
     assert found["lag"] == [{"cause": "read", "p50_s": 1.0, "p99_s": 1.0}]
     assert summary(looked(10, 5, 5, 50), looked(12, 5, 5, 1))["changes_per_s"] == 0  # it was started again
     assert summary(looked(10, 5, 5, 50), looked(12, 5, 5, 1))["lag"] == []
+
+
+def test_clients_that_lag_and_busy_policies_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    late = {"collection": "messages", "subscribers": 9, "late": 2, "waiting_bytes": 500, "oldest_age_s": 3.25}
+    policy: dict[tuple[str, ...], float] = {("notes", "of_members"): 0.5}
+    state = {"ready": False, "reasons": ["not listening to the database"], "late_topics": [late]}
+    before = Scrape("http://bridge", 10, {})
+    after = Scrape("http://bridge", 12, {"cdc_policy_evaluation_seconds_sum": policy}, state=state)
+    Console(highlight=False, width=120).print(Group(*bridge_view(summary(before, after))))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "ready not listening to the database" in shown
+    assert "messages 2 of 9 500 bytes 3.2 s" in shown
+    assert "notes of_members 25.0%" in shown
 
 
 async def test_what_is_no_bridge_has_no_metrics() -> None:
