@@ -11,9 +11,10 @@ import pytest
 
 from cdc_bridge.admin.mode import Mode
 from cdc_bridge.metrics.names import METRICS
+from cdc_bridge.server.traffic import SAMPLED
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
-from tests.support.metrics import get, scrape, scrape_until
+from tests.support.metrics import WITHIN_S, get, scrape, scrape_until
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 
@@ -79,6 +80,17 @@ async def test_a_row_is_counted_on_its_whole_way(table: Database) -> None:
         after = await scrape(bridge.http)
         assert gained("cdc_cursors_total", outcome="not_ours") == 1
         assert gained("cdc_resyncs_total", reason="replay") == 1
+
+
+async def test_frames_are_measured_until_their_client_has_read_them(table: Database) -> None:
+    """One in 16, so that most cost nothing."""
+    async with running_bridge(table.dsn) as bridge, connected(bridge.url) as client:
+        await subscribe(client)
+        for number in range(2 * SAMPLED):
+            table.execute(f"INSERT INTO t VALUES ({number})")
+            await client.until(event="create")
+        found = await scrape_until(bridge.http, lambda found: found.value("cdc_client_round_trip_seconds_count") >= 2)
+        assert 0 < found.value("cdc_client_round_trip_seconds_sum") < WITHIN_S
 
 
 async def test_changes_that_nobody_is_sent_are_counted_by_the_reason(table: Database) -> None:
