@@ -1,8 +1,9 @@
--- Lets writers go on from this segment of the log to the next one, also where it was closed. False when that is not empty,
--- or somebody else is at it, or has been.
+-- Lets writers go on from this segment of the log to the next one, and opens the log if it was closed. Returns false if
+-- the next segment is not empty, or if another transaction is doing this or has done it.
 --
--- The lock is held to the end of the transaction, because others would have to wait that long to replace the same functions;
--- but not where it was of no use. It comes first: who empties the next segment has it, and looking at that would wait for him.
+-- The lock is held to the end of the transaction, because others would have to wait that long to replace the same
+-- functions; it is given back if it was of no use. It is taken first: a transaction that empties the next segment holds
+-- it, and looking at that segment would wait for that transaction.
 CREATE OR REPLACE FUNCTION {cdc}.advance_segment(number int) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

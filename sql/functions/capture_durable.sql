@@ -1,11 +1,12 @@
--- The trigger function of tables that are attached in the mode `durable`, AFTER each statement, where the quicker ones of
--- write_to_segment() will not do: tables with excluded columns, with columns whose values read differently under other
--- settings, and TRUNCATE. Goes through the rows one by one and records them in batches of about 1,000 rows or 1 MiB.
+-- The trigger function of tables that are attached in the mode `durable`, AFTER each statement, if the quicker ones of
+-- write_to_segment() cannot be used: for tables with excluded columns or with columns whose values read differently
+-- under other settings, and for TRUNCATE. It goes through the rows one by one and records them in batches of about
+-- 1,000 rows or 1 MiB.
 --
--- Arguments, transition tables and settings are as for capture(); of an UPDATE the two transition tables pair by position.
--- Whatever goes wrong while rows are rendered is caught and marked as a gap. The only batch of most statements is recorded
--- outside of the block that catches, which so is given no transaction id; record() catches for itself. Several are
--- recorded inside of it, and need no blocks of their own.
+-- Arguments, transition tables and settings are as for capture(); the two transition tables of an UPDATE pair by
+-- position. Every error while rows are rendered is caught and marked as a gap. The only batch of most statements is
+-- recorded outside of the block that catches, which therefore takes no transaction id; record() catches for itself.
+-- Several batches are recorded inside of it, and need no blocks of their own.
 CREATE OR REPLACE FUNCTION {cdc}.capture_durable() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -31,7 +32,8 @@ DECLARE
     done boolean;
 BEGIN
     IF current_setting('cdc_bridge.hold', true) = 'batch' THEN
-        done := set_config('cdc_bridge.hold', '', true) IS NULL;  -- not ours here, and record() would not catch what goes wrong
+        -- The application has set it: ours is not set here, and with it record() would catch nothing.
+        done := set_config('cdc_bridge.hold', '', true) IS NULL;
     END IF;
     IF TG_OP = 'TRUNCATE' THEN
         done := {cdc}.record('T', TG_RELID, NULL, NULL);
@@ -107,8 +109,8 @@ BEGIN
         RETURN NULL;
     END;
     IF batch_bytes > 0 THEN
-        -- Somebody has dropped what is called below, and nothing catches here; or there is a row that was to move to another
-        -- partition, and that a BEFORE trigger there did not let in.
+        -- Somebody has dropped what is called below, and nothing catches here; or there is a row that was to move to
+        -- another partition, and that a BEFORE trigger there did not let in.
         IF to_regproc('{cdc}.record_batch') IS NULL OR to_regproc('{cdc}.record') IS NULL
                 OR TG_OP = 'UPDATE' AND (array_position(old_batch, NULL) > 0 OR array_position(new_batch, NULL) > 0) THEN
             done := {cdc}.mark_gap();

@@ -1,5 +1,5 @@
--- The trigger function of a table that is attached in the mode `durable` and needs to be captured row by row, see
--- capture_row(): AFTER each row. Each row is a change of its own. Otherwise as capture_durable().
+-- The trigger function of tables that are attached in the mode `durable` and have to be captured row by row, see
+-- capture_row(): AFTER each row. Each row is a change of its own. Otherwise it is as capture_durable().
 CREATE OR REPLACE FUNCTION {cdc}.capture_durable_row() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -19,7 +19,8 @@ DECLARE
     done boolean;
 BEGIN
     IF current_setting('cdc_bridge.hold', true) = 'batch' THEN
-        done := set_config('cdc_bridge.hold', '', true) IS NULL;  -- not ours here, and record() would not catch what goes wrong
+        -- The application has set it: ours is not set here, and with it record() would catch nothing.
+        done := set_config('cdc_bridge.hold', '', true) IS NULL;
     END IF;
     BEGIN
         IF TG_NARGS > 0 THEN

@@ -1,8 +1,9 @@
--- Lets nothing more be written to the log, at once and for every transaction: 1, since it has no room, or 2, since the disk
--- is full. Changes are gaps from then on.
+-- Closes the log: nothing more is written to it, at once and for every transaction, and changes are gaps from then on.
+-- The reason is 1 if the log has no room, 2 if the disk is full.
 --
--- Writers look whether the log is closed when they find the gate odd, so it is made odd; shut_gate() leaves it so. What
--- somebody else does at the same moment, or a crash, can make it even again, which the first writer that looks by chance mends.
+-- Writers look whether the log is closed only if they find the gate odd, so it is made odd, and shut_gate() leaves it
+-- so. A crash, or a session that steps the gate at the same moment, can make it even again; the next writer that looks
+-- by chance mends that.
 CREATE OR REPLACE FUNCTION {cdc}.close_log(reason int) RETURNS boolean
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

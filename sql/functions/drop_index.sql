@@ -1,5 +1,5 @@
--- Drops the index of a segment of the log. On a full disk that is the only thing that frees space and needs none itself; after
--- that there is enough to empty the segment, and forget_segment() makes the index anew.
+-- Drops the index of a segment of the log. On a full disk nothing else frees space without needing some. Afterwards
+-- there is enough to empty the segment, and forget_segment() makes the index again.
 CREATE OR REPLACE FUNCTION {cdc}.drop_index(number int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

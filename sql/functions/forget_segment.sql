@@ -1,8 +1,8 @@
--- Empties one segment of the log, 0 to 7, and notes what is missing from then on. Waits for the segment's lock as long as the
--- caller's lock_timeout allows: whoever has written to it must have ended.
+-- Empties one segment of the log, 0 to 7, and notes what is missing from then on. Waits for the segment's lock as long
+-- as the caller's lock_timeout allows: whoever has written to it must have ended.
 --
--- For a transaction of its own in READ COMMITTED: what it notes has to be what the last writer left. The caller may
--- not empty the segment that is current while anybody could write to it; it would be noted rightly, but for nothing.
+-- For a transaction of its own in READ COMMITTED: what it notes has to be what the last writer left. The caller may not
+-- empty the segment that is current while anybody could write to it; it would be noted rightly, but for nothing.
 CREATE OR REPLACE FUNCTION {cdc}.forget_segment(number int) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

@@ -1,16 +1,20 @@
--- Keeps a change in memory until the transaction ends, or until there are enough for write_kept(). Returns its `seq`.
+-- Keeps a change in memory until the transaction ends, or until there are enough of them for write_kept(). Returns its
+-- `seq`.
 --
--- A transaction that has written to the log forty times does so: each write of its own would take a subtransaction id, see
--- write_to_segment(). The changes are parts of a JSON array in transaction-local settings, 16 kB in each, so that adding one
--- copies little. What the application rolls back is gone from there too. The settings' names contain the number that
--- names the channel: without it nobody can set them, and PostgreSQL shows them to nobody. They are set by assignment: a query's
--- plan, which debug_print_plan shows to the writer, would have them as constants. A deferred trigger, run_errand(),
--- writes what is left when the transaction ends.
+-- A transaction that has written to the log some fifty times does so: each further write would take a subtransaction
+-- id, see write_to_segment(). A deferred trigger, run_errand(), writes what is left when the transaction ends.
 --
--- No two changes have the same `seq`, though nothing is written to the WAL between those of one statement: it is one more
--- then. It stays below that of whoever sees this transaction, since each change takes more than a byte of WAL before the commit.
+-- The memory is transaction-local settings, so what the application rolls back is gone there too. Each holds 16 kB of a
+-- JSON array, so that adding a change copies little. Their names contain the number that names the channel: whoever
+-- does not know it cannot set them, and PostgreSQL shows them to nobody. They are set by assignment, because a query's
+-- plan, which debug_print_plan shows to the writer, would have their values as constants.
 --
--- Bound: 64 kB, twice that after each time up to 4 MB. So a transaction takes 64 ids when it has made some 30 MB of changes.
+-- No two changes have the same `seq`. Nothing is written to the WAL between those of one statement, so there it is one
+-- more than that of the change before. It stays below that of any transaction that sees this one, since each change
+-- takes more than a byte of WAL before the commit.
+--
+-- Bound: 64 kB, and twice as much after each time they were written, up to 4 MB. So a transaction takes 64 ids when it
+-- has made some 30 MB of changes.
 CREATE OR REPLACE FUNCTION {cdc}.keep(operation text, relation oid, seq pg_lsn, old_text text, new_text text) RETURNS pg_lsn
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -18,17 +22,20 @@ AS $keep$
 DECLARE
     name CONSTANT text := 'cdc_bridge.kept_' || pg_sequence_last_value('{cdc}.channel'::regclass);
     is_begun CONSTANT boolean := coalesce(current_setting(name, true), '') <> '';
-    -- How many bytes, how often they were written, and the last `seq`.
+    -- The bytes that are kept, how often some were written, and the last `seq`.
     kept bigint[] := string_to_array(CASE WHEN is_begun THEN current_setting(name) ELSE '0 0 0' END, ' ');
     own_seq CONSTANT pg_lsn := greatest(seq, '0/0'::pg_lsn + (kept[3] + 1));
-    item CONSTANT text := format(',[%s,%s,"%s","%s",%s,%s,%s]', relation, coalesce(pg_relation_filenode(relation), 0), operation, own_seq,
+    item CONSTANT text := format(',[%s,%s,"%s","%s",%s,%s,%s]',
+        relation, coalesce(pg_relation_filenode(relation), 0), operation, own_seq,
         (date_part('epoch', clock_timestamp()) * 1000000)::bigint, coalesce(old_text, 'null'), coalesce(new_text, 'null'));
     part text;
     done text;
     place tid;
 BEGIN
-    IF NOT is_begun AND NOT EXISTS (SELECT FROM pg_trigger
-            WHERE tgrelid = '{cdc}.errand'::regclass AND tgfoid = '{cdc}.run_errand()'::regprocedure AND tgenabled = 'A') THEN
+    IF NOT is_begun AND NOT EXISTS (
+        SELECT FROM pg_trigger
+        WHERE tgrelid = '{cdc}.errand'::regclass AND tgfoid = '{cdc}.run_errand()'::regprocedure AND tgenabled = 'A'
+    ) THEN
         RAISE EXCEPTION 'cdc_bridge: nothing would write what is kept';
     END IF;
     part := name || '_' || kept[1] / 16384;

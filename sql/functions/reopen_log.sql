@@ -1,4 +1,4 @@
--- Lets writers write to the log again, if it is closed. The gate first: while it is odd and the log not closed, they notify.
+-- Opens the log again if it is closed. The gate comes first: while it is odd and the log is not closed, writers notify.
 CREATE OR REPLACE FUNCTION {cdc}.reopen_log() RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp

@@ -1,6 +1,9 @@
--- What a writer does for the log at the end of its transaction: writes the changes that keep() has kept, or, see make_room(),
--- forgets the next segment and lets writers go on to it. The trigger of the table `errand`, deferred; the first time it asks
--- to be called again, when all that the application has deferred is done, so that readers wait for the commit only. Never fails.
+-- The trigger of the table `errand`, deferred: what a writer does for the log at the end of its transaction. It writes
+-- the changes that keep() has kept, or empties the next segment and lets writers go on to it, see make_room(). Never
+-- fails.
+--
+-- The first call only asks for another one, which comes when all that the application has deferred is done. So readers
+-- wait for the commit only.
 CREATE OR REPLACE FUNCTION {cdc}.run_errand() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -27,7 +30,7 @@ BEGIN
         END IF;
         RETURN NULL;
     END IF;
-    -- Not for nothing: somebody who has advanced already, and has not ended, would keep us from it.
+    -- A transaction that has advanced already, and has not ended, would make this in vain.
     IF NOT pg_try_advisory_xact_lock(hashtext('cdc_bridge'), hashtext('{cdc}.segment')) THEN
         RETURN NULL;
     END IF;

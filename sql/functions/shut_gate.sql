@@ -1,6 +1,6 @@
--- Lets writers notify no longer: makes the sequence `gate` even. Returns true when it was open.
+-- Shuts the gate: makes the sequence `gate` even, so that writers notify no longer. Returns true if it was open.
 --
--- Each step of the gate is a new value, so that a bridge which finds the value that it knows has missed nothing.
+-- Each step of the gate is a new value, so a bridge that finds the value that it knows has missed nothing.
 CREATE OR REPLACE FUNCTION {cdc}.shut_gate() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp

@@ -1,37 +1,42 @@
--- Makes the functions that write to the log write to this segment, 0 to 7. It makes them anew: a table's name that stands in a static statement costs nothing, and one that is looked up costs
--- every writer several microseconds. Replacing a function waits for nobody and makes nobody wait; a session that still runs
--- the old text writes to the old segment, which does no harm. The caller holds the lock that advance_segment() takes.
--- current_segment() is made with them, so that it says what is true in each transaction.
+-- Makes the functions that write to the log write to this segment, 0 to 7.
+--
+-- It replaces their text, because a table's name in a static statement costs nothing, and one that is looked up costs
+-- every writer several microseconds. Replacing a function waits for nobody and makes nobody wait. A session that still
+-- runs the old text writes to the old segment, which does no harm. current_segment() is replaced with them, so that it
+-- says what is true in each transaction. The caller holds the lock that advance_segment() takes.
 --
 -- The functions:
 --
--- - capture_durable_insert(), _update(), _delete(): triggers AFTER each statement, with transition tables, of tables that
---   exclude no column and of which no value reads differently under other settings of the session.
--- - record(): writes one change to the log, for all other triggers and for what is more than a few rows.
+-- - capture_durable_insert(), _update(), _delete(): triggers AFTER each statement, with transition tables, for tables
+--   that exclude no column and have none whose values read differently under other settings of the session.
+-- - record(): writes one change to the log, for all other triggers and for batches of rows.
 --
--- The usual write passes one IF and one INSERT. The IF is true for everything that is rare: the gate is open, the log is
--- closed, the transaction is older than half a millisecond, or its turn has come to look at the size of the log (one write in
--- 128). An UPDATE of several rows makes that INSERT fail before it has written; it is rare too. A statement that took longer
--- than 2 ms may have changed many rows and goes through them in batches of up to 1,000 rows or 1 MiB, if there are more
--- than 32.
+-- The usual write passes one IF and one INSERT. The IF is true for everything that is rare: the gate is open, the log
+-- is closed, the transaction is older than half a millisecond, or the write is the one in 128 that looks at the size of
+-- the log. An UPDATE of several rows is rare too: it makes that INSERT fail before anything is written. A statement
+-- that took longer than 2 ms may have changed many rows. If there are more than 32, it writes them in batches of up to
+-- 1,000 rows or 1 MiB.
 --
--- Rule: no write fails. Whatever goes wrong is caught and marked as a gap, except that the application's transaction cannot
--- be serialised with others, which would be said later anyway, and nothing is missed. A write inside a block that catches
--- gets a subtransaction id of its own, and more than 64 of those in a transaction slow down all sessions. Half a millisecond
--- has room for some twenty; from then on a transaction counts its writes, in a transaction-local setting, `writes`. After
--- thirty more another one, `hold`, says that what it writes is kept in memory from then on, and written many
--- changes at a time, see keep(). A statement of more than one batch is written at once, in any case.
+-- Rule: no write fails. Every error is caught and marked as a gap, with one exception: that the application's
+-- transaction cannot be serialised with others, which it would be told later anyway, and of which nothing is missed.
 --
--- A full disk closes the log (2 in the sequence `closed`): nothing is written to it until a bridge or `prune` finds room.
+-- A write inside a block that catches takes a subtransaction id, and more than 64 of those in a transaction slow down
+-- all sessions. In half a millisecond there is time for some twenty writes. From then on a transaction counts its
+-- writes in the transaction-local setting `writes`. After thirty more the setting `hold` is `on`: changes are kept in
+-- memory and written many at a time, see keep(). A statement of more than one batch is written at once in any case, and
+-- its `hold` is `batch`.
 --
--- Each expression of plpgsql, and each function in it, is set up anew in each transaction, for more than it takes to evaluate
--- it; a function's SET costs more still. So there are as few as can be, and since search_path is the writer's, every name is
--- qualified. (Operators written so have all the same precedence.) The selected columns are exactly those of the log: else
--- the plan keeps a step that only renames them.
+-- A full disk closes the log (the sequence `closed` is 2): nothing is written to it until a bridge or `prune` finds
+-- room.
 --
--- `seq` is where the WAL stood: a transaction that saw another one's change has a larger one, and it takes no sequence. All
--- rows with one `seq` and transaction are one change. `old` and `new` are a row, or an array of rows, as JSON; they pair by
--- position.
+-- plpgsql sets up each expression, and each function in it, anew in each transaction, which costs more than to evaluate
+-- it; a function's SET costs more still. So there are as few as possible of all three. Without SET, search_path is the
+-- writer's, so every name is qualified. (Operators that are written so have all the same precedence.) The selected
+-- columns have exactly the types of the log's; otherwise the plan keeps a step that only renames them.
+--
+-- `seq` is where the WAL stood: a transaction that saw another one's change has a larger one, and it takes no sequence.
+-- All rows with the same `seq` and transaction are one change. `old` and `new` are a row, or an array of rows, as JSON;
+-- they pair by position.
 --
 -- Theory: the application's statement has changed a row, so the transaction has its id before the gate is read. What a
 -- bridge concludes when it opens the gate rests on that.
@@ -39,24 +44,49 @@ CREATE OR REPLACE FUNCTION {cdc}.write_to_segment(number int) RETURNS void
 LANGUAGE plpgsql
 AS $write_to_segment$
 DECLARE
-    -- What the functions have in common, by the names under which they mention it.
-    is_open CONSTANT text := $part$pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass) OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1$part$;
+    -- Parts of the functions' text. `@name` stands for the part of that name.
+    --
+    -- Conditions:
+    is_open CONSTANT text := $part$pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass)
+            OPERATOR(pg_catalog.&) 1 OPERATOR(pg_catalog.=) 1$part$;
     is_closed CONSTANT text := $part$pg_catalog.pg_sequence_last_value('{cdc}.closed'::pg_catalog.regclass) IS NOT NULL$part$;
-    by_chance CONSTANT text := $part$pg_catalog.random() OPERATOR(pg_catalog.<) 0.0078125$part$;
-    is_old CONSTANT text := $part$pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>) (pg_catalog.now() OPERATOR(pg_catalog.+) '500 us'::pg_catalog.interval)$part$;
-    is_quick CONSTANT text := $part$pg_catalog.clock_timestamp() OPERATOR(pg_catalog.<) (pg_catalog.statement_timestamp() OPERATOR(pg_catalog.+) '2 ms'::pg_catalog.interval)$part$;
-    -- Counts a write, and has the next ones kept when there were enough. Never true.
-    count_write CONSTANT text := $part$(pg_catalog.length(pg_catalog.set_config('cdc_bridge.writes', pg_catalog.concat(pg_catalog.current_setting('cdc_bridge.writes', true), 'x'), true))
-                OPERATOR(pg_catalog.>=) 30 AND pg_catalog.set_config('cdc_bridge.hold', 'on', true) IS NULL)$part$;
+    is_old CONSTANT text := $part$pg_catalog.clock_timestamp() OPERATOR(pg_catalog.>)
+            (pg_catalog.now() OPERATOR(pg_catalog.+) '500 us'::pg_catalog.interval)$part$;
+    is_quick CONSTANT text := $part$pg_catalog.clock_timestamp() OPERATOR(pg_catalog.<)
+            (pg_catalog.statement_timestamp() OPERATOR(pg_catalog.+) '2 ms'::pg_catalog.interval)$part$;
     is_kept CONSTANT text := $part$(pg_catalog.current_setting('cdc_bridge.hold', true) OPERATOR(pg_catalog.=) 'on') IS TRUE$part$;
-    by_some_chance CONSTANT text := $part$pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625 OR pg_catalog.pg_notification_queue_usage() OPERATOR(pg_catalog.>) 0.5
+    by_chance CONSTANT text := $part$pg_catalog.random() OPERATOR(pg_catalog.<) 0.0078125$part$;
+    -- The write has to look at lease, queue and log, which tell() does.
+    has_to_look CONSTANT text := $part$pg_catalog.random() OPERATOR(pg_catalog.<) 0.0625
+                OR pg_catalog.pg_notification_queue_usage() OPERATOR(pg_catalog.>) 0.5
                 OR pg_catalog.current_setting('trace_notify') OPERATOR(pg_catalog.=) 'on'$part$;
-    channel CONSTANT text := $part$pg_catalog.concat('cdc_', pg_catalog.pg_sequence_last_value('{cdc}.channel'::pg_catalog.regclass))$part$;
-    head CONSTANT text := $part$seq, pg_catalog.pg_current_xact_id(), @relation, COALESCE(pg_catalog.pg_relation_filenode(@relation), 0),
+    -- Any error ends a session that asks for it, also one that is caught.
+    may_raise CONSTANT text := $part$pg_catalog.current_setting('exit_on_error') OPERATOR(pg_catalog.=) 'off'$part$;
+    -- Counts a write. When there were enough, the next ones are kept. Never true.
+    count_write CONSTANT text := $part$(pg_catalog.length(pg_catalog.set_config('cdc_bridge.writes',
+                    pg_catalog.concat(pg_catalog.current_setting('cdc_bridge.writes', true), 'x'), true))
+                OPERATOR(pg_catalog.>=) 30 AND pg_catalog.set_config('cdc_bridge.hold', 'on', true) IS NULL)$part$;
+
+    -- Values:
+    channel CONSTANT text := $part$pg_catalog.concat('cdc_',
+                    pg_catalog.pg_sequence_last_value('{cdc}.channel'::pg_catalog.regclass))$part$;
+    head CONSTANT text := $part$seq, pg_catalog.pg_current_xact_id(), @relation,
+                    COALESCE(pg_catalog.pg_relation_filenode(@relation), 0),
                     (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) OPERATOR(pg_catalog.*) 1000000)::pg_catalog.int8,
                     pg_catalog.pg_sequence_last_value('{cdc}.gate'::pg_catalog.regclass)$part$;
     columns CONSTANT text := $part$seq, pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), @relation,
                 COALESCE(pg_catalog.pg_relation_filenode(@relation), 0)$part$;
+    one_old_row CONSTANT text := $part$(SELECT pg_catalog.row_to_json(o.*)::pg_catalog.text FROM old_rows o)$part$;
+    -- Up to 32 rows of a transition table as a count and a text. The count is 33 if there are more, or if they may be
+    -- too large for one text.
+    few_rows CONSTANT text := $part$SELECT
+            CASE WHEN pg_catalog.count(f.item) OPERATOR(pg_catalog.=) pg_catalog.count(*) THEN pg_catalog.count(*) ELSE 33 END,
+            CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) 1 THEN pg_catalog.string_agg(f.item, ',')
+                ELSE pg_catalog.concat('[', pg_catalog.string_agg(f.item, ','), ']') END
+        FROM (SELECT CASE WHEN @is_quick OR pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 32768
+            THEN pg_catalog.row_to_json(r.*)::pg_catalog.text END AS item FROM @rows r LIMIT 33) f$part$;
+
+    -- Statements:
     fail CONSTANT text := $part$WHEN serialization_failure THEN
         RAISE;
     WHEN disk_full THEN
@@ -71,19 +101,13 @@ DECLARE
         done := {cdc}.mark_gap();
         RETURN NULL;
     END;$part$;
-    -- Up to 32 rows of a transition table as a count and a text; 33 where there are more, or where they may be too large for one.
-    few_rows CONSTANT text := $part$SELECT CASE WHEN pg_catalog.count(f.item) OPERATOR(pg_catalog.=) pg_catalog.count(*) THEN pg_catalog.count(*) ELSE 33 END,
-            CASE WHEN pg_catalog.count(*) OPERATOR(pg_catalog.=) 1 THEN pg_catalog.string_agg(f.item, ',')
-                ELSE pg_catalog.concat('[', pg_catalog.string_agg(f.item, ','), ']') END
-        FROM (SELECT CASE WHEN @is_quick OR pg_catalog.pg_column_size(r.*) OPERATOR(pg_catalog.<=) 32768
-            THEN pg_catalog.row_to_json(r.*)::pg_catalog.text END AS item FROM @rows r LIMIT 33) f$part$;
-    -- A session can ask to be ended by any error, also by one that is caught.
-    may_raise CONSTANT text := $part$pg_catalog.current_setting('exit_on_error') OPERATOR(pg_catalog.=) 'off'$part$;
-    -- Rows in variables are constants in the first plans, which the writer can ask to see. It may not be allowed to read them.
+    -- In its first plans a query has rows in variables as constants. A writer that may not read them can ask to see
+    -- plans.
     hide_plans CONSTANT text := $part$IF pg_catalog.current_setting('debug_print_plan') OPERATOR(pg_catalog.=) 'on' THEN
             hold := pg_catalog.set_config('debug_print_plan', 'off', true);
         END IF;$part$;
-    -- The gate is odd while the log is closed, or most writers would not notice; a crash, or who shuts it, can make it even.
+    -- The gate is odd while the log is closed, since most writers look at nothing else. A crash, or a session that
+    -- shuts the gate at the same moment, can make it even.
     keep_closed CONSTANT text := $part$IF NOT (@is_open) THEN
                 done := pg_catalog.nextval('{cdc}.gate'::pg_catalog.regclass) IS NULL;
             END IF;$part$;
@@ -93,6 +117,8 @@ DECLARE
                     RAISE EXCEPTION 'cdc_bridge: nothing was written';
                 END IF;
             END IF;$part$;
+
+    -- The functions:
     insert_or_delete CONSTANT text := $create$
 CREATE OR REPLACE FUNCTION {cdc}.capture_durable_@event() RETURNS pg_catalog.trigger
 LANGUAGE plpgsql SECURITY DEFINER
@@ -121,11 +147,12 @@ BEGIN
             FROM @rows r
             RETURNING l.@side INTO item;
             @check_written
-            IF FOUND AND (@by_some_chance OR @is_old) THEN
+            IF FOUND AND (@has_to_look OR @is_old) THEN
                 done := {cdc}.tell('@letter', TG_RELID, seq, @old_item, @new_item, @segment);
             ELSIF FOUND THEN
-                item := pg_catalog.pg_notify(@channel, pg_catalog.format(CASE WHEN pg_catalog.octet_length(item) OPERATOR(pg_catalog.<=) 7793
-                    THEN E'2 @letter %s %s %s %s %s %s\n@body' ELSE E'2 @letter %s %s %s %s %s %s\n' END,
+                item := pg_catalog.pg_notify(@channel, pg_catalog.format(
+                    CASE WHEN pg_catalog.octet_length(item) OPERATOR(pg_catalog.<=) 7793
+                        THEN E'2 @letter %s %s %s %s %s %s\n@body' ELSE E'2 @letter %s %s %s %s %s %s\n' END,
                     @head, item));
             END IF;
             RETURN NULL;
@@ -233,12 +260,14 @@ BEGIN
             SELECT @columns, 'U'::pg_catalog."char", @one_old_row, pg_catalog.row_to_json(n.*)::pg_catalog.text
             FROM new_rows n
             RETURNING l.old, l.new INTO old_item, new_item;
-            IF FOUND AND (@by_some_chance OR @is_old) THEN
+            IF FOUND AND (@has_to_look OR @is_old) THEN
                 done := {cdc}.tell('U', TG_RELID, seq, old_item, new_item, @segment);
                 RETURN NULL;
             ELSIF FOUND THEN
-                item := pg_catalog.pg_notify(@channel, pg_catalog.format(CASE WHEN pg_catalog.octet_length(old_item) OPERATOR(pg_catalog.+) pg_catalog.octet_length(new_item) OPERATOR(pg_catalog.<=) 7793
-                    THEN E'2 U %s %s %s %s %s %s\n[[%s],[%s]]' ELSE E'2 U %s %s %s %s %s %s\n' END,
+                item := pg_catalog.pg_notify(@channel, pg_catalog.format(
+                    CASE WHEN pg_catalog.octet_length(old_item) OPERATOR(pg_catalog.+) pg_catalog.octet_length(new_item)
+                            OPERATOR(pg_catalog.<=) 7793
+                        THEN E'2 U %s %s %s %s %s %s\n[[%s],[%s]]' ELSE E'2 U %s %s %s %s %s %s\n' END,
                     @head, old_item, new_item));
                 RETURN NULL;
             END IF;
@@ -325,8 +354,9 @@ END
 $capture$
 $create$;
     record CONSTANT text := $create$
-CREATE OR REPLACE FUNCTION {cdc}.record(operation pg_catalog.text, relation pg_catalog.oid, old_text pg_catalog.text, new_text pg_catalog.text)
-RETURNS pg_catalog.bool
+CREATE OR REPLACE FUNCTION {cdc}.record(
+    operation pg_catalog.text, relation pg_catalog.oid, old_text pg_catalog.text, new_text pg_catalog.text
+) RETURNS pg_catalog.bool
 LANGUAGE plpgsql
 AS $record$
 #variable_conflict use_variable
@@ -368,34 +398,37 @@ BEGIN
 END
 $record$
 $create$;
-    -- In the order in which they are put in: what one mentions comes after it.
+    -- In the order in which they are put in: a part comes before those that it mentions.
     parts CONSTANT text[] := ARRAY[
         ['few_old_rows', replace(few_rows, '@rows', 'old_rows')], ['few_new_rows', replace(few_rows, '@rows', 'new_rows')],
-        ['few_rows', few_rows], ['check_written', check_written], ['hide_plans', hide_plans], ['keep_closed', keep_closed], ['may_raise', may_raise], ['fail', fail], ['columns', columns], ['count_write', count_write],
-        ['is_kept', is_kept], ['channel', channel], ['head', head], ['by_some_chance', by_some_chance], ['is_open', is_open], ['is_closed', is_closed], ['is_old', is_old], ['is_quick', is_quick], ['by_chance', by_chance],
-        ['one_old_row', '(SELECT pg_catalog.row_to_json(o.*)::pg_catalog.text FROM old_rows o)'],
+        ['few_rows', few_rows], ['check_written', check_written], ['hide_plans', hide_plans], ['keep_closed', keep_closed],
+        ['may_raise', may_raise], ['fail', fail], ['columns', columns], ['count_write', count_write], ['is_kept', is_kept],
+        ['channel', channel], ['head', head], ['has_to_look', has_to_look], ['is_open', is_open], ['is_closed', is_closed],
+        ['is_old', is_old], ['is_quick', is_quick], ['by_chance', by_chance], ['one_old_row', one_old_row],
         ['segment', number::text]];
-    of_insert CONSTANT text[] := ARRAY[['event', 'insert'], ['letter', 'I'], ['rows', 'new_rows'], ['side', 'new'],
+    of_insert CONSTANT text[] := ARRAY[
+        ['event', 'insert'], ['letter', 'I'], ['rows', 'new_rows'], ['side', 'new'], ['relation', 'TG_RELID'],
         ['old_row', 'NULL::pg_catalog.text'], ['new_row', 'pg_catalog.row_to_json(r.*)::pg_catalog.text'],
-        ['body', '[[],[%s]]'], ['old_item', 'NULL'], ['new_item', 'item'], ['batches', 'NULL, batch'], ['relation', 'TG_RELID']];
-    of_delete CONSTANT text[] := ARRAY[['event', 'delete'], ['letter', 'D'], ['rows', 'old_rows'], ['side', 'old'],
+        ['old_item', 'NULL'], ['new_item', 'item'], ['batches', 'NULL, batch'], ['body', '[[],[%s]]']];
+    of_delete CONSTANT text[] := ARRAY[
+        ['event', 'delete'], ['letter', 'D'], ['rows', 'old_rows'], ['side', 'old'], ['relation', 'TG_RELID'],
         ['old_row', 'pg_catalog.row_to_json(r.*)::pg_catalog.text'], ['new_row', 'NULL::pg_catalog.text'],
-        ['body', '[[%s],[]]'], ['old_item', 'item'], ['new_item', 'NULL'], ['batches', 'batch, NULL'], ['relation', 'TG_RELID']];
+        ['old_item', 'item'], ['new_item', 'NULL'], ['batches', 'batch, NULL'], ['body', '[[%s],[]]']];
     of_update CONSTANT text[] := ARRAY[['rows', 'old_rows'], ['relation', 'TG_RELID']];
     of_record CONSTANT text[] := ARRAY[['relation', 'relation']];
     made record;
 BEGIN
-    FOR made IN VALUES (insert_or_delete, parts || of_insert), (insert_or_delete, parts || of_delete), (update, parts || of_update),
-            (record, parts || of_record) LOOP
+    FOR made IN VALUES (insert_or_delete, parts || of_insert), (insert_or_delete, parts || of_delete),
+            (update, parts || of_update), (record, parts || of_record) LOOP
         FOR i IN 1..array_length(made.column2, 1) LOOP
             made.column1 := replace(made.column1, '@' || made.column2[i][1], made.column2[i][2]);
         END LOOP;
         EXECUTE made.column1;
     END LOOP;
-    EXECUTE format('CREATE OR REPLACE FUNCTION {cdc}.current_segment() RETURNS int LANGUAGE sql IMMUTABLE AS ''SELECT %s''',
-        number);
-    REVOKE ALL ON FUNCTION {cdc}.current_segment(), {cdc}.capture_durable_insert(), {cdc}.capture_durable_update(), {cdc}.capture_durable_delete(),
-        {cdc}.record(text, oid, text, text) FROM PUBLIC;
+    EXECUTE format('CREATE OR REPLACE FUNCTION {cdc}.current_segment() RETURNS int
+        LANGUAGE sql IMMUTABLE AS ''SELECT %s''', number);
+    REVOKE ALL ON FUNCTION {cdc}.current_segment(), {cdc}.capture_durable_insert(), {cdc}.capture_durable_update(),
+        {cdc}.capture_durable_delete(), {cdc}.record(text, oid, text, text) FROM PUBLIC;
 END
 $write_to_segment$;
 
