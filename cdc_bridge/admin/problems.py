@@ -174,7 +174,7 @@ def capture_problems(tree: Tree) -> Iterator[Finding]:
             "inheritance",
             str(tree.root.relation),
             f"{tree.root.relation} has become part of an inheritance hierarchy (INHERITS), and rows of the tables under"
-            " it are neither read nor told",
+            " it are neither read nor sent",
             "detach it, or undo that",
         )
     yield from _dangers(tree)
@@ -204,7 +204,7 @@ def _level_problem(tree: Tree) -> Finding:
         reason = ""
         if table.row_trigger:
             reason = (
-                f'has the row trigger "{table.row_trigger}", whose own writes would be told before the statement that'
+                f'has the row trigger "{table.row_trigger}", whose own writes would be sent before the statement that'
                 " they belong to"
             )
         elif table.is_subscribing:

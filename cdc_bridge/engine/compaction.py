@@ -25,7 +25,7 @@ ROW_KEYS_MAX = 100
 
 
 def keep_newest(entries: Sequence[Entry], key_of: RowKey, begun: Set[int]) -> list[Entry | None]:
-    """Return these entries without the rows of which a later one has a newer state; None for an entry without others.
+    """Return these entries without rows of which a later one has a newer state; None for one that has no others.
 
     Entries at the positions `begun`, of which a client has a part, and those without an event stay as they are.
     """

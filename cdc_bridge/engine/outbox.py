@@ -8,10 +8,10 @@ asked for transactions.
 A frame's cursor covers the changes that have been sent in full with it. So an event joins others in a frame only if all
 of it fits, and a change with several events does not join a frame whose cursor covers another change.
 
-Bound: `bytes_max` of waiting data. Policy: past it, subscriptions give way in the manner of their `overflow`, first the
-one for which most waits. Where that makes too little room, the connection is closed as too slow, and nothing is sent on
-it any more. A single larger message still goes when nothing else waits. A frame has `FRAME_ROWS_MAX` rows and
-`FRAME_BYTES_MAX` bytes at most, but for a single larger row.
+Bound: `bytes_max` of waiting data. Policy: past it, subscriptions give way as their `overflow` says, first the one for
+which most waits. If that makes too little room, the connection is closed as too slow, and nothing more is sent on it. A
+single larger message is still sent if nothing else waits. A frame has at most `FRAME_ROWS_MAX` rows and
+`FRAME_BYTES_MAX` bytes, except for a single larger row.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from cdc_bridge.engine.subscriber import Outlet, Subscriber
 
 REPLY_COST_BYTES = 48
-"""What Python takes for an answer besides its bytes. Of very short ones a client can make a million."""
+"""The memory that an answer takes besides its bytes. A client can cause a million very short answers."""
 
 
 class Outbox:
-    """See the module's docstring. `replies` are answers; `turns` has each subscriber once for which something waits.
+    """See the module's docstring. `replies` are answers. `turns` contains each subscriber with waiting data once.
 
     `behind` are the subscribers that have given way. They need fresh data as soon as the client reads again.
     """
@@ -76,7 +76,7 @@ class Outbox:
         return frame
 
     def has_room_for(self, size_bytes: int) -> bool:
-        """Whether so much more can wait, and as much again besides."""
+        """Whether so much more can wait and leave half of the bound free."""
         return not self.is_closed and self.size_bytes + size_bytes <= self.bytes_max // 2
 
     def forget(self, subscriber: Subscriber) -> None:
@@ -118,9 +118,8 @@ _MERGED = frozenset({EventKind.CREATE, EventKind.UPDATE, EventKind.DELETE})
 class Entry(NamedTuple):
     """An event of a transaction in a log. `end_bytes` is the cost of the log up to its end.
 
-    Without an event it is a change that calls for fresh data. Rows that were read again have the
-    snapshot in which they were (`read_in`). `claim`: what can be claimed when it has been sent; None when that is no
-    more than before it.
+    Without an event it is a change that calls for fresh data. `read_in` is the snapshot of rows that were read again.
+    `claim` is the position that the client has reached when the entry has been sent; None if it is the one before.
     """
 
     xid: int
@@ -134,8 +133,7 @@ class Entry(NamedTuple):
 class Cut:
     """A frame of the entries from some position on, without the client's `uid` and cursor.
 
-    `count` entries are behind it when it has left, and `sent_rows` rows of the next one. `cost_bytes` is what no longer
-    waits then.
+    When it has been sent, `count` entries are done, and `sent_rows` rows of the next one; `cost_bytes` no longer wait.
     """
 
     __slots__ = ("_body", "_frame", "_key", "claim", "cost_bytes", "count", "sent_rows")
@@ -157,7 +155,7 @@ class Cut:
         self._frame = b""
 
     def frame(self, uid: str | None, cursor: str | None) -> bytes:
-        """Return an encoded frame. The last one is kept, since the next client mostly gets the same."""
+        """Return an encoded frame. The last one is kept, since the next client usually gets the same."""
         key = (uid, cursor)
         if self._key != key:
             self._key, self._frame = key, self._body + messages.event_tail(uid, cursor)
@@ -223,7 +221,7 @@ def _gather(
 ) -> tuple[Event, int, int, EventPosition | ClientPosition | None]:
     """Join the event at this place, or its rest, with following events of the same kind that fit into the frame.
 
-    Return it, the number of entries up to its end, their cost, and what can be claimed then.
+    Return it, the number of entries up to its end, their cost, and the position reached then.
     """
     events, cost_bytes, claim = [event], entries[begin].cost_bytes, entries[begin].claim
     count, size, at = len(event.rows or ()), _size(event), begin + 1

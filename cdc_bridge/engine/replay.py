@@ -28,8 +28,8 @@ from cdc_bridge.model.errors import Forgotten
 from cdc_bridge.model.subscription import Event, EventKind, Subscription
 
 TRANSACTIONS_APART_MAX = 10_000
-"""The distance of positions that are read together. Policy: others are read apart, so that no client waits for many
-changes that it has already.
+"""How far apart positions may be that are read together. Policy: others are read separately, so that no client waits
+for many changes that it has already.
 """
 
 SUBSCRIBERS_A_TURN = 100
@@ -68,9 +68,9 @@ def _refusal(subscription: Subscription, client_position: ClientPosition | None,
     if not anchor.era.is_lasting:
         return "no_log"
     if client_position is None:
-        return "not_ours"  # or other rights
+        return "not_ours"  # or given under other rights
     if subscription.related or subscription.query.aggregate is not None:
-        return "other_tables"  # its rows contain them, or it has figures
+        return "other_tables"  # its rows show them, or it has figures
     if client_position.cursor.era != anchor.era:
         return "gap"
     return "altered" if client_position.cursor.shape != anchor.shape else None
@@ -84,7 +84,7 @@ class Resuming:
     positions: tuple[Position, ...]
     readings: dict[Subscriber, Reading] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
-    """What is about to be sent, of the current page."""
+    """The entries of the current page, which are about to be sent."""
 
     @property
     def current(self) -> list[Reading]:
@@ -96,7 +96,7 @@ class Resuming:
 
 
 def grouped(readings: Iterable[Reading]) -> list[Resuming]:
-    """Group readings whose subscribers are sent the same. Cursors are sealed for each rights."""
+    """Group readings whose subscribers are sent the same. Rights are part of that, since they seal cursors."""
     found: dict[object, Resuming] = {}
     for reading in readings:
         subscription = reading.subscription
@@ -144,7 +144,7 @@ class Replay:
 
     @property
     def positions(self) -> tuple[Position, ...]:
-        """What all subscribers have."""
+        """Return positions up to which all subscribers have everything."""
         if len(self._groups) == 1:
             return self._groups[0].positions
         return (Position.of(self._era, common_snapshot(group.seen for group in self._groups)),)
@@ -242,7 +242,7 @@ class Replay:
                 yield left
 
     def entries(self) -> Iterator[tuple[Reading, Entry]]:
-        """Yield the entries of a page, to be sent one by one. The last one is taken when it has been sent."""
+        """Yield the entries of a page with their readings. Ask for the next one when the last one has been sent."""
         for group in self._groups:
             for entry in group.entries:
                 for reading in group.current:
@@ -250,7 +250,7 @@ class Replay:
             group.entries = []
 
     def advance(self, upto: Snapshot, seq: int) -> None:
-        """All changes up to `seq` that `upto` sees have been sent."""
+        """Note that all changes up to `seq` that `upto` sees have been sent."""
         for group in self._groups:
             group.positions = going_on(group.positions, upto, seq)
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 BROUGHT_BYTES_MAX = 64 * 1024
-"""What a subscriber that leaves the log, or needs fresh data, keeps of what waits. It is a copy for each of them."""
+"""The most that a subscriber keeps of what waits when it leaves the log or needs fresh data. Each keeps a copy."""
 
 CIPHERS_MAX = 10_000
 
@@ -35,10 +35,10 @@ CIPHERS_MAX = 10_000
 class CursorCiphers:
     """The ciphers that seal cursors, derived from the secret and the rights under which a cursor is given.
 
-    So clients cannot forge a cursor, and one that was given under other rights cannot be opened. Until the secret is
-    known, keys are random.
+    So clients cannot forge a cursor, and a cursor that was given under other rights cannot be opened. Until the secret
+    is known, keys are random.
 
-    Bound: `CIPHERS_MAX` ciphers are kept at hand. Policy: past it each is made anew when it is needed.
+    Bound: `CIPHERS_MAX` ciphers are kept. Policy: past it all are dropped, and made again when they are needed.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class CursorCiphers:
 
 
 class Outlet(Protocol):
-    """One client's connection. None of these waits but `room`."""
+    """One client's connection. Only `room` waits."""
 
     outbox: Outbox
 
@@ -70,7 +70,7 @@ class Outlet(Protocol):
         ...
 
     def wake(self) -> None:
-        """There is something to send in `outbox`."""
+        """Send what waits in `outbox`."""
         ...
 
     def close(self, code: CloseCode, reason: str) -> None: ...
@@ -85,8 +85,9 @@ class Outlet(Protocol):
         ...
 
     async def room(self, size_bytes: int) -> bool:
-        """Wait until there is room for so much, or return False if there will be none. However much it is, there is
-        room when nothing waits.
+        """Wait until there is room for so much. Return False if there will be none.
+
+        If nothing else waits, there is room for any size.
         """
         ...
 
@@ -95,14 +96,14 @@ class Subscriber:
     """See the module's docstring.
 
     `offset` is the position in its topic's log up to which it was sent everything, `sent_rows` how many rows of the
-    next entry were sent. `own` is what waits for this subscriber alone, and goes first. `waiting_bytes` is what both
-    have for it. `awaited` is the reading that it waits for; any other one is out of date.
+    next entry were sent. `own` are entries that wait for this subscriber alone, and go first. `waiting_bytes` counts
+    what waits for it there and in the log. `awaited` is the reading that it waits for; any other one is out of date.
 
     `after` is the cursor that it wants to go on from, until that is decided. `has_data`: the client has data already,
-    of an `init` or of before it came back, so that the next `init` with data is a resync.
+    from an `init` or from before it came back, so the next `init` with data is a resync.
 
-    Its cursors say the union of two positions: that of its data (`start`), and that of the stream at the last event
-    that it was sent. The first is dropped as soon as the second has all of it. `client_position` is of all that was
+    Its cursors are the union of two positions: that of its data (`start`), and that of the stream at the last event
+    that it was sent. The first is dropped as soon as the second contains it. `client_position` covers all that was
     sent.
     """
 
@@ -155,7 +156,7 @@ class Subscriber:
             self.awaited = None
 
     def reading(self, positions: tuple[Position, ...] = (), *, is_alone: bool = False) -> Reading:
-        """Return what to read for it now. Any earlier reading becomes obsolete."""
+        """Return the reading that it needs now. Any earlier one becomes obsolete."""
         reading = Reading(self, self.subscription, self.after, positions, is_alone)
         if self.state is State.LOADING:
             self.awaited = reading
@@ -165,7 +166,7 @@ class Subscriber:
 
     @property
     def is_far_behind(self) -> bool:
-        """Whether more waits than is copied. Then it is dropped, and fresh data must follow."""
+        """Whether so much waits that it is dropped instead of copied. Fresh data must follow then."""
         return self.waiting_bytes > BROUGHT_BYTES_MAX
 
     @property
@@ -176,13 +177,13 @@ class Subscriber:
         return self.topic is not None and self.waiting_bytes == self.topic.next_cost_bytes(self)
 
     def push(self, event: Event, client_position: ClientPosition | None = None) -> None:
-        """Send this to it alone, before anything of its topic. Where too much waits then, `overflow` decides."""
+        """Send an event to it alone, before anything of its topic. If too much waits then, `overflow` decides."""
         if not self.outbox.is_closed:
             self.keep(Entry(0, event, event.cost_bytes, 0, None, client_position), is_expected=False)
             self.outbox.check(self.outlet)
 
     def push_all(self, entries: Sequence[Entry], cost_bytes: int) -> None:
-        """Send these to it alone, as they are. The caller has made sure that there is room."""
+        """Send entries to it alone, as they are. The caller has made sure that there is room."""
         if self.own is None:
             self.own = deque()
         self.own.extend(entries)
@@ -207,7 +208,7 @@ class Subscriber:
         self.outbox.size_bytes += size_bytes
 
     def forget(self) -> None:
-        """Send it nothing of what waits."""
+        """Drop what waits for it."""
         self.own = None
         self.sent_rows = 0
         self.outbox.forget(self)
@@ -230,9 +231,9 @@ class Subscriber:
         self.outbox.behind[self] = None
 
     def lag(self, now_us: int) -> tuple[int, int, float | None]:
-        """Return the bytes and events that wait, and since when the oldest of them does, in seconds, if that is known.
+        """Return the bytes and events that wait, and for how many seconds the oldest one has; None if not known.
 
-        Events that its data have may be counted.
+        Events that its data contain may be counted.
         """
         if not self.waiting_bytes:
             return 0, 0, 0.0
@@ -249,7 +250,7 @@ class Subscriber:
         return snapshot.sees(entry.xid) if entry.read_in is None else snapshot.covers(entry.read_in)
 
     def next_frame(self) -> bytes:
-        """The next frame of what waits for it, which must be something."""
+        """Return its next frame. Something must wait."""
         uid, one = self.subscription.stream_uid, self.subscription.item is not None
         if self.own:
             cut = cut_frame(self.own, 0, self.sent_rows, one=one, with_cursor=self.subscription.cursor)
@@ -281,11 +282,11 @@ class Subscriber:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reading:
-    """Initial data to be read for a subscriber.
+    """Initial data, or missed changes, to be read for a subscriber.
 
-    `subscription` is what was asked for when the reading was ordered. With `after` it is not the data that are wanted
-    but what has come after this cursor; with `positions`, what has come after these, which the client has. `is_alone`:
-    it cannot be read together with others, since the client takes it slowly.
+    `subscription` is what was asked for when the reading was ordered. With `after`, the changes since this cursor are
+    read instead of the data; with `positions`, those since these positions. `is_alone`: it is not read together with
+    others, since the client takes it slowly.
     """
 
     subscriber: Subscriber
@@ -296,7 +297,7 @@ class Reading:
 
     @property
     def is_of_log(self) -> bool:
-        """Whether missed changes are wanted, not the data."""
+        """Whether missed changes are read, not the data."""
         return self.after is not None or bool(self.positions)
 
     @property
@@ -307,7 +308,7 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The era and the shape of a collection before its data are read: what the data's position belongs to."""
+    """The era and the shape of a collection before its data are read. The data's position belongs to them."""
 
     era: Era
     shape: bytes

@@ -126,7 +126,8 @@ class RequestPolicy:
     def _may_see_metrics(self, headers: Headers, peer: str) -> bool:
         """Whether a request comes from this machine, or the port is meant for others.
 
-        A proxy on this machine is none of its own readers. Neither is a web page, whatever name it gave 127.0.0.1.
+        What a proxy on this machine forwards does not come from it, and neither does what a web page asks for, whatever
+        name it has for 127.0.0.1.
         """
         if self.metrics_only and not self.loopback_only:
             return True

@@ -50,7 +50,7 @@ CLOSE_TIMEOUT_S = 2.0
 """The time from our CLOSE, or the last HTTP response, to the end of the connection."""
 
 ADDRESSES_MAX = 1024
-"""Addresses of which is remembered as what they count."""
+"""Addresses for which the answer of `counted` is remembered."""
 
 IPV6_NETWORK_BITS = 64
 """A client that has one IPv6 address has as many as fit into this, so they count as one."""

@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Certificate:
-    """Paths of PEM files: the certificate with its chain, and its key. Raises `SettingsError` for what is no pair.
+    """Paths of PEM files: the certificate with its chain, and its key. Raises `SettingsError` if they are no pair.
 
-    `context` is for the next connection. Those that are open keep the one with which they began.
+    `context` is for the next connection. Open connections keep the one with which they began.
     """
 
     certificate: str
@@ -68,12 +68,12 @@ def _context(certificate: str, key: str) -> ssl.SSLContext:
 
 
 def _no_password() -> bytes:
-    """Instead of asking a terminal that may not be there."""
+    """Refuse. OpenSSL would ask for a password at a terminal, which may not be there."""
     raise ValueError("encrypted")
 
 
 class Opening:
-    """A connection during its TLS handshake. It is counted by us: event loops report it only after that."""
+    """A connection during its TLS handshake. We count it, since event loops report it only afterwards."""
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.task = task
@@ -92,12 +92,12 @@ class Listener:
         self,
         counts: ConnectionLimits,
         certificate: Certificate | None,
-        then: Callable[[], asyncio.BaseProtocol],
+        new_protocol: Callable[[], asyncio.BaseProtocol],
         start: Callable[[Coroutine[Any, Any, Any]], asyncio.Task[Any]],
     ) -> None:
         self._limits = counts
         self._certificate = certificate
-        self._then = then
+        self._new_protocol = new_protocol
         self._start = start
         self._sockets: list[socket.socket] = []
 
@@ -114,7 +114,7 @@ class Listener:
             self.close()
             raise
         for listening in self._sockets:
-            self._go_on(listening)
+            self._watch(listening)
         return int(self._sockets[0].getsockname()[1])
 
     def close(self) -> None:
@@ -124,7 +124,7 @@ class Listener:
             listening.close()
         self._sockets.clear()
 
-    def _go_on(self, listening: socket.socket) -> None:
+    def _watch(self, listening: socket.socket) -> None:
         if listening in self._sockets:
             asyncio.get_running_loop().add_reader(listening, self._accept, listening)
 
@@ -138,7 +138,7 @@ class Listener:
                 log.error("connections cannot be accepted", extra=facts(reason=error.strerror or str(error)))
                 loop = asyncio.get_running_loop()
                 loop.remove_reader(listening)
-                loop.call_later(limits.ACCEPT_REST_S, self._go_on, listening)
+                loop.call_later(limits.ACCEPT_REST_S, self._watch, listening)
                 return
             self._open(accepted, str(address[0]))
 
@@ -146,12 +146,12 @@ class Listener:
         accepted.setblocking(False)
         connect = asyncio.get_running_loop().connect_accepted_socket
         if self._certificate is None:
-            self._start(connect(self._then, accepted))
+            self._start(connect(self._new_protocol, accepted))
             return
         opening = Opening(
             self._start(
                 connect(
-                    self._then,
+                    self._new_protocol,
                     accepted,
                     ssl=self._certificate.context,
                     ssl_handshake_timeout=limits.OPEN_TIMEOUT_S,
@@ -163,7 +163,7 @@ class Listener:
         self._limits.knock(opening, peer)
 
     def _end(self, opening: Opening, accepted: socket.socket) -> None:
-        """Forget it; if it was secured, it knocks as another connection by now."""
+        """Count a handshake out. If it succeeded, the connection has been counted under its protocol by now."""
         self._limits.leave(opening)
         if opening.task.cancelled():
             accepted.close()

@@ -248,7 +248,7 @@ class ClientSession:
         self._client.reply(messages.unsubscribed(request.uid))
 
     async def _read_collections(self, uid: Uid) -> None:
-        """An anonymous client without a role sees no collection, so it is refused as for each."""
+        """Send the names of collections. An anonymous client without a role is refused, as for each collection."""
         try:
             principal = self._auth_state.principal_of("*")
             catalog = await self._unless_broken_off(self._server.engine.read_collections(principal))
