@@ -20,7 +20,7 @@ HEAD = ("part", "what", "measured", "floor", "measured / floor", "goal", "is")
 
 
 class Goal(msgspec.Struct, frozen=True):
-    """A bound of a figure's ratio; of its value where it has no floor, or where that is asked for."""
+    """A bound of a figure's ratio, or of its value if it has no floor or `of_value` is true."""
 
     sign: Literal["<=", ">="]
     bound: float
@@ -79,7 +79,7 @@ class Figure(msgspec.Struct, frozen=True, omit_defaults=True):
                 return f"{self.name}, {self.x}"
 
     def cells(self) -> tuple[str, ...]:
-        """Its row of the table."""
+        """Return its row of the table."""
         unit = self.unit if self.goal and (self.goal.of_value or not self.floor) else ""
         return (
             self.part,
@@ -103,7 +103,7 @@ class Histogram(msgspec.Struct, frozen=True):
 
 
 def number(value: float) -> str:
-    """Three digits that count."""
+    """Return a number with three significant digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -124,7 +124,7 @@ def markdown_table(figures: Sequence[Figure]) -> str:
 
 
 def in_turn(things: Sequence[Thing], round_number: int) -> list[Thing]:
-    """In an order that turns round from round to round, so that none always comes first."""
+    """Return things in an order that is reversed in every other round, so that none always comes first."""
     return list(things if round_number % 2 == 0 else reversed(things))
 
 
@@ -136,7 +136,7 @@ def percentile(values: Sequence[float], percent: float) -> float:
 
 
 def show_ratio(title: str, ours: Sequence[float], base: Sequence[float], *, target: str = "", note: str = "") -> None:
-    """The median of the rounds' ratios, and in brackets the smallest and the largest."""
+    """Return the median of the rounds' ratios, and in brackets the smallest and the largest."""
     ratios = [one / other for one, other in zip(ours, base, strict=True)]
     show(title, f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})", target=target, note=note)
 

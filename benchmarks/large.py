@@ -31,7 +31,7 @@ WITHIN_S = 300
 
 
 class Memory(threading.Thread):
-    """Looks at the memory of the bridge again and again: at first, and at most."""
+    """Samples the memory of the bridge: at the beginning, and at most."""
 
     def __init__(self, bridge: BridgeProcess) -> None:
         super().__init__(daemon=True)
@@ -52,7 +52,7 @@ class Memory(threading.Thread):
 
 @dataclass(frozen=True, slots=True)
 class Followers:
-    """What their process tells: of each one the rows that it received, and whether it was told of others."""
+    """What their process reports: the rows that each one received, and whether it received others."""
 
     shared: Shared = field(default_factory=shared)
     rows: list[Synchronized[int]] = field(default_factory=list)

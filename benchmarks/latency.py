@@ -81,7 +81,7 @@ def _figures(times: Times, highest: dict[Subject, float]) -> Iterator[Figure | H
 
 
 def _histogram(name: str, samples_ms: Sequence[float]) -> Histogram:
-    """Bins as wide as each other on a logarithmic axis."""
+    """Return bins of equal width on a logarithmic axis."""
     bins = [math.floor(math.log10(ms) * BINS_PER_DECADE) for ms in samples_ms]
     span = range(min(bins), max(bins) + 1)
     edges = [10 ** (number / BINS_PER_DECADE) for number in (*span, max(bins) + 1)]
@@ -89,7 +89,7 @@ def _histogram(name: str, samples_ms: Sequence[float]) -> Histogram:
 
 
 def _highest_rate(cluster: Cluster, dsn: str, url: str, subject: Subject, seconds: int) -> float:
-    """Rows a second that writers commit and a client receives, both taken together."""
+    """Return how many rows a second writers commit and a client receives."""
     with swarm(url, [subscribe(subject)]) as client:
         began_s = time.monotonic()
         commits, _ = run_pgbench(cluster, dsn, subject, WRITERS, "-T", str(seconds))

@@ -66,7 +66,7 @@ class Report(msgspec.Struct, frozen=True):
     minutes: float
     rounds: int
     load: float
-    """How many processes wanted a processor in the minute before: others than ours, which disturb."""
+    """How many other processes wanted a processor in the minute before the run: they distort it."""
 
     figures: Sequence[Figure]
     histograms: Sequence[Histogram]
@@ -196,7 +196,7 @@ def _latency_chart(histograms: Sequence[Histogram]) -> Chart:
 
 
 def charts(report: Report) -> Iterator[tuple[str, Chart]]:
-    """Each with the name of its file."""
+    """Return each chart with the name of its file."""
     for plot in PLOTS:
         if chart := plot.chart(report.figures):
             yield plot.file, chart

@@ -46,7 +46,7 @@ VALUES (%s, 'what the customer had to say about it', 12.34, '{{"colour": "blue",
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much the parts do. `seconds` are those of one run of writers, `commits` those of one round."""
+    """How much the parts do: `seconds` of one run of writers, `commits` in one round."""
 
     rounds: int = 5
     seconds: int = 2
@@ -63,7 +63,7 @@ class Effort:
 
 
 QUICK = Effort(1, 1, (1, 2), (100,), 1_000, 20_000, 20, (1, 10), 1_000, (1, 20), (10, 20), 0.5)
-"""Whether it works; its figures mean little."""
+"""As little as possible, to see whether everything works. The figures mean little."""
 
 
 class Subject(enum.StrEnum):
@@ -72,7 +72,7 @@ class Subject(enum.StrEnum):
     UNTOUCHED = "untouched"
     ATTACHED = "attached"
     LONG = "attached_long"
-    """Attached too, with a column more, in whose values shows what a session has set: captured the long way."""
+    """Attached too, with a column whose values depend on the session's settings: captured by the slower triggers."""
     NAIVE = "naive"
     """A row trigger that notifies each row as JSON."""
 
@@ -87,7 +87,7 @@ def server(bin_dir: Path | None) -> Iterator[Cluster]:
 
 
 def set_up(cluster: Cluster, part: str) -> str:
-    """The dsn of a new database with the tables."""
+    """Return the dsn of a new database with the tables."""
     with psycopg.connect(cluster.dsn(), autocommit=True) as connection:
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(part)))
     with psycopg.connect(cluster.dsn(part), autocommit=True) as connection:
@@ -143,11 +143,11 @@ class BridgeProcess:
             raise RuntimeError(f"the bridge does not start:\n{_end_of(log)}")
 
     def memory_bytes(self) -> int | None:
-        """What it has in memory now, where the system tells."""
+        """Return what it has in memory now, if the system tells."""
         return process_memory_bytes(self._process.pid)
 
     def cpu_s(self) -> float:
-        """The processor time that it has used."""
+        """Return the processor time that it has used."""
         return process_cpu_s(self._process.pid)
 
     def stop(self) -> None:
@@ -170,7 +170,7 @@ def running_bridge(dsn: str, *arguments: str) -> Iterator[BridgeProcess]:
 
 
 def process_memory_bytes(pid: int) -> int | None:
-    """What a process has in memory now, where the system tells."""
+    """Return what a process has in memory now, if the system tells."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith("VmRSS:"):

@@ -33,7 +33,7 @@ class Client(asyncio.Protocol):
     """One socket. `ready` is resolved when each of its requests has a reply."""
 
     close_code = 0
-    """What the bridge has closed it with."""
+    """The code with which the bridge has closed it."""
 
     def __init__(self, request: bytes, shared: Shared, requests: int = 1) -> None:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()

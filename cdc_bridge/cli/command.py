@@ -54,7 +54,7 @@ Dsn: TypeAlias = Annotated[
 Config: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--config", metavar="FILE", help="A TOML file with settings; else cdc-bridge.toml where it is present."
+        "--config", metavar="FILE", help="A TOML file with settings; by default cdc-bridge.toml, if there is one."
     ),
 ]
 SchemaName: TypeAlias = Annotated[

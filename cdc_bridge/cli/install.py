@@ -16,12 +16,12 @@ from cdc_bridge.cli.command import Config, Dsn, SchemaName, Tables, complain, co
 from cdc_bridge.model.errors import UsageError
 
 _MODE = (
-    "durable: by a log of changes in the database. live: at once, and kept nowhere. Without it attached tables keep"
-    " theirs, and new ones are durable."
+    "durable: changes are kept in a log in the database. live: they are only notified. By default attached tables"
+    " keep their mode, and new ones are durable."
 )
 _NOTIFY = (
-    "For the whole database, and it needs no tables beside it. auto: writers may notify. off: nothing ever does, for"
-    " two-phase commit; every table has to be durable. Recorded, until it is said otherwise.  [auto]"
+    "For the whole database; no table needs to be named. auto: writers may notify. off: nothing notifies, for two-phase"
+    " commit; every table has to be durable. The choice is recorded in the database.  [auto]"
 )
 _SCHEMA = "With --all: the schema whose tables to attach; may be repeated."
 _PLAN = "Print the SQL and its locks, and change nothing."

@@ -36,7 +36,7 @@ def listen(
     fields: Annotated[str, typer.Option(metavar="A,B", help="Only these fields, separated by commas.")] = "",
     event: Annotated[Event | None, typer.Option(help="Only changes of this kind.")] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="The server's messages, one a line; so too when piped.")
+        bool, typer.Option("--json", help="The server's messages, one a line; the default when piped.")
     ] = False,
 ) -> None:
     """Subscribe to a collection and print what arrives, until Ctrl-C.

@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         [], "Origins of web pages that may connect; without any, pages of the bridge's own host.", _ORIGINS_FORM
     )
     inspector: Annotated[Literal["", "on", "off"], AnyCase] = _setting(
-        "", "Whether a browser is shown the inspector at `/`; without a word, on a loopback address only.", "on or off"
+        "", "Whether a browser is shown the inspector at `/`; if not set, on a loopback address only.", "on or off"
     )
     auth_mode: Annotated[Literal["", "public", "handshake", "strict"], AnyCase] = _setting(
         "", "Whether clients have to say who they are, and when.", "public, handshake or strict"
