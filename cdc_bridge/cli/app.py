@@ -86,10 +86,10 @@ def demo(
     rounds: Annotated[int | None, typer.Option(min=1, help="End by itself after so many rounds of changes.")] = None,
     pause: Annotated[float, typer.Option(min=0, help="Seconds between two changes.")] = 1.0,
 ) -> None:
-    """Show it all on this machine: a PostgreSQL of its own, a bridge, a writer and what arrives.
+    """Show it all on this machine, without a database of yours.
 
-    Ctrl-C ends it and removes every trace. It needs no database. From a clone, install it with
-    pip install '.[demo]'.
+    It starts a PostgreSQL of its own, a bridge and a writer, and prints what arrives. Ctrl-C ends it and removes every
+    trace. From a clone, install it with pip install '.[demo]'.
 
     \b
     Example:

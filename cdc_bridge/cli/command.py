@@ -154,7 +154,7 @@ def _refusal(error: psycopg.Error, dsn: str) -> DatabaseError:
             return LockNotAcquired(reason)
         case errors.InsufficientPrivilege():
             return DatabaseError(
-                f"{reason}; connect as the owner of the tables and of our schema; see cdc-bridge sql --roles"
+                f"{reason}; connect as a role that may do this: docs/cli.md has them under 'Which role'"
             )
         case errors.ReadOnlySqlTransaction():
             return DatabaseError(

@@ -114,6 +114,12 @@ def _verdict_members(verdict: Verdict) -> dict[str, Any]:
 # --- for people ---
 
 
+class _Readiness(msgspec.Struct):
+    """What is read of `/readyz?verbose`."""
+
+    reasons: list[str]
+
+
 def lines(found: Explanation | None, around: Surroundings) -> Iterator[str]:
     question, status, bridge = around.question, around.status, around.bridge
     _, text = _answer(found, around)
@@ -125,7 +131,7 @@ def lines(found: Explanation | None, around: Surroundings) -> Iterator[str]:
     yield f"Notify: {_notify(status)}"
     yield f"Bridges: {'; '.join(map(_bridge, around.bridges)) or len(status.listeners) or 'none'}"
     if bridge is not None:
-        yield f"  {bridge['url']}: {'; '.join(str(bridge['answer']).splitlines())}"
+        yield f"  {bridge['url']}: {_readiness(bridge)}"
         if bridge["oldest_undelivered_s"] is not None:
             yield (
                 f"  its oldest undelivered change waits for {bridge['oldest_undelivered_s']:.1f} s;"
@@ -133,6 +139,15 @@ def lines(found: Explanation | None, around: Surroundings) -> Iterator[str]:
             )
     for sentence in [*(found.notes if found else ()), *_unread(status)]:
         yield f"Note: {sentence}"
+
+
+def _readiness(bridge: Mapping[str, Any]) -> str:
+    """Return in words whether a bridge is ready. What answers in its place is quoted."""
+    try:
+        reasons = msgspec.json.decode(bridge["answer"], type=_Readiness).reasons
+    except msgspec.DecodeError:
+        return "; ".join(str(bridge["answer"]).splitlines())
+    return f"not ready: {'; '.join(reasons)}" if reasons else "ready"
 
 
 def _lines_of_row(found: Explanation, status: Status) -> Iterator[str]:

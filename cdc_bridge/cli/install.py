@@ -71,10 +71,10 @@ def upgrade(
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    """Bring our SQL in the database to this program's version, and attach nothing.
+    """Bring our SQL in the database to the version of this program.
 
-    Repeating it changes nothing. Bridges and writers go on meanwhile: those of one version before work with the new
-    SQL, and this program works with the SQL of one version before.
+    It attaches nothing, and repeating it changes nothing. Bridges and writers go on meanwhile: those of one version
+    before work with the new SQL, and this program works with the SQL of one version before.
 
     \b
     Examples:
@@ -151,7 +151,7 @@ def sql(
     \b
     Examples:
       cdc-bridge sql > migrations/0042_cdc_bridge.sql
-      cdc-bridge sql --roles --reads-as anon --reads-as authenticated | psql -1 database
+      cdc-bridge sql --roles --reads-as anon --reads-as authenticated | psql -v ON_ERROR_STOP=1 database
     """
     schema = load(config, {"schema": schema_name}).schema_name
     if roles:

@@ -24,7 +24,7 @@ def status(
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    """Show what is attached, how, what the change log holds, and which bridges listen.
+    """Show what is attached, what the log holds, and who listens.
 
     \b
     Example:
@@ -105,9 +105,10 @@ def prune(
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    """Forget old changes of the change log, as a running bridge does by itself.
+    """Forget old changes of the log.
 
-    For cron, where bridges do not run all the time. It ends with 4 if a part of the log stayed locked.
+    A running bridge does that by itself; this is for cron, where bridges do not run all the time. It ends with 4 if a
+    part of the log stayed locked.
 
     \b
     Example:

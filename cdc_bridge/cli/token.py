@@ -29,9 +29,10 @@ def token(
     expires_in: Annotated[str, typer.Option(metavar="SPAN", help="How long it is good: 90s, 15m, 1h or 7d.")] = "1h",
     config: Config = None,
 ) -> None:
-    """Make a token for development, signed with the setting jwt_secret, and print it.
+    """Make a token for development, and print it.
 
-    It gives its bearer what it says: do not use it where others see your screen.
+    It is signed with the setting jwt_secret. It gives its bearer what it says: do not use it where others see your
+    screen.
 
     \b
     Examples:

@@ -36,9 +36,10 @@ def top(
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    """Show what happens now: writes, the change log, the gate, bridges and how late they are. Ctrl-C ends it.
+    """Show what happens now, until Ctrl-C.
 
-    It looks at statistics of the database, and at /metrics of bridges that can be reached.
+    Writes, the change log, the gate, bridges and how late they are: by statistics of the database, and by /metrics of
+    bridges that can be reached.
 
     \b
     Examples:
@@ -184,7 +185,8 @@ def bridge_view(found: dict[str, Any]) -> Iterator["RenderableType"]:
     causes = [[each["cause"], _bound(each["p50_s"]), _bound(each["p99_s"])] for each in found["lag"]]
     if trip := found["round_trip"]:
         causes.append(["round trip to clients", _bound(trip["p50_s"]), _bound(trip["p99_s"])])
-    yield _table("lag by cause, at most", ["cause", "half", "99 %"], causes)
+    if causes:
+        yield _table("lag by cause, at most", ["cause", "half", "99 %"], causes)
     late = [
         [each["collection"], f"{each['late']} of {each['subscribers']}", size(each["waiting_bytes"]), _late(each)]
         for each in found["late_topics"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.cli.command import assert_one_sentence, run
 from tests.support.bridge import running_bridge
@@ -277,6 +278,16 @@ def test_bench_measures_and_leaves_nothing_behind(dsn: str, tmp_path: Path, data
     assert [each["unit"] for each in found] == ["rows_per_s"] * 3 + ["seconds"] * 3
     assert all(each["ratio"] > 0 and len(each["plain"]) == len(each["attached"]) == 1 for each in found)
     assert database.execute(schemas) == before
+
+
+def test_bench_names_the_right_that_it_lacks(dsn: str, tmp_path: Path, database: Database) -> None:
+    role = f"reader_{database.name}"
+    database.execute(f"CREATE ROLE {role} LOGIN")
+    done = run("bench", "--dsn", make_conninfo(dsn, user=role), cwd=tmp_path)
+    database.execute(f"DROP ROLE {role}")
+    assert done.returncode == 3
+    assert "permission denied for database" in done.stderr
+    assert "'Which role'" in done.stderr
 
 
 def test_prune_where_nothing_is_installed(dsn: str, tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ async def test_client_that_does_not_read_is_suspected(database: Database, role: 
         done = await asyncio.to_thread(run, *asked, cwd=tmp_path)
         client.connection.transport.resume_reading()
     assert "the client may be behind" in done.stdout
+    assert f"\n  {running.http}: ready\n" in done.stdout
 
 
 def test_table_that_is_not_attached_is_an_answer(database: Database, role: str, tmp_path: Path) -> None:

@@ -39,10 +39,11 @@ def test_help_of_every_command_has_an_example_on_a_line_of_its_own(name: str, tm
 
 
 def test_help_lists_every_command_and_the_exit_codes_of_the_docs(tmp_path: Path) -> None:
-    done = run("--help", cwd=tmp_path)
+    done = run("--help", cwd=tmp_path, env={"COLUMNS": "80"})
     for name in COMMANDS:
         assert re.search(rf"^  {name} ", done.stdout, re.MULTILINE)
         assert f"\n## `{name}`\n" in DOCS
+    assert "..." not in done.stdout.partition("Commands:")[2], "the first line of a command's help is cut off"
     in_help = re.findall(r"^ +(\d+)  ", done.stdout.partition("Exit codes:")[2], re.MULTILINE)
     in_docs = re.findall(r"^\| (\d+) \|", DOCS.partition("## Exit codes")[2], re.MULTILINE)
     assert in_help == in_docs
