@@ -94,18 +94,21 @@ class Collector:
         lags = {**dispatcher.lags, "read": self.stream.counts.read, "queued": traffic.queued}
         for cause, histogram in lags.items():
             yield "cdc_lag_seconds", (cause,), histogram
-        oldest = [dispatcher.oldest_us, *(topic.oldest_us for topic in hub.subscribers.topics)]
-        at_us = min((each for each in oldest if each), default=0)
+        topics, backlog_bytes, oldest_us = hub.subscribers.topics, 0, [dispatcher.oldest_us]
+        for topic in topics:
+            if size_bytes := topic.log.size_bytes:  # most have none, and there can be a hundred thousand
+                backlog_bytes += size_bytes
+                oldest_us.append(topic.oldest_us)
+        at_us = min(filter(None, oldest_us), default=0)
         yield "cdc_oldest_undelivered_age_seconds", (), max(time.time() - at_us / 1e6, 0) if at_us else 0
+        yield "cdc_backlog_bytes", (), backlog_bytes
+        yield "cdc_topics", (), len(topics)
         for gap in GapCause:
             yield "cdc_gaps_total", (gap.value,), dispatcher.gaps[gap]
 
     def _of_subscribers(self) -> Iterator[Sample]:
         hub, scheduler = self.broker.hub, self.broker.scheduler
-        topics = hub.subscribers.topics
         yield "cdc_subscriptions", (), len(hub)
-        yield "cdc_topics", (), len(topics)
-        yield "cdc_backlog_bytes", (), sum(topic.log.size_bytes for topic in topics)
         for cause in Cause:
             yield "cdc_resyncs_total", (cause.value,), scheduler.resyncs[cause]
         for outcome in CURSOR_OUTCOMES:
