@@ -134,14 +134,14 @@ class Pruned:
     changed: list[int] = field(default_factory=list)
     advanced: int = 0
     is_pruned_elsewhere: bool = False
-    log: Log | None = None
-    """The log as it was at last."""
+    log: Log | None = field(default=None, compare=False)
+    """The log as it was read last. What was done does not depend on it."""
 
 
 def prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int) -> Pruned:
-    """Each action in a transaction of its own; none waits for long. The connection is in autocommit mode.
+    """Forget old changes, each action in a transaction of its own; none waits for long.
 
-    Raises `NotInstalled` and `DatabaseError`.
+    The connection is in autocommit mode. Raises `NotInstalled` and `DatabaseError`.
     """
     if "yes" in STANDBY.all(conn):
         raise DatabaseError("this is a hot standby: the change log is pruned on its primary")

@@ -117,6 +117,31 @@ DECLARE
                     RAISE EXCEPTION 'cdc_bridge: nothing was written';
                 END IF;
             END IF;$part$;
+    -- Writes the rows that @few_rows found, and ends.
+    write_few CONSTANT text := $part$IF @is_kept THEN
+                seq := {cdc}.keep('@letter', TG_RELID, seq, @old_item, @new_item);
+            ELSE
+                done := @count_write;
+                INSERT INTO {cdc}.change_log_@segment VALUES (@columns, '@letter', @old_item, @new_item);
+                @check_written
+            END IF;
+            IF @is_open THEN
+                done := {cdc}.tell('@letter', TG_RELID, seq, @old_item, @new_item, @segment);
+            ELSIF @by_chance THEN
+                done := {cdc}.make_room(@segment);
+            END IF;
+            RETURN NULL;$part$;
+    -- Several batches are written in one block that catches, and not in one each. A single one may be kept.
+    begin_batches CONSTANT text := $part$done := @is_kept OR @count_write;
+        old_hold := pg_catalog.current_setting('cdc_bridge.hold', true);
+        IF NOT done THEN
+            hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
+        END IF;$part$;
+    write_batch CONSTANT text := $part$IF old_hold OPERATOR(pg_catalog.=) 'on' THEN
+                    done := {cdc}.write_kept() IS NULL;  -- its changes come before these
+                END IF;
+                hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
+                done := {cdc}.record_batch('@letter', TG_RELID, @batches);$part$;
 
     -- The functions:
     insert_or_delete CONSTANT text := $create$
@@ -182,36 +207,14 @@ BEGIN
         IF count OPERATOR(pg_catalog.=) 0 THEN
             RETURN NULL;
         ELSIF count OPERATOR(pg_catalog.<) 33 THEN
-            IF @is_kept THEN
-                seq := {cdc}.keep('@letter', TG_RELID, seq, @old_item, @new_item);
-            ELSE
-                done := @count_write;
-                INSERT INTO {cdc}.change_log_@segment VALUES (@columns, '@letter', @old_item, @new_item);
-                @check_written
-            END IF;
-            IF @is_open THEN
-                done := {cdc}.tell('@letter', TG_RELID, seq, @old_item, @new_item, @segment);
-            ELSIF @by_chance THEN
-                done := {cdc}.make_room(@segment);
-            END IF;
-            RETURN NULL;
+            @write_few
         END IF;
-        -- Batches are written in one block that catches, and not in one each; but a single one may be kept.
-        done := @is_kept OR @count_write;
-        old_hold := pg_catalog.current_setting('cdc_bridge.hold', true);
-        IF NOT done THEN
-            hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
-        END IF;
+        @begin_batches
         batch := '{{}}';
         batch_bytes := 0;
         FOR item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM @rows r LOOP
             IF batch_bytes OPERATOR(pg_catalog.>) 1048576 THEN
-                -- Before these, what is kept.
-                IF old_hold OPERATOR(pg_catalog.=) 'on' THEN
-                    done := {cdc}.write_kept() IS NULL;
-                END IF;
-                hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
-                done := {cdc}.record_batch('@letter', TG_RELID, @batches);
+                @write_batch
                 batch := '{{}}';
                 batch_bytes := 0;
             END IF;
@@ -299,38 +302,16 @@ BEGIN
         IF count OPERATOR(pg_catalog.=) 0 AND new_count OPERATOR(pg_catalog.=) 0 THEN
             RETURN NULL;
         ELSIF count OPERATOR(pg_catalog.=) new_count AND count OPERATOR(pg_catalog.<) 33 THEN
-            IF @is_kept THEN
-                seq := {cdc}.keep('U', TG_RELID, seq, old_item, new_item);
-            ELSE
-                done := @count_write;
-                INSERT INTO {cdc}.change_log_@segment VALUES (@columns, 'U', old_item, new_item);
-                @check_written
-            END IF;
-            IF @is_open THEN
-                done := {cdc}.tell('U', TG_RELID, seq, old_item, new_item, @segment);
-            ELSIF @by_chance THEN
-                done := {cdc}.make_room(@segment);
-            END IF;
-            RETURN NULL;
+            @write_few
         END IF;
-        -- Batches are written in one block that catches, and not in one each; but a single one may be kept.
-        done := @is_kept OR @count_write;
-        old_hold := pg_catalog.current_setting('cdc_bridge.hold', true);
-        IF NOT done THEN
-            hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
-        END IF;
+        @begin_batches
         old_batch := '{{}}';
         new_batch := '{{}}';
         batch_bytes := 0;
         OPEN olds FOR SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM old_rows r;
         FOR new_item IN SELECT pg_catalog.row_to_json(r.*)::pg_catalog.text FROM new_rows r LOOP
             IF batch_bytes OPERATOR(pg_catalog.>) 1048576 THEN
-                -- Before these, what is kept.
-                IF old_hold OPERATOR(pg_catalog.=) 'on' THEN
-                    done := {cdc}.write_kept() IS NULL;
-                END IF;
-                hold := pg_catalog.set_config('cdc_bridge.hold', 'batch', true);
-                done := {cdc}.record_batch('U', TG_RELID, old_batch, new_batch);
+                @write_batch
                 old_batch := '{{}}';
                 new_batch := '{{}}';
                 batch_bytes := 0;
@@ -400,6 +381,7 @@ $record$
 $create$;
     -- In the order in which they are put in: a part comes before those that it mentions.
     parts CONSTANT text[] := ARRAY[
+        ['write_few', write_few], ['begin_batches', begin_batches], ['write_batch', write_batch],
         ['few_old_rows', replace(few_rows, '@rows', 'old_rows')], ['few_new_rows', replace(few_rows, '@rows', 'new_rows')],
         ['few_rows', few_rows], ['check_written', check_written], ['hide_plans', hide_plans], ['keep_closed', keep_closed],
         ['may_raise', may_raise], ['fail', fail], ['columns', columns], ['count_write', count_write], ['is_kept', is_kept],
@@ -414,7 +396,9 @@ $create$;
         ['event', 'delete'], ['letter', 'D'], ['rows', 'old_rows'], ['side', 'old'], ['relation', 'TG_RELID'],
         ['old_row', 'pg_catalog.row_to_json(r.*)::pg_catalog.text'], ['new_row', 'NULL::pg_catalog.text'],
         ['old_item', 'item'], ['new_item', 'NULL'], ['batches', 'batch, NULL'], ['body', '[[%s],[]]']];
-    of_update CONSTANT text[] := ARRAY[['rows', 'old_rows'], ['relation', 'TG_RELID']];
+    of_update CONSTANT text[] := ARRAY[
+        ['letter', 'U'], ['rows', 'old_rows'], ['relation', 'TG_RELID'],
+        ['old_item', 'old_item'], ['new_item', 'new_item'], ['batches', 'old_batch, new_batch']];
     of_record CONSTANT text[] := ARRAY[['relation', 'relation']];
     made record;
 BEGIN

@@ -17,18 +17,11 @@ from cdc_bridge.admin.mode import Mode
 from cdc_bridge.model.errors import SharedSession
 from tests.support.bridge import attach, running_bridge
 from tests.support.pgbouncer import pgbouncer
-from tests.support.pooler import pooler
+from tests.support.pooler import LEFT_BEHIND, pooler
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
 SUBSCRIBE = {"type": "subscribe", "collection": "t", "uid": "u"}
-LEFT_BEHIND = """
-SELECT name || '=' || setting FROM pg_settings
-WHERE source = 'session' AND name NOT IN ('application_name', 'client_encoding')
-UNION ALL SELECT pg_listening_channels()
-UNION ALL SELECT name FROM pg_prepared_statements
-UNION ALL SELECT locktype FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'
-"""
 
 
 @pytest.fixture

@@ -14,17 +14,9 @@ from tests.doctor.examining import findings, found
 from tests.support.attach import attach
 from tests.support.cluster import Cluster
 from tests.support.pgbouncer import pgbouncer
-from tests.support.pooler import pooler
+from tests.support.pooler import LEFT_BEHIND, pooler
 from tests.support.server import SETTINGS, Database, Server, bin_dir, server_of
 from tests.support.standby import caught_up, standby_of
-
-LEFT_BEHIND = """
-SELECT name || '=' || setting FROM pg_settings
-WHERE source = 'session' AND name NOT IN ('application_name', 'client_encoding')
-UNION ALL SELECT pg_listening_channels()
-UNION ALL SELECT name FROM pg_prepared_statements
-UNION ALL SELECT locktype FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'
-"""
 
 
 @pytest.fixture

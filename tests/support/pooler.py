@@ -15,6 +15,15 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+LEFT_BEHIND = """
+SELECT name || '=' || setting FROM pg_settings
+WHERE source = 'session' AND name NOT IN ('application_name', 'client_encoding')
+UNION ALL SELECT pg_listening_channels()
+UNION ALL SELECT name FROM pg_prepared_statements
+UNION ALL SELECT locktype FROM pg_locks WHERE pid = pg_backend_pid() AND locktype = 'advisory'
+"""
+"""A query for all that a client has left in a server session that was lent to it."""
+
 _STARTUP = 196608
 _GREETING = ("server_version", "server_encoding", "client_encoding", "DateStyle", "integer_datetimes", "TimeZone")
 
