@@ -1,4 +1,4 @@
-"""What the bridge costs and how fast it is: all parts or some, one table, a JSON file and plots.
+"""Measure what the bridge costs and how fast it is: all parts or some, one table, a JSON file and plots.
 
     make bench                                   # all parts
     make bench ARGS="--quick"                    # whether it works, in about a minute

@@ -1,4 +1,4 @@
-"""What the bridge's process needs to bring changes to clients: by sockets, by subscriptions, by rows of a statement.
+"""Measure what the bridge's process needs to deliver changes: by sockets, by subscriptions, by rows of a statement.
 
 The floor receives a notification of each row and writes it to all its clients (`floor.py`). It gets rows by turns with
 the bridge, and as many sockets.

@@ -1,4 +1,4 @@
-"""What the parts of a benchmark measure, and the table of it: each value beside its floor, with its goal.
+"""The figures that the parts of a benchmark measure, and their table: each beside its floor, with its goal.
 
 Theory: what is compared runs by turns, round after round, so that whatever else the machine does falls on all alike.
 The ratio of each round is taken first, then the median of the ratios; the least and the greatest of them are shown.

@@ -1,4 +1,4 @@
-"""What one bad client costs the others, and what strangers cost the bridge.
+"""Measure what one bad client costs the others, and what strangers cost the bridge.
 
     python -m benchmarks.hardening [--rounds 5]
 

@@ -34,7 +34,7 @@ SLOW_CLOCK = (
     " WHERE pronamespace = 'cdc'::regnamespace AND prosrc ~ '500 us|2 ms' AND proname <> 'write_to_segment' LOOP"
     " EXECUTE regexp_replace(definition, '500 us|2 ms', '10 min', 'g'); END LOOP; END $$"
 )
-"""What takes longer is written another way, and callgrind slows everything down fifty times."""
+"""Slower statements are written to the log in another way, and callgrind slows everything down fifty times."""
 
 OPEN = "SELECT cdc.open_gate(1000000)"
 

@@ -52,7 +52,7 @@ class Memory(threading.Thread):
 
 @dataclass(frozen=True, slots=True)
 class Followers:
-    """What their process reports: the rows that each one received, and whether it received others."""
+    """The report of their process: the rows that each one received, and whether it received others."""
 
     shared: Shared = field(default_factory=shared)
     rows: list[Synchronized[int]] = field(default_factory=list)

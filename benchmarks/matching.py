@@ -1,4 +1,4 @@
-"""What it costs to find out whom a change concerns, with very many subscriptions against few.
+"""Measure what it costs to find out whom a change concerns, with very many subscriptions against few.
 
     python -m benchmarks.matching
 

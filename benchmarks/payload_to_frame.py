@@ -1,4 +1,4 @@
-"""What each stage costs from a notification's text to a frame, warm, in this process.
+"""Measure what each stage costs from a notification's text to a frame, warm, in this process.
 
     python -m benchmarks.payload_to_frame
 

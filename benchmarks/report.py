@@ -1,4 +1,4 @@
-"""What a run has measured, as JSON, as a table and as plots; and the page of the documentation that shows it."""
+"""The figures of a run as JSON, as a table and as plots, and the page of the documentation that shows them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ X_TICKS_MS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 
 
 class Machine(msgspec.Struct, frozen=True):
-    """What the figures come from."""
+    """The machine that the figures come from."""
 
     processors: int
     processor: str

@@ -1,4 +1,4 @@
-"""What it costs that everybody sees what they may, and nothing else.
+"""Measure what it costs that everybody sees what they may, and nothing else.
 
     python -m benchmarks.rights [--rounds 5] [--changes 5000]
 
@@ -108,7 +108,7 @@ class Audience:
 
 
 class Message(msgspec.Struct):
-    """What matters of a message; `data` of an event are rows."""
+    """The members of a message that matter; `data` of an event are rows."""
 
     type: str = ""
     event: str = ""

@@ -1,4 +1,4 @@
-"""What a change costs from the notification's text to a frame, and how much of that equal subscriptions share.
+"""Measure what a change costs from the notification's text to a frame, and how much of that equal subscriptions share.
 
     python -m benchmarks.sharing
 

@@ -51,7 +51,7 @@ CURSOR = re.compile(rb'"cursor":"([^"]+)"')
 
 @dataclass(slots=True)
 class Story:
-    """What one client was told, and what it knows."""
+    """The rows that one client knows (`copy`), and what else it was sent."""
 
     copy: dict[int, int] = field(default_factory=dict)
     cursor: bool = False
@@ -72,7 +72,7 @@ class _Slow(Client):
 
 
 class _Socket:
-    """What `Client` needs of a transport. Nothing is read that is not asked for."""
+    """The part of a transport that `Client` needs. Nothing is read that is not asked for."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -87,7 +87,7 @@ class _Socket:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """What the process of the clients is told. They subscribe when they may `begin`, and read on when they may `go`.
+    """Orders to the process of the clients. They subscribe when they may `begin`, and read on when they may `go`.
 
     `pipe` says that all have their data and have stopped, and then what each was told.
     """

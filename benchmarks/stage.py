@@ -1,4 +1,4 @@
-"""What the parts need: a server that flushes as servers do, tables to compare, a bridge as a process.
+"""The stage of the parts: a server that flushes as servers do, tables to compare, a bridge as a process.
 
 Each part has a database of its own with four tables that differ in who watches them, see `Subject`.
 """

@@ -45,7 +45,7 @@ READS = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND applic
 
 @dataclass(slots=True)
 class Story:
-    """What one client has been through since it came back. Times are those of its last connection."""
+    """The story of one client since it came back. Times are those of its last connection."""
 
     cursor: str = ""
     rows: int = 0
@@ -104,7 +104,7 @@ def request(after: str = "") -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """What the process of the clients is told: they come back when it may `go`, and `pipe` gets their stories."""
+    """Orders to the process of the clients: they come back when it may `go`, and `pipe` gets their stories."""
 
     url: str
     count: int

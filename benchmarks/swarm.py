@@ -111,7 +111,7 @@ class Client(asyncio.Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What the process of the clients tells the one that started it."""
+    """Reports of the process of the clients to the one that started it."""
 
     ready: Event
     frames: Synchronized[int]

@@ -1,4 +1,4 @@
-"""What capture costs those who write: single rows by pgbench, and statements that change very many.
+"""Measure what capture costs writers: single rows by pgbench, and statements that change very many.
 
 Single rows are written to four tables by turns: untouched, attached where no bridge is, attached beside a bridge whose
 client follows the table, and, since everybody writes that first, with a trigger that notifies each row. The bridge's

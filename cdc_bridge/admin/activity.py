@@ -1,4 +1,4 @@
-"""What happens in a database right now: rates between two looks at it, the log, the gate, and bridges.
+"""Activity of a database right now: rates between two looks at it, the log, the gate, and bridges.
 
 Nothing here writes, or looks at a row of an application.
 """
@@ -45,7 +45,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What happened a second between two samples. `writes` has the busiest collections first."""
+    """Rates a second between two samples. `writes` has the busiest collections first."""
 
     interval_s: float
     writes: Sequence[tuple[str, tuple[float, ...]]]

@@ -1,4 +1,4 @@
-"""What capture costs the writers of a database, measured in that database.
+"""Measure what capture costs the writers of a database, in that database.
 
 Two tables alike, one attached and one not, in a schema of their own, and our functions and log in another one. Both are
 removed at the end, and what an interrupted run has left is removed by the next one.
@@ -34,7 +34,7 @@ Connect = Callable[[], Connection]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one kind of write took: rows a second, or seconds for a statement (`is_rate`), one for each round."""
+    """Measurements of one kind of write, one a round: rows a second (`is_rate`), or seconds for a statement."""
 
     title: str
     is_rate: bool
@@ -43,7 +43,7 @@ class Measured:
 
     @property
     def ratios(self) -> list[float]:
-        """Of each round: the speed that is left, or how many times as long it takes."""
+        """Return, for each round, the speed that is left, or how many times as long it takes."""
         return [ours / base for ours, base in zip(self.attached, self.plain, strict=True)]
 
     @property

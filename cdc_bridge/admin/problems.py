@@ -1,4 +1,4 @@
-"""What can be wrong, as sentences that say what to do: with tables to attach, triggers, the log and roles."""
+"""Problems of tables to attach, triggers, the log and roles, as sentences that say what to do."""
 
 import enum
 from collections.abc import Iterator, Mapping, Sequence

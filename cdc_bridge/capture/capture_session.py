@@ -44,7 +44,7 @@ class StreamOptions:
 
 @dataclass(slots=True)
 class StreamCounts:
-    """What all sessions of a change stream have done, for metrics.
+    """Counts of what all sessions of a change stream have done, for metrics.
 
     `read`: readings of the log that found changes. `lost`: sessions that have ended. `gate` is its state now, and
     `gate_changes` how often it came to each.

@@ -28,7 +28,7 @@ from cdc_bridge.model.errors import CannotListen, CaptureLost, DatabaseSilent
 log = logging.getLogger(__name__)
 
 BEAT_S = 1.0
-"""What has been delivered inline is confirmed this often, so that cursors stay short and the lease fresh."""
+"""Seconds between heartbeats. They confirm inline deliveries, so that cursors stay short and the lease fresh."""
 
 
 class HeartbeatMonitor:

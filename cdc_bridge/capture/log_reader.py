@@ -1,4 +1,4 @@
-"""What a client has missed, from the log."""
+"""Read from the log what a client has missed."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ class StreamPosition:
     unchecked: Snapshot = field(init=False)
     """The snapshot since which it has not been checked whether anything was forgotten."""
     journal: Journal = field(init=False)
-    """What has been delivered; `Journal.deliver` adds an inline change."""
+    """The changes that have been delivered; `Journal.deliver` adds an inline change."""
 
     def __post_init__(self) -> None:
         self.unchecked = self.seen

@@ -1,4 +1,4 @@
-"""What several commands share: output, options, the step from flags to `Settings`, and a connection to the database.
+"""Parts that commands share: output, options, the step from flags to `Settings`, and a connection to the database.
 
 Results go to stdout, and everything about them to stderr.
 """

@@ -27,7 +27,7 @@ EncodingKey: TypeAlias = tuple[Projection, SecurityContext, bool]
 """The outputs, the context that sees them, and whether they are of old rows."""
 
 NestedValues: TypeAlias = Mapping[EncodingKey, Mapping[int, RowValues]]
-"""What rows lack of a projection (see `table`), by position."""
+"""Members of a projection that rows lack (see `table`), by position."""
 
 NO_NESTED_VALUES: NestedValues = {}
 

@@ -42,7 +42,7 @@ class Hub:
         self.tables: Mapping[int, Table] = self.collections.tables
         self.subscribers = SubscriberRegistry(held_bytes_max)
         self.cursors: Counter[str] = Counter()
-        """What became of the cursors that clients came back with, for metrics."""
+        """Cursors that clients came back with, by what became of them, for metrics."""
         self._ciphers = CursorCiphers()
         self._is_concerned: Concerned = _nobody
         self._withheld: dict[Subscriber, None] = {}  # those that are WAITING, and some that no longer are

@@ -31,7 +31,7 @@ from cdc_bridge.wanted import check_still_wanted
 
 KNOWN_BYTES_MAX = 8 * 1024 * 1024
 KNOWN_BYTES_EACH = 300
-"""What an answer occupies besides its texts."""
+"""The memory that an answer takes besides its texts."""
 
 AT_ONCE_MAX = 1000
 """Questions of each kind that go into one call."""

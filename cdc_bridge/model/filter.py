@@ -62,7 +62,7 @@ class Operator(enum.Enum):
 
 BY_WORD = {operator.value: operator for operator in Operator}
 POSITIVES = {BY_WORD[f"_n{word[1:]}"]: each for word, each in BY_WORD.items() if f"_n{word[1:]}" in BY_WORD}
-"""What each operator that negates another one negates."""
+"""Operators that negate another one, with that one."""
 
 
 class Function(enum.Enum):

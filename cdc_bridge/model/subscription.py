@@ -142,7 +142,7 @@ class Meta(enum.Enum):
 
 
 class Overflow(enum.Enum):
-    """What happens to a subscription when more than `backlog_bytes_max` waits for its connection."""
+    """The policy of a subscription when more than `backlog_bytes_max` waits for its connection."""
 
     CLOSE = "close"  # the connection is closed
     LATEST = "latest"  # the newest state of each row is kept
