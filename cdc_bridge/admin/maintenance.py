@@ -62,7 +62,7 @@ class LogMaintenance:
     _reported_locked: set[int] = field(default_factory=set)
 
     async def run(self, interval_s: float) -> None:
-        """Look after the log until cancelled. A database that is away is waited for."""
+        """Look after the log until cancelled. Wait for a database that does not answer."""
         while True:
             check_still_wanted()
             try:
@@ -75,12 +75,12 @@ class LogMaintenance:
 
     async def _is_due(self) -> bool:
         async with asyncio.timeout(ANSWER_LIMIT_S), self.pool.connection() as connection:
-            is_due, closed = True, NOT_CLOSED
+            is_due = True
             # Pruning skips what is locked, and says what is missing.
             with suppress(errors.LockNotAvailable, errors.ProgrammingError):
                 row = await (await connection.execute(statement("queries/log_due", self.schema))).fetchone()
-                is_due, closed = row or (is_due, closed)
-            self.problems = tuple(map(str, closed_log(closed)))
+                is_due, closed = row or (True, NOT_CLOSED)
+                self.problems = tuple(map(str, closed_log(closed)))
             if self._is_forbidden or "yes" in await STANDBY.all_async(connection):
                 return False
             interval_s = min(PRUNE_INTERVAL_MAX_S, self.retention_age_s / PARTS / 2)
