@@ -113,7 +113,7 @@ def segment_bytes(keep_bytes: int) -> int:
 
 
 LOCK_TIMEOUT_MS = 100
-"""While pruning waits to empty a segment, its readers and writers queue behind it."""
+"""Short, because readers and writers of a segment queue behind a pruning that waits for it."""
 
 READ_TIMEOUT_MS = 1000
 

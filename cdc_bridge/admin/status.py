@@ -124,7 +124,7 @@ def read_status(
 
 
 def read_listeners(conn: Connection) -> list[Listener]:
-    """Where nothing notifies (notify off, a hot standby) no bridge listens, and others of their sessions tell."""
+    """Return the bridges' sessions that listen, or their others if nothing notifies (notify off, a hot standby)."""
     return _listeners(LISTEN).all(conn) or _listeners(HEARTBEAT).all(conn)
 
 

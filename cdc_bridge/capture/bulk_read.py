@@ -38,8 +38,7 @@ IsCongested: TypeAlias = Callable[[frozenset[int]], bool]
 
 CONGESTED_S = 0.02
 CONGESTED_MAX_S = 30.0
-"""So long a large transaction waits for clients that take nothing. Then it is delivered all the same, and they are
-closed."""
+"""How long a large transaction waits for clients that take nothing. Then it is delivered, and they are closed."""
 
 
 @dataclass(slots=True, eq=False)

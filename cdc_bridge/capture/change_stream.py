@@ -171,7 +171,7 @@ class _Turns:
         self._now_s = 0.0
         """When what this turn takes had come, by the monotonic clock. So much is known of the gate's lease then."""
         self._read_s = NEVER
-        """When the log was last begun to be read."""
+        """When the last reading of the log began, by the monotonic clock."""
         self._read_due_s = 0.0
         """When the log is to be read next."""
         self._due_s = 0.0
@@ -312,7 +312,7 @@ class _Turns:
     # --- the log ---
 
     async def _read_what_came(self) -> None:
-        """Read what the log had when what this turn takes came: once, however many notifications call for it."""
+        """Read the log, unless it was read in this turn: once for all notifications that call for it."""
         if self._read_s < self._now_s:
             await self._read()
 

@@ -35,7 +35,7 @@ SHUT_AGAIN_S = 1.0
 
 POLL_BUSY_S = 0.01
 POLL_BULK_S = 0.004
-"""While a bulk read shuts the gate for others, too. It is about as long as one of its pages."""
+"""The pause while a bulk read shuts the gate for others, too. It is about as long as one of its pages takes."""
 
 POLL_VERY_BUSY_S = 0.025
 VERY_BUSY = 15

@@ -16,8 +16,9 @@ TERMINATED = 143
 
 
 def leave_at_sigterm(code: int) -> None:
-    """While modules load. There is nothing to clean up, and an exception could come out of the making of a class as
-    another one.
+    """End at once at SIGTERM while modules load.
+
+    There is nothing to clean up, and the import system could turn an exception into another one.
     """
     signal.signal(signal.SIGTERM, lambda number, frame: os._exit(code))
 

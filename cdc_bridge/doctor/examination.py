@@ -1,4 +1,4 @@
-"""Which checks there are, in the order in which they are run."""
+"""All checks, in the order in which they are run."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -7,8 +7,6 @@ from cdc_bridge.admin.problems import Finding, Severity
 from cdc_bridge.doctor import capture, policies, server
 from cdc_bridge.doctor.context import Check, Context, run
 from cdc_bridge.statements import Connection
-
-OLDEST_VERSION = 140000
 
 OF_THE_SERVER: Mapping[str, Check] = MappingProxyType(
     {

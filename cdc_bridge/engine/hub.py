@@ -185,7 +185,7 @@ class Hub:
             self.subscribers.join(subscriber)
 
     def _move(self, subscriber: Subscriber, subscription: Subscription) -> Reading | None:
-        """From here on it follows something else. A reading when it may have missed what its old topic waited for."""
+        """Let it follow something else. Return a reading if it may have missed what its old topic waited for."""
         topic = subscriber.topic
         if topic is None:
             subscriber.subscription = subscription

@@ -242,11 +242,11 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """From here on every commit is received.
+    """Every commit is received from here on.
 
-    Whatever happened before may have been missed; with `resumed` that is so for tables in live mode only, since the
-    log has been read on from where listening ended. `era` is what positions belong to from here on, and `secret` the
-    key with which the bridges of this database seal them; both are None where nothing is stored.
+    Earlier ones may have been missed; with `resumed` that is so for tables in live mode only, since the log has been
+    read on from where listening ended. `era` is what positions belong to from here on, and `secret` the key with which
+    the bridges of this database seal them; both are None where nothing is stored.
     """
 
     era: Era | None = None

@@ -198,7 +198,7 @@ def _compared(comparison: Comparison, asked: Operator, is_negated: bool) -> Judg
 
 
 def _equal(source: ColumnReader, bound: Any) -> Judge:
-    """No bound equals None."""
+    """Return a judge of equality. No bound equals None."""
 
     def judge_equal(version: RowVersion) -> bool | None:
         value = version.read(source)
