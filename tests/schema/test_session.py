@@ -19,9 +19,9 @@ from tests.support.bridge import running_bridge
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
-# Only writers have messages to keep to themselves. Only readers have statements that jit would compile, see what their
-# role may see, and have to end in time.
-OF_WRITERS = {"client_min_messages"}
+# Only writers have messages and plans to keep to themselves. Only readers have statements that jit would compile, see
+# what their role may see, and have to end in time.
+OF_WRITERS = {"client_min_messages", "debug_print_plan"}
 LASTING = {
     "transaction_timeout",
     "idle_in_transaction_session_timeout",
