@@ -18,7 +18,7 @@ POSITION_BITS = 64
 """The bits of a `seq` below the position in the WAL, see `capture.payload.log_sequence`."""
 
 ROW_CHARACTERS_MAX = 300
-"""What is shown to people of a row. `--json` has all."""
+"""The most characters of a row that people are shown. `--json` has all."""
 
 BEHIND_S = 5
 SILENT_S = 15.0

@@ -1,4 +1,4 @@
-"""What the metrics of a bridge say of the time between two looks at them. `docs/metrics.md` explains each."""
+"""Compare the metrics of a bridge between two looks at them. `docs/metrics.md` explains each."""
 
 import json
 import math

@@ -1,1 +1,1 @@
-"""What can be wrong with a database and its bridges, looked for without changing anything."""
+"""Find what is wrong with a database and its bridges, and change nothing."""

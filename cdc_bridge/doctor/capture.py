@@ -32,7 +32,7 @@ ROW_BYTES_MAX = 8000
 """A notification has room for no more."""
 
 WRITE_MS = 0.03
-"""What capture adds to a write of one row, see `docs/topics/capture.md`."""
+"""The time that capture adds to a write of one row, see `docs/topics/capture.md`."""
 
 OVERHEAD_SHARE_MAX = 0.1
 WRITES_PER_S_MAX = 300.0

@@ -1,4 +1,4 @@
-"""What checks know besides the connection, and how one is run.
+"""The context of checks besides the connection, and how a check is run.
 
 Rule: a check runs in a read-only transaction of its own that is rolled back, with settings of that transaction alone.
 So it changes nothing, keeps no lock, and leaves nothing in a session that a pooler lends to others.

@@ -28,7 +28,7 @@ from cdc_bridge.model.security_context import Principal, SecurityContext
 from cdc_bridge.statements import Connection, statement
 
 COST_MAX = 2500.0
-"""Of a question about 100 rows, as the planner takes it to be. Looking for each by an index costs about 900."""
+"""The most that a question about 100 rows may cost, by the planner. Looking for each by an index costs about 900."""
 
 
 def check_policies(conn: Connection, context: Context) -> Iterator[Finding]:

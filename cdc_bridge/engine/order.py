@@ -127,7 +127,7 @@ class TransactionOrders:
         self._transactions_max = transactions_max
         self._keys_max = keys_max
         self._orders: dict[int, Change | TransactionOrder] = {}
-        """Of a transaction with one change, which most are, that change."""
+        """The change of a transaction that has only one, as most have."""
         self._before: dict[int, Change | TransactionOrder] = {}
         self._rows_count = 0
 

@@ -59,7 +59,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a condition says of the old and of the new version; None where there is none."""
+    """The verdict of a condition on the old and on the new version; None where there is no version."""
 
     condition: Condition
     old: Truth | None = None
@@ -81,7 +81,7 @@ class Outcome(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What becomes of one change. `causes` say why the row is not delivered, or leaves: `filter`, `rule`, `policy`,
+    """The fate of one change. `causes` say why the row is not delivered, or leaves: `filter`, `rule`, `policy`,
     `event` or `layout`, each with a sentence.
     """
 

@@ -1,1 +1,1 @@
-"""What a bridge shows of itself at /metrics."""
+"""The metrics that a bridge shows at /metrics."""

@@ -78,4 +78,4 @@ AUTHENTICATION_REASONS: Final[Mapping[str, str]] = MappingProxyType(
         "it names no role, and there is no anon_role": "role",
     }
 )
-"""What the authenticator says, in the words of metrics. Whatever else it says is `OTHER_REASON`."""
+"""The authenticator's reasons in the words of metrics. Any other reason is `OTHER_REASON`."""

@@ -123,7 +123,7 @@ def _absence(operand: Operand, of_column: ReadType, is_nothing: Callable[[Any], 
 
 
 class _Test(NamedTuple):
-    """What an operator asks of a value and its bound, how columns are read for it, and what the bound is made of."""
+    """The question of an operator about a value and its bound, with how columns are read and the bound is made."""
 
     holds: Callable[[Any, Any], bool]
     of_column: ReadType
