@@ -1,0 +1,164 @@
+"""A check for each language that a block can be written in. What is output or pseudo-code is `text`.
+
+Python, SQL and JavaScript are only read here; `test_sql.py` and the tests of single pages run them.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import html.parser
+import json
+import re
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cdc_bridge import settings
+from cdc_bridge.model import messages
+from tests.docs import shell
+from tests.support.certificate import make_pair
+from tests.support.node import NODE
+from tests.support.process import ROOT, environment
+
+ANSWER = {"data", "error", "status", "event"}
+"""Members of which each answer has one, and none of the clients' messages but `subscribe`."""
+
+
+def sh(text: str, folder: Path) -> None:
+    """Syntax; the arguments of each `cdc-bridge`; targets of make."""
+    _run(["bash", "-n"], text)
+    makefile = (ROOT / "Makefile").read_text()
+    for command in shell.commands(text):
+        arguments = shell.of_ours(command)
+        if arguments is not None:
+            shell.check(arguments)
+        elif command[0] == "make":
+            assert re.search(rf"^{command[1]}:", makefile, re.MULTILINE), command
+
+
+def python(text: str, folder: Path) -> None:
+    compile(text, "block", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def js(text: str, folder: Path) -> None:
+    script = folder / "block.mjs"
+    script.write_text(text)
+    _run([str(NODE), "--check", str(script)])
+
+
+def html_page(text: str, folder: Path) -> None:
+    """Each script in it."""
+    html.parser.HTMLParser().feed(text)
+    for script in re.findall(r"<script[^>]*>(.+?)</script>", text, re.DOTALL):
+        js(script, folder)
+
+
+def json_lines(text: str, folder: Path) -> None:
+    """One value, or one in each line. A client's message is taken by the bridge's parser."""
+    for value in _values(text):
+        if isinstance(value, dict) and "type" in value and (value["type"] == "subscribe" or not ANSWER & value.keys()):
+            messages.parse(json.dumps(value))
+
+
+def _values(text: str) -> Iterator[Any]:
+    try:
+        yield json.loads(text)
+    except ValueError:
+        yield from map(json.loads, filter(None, text.splitlines()))
+
+
+def toml(text: str, folder: Path) -> None:
+    """Settings, unless a comment in the first line names another file."""
+    if re.match(r"# .*\.toml\n", text):
+        tomllib.loads(text)
+        return
+    file = folder / "block.toml"
+    file.write_text(text)
+    settings.load({}, file)
+
+
+def yaml_documents(text: str, folder: Path) -> None:
+    assert all(document is not None for document in yaml.safe_load_all(text))
+
+
+def ini(text: str, folder: Path) -> None:
+    """A unit of systemd may say a thing twice."""
+    configparser.RawConfigParser(strict=False, allow_no_value=True).read_string(text)
+
+
+def nginx(text: str, folder: Path) -> None:
+    """What stands in a server is put into one, and a server into `http`."""
+    if re.match(r"\s*(#.*\n\s*)*(location|proxy_)", text):
+        text = f"server {{\n{text}\n}}"
+    if not re.search(r"^\s*http\s*{", text, re.MULTILINE):
+        text = f"http {{\naccess_log off;\n{text}\n}}"
+    pair = make_pair(folder)
+    text = re.sub(r"(ssl_certificate\s+)[^;]+", rf"\g<1>{pair.certificate}", text)
+    text = re.sub(r"(ssl_certificate_key\s+)[^;]+", rf"\g<1>{pair.key}", text)
+    file = folder / "nginx.conf"
+    file.write_text(f"pid {folder}/pid;\nevents {{}}\n{text}")
+    _run([_program("nginx"), "-t", "-q", "-p", str(folder), "-e", "stderr", "-c", str(file)])
+
+
+def haproxy(text: str, folder: Path) -> None:
+    """With timeouts, unless it sets its own."""
+    pair = make_pair(folder)
+    both = folder / "site.pem"
+    both.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
+    text = re.sub(r"(\bcrt\s+)\S+", rf"\g<1>{both}", text)
+    if not re.search(r"^defaults", text, re.MULTILINE):
+        text = f"defaults\n    mode http\n    timeout connect 5s\n    timeout client 1m\n    timeout server 1m\n{text}"
+    file = folder / "haproxy.cfg"
+    file.write_text(text + "\n")
+    _run([_program("haproxy"), "-c", "-q", "-f", str(file)])
+
+
+def caddy(text: str, folder: Path) -> None:
+    file = folder / "Caddyfile"
+    file.write_text(text)
+    _run([_program("caddy"), "validate", "--adapter", "caddyfile", "--config", str(file)])
+
+
+def ruby(text: str, folder: Path) -> None:
+    _run([_program("ruby"), "-c"], text)
+
+
+def nothing(text: str, folder: Path) -> None:
+    pass
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name, path="/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/sbin")
+    if not found:
+        pytest.skip(f"ATTENTION: a block of {name} was NOT checked: install Debian's package {name}")
+    return found
+
+
+def _run(command: Sequence[str], text: str | None = None) -> None:
+    done = subprocess.run(command, input=text, env=environment(), check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+CHECKS: dict[str, Callable[[str, Path], None]] = {
+    "caddy": caddy,
+    "haproxy": haproxy,
+    "html": html_page,
+    "ini": ini,
+    "js": js,
+    "json": json_lines,
+    "nginx": nginx,
+    "python": python,
+    "ruby": ruby,
+    "sh": sh,
+    "sql": nothing,
+    "text": nothing,
+    "toml": toml,
+    "yaml": yaml_documents,
+}

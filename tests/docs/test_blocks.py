@@ -1,0 +1,39 @@
+"""Each fenced block of the pages is what its language says, and what our own programs and types would take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.docs.blocks import BLOCKS, Block
+from tests.docs.checks import CHECKS
+
+pytestmark = pytest.mark.once  # no database is asked
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+def test_block_is_valid(block: Block, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A language that nothing is known of fails: what is output or pseudo-code is `text`."""
+    monkeypatch.chdir(tmp_path)
+    CHECKS[block.language](block.text, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("json", '{"type":"subscribe"}'),
+        ("json", '{"type":"auth"}'),
+        ("json", '{"a":1}\n{"a":1'),
+        ("toml", "prot = 1"),
+        ("sh", "cdc-bridge attach --every"),
+        ("sh", "make coffee"),
+        ("sh", "if true"),
+        ("js", "const = 1"),
+        ("python", "def f(:"),
+        ("html", "<script>const = 1</script>"),
+    ],
+)
+def test_what_is_wrong_is_found(language: str, text: str, tmp_path: Path) -> None:
+    with pytest.raises(Exception):  # noqa: B017 - each checker has its own
+        CHECKS[language](text, tmp_path)
