@@ -3,12 +3,12 @@
 What a writer of a page has to know:
 
 - A block has a language of `CHECKS` in `checks.py`, which says what is checked; output and pseudo-code are `text`.
-- `sh`: each `cdc-bridge` is given to the real command line, which takes its options and arguments or refuses them; nothing
-  is run. A page that is a story gets a test of its own that runs it (`test_readme.py`).
-- `sql` of a page is run from top to bottom, by a superuser, beside the tables and roles of `test_sql.py`; a table that the
-  page creates itself is not there before.
+- `sh`: each `cdc-bridge` is given to the real command line, which takes its options and arguments or refuses them;
+  nothing is run. A page that is a story gets a test of its own that runs it (`test_readme.py`).
+- `sql` of a page is run from top to bottom, by a superuser, beside the tables and roles of `test_sql.py`; a table that
+  the page creates itself is not there before.
 - `toml` is settings, unless its first line is a comment with the name of another file (`# pyproject.toml`).
-- `nginx` and `haproxy` may be a part, such as a `location`; certificates are replaced by one that is there. Upstreams are
-  addresses, since names are looked up.
+- `nginx` and `haproxy` may be a part, such as a `location`; certificates are replaced by one that is there. Upstreams
+  are addresses, since names are looked up.
 - `json` is one value, or one a line; a message of a client is parsed as the bridge does.
 """
