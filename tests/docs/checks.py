@@ -108,16 +108,18 @@ def nginx(text: str, folder: Path) -> None:
 
 
 def haproxy(text: str, folder: Path) -> None:
-    """With timeouts, unless it sets its own."""
+    """With timeouts and a frontend, unless it has its own."""
     pair = make_pair(folder)
     both = folder / "site.pem"
     both.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
     text = re.sub(r"(\bcrt\s+)\S+", rf"\g<1>{both}", text)
     if not re.search(r"^defaults", text, re.MULTILINE):
         text = f"defaults\n    mode http\n    timeout connect 5s\n    timeout client 1m\n    timeout server 1m\n{text}"
+    if not re.search(r"^(frontend|listen)", text, re.MULTILINE):
+        text += "frontend checked\n    bind 127.0.0.1:1\n"
     file = folder / "haproxy.cfg"
-    file.write_text(text + "\n")
-    _run([_program("haproxy"), "-c", "-q", "-f", str(file)])
+    file.write_text(text)
+    _run([_program("haproxy"), "-c", "-f", str(file)])
 
 
 def caddy(text: str, folder: Path) -> None:
@@ -128,6 +130,12 @@ def caddy(text: str, folder: Path) -> None:
 
 def ruby(text: str, folder: Path) -> None:
     _run([_program("ruby"), "-c"], text)
+
+
+def output(text: str, folder: Path) -> None:
+    """Only what a client says in a dialogue (`-> {...}`)."""
+    for message in re.findall("^-> (.*)$", text, re.MULTILINE):
+        messages.parse(message)
 
 
 def nothing(text: str, folder: Path) -> None:
@@ -158,7 +166,7 @@ CHECKS: dict[str, Callable[[str, Path], None]] = {
     "ruby": ruby,
     "sh": sh,
     "sql": nothing,
-    "text": nothing,
+    "text": output,
     "toml": toml,
     "yaml": yaml_documents,
 }

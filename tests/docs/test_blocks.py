@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from tests.docs.blocks import BLOCKS, Block
+from tests.docs.blocks import BLOCKS, FENCED, PAGES, Block
 from tests.docs.checks import CHECKS
 
 pytestmark = pytest.mark.once  # no database is asked
@@ -17,6 +18,13 @@ def test_block_is_valid(block: Block, tmp_path: Path, monkeypatch: pytest.Monkey
     """A language that nothing is known of fails: what is output or pseudo-code is `text`."""
     monkeypatch.chdir(tmp_path)
     CHECKS[block.language](block.text, tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_is_indented_instead(page: Path) -> None:
+    """Such a block has no language, so nothing would check it."""
+    outside = re.sub(FENCED, "", page.read_text())
+    assert re.findall(r"\n\n(    (?![-*] |\d+\. ).*)", outside) == []
 
 
 @pytest.mark.parametrize(
