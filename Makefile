@@ -8,7 +8,7 @@ ENV = env -u PYTHONPATH -u PYTHONHOME
 # A server older than the embedded one, for the second run of the database's tests: the first of these that is here.
 OLDER_PG_BIN ?= $(patsubst %/postgres,%,$(firstword $(wildcard $(foreach v,15 17 16 14,/usr/lib/postgresql/$(v)/bin/postgres))))
 
-.PHONY: demo check test lint docs lock audit bench torture soak docker-test clean
+.PHONY: demo check test lint docs reference lock audit bench torture soak docker-test clean
 
 # Options of the demo: make demo ARGS="--port 0"
 demo: .venv-demo/ready
@@ -52,6 +52,10 @@ lint: .venv/ready
 # The documentation as a site, build/site; to look at it while you write: .venv/bin/mkdocs serve
 docs: .venv/ready
 	$(ENV) NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet
+
+# What follows from the code in docs/: tables of options, settings, metrics and findings.
+reference: .venv/ready
+	$(ENV) .venv/bin/python -m tests.docs.reference
 
 # Writes requirements/*.txt anew, with the newest releases that pyproject.toml allows.
 LOCK = $(ENV) .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \

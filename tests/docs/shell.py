@@ -10,11 +10,10 @@ from pathlib import PurePath
 
 import typer
 import typer.main
-from typer.core import TyperGroup
 
 from cdc_bridge.cli.app import app
 
-PROGRAM = typer.main.get_command(app)
+PROGRAM = typer.main.get_group(app)
 BETWEEN = {"|", "||", "&", "&&", ";", "(", ")", "{", "}", "then", "do", "else", "!"}
 IN_FRONT = {"exec", "env", "nohup", "time", "sudo"}
 CONTAINERS = {"docker", "podman", "kubectl", "oc"}
@@ -65,7 +64,6 @@ def check(arguments: Sequence[str]) -> None:
     words = [word for word in without_redirections(arguments) if word != "--traceback"]
     try:
         with PROGRAM.make_context("cdc-bridge", list(words)) as group:
-            assert isinstance(PROGRAM, TyperGroup)
             name, command, rest = PROGRAM.resolve_command(group, [*group._protected_args, *group.args])
             assert command
             command.make_context(name, rest, parent=group)

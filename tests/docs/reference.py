@@ -1,0 +1,100 @@
+"""The parts of the reference pages that follow from the code.
+
+They stand between two comments, and `make reference` writes them anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+from pydantic import SecretStr
+
+from cdc_bridge.admin.problems import SEVERITIES
+from cdc_bridge.metrics.names import METRICS, Description
+from cdc_bridge.settings import FIELDS
+from tests.docs.shell import PROGRAM
+from tests.support.process import ROOT
+
+BEGIN, END = "<!-- written by `make reference` -->", "<!-- end of what is written -->"
+EVERYWHERE = {"--dsn", "--schema-name", "--config", "--help"}
+
+
+def table(*rows: tuple[str, ...]) -> str:
+    """The first row is the head."""
+    head, *others = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join((head, "|---" * len(rows[0]) + "|", *others))
+
+
+def options() -> str:
+    """Of each command, as `--help` has them."""
+    rows = [(f"`{name}`", f"`{usage}`", text) for name in PROGRAM.commands for usage, text in _options(name)]
+    return table(("command", "option", "meaning"), *rows)
+
+
+def _options(name: str) -> Iterator[tuple[str, str]]:
+    command = PROGRAM.commands[name]
+    context = command.make_context(name, [], resilient_parsing=True)
+    for parameter in command.get_params(context):
+        record = parameter.get_help_record(context)
+        if name != "serve" and record and parameter.param_type_name == "option" and parameter.opts[0] not in EVERYWHERE:
+            yield record[0].replace("|", "/"), " ".join(record[1].split())
+
+
+def settings() -> str:
+    rows = [(f"[`{name}`](#{name})", default(info.default), info.description or "") for name, info in FIELDS.items()]
+    return table(("setting", "default", "meaning"), *rows)
+
+
+def default(value: Any) -> str:
+    """As a setting's section says it."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if value is True or value is False:
+        return f"`{value}`".lower()
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`" if value or value == 0 else ""
+
+
+def findings() -> str:
+    """By severity."""
+    rows = [
+        (f"`{severity}`", ", ".join(f"[{name}](#{name})" for name, _ in of_it))
+        for severity, of_it in groupby(SEVERITIES.items(), lambda item: item[1])
+    ]
+    return table(("severity", "findings"), *rows)
+
+
+def metrics() -> str:
+    rows = [
+        (f"[`{name}`](#{name})", kind(name, metric), ", ".join(f"`{label}`" for label in metric.labels), metric.text)
+        for name, metric in METRICS.items()
+    ]
+    return table(("metric", "type", "labels", "meaning"), *rows)
+
+
+def kind(name: str, metric: Description) -> str:
+    return "histogram" if metric.is_histogram else "counter" if name.endswith("_total") else "gauge"
+
+
+PARTS: Mapping[str, Callable[[], str]] = {
+    "docs/cli.md": options,
+    "docs/doctor.md": findings,
+    "docs/metrics.md": metrics,
+    "docs/settings.md": settings,
+}
+
+
+def renewed(page: str) -> str:
+    """Return the page with its part as the code has it."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    before, found, rest = text.partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    assert found, f"{page} lacks {BEGIN}"
+    assert ended, f"{page} lacks {END}"
+    return f"{before}{BEGIN}\n\n{PARTS[page]()}\n\n{END}{after}"
+
+
+if __name__ == "__main__":
+    for page in PARTS:
+        (ROOT / page).write_text(renewed(page), encoding="utf-8")
