@@ -59,11 +59,12 @@ reference: .venv/ready
 
 # Writes requirements/*.txt anew, with the newest releases that pyproject.toml allows.
 LOCK = $(ENV) .venv-lock/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --upgrade \
-       --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" pyproject.toml
+       --no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 lock: .venv-lock/installed
-	$(LOCK) --output-file requirements/runtime.txt
-	$(LOCK) --output-file requirements/demo.txt --extra demo
-	$(LOCK) --output-file requirements/test.txt --extra test
+	$(LOCK) --output-file requirements/runtime.txt pyproject.toml
+	$(LOCK) --output-file requirements/demo.txt --extra demo pyproject.toml
+	$(LOCK) --output-file requirements/test.txt --extra test pyproject.toml
+	$(LOCK) --output-file requirements/sbom.txt --group sbom
 
 # Before a release: whether anything that we pin is known to be vulnerable. It asks a service on the Internet.
 audit: .venv-audit/installed
