@@ -9,6 +9,7 @@ import pytest
 
 from tests.docs.blocks import BLOCKS, FENCED, PAGES, Block
 from tests.docs.checks import CHECKS
+from tests.docs.shell import check, commands, of_ours
 
 pytestmark = pytest.mark.once  # no database is asked
 
@@ -25,6 +26,18 @@ def test_no_block_is_indented_instead(page: Path) -> None:
     """Such a block has no language, so nothing would check it."""
     outside = re.sub(FENCED, "", page.read_text())
     assert re.findall(r"\n\n(    (?![-*] |\d+\. ).*)", outside) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_that_prose_names_is_known(page: Path) -> None:
+    """It may lack what it needs, as `cdc-bridge token` does, but each option and command is one of ours."""
+    prose = re.sub(FENCED, "", page.read_text()).replace("cdc-bridge COMMAND", "cdc-bridge attach")
+    for mention in re.findall("`(cdc-bridge [^`]+)`", prose):
+        for arguments in filter(None, map(of_ours, commands(" ".join(mention.split())))):
+            try:
+                check(arguments)
+            except Exception as error:
+                assert not str(getattr(error, "message", error)).startswith("No such"), mention  # noqa: PT017
 
 
 @pytest.mark.parametrize(
