@@ -54,7 +54,8 @@ def of_ours(command: Sequence[str]) -> Sequence[str] | None:
     names = [PurePath(word).name for word in words]
     if names and names[0] == "cdc-bridge":
         return words[1:]
-    if names and names[0] in CONTAINERS and {"run", "exec"} & {*names} and "cdc-bridge" in names:
+    in_container = bool(names) and names[0] in CONTAINERS and bool({"run", "exec"} & {*names})
+    if in_container and "cdc-bridge" in names and "--entrypoint" not in names:
         return words[len(names) - names[::-1].index("cdc-bridge") :]
     return None
 
