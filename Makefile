@@ -20,6 +20,8 @@ SLOW = tests/bridge tests/privacy tests/sdk tests/docker tests/cli tests/torture
 SLOW_LOG = .venv/slow.log
 
 test: lint
+	@$(MAKE) --no-print-directory .venv-neighbours/installed || \
+	    echo "== ATTENTION: Django, SQLAlchemy and Wagtail cannot be installed here; their tests are skipped."
 	@: >$(SLOW_LOG); failed=; \
 	$(ENV) .venv/bin/python -m pytest -p no:cacheprovider $(SLOW) >$(SLOW_LOG) 2>&1 & slow=$$!; \
 	trap "kill $$slow 2>/dev/null" INT TERM; \
@@ -65,6 +67,7 @@ lock: .venv-lock/installed
 	$(LOCK) --output-file requirements/demo.txt --extra demo pyproject.toml
 	$(LOCK) --output-file requirements/test.txt --extra test pyproject.toml
 	$(LOCK) --output-file requirements/sbom.txt --group sbom
+	$(LOCK) --output-file requirements/neighbours.txt --group neighbours
 
 # Before a release: whether anything that we pin is known to be vulnerable. It asks a service on the Internet.
 audit: .venv-audit/installed
@@ -109,6 +112,12 @@ clean:
 	$(call make-environment,.venv-demo)
 	@echo "Installing what the demo needs into .venv-demo"
 	@$(ENV) .venv-demo/bin/python $(PIP) install --require-hashes -r requirements/demo.txt
+	@touch $@
+
+.venv-neighbours/installed: requirements/neighbours.txt
+	$(call make-environment,.venv-neighbours)
+	@echo "Installing what writes beside a bridge in tests/neighbours into .venv-neighbours"
+	@$(ENV) .venv-neighbours/bin/python $(PIP) install --require-hashes -r requirements/neighbours.txt
 	@touch $@
 
 .venv/installed: requirements/test.txt

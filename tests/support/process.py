@@ -30,12 +30,13 @@ async def running(
     *arguments: str,
     cwd: Path | None = None,
     env: Mapping[str, str] | None = None,
+    stdin: int = asyncio.subprocess.DEVNULL,
     stdout: int = PIPE,
     stderr: int | None = None,
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """A program and its arguments as a process, killed at the end if it still runs. `env` is set in `environment`."""
     process = await asyncio.create_subprocess_exec(
-        *arguments, cwd=cwd, env=environment(env), stdin=asyncio.subprocess.DEVNULL, stdout=stdout, stderr=stderr
+        *arguments, cwd=cwd, env=environment(env), stdin=stdin, stdout=stdout, stderr=stderr
     )
     try:
         yield process

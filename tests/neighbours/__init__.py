@@ -1,0 +1,1 @@
+"""Programs that users have beside a bridge already."""

@@ -1,0 +1,92 @@
+"""What was committed to a database, as its WAL says: the truth that does not depend on any trigger.
+
+PostgreSQL's own `test_decoding` writes it down, in the order of the commits.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from psycopg import sql
+
+from tests.support.server import Database
+
+Kind = Literal["create", "update", "delete"]
+Row = dict[str, Any]
+
+_LINE = re.compile(r"table (?P<table>\S+): (?P<operation>INSERT|UPDATE|DELETE): (?P<columns>.*)", re.DOTALL)
+_COLUMN = re.compile(
+    r"""(?P<name>"(?:[^"]|"")+"|[^\s\[]+)\[(?P<type>(?:[^\[\]]|\[\])+)\]:(?P<value>'(?:[^']|'')*'|\S+)""", re.DOTALL
+)
+_KINDS: dict[str, Kind] = {"INSERT": "create", "UPDATE": "update", "DELETE": "delete"}
+_NOT_IN_WAL = "unchanged-toast-datum"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A row that a transaction wrote; of a `delete` the key alone. Values are text, or what JSON makes of it."""
+
+    xid: str
+    kind: Kind
+    row: Row
+
+
+class Journal:
+    """Keeps what is committed from now on, but not the tables of other schemas than `public`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._slot = f"journal_{secrets.token_hex(6)}"
+        database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [self._slot])
+
+    def take(self) -> dict[str, list[Entry]]:
+        """What has been committed since the last time, by table."""
+        lines = self._database.execute(
+            "SELECT xid::text, data FROM pg_logical_slot_get_changes(%s, NULL, NULL, 'skip-empty-xacts', '1')",
+            [self._slot],
+        )
+        entries: dict[str, list[Entry]] = {}
+        for xid, line in lines:
+            if (found := _LINE.fullmatch(line)) and found["table"].startswith("public."):
+                table = found["table"].removeprefix("public.").strip('"')
+                entries.setdefault(table, []).extend(_entries(xid, found["operation"], found["columns"]))
+        return entries
+
+
+def _entries(xid: str, operation: str, columns: str) -> Iterator[Entry]:
+    """A change of the key is a delete and a create."""
+    if columns.startswith("old-key: "):
+        old, _, columns = columns.removeprefix("old-key: ").partition(" new-tuple: ")
+        yield Entry(xid, "delete", _row(old))
+        operation = "INSERT"
+    yield Entry(xid, _KINDS[operation], _row(columns))
+
+
+def _row(columns: str) -> Row:
+    found = {column["name"].strip('"'): (column["type"], column["value"]) for column in _COLUMN.finditer(columns)}
+    return {name: _value(*each) for name, each in found.items() if each[1] != _NOT_IN_WAL}
+
+
+def _value(kind: str, text: str) -> Any:
+    if text == "null":
+        return None
+    if text.startswith("'"):
+        text = text[1:-1].replace("''", "'")
+    return json.loads(text) if kind in ("json", "jsonb") else text
+
+
+def differences(database: Database, table: str, told: list[Entry], written: list[Entry]) -> list[str]:
+    """Where the events are not those of the WAL, in order. PostgreSQL compares the values, by their bytes."""
+    assert [(each.xid, each.kind) for each in told] == [(each.xid, each.kind) for each in written], table
+    shown = [{name: row.row.get(name) for name in truth.row} for row, truth in zip(told, written, strict=True)]
+    assert [set(each.row) >= set(truth.row) for each, truth in zip(told, written, strict=True)] == [True] * len(told)
+    row = sql.SQL("json_populate_record(NULL::{}, {{}}::json)").format(sql.Identifier(table)).as_string()
+    pairs = [(json.dumps(one), json.dumps(truth.row)) for one, truth in zip(shown, written, strict=True)]
+    query = f"SELECT a, b FROM unnest(%s::text[], %s::text[]) r(a, b) WHERE NOT {row.format('a')} *= {row.format('b')}"
+    different = database.execute(query, [[a for a, _ in pairs], [b for _, b in pairs]])
+    return [f"told {a}, written {b}" for a, b in different]
