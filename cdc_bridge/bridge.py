@@ -25,6 +25,7 @@ from cdc_bridge.database.pools import Pool, ReadPools
 from cdc_bridge.database.row_evaluator import PooledRowEvaluator
 from cdc_bridge.database.snapshot import SnapshotReader
 from cdc_bridge.engine.broker import Broker
+from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.shares import (
     CLIENTS_CONNECTIONS,
     DATA_CONNECTIONS,
@@ -36,6 +37,8 @@ from cdc_bridge.histogram import Histogram
 from cdc_bridge.logs import facts
 from cdc_bridge.metrics.canary import Canary
 from cdc_bridge.metrics.collector import Collector, exposition
+from cdc_bridge.metrics.spans import open_tracing
+from cdc_bridge.metrics.tracing import Tracing
 from cdc_bridge.model.errors import BridgeError, CannotServe, UsageError
 from cdc_bridge.query.forms import QueryLimits
 from cdc_bridge.server.http import RequestPolicy
@@ -115,7 +118,7 @@ def _from_settings(kind: type[T], settings: Settings, **others: Any) -> T:
 
 
 def _build_broker(
-    settings: Settings, pools: Pools, policies: dict[tuple[str, str], Histogram]
+    settings: Settings, pools: Pools, policies: dict[tuple[str, str], Histogram], tracing: Tracing | None
 ) -> tuple[Broker, ChangeStream, PooledCatalogReader]:
     def evaluator(pool: Pool) -> PooledRowEvaluator:
         timeout_s, rest_s = settings.evaluation_timeout_s, settings.evaluation_rest_s
@@ -138,7 +141,7 @@ def _build_broker(
         roles=tuple({*settings.roles, settings.anon_role} - {""}),
     )
     broker = Broker(
-        capture,
+        capture if tracing is None else tracing.capture(capture),
         SnapshotReader(pools.data, schema),
         catalog,
         PooledLogReader(pools.log, schema),
@@ -149,6 +152,7 @@ def _build_broker(
         subscriptions_max=settings.subscriptions_max,
         held_bytes_max=settings.held_bytes_max,
         rules=RuleSet(tuple(settings.rules)),
+        make_publisher=Publisher if tracing is None else tracing.publisher,
     )
     return broker, capture, catalog
 
@@ -265,8 +269,12 @@ class Bridge:
     async def run(self) -> None:
         """Serve until `stop`, SIGTERM or SIGINT. Raises `BridgeError` for what waiting cannot mend."""
         try:
-            async with self._signals(), _open_pools(self.settings) as pools:
-                await self._serve(pools)
+            async with (
+                self._signals(),
+                open_tracing(self.settings.trace_ratio) as tracing,
+                _open_pools(self.settings) as pools,
+            ):
+                await self._serve(pools, tracing)
         except BaseExceptionGroup as group:
             raise _only_error(group) from None
 
@@ -283,10 +291,10 @@ class Bridge:
             self._certificate.reload()
         self._revising.set()
 
-    async def _serve(self, pools: Pools) -> None:
+    async def _serve(self, pools: Pools, tracing: Tracing | None) -> None:
         settings = self.settings
         policies: dict[tuple[str, str], Histogram] = {}
-        broker, capture, catalog = _build_broker(settings, pools, policies)
+        broker, capture, catalog = _build_broker(settings, pools, policies, tracing)
         database = {"conninfo": settings.conninfo, "schema": settings.schema_name}
         maintenance = _from_settings(LogMaintenance, settings, pool=pools.catalog, **database)
         authenticator = Authenticator(

@@ -43,6 +43,7 @@ SAMPLES = {
     "notify": "off",
     "inspector": "off",
     "retention_bytes": "7654321",
+    "trace_ratio": "0.25",
 }
 
 

@@ -47,10 +47,12 @@ class StreamCounts:
     """Counts of what all sessions of a change stream have done, for metrics.
 
     `read`: readings of the log that found changes. `lost`: sessions that have ended. `gate` is its state now, and
-    `gate_changes` how often it came to each.
+    `gate_changes` how often it came to each. `reading`: when the last of these readings began, by the monotonic clock,
+    and how many items were pending before what it found.
     """
 
     read: Histogram = field(default_factory=Histogram)
+    reading: tuple[float, int] | None = None
     lost: int = 0
     gate: str = "shut"
     gate_changes: Counter[str] = field(default_factory=Counter)

@@ -338,6 +338,7 @@ class _Turns:
         fresh = position.deliver_read(found.changes, found.snapshot)
         if fresh or found.heavy:
             self._note_durable({change.relation_id for change in fresh}.union(*found.heavy), found.snapshot)
+            self._session.counts.reading = self._read_s, len(position.pending)
             position.emit(*fresh)
         now = time.monotonic()
         if fresh:

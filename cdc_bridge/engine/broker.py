@@ -9,18 +9,21 @@ lock, since hub and publisher change between two awaits only.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 
 from cdc_bridge.access.access_policy import AccessPolicy
 from cdc_bridge.access.rules import NO_RULES, RuleSet
 from cdc_bridge.capture import Capture
 from cdc_bridge.engine.catalog_watch import CatalogWatch
+from cdc_bridge.engine.collection_registry import CollectionRegistry
 from cdc_bridge.engine.dispatcher import Dispatcher
 from cdc_bridge.engine.evaluation import EvaluationWorkers
 from cdc_bridge.engine.hub import Hub
 from cdc_bridge.engine.publisher import Publisher
 from cdc_bridge.engine.query_parser import QueryParser
 from cdc_bridge.engine.reads import Sources
+from cdc_bridge.engine.registry import SubscriberRegistry
 from cdc_bridge.engine.request_handler import RequestHandler
 from cdc_bridge.engine.scheduler import Cause, ReadScheduler, ReadWorkers
 from cdc_bridge.engine.shares import WORKERS, Kind
@@ -47,10 +50,11 @@ class Broker:
         rows_workers: int = 4,
         replay_workers: int = WORKERS[Kind.REPLAY],
         rules: RuleSet = NO_RULES,
+        make_publisher: Callable[[CollectionRegistry, SubscriberRegistry], Publisher] = Publisher,
     ) -> None:
         """`clients_evaluator` answers questions of single clients, so that the stream need not wait behind them."""
         self.hub = hub = Hub(held_bytes_max)
-        self.publisher = publisher = Publisher(hub.collections, hub.subscribers)
+        self.publisher = publisher = make_publisher(hub.collections, hub.subscribers)
         self.scheduler = scheduler = ReadScheduler(hub, publisher)
         self._access = access = AccessPolicy(rules)
         parser = QueryParser(clients_evaluator, limits, access, urgent=evaluator)

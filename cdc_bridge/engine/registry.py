@@ -37,6 +37,7 @@ class SubscriberRegistry:
         """Replaced whenever subscribers have left topics in which an inquiry may have found them."""
         self.paused: Counter[int] = Counter()
         """How many subscribers of each collection are PAUSED, if any is."""
+        self.make_topic: Callable[[Subscription, int, dict[Outlet, None]], Topic] = Topic
         self._bytes_max = bytes_max
         self._subscribers: dict[Subscriber, None] = {}
         self._topics: dict[Hashable, Topic] = {}
@@ -77,7 +78,7 @@ class SubscriberRegistry:
         key = topic_key(subscription)
         topic = self._topics.get(key)
         if topic is None:
-            topic = Topic(subscription, self._bytes_max, self.woken)
+            topic = self.make_topic(subscription, self._bytes_max, self.woken)
             self._register(topic, key)
         topic.join(subscriber)
 

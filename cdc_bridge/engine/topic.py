@@ -65,6 +65,11 @@ class Topic:
         """Whether it waits for an answer or for rows."""
         return bool(self._queue)
 
+    @property
+    def unsettled(self) -> list[Pending]:
+        """Return the answers and rows that it waits for."""
+        return [each for each in self._queue if isinstance(each, Pending) and not each.is_settled]
+
     # --- subscribers ---
 
     def join(self, subscriber: Subscriber) -> None:

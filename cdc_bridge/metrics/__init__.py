@@ -1,1 +1,1 @@
-"""The metrics that a bridge shows at /metrics."""
+"""The metrics that a bridge shows at /metrics, and the traces that it sends."""

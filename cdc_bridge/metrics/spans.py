@@ -1,0 +1,86 @@
+"""What OpenTelemetry is told of traces. It is imported when tracing begins, and not without.
+
+Bound: that of the SDK's BatchSpanProcessor (`OTEL_BSP_MAX_QUEUE_SIZE`). Policy: it drops spans past it. A thread of its
+own sends them, so a collector that is slow or away holds nothing up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+from cdc_bridge.metrics.tracing import Trace, Tracing
+from cdc_bridge.model.errors import UsageError
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.trace import Tracer
+
+END_S = 2.0
+"""The time in which the last spans are sent at the end."""
+
+
+@asynccontextmanager
+async def open_tracing(ratio: float) -> AsyncIterator[Tracing | None]:
+    """Yield what traces this part of all changes; None for 0. Raises `UsageError` without OpenTelemetry."""
+    if not ratio:
+        yield None
+        return
+    provider = _provider()
+    try:
+        yield Tracing(ratio, partial(_export, provider.get_tracer("cdc_bridge")))
+    finally:
+        ending = threading.Thread(target=provider.shutdown, daemon=True)
+        ending.start()
+        await asyncio.to_thread(ending.join, END_S)
+
+
+def _provider() -> TracerProvider:
+    """Return a provider that sends spans over OTLP/HTTP, configured by the SDK's own variables."""
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise UsageError(
+            "trace_ratio needs OpenTelemetry, which is not installed: pip install 'cdc_bridge[otel]', or leave it at 0"
+        ) from error
+    try:
+        resource = Resource.create({SERVICE_NAME: "cdc_bridge"}).merge(OTELResourceDetector().detect())
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        raise UsageError(f"a variable of OpenTelemetry (OTEL_*) is invalid: {error}") from error
+    return provider
+
+
+def _export(tracer: Tracer, trace: Trace) -> None:
+    """Make the spans of a trace that is at its end."""
+    from opentelemetry.trace import set_span_in_context
+
+    is_finished = trace.cause == "socket"
+    if trace.topics or not is_finished:
+        trace.go_on("", time.time_ns())
+    root = tracer.start_span(
+        f"{trace.operation} {trace.collection}".strip(),
+        start_time=trace.began_ns,
+        attributes={
+            "cdc.collection": trace.collection,
+            "cdc.operation": trace.operation,
+            "cdc.xid": trace.key[0],
+            "cdc.topics": len(trace.topics),
+            "cdc.finished": is_finished,
+        },
+    )
+    context = set_span_in_context(root)
+    begin_ns = trace.began_ns
+    for cause, end_ns in trace.spans:
+        tracer.start_span(cause, context, start_time=begin_ns).end(end_ns)
+        begin_ns = end_ns
+    root.end(begin_ns)

@@ -1,0 +1,301 @@
+"""Traces: one for each sampled change, its causes one behind the other from the commit to a socket, and no data."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from cdc_bridge.admin.mode import Mode
+from tests.bridge.test_rights_attacks import ANN, BOB, SECRET, Place, bare, bridge, follow, ids, person, place
+from tests.support.attach import attach
+from tests.support.bridge import BridgeProcess
+from tests.support.metrics import scrape_until
+from tests.support.process import PIPE, command, environment, running
+from tests.support.rawclient import PING, PONG, TEXT, frame, upgraded
+from tests.support.server import Database
+from tests.support.wsclient import Client, connected
+
+__all__ = ["bare", "place"]
+
+pytestmark = pytest.mark.once
+
+WITHIN_S = 15.0
+PRIVATE = "a-value-that-no-span-may-show"
+
+
+@dataclass
+class Trace:
+    """A trace as it was sent. `causes` are the spans below its root, in their order."""
+
+    name: str
+    attributes: dict[str, Any]
+    causes: list[str]
+    took_ns: int
+
+
+@dataclass
+class Collector:
+    """A receiver of OTLP over HTTP."""
+
+    endpoint: str = ""
+    raw: bytes = b""
+    resources: list[dict[str, Any]] = field(default_factory=list)
+    spans: list[Span] = field(default_factory=list)
+
+    def take(self, body: bytes) -> None:
+        self.raw += body
+        for resource_spans in ExportTraceServiceRequest.FromString(body).resource_spans:
+            self.resources.append(plain(resource_spans.resource.attributes))
+            self.spans += [span for scope in resource_spans.scope_spans for span in scope.spans]
+
+    async def traces(self, count: int) -> list[Trace]:
+        """Wait for so many. Nothing but asking tells."""
+        async with asyncio.timeout(WITHIN_S):
+            while len(roots := [span for span in self.spans if not span.parent_span_id]) < count:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+        assert len(roots) == count == len({root.trace_id for root in roots})
+        return [self._trace(root) for root in sorted(roots, key=lambda root: root.start_time_unix_nano)]
+
+    def _trace(self, root: Span) -> Trace:
+        spans = [span for span in self.spans if span.trace_id == root.trace_id and span is not root]
+        spans.sort(key=lambda span: (span.start_time_unix_nano, span.end_time_unix_nano))
+        assert all(span.parent_span_id == root.span_id and not span.attributes for span in spans)
+        ends = [root.start_time_unix_nano, *[span.end_time_unix_nano for span in spans]]
+        assert [span.start_time_unix_nano for span in spans] == ends[:-1], "one behind the other"
+        assert ends[-1] == root.end_time_unix_nano, "they add up to the whole"
+        took_ns = root.end_time_unix_nano - root.start_time_unix_nano
+        return Trace(root.name, plain(root.attributes), [span.name for span in spans], took_ns)
+
+
+def plain(attributes: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    with receiving() as collector:
+        yield collector
+
+
+@contextmanager
+def receiving(answers: threading.Event | None = None) -> Iterator[Collector]:
+    """Run a collector; it does not answer before `answers` is set."""
+    collector = Collector()
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if answers is not None:
+                answers.wait()
+            collector.take(body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    server.daemon_threads = True
+    collector.endpoint = f"http://127.0.0.1:{server.server_port}"
+    serving = threading.Thread(target=server.serve_forever, daemon=True)
+    serving.start()
+    try:
+        yield collector
+    finally:
+        if answers is not None:
+            answers.set()
+        server.shutdown()
+        server.server_close()
+
+
+def variables(collector: Collector, **more: str) -> dict[str, str]:
+    return {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint,
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "CDC_BRIDGE_TRACE_RATIO": "1",
+    } | more
+
+
+@pytest.fixture
+def table(database: Database) -> Database:
+    database.execute("CREATE TABLE t (id int PRIMARY KEY, text text)")
+    attach(database, "t", mode=Mode.DURABLE)
+    return database
+
+
+@asynccontextmanager
+async def traced(table: Database, collector: Collector, *arguments: str, **more: str) -> AsyncIterator[BridgeProcess]:
+    async with BridgeProcess(table.dsn, *arguments, env=variables(collector, **more)) as running:
+        await running.ready()
+        yield running
+
+
+@asynccontextmanager
+async def follower(running: BridgeProcess, **request: Any) -> AsyncIterator[Client]:
+    async with connected(running.url) as client:
+        await client.send({"type": "subscribe", "collection": "t", "uid": PRIVATE} | request)
+        await client.until(event="init")
+        yield client
+
+
+async def test_each_change_is_one_trace_from_its_commit_to_a_socket(table: Database, collector: Collector) -> None:
+    began_ns = time.time_ns()
+    async with traced(table, collector) as running, follower(running) as client:
+        table.execute("INSERT INTO t VALUES (1, %s)", [PRIVATE])
+        await client.until(event="create")
+        table.execute("UPDATE t SET text = 'x'")
+        await client.until(event="update")
+        first, second = await collector.traces(2)
+    assert (first.name, second.name) == ("insert t", "update t")
+    assert (first.causes, second.causes) == (["held", "match", "socket"], ["held", "match", "socket"])
+    assert 0 < first.took_ns < time.time_ns() - began_ns
+    xid = first.attributes.pop("cdc.xid")
+    assert 0 < xid < second.attributes["cdc.xid"]
+    assert first.attributes == {
+        "cdc.collection": "t",
+        "cdc.operation": "insert",
+        "cdc.topics": 1,
+        "cdc.finished": True,
+    }
+    assert PRIVATE.encode() not in collector.raw
+    assert collector.resources[0]["service.name"] == "cdc_bridge"
+
+
+async def test_change_of_the_log_was_read(table: Database, collector: Collector) -> None:
+    async with (
+        traced(table, collector, "--notify", "off", OTEL_SERVICE_NAME="shop") as running,
+        follower(running) as client,
+    ):
+        table.execute("INSERT INTO t VALUES (1)")
+        await client.until(event="create")
+        (trace,) = await collector.traces(1)
+    assert trace.causes == ["held", "read", "match", "socket"]
+    assert collector.resources[0]["service.name"] == "shop"
+
+
+async def test_change_that_nobody_is_sent_ends_with_the_match(table: Database, collector: Collector) -> None:
+    async with traced(table, collector) as running, follower(running, query={"filter": {"id": {"_gt": 5}}}):
+        table.execute("INSERT INTO t VALUES (1)")
+        (trace,) = await collector.traces(1)
+    assert trace.causes == ["held", "match"]
+    assert trace.attributes["cdc.topics"] == 0
+    assert trace.attributes["cdc.finished"] is True
+
+
+async def test_change_that_waits_for_a_busy_client_was_queued(table: Database, collector: Collector) -> None:
+    async with traced(table, collector) as running:
+        port = int(running.http.rpartition(":")[2])
+        async with upgraded(port) as busy:
+            await busy.send(frame(TEXT, b'{"type":"subscribe","collection":"t"}'))
+            frames = busy.frames()
+            (_, _), (opcode, payload) = [await anext(frames) for _ in range(2)]  # its `init`, and a PING
+            assert opcode == PING
+            for number in (1, 2):
+                table.execute("INSERT INTO t VALUES (%s)", [number])
+            await until_waiting(running)
+            async with follower(running, query={"limit": 0}) as other:
+                table.execute("INSERT INTO t VALUES (3)")
+                await other.until(event="create")
+            assert collector.spans == []
+            await busy.send(frame(PONG, payload))
+            traces = await collector.traces(3)
+            assert [trace.causes for trace in traces] == [["held", "match", "queued", "socket"]] * 3
+            assert all(trace.attributes["cdc.finished"] for trace in traces)
+            table.execute("INSERT INTO t VALUES (4)")
+            await until_waiting(running)
+        *_, left = await collector.traces(4)
+        assert left.causes == ["held", "match", "queued"]
+        assert left.attributes["cdc.finished"] is False
+
+
+async def until_waiting(running: BridgeProcess) -> None:
+    """Wait until something waits for a client."""
+    await scrape_until(running.http, lambda found: found.value("cdc_backlog_bytes") > 0)
+
+
+async def test_change_that_a_policy_decides_was_asked_about(
+    place: Place, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables(collector).items():
+        monkeypatch.setenv(name, value)
+    async with bridge(place, trace_ratio=1.0) as running, person(running, place.user, ANN) as ann:
+        await follow(ann, "judged")
+        place.execute(f"INSERT INTO judged VALUES (7, '{BOB}', '{PRIVATE}')")
+        place.execute(f"INSERT INTO judged VALUES (8, '{ANN}', 'hers')")
+        assert ids(await ann.until(uid="judged")) == [8]
+        his, hers = await collector.traces(2)
+    assert hers.causes == ["held", "match", "asked", "socket"]
+    assert his.causes[:3] == hers.causes[:3]
+    for private in (PRIVATE, ANN, BOB, jwt.encode({"sub": ANN}, SECRET, algorithm="HS256").partition(".")[0]):
+        assert private.encode() not in collector.raw
+
+
+async def test_some_changes_are_sampled(table: Database, collector: Collector) -> None:
+    async with traced(table, collector, CDC_BRIDGE_TRACE_RATIO="0.5") as running, follower(running) as client:
+        for number in range(100):
+            table.execute("INSERT INTO t VALUES (%s)", [number])
+        await client.collect(100)
+        running.terminate()
+        assert await running.wait() == 0
+    assert 10 < len([span for span in collector.spans if not span.parent_span_id]) < 90, "sent at the end, too"
+
+
+async def test_collector_that_is_away_or_silent_holds_nothing_up(table: Database) -> None:
+    silence = threading.Event()
+    with receiving(silence) as silent:
+        for endpoint in (silent.endpoint, "http://127.0.0.1:9"):
+            await serves_and_ends(table, endpoint)
+
+
+async def serves_and_ends(table: Database, endpoint: str) -> None:
+    table.execute("TRUNCATE t")
+    few = {"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"}
+    async with traced(table, Collector(endpoint), **few) as running, follower(running) as client:
+        for number in range(30):
+            table.execute("INSERT INTO t VALUES (%s)", [number])
+            await client.until(event="create")
+        running.terminate()
+        assert await running.wait(WITHIN_S) == 0
+
+
+async def test_without_the_setting_nothing_of_opentelemetry_is_imported(table: Database) -> None:
+    async with BridgeProcess(table.dsn, env={"PYTHONPROFILEIMPORTTIME": "1"}) as running:
+        await running.ready()
+        assert "cdc_bridge.metrics.spans" in running.stderr
+        assert "opentelemetry" not in running.stderr
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({}, "trace_ratio needs OpenTelemetry, which is not installed: pip install 'cdc_bridge[otel]'"),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "a variable of OpenTelemetry (OTEL_*) is invalid: "),
+    ],
+    ids=["not installed", "variable"],
+)
+async def test_what_cannot_be_traced_is_said_in_a_sentence(
+    table: Database, tmp_path: Path, environ: dict[str, str], said: str
+) -> None:
+    own = dict(environ)
+    if not environ:
+        (tmp_path / "opentelemetry").mkdir()
+        (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ModuleNotFoundError")
+        own["PYTHONPATH"] = f"{tmp_path}:{environment()['PYTHONPATH']}"
+    arguments = command("serve", "--dsn", table.dsn, "--insecure-public", "--port", "0", "--trace-ratio", "1")
+    async with running(*arguments, env=own, stderr=PIPE) as process, asyncio.timeout(WITHIN_S):
+        _, stderr = await process.communicate()
+    assert process.returncode == 2
+    assert said in stderr.decode()
+    assert "Traceback" not in stderr.decode()
