@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import pytest
 
-from tests.docker.engine import Engine, Unavailable, base_image, postgres_image, running_engine, sidecar_image
+from tests.docker.engine import Engine, Unavailable, base_image, companion_image, running_engine, sidecar_image
 
 _why_skipped = pytest.StashKey[str]()
 
@@ -34,7 +34,7 @@ def base(engine: Engine, pytestconfig: pytest.Config) -> str:
 @pytest.fixture(scope="session")
 def postgres_name(engine: Engine, base: str) -> str:
     """The image of the PostgreSQL beside the bridge."""
-    return postgres_image(engine, base)
+    return companion_image(engine, base, "postgres", os.environ.get("CDC_BRIDGE_TEST_IMAGE"))
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,12 @@
 
 The engine is the one that answers, else one that we start: root, with `dockerd`, in a folder of its own, so that
 it ends and vanishes without touching what the machine's own engine may hold. In an engine that answers, the
-images cdc-bridge-test-base and cdc-bridge-test-postgres stay, which makes the next run quick.
+images cdc-bridge-test-base, -postgres and -prometheus stay, which makes the next run quick.
 """
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[2]
 IMAGES = Path(__file__).parent / "images"
+COMPOSE = ROOT / "docker" / "compose.yaml"
 
 ANSWERS_WITHIN_S = 5
 STARTS_WITHIN_S = 30
@@ -26,8 +28,8 @@ STOPS_WITHIN_S = 30
 PULLED_WITHIN_S = 300
 BUILT_WITHIN_S = 600
 
-PYTHON, POSTGRES = "python:3.13-slim", "postgres:18"
-SIDECAR, BASE, DEBIANS_POSTGRES = "cdc-bridge-test", "cdc-bridge-test-base", "cdc-bridge-test-postgres"
+PYTHON = "python:3.13-slim"
+SIDECAR, BASE = "cdc-bridge-test", "cdc-bridge-test-base"
 
 
 class Unavailable(Exception):
@@ -171,7 +173,7 @@ def _await_start(engine: Engine, process: subprocess.Popen[bytes], log: Path) ->
 def base_image(engine: Engine) -> str:
     """What the sidecar is built on: the Dockerfile's default where it is to be had, else a bare Debian."""
     chosen = os.environ.get("CDC_BRIDGE_TEST_BASE_IMAGE")
-    if chosen or (why_not := _obtain(engine, PYTHON)) is None:
+    if chosen or (why_not := why_missing(engine, PYTHON)) is None:
         return chosen or PYTHON
     if engine.has(BASE):
         return BASE
@@ -184,14 +186,20 @@ def base_image(engine: Engine) -> str:
     return BASE
 
 
-def postgres_image(engine: Engine, base: str) -> str:
-    """The official image where it is to be had, else Debian's PostgreSQL."""
-    chosen = os.environ.get("CDC_BRIDGE_TEST_IMAGE")
-    if chosen or _obtain(engine, POSTGRES) is None:
-        return chosen or POSTGRES
-    if not engine.has(DEBIANS_POSTGRES):
-        engine.build(DEBIANS_POSTGRES, IMAGES / "postgres", "--build-arg", f"BASE_IMAGE={base}")
-    return DEBIANS_POSTGRES
+def companion_image(engine: Engine, base: str, service: str, chosen: str | None = None) -> str:
+    """The image that the compose file has for a service where it is to be had, else what Debian has of it."""
+    official = chosen or official_image(service)
+    if chosen or why_missing(engine, official) is None:
+        return official
+    debians = f"cdc-bridge-test-{service}"
+    if not engine.has(debians):
+        engine.build(debians, IMAGES / service, "--build-arg", f"BASE_IMAGE={base}")
+    return debians
+
+
+def official_image(service: str) -> str:
+    [name] = set(re.findall(rf"\$\{{{service.upper()}_IMAGE:-(.+?)\}}", COMPOSE.read_text()))
+    return name
 
 
 def sidecar_image(engine: Engine, base: str) -> str:
@@ -199,7 +207,7 @@ def sidecar_image(engine: Engine, base: str) -> str:
     return engine.build(SIDECAR, ROOT, "--file", dockerfile, "--build-arg", f"BASE_IMAGE={base}")
 
 
-def _obtain(engine: Engine, image: str) -> str | None:
+def why_missing(engine: Engine, image: str) -> str | None:
     """Why the image is not to be had, or None when it is here now."""
     if engine.has(image):
         return None

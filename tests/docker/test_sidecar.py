@@ -2,86 +2,25 @@
 
 import asyncio
 import contextlib
-import json
 import secrets
 import socket
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from cdc_bridge.access.authenticator import mint
-from tests.docker.engine import ROOT, CommandFailed, Engine
+from tests.docker.container import SECRET, STARTS_WITHIN_S, Container
+from tests.docker.engine import CommandFailed, Engine
 from tests.support.wsclient import connected
 
 pytestmark = pytest.mark.timeout(900)  # the first test also waits for the images
 
 SERVE = ("serve", "--host", "0.0.0.0", "--insecure-bind")
-SECRET = secrets.token_hex(32)
 HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
 PASSWORD = "p@ss/word%"
 OWN_MEGABYTES_MAX = 80
-STARTS_WITHIN_S = 30
 HEALTHY_WITHIN_S = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    engine: Engine
-    name: str
-
-    @property
-    def facts(self) -> Any:
-        return json.loads(self.engine("inspect", self.name))[0]
-
-    @property
-    def logs(self) -> str:
-        return self.engine("logs", self.name)
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where its one published port is."""
-        [[published]] = [ports for ports in self.facts["NetworkSettings"]["Ports"].values() if ports]
-        return published["HostIp"], int(published["HostPort"])
-
-    @property
-    def bare_url(self) -> str:
-        return "ws://{}:{}/websocket".format(*self.address)
-
-    @property
-    def url(self) -> str:
-        """For whoever has the role `web`."""
-        token = mint(SECRET, {"role": "web", "exp": int(time.time()) + 600})
-        return f"{self.bare_url}?access_token={token}"
-
-    def execute(self, *command: str) -> str:
-        return self.engine("exec", self.name, *command)
-
-    def until(self, is_so: Callable[[], object], within_s: float) -> None:
-        deadline = time.monotonic() + within_s
-        while not is_so():
-            assert self.facts["State"]["Running"], self.logs
-            assert time.monotonic() < deadline, self.logs
-            time.sleep(0.1)
-
-    def is_ready(self) -> bool:
-        with contextlib.suppress(OSError):  # what urllib raises is one, refusals included
-            host, port = self.address
-            return bool(urllib.request.urlopen(f"http://{host}:{port}/readyz", timeout=5).status == 200)
-        return False
-
-    def psql(self, statement: str) -> str:
-        return self.execute(
-            "psql", "--username=postgres", "--set=ON_ERROR_STOP=1", "--tuples-only", f"--command={statement}"
-        )
-
-    def takes_statements(self) -> bool:
-        with contextlib.suppress(CommandFailed):
-            return bool(self.execute("pg_isready", "--host=127.0.0.1", "--username=postgres"))
-        return False
 
 
 @pytest.fixture(scope="module")
@@ -226,46 +165,8 @@ def test_image_adds_only_the_bridge_to_its_base(engine: Engine, base: str, sidec
         engine("run", "--rm", "--entrypoint", *python[:-1], "-m", "pip")
 
 
-@pytest.fixture
-def compose(engine: Engine, sidecar_name: str, postgres_name: str) -> Iterator[Callable[..., str]]:
-    """`docker compose` with our file, in a project of its own, on any free port."""
-    try:
-        engine("compose", "version")
-    except CommandFailed:
-        pytest.skip("ATTENTION: docker/compose.yaml was NOT tested: there is no `docker compose` here")
-    project = f"cdc-bridge-test-{secrets.token_hex(4)}"
-    file = str(ROOT / "docker" / "compose.yaml")
-    values = {"CDC_BRIDGE_IMAGE": sidecar_name, "POSTGRES_IMAGE": postgres_name, "PUBLISHED_PORT": ""}
-
-    def compose(*arguments: str, secret: str = SECRET) -> str:
-        command = ("compose", "--project-name", project, "--file", file, "--env-file", "/dev/null", *arguments)
-        return engine(*command, timeout=180, CDC_BRIDGE_JWT_SECRET=secret, **values)
-
-    yield compose
-    compose("down", "--volumes", "--timeout", "5")
-
-
-def test_compose_file_has_no_secret_of_its_own(compose: Callable[..., str]) -> None:
-    with pytest.raises(CommandFailed, match="CDC_BRIDGE_JWT_SECRET"):
-        compose("config", secret="")
-
-
 async def test_client_without_a_token_is_turned_away(bridge: Container) -> None:
     async with connected(bridge.bare_url) as client:
         await client.send({"type": "subscribe", "collection": "messages"})
         await client.expect(type="auth", status="error")
         assert await client.closed() == 4401
-
-
-async def test_compose_file_brings_up_the_whole_on_loopback(engine: Engine, compose: Callable[..., str]) -> None:
-    await asyncio.to_thread(compose, "up", "--detach", "--no-build", "--quiet-pull")
-    postgres, bridge = (Container(engine, compose("ps", "--quiet", name)) for name in ("postgres", "bridge"))
-    assert engine("wait", compose("ps", "--all", "--quiet", "attach")) == "0"
-    bridge.until(bridge.is_ready, STARTS_WITHIN_S)
-    assert bridge.address[0] == "127.0.0.1"
-
-    async with connected(bridge.url) as client:
-        await client.send({"type": "subscribe", "collection": "rooms", "query": {"fields": ["name"]}})
-        await client.expect(event="init")
-        await asyncio.to_thread(postgres.psql, "INSERT INTO rooms (name) VALUES ('cellar')")
-        await client.expect(event="create", data=[{"name": "cellar"}])
