@@ -51,7 +51,7 @@ class _CollectionRow(msgspec.Struct):
     schema: str
     name: str
     excluded: list[str]
-    columns: list[tuple[str, int, int, int]]
+    columns: list[tuple[str, int, int, int, bool]]
     key: list[str]
     references: list[tuple[str, int, str]]
     filenodes: list[tuple[int, int]]
@@ -107,8 +107,8 @@ class _Kinds:
     collations: Mapping[int, Collation]
     known: dict[int, PgType] = field(default_factory=dict)
 
-    def column(self, name: str, number: int, type_oid: int, collation_oid: int) -> Column:
-        return Column(name, number, self.type(type_oid), self.collations.get(collation_oid, NO_COLLATION))
+    def column(self, name: str, number: int, type_oid: int, collation_oid: int, is_nullable: bool) -> Column:
+        return Column(name, number, self.type(type_oid), self.collations.get(collation_oid, NO_COLLATION), is_nullable)
 
     def type(self, oid: int) -> PgType:
         if oid not in self.known:

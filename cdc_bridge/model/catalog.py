@@ -118,12 +118,16 @@ NO_COLLATION = Collation()
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """`number` is PostgreSQL's `attnum`, which survives a rename."""
+    """`number` is PostgreSQL's `attnum`, which survives a rename.
+
+    `is_nullable` only describes a column: it is the same one, with the same rows, when that changes.
+    """
 
     name: str
     number: int
     type: PgType
     collation: Collation = NO_COLLATION
+    is_nullable: bool = field(default=True, repr=False, compare=False)
     _hash: int = field(init=False, repr=False, compare=False)
     """Computed once: every filter and every projection is looked up by its columns."""
 
@@ -245,7 +249,15 @@ class Catalog:
         return frozenset({relation_id} if collection is None else collection.filenodes)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Catalog) and (self.by_name, self.access) == (other.by_name, other.access)
+        return (
+            isinstance(other, Catalog)
+            and (self.by_name, self.access) == (other.by_name, other.access)
+            and self._nullable() == other._nullable()
+        )
+
+    def _nullable(self) -> list[list[bool]]:
+        """Return what columns, and so collections, do not compare by."""
+        return [[column.is_nullable for column in collection.columns] for collection in self.by_name.values()]
 
     __hash__ = None  # type: ignore[assignment]  # it is compared, never a key
 

@@ -29,7 +29,8 @@ from cdc_bridge.model.messages import CloseCode, come_again
 from cdc_bridge.server import framing, limits
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import Framing
-from cdc_bridge.server.http import WEBSOCKET_PATH, Handshake, RequestPolicy
+from cdc_bridge.server.handshake import Handshake
+from cdc_bridge.server.http import WEBSOCKET_PATH, RequestPolicy
 from cdc_bridge.server.listener import Certificate, Listener
 from cdc_bridge.server.requests import ClientSession, Engine
 from cdc_bridge.server.traffic import Traffic
@@ -131,6 +132,8 @@ class WebSocketServer:
         self._anonymous = authenticator.anonymous
         self.identifying: set[Handshake] = set()
         """Handshakes that are admitted, and not upgraded yet."""
+        self.described: set[Handshake] = set()
+        """Those of them that ask for the AsyncAPI document, until they have it."""
         self._connections: dict[Connection, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._one_left = asyncio.Event()
@@ -232,6 +235,10 @@ class WebSocketServer:
         self._one_left.set()
 
     # --- what connections share ---
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self._certificate is not None
 
     def now(self) -> Moment:
         return Moment(self._loop.time(), time.time())

@@ -18,13 +18,18 @@ attached AS MATERIALIZED (
     WHERE NOT c.relispartition
 ),
 columns AS MATERIALIZED (
-    SELECT r.oid, a.attname, a.attnum, a.atttypid, a.attcollation
+    SELECT r.oid, a.attname, a.attnum, a.atttypid, a.attcollation, NOT a.attnotnull OR EXISTS (
+        -- PostgreSQL 18 has constraints that older rows need not meet.
+        SELECT FROM pg_constraint k
+        WHERE k.conrelid = a.attrelid AND k.contype = 'n' AND k.conkey = ARRAY[a.attnum] AND NOT k.convalidated
+    ) AS is_nullable
     FROM attached r
     JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
     WHERE a.attname <> ALL (r.excluded)
 ),
 columns_of AS MATERIALIZED (
-    SELECT c.oid, json_agg(json_build_array(c.attname, c.attnum, c.atttypid::bigint, c.attcollation::bigint) ORDER BY c.attnum) AS columns
+    SELECT c.oid, json_agg(json_build_array(c.attname, c.attnum, c.atttypid::bigint, c.attcollation::bigint, c.is_nullable)
+        ORDER BY c.attnum) AS columns
     FROM columns c
     GROUP BY c.oid
 ),
