@@ -53,6 +53,6 @@ def install() -> None:
 
 
 def _skip(reason: str) -> NoReturn:
-    reason = f"ATTENTION: the official SDK was not tried: {reason}"
+    reason = f"ATTENTION: what npm has (the official SDK, AsyncAPI's schema) was not tried: {reason}"
     warnings.warn(reason, stacklevel=2)
     pytest.skip(reason)
