@@ -60,7 +60,7 @@ class Request:
     `excluded` holds columns as `T.C`, besides those that a table excludes already: what was private once does not
     become public because an option was forgotten. Only detach gives such a column back. Without a `mode` attached
     tables keep theirs, and new ones become durable. Without `notify` what is recorded stays; it may be all
-    that is asked for.
+    that is asked for. `publish`: make our tables although subscribers would be sent them.
     """
 
     tables: tuple[str, ...] = ()
@@ -68,6 +68,7 @@ class Request:
     excluded: tuple[str, ...] = ()
     mode: Mode | None = None
     notify: Notify | None = None
+    publish: bool = False
 
     def __post_init__(self) -> None:
         """Raises `UsageError`."""
@@ -89,6 +90,8 @@ def plan(conn: Connection, request: Request, schema: str = "cdc") -> Plan:
         )
     with catalog_settings(conn):
         there = migrations.require_ours(conn, schema)
+        if there.version == 0 and not request.publish:
+            _refuse_subscribers(conn)
         trees, notes = _requested(conn, request, schema)
         named = _excluded(conn, request, schema, trees)
         tasks = migrations.installation(conn, there, schema)
@@ -157,6 +160,16 @@ def _change(table: Table, wanted: Sequence[WantedTrigger], copied: set[str], sch
 def drop_trigger(table: Table, name: str, reason: str) -> Step:
     dropping = statement("triggers/drop", trigger=sql.Identifier(name), table=table.identifier)
     return Step(dropping, ACCESS_EXCLUSIVE, reason)
+
+
+def _refuse_subscribers(conn: Connection) -> None:
+    """Raises `AttachError` where new tables are sent to subscribers, which stop at a table that they do not have."""
+    if names := [name for name, is_subscribed in conn.execute(statement("queries/published")) if is_subscribed]:
+        raise AttachError(
+            f"the publication {', '.join(names)} is FOR ALL TABLES, so for our tables too, and its subscribers would"
+            " stop at these: have them replicate a publication FOR TABLES IN SCHEMA, or run `cdc-bridge attach --notify"
+            " auto` in their databases first, which makes these tables there, and add --publish here"
+        )
 
 
 # --- whether anything notifies ---

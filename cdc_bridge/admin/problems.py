@@ -54,7 +54,7 @@ _BY_SEVERITY = {
     Severity.WARNING: (
         "clock-skew trigger-not-always trigger-level former-partition two-phase-commit notify-off-live notify-queue"
         " long-transaction prepared-transaction log-age log-size log-rotation log-locked log-emptied no-bridge"
-        " bridge-version bridge-lag role-unusable policy-slow certificate disk-space"
+        " bridge-version bridge-lag role-unusable policy-slow certificate disk-space published"
     ),
     Severity.NOTE: "standby not-attachable no-key wide-rows policy-opaque write-overhead",
 }

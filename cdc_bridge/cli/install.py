@@ -25,6 +25,7 @@ _NOTIFY = (
 )
 _SCHEMA = "With --all: the schema whose tables to attach; may be repeated."
 _PLAN = "Print the SQL and its locks, and change nothing."
+_PUBLISH = "Make our tables though a publication FOR ALL TABLES sends them to subscribers, which have them already."
 _EXCLUDED = "A column that never leaves its table, now and later; may be repeated."
 
 
@@ -36,6 +37,7 @@ def attach(
     plan: Annotated[bool, typer.Option(help=_PLAN)] = False,
     mode: Annotated[Mode | None, typer.Option(help=_MODE, show_default=False)] = None,
     notify: Annotated[Notify | None, typer.Option(help=_NOTIFY, show_default=False)] = None,
+    publish: Annotated[bool, typer.Option("--publish", help=_PUBLISH)] = False,
     dsn: Dsn = None,
     schema_name: SchemaName = None,
     config: Config = None,
@@ -53,7 +55,7 @@ def attach(
       cdc-bridge attach --all --plan
     """
     all_of = tuple(schema or ("public",)) if every else ()
-    request = attaching.Request(tuple(tables or ()), all_of, tuple(exclude_column or ()), mode, notify)
+    request = attaching.Request(tuple(tables or ()), all_of, tuple(exclude_column or ()), mode, notify, publish)
     if schema and not every:
         raise UsageError("--schema says which tables --all means: add --all, or write the tables as schema.table")
     with connection("attach", dsn, schema_name, config) as (conn, settings):

@@ -29,6 +29,7 @@ OF_OURS: Mapping[str, Check] = MappingProxyType(
         "notify": capture.check_notify,
         "log": capture.check_log,
         "bridges": capture.check_bridges,
+        "publications": server.check_publications,
         "overhead": capture.check_overhead,
         "policies": policies.check_policies,
     }

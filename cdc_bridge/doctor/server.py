@@ -83,6 +83,18 @@ def check_standby(conn: Connection, context: Context) -> Iterator[Finding]:
             yield Finding("standby-live", table, sentence, "attach it with --mode durable on the primary")
 
 
+def check_publications(conn: Connection, context: Context) -> Iterator[Finding]:
+    del context
+    for name, _ in conn.execute(statement("queries/published")):
+        yield Finding(
+            "published",
+            name,
+            f"the publication {name} is FOR ALL TABLES, so for the change log too: subscribers stop at our tables"
+            " unless they have them, and receive each change twice",
+            "replicate a publication FOR TABLES IN SCHEMA instead",
+        )
+
+
 def check_transactions(conn: Connection, context: Context) -> Iterator[Finding]:
     """Find transactions with an id that have been going on for long: positions of clients cannot go past them."""
     hidden = []

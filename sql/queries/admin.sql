@@ -19,6 +19,14 @@ WHERE n.nspname = %(schema)s
 -- The version of our SQL in this database, where the function that tells it is there.
 SELECT {cdc}.version()
 
+-- name: published
+-- The publications of all tables, ours too, and whether a subscriber has a slot here.
+SELECT pubname, EXISTS (
+    SELECT FROM pg_replication_slots WHERE plugin = 'pgoutput' AND database = current_database())
+FROM pg_publication
+WHERE puballtables
+ORDER BY pubname
+
 -- name: live_tables
 -- The tables with a trigger of ours that can only notify; of partitions, their root.
 SELECT DISTINCT n.nspname, c.relname

@@ -194,6 +194,13 @@ def test_session_that_keeps_the_log_from_being_emptied_is_found(t: Database) -> 
         assert f'process {pid} "pg_dump"' in wrong(t)["log-rotation"].remedy
 
 
+def test_publication_of_our_log_is_found(t: Database) -> None:
+    t.execute("CREATE PUBLICATION own FOR TABLE t")
+    assert "published" not in wrong(t)
+    t.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    assert "the publication everything" in wrong(t)["published"].sentence
+
+
 @pytest.mark.parametrize(
     ("name", "finding"),
     [

@@ -9,7 +9,12 @@ import pytest
 from tests.support.cluster import Cluster
 from tests.support.server import SETTINGS, Database, Server, bin_dir, server_of
 
-DECODING = {"wal_level": "logical", "max_replication_slots": "20", "max_wal_senders": "20"}
+DECODING = {
+    "wal_level": "logical",
+    "max_replication_slots": "20",
+    "max_wal_senders": "20",
+    "wal_retrieve_retry_interval": "100ms",  # between two starts of a subscription's worker
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -45,7 +45,8 @@ class Journal:
         database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [self._slot])
 
     def take(self) -> dict[str, list[Entry]]:
-        """What has been committed since the last time, by table."""
+        """What has been committed since the last time, by table. Only WAL that was flushed can be read."""
+        self._database.execute("SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'journal', '')")
         lines = self._database.execute(
             "SELECT xid::text, data FROM pg_logical_slot_get_changes(%s, NULL, NULL, 'skip-empty-xacts', '1')",
             [self._slot],
