@@ -55,7 +55,7 @@ lint: .venv/ready
 docs: .venv/ready
 	$(ENV) NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet
 
-# What follows from the code in docs/: tables of options, settings, metrics and findings.
+# What follows from the code in docs/: tables of options, settings, messages, metrics and findings.
 reference: .venv/ready
 	$(ENV) .venv/bin/python -m tests.docs.reference
 

@@ -19,16 +19,21 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from cdc_bridge import settings
 from cdc_bridge.model import messages
 from tests.docs import shell
+from tests.docs.reference import PROTOCOL
 from tests.support.certificate import make_pair
 from tests.support.node import NODE
 from tests.support.process import ROOT, environment
 
 ANSWER = {"data", "error", "status", "event"}
 """Members of which each answer has one, and none of the clients' messages but `subscribe`."""
+
+PAYLOADS = [message["payload"] for message in PROTOCOL["channels"]["websocket"]["messages"].values()]
+MESSAGE = Draft202012Validator({"anyOf": PAYLOADS, "components": PROTOCOL["components"]})
 
 
 def sh(text: str, folder: Path) -> None:
@@ -61,10 +66,12 @@ def html_page(text: str, folder: Path) -> None:
 
 
 def json_lines(text: str, folder: Path) -> None:
-    """One value, or one in each line. A client's message is taken by the bridge's parser."""
+    """One value, or one in each line. What has a `type` is a message of the protocol."""
     for value in _values(text):
-        if isinstance(value, dict) and "type" in value and (value["type"] == "subscribe" or not ANSWER & value.keys()):
-            messages.parse(json.dumps(value))
+        if isinstance(value, dict) and "type" in value:
+            MESSAGE.validate(value)
+            if value["type"] == "subscribe" or not ANSWER & value.keys():
+                messages.parse(json.dumps(value))
 
 
 def _values(text: str) -> Iterator[Any]:

@@ -5,8 +5,10 @@ They stand between two comments, and `make reference` writes them anew.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from itertools import groupby
+from importlib.resources import files
+from itertools import chain, groupby
 from typing import Any
 
 from pydantic import SecretStr
@@ -18,6 +20,7 @@ from tests.docs.shell import PROGRAM
 from tests.support.process import ROOT
 
 BEGIN, END = "<!-- written by `make reference` -->", "<!-- end of what is written -->"
+PROTOCOL: dict[str, Any] = json.loads((files("cdc_bridge.server") / "asyncapi.json").read_text(encoding="utf-8"))
 EVERYWHERE = {"--dsn", "--schema-name", "--config", "--help"}
 
 
@@ -37,8 +40,8 @@ def _options(name: str) -> Iterator[tuple[str, str]]:
     command = PROGRAM.commands[name]
     context = command.make_context(name, [], resilient_parsing=True)
     for parameter in command.get_params(context):
-        record = parameter.get_help_record(context)
-        if name != "serve" and record and parameter.param_type_name == "option" and parameter.opts[0] not in EVERYWHERE:
+        is_option = parameter.param_type_name == "option" and not EVERYWHERE & {*parameter.opts}
+        if is_option and name != "serve" and (record := parameter.get_help_record(context)):
             yield record[0].replace("|", "/"), " ".join(record[1].split())
 
 
@@ -73,6 +76,37 @@ def metrics() -> str:
     return table(("metric", "type", "labels", "meaning"), *rows)
 
 
+def messages() -> str:
+    """As `/asyncapi.json` has them."""
+    rows = [
+        (*_message(found["payload"]), " and ".join(_senders(name)), f"{found['summary']}.")
+        for name, found in PROTOCOL["channels"]["websocket"]["messages"].items()
+    ]
+    return table(("`type`", "members", "from", "meaning"), *rows)
+
+
+def _senders(message: str) -> Iterator[str]:
+    """The client sends what the bridge receives, and answers what the bridge sends."""
+    reference = {"$ref": f"#/channels/websocket/messages/{message}"}
+    operations = PROTOCOL["operations"].values()
+    for sender, action in (("client", "receive"), ("bridge", "send")):
+        sent = [each for found in operations if found["action"] == action for each in found["messages"]]
+        replies = [found.get("reply", {"messages": []}) for found in operations if found["action"] != action]
+        if reference in [*sent, *chain.from_iterable(reply["messages"] for reply in replies)]:
+            yield sender
+
+
+def _message(payload: dict[str, Any]) -> tuple[str, str]:
+    """Name its type, and the others of its members; those in bold are always there."""
+    types, *others = payload["properties"].items()
+    members = [
+        f"`{name}`" + (f": `{json.dumps(value['const'])}`" if "const" in value else "") for name, value in others
+    ]
+    required = [name in payload["required"] for name, _ in others]
+    shown = [f"**{text}**" if always else text for text, always in zip(members, required, strict=True)]
+    return ", ".join(f"`{each}`" for each in types[1].get("enum", [types[1].get("const")])), ", ".join(shown)
+
+
 def kind(name: str, metric: Description) -> str:
     return "histogram" if metric.is_histogram else "counter" if name.endswith("_total") else "gauge"
 
@@ -81,6 +115,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "docs/cli.md": options,
     "docs/doctor.md": findings,
     "docs/metrics.md": metrics,
+    "docs/protocol.md": messages,
     "docs/settings.md": settings,
 }
 

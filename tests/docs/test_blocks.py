@@ -45,6 +45,7 @@ def test_command_that_prose_names_is_known(page: Path) -> None:
     [
         ("json", '{"type":"subscribe"}'),
         ("json", '{"type":"auth"}'),
+        ("json", '{"type":"subscription","event":"created","data":[]}'),
         ("json", '{"a":1}\n{"a":1'),
         ("toml", "prot = 1"),
         ("sh", "cdc-bridge attach --every"),
