@@ -22,7 +22,7 @@ from cdc_bridge.engine.dispatcher import OBSERVED_APART_S
 from tests.monitoring.programs import program
 from tests.monitoring.test_rules import ALERTS, RULES, expressions
 from tests.support.attach import attach
-from tests.support.bridge import running_bridge
+from tests.support.bridge import BridgeProcess, running_bridge
 from tests.support.proxy import Proxy
 from tests.support.rawclient import TEXT, frame, upgraded
 from tests.support.server import Database
@@ -32,9 +32,18 @@ pytestmark = [pytest.mark.once, pytest.mark.timeout(180)]
 
 WITHIN_S = 60.0
 HELD_S = 2.5
+SLOW_POLICY_S = 0.6
+WAITING_S = 2.0
+FILES_MAX = 64
+FILES_LEFT = 4
 SECRET = "a secret of some thirty-two bytes"
 
-SOONER = ((r"for: \w+", "for: 100ms"), (r"seconds > 30", "seconds > 2"), (r"> 2e9", "> 1e5"))
+SOONER = (
+    (r"for: \w+", "for: 100ms"),
+    (r"seconds > 30", "seconds > 2"),
+    (r"> 2e9", "> 1e5"),
+    (r"> 5\n", "> 1\n"),
+)
 """What would take minutes, or gigabytes, takes seconds here. Nothing else of the rules is altered."""
 
 
@@ -241,3 +250,56 @@ async def client_that_does_not_read(url: str, tables: Database, told: Monitoring
         await told.until_fired("CdcBridgeLagging")
         tables.execute("INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(10, 20) n")
         await told.until_fired("CdcBridgeSlowClients")
+
+
+async def test_alerts_about_load_fire_for_their_real_causes(tables: Database, tmp_path: Path) -> None:
+    metrics_port = free_port()
+    role = f"reader_{tables.name}"
+    tables.execute(
+        f"CREATE ROLE {role};"
+        "CREATE TABLE guarded (id int PRIMARY KEY);"
+        "CREATE FUNCTION takes_long(id int) RETURNS boolean LANGUAGE plpgsql STABLE AS $$"
+        f" BEGIN PERFORM pg_sleep({SLOW_POLICY_S}); RETURN true; END $$;"
+        "ALTER TABLE guarded ENABLE ROW LEVEL SECURITY;"
+        "CREATE POLICY slow ON guarded USING (takes_long(id));"
+        f"GRANT SELECT ON guarded, t TO {role}"
+    )
+    attach(tables, "guarded")
+    options = (f"--metrics-port={metrics_port}", "--snapshot-concurrency=1", "--anon-role", role)
+    try:
+        async with BridgeProcess(tables.dsn, *options, files_max=FILES_MAX) as bridge, AsyncExitStack() as clients:
+            await bridge.ready()
+            async with monitoring(f"127.0.0.1:{metrics_port}", tmp_path) as told:
+                await told.until_scraped()
+                await told.look()
+                assert told.fired == set(), "in health nothing fires"
+                await slow_policy(bridge.url, tables)
+                await reads_behind_a_lock(bridge.url, tables)
+                await told.until_fired("CdcBridgeSlowPolicy", "CdcBridgeReadsWait")
+                assert told.fired.isdisjoint({"CdcBridgeFewFiles"})
+                [sample] = await told.value("process_open_fds")
+                for _ in range(FILES_MAX - FILES_LEFT - int(sample["value"][1])):
+                    await clients.enter_async_context(connected(bridge.url))
+                await told.until_fired("CdcBridgeFewFiles")
+    finally:
+        tables.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+async def slow_policy(url: str, tables: Database) -> None:
+    async with connected(url) as client:
+        await client.send({"type": "subscribe", "collection": "guarded"})
+        await client.until(event="init")
+        for number in range(3):
+            tables.execute("INSERT INTO guarded VALUES (%s)", [number])
+            await client.until(event="create")
+
+
+async def reads_behind_a_lock(url: str, tables: Database) -> None:
+    async with connected(url) as client, await psycopg.AsyncConnection.connect(tables.dsn) as writer:
+        await writer.execute("LOCK TABLE t")
+        for number in range(5):
+            await client.send({"type": "subscribe", "collection": "t", "query": {"limit": number}, "uid": str(number)})
+        await asyncio.sleep(WAITING_S)  # that they wait for so long is what this is about
+        await writer.rollback()
+        for _ in range(5):
+            await client.until(event="init")

@@ -117,10 +117,17 @@ class BridgeProcess:
     """
 
     def __init__(
-        self, dsn: str, *arguments: str, env: dict[str, str] | None = None, program: Path | None = None
+        self,
+        dsn: str,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        program: Path | None = None,
+        files_max: int = 0,
     ) -> None:
-        """`program`: the folder of another version."""
+        """`program`: the folder of another version. `files_max`: how many files it may have open at one time."""
         self._command = command("serve", "--insecure-public", "--port", "0", "--dsn", dsn, *arguments)
+        if files_max:
+            self._command = ["sh", "-c", 'ulimit -n "$0" && exec "$@"', str(files_max), *self._command]
         own = {"PYTHONUNBUFFERED": "1", "CDC_BRIDGE_DRAIN_S": "0"} | ({"PYTHONPATH": str(program)} if program else {})
         self._env = environment(own | (env or {}))
         self._cwd = program
