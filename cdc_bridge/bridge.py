@@ -207,7 +207,7 @@ def _build_request_policy(
 
 def _load(topic: Topic) -> Mapping[str, object]:
     """Return what waits in a topic, as `/readyz?verbose` says it."""
-    late, oldest_us = topic.late, topic.oldest_us
+    late, (_, oldest_us) = topic.late, topic.oldest or (0, 0)
     return {
         "collection": topic.subscription.collection.name,
         "subscribers": len(topic.subscribers),

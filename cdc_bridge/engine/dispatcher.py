@@ -275,8 +275,12 @@ class Dispatcher:
 
     @property
     def oldest_us(self) -> int:
-        """Return when the oldest change that waits for an answer or for the catalog was written; 0 if none does."""
-        waiting = [inquiry.change.at for inquiry in self._pending]
+        """Return when the oldest change that waits for an answer or for the catalog was written; 0 if none does.
+
+        Of a change in live mode that is not known: it was asked about soon after.
+        """
+        begun_us = (time.time() - time.monotonic()) * 1e6
+        waiting = [inquiry.change.at or int(begun_us + inquiry.asked_s * 1e6) for inquiry in self._pending]
         waiting += [change.at for queue in self._drifting.values() for change in queue[:1]]
         return min((at for at in waiting if at), default=0)
 

@@ -41,11 +41,19 @@ class Refresh:
     pending: Pending
 
 
+@dataclass(slots=True)
+class Fate:
+    """Whether anybody is sent a change, while some of its inquiries are not answered yet."""
+
+    open_count: int = 0
+    is_sent: bool = False
+
+
 @dataclass(slots=True, eq=False)
 class Inquiry:
     """A change that the database has to evaluate for some topics. Only these wait for it.
 
-    `arrangement`: what it asks holds while the registry's is the same.
+    `arrangement`: what it asks holds while the registry's is the same. `fate` is that of the change.
     """
 
     change: Change
@@ -53,6 +61,7 @@ class Inquiry:
     pending: dict[Topic, Pending]
     arrangement: object
     size_bytes: int
+    fate: Fate
     asked_s: float = 0.0
     """When the database was to be asked, by the monotonic clock."""
 
@@ -96,7 +105,7 @@ class Publisher:
         table.counts[change.operation] += len(change.new) or len(change.old)
         index = self._subscribers.index.tables.get(relation_id)
         if index is None:
-            self.undelivered["paused" if relation_id in self._subscribers.paused else "not_subscribed"] += 1
+            self.undelivered[self._absence(collection)] += 1
             readings: list[Reading] = []
         else:
             readings = self._fan_out(change, table, index, now_us)
@@ -141,10 +150,19 @@ class Publisher:
         collection = table.collection
         encoder = EventEncoder(change, table.key, _event_position(change, collection))
         readings: list[Reading] = []
-        for topic in self._subscribers.topics_of(collection.relation_id):
+        is_sent = False
+        topics = self._subscribers.topics_of(collection.relation_id)
+        for topic in topics:
             if events := encoder.events(topic.subscription):
+                is_sent = True
                 readings += self._publish(topic, change, events)
+        if not is_sent:
+            self.undelivered["filter" if topics else self._absence(collection)] += 1
         return readings
+
+    def _absence(self, collection: Collection) -> str:
+        """Return why no topic follows a collection, in the words of metrics."""
+        return "paused" if collection.relation_id in self._subscribers.paused else "not_subscribed"
 
     def _fan_out(self, change: Change, table: Table, index: TableIndex[Topic], now_us: int) -> list[Reading]:
         readings: list[Reading] = []
@@ -152,31 +170,44 @@ class Publisher:
         if orders is not None:
             self._open_orders[orders] = collection
             if not orders.holds(change):
-                for topic in self._subscribers.topics_concerned(collection.relation_id):
-                    readings += self._publish(topic, change, None)
-                return readings
+                return self._renew(change, collection)
         encoder = EventEncoder(change, key, _event_position(change, collection))
         found = index.unfiltered or find_matches(index, change, key, now_us)
-        if not found:
-            self.undelivered["filter"] += 1
+        is_sent, fate = False, None
         for filters, matches in found:
             is_unsure = matches is not None and (matches.unsure_old or matches.unsure_new)
             for group in () if is_unsure else filters.flat:
                 if events := encoder.events(group.subscription, matches):
+                    is_sent = True
                     for topic in group.members:
                         readings += self._publish(topic, change, events)
             if is_unsure or filters.nested:
                 groups = filters.by_context if is_unsure else by_context(filters.nested)
-                catalog = self._collections.catalog
-                self._inquire(Match(change, table, catalog, now_us, filters.filter, groups=groups, matches=matches))
+                match = Match(
+                    change, table, self._collections.catalog, now_us, filters.filter, groups=groups, matches=matches
+                )
+                fate = fate or Fate()
+                self._inquire(match, fate)
+        if fate is not None:
+            fate.is_sent = is_sent
+        elif not is_sent:
+            self.undelivered["filter"] += 1
         return readings
+
+    def _renew(self, change: Change, collection: Collection) -> list[Reading]:
+        """Give fresh data to all topics that a change concerns."""
+        topics = self._subscribers.topics_concerned(collection.relation_id)
+        return [reading for topic in topics for reading in self._publish(topic, change, None)]
 
     # --- what has to be asked ---
 
-    def _inquire(self, match: Match[Topic]) -> None:
+    def _inquire(self, match: Match[Topic], fate: Fate) -> None:
         change = match.change
         pending = {topic: topic.wait(change.xid) for group in match.groups for topic in group.members}
-        self.inquiries.append(Inquiry(change, [match], pending, self._subscribers.arrangement, size_bytes(change)))
+        fate.open_count += 1
+        self.inquiries.append(
+            Inquiry(change, [match], pending, self._subscribers.arrangement, size_bytes(change), fate)
+        )
 
     def is_current(self, inquiry: Inquiry) -> bool:
         """Whether the answer to an inquiry is still valid."""
@@ -207,7 +238,10 @@ class Publisher:
         for match in inquiry.matches:
             for group, events in match.events(_event_position(change, match.collection)):
                 found.update(dict.fromkeys(group.members, events))
-        if not any(events != () for events in found.values()):
+        fate = inquiry.fate
+        fate.open_count -= 1
+        fate.is_sent = fate.is_sent or any(events != () for events in found.values())
+        if not (fate.open_count or fate.is_sent):
             self.undelivered["policy" if any(match.has_policy for match in inquiry.matches) else "filter"] += 1
         readings: list[Reading] = []
         for topic, pending in inquiry.pending.items():
@@ -221,6 +255,7 @@ class Publisher:
 
     def drop(self, inquiry: Inquiry) -> list[Reading]:
         """Give fresh data to the topics of an inquiry that cannot be answered."""
+        inquiry.fate.is_sent = True
         readings: list[Reading] = []
         for topic, pending in inquiry.pending.items():
             self._touched[topic] = None

@@ -228,10 +228,12 @@ class Topic:
         return [each for each in self.subscribers if each.waiting_bytes and each.state in SENT] if self._behind else []
 
     @property
-    def oldest_us(self) -> int:
-        """Return when the oldest entry that waits for a subscriber was written; 0 if none does, or it is not known."""
-        late = self.late
-        return self.log.written_us(min(each.offset for each in late)) if late else 0
+    def oldest(self) -> tuple[int, int] | None:
+        """Return the position of the oldest entry that waits for a subscriber, and when it was written; 0 if that is
+        not known. None if none waits.
+        """
+        position = min((each.offset for each in self.late), default=None)
+        return None if position is None else (position, self.log.written_us(position))
 
     # --- stale rows ---
 

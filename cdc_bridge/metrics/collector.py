@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from itertools import accumulate
 from typing import TYPE_CHECKING, TypeAlias
@@ -23,6 +23,7 @@ from cdc_bridge.capture.gate import GateState
 from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.scheduler import Cause
 from cdc_bridge.engine.shares import Kind
+from cdc_bridge.engine.topic import Topic
 from cdc_bridge.histogram import BOUNDS_S, Histogram
 from cdc_bridge.metrics.canary import Canary
 from cdc_bridge.metrics.names import AUTHENTICATION_REASONS, CURSOR_OUTCOMES, METRICS, OTHER_REASON, UNDELIVERED_REASONS
@@ -49,6 +50,8 @@ class Collector:
     not_ready: Callable[[], Sequence[str]]
     policies: Mapping[tuple[str, str], Histogram]
     canary: Canary
+    _first_seen_us: dict[tuple[Topic, int], int] = field(default_factory=dict)
+    """When a position at which a topic waits was first seen, for entries of which it is not known when they came."""
 
     def collect(self) -> Iterator[Metric]:
         """Implement prometheus_client's collector."""
@@ -94,17 +97,25 @@ class Collector:
         lags = {**dispatcher.lags, "read": self.stream.counts.read, "queued": traffic.queued}
         for cause, histogram in lags.items():
             yield "cdc_lag_seconds", (cause,), histogram
-        topics, backlog_bytes, oldest_us = hub.subscribers.topics, 0, [dispatcher.oldest_us]
-        for topic in topics:
-            if size_bytes := topic.log.size_bytes:  # most have none, and there can be a hundred thousand
-                backlog_bytes += size_bytes
-                oldest_us.append(topic.oldest_us)
-        at_us = min(filter(None, oldest_us), default=0)
+        topics = hub.subscribers.topics
+        filled = [topic for topic in topics if topic.log.size_bytes]  # few, of a hundred thousand perhaps
+        at_us = min(filter(None, [dispatcher.oldest_us, *self._oldest_us(filled)]), default=0)
         yield "cdc_oldest_undelivered_age_seconds", (), max(time.time() - at_us / 1e6, 0) if at_us else 0
-        yield "cdc_backlog_bytes", (), backlog_bytes
+        yield "cdc_backlog_bytes", (), sum(topic.log.size_bytes for topic in filled)
         yield "cdc_topics", (), len(topics)
         for gap in GapCause:
             yield "cdc_gaps_total", (gap.value,), dispatcher.gaps[gap]
+
+    def _oldest_us(self, topics: Iterable[Topic]) -> Iterator[int]:
+        """Yield when the oldest entry that waits in each topic was written, or was first seen by this."""
+        known, now_us = dict(self._first_seen_us), time.time_ns() // 1000
+        self._first_seen_us.clear()
+        for topic in topics:
+            if topic.oldest is not None:
+                position, written_us = topic.oldest
+                if not written_us:
+                    written_us = self._first_seen_us[topic, position] = known.get((topic, position), now_us)
+                yield written_us
 
     def _of_subscribers(self) -> Iterator[Sample]:
         hub, scheduler = self.broker.hub, self.broker.scheduler

@@ -88,9 +88,9 @@ async def until(heard: AsyncGenerator[StreamItem, None], kind: type[StreamItem])
 
 
 def told(said: list[StreamItem]) -> list[str | list[int]]:
-    """The ids of each change, and "gap" for a gap."""
+    """The ids of each change, and the cause of each gap."""
     return [
-        "gap" if isinstance(each, Gap) else [int(bytes(row["id"])) for row in each.new]
+        each.cause.value if isinstance(each, Gap) else [int(bytes(row["id"])) for row in each.new]
         for each in said
         if isinstance(each, Gap | Change)
     ]
@@ -126,7 +126,7 @@ async def test_what_was_forgotten_unread_is_said_before_anything_that_comes_afte
     polled.execute("INSERT INTO t VALUES (1)")
     forget(polled)
     polled.execute("INSERT INTO t VALUES (2)")
-    assert told(await until(heard, Heartbeat)) == ["gap", [2]]
+    assert told(await until(heard, Heartbeat)) == ["forgotten", [2]]
     polled.execute("INSERT INTO t VALUES (3)")
     assert told(await until(heard, Heartbeat)) == [[3]]
 
@@ -145,7 +145,7 @@ async def test_what_was_forgotten_after_it_was_read_is_not_missed(
         said: list[str | list[int]] = []
         while [2] not in [each[:1] for each in said]:
             said = told(await until(heard, Heartbeat))
-        assert "gap" not in said
+        assert "forgotten" not in said
 
 
 async def test_lane_is_given_up_when_its_table_gets_another_partition(
@@ -164,7 +164,7 @@ async def test_lane_is_given_up_when_its_table_gets_another_partition(
     said = await until(heard, Heartbeat)
     while lagging(said) == {t}:
         said = await until(heard, Heartbeat)
-    assert told(said) == ["gap"]
+    assert told(said) == ["bulk_read"]
     assert lagging(said) == {t, grown}
     congested.clear()
     ids = []
@@ -203,12 +203,12 @@ async def test_nonsense_in_the_log_is_a_gap_but_not_too_often(
 ) -> None:
     """What comes after it waits for that gap, so that no position claims what could not be read."""
     log_nonsense(polled)
-    assert told(await until(heard, Gap)) == ["gap"]
+    assert told(await until(heard, Gap)) == ["unreadable"]
     told_s = time.monotonic()
     log_nonsense(polled)
     polled.execute("INSERT INTO t VALUES (1)")
     log_nonsense(polled)
-    assert told(await until(heard, Gap)) == ["gap"]
+    assert told(await until(heard, Gap)) == ["unreadable"]
     assert time.monotonic() - told_s > APART_S * 0.9
     polled.execute("INSERT INTO t VALUES (2)")
     assert told(await until(heard, Heartbeat)) == [[2]]
@@ -224,7 +224,7 @@ async def test_heartbeat_does_not_claim_what_nonsense_in_the_log_holds_up(t: Dat
         log_nonsense(t)
         [(xid,)] = t.execute("INSERT INTO t VALUES (1) RETURNING pg_current_xact_id()::text::bigint")
         said = await until(heard, Gap)
-        assert told(said) == ["gap"]
+        assert told(said) == ["unreadable"]
         beats = [each for each in said if isinstance(each, Heartbeat)]
         assert beats
         assert not any(beat.snapshot.sees(xid) for beat in beats)

@@ -146,6 +146,12 @@ def test_rules_and_dashboard_name_no_metric_that_is_not_there() -> None:
     assert named - known == set()
 
 
+def test_each_alert_is_made_to_fire_by_its_real_cause() -> None:
+    """In the other module."""
+    text = Path(__file__).with_name("test_fired.py").read_text()
+    assert [alert for alert in ALERTS if f'"{alert}"' not in text] == []
+
+
 def test_dashboard_has_panels_that_do_not_overlap() -> None:
     """As Grafana would draw them."""
     taken: set[tuple[int, int]] = set()
