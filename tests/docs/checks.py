@@ -135,10 +135,6 @@ def caddy(text: str, folder: Path) -> None:
     _run([_program("caddy"), "validate", "--adapter", "caddyfile", "--config", str(file)])
 
 
-def ruby(text: str, folder: Path) -> None:
-    _run([_program("ruby"), "-c"], text)
-
-
 def output(text: str, folder: Path) -> None:
     """Only what a client says in a dialogue (`-> {...}`)."""
     for message in re.findall("^-> (.*)$", text, re.MULTILINE):
@@ -170,7 +166,6 @@ CHECKS: dict[str, Callable[[str, Path], None]] = {
     "json": json_lines,
     "nginx": nginx,
     "python": python,
-    "ruby": ruby,
     "sh": sh,
     "sql": nothing,
     "text": output,
