@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -81,13 +81,33 @@ def _value(kind: str, text: str) -> Any:
     return json.loads(text) if kind in ("json", "jsonb") else text
 
 
-def differences(database: Database, table: str, told: list[Entry], written: list[Entry]) -> list[str]:
-    """Where the events are not those of the WAL, in order. PostgreSQL compares the values, by their bytes."""
-    assert [(each.xid, each.kind) for each in told] == [(each.xid, each.kind) for each in written], table
-    shown = [{name: row.row.get(name) for name in truth.row} for row, truth in zip(told, written, strict=True)]
-    assert [set(each.row) >= set(truth.row) for each, truth in zip(told, written, strict=True)] == [True] * len(told)
+def differences(
+    database: Database, table: str, key: Sequence[str], told: list[Entry], written: list[Entry]
+) -> list[str]:
+    """Where the events are not those of the WAL. PostgreSQL compares the values, by their bytes.
+
+    Rows of one statement have no order among each other, but those of one key have.
+    """
+
+    def key_of(entry: Entry) -> tuple[str, ...]:
+        return tuple(str(entry.row[name]) for name in key)
+
+    told, written = sorted(told, key=key_of), sorted(written, key=key_of)
+    for one, truth in zip(told, written, strict=False):
+        if (one.xid, one.kind, key_of(one)) != (truth.xid, truth.kind, key_of(truth)):
+            return [f"of {table} was told {one}, and written {truth}"]
+    if len(told) != len(written):
+        return [f"of {table} {len(told)} rows were told, and {len(written)} written"]
+    pairs = [
+        (json.dumps({name: one.row[name] for name in truth.row}), json.dumps(truth.row))
+        for one, truth in zip(told, written, strict=True)
+    ]
     row = sql.SQL("json_populate_record(NULL::{}, {{}}::json)").format(sql.Identifier(table)).as_string()
-    pairs = [(json.dumps(one), json.dumps(truth.row)) for one, truth in zip(shown, written, strict=True)]
     query = f"SELECT a, b FROM unnest(%s::text[], %s::text[]) r(a, b) WHERE NOT {row.format('a')} *= {row.format('b')}"
     different = database.execute(query, [[a for a, _ in pairs], [b for _, b in pairs]])
-    return [f"told {a}, written {b}" for a, b in different]
+    return [f"of {table} was told {a}, and written {b}" for a, b in different]
+
+
+def order(entries: Iterable[Entry]) -> list[str]:
+    """The transactions, each where its first row is."""
+    return [*dict.fromkeys(entry.xid for entry in entries)]
