@@ -1,4 +1,4 @@
-"""The pages for users (README.md, docs/): the site that they make, and their fenced blocks.
+"""The pages for users (docs/, README.md and its neighbours): the site that they make, and their fenced blocks.
 
 What a writer of a page has to know:
 
@@ -10,5 +10,7 @@ What a writer of a page has to know:
 - `toml` is settings, unless its first line is a comment with the name of another file (`# pyproject.toml`).
 - `nginx` and `haproxy` may be a part, such as a `location`; certificates are replaced by one that is there. Upstreams
   are addresses, since names are looked up.
-- `json` is one value, or one a line; a message of a client is parsed as the bridge does.
+- `json` is one value, or one a line. Messages have to be valid by the AsyncAPI document, and those of clients are
+  parsed as the bridge does; so are the lines of a dialogue in `text`, `-> {...}` and `<- {...}`.
+- Reference pages have tables that `make reference` writes.
 """

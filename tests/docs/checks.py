@@ -136,9 +136,12 @@ def caddy(text: str, folder: Path) -> None:
 
 
 def output(text: str, folder: Path) -> None:
-    """Only what a client says in a dialogue (`-> {...}`)."""
-    for message in re.findall("^-> (.*)$", text, re.MULTILINE):
-        messages.parse(message)
+    """Only what a client (`->`) and the bridge (`<-`) say in a dialogue; `[…]` is data that are left out."""
+    for speaker, said in re.findall(r"^(->|<-) (.*(?:\n   .*)*)", text.replace("[…]", "[]"), re.MULTILINE):
+        message = json.loads(said)
+        MESSAGE.validate(message)
+        if speaker == "->":
+            messages.parse(said)
 
 
 def nothing(text: str, folder: Path) -> None:

@@ -47,6 +47,8 @@ def test_command_that_prose_names_is_known(page: Path) -> None:
         ("json", '{"type":"auth"}'),
         ("json", '{"type":"subscription","event":"created","data":[]}'),
         ("json", '{"a":1}\n{"a":1'),
+        ("text", '-> {"type":"subscribe"}'),
+        ("text", '<- {"type":"auth","status":"fine"}'),
         ("toml", "prot = 1"),
         ("sh", "cdc-bridge attach --every"),
         ("sh", "make coffee"),
