@@ -26,7 +26,7 @@ from cdc_bridge.model import messages
 from tests.docs import shell
 from tests.docs.reference import PROTOCOL
 from tests.support.certificate import make_pair
-from tests.support.node import NODE
+from tests.support.node import NODE, PACKAGES, install
 from tests.support.process import ROOT, environment
 
 ANSWER = {"data", "error", "status", "event"}
@@ -56,6 +56,16 @@ def js(text: str, folder: Path) -> None:
     script = folder / "block.mjs"
     script.write_text(text)
     _run([str(NODE), "--check", str(script)])
+
+
+def jsx(text: str, folder: Path) -> None:
+    """As esbuild reads it, where npm can fetch that."""
+    install()
+    script = folder / "block.jsx"
+    script.write_text(text)
+    _run(
+        [str(NODE), str(PACKAGES / "node_modules" / "esbuild" / "bin" / "esbuild"), "--log-level=warning", str(script)]
+    )
 
 
 def html_page(text: str, folder: Path) -> None:
@@ -167,6 +177,7 @@ CHECKS: dict[str, Callable[[str, Path], None]] = {
     "ini": ini,
     "js": js,
     "json": json_lines,
+    "jsx": jsx,
     "nginx": nginx,
     "python": python,
     "sh": sh,
