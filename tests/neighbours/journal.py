@@ -23,6 +23,7 @@ _LINE = re.compile(r"table (?P<table>\S+): (?P<operation>INSERT|UPDATE|DELETE): 
 _COLUMN = re.compile(
     r"""(?P<name>"(?:[^"]|"")+"|[^\s\[]+)\[(?P<type>(?:[^\[\]]|\[\])+)\]:(?P<value>'(?:[^']|'')*'|\S+)""", re.DOTALL
 )
+_ROOTS = "SELECT relname, pg_partition_root(oid)::regclass::text FROM pg_class WHERE relispartition AND relkind = 'r'"
 _KINDS: dict[str, Kind] = {"INSERT": "create", "UPDATE": "update", "DELETE": "delete"}
 _NOT_IN_WAL = "unchanged-toast-datum"
 
@@ -45,7 +46,11 @@ class Journal:
         database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [self._slot])
 
     def take(self) -> dict[str, list[Entry]]:
-        """What has been committed since the last time, by table. Only WAL that was flushed can be read."""
+        """What has been committed since the last time, by table, or by the root of partitions.
+
+        Only WAL that was flushed can be read.
+        """
+        roots: dict[str, str] = dict(self._database.execute(_ROOTS))
         self._database.execute("SET synchronous_commit = on; SELECT pg_logical_emit_message(true, 'journal', '')")
         lines = self._database.execute(
             "SELECT xid::text, data FROM pg_logical_slot_get_changes(%s, NULL, NULL, 'skip-empty-xacts', '1')",
@@ -55,7 +60,9 @@ class Journal:
         for xid, line in lines:
             if (found := _LINE.fullmatch(line)) and found["table"].startswith("public."):
                 table = found["table"].removeprefix("public.").strip('"')
-                entries.setdefault(table, []).extend(_entries(xid, found["operation"], found["columns"]))
+                entries.setdefault(roots.get(table, table), []).extend(
+                    _entries(xid, found["operation"], found["columns"])
+                )
         return entries
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import psycopg
 import pytest
 
-from cdc_bridge.admin.status import read_status
 from tests.neighbours.journal import Journal
 from tests.neighbours.program import program
-from tests.neighbours.watcher import watching
+from tests.neighbours.watcher import problems, watching
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.server import Database, Server
@@ -45,9 +43,7 @@ async def test_unit_of_work_and_migrations_go_on_beside_a_bridge(
                 said.append([result, await ledger("write")])
                 assert await watcher.was_told_once_and_in_order(journal) > 2000
     assert said == expected
-    with psycopg.connect(database.dsn) as connection:
-        status = read_status(connection)
-    assert (status.problems, {problem for table in status.tables for problem in table.problems}) == ((), set())
+    assert problems(database) == []
 
 
 async def test_table_that_a_migration_made_anew_is_followed_once_it_is_attached_again(database: Database) -> None:

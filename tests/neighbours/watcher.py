@@ -9,6 +9,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import psycopg
+
+from cdc_bridge.admin.status import read_status
 from tests.neighbours.journal import Entry, Journal, Row, differences, order
 from tests.support.server import Database
 from tests.support.wsclient import Client, Message, connected
@@ -143,3 +146,11 @@ async def watching(database: Database, url: str, *tables: str) -> AsyncIterator[
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await reading
+
+
+def problems(database: Database) -> list[str]:
+    """What `status` complains about."""
+    with psycopg.connect(database.dsn) as connection:
+        status = read_status(connection)
+    assert status.tables
+    return [*status.problems, *(problem for table in status.tables for problem in table.problems)]
