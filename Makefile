@@ -45,7 +45,7 @@ test: lint
 
 # What to run while you work: lint, types, layers and all tests that need no database. Under 90 s after set-up.
 check: lint
-	$(ENV) .venv/bin/python -m pytest -q -m "not database" tests/core tests/protocol tests/test_*.py
+	$(ENV) .venv/bin/python -m pytest -q -m "not database" tests/core tests/docs tests/protocol tests/test_*.py
 
 lint: .venv/ready
 	$(ENV) .venv/bin/python -m ruff check .
