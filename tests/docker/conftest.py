@@ -4,11 +4,13 @@ CDC_BRIDGE_TEST_DOCKER=required makes that a failure, =off skips them without lo
 """
 
 import os
+import secrets
 from collections.abc import Iterator
 from typing import NoReturn
 
 import pytest
 
+from tests.docker.container import PASSWORD, STARTS_WITHIN_S, Container, container
 from tests.docker.engine import Engine, Unavailable, base_image, companion_image, running_engine, sidecar_image
 
 _why_skipped = pytest.StashKey[str]()
@@ -43,6 +45,25 @@ def sidecar_name(engine: Engine, base: str) -> Iterator[str]:
     name = sidecar_image(engine, base)
     yield name
     engine("image", "rm", name)
+
+
+@pytest.fixture(scope="session")
+def network(engine: Engine) -> Iterator[str]:
+    name = f"cdc-bridge-test-{secrets.token_hex(4)}"
+    engine("network", "create", name)
+    yield name
+    engine("network", "rm", name)
+
+
+@pytest.fixture(scope="session")
+def postgres(engine: Engine, network: str, postgres_name: str) -> Iterator[Container]:
+    """A PostgreSQL that the other containers know by the name `postgres`, with one table."""
+    options = ("--network-alias", "postgres", "--env", f"POSTGRES_PASSWORD={PASSWORD}")
+    with container(engine, network, postgres_name, options=options) as postgres:
+        postgres.until(postgres.takes_statements, STARTS_WITHIN_S)
+        postgres.psql("CREATE TABLE messages (id int PRIMARY KEY, text text)")
+        postgres.psql("CREATE ROLE web NOLOGIN; GRANT SELECT ON messages TO web")
+        yield postgres
 
 
 def _skip(config: pytest.Config, reason: Unavailable) -> NoReturn:

@@ -5,13 +5,15 @@ import json
 import secrets
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from cdc_bridge.access.authenticator import mint
 from tests.docker.engine import CommandFailed, Engine
 
+HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+PASSWORD = "p@ss/word%"
 SECRET = secrets.token_hex(32)
 STARTS_WITHIN_S = 30
 
@@ -67,12 +69,22 @@ class Container:
             return True
         return False
 
-    def psql(self, statement: str) -> str:
-        return self.execute(
-            "psql", "--username=postgres", "--set=ON_ERROR_STOP=1", "--tuples-only", f"--command={statement}"
-        )
+    def psql(self, statement: str, database: str = "postgres") -> str:
+        options = ("--username=postgres", f"--dbname={database}", "--set=ON_ERROR_STOP=1", "--tuples-only")
+        return self.execute("psql", *options, f"--command={statement}")
 
     def takes_statements(self) -> bool:
         with contextlib.suppress(CommandFailed):
             return bool(self.execute("pg_isready", "--host=127.0.0.1", "--username=postgres"))
         return False
+
+
+@contextlib.contextmanager
+def container(engine: Engine, network: str, image: str, *rest: str, options: Any = ()) -> Iterator[Container]:
+    """A running container with these arguments, removed with its data at the end."""
+    name = f"{network}-{secrets.token_hex(4)}"
+    try:
+        engine("run", "--detach", "--name", name, "--network", network, *options, image, *rest)
+        yield Container(engine, name)
+    finally:
+        engine("rm", "--force", "--volumes", name)

@@ -2,55 +2,21 @@
 
 import asyncio
 import contextlib
-import secrets
 import socket
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.docker.container import SECRET, STARTS_WITHIN_S, Container
+from tests.docker.container import HARDENED, PASSWORD, SECRET, STARTS_WITHIN_S, Container, container
 from tests.docker.engine import CommandFailed, Engine
 from tests.support.wsclient import connected
 
 pytestmark = pytest.mark.timeout(900)  # the first test also waits for the images
 
 SERVE = ("serve", "--host", "0.0.0.0", "--insecure-bind")
-HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-PASSWORD = "p@ss/word%"
 OWN_MEGABYTES_MAX = 80
 HEALTHY_WITHIN_S = 30
-
-
-@pytest.fixture(scope="module")
-def network(engine: Engine) -> Iterator[str]:
-    name = f"cdc-bridge-test-{secrets.token_hex(4)}"
-    engine("network", "create", name)
-    yield name
-    engine("network", "rm", name)
-
-
-@contextlib.contextmanager
-def container(engine: Engine, network: str, image: str, *rest: str, options: Any = ()) -> Iterator[Container]:
-    """A running container with these arguments, removed with its data at the end."""
-    name = f"{network}-{secrets.token_hex(4)}"
-    try:
-        engine("run", "--detach", "--name", name, "--network", network, *options, image, *rest)
-        yield Container(engine, name)
-    finally:
-        engine("rm", "--force", "--volumes", name)
-
-
-@pytest.fixture(scope="module")
-def postgres(engine: Engine, network: str, postgres_name: str) -> Iterator[Container]:
-    """A PostgreSQL that the other containers know by the name `postgres`, with one table."""
-    options = ("--network-alias", "postgres", "--env", f"POSTGRES_PASSWORD={PASSWORD}")
-    with container(engine, network, postgres_name, options=options) as postgres:
-        postgres.until(postgres.takes_statements, STARTS_WITHIN_S)
-        postgres.psql("CREATE TABLE messages (id int PRIMARY KEY, text text)")
-        postgres.psql("CREATE ROLE web NOLOGIN; GRANT SELECT ON messages TO web")
-        yield postgres
 
 
 def variables(host: str = "postgres") -> tuple[str, ...]:

@@ -68,9 +68,9 @@ def containers(pod: Object) -> list[Object]:
     return [*pod.get("initContainers", ()), *pod["containers"]]
 
 
-def bridge_of(pod: Object) -> Object:
-    [bridge] = [each for each in containers(pod) if each["name"] == "bridge"]
-    return bridge
+def container_named(name: str, found: list[Object]) -> Object:
+    [container] = [each for pod in pods(found) for each in containers(pod) if each["name"] == name]
+    return container
 
 
 def variables(container: Object) -> dict[str, str]:

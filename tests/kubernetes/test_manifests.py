@@ -18,7 +18,7 @@ from tests.kubernetes.objects import (
     SIDECAR,
     Object,
     ask,
-    bridge_of,
+    container_named,
     containers,
     objects,
     one,
@@ -96,7 +96,7 @@ def test_kubernetes_takes_the_sidecar(sidecar: list[Object]) -> None:
 
 def test_pod_is_given_the_time_to_drain(either: list[Object]) -> None:
     pod = deployment(either)
-    bridge = bridge_of(pod)
+    bridge = container_named("bridge", either)
     settings = {name: variables(bridge).get(variable(name)) for name in ("drain_s", "shutdown_timeout_s")}
     given = Settings.model_validate({name: value for name, value in settings.items() if value})
     [_, pause] = bridge["lifecycle"]["preStop"]["exec"]["command"]
@@ -137,7 +137,7 @@ def test_command_line_takes_the_arguments(either: list[Object]) -> None:
 
 
 def test_bridge_takes_the_settings(either: list[Object], monkeypatch: pytest.MonkeyPatch) -> None:
-    bridge = bridge_of(deployment(either))
+    bridge = container_named("bridge", either)
     given = variables(bridge)
     known = {variable(name): name for name in Settings.model_fields}
     assert {name for name in given if name.startswith("CDC_BRIDGE_")} <= known.keys()
@@ -153,7 +153,7 @@ def test_bridge_takes_the_settings(either: list[Object], monkeypatch: pytest.Mon
 
 def test_settings_that_are_no_text_arrive_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Helm takes every number for a float, and would write 8.589934592e+09."""
-    for name, value in variables(bridge_of(deployment(rendered(CASES["settled"])))).items():
+    for name, value in variables(container_named("bridge", rendered(CASES["settled"]))).items():
         monkeypatch.setenv(name, value)
     settings = load({})
     assert settings.retention_bytes == 8_589_934_592
@@ -162,7 +162,7 @@ def test_settings_that_are_no_text_arrive_whole(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_probes_ask_whether_it_is_alive_and_whether_it_is_ready(chart: list[Object]) -> None:
-    bridge = bridge_of(deployment(chart))
+    bridge = container_named("bridge", chart)
     probes = {name: bridge[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")}
     assert {name: each["path"] for name, each in probes.items()} == {
         "livenessProbe": "/healthz",
@@ -173,7 +173,7 @@ def test_probes_ask_whether_it_is_alive_and_whether_it_is_ready(chart: list[Obje
 
 
 def test_application_stays_in_service_while_a_bridge_is_not_ready(sidecar: list[Object]) -> None:
-    bridge = bridge_of(deployment(sidecar))
+    bridge = container_named("bridge", sidecar)
     assert {bridge[name]["httpGet"]["path"] for name in ("livenessProbe", "readinessProbe")} == {"/healthz"}
 
 
