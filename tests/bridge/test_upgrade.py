@@ -63,7 +63,9 @@ def test_plan_names_the_locks_that_are_taken_and_nothing_else_is_locked(old: Dat
     with psycopg.connect(old.dsn, autocommit=True) as connection:
         (task,) = plan_upgrade(connection).tasks
     locked = [each.lock for each in task.steps if each.lock != NO_LOCK]
-    assert locked == ["ACCESS EXCLUSIVE on our own table errand, into which few writers write"]
+    assert locked == [
+        "ACCESS EXCLUSIVE on our own tables errand, into which few writers write, and forgotten, which bridges read"
+    ]
     with psycopg.connect(old.dsn) as connection:
         for each in (*task.before, *task.steps):
             connection.execute(each.statement)
@@ -74,14 +76,14 @@ def test_plan_names_the_locks_that_are_taken_and_nothing_else_is_locked(old: Dat
         ).fetchall()
         connection.rollback()
     assert ("cdc.errand", "AccessExclusiveLock") in taken
-    assert {relation for relation, _ in taken} == {"cdc.errand"}
+    assert {relation for relation, _ in taken} == {"cdc.errand", "cdc.forgotten"}
     assert old.execute("SELECT cdc.version()") == [(3,)]
 
 
 def test_printed_plan_is_the_upgrade(old: Database) -> None:
     with psycopg.connect(old.dsn, autocommit=True) as connection:
         text = str(plan_upgrade(connection))
-        assert "ACCESS EXCLUSIVE on our own table errand" in text
+        assert "ACCESS EXCLUSIVE on our own tables errand" in text
         assert "migrations/004_kept: Whether what is started writes the changes that keep() has kept" in text
         old.execute(text)
         assert not plan_upgrade(connection).tasks

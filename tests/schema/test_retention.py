@@ -175,6 +175,18 @@ def test_prune_forgets_by_size_the_oldest_first(conn: psycopg.Connection[Any]) -
     assert numbers(prune(conn, "cdc", DAY_S, one * 2 + one // 2)) == []
 
 
+def test_publication_of_all_tables_keeps_nobody_from_pruning(conn: psycopg.Connection[Any]) -> None:
+    """It has our own tables as well, so each from which rows are deleted needs an identity."""
+    conn.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    for _ in range(4):
+        write(conn)
+        prune(conn, "cdc", 0, GIB)
+    assert conn.execute("SELECT count(*) FROM cdc.change_log").fetchone() == (0,)
+    assert conn.execute("SELECT count(*) FROM cdc.forgotten WHERE oldest = '0'").fetchone() == (1,)
+    conn.execute("DELETE FROM cdc.generation")
+    conn.execute("SELECT cdc.begin_era()")
+
+
 def test_prune_keeps_the_next_segment_empty_all_around_the_ring(conn: psycopg.Connection[Any]) -> None:
     for _ in range(20):
         write(conn)
