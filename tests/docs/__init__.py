@@ -3,8 +3,9 @@
 What a writer of a page has to know:
 
 - A block has a language of `CHECKS` in `checks.py`, which says what is checked; output and pseudo-code are `text`.
-- `sh`: each `cdc-bridge` is given to the real command line, which takes its options and arguments or refuses them;
-  nothing is run. A page that is a story gets a test of its own that runs it (`test_readme.py`).
+- `sh`: each `cdc-bridge` is given to the real command line, which takes its options and arguments or refuses them. The
+  commands of pages in `WALKS` (`test_walks.py`) are run, and those of pages with a test of their own (`test_readme.py`,
+  `test_tutorial.py`).
 - `sql` of a page is run from top to bottom, by a superuser, beside the tables and roles of `test_sql.py`; a table that
   the page creates itself is not there before.
 - `toml` is settings, unless its first line is a comment with the name of another file (`# pyproject.toml`).

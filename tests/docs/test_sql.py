@@ -28,7 +28,7 @@ TABLES = {
     "orders": "id bigint PRIMARY KEY, customer text, state text, total numeric",
 }
 OF_CLIENTS = "web", "anon", "authenticated"
-OF_THE_TABLES = '"user"'
+OF_THE_TABLES = "app"
 SUPABASE = """
     CREATE SCHEMA auth;
     CREATE FUNCTION auth.uid() RETURNS uuid LANGUAGE sql STABLE
