@@ -130,10 +130,11 @@ def apply(
     *,
     lock_limit_s: float = LOCK_LIMIT_S,
     notice: Callable[[str], None] = lambda sentence: None,
+    tick: Callable[[], object] = lambda: None,
 ) -> None:
     """Carry out a plan, in autocommit mode. Raises `LockNotAcquired`; the tasks before that one stay done.
 
-    `notice` is called once for each task that waits so long that the user would wonder.
+    `notice` is called once for each task that waits so long that the user would wonder, `tick` after each task.
 
     Plan and apply again after that: what is done is not in the new plan.
     """
@@ -151,6 +152,7 @@ def apply(
                         notice(f"{task.name}: waiting for a lock held by {held_by}")
             else:
                 raise LockNotAcquired(task.name, lock_limit_s, task.holders(conn))
+            tick()
 
 
 def _run(conn: Connection, task: Task) -> None:

@@ -6,7 +6,7 @@ granularity: the current one is left after a sixth of the time, and after a sixt
 locked, by pg_dump or by a transaction that has written to it, is left for the next time.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -138,10 +138,13 @@ class Pruned:
     """The log as it was read last. What was done does not depend on it."""
 
 
-def prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int) -> Pruned:
+def prune(
+    conn: Connection, schema: str, older_than_s: float, keep_bytes: int, tick: Callable[[], object] = lambda: None
+) -> Pruned:
     """Forget old changes, each action in a transaction of its own; none waits for long.
 
-    The connection is in autocommit mode. Raises `NotInstalled` and `DatabaseError`.
+    The connection is in autocommit mode. `tick` is called after each segment, of which there are `RING`. Raises
+    `NotInstalled` and `DatabaseError`.
     """
     if "yes" in STANDBY.all(conn):
         raise DatabaseError("this is a hot standby: the change log is pruned on its primary")
@@ -156,7 +159,7 @@ def prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int) -
             return Pruned(is_pruned_elsewhere=True)
         try:
             with _whole_log():
-                _prune(conn, schema, older_than_s, keep_bytes, done)
+                _prune(conn, schema, older_than_s, keep_bytes, done=done, tick=tick)
         except errors.DiskFull as error:
             raise DatabaseError("the disk is full, and the change log has nothing left to give back") from error
         finally:
@@ -178,7 +181,9 @@ def read_log(conn: Connection, schema: str) -> Log:
         return _read_log(conn, schema, [])
 
 
-def _prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int, done: Pruned) -> None:
+def _prune(
+    conn: Connection, schema: str, older_than_s: float, keep_bytes: int, *, done: Pruned, tick: Callable[[], object]
+) -> None:
     log = _read_log(conn, schema, done.locked)
     if log.closed == DISK_FULL and not _find_room(conn, schema, log, done):
         return
@@ -194,6 +199,7 @@ def _prune(conn: Connection, schema: str, older_than_s: float, keep_bytes: int, 
         for each in to_forget:
             if each.number not in done.locked:
                 _forget(conn, schema, each, done)
+                tick()
         if is_due:
             _advance(conn, schema, log, done)
         if len(done.forgotten) + done.advanced == before:

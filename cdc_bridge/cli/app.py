@@ -56,7 +56,6 @@ Exit codes:
 app = typer.Typer(
     help=HELP,
     epilog=EPILOG,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},

@@ -1,14 +1,13 @@
 """`cdc-bridge bench`: what capture would cost the writers of this database."""
 
 import json
-import sys
 from typing import Annotated
 
 import psycopg
 import typer
 
 from cdc_bridge.admin.bench import Bench, Measured
-from cdc_bridge.cli.command import Config, Dsn, connection, say
+from cdc_bridge.cli.command import Config, Dsn, connection, progress, say
 
 _ROWS = "Rows of the statements that write many."
 
@@ -32,8 +31,8 @@ def bench(
     """
     with connection("bench", dsn, None, config) as (conn, settings):
         measuring = Bench(conn, lambda: psycopg.connect(settings.conninfo, autocommit=True), rounds, seconds, rows)
-        with typer.progressbar(length=measuring.steps, label="measuring", file=sys.stderr) as bar:
-            found = measuring.run(lambda: bar.update(1))
+        with progress("measuring", measuring.steps) as tick:
+            found = measuring.run(tick)
     if as_json:
         say(json.dumps([_members(each) for each in found], indent=2))
     else:

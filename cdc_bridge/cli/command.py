@@ -5,8 +5,9 @@ Results go to stdout, and everything about them to stderr.
 
 import inspect
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_origin
 
@@ -41,6 +42,29 @@ def note(text: str) -> None:
 def complain(text: str) -> None:
     """Write an error or a warning, under our name and without a password."""
     note(f"cdc-bridge: {mask(text)}")
+
+
+PATIENCE_S = 1.0
+"""The time after which a person wonders."""
+
+
+@contextmanager
+def progress(label: str, steps: int, patience_s: float = PATIENCE_S) -> Iterator[Callable[[], None]]:
+    """Yield a function to call after each step. It shows on a terminal how far this is, once it takes so long."""
+    with ExitStack() as stack:
+        begun_s, done = time.monotonic(), 0
+        bar: Any = None
+
+        def tick() -> None:
+            nonlocal done, bar
+            done += 1
+            if bar is not None:
+                bar.update(1)
+            elif sys.stderr.isatty() and time.monotonic() - begun_s >= patience_s:
+                bar = stack.enter_context(typer.progressbar(length=steps, label=label, file=sys.stderr))
+                bar.update(done)
+
+        yield tick
 
 
 # --- options and settings ---

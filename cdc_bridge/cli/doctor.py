@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cdc_bridge.admin.problems import Finding, Severity
-from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, say
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, progress, say
 from cdc_bridge.model.errors import DatabaseUnreachable
 
 SICK = 7
@@ -42,11 +42,8 @@ def doctor(
     try:
         with connection("doctor", dsn, schema_name, config) as (conn, settings):
             context = Context(settings)
-            if sys.stderr.isatty():
-                with typer.progressbar(length=STEPS, label="looking", file=sys.stderr) as bar:
-                    found = examine(conn, context, lambda: bar.update(1))
-            else:
-                found = examine(conn, context)
+            with progress("looking", STEPS, patience_s=0) as tick:
+                found = examine(conn, context, tick)
     except DatabaseUnreachable as error:
         sentence, _, remedy = str(error).rpartition("; ")
         found = [Finding("unreachable", "the database", sentence, remedy)]

@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import psycopg
 import typer
 
 from cdc_bridge import statements
@@ -12,7 +13,7 @@ from cdc_bridge.admin.mode import Mode, Notify
 from cdc_bridge.admin.plan import Plan, apply
 from cdc_bridge.admin.roles import OWNER, RUNTIME, RoleNames
 from cdc_bridge.admin.roles import script as role_script
-from cdc_bridge.cli.command import Config, Dsn, SchemaName, Tables, complain, connection, load, note, say
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, Tables, complain, connection, load, note, progress, say
 from cdc_bridge.model.errors import UsageError
 
 _MODE = (
@@ -63,7 +64,7 @@ def attach(
         if plan:
             say(str(planned))
             return
-        attaching.apply(conn, planned, notice=complain)
+        _carry_out(conn, planned, "attaching")
     _report(planned)
 
 
@@ -88,7 +89,7 @@ def upgrade(
         if plan:
             say(str(planned))
             return
-        apply(conn, planned, notice=complain)
+        _carry_out(conn, planned, "upgrading")
     _report(planned)
 
 
@@ -112,8 +113,13 @@ def detach(
     request = detaching.Request(tuple(tables or ()), all_tables=every, purge=purge)
     with connection("detach", dsn, schema_name, config) as (conn, settings):
         planned = detaching.plan(conn, request, settings.schema_name)
-        detaching.apply(conn, planned, notice=complain)
+        _carry_out(conn, planned, "detaching")
     _report(planned)
+
+
+def _carry_out(conn: psycopg.Connection, planned: Plan, label: str) -> None:
+    with progress(label, len(planned.tasks)) as tick:
+        apply(conn, planned, notice=complain, tick=tick)
 
 
 def _report(done: Plan) -> None:

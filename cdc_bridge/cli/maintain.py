@@ -11,7 +11,7 @@ import typer
 from cdc_bridge.admin import retention
 from cdc_bridge.admin.retention import Pruned
 from cdc_bridge.admin.status import AttachedTable, Status, read_status
-from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, say
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, progress, say
 from cdc_bridge.model.errors import LockNotAcquired, NotInstalled
 from cdc_bridge.statements import VERSION
 
@@ -115,12 +115,14 @@ def prune(
       cdc-bridge prune --older-than 3600
     """
     with connection("prune", dsn, schema_name, config) as (conn, settings):
-        done = retention.prune(
-            conn,
-            settings.schema_name,
-            settings.retention_age_s if older_than is None else older_than,
-            settings.retention_bytes if keep_bytes is None else keep_bytes,
-        )
+        with progress("forgetting", retention.RING) as tick:
+            done = retention.prune(
+                conn,
+                settings.schema_name,
+                settings.retention_age_s if older_than is None else older_than,
+                settings.retention_bytes if keep_bytes is None else keep_bytes,
+                tick,
+            )
         holders = retention.holders(conn, settings.schema_name, done.locked)
     _report(done)
     if done.locked:

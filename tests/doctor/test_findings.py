@@ -32,6 +32,7 @@ CREATE TABLE t (id int PRIMARY KEY, v text);
 CREATE TABLE p (id int PRIMARY KEY) PARTITION BY LIST (id);
 CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1);
 """
+HERE = Path(__file__).parent
 NOP = "CREATE FUNCTION nop() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
 UPDATE = '"00_cdc_bridge_update"'
 WIDE = "INSERT INTO t SELECT n, (SELECT string_agg(md5((n * m)::text), '') FROM generate_series(1, 400) m)"
@@ -135,6 +136,16 @@ def test_status_and_doctor_say_the_same(t: Database) -> None:
         status = read_status(conn)
     said = {*status.problems, *(problem for table in status.tables for problem in table.problems)}
     assert {str(each) for each in wrong(t).values()} == said
+
+
+def test_schema_of_somebody_else_is_found(t: Database) -> None:
+    assert wrong(t, schema="public")["schema-not-ours"].subject == "public"
+
+
+def test_everything_that_can_be_found_has_a_test_that_finds_it() -> None:
+    """It names what it finds."""
+    tests = "".join(path.read_text() for folder in (HERE, HERE.parent / "cli") for path in folder.glob("test_*.py"))
+    assert [each for each in SEVERITIES if f'"{each}"' not in tests] == []
 
 
 def test_live_tables_where_nothing_may_notify_are_found(database: Database) -> None:
