@@ -63,6 +63,8 @@ def of_ours(command: Sequence[str]) -> Sequence[str] | None:
 def check(arguments: Sequence[str]) -> None:
     """Raise what the command line would be refused with. Nothing is run."""
     words = [word for word in without_redirections(arguments) if word != "--traceback"]
+    if not words:
+        return  # it prints its help, or what completes words in a shell
     try:
         with PROGRAM.make_context("cdc-bridge", list(words)) as group:
             name, command, rest = PROGRAM.resolve_command(group, [*group._protected_args, *group.args])
