@@ -7,7 +7,6 @@ import contextlib
 import getpass
 import shutil
 import signal
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,17 +14,18 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.support.haproxy import free_port
 from tests.support.server import Database
 
 
 @contextlib.asynccontextmanager
-async def pgbouncer(database: Database, directory: Path, mode: str) -> AsyncIterator[str]:
-    """The installed one, in front of the test's server."""
+async def pgbouncer(database: Database, directory: Path, mode: str, *, size: int = 30) -> AsyncIterator[str]:
+    """The installed one, in front of the test's server, with as many server sessions."""
     program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
     if program is None:
-        pytest.skip("pgbouncer is not installed: only the pooler of the tests has been tried")
-    port = _free_port()
-    process = await asyncio.create_subprocess_exec(program, "-q", *_configured(database, directory, mode, port))
+        pytest.skip("ATTENTION: pgbouncer is not installed, so only the pooler of the tests was tried")
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(program, "-q", *_configured(database, directory, mode, port, size))
     try:
         dsn = make_conninfo(database.dsn, host="127.0.0.1", port=port)
         await _answers(dsn)
@@ -35,7 +35,7 @@ async def pgbouncer(database: Database, directory: Path, mode: str) -> AsyncIter
         await process.wait()
 
 
-def _configured(database: Database, directory: Path, mode: str, port: int) -> list[str]:
+def _configured(database: Database, directory: Path, mode: str, port: int, size: int) -> list[str]:
     """The arguments of pgbouncer, which refuses to run as root."""
     server = conninfo_to_dict(database.dsn)
     known = {"host": server["host"], "port": server.get("port") or 5432, "dbname": database.name}
@@ -44,7 +44,7 @@ def _configured(database: Database, directory: Path, mode: str, port: int) -> li
     ini = directory / "pgbouncer.ini"
     ini.write_text(
         f"[databases]\n{database.name} = {target}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n"
-        f"auth_type = any\npool_mode = {mode}\ndefault_pool_size = 30\nunix_socket_dir =\n"
+        f"auth_type = any\npool_mode = {mode}\ndefault_pool_size = {size}\nunix_socket_dir =\n"
     )
     if getpass.getuser() != "root":
         return [str(ini)]
@@ -61,9 +61,3 @@ async def _answers(dsn: str) -> None:
                     await connection.execute("SELECT 1")
                     return
             await asyncio.sleep(0.05)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from websockets.exceptions import WebSocketException
 
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
+from tests.support.pgbench import find_pgbench
 from tests.support.process import running
-from tests.support.server import Database, bin_dir
+from tests.support.server import Database
 from tests.support.wsclient import Closed, Message, connected
 
 CONNECTIONS = 4
@@ -115,7 +112,7 @@ class Bridge:
 
 @pytest.mark.timeout(200)
 async def test_balances_that_are_told_are_those_of_the_tables(database: Database) -> None:
-    pgbench = _pgbench()
+    pgbench = find_pgbench()
     await _run(pgbench, database, "-i", "-s", "1", "-q")
     attach(database, *KEYS, "pgbench_history", mode=None)
     bridge, ledger = Bridge(database.dsn), Ledger()
@@ -159,18 +156,3 @@ async def _run(pgbench: Path, database: Database, *arguments: str) -> None:
     async with running(str(pgbench), *arguments, database.dsn, stderr=pipe) as process:
         said = await process.communicate()
         assert process.returncode == 0, said
-
-
-def _pgbench() -> Path:
-    """That of the server, or of another version, which does as well. Skips the test, loudly, where there is none."""
-    beside = bin_dir() / "pgbench"
-    found = [beside, *sorted(Path("/usr/lib/postgresql").glob("*/bin/pgbench"), reverse=True)]
-    if elsewhere := shutil.which("pgbench"):
-        found.append(Path(elsewhere))
-    return next((path for path in found if os.access(path, os.X_OK)), None) or _skip()
-
-
-def _skip() -> NoReturn:
-    reason = "ATTENTION: TPC-B was not tried: there is no pgbench here"
-    warnings.warn(reason, stacklevel=2)
-    pytest.skip(reason)
