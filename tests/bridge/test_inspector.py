@@ -7,7 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pytest
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.browser import Page, chromium, open_page
+from tests.support.node import NODE, PACKAGES
 from tests.support.reader import readers_of
 from tests.support.server import Database
 from tests.support.wsclient import connected
@@ -122,25 +124,83 @@ async def test_names_are_completed_from_the_catalog(tables: Database, page: Page
         assert await page.evaluate("document.getElementById('filter').value") == '{"author":{"name'
 
 
+TABS = ("python", "shell", "sdk", "js")
+
+
+def command(tab: str, snippet: str) -> list[str]:
+    """How somebody runs it. In a page, and so in the snippet, the token is a variable."""
+    match tab:
+        case "python":
+            return [sys.executable, "-u", "-c", snippet]
+        case "shell":
+            return ["sh", "-c", "exec " + snippet.replace("=TOKEN'", '=\'"$TOKEN"')]
+        case "js":
+            snippet = f"const token = process.env.TOKEN;\n{snippet}"
+    return [str(NODE), "--input-type=module", "-e", snippet]
+
+
+@asynccontextmanager
+async def saying(tab: str, snippet: str, token: str = "") -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
+    """Run a snippet; the value waits until it has said something."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    process = await asyncio.create_subprocess_exec(
+        *command(tab, snippet),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PATH": path, "TOKEN": token},
+        cwd=PACKAGES,
+    )
+    said = b""
+
+    async def says(text: bytes) -> None:
+        nonlocal said
+        async with asyncio.timeout(30):
+            while text not in said:
+                assert process.stdout
+                line = await process.stdout.readline()
+                assert line, f"it has ended: {said!r}"
+                said += line
+
+    try:
+        yield says
+    finally:
+        process.kill()
+        await process.wait()
+
+
 @needs_chromium
-@pytest.mark.parametrize("tab", ["python", "shell"])
-async def test_snippet_does_what_the_page_does(tables: Database, page: Page, tab: str) -> None:
+async def test_snippets_do_what_the_page_does(tables: Database, page: Page, node: Path) -> None:
+    del node  # it installs the SDK
     async with running_bridge(tables.dsn) as bridge:
         await page.go(bridge.http)
         await follow(page, "messages", "id,text")
-        await page.click(f"#tabs [data-tab={tab}]")
-        snippet = await page.evaluate("document.getElementById('shown').textContent")
-        command = [sys.executable, "-u", "-c", snippet] if tab == "python" else ["sh", "-c", f"exec {snippet}"]
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        running = await asyncio.create_subprocess_exec(
-            *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PATH": path}
-        )
-        assert running.stdout
-        first = await asyncio.wait_for(running.stdout.readline(), 30)
-        running.kill()
-        await running.wait()
-        assert b"init" in first
-        assert b"two" in first
+        for number, tab in enumerate(TABS, start=3):
+            await page.click(f"#tabs [data-tab={tab}]")
+            async with saying(tab, await page.evaluate("document.getElementById('shown').textContent")) as says:
+                await says(b"init")
+                await says(b"two")
+                tables.execute("INSERT INTO messages VALUES (%s, %s, 1)", [number, f"from {tab}"])
+                await says(f"from {tab}".encode())
+
+
+@needs_chromium
+async def test_snippets_take_the_token_from_elsewhere(tables: Database, page: Page, node: Path) -> None:
+    """It is no part of them, so that nobody copies it by mistake."""
+    del node
+    with readers_of(tables) as readers:
+        tables.execute(f"GRANT SELECT (id, text) ON messages TO {readers.role}")
+        token = readers.token("ann")
+        async with readers.bridge() as bridge:
+            await page.go(bridge.http)
+            await page.fill("token", token)
+            await page.click("#connect")
+            await follow(page, "messages", "id,text")
+            for tab in TABS:
+                await page.click(f"#tabs [data-tab={tab}]")
+                snippet = await page.evaluate("document.getElementById('shown').textContent")
+                assert token not in snippet
+                async with saying(tab, snippet, token) as says:
+                    await says(b"two")
+            page.errors.clear()  # the browser complains about the connection without a token
 
 
 @needs_chromium

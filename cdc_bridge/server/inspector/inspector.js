@@ -290,12 +290,13 @@ function shown() {
   const http = new URL(".", location.href).href.replace(/\/$/, "");
   const url = socketUrl().href;
   const withToken = $("token").value;
+  const authMode = withToken ? "strict" : "public";  // "strict" is the token in the URL, which does in every mode
   switch (tab) {
     case "frames": return frames.join("\n");
     case "sdk": return `import { createDirectus, realtime${withToken ? ", staticToken" : ""} } from "@directus/sdk";
 
 const client = createDirectus(${JSON.stringify(http)})${withToken ? "\n  .with(staticToken(process.env.TOKEN))" : ""}
-  .with(realtime(${withToken ? "" : "{ authMode: \"public\" }"}));
+  .with(realtime({ authMode: "${authMode}" }));
 await client.connect();
 const { subscription } = await client.subscribe(${collection}, ${pretty});
 for await (const message of subscription) console.log(message);`;
