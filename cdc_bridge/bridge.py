@@ -174,7 +174,7 @@ def _build_request_policy(
         if pools.all.problems:
             found.insert(0, "no connection to read with")
         if not broker.listening:
-            found.insert(0, "not listening to the database")
+            found.insert(0, ": ".join(["not listening to the database", *filter(None, [capture.obstacle])]))
         elif silent_s() > settings.heartbeat_timeout_s:
             found.insert(0, f"no heartbeat for {settings.heartbeat_timeout_s:g} s")
         return found

@@ -1,7 +1,7 @@
 """Measure what capture costs the writers of a database, in that database.
 
 Two tables alike, one attached and one not, in a schema of their own, and our functions and log in another one. Both are
-removed at the end, and what an interrupted run has left is removed by the next one.
+removed at the end, also after a Ctrl-C, and what a run has left in spite of that is removed by the next one.
 
 Theory: runs on the two tables take turns, so that whatever else the machine does falls on both alike, and only ratios
 are worth much. Writers are procedures that commit each row, so that no client's time hides what the triggers cost.
@@ -12,7 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -56,6 +56,7 @@ class Bench:
     """`rounds` runs of `seconds` for each kind of single-row write, and statements of `rows` rows.
 
     `conn` sets everything up, and `connect` gives each writer a connection of its own, both in autocommit mode.
+    `removing` is entered while everything is removed.
     """
 
     conn: Connection
@@ -63,10 +64,11 @@ class Bench:
     rounds: int = 3
     seconds: float = 1.0
     rows: int = 20_000
+    removing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def run(self, tick: Callable[[], None] = lambda: None) -> list[Measured]:
         """Measure everything. `tick` is called after each of `steps` runs."""
-        with _tables(self.conn):
+        with _tables(self.conn, self.removing):
             return [self._measure(title, is_rate, run, tick) for title, is_rate, run in self._kinds()]
 
     @property
@@ -111,7 +113,7 @@ class Bench:
 
 
 @contextmanager
-def _tables(conn: Connection) -> Iterator[None]:
+def _tables(conn: Connection, removing: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     """Make both tables and attach one, and remove everything again."""
     _remove(conn)
     try:
@@ -122,7 +124,8 @@ def _tables(conn: Connection) -> Iterator[None]:
         attach.apply(conn, attach.plan(conn, attach.Request((f"{TABLES}.{ATTACHED}",)), LOG))
         yield
     finally:
-        _remove(conn)
+        with removing():
+            _remove(conn)
 
 
 def _remove(conn: Connection) -> None:

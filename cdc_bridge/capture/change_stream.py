@@ -78,6 +78,8 @@ class ChangeStream:
         self._delay_s = options.reconnect_delay_min_s
         self.last_proven_s = NEVER
         """When a heartbeat last came back, by the monotonic clock."""
+        self.obstacle = ""
+        """What the database lacks or refuses, if the last session ended because of that."""
         self.counts = StreamCounts()
 
     async def batches(self) -> AsyncGenerator[list[StreamItem], None]:
@@ -98,12 +100,14 @@ class ChangeStream:
             except CannotListen as error:
                 if self.last_proven_s == NEVER:
                     raise
-                reason = str(error)
+                self.obstacle = reason = str(error)
             except DatabaseSilent as error:
+                self.obstacle = ""
                 self._on_silence()
                 reason = str(error)
             except (CaptureLost, DatabaseError, psycopg.Error, OSError, UnicodeDecodeError) as error:
                 reason = _reason(error)
+                self.obstacle = reason if isinstance(error, DatabaseError) else ""
             self.counts.lost += 1
             self.counts.gate = GateState.SHUT.value
             pending = self._position.take() if self._position is not None else []

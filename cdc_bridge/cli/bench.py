@@ -1,13 +1,18 @@
 """`cdc-bridge bench`: what capture would cost the writers of this database."""
 
 import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from types import FrameType
 from typing import Annotated
 
 import psycopg
 import typer
 
 from cdc_bridge.admin.bench import Bench, Measured
-from cdc_bridge.cli.command import Config, Dsn, connection, progress, say
+from cdc_bridge.cli.command import Config, Dsn, connection, note, progress, say
 
 _ROWS = "Rows of the statements that write many."
 
@@ -30,13 +35,30 @@ def bench(
       cdc-bridge bench --dsn postgresql://user@host/database
     """
     with connection("bench", dsn, None, config) as (conn, settings):
-        measuring = Bench(conn, lambda: psycopg.connect(settings.conninfo, autocommit=True), rounds, seconds, rows)
+        connect = partial(psycopg.connect, settings.conninfo, autocommit=True)
+        measuring = Bench(conn, connect, rounds, seconds, rows, _removing)
         with progress("measuring", measuring.steps) as tick:
             found = measuring.run(tick)
     if as_json:
         say(json.dumps([_members(each) for each in found], indent=2))
     else:
         say("\n".join(map(_line, found)))
+
+
+@contextmanager
+def _removing() -> Iterator[None]:
+    """Ignore a Ctrl-C, and say so. The next one ends the removal."""
+
+    def ignore(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        note("\nremoving the schemas of the measurement; another Ctrl-C leaves them behind, for the next run to remove")
+
+    before = signal.signal(signal.SIGINT, ignore)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _members(found: Measured) -> dict[str, object]:

@@ -8,9 +8,11 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+import psycopg
 import pytest
 from websockets.exceptions import InvalidStatus
 
+from cdc_bridge.admin import detach
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.metrics import get, scrape_until
@@ -50,6 +52,24 @@ async def test_health_is_about_the_process_and_readiness_about_the_database(tabl
         assert await answer(bridge, "/healthz") == (200, "alive")
         status, reasons = await answer(bridge, "/readyz")
         assert (status, reasons.split("; ")[0]) == (503, "not listening to the database")
+
+
+async def test_readiness_says_that_our_schema_is_gone_and_what_to_do(table: Database) -> None:
+    async with running_bridge(table.dsn, reconnect_delay_max_s=0.5) as bridge:
+        with psycopg.connect(table.dsn, autocommit=True) as conn:
+            detach.apply(conn, detach.plan(conn, detach.Request(all_tables=True, purge=True)))
+        async with asyncio.timeout(30):
+            while "schema" not in (found := await answer(bridge, "/readyz"))[1]:  # noqa: ASYNC110 - only asking tells
+                await asyncio.sleep(0.05)
+        assert found == (
+            503,
+            'not listening to the database: this database has no schema "cdc" of cdc_bridge: attach a table first'
+            " (cdc-bridge attach TABLE)",
+        )
+        attach(table, "t")
+        async with asyncio.timeout(30):
+            while await answer(bridge, "/readyz") != (200, "ready"):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
 
 
 async def test_verbose_readiness_says_what_it_rests_on(table: Database) -> None:

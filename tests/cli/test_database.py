@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
-from tests.cli.command import assert_one_sentence, run
+from tests.cli.command import assert_one_sentence, command, environment, run
 from tests.support.bridge import running_bridge
+from tests.support.process import PIPE
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
@@ -278,6 +282,47 @@ def test_bench_measures_and_leaves_nothing_behind(dsn: str, tmp_path: Path, data
     assert [each["unit"] for each in found] == ["rows_per_s"] * 3 + ["seconds"] * 3
     assert all(each["ratio"] > 0 and len(each["plain"]) == len(each["attached"]) == 1 for each in found)
     assert database.execute(schemas) == before
+
+
+async def bench_interrupted(database: Database, locks: AsyncConnection[Any]) -> asyncio.subprocess.Process:
+    """`bench` after a Ctrl-C while it measures, and another one while it removes its schemas.
+
+    It cannot remove them, since `locks` has one of their tables locked. What it says about that has been read.
+    """
+    arguments = command("bench", "--rounds=1000", "--seconds=0.1", "--rows=10", "--dsn", database.dsn)
+    process = await asyncio.create_subprocess_exec(*arguments, env=environment(), stdout=PIPE, stderr=PIPE)
+    await until_found(database, "SELECT 1 FROM pg_tables WHERE tablename = 'plain'")
+    await locks.execute("BEGIN; LOCK TABLE cdc_bench.plain IN ACCESS SHARE MODE")
+    process.send_signal(signal.SIGINT)
+    waits = "SELECT 1 FROM pg_stat_activity WHERE query ~ '^DROP SCHEMA' AND wait_event_type = 'Lock'"
+    await until_found(database, f"{waits} AND datname = current_database()")
+    process.send_signal(signal.SIGINT)
+    assert process.stderr
+    async with asyncio.timeout(30):
+        await process.stderr.readuntil(b"another Ctrl-C leaves them behind")
+    return process
+
+
+async def until_found(database: Database, query: str) -> None:
+    async with asyncio.timeout(30):
+        while database.execute(query) == []:  # noqa: ASYNC110 - nothing but looking tells
+            await asyncio.sleep(0.02)
+
+
+async def test_bench_removes_its_schemas_after_two_interrupts(database: Database) -> None:
+    async with await database.connect() as locks:
+        process = await bench_interrupted(database, locks)
+        await locks.execute("ROLLBACK")
+        assert await asyncio.wait_for(process.wait(), 30) == 130
+    assert database.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ 'cdc'") == []
+
+
+async def test_third_interrupt_ends_bench(database: Database) -> None:
+    async with await database.connect() as locks:
+        process = await bench_interrupted(database, locks)
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 30) == 130
+    assert database.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ 'cdc'") == [("cdc_bench",)]
 
 
 def test_bench_names_the_right_that_it_lacks(dsn: str, tmp_path: Path, database: Database) -> None:
