@@ -6,7 +6,6 @@ Python, SQL and JavaScript are only read here; `test_sql.py` and the tests of si
 from __future__ import annotations
 
 import ast
-import configparser
 import html.parser
 import json
 import re
@@ -105,11 +104,6 @@ def yaml_documents(text: str, folder: Path) -> None:
     assert all(document is not None for document in yaml.safe_load_all(text))
 
 
-def ini(text: str, folder: Path) -> None:
-    """A unit of systemd may say a thing twice."""
-    configparser.RawConfigParser(strict=False, allow_no_value=True).read_string(text)
-
-
 def nginx(text: str, folder: Path) -> None:
     """What stands in a server is put into one, and a server into `http`."""
     if re.match(r"\s*(#.*\n\s*)*(location|proxy_)", text):
@@ -174,7 +168,6 @@ CHECKS: dict[str, Callable[[str, Path], None]] = {
     "caddy": caddy,
     "haproxy": haproxy,
     "html": html_page,
-    "ini": ini,
     "js": js,
     "json": json_lines,
     "jsx": jsx,
