@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import subprocess
@@ -33,11 +34,20 @@ CANNOT_FETCH = re.compile(
 
 
 def install() -> None:
-    """The packages of the lock file, once; skips the test, loudly, where npm cannot fetch them."""
-    lock = (PACKAGES / "package-lock.json").read_bytes()
+    """The packages of the lock file, once; skips the test, loudly, where npm cannot fetch them.
+
+    `make test` runs two processes, of which the second waits for the first one here.
+    """
+    lock = PACKAGES / "package-lock.json"
     stamp = PACKAGES / "node_modules" / ".installed-from"
-    if stamp.exists() and stamp.read_bytes() == lock:
-        return
+    with lock.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_bytes() != lock.read_bytes():
+            _install()
+            stamp.write_bytes(lock.read_bytes())
+
+
+def _install() -> None:
     command = [*NPM, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
     command += ["--fetch-retries=1", "--fetch-timeout=20000"]
     try:
@@ -49,7 +59,6 @@ def install() -> None:
     if done.returncode and CANNOT_FETCH.search(done.stderr):
         _skip(f"npm cannot fetch it: {done.stderr.strip()[-500:]}")
     assert done.returncode == 0, done.stderr
-    stamp.write_bytes(lock)
 
 
 def _skip(reason: str) -> NoReturn:
