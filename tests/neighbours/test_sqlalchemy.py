@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cdc_bridge.admin.mode import Notify
 from tests.neighbours.journal import Journal
 from tests.neighbours.program import program
 from tests.neighbours.watcher import problems, watching
@@ -29,6 +30,7 @@ async def test_unit_of_work_and_migrations_go_on_beside_a_bridge(
     alone = decoding_server.create_database()
     async with program("ledger", alone, DRIVER=driver) as ledger:
         expected = [[await ledger(*step), await ledger("write")] for step in STORY]
+        proposed = await ledger("differences")
     decoding_server.drop_database(alone)
 
     async with program("ledger", database, DRIVER=driver) as ledger:
@@ -42,6 +44,7 @@ async def test_unit_of_work_and_migrations_go_on_beside_a_bridge(
                 journal.take()
                 said.append([result, await ledger("write")])
                 assert await watcher.was_told_once_and_in_order(journal) > 2000
+        assert await ledger("differences") == proposed
     assert said == expected
     assert problems(database) == []
 
@@ -62,3 +65,13 @@ async def test_table_that_a_migration_made_anew_is_followed_once_it_is_attached_
             journal.take()
             await ledger("write")
             assert await watcher.was_told_once_and_in_order(journal) == 1
+
+
+async def test_session_of_two_phases_goes_on_where_nothing_notifies(database: Database) -> None:
+    async with program("ledger", database, DRIVER="psycopg") as ledger:
+        await ledger("migrate", "upgrade", "first")
+        attach(database, *TABLES, notify=Notify.OFF)
+        async with running_bridge(database.dsn) as bridge, watching(database, bridge.url, *TABLES) as watcher:
+            journal = Journal(database)
+            await ledger("write in two phases")
+            assert await watcher.was_told_once_and_in_order(journal) == 4

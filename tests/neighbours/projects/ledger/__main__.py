@@ -7,7 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 
 from alembic import command
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
+from alembic.migration import MigrationContext
 from sqlalchemy import URL, create_engine, delete, func, insert, inspect, select, text, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError
@@ -46,6 +48,39 @@ def migrate(direction, revision):
         engine.dispose()
 
 
+def differences():
+    """What `alembic revision --autogenerate` would change, without and with a look at all schemas."""
+    found = []
+    with migrating.connect() as connection:
+        Account, _ = models(_is_grown(connection))
+        for options in ({}, {"include_schemas": True, "include_name": include_name}):
+            context = MigrationContext.configure(connection, opts=options)
+            found.append([str(each[0]) for each in compare_metadata(context, Account.metadata)])
+    return found
+
+
+def include_name(name, type_, parent_names):
+    return type_ != "schema" or name != "cdc"
+
+
+def _is_grown(connection):
+    return "title" in {column["name"] for column in inspect(connection).get_columns("account")}
+
+
+def write_in_two_phases():
+    with migrating.connect() as connection:
+        Account, Entry = models(_is_grown(connection))
+    with Session(migrating, twophase=True) as session:
+        account = Account(name="two phases", entries=[Entry(amount=1), Entry(amount=2)])
+        session.add(account)
+        session.commit()
+        account.entries[0].amount = 3
+        session.commit()
+        account.entries[0].amount = 4
+        session.flush()
+        session.rollback()
+
+
 def write():
     if not IS_ASYNC:
         with Session(engine) as session:
@@ -59,8 +94,8 @@ def write():
 
 
 def _write(session):
-    columns = {column["name"] for column in inspect(session.connection()).get_columns("account")}
-    Account, Entry = models(grown="title" in columns)
+    grown = _is_grown(session.connection())
+    Account, Entry = models(grown)
     seen = []
 
     ann = Account(name='Ann\'s \\ "account"', meta={"a": [1, {"ö": None}], "big": 2**70})
@@ -114,7 +149,7 @@ def _write(session):
     session.execute(delete(Account).where(Account.name.in_(["bob", "Eve"])))
     count = session.scalar(select(func.count()).select_from(Account))
     kept = Account(name=f"kept {count}", entries=[Entry(amount=Decimal("0.5"))])
-    if "title" in columns:
+    if grown:
         kept.state = "frozen"
     session.add(kept)
     session.execute(text("INSERT INTO label VALUES (:id) ON CONFLICT (id) DO UPDATE SET colour = :id"), {"id": "x"})
@@ -122,4 +157,4 @@ def _write(session):
     return [*seen, count]
 
 
-serve({"migrate": migrate, "write": write})
+serve({"migrate": migrate, "write": write, "differences": differences, "write in two phases": write_in_two_phases})
