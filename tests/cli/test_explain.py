@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,12 @@ async def test_words_and_members(database: Database, role: str, tmp_path: Path) 
     assert 'the filter {"text":{"_neq":"his"}}: new true' in done.stdout
     assert "Readable: id, author, text; hidden: secret" in done.stdout
     assert "No bridge is connected" in done.stdout
+    written = re.search(r"^  (\S+ \S+) UTC  INSERT  transaction (\d+) at 0/[0-9A-F]+$", done.stdout, re.MULTILINE)
+    assert written
+    assert (written[2],) in database.execute("SELECT xmin::text FROM messages")
+    assert written[1][:10] == str(datetime.datetime.now(datetime.UTC))[:10]
+    assert "Triggers: there and enabled" in done.stdout
+    assert "the gate is shut, so bridges look into the log" in done.stdout
     assert "hers" not in done.stdout
     assert "the secret" not in done.stdout
 
@@ -72,6 +80,15 @@ async def test_words_and_members(database: Database, role: str, tmp_path: Path) 
         "kind": "policy", "text": "own", "permissive": True, "old": None, "new": "false", "error": None,
     }  # fmt: skip
     assert "hers" not in done.stdout
+
+
+def test_trigger_that_is_disabled_is_named(database: Database, role: str, tmp_path: Path) -> None:
+    database.execute("ALTER TABLE messages DISABLE TRIGGER ALL")
+    asked = ("explain", "messages", "7", "--dsn", database.dsn)
+    assert re.search(
+        r'^Triggers: the trigger "00_cdc_bridge_insert" .* is disabled', run(*asked, cwd=tmp_path).stdout, re.M
+    )
+    assert len(json.loads(run(*asked, "--json", cwd=tmp_path).stdout)["problems"]) == 4
 
 
 async def test_client_that_does_not_read_is_suspected(database: Database, role: str, tmp_path: Path) -> None:

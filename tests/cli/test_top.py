@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from rich.console import Console, Group
 
+from cdc_bridge.admin.attach import Request, apply, plan
+from cdc_bridge.admin.roles import RoleNames, script
 from cdc_bridge.cli.scrape import Scrape, scrape, summary
 from cdc_bridge.cli.top import bridge_view
 from tests.cli.command import assert_one_sentence, run
@@ -102,6 +107,33 @@ def test_clients_that_lag_and_busy_policies_are_shown(capsys: pytest.CaptureFixt
     assert "ready not listening to the database" in shown
     assert "messages 2 of 9 500 bytes 3.2 s" in shown
     assert "notes of_members 25.0%" in shown
+
+
+def test_runtime_role_sees_what_it_may_and_is_told_what_it_does_not(database: Database, tmp_path: Path) -> None:
+    roles = RoleNames(f"own_{database.name}", f"run_{database.name}", ())
+    database.execute(script(roles, "cdc"))
+    try:
+        with psycopg.connect(database.dsn, user=roles.owner, autocommit=True) as owner:
+            owner.execute("CREATE SCHEMA own; CREATE TABLE own.messages (id int PRIMARY KEY)")
+            apply(owner, plan(owner, Request(("own.messages",)), "cdc"), lock_limit_s=5)
+        asked = (
+            "top",
+            "--dsn",
+            make_conninfo(database.dsn, user=roles.runtime),
+            "--once",
+            "--url",
+            "http://127.0.0.1:1",
+        )
+        with psycopg.connect(database.dsn) as other:
+            other.execute("INSERT INTO own.messages VALUES (1)")
+            done = run(*asked, cwd=tmp_path)
+            other.rollback()
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "others' are hidden from this role" in done.stdout
+        assert re.search(r"^ gate +(open|shut)", done.stdout, re.MULTILINE)
+    finally:
+        both = f"{roles.owner}, {roles.runtime}"
+        database.execute(f"DROP OWNED BY {both} CASCADE; DROP ROLE {both}")
 
 
 async def test_what_is_no_bridge_has_no_metrics() -> None:
