@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,8 @@ def walk(page: str) -> list[Block]:
     return [block for block in BLOCKS if block.page == ROOT / page and block.language in ("sh", "sql")]
 
 
-ROLES = [[block] for block in walk("docs/topics/roles.md")]  # three ways, each from the beginning
-WALKS = [walk("docs/how-to/orms.md"), walk("docs/how-to/postgrest.md"), *ROLES]
+ROLES = walk("docs/topics/roles.md")[:1]  # tests/schema/test_managed.py has its other ways
+WALKS = [walk("docs/how-to/orms.md"), walk("docs/how-to/postgrest.md"), [*ROLES, *walk("docs/how-to/upgrade.md")]]
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +51,8 @@ def shop(cluster: Cluster) -> Iterator[Database]:
     postgres.execute(f"CREATE ROLE {OF_THE_TABLES} LOGIN")
     postgres.execute(f"CREATE DATABASE shop OWNER {OF_THE_TABLES}")
     shop = Database(server, "shop")
+    for role in OF_CLIENTS:
+        shop.execute(f"CREATE ROLE {role}")
     for table, columns in (TABLES | {"lines": "id int PRIMARY KEY"}).items():
         shop.execute(f"CREATE TABLE {table} ({columns}); ALTER TABLE {table} OWNER TO {OF_THE_TABLES}")
     yield shop
@@ -71,6 +74,7 @@ def terminal(shop: Database, tmp_path: Path) -> Iterator[Terminal]:
         "PGHOSTADDR": "127.0.0.1",
         "PGPORT": str(server["port"]),
         "PGUSER": "postgres",
+        "PGDATABASE": "shop",
         "ADMIN": "postgresql://postgres@localhost/shop",
         "PGRST_JWT_SECRET": SECRET,
         "CDC_BRIDGE_PORT": str(free_port()),
@@ -85,12 +89,33 @@ def write(program: Path, script: str) -> None:
     program.chmod(0o755)
 
 
-@pytest.mark.parametrize("blocks", WALKS, ids=lambda blocks: str(blocks[0]))
+@pytest.mark.parametrize("blocks", WALKS, ids=lambda blocks: str(blocks[-1]))
 async def test_commands_of_a_page_succeed(blocks: list[Block], shop: Database, terminal: Terminal) -> None:
+    await follow(blocks, shop, terminal)
+
+
+async def test_database_moves_to_another_server(cluster: Cluster, shop: Database, terminal: Terminal) -> None:
+    *steps, _ = walk("docs/how-to/move.md")  # the last block is of another way
+    await follow(ROLES, shop, terminal)
+    with own_cluster() as new:
+        await follow([on(block, old=cluster, new=new) for block in steps], shop, terminal)
+        triggers = "SELECT DISTINCT tgrelid::regclass::text FROM pg_trigger WHERE tgname ~ 'cdc_bridge'"
+        assert {table for (table,) in Database(server_of(new), "shop").execute(triggers)} == {*TABLES, "lines"}
+        assert shop.execute(triggers) == []
+
+
+def on(block: Block, **servers: Cluster) -> Block:
+    text = block.text
+    for name, server in servers.items():
+        text = text.replace(f"--host {name} ", f"--port {server.port} ").replace(f"@{name}/", f"@:{server.port}/")
+    return replace(block, text=text)
+
+
+async def follow(blocks: list[Block], shop: Database, terminal: Terminal) -> None:
     texts = "".join(block.text for block in blocks)
     for role in OF_CLIENTS:
-        if f"CREATE ROLE {role}" not in texts:
-            shop.execute(f"CREATE ROLE {role}")
+        if f"CREATE ROLE {role}" in texts:
+            shop.execute(f"DROP ROLE {role}")
     for block in blocks:
         if block.language == "sql":
             shop.execute(block.text)
