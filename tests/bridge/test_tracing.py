@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,9 +19,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from cdc_bridge.admin.mode import Mode
+from cdc_bridge.metrics.spans import open_tracing
+from cdc_bridge.model.errors import UsageError
 from tests.bridge.test_rights_attacks import ANN, BOB, SECRET, Place, bare, bridge, follow, ids, person, place
 from tests.support.attach import attach
-from tests.support.bridge import BridgeProcess
+from tests.support.bridge import BridgeProcess, RunningBridge, running_bridge
 from tests.support.metrics import scrape_until
 from tests.support.process import PIPE, command, environment, running
 from tests.support.rawclient import PING, PONG, TEXT, frame, upgraded
@@ -135,6 +138,14 @@ def table(database: Database) -> Database:
     return database
 
 
+@pytest.fixture
+def exported(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Collector:
+    """The collector to which bridges of this process send traces."""
+    for name, value in variables(collector).items():
+        monkeypatch.setenv(name, value)
+    return collector
+
+
 @asynccontextmanager
 async def traced(table: Database, collector: Collector, *arguments: str, **more: str) -> AsyncIterator[BridgeProcess]:
     async with BridgeProcess(table.dsn, *arguments, env=variables(collector, **more)) as running:
@@ -143,7 +154,7 @@ async def traced(table: Database, collector: Collector, *arguments: str, **more:
 
 
 @asynccontextmanager
-async def follower(running: BridgeProcess, **request: Any) -> AsyncIterator[Client]:
+async def follower(running: BridgeProcess | RunningBridge, **request: Any) -> AsyncIterator[Client]:
     async with connected(running.url) as client:
         await client.send({"type": "subscribe", "collection": "t", "uid": PRIVATE} | request)
         await client.until(event="init")
@@ -173,29 +184,32 @@ async def test_each_change_is_one_trace_from_its_commit_to_a_socket(table: Datab
     assert collector.resources[0]["service.name"] == "cdc_bridge"
 
 
-async def test_change_of_the_log_was_read(table: Database, collector: Collector) -> None:
-    async with (
-        traced(table, collector, "--notify", "off", OTEL_SERVICE_NAME="shop") as running,
-        follower(running) as client,
-    ):
+async def test_change_of_the_log_was_read(
+    table: Database, exported: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "shop")
+    async with running_bridge(table.dsn, trace_ratio=1.0, notify="off") as running, follower(running) as client:
         table.execute("INSERT INTO t VALUES (1)")
         await client.until(event="create")
-        (trace,) = await collector.traces(1)
+        (trace,) = await exported.traces(1)
     assert trace.causes == ["held", "read", "match", "socket"]
-    assert collector.resources[0]["service.name"] == "shop"
+    assert exported.resources[0]["service.name"] == "shop"
 
 
-async def test_change_that_nobody_is_sent_ends_with_the_match(table: Database, collector: Collector) -> None:
-    async with traced(table, collector) as running, follower(running, query={"filter": {"id": {"_gt": 5}}}):
+async def test_change_that_nobody_is_sent_ends_with_the_match(table: Database, exported: Collector) -> None:
+    async with (
+        running_bridge(table.dsn, trace_ratio=1.0) as running,
+        follower(running, query={"filter": {"id": {"_gt": 5}}}),
+    ):
         table.execute("INSERT INTO t VALUES (1)")
-        (trace,) = await collector.traces(1)
+        (trace,) = await exported.traces(1)
     assert trace.causes == ["held", "match"]
     assert trace.attributes["cdc.topics"] == 0
     assert trace.attributes["cdc.finished"] is True
 
 
-async def test_change_that_waits_for_a_busy_client_was_queued(table: Database, collector: Collector) -> None:
-    async with traced(table, collector) as running:
+async def test_change_that_waits_for_a_busy_client_was_queued(table: Database, exported: Collector) -> None:
+    async with running_bridge(table.dsn, trace_ratio=1.0, heartbeat_interval_s=0.2) as running:
         port = int(running.http.rpartition(":")[2])
         async with upgraded(port) as busy:
             await busy.send(frame(TEXT, b'{"type":"subscribe","collection":"t"}'))
@@ -208,94 +222,101 @@ async def test_change_that_waits_for_a_busy_client_was_queued(table: Database, c
             async with follower(running, query={"limit": 0}) as other:
                 table.execute("INSERT INTO t VALUES (3)")
                 await other.until(event="create")
-            assert collector.spans == []
+            assert exported.spans == []
             await busy.send(frame(PONG, payload))
-            traces = await collector.traces(3)
+            traces = await exported.traces(3)
             assert [trace.causes for trace in traces] == [["held", "match", "queued", "socket"]] * 3
             assert all(trace.attributes["cdc.finished"] for trace in traces)
             table.execute("INSERT INTO t VALUES (4)")
             await until_waiting(running)
-        *_, left = await collector.traces(4)
+        *_, left = await exported.traces(4)
         assert left.causes == ["held", "match", "queued"]
         assert left.attributes["cdc.finished"] is False
 
 
-async def until_waiting(running: BridgeProcess) -> None:
+async def until_waiting(running: RunningBridge) -> None:
     """Wait until something waits for a client."""
     await scrape_until(running.http, lambda found: found.value("cdc_backlog_bytes") > 0)
 
 
-async def test_change_that_a_policy_decides_was_asked_about(
-    place: Place, collector: Collector, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in variables(collector).items():
-        monkeypatch.setenv(name, value)
+async def test_change_that_a_policy_decides_was_asked_about(place: Place, exported: Collector) -> None:
     async with bridge(place, trace_ratio=1.0) as running, person(running, place.user, ANN) as ann:
         await follow(ann, "judged")
         place.execute(f"INSERT INTO judged VALUES (7, '{BOB}', '{PRIVATE}')")
         place.execute(f"INSERT INTO judged VALUES (8, '{ANN}', 'hers')")
         assert ids(await ann.until(uid="judged")) == [8]
-        his, hers = await collector.traces(2)
+        his, hers = await exported.traces(2)
     assert hers.causes == ["held", "match", "asked", "socket"]
     assert his.causes[:3] == hers.causes[:3]
     for private in (PRIVATE, ANN, BOB, jwt.encode({"sub": ANN}, SECRET, algorithm="HS256").partition(".")[0]):
-        assert private.encode() not in collector.raw
+        assert private.encode() not in exported.raw
 
 
-async def test_some_changes_are_sampled(table: Database, collector: Collector) -> None:
-    async with traced(table, collector, CDC_BRIDGE_TRACE_RATIO="0.5") as running, follower(running) as client:
+async def test_some_changes_are_sampled_and_the_last_ones_sent_at_the_end(
+    table: Database, exported: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100000")
+    async with running_bridge(table.dsn, trace_ratio=0.5) as running, follower(running) as client:
         for number in range(100):
             table.execute("INSERT INTO t VALUES (%s)", [number])
         await client.collect(100)
-        running.terminate()
-        assert await running.wait() == 0
-    assert 10 < len([span for span in collector.spans if not span.parent_span_id]) < 90, "sent at the end, too"
+        assert exported.spans == []
+    assert 10 < len([span for span in exported.spans if not span.parent_span_id]) < 90
 
 
-async def test_collector_that_is_away_or_silent_holds_nothing_up(table: Database) -> None:
-    silence = threading.Event()
-    with receiving(silence) as silent:
-        for endpoint in (silent.endpoint, "http://127.0.0.1:9"):
-            await serves_and_ends(table, endpoint)
+FEW = {"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"}
 
 
-async def serves_and_ends(table: Database, endpoint: str) -> None:
-    table.execute("TRUNCATE t")
-    few = {"OTEL_BSP_MAX_QUEUE_SIZE": "8", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "4"}
-    async with traced(table, Collector(endpoint), **few) as running, follower(running) as client:
-        for number in range(30):
+async def test_collector_that_does_not_answer_holds_nothing_up(table: Database) -> None:
+    with receiving(threading.Event()) as silent:
+        async with traced(table, silent, **FEW) as running, follower(running) as client:
+            for number in range(20):
+                table.execute("INSERT INTO t VALUES (%s)", [number])
+                await client.until(event="create")
+            running.terminate()
+            assert await running.wait(WITHIN_S) == 0
+
+
+async def test_collector_that_is_away_holds_nothing_up(table: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (variables(Collector("http://127.0.0.1:9")) | FEW).items():
+        monkeypatch.setenv(name, value)
+    async with running_bridge(table.dsn, trace_ratio=1.0) as running, follower(running) as client:
+        for number in range(20):
             table.execute("INSERT INTO t VALUES (%s)", [number])
             await client.until(event="create")
-        running.terminate()
-        assert await running.wait(WITHIN_S) == 0
 
 
-async def test_without_the_setting_nothing_of_opentelemetry_is_imported(table: Database) -> None:
-    async with BridgeProcess(table.dsn, env={"PYTHONPROFILEIMPORTTIME": "1"}) as running:
-        await running.ready()
-        assert "cdc_bridge.metrics.spans" in running.stderr
-        assert "opentelemetry" not in running.stderr
+NOT_TRACED = """
+import asyncio, sys
+import cdc_bridge.bridge
+from cdc_bridge.metrics.spans import open_tracing
+async def main():
+    async with open_tracing(0) as tracing:
+        print(tracing, [name for name in sys.modules if "opentelemetry" in name])
+asyncio.run(main())
+"""
 
 
-@pytest.mark.parametrize(
-    ("environ", "said"),
-    [
-        ({}, "trace_ratio needs OpenTelemetry, which is not installed: pip install 'cdc_bridge[otel]'"),
-        ({"OTEL_BSP_MAX_QUEUE_SIZE": "-1"}, "a variable of OpenTelemetry (OTEL_*) is invalid: "),
-    ],
-    ids=["not installed", "variable"],
-)
-async def test_what_cannot_be_traced_is_said_in_a_sentence(
-    table: Database, tmp_path: Path, environ: dict[str, str], said: str
-) -> None:
-    own = dict(environ)
-    if not environ:
-        (tmp_path / "opentelemetry").mkdir()
-        (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ModuleNotFoundError")
-        own["PYTHONPATH"] = f"{tmp_path}:{environment()['PYTHONPATH']}"
+async def test_without_the_setting_nothing_of_opentelemetry_is_imported() -> None:
+    async with running(sys.executable, "-c", NOT_TRACED) as process, asyncio.timeout(WITHIN_S):
+        stdout, _ = await process.communicate()
+    assert stdout.decode() == "None []\n"
+
+
+async def test_variable_of_the_sdk_that_is_invalid_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with pytest.raises(UsageError, match=r"a variable of OpenTelemetry \(OTEL_\*\) is invalid: "):
+        await open_tracing(1).__aenter__()
+
+
+async def test_without_the_extra_the_setting_is_refused_in_a_sentence(table: Database, tmp_path: Path) -> None:
+    (tmp_path / "opentelemetry").mkdir()
+    (tmp_path / "opentelemetry" / "__init__.py").write_text("raise ModuleNotFoundError")
+    env = {"PYTHONPATH": f"{tmp_path}:{environment()['PYTHONPATH']}"}
     arguments = command("serve", "--dsn", table.dsn, "--insecure-public", "--port", "0", "--trace-ratio", "1")
-    async with running(*arguments, env=own, stderr=PIPE) as process, asyncio.timeout(WITHIN_S):
+    async with running(*arguments, env=env, stderr=PIPE) as process, asyncio.timeout(WITHIN_S):
         _, stderr = await process.communicate()
     assert process.returncode == 2
-    assert said in stderr.decode()
+    said = "cdc-bridge: trace_ratio needs OpenTelemetry, which is not installed: pip install 'cdc_bridge[otel]'"
+    assert stderr.decode().splitlines()[-1].startswith(said)
     assert "Traceback" not in stderr.decode()
