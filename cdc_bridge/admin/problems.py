@@ -49,7 +49,7 @@ _BY_SEVERITY = {
         "unreachable server-version pooler standby-paused standby-live not-installed schema-not-ours schema-closed"
         " sql-version function-rights missing-right log-altered log-right log-full disk-full trigger-missing"
         " trigger-disabled trigger-replica-only trigger-altered table-changed partition-without-trigger inheritance"
-        " not-capturable foreign-cast owner-changed bridge-silent policy-unsupported"
+        " not-capturable foreign-cast owner-changed bridge-silent policy-unsupported log-replicated"
     ),
     Severity.WARNING: (
         "clock-skew trigger-not-always trigger-level former-partition two-phase-commit notify-off-live notify-queue"

@@ -84,7 +84,14 @@ def check_standby(conn: Connection, context: Context) -> Iterator[Finding]:
 
 
 def check_publications(conn: Connection, context: Context) -> Iterator[Finding]:
-    del context
+    for (name,) in conn.execute(statement("queries/doctor_replicated"), {"schema": context.schema}):
+        yield Finding(
+            "log-replicated",
+            name,
+            f"the subscription {name} writes the publisher's change log into this one, so clients that resume receive"
+            " changes twice, and old ones after new ones",
+            "run `detach --all --purge` here, and attach again; it leaves out tables that were made later",
+        )
     for name, _ in conn.execute(statement("queries/published")):
         yield Finding(
             "published",

@@ -14,6 +14,16 @@ SELECT date_part('epoch', clock_timestamp())
 -- Whether changes have been kept from a hot standby.
 SELECT pg_is_wal_replay_paused()
 
+-- name: doctor_replicated
+-- The subscriptions that write the log of a publisher into ours.
+SELECT DISTINCT s.subname
+FROM pg_subscription_rel r
+JOIN pg_subscription s ON s.oid = r.srsubid
+JOIN pg_class c ON c.oid = r.srrelid
+JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %(schema)s AND starts_with(c.relname, 'change_log_')
+ORDER BY s.subname
+
 -- name: doctor_two_phase
 -- How many two-phase transactions there can be.
 SELECT current_setting('max_prepared_transactions')::int

@@ -205,6 +205,21 @@ def test_session_that_keeps_the_log_from_being_emptied_is_found(t: Database) -> 
         assert f'process {pid} "pg_dump"' in wrong(t)["log-rotation"].remedy
 
 
+def test_log_of_a_publisher_in_ours_is_found(t: Database) -> None:
+    name = f"s_{t.name}"
+    t.execute(f"CREATE SUBSCRIPTION {name} CONNECTION 'host=nowhere' PUBLICATION p WITH (connect = false)")
+    try:
+        assert "log-replicated" not in wrong(t)
+        t.execute(
+            "INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate)"
+            f" SELECT oid, 'cdc.change_log_0'::regclass, 'r' FROM pg_subscription WHERE subname = '{name}'"
+        )
+        assert f"the subscription {name}" in wrong(t)["log-replicated"].sentence
+    finally:
+        t.execute(f"ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")
+        t.execute(f"DROP SUBSCRIPTION {name}")
+
+
 def test_publication_of_our_log_is_found(t: Database) -> None:
     t.execute("CREATE PUBLICATION own FOR TABLE t")
     assert "published" not in wrong(t)

@@ -13,8 +13,10 @@ import pytest
 from psycopg import sql
 
 from cdc_bridge.admin import attach as attaching
+from cdc_bridge.admin import detach as detaching
 from cdc_bridge.admin.mode import Notify
 from cdc_bridge.model.errors import AttachError
+from tests.doctor.examining import found
 from tests.neighbours.journal import Journal
 from tests.neighbours.watcher import problems, watching
 from tests.support.attach import attach
@@ -35,13 +37,14 @@ def subscriber(decoding_server: Server) -> Iterator[Database]:
 
 
 @contextlib.contextmanager
-def replicating(publisher: Database, subscriber: Database, publication: str) -> Iterator[None]:
+def replicating(
+    publisher: Database, subscriber: Database, publication: str, *, copy_data: bool = True
+) -> Iterator[None]:
     """A subscription within one server, whose slot has to be made beforehand."""
     name = f"s_{secrets.token_hex(6)}"
     publisher.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
-    subscribe = sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH (create_slot = false)").format(
-        sql.Identifier(name), publisher.dsn, sql.Identifier(publication)
-    )
+    how = sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH (create_slot = false, copy_data = {})")
+    subscribe = how.format(sql.Identifier(name), publisher.dsn, sql.Identifier(publication), copy_data)
     subscriber.execute(subscribe.as_string())
     try:
         yield
@@ -154,3 +157,22 @@ def test_subscribers_that_have_our_tables_go_on_under_a_publication_of_all_table
             database.execute(statement)
         becomes_equal(database, subscriber)
     assert subscriber.execute("SELECT count(*) FROM cdc.change_log") == [(0,)]
+
+
+def test_log_that_is_replicated_into_ours_is_found_and_goes_its_own_way_once_it_is_made_anew(
+    database: Database, subscriber: Database
+) -> None:
+    """As in a physical copy that became a subscriber, which has our tables and is sent their rows."""
+    for each in (database, subscriber):
+        each.execute(TABLE)
+        attach(each, "t")
+    database.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    with replicating(database, subscriber, "everything", copy_data=False):
+        assert "log-replicated" in found(subscriber)
+        with psycopg.connect(subscriber.dsn, autocommit=True) as connection:
+            detaching.apply(connection, detaching.plan(connection, detaching.Request(all_tables=True, purge=True)))
+        attach(subscriber, "t")
+        assert "log-replicated" not in found(subscriber)
+        database.execute("INSERT INTO t VALUES (1)")
+        becomes_equal(database, subscriber)
+        assert subscriber.execute("SELECT count(*) FROM cdc.change_log") == [(1,)]
