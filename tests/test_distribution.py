@@ -18,6 +18,7 @@ from typing import NoReturn
 import pytest
 
 from cdc_bridge import __version__
+from tests.support.attach import attach
 from tests.support.process import ROOT, environment, line_of, running
 from tests.support.server import Database
 
@@ -111,6 +112,7 @@ def test_wheel_of_the_sdist_is_that_of_the_tree(dist: Path, tmp_path: Path) -> N
 async def test_what_they_install_works_without_the_tree(dist: Path, database: Database, tmp_path: Path) -> None:
     """In an environment that has the locked requirements and nothing of ours."""
     database.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    attach(database, "t")
     run(sys.executable, "-m", "venv", "--without-pip", "venv", cwd=tmp_path)
     command = str(tmp_path / "venv" / "bin" / "cdc-bridge")
     pip = (sys.executable, "-m", "pip", "--python", tmp_path / "venv", "--quiet")
@@ -120,9 +122,7 @@ async def test_what_they_install_works_without_the_tree(dist: Path, database: Da
         run(*pip, "install", "--no-compile", "--no-deps", path, cwd=tmp_path)
         assert run(command, "--version", cwd=tmp_path).strip() == f"cdc-bridge {__version__}"
         assert "CREATE SCHEMA" in run(command, "sql", cwd=tmp_path)
-        run(command, "attach", "t", "--dsn", database.dsn, cwd=tmp_path)
         await serves(command, database, tmp_path)
-        run(command, "detach", "--all", "--purge", "--dsn", database.dsn, cwd=tmp_path)
         run(*pip, "uninstall", "--yes", "cdc_bridge", cwd=tmp_path)
         assert files_of_ours(tmp_path / "venv") == []
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from hypothesis import given, settings
@@ -20,10 +23,11 @@ from referencing.jsonschema import DRAFT7
 
 from cdc_bridge.access.rules import Rule
 from cdc_bridge.model.messages import _PARSERS
-from cdc_bridge.server import asyncapi
+from cdc_bridge.server import asyncapi, handshake
 from tests.support.attach import attach
 from tests.support.bridge import RunningBridge, running_bridge
 from tests.support.budget import examples
+from tests.support.certificate import make_pair
 from tests.support.node import PACKAGES
 from tests.support.proxy import Proxy
 from tests.support.reader import SECRET, Readers, readers_of
@@ -371,12 +375,18 @@ async def test_pages_of_others_are_refused(tables: Database, headers: dict[str, 
         assert (status, "messages" in body) == (403, False)
 
 
-async def test_server_is_named_as_it_was_reached(tables: Database) -> None:
+async def test_server_is_named_as_it_was_reached(tables: Database, tmp_path: Path) -> None:
     async with running_bridge(tables.dsn, host="0.0.0.0", behind_proxy=True) as bridge:
         reached = {"Host": "app.example", "X-Forwarded-Proto": "https"}
         server = json.loads((await ask(bridge, **reached))[2])["servers"]["bridge"]
         assert (server["host"], server["protocol"]) == ("app.example", "wss")
         assert (await document(bridge))["servers"]["bridge"]["protocol"] == "ws"
+    pair = make_pair(tmp_path)
+    async with running_bridge(tables.dsn, wait=False, tls_certificate=pair.certificate, tls_key=pair.key) as bridge:
+        url = bridge.url.replace("wss:", "https:").replace("/websocket", "/asyncapi.json")
+        answer = await asyncio.to_thread(urlopen, url, timeout=30, context=pair.trusting)
+        with answer:
+            assert json.load(answer)["servers"]["bridge"]["protocol"] == "wss"
 
 
 # --- bounds ---
@@ -394,6 +404,37 @@ async def test_too_large_or_too_many_is_refused(tables: Database, monkeypatch: p
         assert (await ask(bridge))[0] == 200
     async with running_bridge(tables.dsn, connections_max=1) as bridge, connected(bridge.url):
         assert (await ask(bridge))[0] == 503
+
+
+def deaf_client(bridge: RunningBridge) -> socket.socket:
+    """One that asks, and reads nothing."""
+    deaf = socket.socket()
+    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    deaf.connect(("127.0.0.1", urlsplit(bridge.url).port))
+    deaf.sendall(b"GET /asyncapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    return deaf
+
+
+async def test_clients_that_do_not_read_give_way_in_the_end(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A document of six megabytes is more than the kernel takes for them."""
+    labels = ", ".join(f"'{number:060}'" for number in range(2000))
+    columns = ", ".join(f"c{number} long" for number in range(55))
+    database.execute(f"CREATE TYPE long AS ENUM ({labels}); CREATE TABLE t (id int PRIMARY KEY, {columns})")
+    attach(database, "t")
+    async with running_bridge(database.dsn) as bridge:
+        with ExitStack() as stack:
+            for _ in range(asyncapi.DOCUMENTS_MAX):
+                stack.enter_context(deaf_client(bridge))
+            await bridge.counts_become(connections=asyncapi.DOCUMENTS_MAX)
+            assert (await ask(bridge))[0] == 503
+        await bridge.counts_become(connections=0)
+        assert len((await ask(bridge))[2]) > 6_000_000
+        monkeypatch.setattr(handshake, "DOCUMENT_TIMEOUT_S", 1)
+        with deaf_client(bridge) as deaf:
+            assert await asyncio.to_thread(deaf.recv, 1)
+            await bridge.counts_become(connections=0)
 
 
 async def test_database_that_is_gone_is_not_waited_for(tables: Database, monkeypatch: pytest.MonkeyPatch) -> None:
