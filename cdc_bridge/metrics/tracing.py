@@ -157,8 +157,11 @@ class _TracedPublisher(Publisher):
         self._tracing = tracing
 
     def apply(self, change: Change, now_us: int = 0) -> list[Reading]:
-        trace = self._tracing.open.get((change.xid, change.seq))
-        if trace is None or (table := self._tables.get(change.relation_id)) is None:
+        key = change.xid, change.seq
+        if (table := self._tables.get(change.relation_id)) is None:
+            self._tracing.open.pop(key, None)
+        trace = self._tracing.open.get(key)
+        if trace is None or table is None:
             return super().apply(change, now_us)
         touched, self._touched = self._touched, {}
         try:
