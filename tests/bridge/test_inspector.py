@@ -98,6 +98,19 @@ async def test_rows_arrive_change_and_leave(tables: Database, page: Page) -> Non
 
 
 @needs_chromium
+async def test_chosen_collection_is_followed_at_once(tables: Database, page: Page) -> None:
+    async with running_bridge(tables.dsn) as bridge:
+        await page.go(bridge.http)
+        await page.wait_for("document.querySelectorAll('#rows tbody tr').length > 0")
+        first = await page.evaluate("document.getElementById('collection').options[0].value")
+        assert await rows(page) == [[*map(str, row)] for row in tables.execute(f"SELECT * FROM {first} ORDER BY 1")]
+        chosen = "document.getElementById('collection')"
+        await page.evaluate(f"{chosen}.value = 'messages'; {chosen}.onchange()")
+        await page.wait_for("[...document.querySelectorAll('#rows th')].some((each) => each.textContent === 'text')")
+        assert len(await rows(page)) == 2
+
+
+@needs_chromium
 async def test_values_are_shown_and_never_interpreted(tables: Database, page: Page) -> None:
     tables.execute("UPDATE messages SET text = %s WHERE id = 1", [HOSTILE])
     async with running_bridge(tables.dsn) as bridge:

@@ -19,6 +19,7 @@ const perSecond = new Array(SECONDS).fill(0);
 let socket = null;
 let tab = "frames";
 let columns = [];
+let question = "0"; // the uid of the last one; what still comes for an earlier one is not shown
 let isChecked = false;
 
 // --- the connection ---
@@ -84,12 +85,13 @@ function takeCollections(found) {
   for (const each of found) collections.set(each.collection, each);
   $("collection").replaceChildren(...found.map((each) => new Option(each.collection)));
   if (collections.has(chosen)) $("collection").value = chosen;
-  if (!found.length) complain("This bearer may read no collection.");
+  if (found.length) follow();
+  else complain("This bearer may read no collection.");
   showTab();
 }
 
 function takeEvent(message) {
-  if (message.event === "unsubscribe") return;
+  if (message.event === "unsubscribe" || message.uid !== question) return;
   const found = Array.isArray(message.data) ? message.data : [];
   if (message.event === "init") {
     rows.clear();
@@ -172,8 +174,7 @@ function query() {
   return asked;
 }
 
-function follow(submitted) {
-  submitted.preventDefault();
+function follow() {
   complain("");
   let asked;
   try {
@@ -181,7 +182,9 @@ function follow(submitted) {
   } catch (error) {
     return complain(`The filter is not JSON: ${error.message}`);
   }
-  const message = { type: "subscribe", collection: $("collection").value, query: asked, tx: true, uid: "rows" };
+  send({ type: "unsubscribe", uid: question });
+  question = String(Number(question) + 1);
+  const message = { type: "subscribe", collection: $("collection").value, query: asked, tx: true, uid: question };
   if ($("event").value) message.event = $("event").value;
   rows.clear();
   $("rows").tBodies[0].replaceChildren();
@@ -347,9 +350,10 @@ function passSecond() {
 }
 
 $("connect").onclick = connect;
-$("question").onsubmit = follow;
+$("question").onsubmit = (submitted) => { submitted.preventDefault(); follow(); };
 $("tabs").onclick = ({ target }) => { if (target.dataset.tab) { tab = target.dataset.tab; showTab(); } };
-$("collection").onchange = $("event").onchange = showTab;
+$("collection").onchange = () => { $("fields").value = $("filter").value = ""; follow(); };
+$("event").onchange = showTab;
 for (const input of [$("fields"), $("filter")]) {
   input.oninput = () => { offer(input); showTab(); };
   input.onkeydown = chooseByKey;
