@@ -196,6 +196,15 @@ async def test_change_of_the_log_was_read(
     assert exported.resources[0]["service.name"] == "shop"
 
 
+async def test_change_of_a_live_table_begins_when_it_came(table: Database, exported: Collector) -> None:
+    attach(table, "t", mode=Mode.LIVE)
+    async with running_bridge(table.dsn, trace_ratio=1.0) as running, follower(running) as client:
+        table.execute("INSERT INTO t VALUES (1)")
+        await client.until(event="create")
+        (trace,) = await exported.traces(1)
+    assert trace.causes == ["match", "socket"]
+
+
 async def test_change_that_nobody_is_sent_ends_with_the_match(table: Database, exported: Collector) -> None:
     async with (
         running_bridge(table.dsn, trace_ratio=1.0) as running,
