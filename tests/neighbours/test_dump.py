@@ -15,6 +15,7 @@ from tests.neighbours.journal import Journal
 from tests.neighbours.watcher import problems, watching
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
+from tests.support.follower import beginning, following
 from tests.support.server import Database, Server, bin_dir
 
 pytestmark = pytest.mark.once
@@ -77,6 +78,8 @@ async def test_copy_made_beside_bridge_and_writers_has_a_bridge_of_its_own(
     database.execute(TABLES)
     attach(database, *ATTACHED)
     async with running_bridge(database.dsn) as bridge, watching(database, bridge.url, *ATTACHED) as watcher:
+        async with following(bridge.url, "room") as client:
+            cursor = client.cursor
         journal = Journal(database)
         async with asyncio.TaskGroup() as tasks:
             copying = tasks.create_task(asyncio.to_thread(restore, database, copy, tmp_path))
@@ -86,6 +89,8 @@ async def test_copy_made_beside_bridge_and_writers_has_a_bridge_of_its_own(
         assert await watcher.was_told_once_and_in_order(journal) > 10  # also while the log was locked
         async with running_bridge(copy.dsn) as other, watching(copy, other.url, *ATTACHED) as copied:
             assert len(copied.tables["message"].rows) > 2900
+            assert await beginning(other.url, cursor, "room") == "resync"
+            assert await beginning(bridge.url, cursor, "room") == "resumed"
             journal = Journal(copy)
             for statement in WRITES:
                 copy.execute(statement)
