@@ -118,13 +118,17 @@ class Watcher:
         Which events brought it there is forgotten.
         """
         await self.until(lambda: all(self.tables[name].inits > 1 for name in altered))
-        async with asyncio.timeout(WITHIN_S):
-            while self._rows() != await self._rows_of_another():  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
+        await self.catches_up()
         assert {name for name, table in self.tables.items() if table.inits > 1} == set(altered)
         for table in self.tables.values():
             table.events.clear()
             table.inits = 1
+
+    async def catches_up(self) -> None:
+        """Wait until its rows are those that a new client gets. Nothing but asking tells."""
+        async with asyncio.timeout(WITHIN_S):
+            while self._rows() != await self._rows_of_another():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
 
     def _rows(self) -> Rows:
         return {name: dict(table.rows) for name, table in self.tables.items()}
