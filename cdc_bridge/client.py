@@ -22,6 +22,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
 
 from cdc_bridge.conninfo import mask
+from cdc_bridge.logs import printable
 from cdc_bridge.model.errors import SubscriptionRefused, UsageError
 
 UID = "1"
@@ -58,7 +59,6 @@ _NO_TLS = (
 _NO_HTTP = "it seems that no HTTP is spoken there: where a bridge has a tls_certificate its address begins with wss://"
 
 _PLACE = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[^\s:@/\[\]]+)(?::\d+)?(?:/|\Z)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,8 +228,3 @@ def _compact(row: object) -> str:
 
 def _json(value: object) -> str:
     return printable(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
-
-
-def printable(text: str) -> str:
-    """Without what moves the cursor, colours the screen or turns the direction of writing: that is escaped."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

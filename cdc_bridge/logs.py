@@ -13,6 +13,7 @@ whatever is written, facts and tracebacks included.
 import datetime
 import json
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from typing import Literal, TextIO
@@ -23,6 +24,16 @@ Format = Literal["human", "json"]
 
 _COLOURS = {logging.WARNING: "\033[33m", logging.ERROR: "\033[31m", logging.CRITICAL: "\033[31m"}
 _DIM, _PLAIN = "\033[2m", "\033[0m"
+
+_DRIVES = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return one line, in which what moves the cursor, colours the screen or turns the writing's direction is escaped.
+
+    Names in a database can contain all of that.
+    """
+    return _DRIVES.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def facts(**values: object) -> dict[str, Mapping[str, object]]:
@@ -55,7 +66,7 @@ class HumanLines(logging.Formatter):
             time = f"{_DIM}{time}{_PLAIN}"
             level = f"{_COLOURS.get(record.levelno, '')}{level}{_PLAIN}"
             pairs = f"{_DIM}{pairs}{_PLAIN}" if pairs else ""
-        message = " ".join(record.getMessage().split())  # others' messages may have several lines
+        message = printable(" ".join(record.getMessage().split()))  # others' messages may have several lines
         traceback = f"\n{self.formatException(record.exc_info)}" if record.exc_info else ""
         return mask(f"{time} {level} {message}" + (f"  {pairs}" if pairs else "") + traceback)
 

@@ -21,7 +21,8 @@ from cdc_bridge.cli.serve import serve
 from cdc_bridge.cli.token import token
 from cdc_bridge.cli.top import top
 from cdc_bridge.conninfo import mask
-from cdc_bridge.model.errors import BridgeError
+from cdc_bridge.logs import printable
+from cdc_bridge.model.errors import BridgeError, UsageError
 
 HELP = """\
 Row changes of a PostgreSQL database, live, to WebSocket clients.
@@ -109,6 +110,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # The flag may stand anywhere, also behind the command.
         words = [each for each in arguments if each != "--traceback"] or ["--help"]
+        if alien := next((word for word in words if not _is_text(word)), None):
+            raise UsageError(f"the argument {alien} is no text in the terminal's encoding, mostly UTF-8")
         return app(words, prog_name="cdc-bridge", standalone_mode=False) or 0
     except ReaderGone:
         # Its reader is gone, so Python would report an error at exit.
@@ -118,7 +121,8 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except Exception as error:
         if traceback_wanted:
-            note(mask("".join(traceback.format_exception(error))).rstrip())
+            lines = mask("".join(traceback.format_exception(error))).rstrip().split("\n")
+            note("\n".join(map(printable, lines)))
         return _explain(error)
 
 
@@ -134,6 +138,11 @@ def _explain(error: Exception) -> int:
     details = _one_line(str(error)) or "no details"
     complain(f"unexpected {type(error).__name__}: {details} (--traceback shows where; please report it)")
     return 1
+
+
+def _is_text(word: str) -> bool:
+    """Whether all bytes of an argument could be decoded. No name in a database is of others."""
+    return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def _one_line(text: str) -> str:

@@ -6,7 +6,7 @@ Results go to stdout, and everything about them to stderr.
 import inspect
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_origin
@@ -18,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from cdc_bridge import settings as s
 from cdc_bridge.conninfo import mask, server
+from cdc_bridge.logs import printable
 from cdc_bridge.model.errors import DatabaseError, DatabaseUnreachable, LockNotAcquired
 from cdc_bridge.settings import Settings
 
@@ -27,7 +28,17 @@ class ReaderGone(Exception):
 
 
 def say(text: str) -> None:
-    """Write a result at once, so that the reader of a pipe has it. Raises `ReaderGone`."""
+    """Write a result that programs may read. A terminal is shown what would drive it. Raises `ReaderGone`."""
+    _write("\n".join(map(printable, text.split("\n"))) if sys.stdout.isatty() else text)
+
+
+def say_lines(lines: Iterable[str], style: Callable[[str], str] = str) -> None:
+    """Write a result for people, each line as one whatever is in it, then styled. Raises `ReaderGone`."""
+    _write("\n".join(style(printable(line)) for line in lines))
+
+
+def _write(text: str) -> None:
+    """Write at once, so that the reader of a pipe has it."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -41,7 +52,7 @@ def note(text: str) -> None:
 
 def complain(text: str) -> None:
     """Write an error or a warning, under our name and without a password."""
-    note(f"cdc-bridge: {mask(text)}")
+    note(printable(f"cdc-bridge: {mask(text)}"))
 
 
 PATIENCE_S = 1.0

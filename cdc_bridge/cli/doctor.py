@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cdc_bridge.admin.problems import Finding, Severity
-from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, progress, say
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, progress, say, say_lines
 from cdc_bridge.model.errors import DatabaseUnreachable
 
 SICK = 7
@@ -72,18 +72,20 @@ def _report(found: Sequence[Finding], *, as_json: bool) -> None:
         ]
         say(json.dumps({"healthy": is_healthy(found), "findings": findings}, ensure_ascii=False, indent=2))
     else:
-        say("\n".join(_lines(found)))
+        say_lines(_lines(found), _coloured)
 
 
 def _lines(found: Sequence[Finding]) -> Iterator[str]:
     for finding in found:
-        yield f"{_coloured(finding.severity)} {finding.id}: {finding.sentence}"
+        yield f"{finding.severity} {finding.id}: {finding.sentence}"
         yield f"    {finding.remedy}"
     counts = Counter(finding.severity for finding in found)
     yield ", ".join(f"{severity}: {counts[severity]}" for severity in Severity if counts[severity]) or "All is well."
 
 
-def _coloured(severity: Severity) -> str:
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
-        return severity.value
-    return typer.style(severity.value, fg=_COLOURS[severity], bold=True)
+def _coloured(line: str) -> str:
+    """Return a line whose first word has its colour, if that is a severity."""
+    word, space, rest = line.partition(" ")
+    if word not in _COLOURS or not sys.stdout.isatty() or os.environ.get("NO_COLOR"):
+        return line
+    return f"{typer.style(word, fg=_COLOURS[Severity(word)], bold=True)}{space}{rest}"

@@ -14,7 +14,7 @@ import typer
 
 from cdc_bridge.admin.status import read_bridges, read_status
 from cdc_bridge.admin.tables import require_table
-from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, say
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, say, say_lines
 from cdc_bridge.cli.listen import Event
 from cdc_bridge.cli.scrape import fetch, scrape
 from cdc_bridge.model.errors import UsageError
@@ -68,7 +68,7 @@ def explain(
         members = explained.as_members(found, around)
         say(msgspec.json.format(msgspec.json.encode(members, enc_hook=str), indent=2).decode())
     else:
-        say("\n".join(explained.lines(found, around)))
+        say_lines(explained.lines(found, around))
 
 
 def _patience() -> AbstractContextManager[object]:

@@ -13,7 +13,20 @@ from cdc_bridge.admin.mode import Mode, Notify
 from cdc_bridge.admin.plan import Plan, apply
 from cdc_bridge.admin.roles import OWNER, RUNTIME, RoleNames
 from cdc_bridge.admin.roles import script as role_script
-from cdc_bridge.cli.command import Config, Dsn, SchemaName, Tables, complain, connection, load, note, progress, say
+from cdc_bridge.cli.command import (
+    Config,
+    Dsn,
+    SchemaName,
+    Tables,
+    complain,
+    connection,
+    load,
+    note,
+    progress,
+    say,
+    say_lines,
+)
+from cdc_bridge.logs import printable
 from cdc_bridge.model.errors import UsageError
 
 _MODE = (
@@ -125,8 +138,8 @@ def _carry_out(conn: psycopg.Connection, planned: Plan, label: str) -> None:
 def _report(done: Plan) -> None:
     """Print what was done."""
     for sentence in done.notes:
-        note(sentence)
-    say("\n".join(task.title for task in done.tasks) or "Nothing to do.")
+        note(printable(sentence))
+    say_lines([task.title for task in done.tasks] or ["Nothing to do."])
 
 
 def sql(

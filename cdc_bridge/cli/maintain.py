@@ -11,7 +11,7 @@ import typer
 from cdc_bridge.admin import retention
 from cdc_bridge.admin.retention import Pruned
 from cdc_bridge.admin.status import AttachedTable, Status, read_status
-from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, progress, say
+from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, progress, say, say_lines
 from cdc_bridge.model.errors import LockNotAcquired, NotInstalled
 from cdc_bridge.statements import VERSION
 
@@ -38,7 +38,7 @@ def status(
         members = as_members(found, settings.schema_name, VERSION)
         say(json.dumps(members, ensure_ascii=False, indent=2, default=lambda instant: instant.isoformat()))
     else:
-        say("\n".join(_lines(found, settings.schema_name, VERSION)))
+        say_lines(_lines(found, settings.schema_name, VERSION))
 
 
 def as_members(found: Status | None, schema: str, newest: int) -> dict[str, Any]:

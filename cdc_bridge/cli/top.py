@@ -14,6 +14,7 @@ from cdc_bridge.admin.tables import catalog_settings
 from cdc_bridge.cli.command import Config, Dsn, SchemaName, connection, say
 from cdc_bridge.cli.maintain import age, size
 from cdc_bridge.cli.scrape import scrape, summary
+from cdc_bridge.logs import printable
 from cdc_bridge.settings import Settings
 
 if TYPE_CHECKING:
@@ -218,11 +219,11 @@ def _table(title: str, columns: Sequence[str], rows: Any) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(title, style="bold"), title_justify="left", show_header=any(columns), box=None)
+    table = Table(title=Text(printable(title), style="bold"), title_justify="left", show_header=any(columns), box=None)
     for position, column in enumerate(columns):
         table.add_column(
             column, justify="right" if position and any(columns) else "left", style="" if position else "cyan"
         )
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(each)) for each in row))
     return table

@@ -70,6 +70,8 @@ class CatalogWatch:
         self._old_layouts: dict[int, Layout] = {}  # the last one of each table that did not fit
         self._missing_since_s: dict[Subscriber, float] = {}
         self._refreshing = asyncio.Lock()
+        self._asked_count = 0
+        self._answered_count = 0
 
     async def watch(self, interval_s: float) -> None:
         """Look for changed tables, which may have no row changes that show it, for ever."""
@@ -92,9 +94,17 @@ class CatalogWatch:
                 log.log(level, "the catalog cannot be read", extra=facts(reason=str(error), held_back=held_back))
 
     async def refresh(self) -> None:
-        """Let the hub act on what has changed in the catalog since the last time. Raises `SourceUnavailable`."""
+        """Let the hub act on what has changed in the catalog since the last time. Raises `SourceUnavailable`.
+
+        All who ask while one look is taken share the next one: any client can ask, and a look can take long.
+        """
+        self._asked_count += 1
+        number = self._asked_count
         async with self._refreshing:
-            await self._refresh()
+            if self._answered_count < number:
+                answered_count = self._asked_count
+                await self._refresh()
+                self._answered_count = answered_count
 
     async def _refresh(self) -> None:
         await self._take(await self._reader.fingerprint())

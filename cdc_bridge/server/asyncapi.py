@@ -33,6 +33,7 @@ from cdc_bridge.model.security_context import Principal
 ASYNCAPI_PATH = "/asyncapi.json"
 
 DOCUMENTS_MAX = 8
+DOCUMENTS_OF_ADDRESS_MAX = 2
 
 DOCUMENT_BYTES_MAX = 8 * 1024 * 1024
 

@@ -173,7 +173,8 @@ class Handshake(BoundedReader):
     async def _describe(self, request: Request, token: str | None) -> None:
         """Answer with the AsyncAPI document."""
         server = self._server
-        if len(server.described) >= asyncapi.DOCUMENTS_MAX:
+        of_address = sum(each._address == self._address for each in server.described)
+        if len(server.described) >= asyncapi.DOCUMENTS_MAX or of_address >= asyncapi.DOCUMENTS_OF_ADDRESS_MAX:
             self._respond((HTTPStatus.SERVICE_UNAVAILABLE, "too many ask for this; try again later\n"))
             return
         server.described.add(self)
@@ -190,6 +191,8 @@ class Handshake(BoundedReader):
             log.exception("the AsyncAPI document could not be made")
             self.transport.abort()
         else:
+            if status is not HTTPStatus.OK:
+                server.described.discard(self)
             self._respond((status, text), headers, has_body=request.method != "HEAD")
 
     async def _identify(self, request: Request, token: str) -> None:

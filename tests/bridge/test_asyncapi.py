@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT7
 
 from cdc_bridge.access.rules import Rule
+from cdc_bridge.database.catalog_reader import PooledCatalogReader
 from cdc_bridge.model.messages import _PARSERS
 from cdc_bridge.server import asyncapi, handshake
 from tests.support.attach import attach
@@ -30,6 +31,7 @@ from tests.support.budget import examples
 from tests.support.certificate import make_pair
 from tests.support.node import PACKAGES
 from tests.support.proxy import Proxy
+from tests.support.rawclient import raw
 from tests.support.reader import SECRET, Readers, readers_of
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
@@ -419,6 +421,7 @@ async def test_clients_that_do_not_read_give_way_in_the_end(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A document of six megabytes is more than the kernel takes for them."""
+    monkeypatch.setattr(asyncapi, "DOCUMENTS_OF_ADDRESS_MAX", asyncapi.DOCUMENTS_MAX)
     labels = ", ".join(f"'{number:060}'" for number in range(2000))
     columns = ", ".join(f"c{number} long" for number in range(55))
     database.execute(f"CREATE TYPE long AS ENUM ({labels}); CREATE TABLE t (id int PRIMARY KEY, {columns})")
@@ -435,6 +438,58 @@ async def test_clients_that_do_not_read_give_way_in_the_end(
         with deaf_client(bridge) as deaf:
             assert await asyncio.to_thread(deaf.recv, 1)
             await bridge.counts_become(connections=0)
+
+
+@asynccontextmanager
+async def asked_and_left_open(bridge: RunningBridge, times: int) -> AsyncIterator[list[bytes]]:
+    """Requests for the document whose clients do not hang up; the statuses of the answers."""
+    async with AsyncExitStack() as stack:
+        statuses = []
+        for _ in range(times):
+            client = await stack.enter_async_context(raw(urlsplit(bridge.url).port or 0))
+            await client.send(b"GET /asyncapi.json HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            statuses.append((await client.reader.readline()).split()[1])
+        yield statuses
+
+
+async def test_stranger_does_not_keep_the_document_from_others(tables: Database, readers: Readers) -> None:
+    async with readers.bridge() as bridge, asked_and_left_open(bridge, 9) as statuses:
+        assert statuses == [b"401"] * 9
+        await document(bridge, readers.token("ann"))
+
+
+async def test_one_address_does_not_keep_the_document_from_others(tables: Database) -> None:
+    async with (
+        running_bridge(tables.dsn, behind_proxy=True, host="0.0.0.0") as bridge,
+        asked_and_left_open(bridge, 9) as statuses,
+    ):
+        assert statuses == [b"200"] * 2 + [b"503"] * 7
+        assert (await ask(bridge, **{"X-Forwarded-For": "192.0.2.7"}))[0] == 200
+
+
+async def test_catalog_is_not_looked_at_for_each_of_many_clients(
+    tables: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = 0
+    look = PooledCatalogReader.fingerprint
+
+    async def slow_look(reader: PooledCatalogReader) -> str:
+        nonlocal looks
+        looks += 1
+        await asyncio.sleep(0.2)  # as long as it takes with some hundred tables
+        return await look(reader)
+
+    monkeypatch.setattr("cdc_bridge.bridge.CATALOG_INTERVAL_S", 3600)
+    async with running_bridge(tables.dsn) as bridge, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(connected(bridge.url)) for _ in range(30)]
+        monkeypatch.setattr(PooledCatalogReader, "fingerprint", slow_look)
+        tables.execute("CREATE TABLE late (id int PRIMARY KEY)")
+        attach(tables, "late")
+        for client in clients:
+            await client.send({"type": "subscribe", "collection": "late"})
+        for client in clients:
+            await client.expect(event="init")
+    assert looks <= 5
 
 
 async def test_database_that_is_gone_is_not_waited_for(tables: Database, monkeypatch: pytest.MonkeyPatch) -> None:
