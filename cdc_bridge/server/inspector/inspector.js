@@ -6,6 +6,7 @@ const FRAMES_MAX = 200;
 const ROWS_MAX = 1000;
 const SECONDS = 120;
 const SHOWN_MS = 1200;
+const RETRY_MS = 1000;
 const OPERATORS = [
   "_and", "_or", "_eq", "_neq", "_lt", "_lte", "_gt", "_gte", "_in", "_nin", "_null", "_nnull", "_contains",
   "_ncontains", "_icontains", "_starts_with", "_ends_with", "_between", "_nbetween", "_empty", "_nempty", "_some", "_none",
@@ -20,7 +21,8 @@ let socket = null;
 let tab = "frames";
 let columns = [];
 let question = "0"; // the uid of the last one; what still comes for an earlier one is not shown
-let isChecked = false;
+let retry = null;
+let wasOpen = false; // with this token
 
 // --- the connection ---
 
@@ -31,6 +33,7 @@ function socketUrl() {
 }
 
 function connect() {
+  clearTimeout(retry);
   socket?.close();
   const url = socketUrl();
   if ($("token").value) url.searchParams.set("access_token", $("token").value.trim());
@@ -39,17 +42,26 @@ function connect() {
   say("connecting", false);
   complain("");
   opened.onopen = () => {
-    isChecked = true;
+    wasOpen = true;
     say("connected", true);
     send({ type: "collections", uid: "collections" });
   };
   opened.onmessage = ({ data }) => { if (socket === opened) receive(data); };
   opened.onclose = ({ code, reason }) => {
     if (socket !== opened) return;
-    say(`closed with ${code}${reason ? `: ${reason}` : ""}`, false);
-    if (code === 4401 || (!isChecked && code === 1006)) complain("The bridge refuses this: it wants a valid token.");
-    isChecked = false;
+    if (code === 4401 || !wasOpen) {
+      say(`closed with ${code}${reason ? `: ${reason}` : ""}`, false);
+      return complain(code === 4401 ? "The bridge wants a valid token." : "The bridge wants a valid token, or it does not run.");
+    }
+    say(`closed with ${code}, connecting again`, false);
+    retry = setTimeout(connect, code === 1012 ? JSON.parse(reason).retry_ms : RETRY_MS);
   };
+}
+
+function connectAnew() {
+  wasOpen = false;
+  clearRows();
+  connect();
 }
 
 function send(message) {
@@ -86,7 +98,7 @@ function takeCollections(found) {
   $("collection").replaceChildren(...found.map((each) => new Option(each.collection)));
   if (collections.has(chosen)) $("collection").value = chosen;
   if (found.length) follow();
-  else complain("This bearer may read no collection.");
+  else complain("There is nothing to read: attach a table, or give a token whose role may SELECT one.");
   showTab();
 }
 
@@ -94,8 +106,7 @@ function takeEvent(message) {
   if (message.event === "unsubscribe" || message.uid !== question) return;
   const found = Array.isArray(message.data) ? message.data : [];
   if (message.event === "init") {
-    rows.clear();
-    $("rows").tBodies[0].replaceChildren();
+    clearRows();
     showColumns(found);
   }
   if (message.event !== "init") perSecond[SECONDS - 1] += Math.max(found.length, 1);
@@ -115,6 +126,12 @@ function keyOf(row) {
 function keyOfDeleted(key) {
   const names = collections.get($("collection").value)?.key ?? [];
   return JSON.stringify(names.length > 1 ? names.map((name) => String(key?.[name])) : [String(key)]);
+}
+
+function clearRows() {
+  rows.clear();
+  $("rows").tBodies[0].replaceChildren();
+  $("count").textContent = 0;
 }
 
 function showColumns(found) {
@@ -182,12 +199,12 @@ function follow() {
   } catch (error) {
     return complain(`The filter is not JSON: ${error.message}`);
   }
+  if (!$("collection").value) return complain("There is no collection to follow.");
   send({ type: "unsubscribe", uid: question });
   question = String(Number(question) + 1);
   const message = { type: "subscribe", collection: $("collection").value, query: asked, tx: true, uid: question };
   if ($("event").value) message.event = $("event").value;
-  rows.clear();
-  $("rows").tBodies[0].replaceChildren();
+  clearRows();
   send(message);
   showTab();
 }
@@ -349,7 +366,7 @@ function passSecond() {
   perSecond.shift();
 }
 
-$("connect").onclick = connect;
+$("connect").onclick = connectAnew;
 $("question").onsubmit = (submitted) => { submitted.preventDefault(); follow(); };
 $("tabs").onclick = ({ target }) => { if (target.dataset.tab) { tab = target.dataset.tab; showTab(); } };
 $("collection").onchange = () => { $("fields").value = $("filter").value = ""; follow(); };
