@@ -55,7 +55,8 @@ lint: .venv/ready
 
 # The documentation as a site, build/site; to look at it while you write: .venv/bin/mkdocs serve
 docs: .venv/ready
-	$(ENV) NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet
+	@$(ENV) NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build --quiet
+	@echo "build/site/index.html; its search needs a server: python3 -m http.server --bind 127.0.0.1 --directory build/site"
 
 # What follows from the code in docs/: tables of options, settings, messages, metrics and findings.
 reference: .venv/ready
