@@ -46,8 +46,12 @@ from cdc_bridge.model.change import Relation
 from cdc_bridge.model.errors import AttachError, DatabaseError, NotOwner, UsageError
 from cdc_bridge.statements import VERSION, Connection, statement
 
-__all__ = ["Plan", "Request", "apply", "plan"]
+__all__ = ["Plan", "Request", "apply", "plan", "refuse_subscribers"]
 
+_IN_SUBSCRIBERS = (
+    "run `cdc-bridge attach --notify auto` in their databases first, which makes these tables there, and add --publish"
+    " here"
+)
 _HOW_TO_NAME = (
     'write schema.table when it is not in the schema public, and "Quotes" as in SQL where the name needs them'
 )
@@ -91,7 +95,7 @@ def plan(conn: Connection, request: Request, schema: str = "cdc") -> Plan:
     with catalog_settings(conn):
         there = migrations.require_ours(conn, schema)
         if there.version == 0 and not request.publish:
-            _refuse_subscribers(conn)
+            refuse_subscribers(conn, _IN_SUBSCRIBERS)
         trees, notes = _requested(conn, request, schema)
         named = _excluded(conn, request, schema, trees)
         tasks = migrations.installation(conn, there, schema)
@@ -162,13 +166,12 @@ def drop_trigger(table: Table, name: str, reason: str) -> Step:
     return Step(dropping, ACCESS_EXCLUSIVE, reason)
 
 
-def _refuse_subscribers(conn: Connection) -> None:
+def refuse_subscribers(conn: Connection, remedy: str) -> None:
     """Raises `AttachError` where new tables are sent to subscribers, which stop at a table that they do not have."""
     if names := [name for name, is_subscribed in conn.execute(statement("queries/published")) if is_subscribed]:
         raise AttachError(
             f"the publication {', '.join(names)} is FOR ALL TABLES, so for our tables too, and its subscribers would"
-            " stop at these: have them replicate a publication FOR TABLES IN SCHEMA, or run `cdc-bridge attach --notify"
-            " auto` in their databases first, which makes these tables there, and add --publish here"
+            f" stop at these: have them replicate a publication FOR TABLES IN SCHEMA, or {remedy}"
         )
 
 

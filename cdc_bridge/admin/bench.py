@@ -67,7 +67,8 @@ class Bench:
     removing: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def run(self, tick: Callable[[], None] = lambda: None) -> list[Measured]:
-        """Measure everything. `tick` is called after each of `steps` runs."""
+        """Measure everything. `tick` is called after each of `steps` runs. Raises `AttachError`, before it writes."""
+        attach.refuse_subscribers(self.conn, "measure in a copy of this database")
         with _tables(self.conn, self.removing):
             return [self._measure(title, is_rate, run, tick) for title, is_rate, run in self._kinds()]
 

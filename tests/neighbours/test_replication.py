@@ -14,6 +14,7 @@ from psycopg import sql
 
 from cdc_bridge.admin import attach as attaching
 from cdc_bridge.admin import detach as detaching
+from cdc_bridge.admin.bench import Bench
 from cdc_bridge.admin.mode import Notify
 from cdc_bridge.model.errors import AttachError
 from tests.doctor.examining import found
@@ -139,6 +140,8 @@ def test_attaching_under_a_publication_of_all_tables_is_refused_while_it_has_sub
     with replicating(database, subscriber, "everything"):
         with pytest.raises(AttachError, match="everything is FOR ALL TABLES"):
             attach(database, "t")
+        with psycopg.connect(database.dsn, autocommit=True) as conn, pytest.raises(AttachError, match="in a copy of"):
+            Bench(conn, lambda: psycopg.connect(database.dsn, autocommit=True)).run()
         database.execute("INSERT INTO t VALUES (1)")
         becomes_equal(database, subscriber)
     attach(database, "t")  # nobody subscribes any more
