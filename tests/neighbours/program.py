@@ -39,7 +39,9 @@ class Program:
 @contextlib.asynccontextmanager
 async def program(name: str, database: Database, **env: str) -> AsyncIterator[Program]:
     if not (PYTHON.parent.parent / "installed").exists():
-        pytest.skip(f"ATTENTION: {name} was not tried: `make .venv-neighbours/installed` installs what it needs")
+        pytest.skip(
+            f"ATTENTION: projects/{name} was not tried: `make .venv-neighbours/installed` installs what it needs"
+        )
     where = {"DATABASE": json.dumps(conninfo_to_dict(database.dsn)), "PYTHONPATH": str(PROJECTS)}
     async with running(str(PYTHON), "-m", name, env=where | env, stdin=PIPE) as process:
         yield Program(process)
