@@ -82,9 +82,13 @@ def _options(
 
 
 def demo(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Where the bridge listens; 0: any free port.")] = 8765,
-    rounds: Annotated[int | None, typer.Option(min=1, help="End by itself after so many rounds of changes.")] = None,
-    pause: Annotated[float, typer.Option(min=0, help="Seconds between two changes.")] = 1.0,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, metavar="NUMBER", help="Where the bridge listens; 0: any free port.")
+    ] = 8765,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, metavar="NUMBER", help="End by itself after so many rounds of changes.")
+    ] = None,
+    pause: Annotated[float, typer.Option(min=0, metavar="NUMBER", help="Seconds between two changes.")] = 1.0,
 ) -> None:
     """Show it all on this machine, without a database of yours.
 

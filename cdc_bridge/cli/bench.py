@@ -18,9 +18,11 @@ _ROWS = "Rows of the statements that write many."
 
 
 def bench(
-    rounds: Annotated[int, typer.Option(min=1, help="How often each kind of write is measured.")] = 3,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long writers of single rows write.")] = 1.0,
-    rows: Annotated[int, typer.Option(min=1, help=_ROWS)] = 20_000,
+    rounds: Annotated[int, typer.Option(min=1, metavar="NUMBER", help="How often each kind of write is measured.")] = 3,
+    seconds: Annotated[
+        float, typer.Option(min=0.1, metavar="NUMBER", help="How long writers of single rows write.")
+    ] = 1.0,
+    rows: Annotated[int, typer.Option(min=1, metavar="NUMBER", help=_ROWS)] = 20_000,
     as_json: Annotated[bool, typer.Option("--json", help="For programs; docs/cli.md has the members.")] = False,
     dsn: Dsn = None,
     config: Config = None,

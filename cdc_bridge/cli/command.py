@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 import psycopg
 import typer
@@ -99,7 +99,9 @@ SchemaName: TypeAlias = Annotated[
 Tables: TypeAlias = Annotated[
     list[str] | None,
     typer.Argument(
-        help="Tables, as messages or sales.orders; quote as in SQL: '\"Order Details\"'.", show_default=False
+        metavar="TABLE",
+        help="Tables, as messages or sales.orders; quote as in SQL: '\"Order Details\"'.",
+        show_default=False,
     ),
 ]
 
@@ -134,12 +136,15 @@ def with_a_flag_for_each_setting(command: Callable[[Path | None, dict[str, objec
 
 def _option(name: str) -> Any:
     info, flag = s.FIELDS[name], s.flag(name)
-    words = f" {s.allowed(name).capitalize()}." if get_origin(info.annotation) is Literal else ""
     shows_default = isinstance(info.default, (str, int, float)) and info.default != ""
-    help_text = f"{info.description}{words}" + (f"  [{info.default}]" if shows_default else "")
+    help_text = f"{info.description}" + (f"  [{info.default}]" if shows_default else "")
     if info.annotation is bool:
         return Annotated[bool | None, typer.Option(f"{flag}/--no-{flag[2:]}", help=help_text)]
-    metavar = "NUMBER" if info.annotation in (int, float) else "JSON" if info.annotation == dict[str, str] else "TEXT"
+    if get_origin(info.annotation) is Literal:
+        metavar = f"<{'|'.join(filter(None, get_args(info.annotation)))}>"
+    else:
+        kinds: dict[Any, str] = {int: "NUMBER", float: "NUMBER"}
+        metavar = "JSON" if info.annotation == dict[str, str] else kinds.get(info.annotation, "TEXT")
     return Annotated[str | None, typer.Option(flag, metavar=metavar, help=help_text)]
 
 

@@ -22,15 +22,23 @@ from cdc_bridge.model.subscription import EventKind
 
 
 def explain(
-    collection: Annotated[str, typer.Argument(help="The collection, as messages or sales.orders; status lists them.")],
-    key: Annotated[str, typer.Argument(help="The row's key; of several columns, a JSON object.")],
+    collection: Annotated[
+        str,
+        typer.Argument(metavar="COLLECTION", help="The collection, as messages or sales.orders; status lists them."),
+    ],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The row's key; of several columns, a JSON object.")],
     claims: Annotated[
-        str | None, typer.Option("--as", metavar="JSON", help="The claims of the client's token; else it has none.")
+        str | None,
+        typer.Option(
+            "--as", metavar="JSON", help="The claims of the client's token; without it, a client that has none."
+        ),
     ] = None,
     filter_: Annotated[str | None, typer.Option("--filter", metavar="JSON", help="The client's filter.")] = None,
     fields: Annotated[str, typer.Option(metavar="A,B", help="The client's fields, separated by commas.")] = "",
     event: Annotated[Event | None, typer.Option(help="The client's event, if it asks for one kind only.")] = None,
-    changes: Annotated[int, typer.Option(min=1, max=1000, help="How many changes of the log are explained.")] = 10,
+    changes: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="NUMBER", help="How many changes of the log are explained.")
+    ] = 10,
     url: Annotated[
         str | None, typer.Option(metavar="URL", help="Where a bridge answers, as http://127.0.0.1:8765, to ask it too.")
     ] = None,

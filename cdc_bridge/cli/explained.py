@@ -198,7 +198,7 @@ def _row_now(found: Explanation) -> str:
     data = {
         None: "",
         True: "; a client that subscribes now gets it",
-        False: "; one that subscribes now does not get it",
+        False: "; a client that subscribes now does not get it",
     }
     return there + data[found.in_initial_data]
 

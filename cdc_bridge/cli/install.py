@@ -39,7 +39,9 @@ _NOTIFY = (
 )
 _SCHEMA = "With --all: the schema whose tables to attach; may be repeated."
 _PLAN = "Print the SQL and its locks, and change nothing."
-_PUBLISH = "Make our tables though a publication FOR ALL TABLES sends them to subscribers, which have them already."
+_PUBLISH = (
+    "Attach although a publication FOR ALL TABLES will send cdc_bridge's tables too: its subscribers have them already."
+)
 _EXCLUDED = "A column that never leaves its table, now and later; may be repeated."
 
 
@@ -87,7 +89,7 @@ def upgrade(
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    """Bring our SQL in the database to the version of this program.
+    """Bring the SQL in the database to the version of this program.
 
     It attaches nothing, and repeating it changes nothing. Bridges and writers go on meanwhile: those of one version
     before work with the new SQL, and this program works with the SQL of one version before.
@@ -110,7 +112,7 @@ def detach(
     tables: Tables = None,
     every: Annotated[bool, typer.Option("--all", help="Every table that is attached.")] = False,
     purge: Annotated[
-        bool, typer.Option(help="With --all: remove our schema too, so that nothing of us is left.")
+        bool, typer.Option(help="With --all: remove the schema of cdc_bridge too, so that nothing is left.")
     ] = False,
     dsn: Dsn = None,
     schema_name: SchemaName = None,
@@ -148,7 +150,7 @@ def sql(
     ] = False,
     owner_role: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help=f"With --roles: the role that attaches, and owns our schema.  [{OWNER}]"),
+        typer.Option(metavar="NAME", help=f"With --roles: the role that attaches, and owns the schema.  [{OWNER}]"),
     ] = None,
     runtime_role: Annotated[
         str | None,
@@ -164,7 +166,7 @@ def sql(
     schema_name: SchemaName = None,
     config: Config = None,
 ) -> None:
-    """Print our SQL, for installing it by migrations of your own.
+    """Print the SQL that attach installs, for migrations of your own.
 
     It makes the schema with its change log and functions, and changes no table of yours; attach does that.
     With --roles it makes the roles that attach and serve connect as, see docs/topics/roles.md.

@@ -31,8 +31,11 @@ class Event(enum.StrEnum):
 
 
 def listen(
-    collection: Annotated[str, typer.Argument(help="The collection, as messages or sales.orders; status lists them.")],
-    url: Annotated[str, typer.Option(help="Where the bridge listens.")] = DEFAULT_URL,
+    collection: Annotated[
+        str,
+        typer.Argument(metavar="COLLECTION", help="The collection, as messages or sales.orders; status lists them."),
+    ],
+    url: Annotated[str, typer.Option(metavar="URL", help="Where the bridge listens.")] = DEFAULT_URL,
     fields: Annotated[str, typer.Option(metavar="A,B", help="Only these fields, separated by commas.")] = "",
     event: Annotated[Event | None, typer.Option(help="Only changes of this kind.")] = None,
     as_json: Annotated[

@@ -20,19 +20,19 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def token(
-    role: Annotated[str, typer.Option(metavar="NAME", help="The role that its bearer has.")],
-    sub: Annotated[str | None, typer.Option(metavar="TEXT", help="Who its bearer is.")] = None,
+    role: Annotated[str, typer.Option(metavar="NAME", help="The role of the database whose rights it gives.")],
+    sub: Annotated[str | None, typer.Option(metavar="TEXT", help="Who the client is.")] = None,
     claim: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=JSON", help="One more claim; again for others. What is no JSON is a text."),
+        typer.Option(metavar="NAME=JSON", help="One more claim; may be repeated. What is no JSON is a text."),
     ] = None,
     expires_in: Annotated[str, typer.Option(metavar="SPAN", help="How long it is good: 90s, 15m, 1h or 7d.")] = "1h",
     config: Config = None,
 ) -> None:
     """Make a token for development, and print it.
 
-    It is signed with the setting jwt_secret. It gives its bearer what it says: do not use it where others see your
-    screen.
+    It is signed with the setting jwt_secret. Whoever has it may read what its role may: make none where others see
+    your screen.
 
     \b
     Examples:

@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     )
 
     notify: Annotated[Literal["", "auto", "off"], AnyCase] = _setting(
-        "", "Whether anything notifies; recorded in the database, for all bridges.", "auto or off"
+        "", "Whether writers may notify bridges; recorded in the database, for all bridges.", "auto or off"
     )
     poll_interval_s: float = _setting(
         0.05, "Seconds between two looks at the change log while writers do not notify.", gt=0

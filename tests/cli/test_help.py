@@ -57,7 +57,7 @@ def test_command_alone_prints_its_help(tmp_path: Path) -> None:
 
 def test_help_of_serve_lists_the_words_of_a_choice(tmp_path: Path) -> None:
     said = " ".join(run("serve", "--help", cwd=tmp_path).stdout.split())
-    assert "How log lines look. Human or json. [human]" in said
+    assert "--log-format <human|json> How log lines look. [human]" in said
     assert "Debug, info, warning or error. [info]" in said
 
 
