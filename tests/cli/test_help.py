@@ -58,7 +58,7 @@ def test_command_alone_prints_its_help(tmp_path: Path) -> None:
 def test_help_of_serve_lists_the_words_of_a_choice(tmp_path: Path) -> None:
     said = " ".join(run("serve", "--help", cwd=tmp_path).stdout.split())
     assert "--log-format <human|json> How log lines look. [human]" in said
-    assert "Debug, info, warning or error. [info]" in said
+    assert "--log-level <debug|info|warning|error> The least severe lines that are logged. [info]" in said
 
 
 def test_every_setting_is_a_flag_of_serve(tmp_path: Path) -> None:
