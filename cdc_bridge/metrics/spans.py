@@ -2,27 +2,43 @@
 
 Bound: that of the SDK's BatchSpanProcessor (`OTEL_BSP_MAX_QUEUE_SIZE`). Policy: it drops spans past it. A thread of its
 own sends them, so a collector that is slow or away holds nothing up.
+
+Rule: what the SDK says of addresses and headers is not logged, since it quotes them, and tokens can be in them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
+import re
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from cdc_bridge.logs import facts
 from cdc_bridge.metrics.tracing import Trace, Tracing
 from cdc_bridge.model.errors import UsageError
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+    from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
     from opentelemetry.trace import Tracer
 
-END_S = 2.0
-"""The time in which the last spans are sent at the end."""
+log = logging.getLogger(__name__)
+
+END_S = 1.0
+"""The time in which the last spans are sent at the end; less than the bridge has for its own (`GRACE_S` of `serve`)."""
+
+QUOTING = ("opentelemetry.exporter", "opentelemetry.util.re")
+"""The loggers of the SDK that quote addresses and headers."""
+
+HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+
+_HEADER = re.compile(r"\s*([\w!#$%&'*+.^`|~-]+\s*=.*)?", re.DOTALL)
 
 
 @asynccontextmanager
@@ -51,13 +67,46 @@ def _provider() -> TracerProvider:
         raise UsageError(
             "trace_ratio needs OpenTelemetry, which is not installed: pip install 'cdc_bridge[otel]', or leave it at 0"
         ) from error
+    for name in QUOTING:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
+        _check_headers()
         resource = Resource.create({SERVICE_NAME: "cdc_bridge"}).merge(OTELResourceDetector().detect())
         provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    except ValueError as error:
+        provider.add_span_processor(BatchSpanProcessor(cast("SpanExporter", _Exporter(OTLPSpanExporter()))))
+    except (ValueError, RuntimeError) as error:
         raise UsageError(f"a variable of OpenTelemetry (OTEL_*) is invalid: {error}") from error
     return provider
+
+
+def _check_headers() -> None:
+    """Raises `ValueError`."""
+    for name in HEADERS:
+        if not all(map(_HEADER.fullmatch, os.environ.get(name, "").split(","))):
+            raise ValueError(f"{name} is no list of NAME=VALUE, separated by commas")
+
+
+class _Exporter:
+    """A `SpanExporter` that sends by another one, and logs when that fails first, and when it works again."""
+
+    def __init__(self, exporter: SpanExporter) -> None:
+        self._exporter = exporter
+        self._is_failing = False
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        was_failing, self._is_failing = self._is_failing, result.name != "SUCCESS"
+        if self._is_failing and not was_failing:
+            log.warning("traces are lost: the collector does not take them", extra=facts(spans=len(spans)))
+        elif was_failing and not self._is_failing:
+            log.info("the collector takes traces again")
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self._exporter.force_flush(timeout_millis)
 
 
 def _export(tracer: Tracer, trace: Trace) -> None:

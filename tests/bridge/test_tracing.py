@@ -312,10 +312,37 @@ async def test_without_the_setting_nothing_of_opentelemetry_is_imported() -> Non
     assert stdout.decode() == "None []\n"
 
 
-async def test_variable_of_the_sdk_that_is_invalid_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
-    with pytest.raises(UsageError, match=r"a variable of OpenTelemetry \(OTEL_\*\) is invalid: "):
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_BSP_MAX_QUEUE_SIZE", "-1"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", f"authorization: Bearer {PRIVATE}"),
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", f"a=b,{PRIVATE}"),
+        ("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "nobody"),
+    ],
+)
+async def test_variable_of_the_sdk_that_is_invalid_is_named(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"a variable of OpenTelemetry \(OTEL_\*\) is invalid: ") as raised:
         await open_tracing(1).__aenter__()
+    assert PRIVATE not in f"{raised.value}{caplog.text}"
+
+
+async def test_secret_in_the_collectors_address_is_not_logged(table: Database) -> None:
+    """That nobody takes the traces is logged, and once."""
+    nobody = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"ftp://127.0.0.1/?api_key={PRIVATE}"}
+    async with traced(table, Collector(), **nobody) as running, asyncio.timeout(WITHIN_S):
+        number = 0
+        while "traces are lost" not in running.stderr or number < 40:
+            number += 1
+            table.execute("INSERT INTO t VALUES (%s)", [number])
+            await asyncio.sleep(0.02)
+        running.terminate()
+        assert await running.wait() == 0
+    assert PRIVATE not in running.stderr
+    assert running.stderr.count("traces are lost") == 1
 
 
 async def test_without_the_extra_the_setting_is_refused_in_a_sentence(table: Database, tmp_path: Path) -> None:
