@@ -1,5 +1,6 @@
 """Objects of Kubernetes as deploy/ has them: those of the chart as Helm renders it, and those of the manifest."""
 
+import functools
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -38,11 +39,13 @@ def ask(request: str, **arguments: Any) -> Any:
             "ATTENTION: Helm and the schemas of Kubernetes are not installed, so deploy/helm was not tested:"
             " make .venv-kubernetes/installed"
         )
+    return json.loads(_answer(json.dumps({request: arguments})))
+
+
+@functools.cache
+def _answer(request: str) -> str:
     command = [str(PYTHON), "-I", str(JUDGE)]
-    said = subprocess.run(
-        command, input=json.dumps({request: arguments}), capture_output=True, text=True, timeout=100, check=True
-    )
-    return json.loads(said.stdout)
+    return subprocess.run(command, input=request, capture_output=True, text=True, timeout=100, check=True).stdout
 
 
 def rendered(values: Mapping[str, Any] | None = None, release: str = "shop") -> list[Object]:

@@ -12,6 +12,7 @@ import yaml
 from cdc_bridge.cli.serve import GRACE_S
 from cdc_bridge.settings import Settings, load
 from cdc_bridge.settings.declaration import variable
+from tests.docs.blocks import blocks
 from tests.docs.shell import check
 from tests.kubernetes.objects import (
     CHART,
@@ -28,6 +29,7 @@ from tests.kubernetes.objects import (
 )
 from tests.support.process import ROOT
 
+PAGE = ROOT / "docs" / "how-to" / "kubernetes.md"
 SECRET = "a secret of some thirty-two bytes"
 MONITORED = {"metrics": {"enabled": True, "annotations": True, "serviceMonitor": {"enabled": True}}}
 CLIENTS = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "ingress"}}}]
@@ -251,6 +253,13 @@ def test_capture_is_installed_before_the_bridges() -> None:
 )
 def test_values_that_make_no_sense_are_refused(values: Mapping[str, Any], why: str) -> None:
     assert why in ask("render", chart=str(CHART), values=values, release="shop")["refused"]
+
+
+def test_page_shows_values_and_objects_that_are_taken() -> None:
+    shown = [yaml.safe_load(block.text) for block in blocks(PAGE) if block.language == "yaml"]
+    [values] = [each for each in shown if "apiVersion" not in each]
+    found = [each for each in [*shown, *rendered(values)] if "apiVersion" in each]
+    assert ask("validate", documents=found, versions=CHART_KUBERNETES) == []
 
 
 def test_names_fit_whatever_the_release_is_called() -> None:
