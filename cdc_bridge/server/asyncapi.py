@@ -49,7 +49,8 @@ HEADERS: Mapping[str, str] = {
 
 WANTS_TOKEN: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
-Answer: TypeAlias = tuple[HTTPStatus, str, Mapping[str, str]]
+Response: TypeAlias = tuple[HTTPStatus, str, Mapping[str, str]]
+"""Status, text and headers."""
 
 Schema: TypeAlias = dict[str, Any]
 
@@ -60,7 +61,7 @@ class CatalogReader(Protocol):
     async def read_collections(self, principal: Principal) -> Catalog: ...
 
 
-async def answer(
+async def respond(
     headers: Headers,
     token: str | None,
     scheme: str,
@@ -68,7 +69,7 @@ async def answer(
     mode: AuthMode,
     authenticator: Authenticator,
     reader: CatalogReader,
-) -> Answer:
+) -> Response:
     """Return the document for the bearer of a token; without one, for an anonymous client if such may connect."""
     try:
         async with asyncio.timeout(DOCUMENT_TIMEOUT_S):

@@ -50,11 +50,12 @@ class Handshake(BoundedReader):
         "_behind",
         "_ending",
         "_first_line",
-        "_identifying",
+        "_is_head",
         "_protocol",
         "_request_bytes",
         "_server",
         "_tail",
+        "_working",
     )
 
     def __init__(self, server: WebSocketServer) -> None:
@@ -65,7 +66,8 @@ class Handshake(BoundedReader):
         self._tail = b""
         self._request_bytes = 0
         self._behind: bytearray | None = None
-        self._identifying: asyncio.Task[None] | None = None
+        self._is_head = False
+        self._working: asyncio.Task[None] | None = None
         self._address: str | None = None
         self._ending: asyncio.TimerHandle
 
@@ -82,10 +84,10 @@ class Handshake(BoundedReader):
         self._server.limits.leave(self)
         if self._address is not None:
             self._server.limits.depart(self._address)
-        if self._identifying is not None:
-            self._identifying.cancel()
-        self._server.identifying.discard(self)
-        self._server.described.discard(self)
+        if self._working is not None:
+            self._working.cancel()
+        self._server.answering.discard(self)
+        self._server.describing.discard(self)
 
     # --- limits ---
 
@@ -135,7 +137,7 @@ class Handshake(BoundedReader):
             self._write_out()
 
     def _is_of_another_method(self, data: bytearray) -> bool:
-        """Websockets gives no answer to a request with a body."""
+        """Whether a request is neither GET nor HEAD, to which websockets would give no answer."""
         if self._first_line is None:
             return False
         self._first_line += data
@@ -146,11 +148,12 @@ class Handshake(BoundedReader):
 
     def _answer(self, request: Request) -> None:
         self._ending.cancel()
+        self._is_head = request.method == "HEAD"
         if page := self._server.requests.page(request):
-            self._respond((HTTPStatus.OK, page.text), page.headers, has_body=request.method != "HEAD")
+            self._respond((HTTPStatus.OK, page.text), page.headers)
             return
         if answer := self._server.requests.answer(request, peer_of(self.transport)):
-            self._respond(answer, has_body=request.method != "HEAD")
+            self._respond(answer)
             return
         client = self._server.requests.client_of(request.headers, peer_of(self.transport))
         admitted = self._server.limits.admit(self, client)
@@ -167,19 +170,19 @@ class Handshake(BoundedReader):
             self._accept(request, None)
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
-        self._identifying = self._server.start(work)
-        self._server.identifying.add(self)
+        self._working = self._server.start(work)
+        self._server.answering.add(self)
 
     async def _describe(self, request: Request, token: str | None) -> None:
         """Answer with the AsyncAPI document."""
         server = self._server
-        of_address = sum(each._address == self._address for each in server.described)
-        if len(server.described) >= asyncapi.DOCUMENTS_MAX or of_address >= asyncapi.DOCUMENTS_OF_ADDRESS_MAX:
+        of_address = sum(each._address == self._address for each in server.describing)
+        if len(server.describing) >= asyncapi.DOCUMENTS_MAX or of_address >= asyncapi.DOCUMENTS_OF_ADDRESS_MAX:
             self._respond((HTTPStatus.SERVICE_UNAVAILABLE, "too many ask for this; try again later\n"))
             return
-        server.described.add(self)
+        server.describing.add(self)
         try:
-            status, text, headers = await asyncapi.answer(
+            status, text, headers = await asyncapi.respond(
                 request.headers,
                 token,
                 server.requests.scheme_of(request.headers, is_encrypted=server.is_encrypted),
@@ -192,8 +195,8 @@ class Handshake(BoundedReader):
             self.transport.abort()
         else:
             if status is not HTTPStatus.OK:
-                server.described.discard(self)
-            self._respond((status, text), headers, has_body=request.method != "HEAD")
+                server.describing.discard(self)
+            self._respond((status, text), headers)
 
     async def _identify(self, request: Request, token: str) -> None:
         identity: Identity | None = None
@@ -208,28 +211,22 @@ class Handshake(BoundedReader):
             return
         if identity is None:
             answer = HTTPStatus.UNAUTHORIZED, "a good token is needed, as ?access_token=\n"
-            self._respond(answer, {"WWW-Authenticate": "Bearer"})  # HTTP wants some
+            self._respond(answer, asyncapi.WANTS_TOKEN)
         else:
             self._accept(request, identity)
 
     def _accept(self, request: Request, identity: Identity | None) -> None:
-        """Upgrade, or say what the request lacks for that."""
+        """Upgrade the connection, or say what the request lacks for that."""
         self._protocol.send_response(self._protocol.accept(request))
         self._write_out()
         if self._is_upgraded:
-            self._server.identifying.discard(self)
+            self._server.answering.discard(self)
             assert self._address is not None
             address, self._address = self._address, None
             is_paced = _parameters(request).get("pace") != ["off"]
             self._server.upgrade(self.transport, self._protocol, address, identity, self._behind, is_paced=is_paced)
 
-    def _respond(
-        self,
-        answer: Answer,
-        headers: Mapping[str, str] = NO_HEADERS,
-        *,
-        has_body: bool = True,
-    ) -> None:
+    def _respond(self, answer: Answer, headers: Mapping[str, str] = NO_HEADERS) -> None:
         if self.transport.is_closing():
             return
         self._server.traffic.responses[int(answer[0])] += 1
@@ -237,7 +234,7 @@ class Handshake(BoundedReader):
         for name, value in headers.items():
             response.headers.pop(name, None)
             response.headers[name] = value
-        if not has_body:
+        if self._is_head:
             response.body = b""
         self._protocol.send_response(response)
         self._write_out()
@@ -246,7 +243,7 @@ class Handshake(BoundedReader):
         self.write_out(self._protocol)
         if self._protocol.close_expected():
             self._ending.cancel()
-            within_s = DOCUMENT_TIMEOUT_S if self in self._server.described else limits.CLOSE_TIMEOUT_S
+            within_s = DOCUMENT_TIMEOUT_S if self in self._server.describing else limits.CLOSE_TIMEOUT_S
             self._ending = asyncio.get_running_loop().call_later(within_s, self.transport.abort)
 
 

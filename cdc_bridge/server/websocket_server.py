@@ -130,10 +130,10 @@ class WebSocketServer:
         self._certificate = certificate
         self._extensions = enable_server_permessage_deflate(None) if options.compression else ()
         self._anonymous = authenticator.anonymous
-        self.identifying: set[Handshake] = set()
+        self.answering: set[Handshake] = set()
         """Handshakes that are admitted, and not upgraded yet."""
-        self.described: set[Handshake] = set()
-        """Those of them that ask for the AsyncAPI document, until they have it."""
+        self.describing: set[Handshake] = set()
+        """Handshakes that ask for the AsyncAPI document, until they have it."""
         self._connections: dict[Connection, None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._one_left = asyncio.Event()
@@ -184,7 +184,7 @@ class WebSocketServer:
         self.limits.turn_all_away()
         for connection in list(self._connections):
             connection.close(CloseCode.SERVICE_RESTART, _come_again())
-        for admitted in [*self.identifying, *self._connections]:
+        for admitted in [*self.answering, *self._connections]:
             admitted.turn_away()
 
     async def _wait_until_empty(self) -> None:
