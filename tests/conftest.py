@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.browser import Page, open_page
 from tests.support.budget import settle_examples
 from tests.support.cluster import Cluster
 from tests.support.node import NODE, install
@@ -53,6 +54,14 @@ def node() -> Path:
     """Node, with the packages of tests/sdk installed. Skips where npm cannot fetch them."""
     install()
     return NODE
+
+
+@pytest.fixture
+async def page() -> AsyncIterator[Page]:
+    """Yield an empty tab of a real browser. Afterwards no script of what it showed may have failed."""
+    async with open_page() as page:
+        yield page
+        assert [each for each in page.errors if "exceptionId" in each] == []
 
 
 @pytest.fixture

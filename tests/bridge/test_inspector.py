@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from http.client import HTTPConnection
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess, RunningBridge, running_bridge
-from tests.support.browser import Page, chromium, open_page
+from tests.support.browser import Page
 from tests.support.node import NODE, PACKAGES
 from tests.support.reader import readers_of
 from tests.support.server import Database
@@ -30,10 +30,6 @@ HOSTILE = (
 """A row that is HTML and SQL."""
 
 pytestmark = pytest.mark.once  # nothing in it depends on the server's version
-
-needs_chromium = pytest.mark.skipif(
-    chromium() is None, reason="no Chromium here (Debian: chromium), so the inspector is NOT tested in a browser"
-)
 
 
 @pytest.fixture
@@ -58,13 +54,10 @@ async def get(bridge: RunningBridge, path: str, **headers: str) -> tuple[int, di
 
 
 @pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    program = chromium()
-    assert program
-    async with open_page(program) as opened:
-        yield opened
-        # A bridge that ends before the page is one that it tries to reach again.
-        assert [each for each in opened.errors if "ERR_CONNECTION_REFUSED" not in each] == []
+def page(page: Page) -> Iterator[Page]:
+    yield page
+    # A bridge that ends before the page is one that it tries to reach again.
+    assert [each for each in page.errors if "ERR_CONNECTION_REFUSED" not in each] == []
 
 
 async def rows(page: Page) -> list[list[str]]:
@@ -84,7 +77,6 @@ async def follow(page: Page, collection: str, fields: str = "", query_filter: st
     await page.click("#question button[type=submit]")
 
 
-@needs_chromium
 async def test_rows_arrive_change_and_leave(tables: Database, page: Page) -> None:
     async with running_bridge(tables.dsn) as bridge:
         await page.go(bridge.http)
@@ -98,7 +90,6 @@ async def test_rows_arrive_change_and_leave(tables: Database, page: Page) -> Non
         assert '"event":"delete"' in await page.evaluate("document.getElementById('shown').textContent")
 
 
-@needs_chromium
 async def test_chosen_collection_is_followed_at_once(tables: Database, page: Page) -> None:
     async with running_bridge(tables.dsn) as bridge:
         await page.go(bridge.http)
@@ -111,7 +102,6 @@ async def test_chosen_collection_is_followed_at_once(tables: Database, page: Pag
         assert len(await rows(page)) == 2
 
 
-@needs_chromium
 async def test_page_follows_again_after_the_bridge_was_killed(tables: Database, page: Page) -> None:
     async with BridgeProcess(tables.dsn) as bridge:
         await page.go(bridge.http)
@@ -126,7 +116,6 @@ async def test_page_follows_again_after_the_bridge_was_killed(tables: Database, 
         assert await rows(page) == [["2", "dos"]]
 
 
-@needs_chromium
 async def test_values_are_shown_and_never_interpreted(tables: Database, page: Page) -> None:
     tables.execute("UPDATE messages SET text = %s WHERE id = 1", [HOSTILE])
     async with running_bridge(tables.dsn) as bridge:
@@ -140,7 +129,6 @@ async def test_values_are_shown_and_never_interpreted(tables: Database, page: Pa
         assert await page.evaluate("document.querySelectorAll('#rows img, #rows script').length") == 0
 
 
-@needs_chromium
 async def test_names_are_completed_from_the_catalog(tables: Database, page: Page) -> None:
     async with running_bridge(tables.dsn) as bridge:
         await page.go(bridge.http)
@@ -196,7 +184,6 @@ async def saying(tab: str, snippet: str, token: str = "") -> AsyncIterator[Calla
         await process.wait()
 
 
-@needs_chromium
 async def test_snippets_do_what_the_page_does(tables: Database, page: Page, node: Path) -> None:
     del node  # it installs the SDK
     async with running_bridge(tables.dsn) as bridge:
@@ -211,7 +198,6 @@ async def test_snippets_do_what_the_page_does(tables: Database, page: Page, node
                 await says(f"from {tab}".encode())
 
 
-@needs_chromium
 async def test_snippets_take_the_token_from_elsewhere(tables: Database, page: Page, node: Path) -> None:
     """It is no part of them, so that nobody copies it by mistake."""
     del node
@@ -232,7 +218,6 @@ async def test_snippets_take_the_token_from_elsewhere(tables: Database, page: Pa
             page.errors.clear()  # the browser complains about the connection without a token
 
 
-@needs_chromium
 async def test_bearer_of_a_token_sees_what_its_role_may_read(tables: Database, page: Page) -> None:
     with readers_of(tables) as readers:
         tables.execute(f"GRANT SELECT (id, text) ON messages TO {readers.role}")

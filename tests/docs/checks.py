@@ -9,14 +9,12 @@ import ast
 import html.parser
 import json
 import re
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
@@ -26,12 +24,13 @@ from tests.docs import shell
 from tests.docs.reference import PROTOCOL
 from tests.support.certificate import make_pair
 from tests.support.node import NODE, PACKAGES, install
-from tests.support.process import ROOT, environment
+from tests.support.process import ROOT, environment, require_program
 
 ANSWER = {"data", "error", "status", "event"}
 """Members of which each answer has one, and none of the clients' messages but `subscribe`."""
 
 PAYLOADS = [message["payload"] for message in PROTOCOL["channels"]["websocket"]["messages"].values()]
+UNCHECKED = "a block of a page was NOT checked"
 MESSAGE = Draft202012Validator({"anyOf": PAYLOADS, "components": PROTOCOL["components"]})
 
 
@@ -115,28 +114,25 @@ def nginx(text: str, folder: Path) -> None:
     text = re.sub(r"(ssl_certificate_key\s+)[^;]+", rf"\g<1>{pair.key}", text)
     file = folder / "nginx.conf"
     file.write_text(f"pid {folder}/pid;\nevents {{}}\n{text}")
-    _run([_program("nginx"), "-t", "-q", "-p", str(folder), "-e", "stderr", "-c", str(file)])
+    _run([require_program("nginx", UNCHECKED), "-t", "-q", "-p", str(folder), "-e", "stderr", "-c", str(file)])
 
 
 def haproxy(text: str, folder: Path) -> None:
     """With timeouts and a frontend, unless it has its own."""
-    pair = make_pair(folder)
-    both = folder / "site.pem"
-    both.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
-    text = re.sub(r"(\bcrt\s+)\S+", rf"\g<1>{both}", text)
+    text = re.sub(r"(\bcrt\s+)\S+", rf"\g<1>{make_pair(folder).joined()}", text)
     if not re.search(r"^defaults", text, re.MULTILINE):
         text = f"defaults\n    mode http\n    timeout connect 5s\n    timeout client 1m\n    timeout server 1m\n{text}"
     if not re.search(r"^(frontend|listen)", text, re.MULTILINE):
         text += "frontend checked\n    bind 127.0.0.1:1\n"
     file = folder / "haproxy.cfg"
     file.write_text(text)
-    _run([_program("haproxy"), "-c", "-f", str(file)])
+    _run([require_program("haproxy", UNCHECKED), "-c", "-f", str(file)])
 
 
 def caddy(text: str, folder: Path) -> None:
     file = folder / "Caddyfile"
     file.write_text(text)
-    _run([_program("caddy"), "validate", "--adapter", "caddyfile", "--config", str(file)])
+    _run([require_program("caddy", UNCHECKED), "validate", "--adapter", "caddyfile", "--config", str(file)])
 
 
 def output(text: str, folder: Path) -> None:
@@ -150,13 +146,6 @@ def output(text: str, folder: Path) -> None:
 
 def nothing(text: str, folder: Path) -> None:
     pass
-
-
-def _program(name: str) -> str:
-    found = shutil.which(name, path="/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin:/sbin")
-    if not found:
-        pytest.skip(f"ATTENTION: a block of {name} was NOT checked: install Debian's package {name}")
-    return found
 
 
 def _run(command: Sequence[str], text: str | None = None) -> None:

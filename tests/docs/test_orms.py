@@ -6,23 +6,16 @@ import json
 from typing import Any
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict
 
 from tests.docs.blocks import blocks
-from tests.neighbours.program import PROJECTS, PYTHON, program
+from tests.neighbours.program import program, python
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
-from tests.support.process import ROOT, running
+from tests.support.process import ROOT
 from tests.support.server import Database
 from tests.support.wsclient import connected
 
-pytestmark = [
-    pytest.mark.once,  # nothing in it depends on the server's version
-    pytest.mark.skipif(
-        not (PYTHON.parent.parent / "installed").exists(),
-        reason="ATTENTION: the page about ORMs was not tried: `make .venv-neighbours/installed` installs what it needs",
-    ),
-]
+pytestmark = pytest.mark.once  # nothing in it depends on the server's version
 
 RENAME, INCLUDE_NAME = (
     block.text for block in blocks(ROOT / "docs" / "how-to" / "orms.md") if block.language == "python"
@@ -55,9 +48,8 @@ with create_engine(url).connect() as connection:
 """
 
 
-async def python(script: str, database: Database) -> Any:
-    env = {"DATABASE": json.dumps(conninfo_to_dict(database.dsn)), "PYTHONPATH": str(PROJECTS)}
-    async with running(str(PYTHON), "-c", script, env=env) as process:
+async def printed_by(script: str, database: Database) -> Any:
+    async with python("-c", script, database=database) as process:
         printed, _ = await process.communicate()
         return json.loads(printed)
 
@@ -70,7 +62,7 @@ async def test_client_knows_the_event_of_its_own_change(database: Database) -> N
     async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
         await client.send({"type": "subscribe", "collection": "shop_order", "event": "update", "tx": True})
         assert (await client.next())["event"] == "init"
-        xid = await python(IN_DJANGO, database)
+        xid = await printed_by(IN_DJANGO, database)
         message = await client.next()
         assert ([row["note"] for row in message["data"]], message["tx"]["id"]) == (["by the page"], xid)
 
@@ -79,4 +71,4 @@ async def test_alembic_leaves_our_schema_alone(database: Database) -> None:
     """With the function of the page; without it, it would drop our tables."""
     database.execute("CREATE TABLE orders (id int PRIMARY KEY)")
     attach(database, "orders")
-    assert await python(BESIDE_ALEMBIC, database) == [["", "cdc"], [""]]
+    assert await printed_by(BESIDE_ALEMBIC, database) == [["", "cdc"], [""]]

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import itertools
 import re
-import shutil
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
 from tests.support.certificate import Pair, make_pair
 from tests.support.haproxy import free_port
-from tests.support.process import ROOT, running
+from tests.support.process import ROOT, find_program, running
 from tests.support.rolling import INSERT, TABLE, Client
 from tests.support.server import Database
 
@@ -74,11 +73,9 @@ def nginx(folder: Path, ports: Ports, pair: Pair) -> list[str]:
 
 
 def haproxy(folder: Path, ports: Ports, pair: Pair) -> list[str]:
-    both = folder / "both.pem"
-    both.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
     text = ports.put_into(BLOCKS["haproxy"]).replace("bind :443", f"bind 127.0.0.1:{ports.public}")
     file = folder / "haproxy.cfg"
-    file.write_text(re.sub(r"/etc/haproxy/\S+\.pem", str(both), text))
+    file.write_text(re.sub(r"/etc/haproxy/\S+\.pem", str(pair.joined()), text))
     return ["-q", "-db", "-f", str(file)]
 
 
@@ -97,7 +94,7 @@ async def test_proxies_pass_everything_on(database: Database, tmp_path: Path, mo
     """All in front of the same bridges, each with clients of its own."""
     pair = make_pair(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(pair.certificate))
-    programs = {name: shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin") for name in PROXIES}
+    programs = {name: find_program(name) for name in PROXIES}
     bridges, application = (free_port(), free_port()), free_port()
     async with contextlib.AsyncExitStack() as stack:
         await stack.enter_async_context(_application(application))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,16 +10,13 @@ import pytest
 from tests.docs.blocks import blocks
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
-from tests.support.browser import Page, chromium, open_page
+from tests.support.browser import Page
 from tests.support.haproxy import free_port
 from tests.support.node import NODE, PACKAGES
 from tests.support.process import ROOT
 from tests.support.server import Database
 
-pytestmark = [
-    pytest.mark.once,  # nothing in it depends on the server's version
-    pytest.mark.skipif(chromium() is None, reason="no Chromium here (Debian: chromium), so React is NOT tried"),
-]
+pytestmark = pytest.mark.once  # nothing in it depends on the server's version
 
 BLOCKS = {block.language: block.text for block in blocks(ROOT / "docs" / "how-to" / "react.md")}
 RECORDING = """
@@ -62,14 +58,6 @@ def bundled(folder: Path) -> Path:
 
 
 @pytest.fixture
-async def page() -> AsyncIterator[Page]:
-    program = chromium()
-    assert program
-    async with open_page(program) as opened:
-        yield opened
-
-
-@pytest.fixture
 def messages(database: Database) -> Database:
     database.execute(
         "CREATE TABLE messages (id int PRIMARY KEY, room int, text text);"
@@ -106,4 +94,3 @@ async def test_hook_follows_a_collection(messages: Database, page: Page, tmp_pat
         messages.execute("DROP TABLE messages")
         await page.evaluate(f"show('{bridge.http}', 1)")
         await page.wait_for("document.querySelector('[role=alert]')?.textContent.includes('permission')")
-    assert not [each for each in page.errors if "exceptionId" in each]

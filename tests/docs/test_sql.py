@@ -49,9 +49,7 @@ def database(server: Server) -> Iterator[Database]:
     database = server.create_database()
     yield database
     server.drop_database(database)
-    postgres = Database(server, "postgres")
-    for (role,) in postgres.execute("SELECT oid::regrole::text FROM pg_roles WHERE oid >= 16384"):
-        postgres.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    server.drop_roles()
 
 
 @pytest.mark.parametrize("page", sorted(PAGES))

@@ -57,8 +57,7 @@ def shop(cluster: Cluster) -> Iterator[Database]:
         shop.execute(f"CREATE TABLE {table} ({columns}); ALTER TABLE {table} OWNER TO {OF_THE_TABLES}")
     yield shop
     server.drop_database(shop)
-    for (role,) in postgres.execute("SELECT oid::regrole::text FROM pg_roles WHERE oid >= 16384"):
-        postgres.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+    server.drop_roles()
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.support.process import PIPE, ROOT, running
 from tests.support.server import Database
 
 PROJECTS = Path(__file__).parent / "projects"
-PYTHON = ROOT / ".venv-neighbours" / "bin" / "python"
+ENVIRONMENT = ROOT / ".venv-neighbours"
 STEP_WITHIN_S = 100.0
 
 
@@ -38,10 +38,15 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def program(name: str, database: Database, **env: str) -> AsyncIterator[Program]:
-    if not (PYTHON.parent.parent / "installed").exists():
-        pytest.skip(
-            f"ATTENTION: projects/{name} was not tried: `make .venv-neighbours/installed` installs what it needs"
-        )
-    where = {"DATABASE": json.dumps(conninfo_to_dict(database.dsn)), "PYTHONPATH": str(PROJECTS)}
-    async with running(str(PYTHON), "-m", name, env=where | env, stdin=PIPE) as process:
+    async with python("-m", name, database=database, **env) as process:
         yield Program(process)
+
+
+@contextlib.asynccontextmanager
+async def python(*arguments: str, database: Database, **env: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run Python with Django, SQLAlchemy and the projects. Skips the test where these are not installed."""
+    if not (ENVIRONMENT / "installed").exists():
+        pytest.skip("ATTENTION: a neighbour was not tried: `make .venv-neighbours/installed` installs what it needs")
+    where = {"DATABASE": json.dumps(conninfo_to_dict(database.dsn)), "PYTHONPATH": str(PROJECTS)}
+    async with running(str(ENVIRONMENT / "bin" / "python"), *arguments, env=where | env, stdin=PIPE) as process:
+        yield process

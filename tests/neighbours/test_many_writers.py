@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from pathlib import Path
 
 import psycopg
@@ -17,7 +16,7 @@ from tests.support.bridge import running_bridge
 from tests.support.pgbench import find_pgbench
 from tests.support.pgbouncer import pgbouncer
 from tests.support.pooler import LEFT_BEHIND
-from tests.support.process import PIPE, running
+from tests.support.process import PIPE, require_program, running
 from tests.support.server import Database
 
 pytestmark = pytest.mark.once
@@ -63,10 +62,8 @@ async def test_pgbench_through_pgbouncer_is_followed(database: Database, tmp_pat
 
 
 async def test_sysbench_is_followed(database: Database) -> None:
-    """What it wrote by its own account, what the WAL has, and what arrived."""
-    sysbench = shutil.which("sysbench")
-    if sysbench is None:
-        pytest.skip("ATTENTION: sysbench is not installed, so its workloads were not tried: apt-get install sysbench")
+    """Its own account of what it wrote, the WAL and what arrived agree."""
+    sysbench = require_program("sysbench", "its workloads were not tried")
     where = conninfo_to_dict(database.dsn)
     command = [sysbench, "--db-driver=pgsql", f"--pgsql-host={where['host']}", f"--pgsql-port={where['port']}"]
     command += [f"--pgsql-user={where['user']}", f"--pgsql-db={database.name}", "--tables=2", "--table_size=1000"]

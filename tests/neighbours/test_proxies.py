@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.certificate import Pair, make_pair
 from tests.support.haproxy import free_port
-from tests.support.process import running
+from tests.support.process import require_program, running
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 
@@ -33,9 +32,7 @@ PASSES_WITHIN_S = 20.0
 @contextlib.asynccontextmanager
 async def behind(name: str, folder: Path, pair: Pair, bridge_port: int) -> AsyncIterator[str]:
     """The proxy in front of one bridge, configured as `docs/how-to/proxies.md` says; its address."""
-    program = shutil.which(name, path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-    if program is None:
-        pytest.skip(f"ATTENTION: {name} is not installed, so nothing was tried behind it: apt-get install {name}")
+    program = require_program(name, "nothing was tried behind it")
     ports = Ports(free_port(), free_port(), (bridge_port, bridge_port))
     command = program, *PROXIES[name](folder, ports, pair)
     async with running(*command, cwd=folder, env={"XDG_CONFIG_HOME": str(folder)}):

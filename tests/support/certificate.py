@@ -25,6 +25,12 @@ class Pair:
     def flags(self) -> tuple[str, ...]:
         return "--tls-certificate", str(self.certificate), "--tls-key", str(self.key)
 
+    def joined(self) -> Path:
+        """Write certificate and key to one file, as HAProxy reads them."""
+        both = self.certificate.with_name("both.pem")
+        both.write_bytes(self.certificate.read_bytes() + self.key.read_bytes())
+        return both
+
     @property
     def trusting(self) -> ssl.SSLContext:
         """For a client that trusts nothing else."""

@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import csv
 import io
-import shutil
 import socket
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
+from tests.support.process import require_program
 
 CONFIGURATION = """\
 global
@@ -69,9 +68,7 @@ class HAProxy:
 @contextlib.asynccontextmanager
 async def haproxy(directory: Path, ports: Sequence[int]) -> AsyncIterator[HAProxy]:
     """HAProxy in front of the bridges that listen, or will listen, on these ports."""
-    program = shutil.which("haproxy", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
-    if program is None:
-        pytest.skip("ATTENTION: haproxy is not installed, so no deployment behind it was tried")
+    program = require_program("haproxy", "no deployment behind it was tried")
     port, figures_port = free_port(), free_port()
     servers = [f"    server bridge{number} 127.0.0.1:{each}\n" for number, each in enumerate(ports)]
     file = directory / "haproxy.cfg"

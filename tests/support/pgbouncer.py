@@ -5,25 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import getpass
-import shutil
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psycopg
-import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from tests.support.haproxy import free_port
+from tests.support.process import require_program
 from tests.support.server import Database
 
 
 @contextlib.asynccontextmanager
 async def pgbouncer(database: Database, directory: Path, mode: str, *, size: int = 30) -> AsyncIterator[str]:
     """The installed one, in front of the test's server, with as many server sessions."""
-    program = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin")
-    if program is None:
-        pytest.skip("ATTENTION: pgbouncer is not installed, so only the pooler of the tests was tried")
+    program = require_program("pgbouncer", "only the pooler of the tests was tried")
     port = free_port()
     process = await asyncio.create_subprocess_exec(program, "-q", *_configured(database, directory, mode, port, size))
     try:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[2]
 SAYS_WITHIN_S = 20.0
@@ -18,6 +21,19 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Ours, without what would configure the command, and with the tree that is under test."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CDC_BRIDGE_", "PG"))}
     return kept | {"PYTHONPATH": str(ROOT), "COLUMNS": "100"} | dict(extra or {})
+
+
+def find_program(name: str) -> str | None:
+    """Return the path of an installed program; some are where only root's PATH leads."""
+    return shutil.which(name, path=f"{os.environ['PATH']}:/usr/local/sbin:/usr/sbin:/sbin")
+
+
+def require_program(name: str, consequence: str) -> str:
+    """Return the path of a program. Skips the test where Debian's package of this name is not installed."""
+    found = find_program(name)
+    if found is None:
+        pytest.skip(f"ATTENTION: {name} is not installed, so {consequence}: apt-get install {name}")
+    return found
 
 
 def command(*arguments: str) -> list[str]:

@@ -61,6 +61,12 @@ class Server:
     def drop_database(self, database: Database) -> None:
         self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name)))
 
+    def drop_roles(self) -> None:
+        """Drop every role that a test has made, once no database but `postgres` knows them."""
+        postgres = Database(self, "postgres")
+        for (role,) in postgres.execute("SELECT oid::regrole::text FROM pg_roles WHERE oid >= 16384"):
+            postgres.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
     def _execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.dsn(), autocommit=True) as connection:
             connection.execute(statement)
