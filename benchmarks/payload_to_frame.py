@@ -22,7 +22,7 @@ from cdc_bridge.engine.match import find_matches
 from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKind
 from cdc_bridge.model.change import Change, Relation
 from cdc_bridge.model.filter import EVERYTHING, Comparison, Field, Filter, Literal, Operator
-from cdc_bridge.model.messages import event_body, event_tail
+from cdc_bridge.model.frames import event_body, event_tail
 from cdc_bridge.model.subscription import Projection, Query, Subscription
 
 REWRITTEN = (

@@ -26,7 +26,7 @@ from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKi
 from cdc_bridge.model.change import NO_ERA, Change, Relation, Snapshot
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import Comparison, Field, Literal, Operator
-from cdc_bridge.model.messages import CloseCode
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.subscription import Projection, Query, Subscription
 from cdc_bridge.ports import InitialData
 

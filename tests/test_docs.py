@@ -9,7 +9,8 @@ import pytest
 
 from cdc_bridge.admin.problems import SEVERITIES
 from cdc_bridge.doctor.examination import OF_OURS, OF_THE_SERVER
-from cdc_bridge.model.messages import _PARSERS, CloseCode
+from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.messages import _PARSERS
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "cdc_bridge").rglob("*.py"))

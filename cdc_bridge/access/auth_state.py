@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from cdc_bridge.model import messages
+from cdc_bridge.model import frames
 from cdc_bridge.model.errors import RequestError, forbidden_collection
 from cdc_bridge.model.security_context import Principal
 from cdc_bridge.model.subscription import Uid
@@ -185,13 +185,13 @@ class AuthState:
         ):
             self._state = State.EXPIRED
             self._limit_s = now.steady_s + self._timeout_s
-            return Suspend(), Say(messages.error("auth", token_expired()))
+            return Suspend(), Say(frames.error("auth", token_expired()))
         if self.is_judged or now.steady_s < self._limit_s:
             return ()
         if self._state is State.AWAITED:
             return self.turn_away()
         if self._state is State.EXPIRED:
-            return self._lose(messages.error("auth", RequestError("AUTH_TIMEOUT", "Authentication timed out.")))
+            return self._lose(frames.error("auth", RequestError("AUTH_TIMEOUT", "Authentication timed out.")))
         return ()
 
     def announce(self) -> None:
@@ -203,7 +203,7 @@ class AuthState:
         if self.is_over:
             return ()
         self._identity = identity
-        return self._become(identity.principal, Say(messages.authenticated(uid)))
+        return self._become(identity.principal, Say(frames.authenticated(uid)))
 
     def refuse(self, error: RequestError, uid: Uid) -> Sequence[Step]:
         self._being_verified -= 1
@@ -211,12 +211,12 @@ class AuthState:
             return ()
         if self.is_awaited:
             return self.turn_away()
-        return self._lose(messages.error("auth", error, uid))
+        return self._lose(frames.error("auth", error, uid))
 
     def turn_away(self) -> Sequence[Step]:
         """Fail the handshake."""
         error = RequestError("AUTH_FAILED", "Authentication handshake failed.")
-        return self._end(messages.error("auth", error))
+        return self._end(frames.error("auth", error))
 
     # --- transitions ---
 

@@ -20,10 +20,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cdc_bridge.model import messages
+from cdc_bridge.model import frames
 from cdc_bridge.model.change import Snapshot
 from cdc_bridge.model.cursor import ClientPosition, EventPosition
-from cdc_bridge.model.messages import CloseCode
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.subscription import Event, EventKind, Overflow
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Cut:
         """Return an encoded frame. The last one is kept, since the next client usually gets the same."""
         key = (uid, cursor)
         if self._key != key:
-            self._key, self._frame = key, self._body + messages.event_tail(uid, cursor)
+            self._key, self._frame = key, self._body + frames.event_tail(uid, cursor)
         return self._frame
 
 
@@ -179,18 +179,18 @@ def cut_frame(
     _, _, cost_bytes, _, _, claim = entries[at]
     is_all = at + 1 == len(entries) and not sent_rows and cost_bytes <= FRAME_BYTES_MAX
     if one or (is_all and len(event.rows or ()) <= FRAME_ROWS_MAX) or event.kind not in _MERGED:
-        return Cut(messages.event_body(event, one=one), at + 1 - begin, cost_bytes, claim=claim)
+        return Cut(frames.event_body(event, one=one), at + 1 - begin, cost_bytes, claim=claim)
     end = _end(event, sent_rows)
     rows, old = event.rows or (), event.old
     if end < len(rows):
         part = _merged(event, rows[sent_rows:end], old and old[sent_rows:end])
-        return Cut(messages.event_body(part, one=False), at - begin, 0, end)
+        return Cut(frames.event_body(part, one=False), at - begin, 0, end)
     if sent_rows:
         event = _merged(event, rows[sent_rows:], old and old[sent_rows:])
     event, count, cost_bytes, claim = _gather(
         entries, at, event, with_cursor=with_cursor, seen_end=seen_end, skips=skips
     )
-    return Cut(messages.event_body(event, one=False), at + count - begin, cost_bytes, claim=claim)
+    return Cut(frames.event_body(event, one=False), at + count - begin, cost_bytes, claim=claim)
 
 
 def in_frames(entries: Sequence[Entry], *, with_cursor: bool) -> list[Entry]:

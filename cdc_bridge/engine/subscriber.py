@@ -18,7 +18,7 @@ from cdc_bridge.engine.state import SENT, TRANSITIONS, State, Step
 from cdc_bridge.model.change import Era, Position, Snapshot
 from cdc_bridge.model.cursor import ClientPosition, CursorCipher, EventPosition
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.messages import CloseCode
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.subscription import Event, Overflow, Subscription
 
 if TYPE_CHECKING:

@@ -28,7 +28,8 @@ from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.histogram import Histogram
 from cdc_bridge.logs import facts
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.messages import CloseCode, Subscribe
+from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.messages import Subscribe
 from cdc_bridge.statements import statement
 from cdc_bridge.wanted import check_still_wanted
 

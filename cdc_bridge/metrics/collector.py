@@ -28,7 +28,7 @@ from cdc_bridge.histogram import BOUNDS_S, Histogram
 from cdc_bridge.metrics.canary import Canary
 from cdc_bridge.metrics.names import AUTHENTICATION_REASONS, CURSOR_OUTCOMES, METRICS, OTHER_REASON, UNDELIVERED_REASONS
 from cdc_bridge.model.change import GapCause
-from cdc_bridge.model.messages import CloseCode
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.server.websocket_server import WebSocketServer
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from websockets.server import ServerProtocol
 
 from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
-from cdc_bridge.model import messages
+from cdc_bridge.model import frames
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.messages import CloseCode
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.server import limits
 from cdc_bridge.server.framing import PING, PONG_BYTES, Framing, is_pong
 from cdc_bridge.server.limits import BoundedReader
@@ -186,7 +186,7 @@ class Connection(BoundedReader):
             self._subscribers.remove(subscriber)
 
     def refuse(self, subscriber: Subscriber, error: RequestError) -> None:
-        self.reply(messages.error("subscribe", error, subscriber.subscription.uid))
+        self.reply(frames.error("subscribe", error, subscriber.subscription.uid))
 
     @property
     def has_room(self) -> bool:

@@ -22,7 +22,7 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from cdc_bridge.model import messages
+from cdc_bridge.model import frames, messages
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.messages import (
     Authenticate,
@@ -198,12 +198,12 @@ class MessageReader:
         try:
             message = messages.parse(text)
         except InvalidMessage as invalid:
-            return Reply(messages.error(invalid.type, invalid.error, invalid.uid))
+            return Reply(frames.error(invalid.type, invalid.error, invalid.uid))
         if not isinstance(message, Authenticate):
             self._alive = True  # as in Directus: any valid message but `auth` is a sign of life
         match message:
             case Ping(uid):
-                return Reply(messages.pong(uid))
+                return Reply(frames.pong(uid))
             case Pong():
                 return None
         return message
@@ -226,4 +226,4 @@ class MessageReader:
             return Abuse("too many messages")
         wait_ms = round((self._window_start_s + self._window_s - now_s) * 1000)
         error = RequestError("REQUESTS_EXCEEDED", f"Too many messages, retry after {wait_ms}ms.")
-        return Reply(messages.error("server", error))
+        return Reply(frames.error("server", error))

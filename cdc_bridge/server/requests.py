@@ -30,12 +30,12 @@ from cdc_bridge.access.auth_state import (
 from cdc_bridge.engine.state import SENT
 from cdc_bridge.engine.subscriber import Outlet, Subscriber
 from cdc_bridge.logs import facts
-from cdc_bridge.model import messages
+from cdc_bridge.model import frames
 from cdc_bridge.model.catalog import Catalog
 from cdc_bridge.model.errors import RequestError, forbidden_collection
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.messages import (
     Authenticate,
-    CloseCode,
     ReadCollections,
     ReadItems,
     Status,
@@ -204,7 +204,7 @@ class ClientSession:
             case Status(uid):
                 now_us = int(self._server.now().unix_s * 1e6)
                 shown = [_status(subscriber, now_us) for subscriber in self._client.subscribers()]
-                self._client.reply(messages.status(shown, uid))
+                self._client.reply(frames.status(shown, uid))
             case ReadCollections(uid):
                 await self._read_collections(uid)
             case ReadItems():
@@ -239,13 +239,13 @@ class ClientSession:
                 if subscriber not in before:
                     self._end(subscriber)
             self._note(error)
-            self._client.reply(messages.error("subscribe", error, request.uid))
+            self._client.reply(frames.error("subscribe", error, request.uid))
 
     def _unsubscribe(self, request: Unsubscribe) -> None:
         if request.uid is None:
             self._end_all()
         self._end_uid(request.uid)
-        self._client.reply(messages.unsubscribed(request.uid))
+        self._client.reply(frames.unsubscribed(request.uid))
 
     async def _read_collections(self, uid: Uid) -> None:
         """Send the names of collections. An anonymous client without a role is refused, as for each collection."""
@@ -253,9 +253,9 @@ class ClientSession:
             principal = self._auth_state.principal_of("*")
             catalog = await self._unless_broken_off(self._server.engine.read_collections(principal))
         except RequestError as error:
-            self._client.reply(messages.error("collections", error, uid))
+            self._client.reply(frames.error("collections", error, uid))
         else:
-            self._client.reply(messages.collections(catalog, uid))
+            self._client.reply(frames.collections(catalog, uid))
 
     async def _read_items(self, request: ReadItems) -> None:
         try:
@@ -263,10 +263,10 @@ class ClientSession:
             data = await self._unless_broken_off(self._server.engine.read_items(request, principal))
         except RequestError as error:
             self._note(error)
-            self._client.reply(messages.error("items", error, request.uid))
+            self._client.reply(frames.error("items", error, request.uid))
         else:
             one = request.item is not None
-            self._client.reply(messages.items(data.rows, request.uid, one=one, more=data.more, meta=data.meta))
+            self._client.reply(frames.items(data.rows, request.uid, one=one, more=data.more, meta=data.meta))
 
     def _note(self, error: RequestError) -> None:
         """Log the role of a refused request. The client is not told whether something is missing or forbidden."""
@@ -354,7 +354,7 @@ class ClientSession:
         if self._auth_state.is_awaited or self._auth_state.is_judged:
             return  # the first frame that it gets has to be the answer to its `auth`
         if self._messages.tick():
-            self._client.reply(messages.ping())
+            self._client.reply(frames.ping())
         else:
             self._client.close(CloseCode.POLICY_VIOLATION, "no answer to a ping")
 

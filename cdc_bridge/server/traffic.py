@@ -14,7 +14,7 @@ from websockets.frames import CloseCode as LibraryCode
 from websockets.protocol import Protocol
 
 from cdc_bridge.histogram import Histogram
-from cdc_bridge.model.messages import CloseCode
+from cdc_bridge.model.frames import CloseCode
 
 if TYPE_CHECKING:
     from cdc_bridge.server.connection import Connection

@@ -2,7 +2,7 @@
 
 A server that ends is *draining* first: it is not ready, upgrades no request, and closes its connections one after the
 other, so that clients come back to other bridges, or to the next one, over some seconds and not all at once. Each is
-told after what pause (`messages.come_again`). Whoever has not been closed yet is served as ever.
+told after what pause (`frames.come_again`). Whoever has not been closed yet is served as ever.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from websockets.typing import Subprotocol
 
 from cdc_bridge.access.auth_state import AuthMode, AuthState, Identity, Moment
 from cdc_bridge.access.authenticator import Authenticator
-from cdc_bridge.model.messages import CloseCode, come_again
+from cdc_bridge.model.frames import CloseCode, come_again
 from cdc_bridge.server import framing, limits
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import Framing

@@ -14,7 +14,7 @@ from cdc_bridge.model.catalog import Catalog, Collection, Column, PgType, TypeKi
 from cdc_bridge.model.change import Change, Operation, Position, Relation, Snapshot
 from cdc_bridge.model.cursor import ClientPosition
 from cdc_bridge.model.errors import RequestError, SourceUnavailable, forbidden_item
-from cdc_bridge.model.messages import CloseCode
+from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import SecurityContext
 from cdc_bridge.model.subscription import EventKind, Projection, Query, Subscription

@@ -11,8 +11,8 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdc_bridge.model import frames as server_frames
 from cdc_bridge.model import messages as client_messages
-from cdc_bridge.model import messages as server_frames
 from cdc_bridge.model.catalog import Collection
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.filter import Operator

@@ -37,7 +37,8 @@ from cdc_bridge.model.change import (
     Turn,
 )
 from cdc_bridge.model.errors import Forgotten, RequestError
-from cdc_bridge.model.messages import CloseCode, Subscribe
+from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.messages import Subscribe
 from cdc_bridge.model.row import Row
 from cdc_bridge.model.security_context import BY_ITSELF, SecurityContext
 from cdc_bridge.model.subscription import EventKind

@@ -22,7 +22,8 @@ from cdc_bridge.engine.broker import Broker
 from cdc_bridge.engine.outbox import Outbox
 from cdc_bridge.engine.subscriber import Subscriber
 from cdc_bridge.model.errors import RequestError
-from cdc_bridge.model.messages import CloseCode, Subscribe, parse
+from cdc_bridge.model.frames import CloseCode
+from cdc_bridge.model.messages import Subscribe, parse
 from cdc_bridge.model.security_context import SELF, Principal
 from cdc_bridge.model.subscription import EventKind
 from tests.support.bridge import running_bridge

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cdc_bridge.model import frames as server_frames
 from cdc_bridge.model import messages as client_messages
-from cdc_bridge.model import messages as server_frames
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.messages import Authenticate, ReadItems, Subscribe, Unsubscribe
 from cdc_bridge.model.subscription import uid_text

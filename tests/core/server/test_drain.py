@@ -13,7 +13,7 @@ from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Request
 
-from cdc_bridge.model.messages import come_again
+from cdc_bridge.model.frames import come_again
 from cdc_bridge.server.websocket_server import RETRY_MS_MAX
 from tests.support.rawclient import CLOSE, PING, PONG, TEXT, WITHIN_S, frame, upgraded
 from tests.support.stubserver import StubServer, created, stub_server
