@@ -1,5 +1,6 @@
 """Compare the metrics of a bridge between two looks at them. `docs/metrics.md` explains each."""
 
+import http.client
 import json
 import math
 import time
@@ -39,8 +40,11 @@ def fetch(url: str) -> str:
     `ValueError`.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(url, timeout=TIMEOUT_S) as response:
-        return str(response.read().decode())
+    try:
+        with opener.open(url, timeout=TIMEOUT_S) as response:
+            return str(response.read().decode())
+    except http.client.HTTPException as error:
+        raise ValueError(f"no address, or no HTTP is spoken there ({type(error).__name__})") from error
 
 
 def scrape(url: str) -> Scrape:

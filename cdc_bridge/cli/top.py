@@ -30,7 +30,9 @@ def top(
         list[str] | None,
         typer.Option(metavar="URL", help="Where a bridge answers; may be repeated.  [host and port of the settings]"),
     ] = None,
-    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="The time between two looks.")] = 2.0,
+    interval: Annotated[
+        float, typer.Option(min=0.1, max=86_400, metavar="SECONDS", help="The time between two looks.")
+    ] = 2.0,
     once: Annotated[bool, typer.Option("--once", help="Print one interval and end, as when piped.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One object a line; docs/cli.md has the members.")] = False,
     dsn: Dsn = None,

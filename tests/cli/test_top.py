@@ -136,15 +136,28 @@ def test_runtime_role_sees_what_it_may_and_is_told_what_it_does_not(database: Da
         database.execute(f"DROP OWNED BY {both} CASCADE; DROP ROLE {both}")
 
 
-async def test_what_is_no_bridge_has_no_metrics() -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{nonsense",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\nConnection: close\r\n\r\ncut",
+        b"\x00 no HTTP\r\n\r\n",
+    ],
+    ids=["no metrics", "cut off", "no HTTP"],
+)
+async def test_what_is_no_bridge_has_no_metrics(answer: bytes) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nConnection: close\r\n\r\n{nonsense")
+        writer.write(answer)
         writer.close()
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         host, port = server.sockets[0].getsockname()
         assert (await asyncio.to_thread(scrape, f"http://{host}:{port}")).problem.startswith("no metrics: ")
+
+
+def test_what_is_no_address_has_no_metrics() -> None:
+    assert scrape("http://127.0.0.1:1/\x1b").problem.startswith("no metrics: no address")
 
 
 def test_database_without_our_schema_is_refused(database: Database, tmp_path: Path) -> None:
