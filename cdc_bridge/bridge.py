@@ -41,7 +41,7 @@ from cdc_bridge.metrics.spans import open_tracing
 from cdc_bridge.metrics.tracing import Tracing
 from cdc_bridge.model.errors import BridgeError, CannotServe, UsageError
 from cdc_bridge.query.forms import QueryLimits
-from cdc_bridge.server.http import RequestPolicy
+from cdc_bridge.server.http import Reason, RequestPolicy, reason
 from cdc_bridge.server.limits import ConnectionLimits, is_loopback
 from cdc_bridge.server.listener import Certificate
 from cdc_bridge.server.pages import pages
@@ -65,6 +65,10 @@ CATALOG_CONNECTIONS = 1
 
 LATE_TOPICS_MAX = 10
 """The topics that `/readyz?verbose` names."""
+
+CATALOG_PROBLEM = "capture is not as it should be: the bridge's log says more"
+NOT_LISTENING = "not listening to the database"
+"""What `/readyz` says to strangers, to whom it names no table and no role."""
 
 PREPARED_AFTER = 5
 """The catalog is asked the same few things for ever: planning them each time would cost more than the answers."""
@@ -169,15 +173,19 @@ def _build_request_policy(
     def silent_s() -> float:
         return time.monotonic() - capture.last_proven_s
 
-    def reasons() -> Sequence[str]:
-        found = [*catalog.problems, *maintenance.problems]
+    def reasons() -> Sequence[Reason]:
+        found = [*(Reason(CATALOG_PROBLEM, each) for each in catalog.problems), *map(reason, maintenance.problems)]
         if pools.all.problems:
-            found.insert(0, "no connection to read with")
+            found.insert(0, reason("no connection to read with"))
         if not broker.listening:
-            found.insert(0, ": ".join(["not listening to the database", *filter(None, [capture.obstacle])]))
+            obstacle = filter(None, [capture.obstacle])
+            found.insert(0, Reason(NOT_LISTENING, ": ".join([NOT_LISTENING, *obstacle])))
         elif silent_s() > settings.heartbeat_timeout_s:
-            found.insert(0, f"no heartbeat for {settings.heartbeat_timeout_s:g} s")
+            found.insert(0, reason(f"no heartbeat for {settings.heartbeat_timeout_s:g} s"))
         return found
+
+    def of_catalog(problems: Sequence[str]) -> Mapping[str, object]:
+        return {"collections": len(broker.hub.catalog.by_name), "problems": list(problems)}
 
     def details() -> Mapping[str, object]:
         return {
@@ -185,12 +193,13 @@ def _build_request_policy(
             "listening": broker.listening,
             "heartbeat_age_s": round(silent_s(), 3) if broker.listening else None,
             "can_read": not pools.all.problems,
-            "catalog": {"collections": len(broker.hub.catalog.by_name), "problems": list(catalog.problems)},
+            "catalog": of_catalog([CATALOG_PROBLEM] if catalog.problems else []),
             "log": {"problems": list(maintenance.problems)},
         }
 
     def inner_details() -> Mapping[str, object]:
-        return {"late_topics": [_load(topic) for topic in broker.hub.subscribers.latest_topics(LATE_TOPICS_MAX)]}
+        late = broker.hub.subscribers.latest_topics(LATE_TOPICS_MAX)
+        return {"catalog": of_catalog(catalog.problems), "late_topics": [_load(topic) for topic in late]}
 
     is_local = is_loopback(settings.host)
     shows_inspector = settings.inspector == "on" or (is_local and not settings.inspector)

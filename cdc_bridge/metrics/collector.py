@@ -47,7 +47,7 @@ class Collector:
     server: WebSocketServer
     maintenance: LogMaintenance
     authenticator: Authenticator
-    not_ready: Callable[[], Sequence[str]]
+    not_ready: Callable[[], Sequence[object]]
     policies: Mapping[tuple[str, str], Histogram]
     canary: Canary
     _first_seen_us: dict[tuple[Topic, int], int] = field(default_factory=dict)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from websockets.datastructures import Headers
@@ -25,6 +26,21 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 Answer = tuple[HTTPStatus, str]
 
+
+class Reason(NamedTuple):
+    """Why a bridge is not ready: for everybody, and in full for those who may see metrics, since it can name tables,
+    roles and what belongs to whom.
+    """
+
+    public: str
+    full: str
+
+
+def reason(sentence: str) -> Reason:
+    """Return one that names nothing."""
+    return Reason(sentence, sentence)
+
+
 _OWN_PORTS = {"http": 80, "https": 443}
 
 
@@ -34,7 +50,7 @@ class RequestPolicy:
 
     limits: ConnectionLimits
     allowed_origins: Sequence[str]
-    reasons: Callable[[], Sequence[str]]
+    reasons: Callable[[], Sequence[Reason]]
     """Return why the bridge is not ready; nothing when it is."""
 
     loopback_only: bool = True
@@ -44,7 +60,7 @@ class RequestPolicy:
     """Return what else `/readyz?verbose` says: no data of rows, no secrets."""
 
     inner_details: Callable[[], Mapping[str, object]] = dict
-    """Return what it says besides to those who may see metrics, since it names what clients follow."""
+    """Return what it says besides, or in the place of that, to those who may see metrics: it names tables."""
 
     is_open: bool = True
     """Whether requests are upgraded. A bridge that ends is not ready either."""
@@ -84,12 +100,12 @@ class RequestPolicy:
             return HTTPStatus.FORBIDDEN, "this host is not allowed\n"
         return None
 
-    def not_ready(self) -> list[str]:
+    def not_ready(self) -> list[Reason]:
         """Return why the bridge is not ready, or will be no more."""
-        return [*([] if self.is_open else ["shutting down"]), *self.reasons()]
+        return [*([] if self.is_open else [reason("shutting down")]), *self.reasons()]
 
     def _readiness(self, *, is_verbose: bool, is_trusted: bool) -> Answer:
-        reasons = self.not_ready()
+        reasons = list(dict.fromkeys(each.full if is_trusted else each.public for each in self.not_ready()))
         status = HTTPStatus.SERVICE_UNAVAILABLE if reasons else HTTPStatus.OK
         if not is_verbose:
             return status, f"{'; '.join(reasons) or 'ready'}\n"

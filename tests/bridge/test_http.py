@@ -72,6 +72,24 @@ async def test_readiness_says_that_our_schema_is_gone_and_what_to_do(table: Data
                 await asyncio.sleep(0.05)
 
 
+async def test_strangers_are_not_told_the_names_of_tables_and_roles(table: Database) -> None:
+    """What is wrong names them, and what a client may not read it may not know."""
+    table.execute("ALTER TABLE t DISABLE TRIGGER ALL")
+    async with running_bridge(table.dsn, wait=False, reconnect_delay_max_s=0.5) as bridge:
+        for named, gone in (("changes of public.t may be missed: ", False), ('no schema "cdc"', True)):
+            if gone:
+                with psycopg.connect(table.dsn, autocommit=True) as conn:
+                    detach.apply(conn, detach.plan(conn, detach.Request(all_tables=True, purge=True)))
+            async with asyncio.timeout(30):
+                while named not in (await answer(bridge, "/readyz"))[1]:  # noqa: ASYNC110 - only asking tells
+                    await asyncio.sleep(0.05)
+            assert named in json.loads((await answer(bridge, "/readyz?verbose"))[1])["reasons"][0]
+            for path in ("/readyz", "/readyz?verbose"):
+                status, said = await asyncio.to_thread(get, f"{bridge.http}{path}", {"X-Forwarded-For": "192.0.2.1"})
+                assert status == 503
+                assert [word for word in ("public.t", "trigger", "schema") if word in said] == []
+
+
 async def test_verbose_readiness_says_what_it_rests_on(table: Database) -> None:
     async with Proxy.before(table.dsn) as proxy, running_bridge(proxy.dsn(table.dsn)) as bridge:
         status, text = await answer(bridge, "/readyz?verbose")
