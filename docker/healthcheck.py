@@ -14,7 +14,7 @@ TIMEOUT_S = 2.5  # the engine's patience ends at 3
 
 
 def port() -> int:
-    """The bridge's own; Kubernetes may put an address (tcp://...) under that name, which the bridge ignores."""
+    """Return the bridge's own port. Kubernetes may put an address (tcp://...) under that name, which it ignores."""
     text = os.environ.get("CDC_BRIDGE_PORT", "")
     return int(text) if text.isdecimal() else DEFAULT_PORT
 
@@ -30,7 +30,7 @@ def connect() -> http.client.HTTPConnection:
 
 
 def answer() -> str:
-    """What is wrong, or nothing."""
+    """Return what is wrong; nothing if all is well."""
     connection = connect()
     try:
         connection.request("GET", "/healthz")

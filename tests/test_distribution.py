@@ -53,7 +53,7 @@ def outside() -> dict[str, str]:
 
 
 def files_of_git() -> list[str]:
-    """The files of the tree, without those that git ignores."""
+    """Return the files of the tree, without those that git ignores."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
     return [name for name in listed if name and (ROOT / name).is_file()]
@@ -61,7 +61,7 @@ def files_of_git() -> list[str]:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the sdist and the wheel of a copy of the tree, which no earlier build has left anything in."""
+    """Build sdist and wheel from a copy of the tree, in which no earlier build has left anything."""
     folder = tmp_path_factory.mktemp("distribution")
     for name in files_of_git():
         target = folder / "tree" / name
@@ -132,7 +132,7 @@ def files_of_ours(environment: Path) -> list[Path]:
 
 
 async def serves(command: str, database: Database, cwd: Path) -> None:
-    """The files that it shows are among those that were installed."""
+    """Serve, and get the files that were installed with it."""
     arguments = ("serve", "--insecure-public", "--port", "0", "--dsn", database.dsn)
     async with running(command, *arguments, cwd=cwd, env=outside() | {"PYTHONUNBUFFERED": "1"}) as process:
         url = (await line_of(process.stdout)).removeprefix("listening on ws").removesuffix("/websocket")

@@ -79,7 +79,7 @@ class ChangeStream:
         self.last_proven_s = NEVER
         """When a heartbeat last came back, by the monotonic clock."""
         self.obstacle = ""
-        """What the database lacks or refuses, if the last session ended because of that."""
+        """The reason why the last session ended, if the database lacked or refused something."""
         self.counts = StreamCounts()
 
     async def batches(self) -> AsyncGenerator[list[StreamItem], None]:

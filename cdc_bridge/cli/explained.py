@@ -27,7 +27,7 @@ SILENT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What an answer is about besides the row. `bridge` is what the one at `--url` says, asked at `asked_at_s`, in
+    """The facts that an answer uses besides the row. `bridge` is what the one at `--url` said at `asked_at_s`, in
     seconds since 1970.
     """
 
@@ -115,7 +115,7 @@ def _verdict_members(verdict: Verdict) -> dict[str, Any]:
 
 
 class _Readiness(msgspec.Struct):
-    """What is read of `/readyz?verbose`."""
+    """The part of `/readyz?verbose` that is shown."""
 
     reasons: list[str]
 

@@ -1,4 +1,4 @@
-"""What OpenTelemetry is told of traces. It is imported when tracing begins, and not without.
+"""Hand traces to OpenTelemetry. This is imported only when tracing begins.
 
 Bound: that of the SDK's BatchSpanProcessor (`OTEL_BSP_MAX_QUEUE_SIZE`). Policy: it drops spans past it. A thread of its
 own sends them, so a collector that is slow or away holds nothing up.

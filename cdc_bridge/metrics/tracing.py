@@ -68,7 +68,7 @@ class Trace:
 
 
 class Tracing:
-    """See the module's docstring. `ratio` is the part of the changes that are sampled; `export` takes their traces."""
+    """See the module's docstring. `ratio` is the part of the changes to sample; `export` takes their traces."""
 
     def __init__(self, ratio: float, export: Callable[[Trace], None]) -> None:
         self._ratio = ratio

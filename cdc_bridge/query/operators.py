@@ -1,4 +1,4 @@
-"""Which filter operators and functions each type has: those for which PostgreSQL has an operator or a function."""
+"""The filter operators and functions of each type: those for which PostgreSQL has an operator or a function."""
 
 from __future__ import annotations
 

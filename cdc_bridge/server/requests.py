@@ -384,7 +384,7 @@ class ClientSession:
 
 
 def _status(subscriber: Subscriber, now_us: int) -> dict[str, Any]:
-    """Return how far behind a subscription is. Of one that waits for its data, it is not known."""
+    """Return how far behind a subscription is. While it waits for its data, that is not known."""
     size_bytes, events, seconds = subscriber.lag(now_us)
     lag: dict[str, Any] = {"bytes": size_bytes, "events": events, "seconds": seconds}
     if subscriber.state not in SENT:

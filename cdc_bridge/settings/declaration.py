@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     )
     canary_interval_s: float = _setting(5.0, "Seconds between two rows of the canary.", gt=0)
     trace_ratio: float = _setting(
-        0.0, "The part of all changes that OpenTelemetry is told of: 1 for all, 0 for none.", ge=0, le=1
+        0.0, "The part of all changes that are traced with OpenTelemetry: 1 for all, 0 for none.", ge=0, le=1
     )
     insecure_public: bool = _setting(False, "Let everybody who can connect read every attached table.")
     insecure_bind: bool = _setting(

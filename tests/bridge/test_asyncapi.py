@@ -71,7 +71,7 @@ def tables(database: Database) -> Database:
 
 
 async def ask(bridge: RunningBridge, method: str = "GET", path: str = "/asyncapi.json", **headers: str) -> Any:
-    """The status, the headers by their names in lower case, and the body."""
+    """Return the status, the headers by their names in lower case, and the body."""
 
     def answer() -> tuple[int, dict[str, str], str]:
         connection = HTTPConnection("127.0.0.1", urlsplit(bridge.url).port, timeout=30)
@@ -89,12 +89,12 @@ async def document(bridge: RunningBridge, token: str = "") -> Any:
 
 
 def schemas(found: Any) -> dict[str, Any]:
-    """Those of collections, by the names of these."""
+    """Return the schemas of collections by their names."""
     return {each["title"]: each for each in found["components"]["schemas"].values() if "title" in each}
 
 
 def complaints(found: Any, place: str, value: Any) -> list[str]:
-    """What a schema of the document says against a value."""
+    """Return what a schema of the document says against a value."""
     registry = Registry().with_resource("urn:document", DRAFT7.create_resource(found))
     validator = Draft7Validator({"$ref": f"urn:document#{place}"}, registry=registry)
     return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(value)]
@@ -409,7 +409,7 @@ async def test_too_large_or_too_many_is_refused(tables: Database, monkeypatch: p
 
 
 def deaf_client(bridge: RunningBridge) -> socket.socket:
-    """One that asks, and reads nothing."""
+    """Connect a client that asks and reads nothing."""
     deaf = socket.socket()
     deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     deaf.connect(("127.0.0.1", urlsplit(bridge.url).port))

@@ -140,7 +140,7 @@ def table(database: Database) -> Database:
 
 @pytest.fixture
 def exported(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Collector:
-    """The collector to which bridges of this process send traces."""
+    """Yield the collector to which bridges of this process send traces."""
     for name, value in variables(collector).items():
         monkeypatch.setenv(name, value)
     return collector

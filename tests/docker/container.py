@@ -33,7 +33,7 @@ class Container:
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where its one published port is."""
+        """Return host and port at which its one port is published."""
         [[published]] = [ports for ports in self.facts["NetworkSettings"]["Ports"].values() if ports]
         return published["HostIp"], int(published["HostPort"])
 
@@ -43,7 +43,7 @@ class Container:
 
     @property
     def url(self) -> str:
-        """For whoever has the role `web`."""
+        """Return the address with a token for the role `web`."""
         token = mint(SECRET, {"role": "web", "exp": int(time.time()) + 600})
         return f"{self.bare_url}?access_token={token}"
 
@@ -58,7 +58,7 @@ class Container:
             time.sleep(0.1)
 
     def get(self, path: str) -> str:
-        """What is there at its published port; an `OSError` for refusals, too."""
+        """Return what its published port answers. Raises `OSError`, for refusals too."""
         host, port = self.address
         with urllib.request.urlopen(f"http://{host}:{port}{path}", timeout=5) as response:
             return response.read().decode()
@@ -81,7 +81,7 @@ class Container:
 
 @contextlib.contextmanager
 def container(engine: Engine, network: str, image: str, *rest: str, options: Any = ()) -> Iterator[Container]:
-    """A running container with these arguments, removed with its data at the end."""
+    """Run a container with these arguments, and remove it with its data at the end."""
     name = f"{network}-{secrets.token_hex(4)}"
     try:
         engine("run", "--detach", "--name", name, "--network", network, *options, image, *rest)

@@ -49,7 +49,7 @@ def compose(engine: Engine, sidecar_name: str, postgres_name: str, prometheus_na
 
 @pytest.fixture(scope="module")
 def service(engine: Engine, compose: Compose) -> Callable[[str], Container]:
-    """The container of a service. All run but Grafana, whose image is not to be had everywhere."""
+    """Return the container of a service. All run but Grafana, whose image is not to be had everywhere."""
     compose("up", "--detach", "--no-build", "--quiet-pull", "attach", "application", "bridge", "prometheus")
     return lambda name: Container(engine, compose("ps", "--all", "--quiet", name))
 
@@ -140,7 +140,7 @@ def test_grafana_shows_the_dashboard(engine: Engine, compose: Compose, service: 
 
 
 def mounts(name: str) -> dict[str, str]:
-    """Where a service of the compose file finds what files of ours."""
+    """Return the files of ours that a service mounts, by their paths in its container."""
     volumes = yaml.safe_load(COMPOSE.read_text())["services"][name]["volumes"]
     sources = [each.split(":") for each in volumes]
     return {inside: source for source, inside, *_ in sources if source.startswith(".")}

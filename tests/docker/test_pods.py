@@ -21,7 +21,7 @@ def dsn(role: str) -> str:
 
 
 SECRETS = {"dsn": dsn("cdc_bridge"), "owner-dsn": dsn("cdc_owner"), "jwt-secret": SECRET}
-"""What the secret `cdc-bridge` holds."""
+"""The members of the secret `cdc-bridge`."""
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def found(request: pytest.FixtureRequest) -> list[Object]:
 
 
 def options(of: Object) -> Iterator[str]:
-    """What `docker run` is told of a container of a pod. That it drops privileges is tested in tests/kubernetes."""
+    """Yield the options of `docker run` for a container. That it drops privileges is tested in tests/kubernetes."""
     yield from HARDENED
     yield from ("--user", "10001:10001")
     for each in of["env"]:

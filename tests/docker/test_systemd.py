@@ -24,7 +24,7 @@ jwt_secret = "{SECRET}"
 roles = ["web"]
 """
 OLD_CGROUPS = "SYSTEMD_PROC_CMDLINE=systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
-"""What systemd of today wants to hear before it runs on control groups of version 1."""
+"""Without it a recent systemd refuses to run on control groups of version 1."""
 
 
 @pytest.fixture(scope="module")

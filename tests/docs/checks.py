@@ -35,7 +35,7 @@ MESSAGE = Draft202012Validator({"anyOf": PAYLOADS, "components": PROTOCOL["compo
 
 
 def sh(text: str, folder: Path) -> None:
-    """Syntax; the arguments of each `cdc-bridge`; targets of make."""
+    """Check the syntax, the arguments of each `cdc-bridge`, and targets of make."""
     _run(["bash", "-n"], text)
     makefile = (ROOT / "Makefile").read_text()
     for command in shell.commands(text):
@@ -57,7 +57,7 @@ def js(text: str, folder: Path) -> None:
 
 
 def jsx(text: str, folder: Path) -> None:
-    """As esbuild reads it, where npm can fetch that."""
+    """Parse it with esbuild, where npm can fetch that."""
     install()
     script = folder / "block.jsx"
     script.write_text(text)
@@ -67,14 +67,14 @@ def jsx(text: str, folder: Path) -> None:
 
 
 def html_page(text: str, folder: Path) -> None:
-    """Each script in it."""
+    """Check each script in a page."""
     html.parser.HTMLParser().feed(text)
     for script in re.findall(r"<script[^>]*>(.+?)</script>", text, re.DOTALL):
         js(script, folder)
 
 
 def json_lines(text: str, folder: Path) -> None:
-    """One value, or one in each line. What has a `type` is a message of the protocol."""
+    """Check one value, or one in each line. A value with a `type` has to be a message of the protocol."""
     for value in _values(text):
         if isinstance(value, dict) and "type" in value:
             MESSAGE.validate(value)
@@ -104,7 +104,7 @@ def yaml_documents(text: str, folder: Path) -> None:
 
 
 def nginx(text: str, folder: Path) -> None:
-    """What stands in a server is put into one, and a server into `http`."""
+    """Put a location into a server and a server into `http`, and let nginx check that."""
     if re.match(r"\s*(#.*\n\s*)*(location|proxy_)", text):
         text = f"server {{\n{text}\n}}"
     if not re.search(r"^\s*http\s*{", text, re.MULTILINE):
@@ -118,7 +118,7 @@ def nginx(text: str, folder: Path) -> None:
 
 
 def haproxy(text: str, folder: Path) -> None:
-    """With timeouts and a frontend, unless it has its own."""
+    """Add timeouts and a frontend where there are none, and let HAProxy check that."""
     text = re.sub(r"(\bcrt\s+)\S+", rf"\g<1>{make_pair(folder).joined()}", text)
     if not re.search(r"^defaults", text, re.MULTILINE):
         text = f"defaults\n    mode http\n    timeout connect 5s\n    timeout client 1m\n    timeout server 1m\n{text}"
@@ -136,7 +136,7 @@ def caddy(text: str, folder: Path) -> None:
 
 
 def output(text: str, folder: Path) -> None:
-    """Only what a client (`->`) and the bridge (`<-`) say in a dialogue; `[…]` is data that are left out."""
+    """Check only what a client (`->`) and the bridge (`<-`) say in a dialogue; `[…]` stands for data."""
     for speaker, said in re.findall(r"^(->|<-) (.*(?:\n   .*)*)", text.replace("[…]", "[]"), re.MULTILINE):
         message = json.loads(said)
         MESSAGE.validate(message)

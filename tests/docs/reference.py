@@ -25,13 +25,13 @@ EVERYWHERE = {"--dsn", "--schema-name", "--config", "--help"}
 
 
 def table(*rows: tuple[str, ...]) -> str:
-    """The first row is the head."""
+    """Return a table whose first row is the head."""
     head, *others = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join((head, "|---" * len(rows[0]) + "|", *others))
 
 
 def options() -> str:
-    """Of each command, as `--help` has them."""
+    """Return the options of each command, as `--help` has them."""
     rows = [(f"`{name}`", f"`{usage}`", text) for name in PROGRAM.commands for usage, text in _options(name)]
     return table(("command", "option", "meaning"), *rows)
 
@@ -51,7 +51,7 @@ def settings() -> str:
 
 
 def default(value: Any) -> str:
-    """As a setting's section says it."""
+    """Return a default as a setting's section says it."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     if value is True or value is False:
@@ -60,7 +60,7 @@ def default(value: Any) -> str:
 
 
 def findings() -> str:
-    """By severity."""
+    """Return the findings by severity."""
     rows = [
         (f"`{severity}`", ", ".join(f"[{name}](#{name})" for name, _ in of_it))
         for severity, of_it in groupby(SEVERITIES.items(), lambda item: item[1])
@@ -77,7 +77,7 @@ def metrics() -> str:
 
 
 def messages() -> str:
-    """As `/asyncapi.json` has them."""
+    """Return the messages as `/asyncapi.json` has them."""
     rows = [
         (*_message(found["payload"]), " and ".join(_senders(name)), f"{found['summary']}.")
         for name, found in PROTOCOL["channels"]["websocket"]["messages"].items()
@@ -86,7 +86,7 @@ def messages() -> str:
 
 
 def _senders(message: str) -> Iterator[str]:
-    """The client sends what the bridge receives, and answers what the bridge sends."""
+    """Yield who sends a message: the client sends what the bridge receives, and answers what the bridge sends."""
     reference = {"$ref": f"#/channels/websocket/messages/{message}"}
     operations = PROTOCOL["operations"].values()
     for sender, action in (("client", "receive"), ("bridge", "send")):

@@ -132,7 +132,7 @@ async def _application(port: int) -> AsyncIterator[None]:
 
 @contextlib.contextmanager
 def _reader(database: Database) -> Iterator[str]:
-    """The role of the clients; roles belong to the whole server."""
+    """Make the role of the clients. Roles belong to the whole server, so it is dropped."""
     role = f"web_{database.name}"
     database.execute(f"{TABLE}; CREATE ROLE {role}; GRANT SELECT ON t TO {role}")
     attach(database, "t")
@@ -142,7 +142,7 @@ def _reader(database: Database) -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def _bridge(database: Database, role: str, folder: Path, port: int) -> AsyncIterator[BridgeProcess]:
-    """With the settings of the page."""
+    """Run a bridge with the settings of the page."""
     file = folder / "cdc-bridge.toml"
     file.write_text(BLOCKS["toml"].replace('"web"', f'"{role}"'))
     arguments = "--config", str(file), "--port", str(port), "--ping-interval-s", str(PING_S), "--drain-s", "1"
@@ -172,7 +172,7 @@ async def _pages_of_others_are_refused(port: int, trusting: ssl.SSLContext) -> N
 
 
 async def _nobody_misses_a_row(database: Database, urls: list[str], ends: BridgeProcess) -> None:
-    """Not while nothing moves, and not when one of the bridges ends."""
+    """Let clients follow through the proxies while nothing moves, and while one of the bridges ends."""
     fleet = [Client() for _ in range(CLIENTS * len(urls))]
     async with asyncio.TaskGroup() as tasks, asyncio.timeout(60):
         following = [

@@ -44,7 +44,7 @@ window.isLive = () => document.querySelector("ul")?.ariaBusy === "false";
 
 
 def bundled(folder: Path) -> Path:
-    """A page with all of it in one script."""
+    """Return the path of one script with the hook, the component and React."""
     (folder / "use-collection.js").write_text(BLOCKS["js"])
     (folder / "messages.jsx").write_text(BLOCKS["jsx"])
     (folder / "main.jsx").write_text(MAIN)

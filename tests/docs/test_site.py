@@ -21,7 +21,7 @@ FETCHED = re.compile(
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `make docs` builds it. A page that is missing from `nav` of mkdocs.yml fails it, as any warning does."""
+    """Build the site as `make docs` does. A page that `nav` of mkdocs.yml lacks fails it, as any warning does."""
     folder = tmp_path_factory.mktemp("site")
     build = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
     env = os.environ | {"NO_MKDOCS_2_WARNING": "1"}

@@ -124,7 +124,7 @@ async def _answers(port: int) -> None:
 
 
 async def _run_the_sdk(script: str, directory: Path) -> None:
-    """Where npm can fetch it."""
+    """Run the script, where npm can fetch the SDK."""
     with contextlib.suppress(pytest.skip.Exception):
         install()
         (directory / "node_modules").symlink_to(PACKAGES / "node_modules")

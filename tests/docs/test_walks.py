@@ -45,7 +45,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def shop(cluster: Cluster) -> Iterator[Database]:
-    """The database of the pages, with tables that `app` owns. Afterwards neither it nor any role is left."""
+    """Make the database of the pages, with tables that `app` owns. Afterwards neither it nor any role is left."""
     server = server_of(cluster)
     postgres = Database(server, "postgres")
     postgres.execute(f"CREATE ROLE {OF_THE_TABLES} LOGIN")

@@ -1,1 +1,1 @@
-"""What deploy/ has for Kubernetes: a chart and a manifest, rendered and checked without a cluster."""
+"""The chart and the manifest of deploy/, rendered and checked without a cluster."""

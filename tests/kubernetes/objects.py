@@ -33,7 +33,7 @@ def objects(text: str) -> list[Object]:
 
 
 def ask(request: str, **arguments: Any) -> Any:
-    """What Helm or the schemas of Kubernetes say (judge.py); skips where they are not installed."""
+    """Ask Helm or the schemas of Kubernetes (judge.py). Skips the test where they are not installed."""
     if not PYTHON.exists():
         pytest.skip(
             "ATTENTION: Helm and the schemas of Kubernetes are not installed, so deploy/helm was not tested:"
@@ -49,7 +49,7 @@ def _answer(request: str) -> str:
 
 
 def rendered(values: Mapping[str, Any] | None = None, release: str = "shop") -> list[Object]:
-    """The objects of the chart. Its notes are read by people."""
+    """Return the objects of the chart, without its notes for people."""
     answer = ask("render", chart=str(CHART), values=dict(values or {}), release=release)
     assert "refused" not in answer, answer
     return [each for path, text in answer["files"].items() if path.endswith(".yaml") for each in objects(text)]
@@ -61,7 +61,7 @@ def one(found: list[Object], kind: str) -> Object:
 
 
 def pods(found: list[Object]) -> Iterator[Object]:
-    """The specifications of their pods."""
+    """Return the specifications of their pods."""
     for each in found:
         if each["kind"] in {"Deployment", "Job"}:
             yield each["spec"]["template"]["spec"]
@@ -77,5 +77,5 @@ def container_named(name: str, found: list[Object]) -> Object:
 
 
 def variables(container: Object) -> dict[str, str]:
-    """What a container has in its environment, without what secrets hold."""
+    """Return the environment of a container, without what secrets hold."""
     return {each["name"]: each["value"] for each in container["env"] if "value" in each}

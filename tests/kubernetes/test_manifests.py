@@ -63,7 +63,7 @@ SIDECAR_KUBERNETES = CHART_KUBERNETES[1:]
 
 @pytest.fixture(scope="module", params=CASES)
 def chart(request: pytest.FixtureRequest) -> list[Object]:
-    """The objects that Helm renders with some values."""
+    """Return the objects that Helm renders with some values."""
     return rendered(CASES[request.param])
 
 
@@ -74,7 +74,7 @@ def sidecar() -> list[Object]:
 
 @pytest.fixture(scope="module", params=["sidecar.yaml", *CASES])
 def either(request: pytest.FixtureRequest) -> list[Object]:
-    """The objects of the manifest, or of the chart with some values."""
+    """Return the objects of the manifest, or of the chart with some values."""
     return objects(SIDECAR.read_text()) if request.param == "sidecar.yaml" else rendered(CASES[request.param])
 
 

@@ -1,4 +1,4 @@
-"""What was committed to a database, as its WAL says: the truth that does not depend on any trigger.
+"""The changes that were committed to a database, as its WAL has them: the truth that depends on no trigger.
 
 PostgreSQL's own `test_decoding` writes it down, in the order of the commits.
 """
@@ -46,7 +46,7 @@ class Journal:
         database.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [self._slot])
 
     def take(self) -> dict[str, list[Entry]]:
-        """What has been committed since the last time, by table, or by the root of partitions.
+        """Return what has been committed since the last time, by table, or by the root of partitions.
 
         Only WAL that was flushed can be read.
         """
@@ -67,7 +67,7 @@ class Journal:
 
 
 def _entries(xid: str, operation: str, columns: str) -> Iterator[Entry]:
-    """A change of the key is a delete and a create."""
+    """Yield the entries of one line. A change of the key is a delete and a create."""
     if columns.startswith("old-key: "):
         old, _, columns = columns.removeprefix("old-key: ").partition(" new-tuple: ")
         yield Entry(xid, "delete", _row(old))
@@ -91,7 +91,7 @@ def _value(kind: str, text: str) -> Any:
 def differences(
     database: Database, table: str, key: Sequence[str], told: list[Entry], written: list[Entry]
 ) -> list[str]:
-    """Where the events are not those of the WAL. PostgreSQL compares the values, by their bytes.
+    """Return where the events are not those of the WAL. PostgreSQL compares the values, by their bytes.
 
     Rows of one statement have no order among each other, but those of one key have.
     """
@@ -116,5 +116,5 @@ def differences(
 
 
 def order(entries: Iterable[Entry]) -> list[str]:
-    """The transactions, each where its first row is."""
+    """Return the transactions in the order of their first rows."""
     return [*dict.fromkeys(entry.xid for entry in entries)]

@@ -66,7 +66,7 @@ def by_psql(origin: Database, copy: Database, folder: Path) -> None:
 
 
 def by_pg_restore(origin: Database, copy: Database, folder: Path) -> None:
-    """By several jobs, which need a file."""
+    """Restore by several jobs, which need a file."""
     _run("pg_dump", "--format=custom", f"--file={folder / 'dump'}", origin.dsn)
     _run("pg_restore", "--exit-on-error", "--jobs=4", f"--dbname={copy.dsn}", str(folder / "dump"))
 

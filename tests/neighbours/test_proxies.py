@@ -1,4 +1,4 @@
-"""What else passes proxies than `tests/docs/test_proxies.py` sees: large frames, codes, reasons, clients' addresses."""
+"""Large frames, close codes, reasons and clients' addresses pass proxies; `tests/docs/test_proxies.py` has more."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PASSES_WITHIN_S = 20.0
 
 @contextlib.asynccontextmanager
 async def behind(name: str, folder: Path, pair: Pair, bridge_port: int) -> AsyncIterator[str]:
-    """The proxy in front of one bridge, configured as `docs/how-to/proxies.md` says; its address."""
+    """Run a proxy in front of one bridge, as `docs/how-to/proxies.md` configures it, and yield its address."""
     program = require_program(name, "nothing was tried behind it")
     ports = Ports(free_port(), free_port(), (bridge_port, bridge_port))
     command = program, *PROXIES[name](folder, ports, pair)

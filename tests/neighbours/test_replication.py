@@ -41,7 +41,7 @@ def subscriber(decoding_server: Server) -> Iterator[Database]:
 def replicating(
     publisher: Database, subscriber: Database, publication: str, *, copy_data: bool = True
 ) -> Iterator[None]:
-    """A subscription within one server, whose slot has to be made beforehand."""
+    """Subscribe to a database of the same server, for which the slot has to be made beforehand."""
     name = f"s_{secrets.token_hex(6)}"
     publisher.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [name])
     how = sql.SQL("CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH (create_slot = false, copy_data = {})")
@@ -59,7 +59,7 @@ def replicating(
 
 
 def becomes_equal(publisher: Database, subscriber: Database) -> None:
-    """Nothing but asking tells."""
+    """Wait until both tables have the same rows. Nothing but asking tells."""
     query = "SELECT * FROM t ORDER BY id"
     deadline_s = time.monotonic() + WITHIN_S
     while time.monotonic() < deadline_s:

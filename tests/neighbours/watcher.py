@@ -1,4 +1,4 @@
-"""A client of all tables at once: what it has been told, to compare with the WAL, and the rows that it knows."""
+"""A client of all tables at once: the events that it received, to compare with the WAL, and the rows that it knows."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Watcher:
         self._failure: Exception | None = None
 
     async def subscribe(self, *tables: str) -> None:
-        """And wait for the rows."""
+        """Subscribe to tables, and wait for their rows."""
         for name in tables:
             ((key,),) = self._database.execute(_KEY, [name])
             self.tables[name] = Table(key)
@@ -153,7 +153,7 @@ async def watching(database: Database, url: str, *tables: str) -> AsyncIterator[
 
 
 def problems(database: Database) -> list[str]:
-    """What `status` complains about."""
+    """Return what `status` complains about."""
     with psycopg.connect(database.dsn) as connection:
         status = read_status(connection)
     assert status.tables

@@ -14,7 +14,7 @@ from tests.support.server import bin_dir
 
 
 def find_pgbench() -> Path:
-    """That of the server, or of another version, which does as well. Skips the test, loudly, where there is none."""
+    """Return the path of the server's pgbench, or of another version, which will do. Skips the test without any."""
     beside = bin_dir() / "pgbench"
     found = [beside, *sorted(Path("/usr/lib/postgresql").glob("*/bin/pgbench"), reverse=True)]
     if elsewhere := shutil.which("pgbench"):

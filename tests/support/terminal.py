@@ -62,7 +62,7 @@ class Terminal:
         await self._end(self._processes[-1])
 
     def _start(self, script: str) -> subprocess.Popen[bytes]:
-        """In a process group of its own, as a shell starts a command."""
+        """Start a command in a process group of its own, as a shell does."""
         self._printed = self._printed.with_suffix(f".{len(self._processes)}")
         with self._printed.open("wb") as printed:
             process = subprocess.Popen(

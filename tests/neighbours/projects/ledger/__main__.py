@@ -1,4 +1,4 @@
-"""What a ledger in SQLAlchemy does to its database, one step at a time. DRIVER names the driver: psycopg or asyncpg."""
+"""A ledger in SQLAlchemy, which writes one step at a time. DRIVER names the driver: psycopg or asyncpg."""
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ loop = asyncio.new_event_loop()
 
 
 def migrate(direction, revision):
-    """As a deployment does, after which the application is started anew."""
+    """Run Alembic as a deployment does, after which the application is started anew."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "alembic"))
     config.attributes["engine"] = migrating
@@ -49,7 +49,7 @@ def migrate(direction, revision):
 
 
 def differences():
-    """What `alembic revision --autogenerate` would change, without and with a look at all schemas."""
+    """Return what `alembic revision --autogenerate` would change, without and with a look at all schemas."""
     found = []
     with migrating.connect() as connection:
         Account, _ = models(_is_grown(connection))

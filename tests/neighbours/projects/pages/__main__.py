@@ -1,4 +1,4 @@
-"""What a site in Wagtail does to its database, one step at a time."""
+"""A site in Wagtail, which writes to its database one step at a time."""
 
 import os
 

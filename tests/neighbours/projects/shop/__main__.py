@@ -1,4 +1,4 @@
-"""What a shop in Django does to its database, one step at a time."""
+"""A shop in Django, which writes to its database one step at a time."""
 
 import datetime
 import io
@@ -26,7 +26,7 @@ def migrate(app, name, *_):
 
 
 def flush():
-    """As `manage.py flush` does."""
+    """Empty all tables, as `manage.py flush` does."""
     tables = [name for name in connection.introspection.table_names() if name.startswith("shop_")]
     connection.ops.execute_sql_flush(
         connection.ops.sql_flush(no_style(), tables, reset_sequences=True, allow_cascade=True)
@@ -34,7 +34,7 @@ def flush():
 
 
 def write():
-    """All ways of the ORM to write, with the models as they are after the migrations that were applied."""
+    """Write in all ways that the ORM has, with the models as they are after the migrations that were applied."""
     loader = MigrationLoader(connection)
     apps = loader.project_state(list(loader.applied_migrations)).apps
     Customer, Product, Order, Line = (apps.get_model("shop", name) for name in ("Customer", "Product", "Order", "Line"))
