@@ -19,12 +19,15 @@ from functools import partial
 from psycopg import sql
 
 from cdc_bridge.admin import attach, detach
-from cdc_bridge.model.errors import NotInstalled
+from cdc_bridge.model.errors import AttachError, NotInstalled
 from cdc_bridge.statements import Connection, identifier, statement
 
 TABLES = "cdc_bench"
 LOG = "cdc_bench_log"
 """The two schemas."""
+
+MARK = "cdc_bridge bench: what it measures with, and removes"
+"""The comment of the first schema. The second one is known as every schema of ours is."""
 
 PLAIN, ATTACHED = "plain", "attached"
 MANY_WRITERS = 16
@@ -118,7 +121,7 @@ def _tables(conn: Connection, removing: Callable[[], AbstractContextManager[None
     """Make both tables and attach one, and remove everything again."""
     _remove(conn)
     try:
-        conn.execute(sql.SQL("CREATE SCHEMA {}").format(identifier(TABLES)))
+        conn.execute(statement("queries/bench_schema", schema=identifier(TABLES), mark=sql.Literal(MARK)))
         for table in (PLAIN, ATTACHED):
             parts = {"table": sql.Identifier(table), "procedure": sql.Identifier(f"write_{table}")}
             conn.execute(statement("queries/bench_table", schema=identifier(TABLES), **parts))
@@ -130,6 +133,9 @@ def _tables(conn: Connection, removing: Callable[[], AbstractContextManager[None
 
 
 def _remove(conn: Connection) -> None:
+    """Raises `AttachError` where somebody else's schema has the name of ours."""
+    if conn.execute(statement("queries/bench_taken"), {"schema": TABLES, "mark": MARK}).fetchone():
+        raise AttachError(f"the schema {TABLES} is there and not of this command, which would remove it: rename it")
     with suppress(NotInstalled):
         detach.apply(conn, detach.plan(conn, detach.Request(all_tables=True, purge=True), LOG))
     conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(identifier(TABLES)))

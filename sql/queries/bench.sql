@@ -1,5 +1,15 @@
 -- What `cdc-bridge bench` makes and measures, in a schema of its own.
 
+-- name: bench_schema
+-- The schema for both tables, with the comment by which it is known as ours.
+CREATE SCHEMA {schema};
+COMMENT ON SCHEMA {schema} IS {mark}
+
+-- name: bench_taken
+-- Whether somebody else has a schema of this name.
+SELECT nspname FROM pg_catalog.pg_namespace
+WHERE nspname = %(schema)s AND pg_catalog.obj_description(oid, 'pg_namespace') IS DISTINCT FROM %(mark)s
+
 -- name: bench_table
 -- A table as applications have them, and a procedure that writes to it for some seconds, a row a transaction. What it writes
 -- is planned once, as by an application that prepares its statements, and no client's time is part of it.

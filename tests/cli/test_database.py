@@ -14,6 +14,7 @@ import pytest
 from psycopg import AsyncConnection
 from psycopg.conninfo import make_conninfo
 
+from cdc_bridge.admin.bench import MARK
 from tests.cli.command import assert_one_sentence, command, environment, run
 from tests.support.bridge import running_bridge
 from tests.support.process import PIPE
@@ -276,12 +277,20 @@ def test_bench_measures_and_leaves_nothing_behind(dsn: str, tmp_path: Path, data
     schemas = "SELECT nspname FROM pg_namespace ORDER BY 1"
     before = database.execute(schemas)
     database.execute("CREATE SCHEMA cdc_bench CREATE TABLE plain (id int)")  # what an interrupted run has left
+    database.execute(f"COMMENT ON SCHEMA cdc_bench IS '{MARK}'")
     done = run("bench", "--rounds=1", "--seconds=0.1", "--rows=10", "--json", "--dsn", dsn, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert [each["unit"] for each in found] == ["rows_per_s"] * 3 + ["seconds"] * 3
     assert all(each["ratio"] > 0 and len(each["plain"]) == len(each["attached"]) == 1 for each in found)
     assert database.execute(schemas) == before
+
+
+def test_bench_removes_no_schema_of_others(dsn: str, tmp_path: Path, database: Database) -> None:
+    database.execute("CREATE SCHEMA cdc_bench CREATE TABLE results (id int); INSERT INTO cdc_bench.results VALUES (1)")
+    done = run("bench", "--rounds=1", "--seconds=0.1", "--rows=10", "--dsn", dsn, cwd=tmp_path)
+    assert "the schema cdc_bench is there and not of this command" in assert_one_sentence(done, 3)
+    assert database.execute("SELECT id FROM cdc_bench.results") == [(1,)]
 
 
 async def bench_interrupted(database: Database, locks: AsyncConnection[Any]) -> asyncio.subprocess.Process:
