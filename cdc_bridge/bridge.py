@@ -233,11 +233,11 @@ async def _serve_metrics(settings: Settings, server: WebSocketServer) -> AsyncIt
         yield
         return
     policy = replace(
-        server.requests,
+        server.request_policy,
         limits=ConnectionLimits(0, 0, METRICS_HANDSHAKES_MAX),
         metrics_only=True,
         pages={},
-        reasons=server.requests.not_ready,
+        reasons=server.request_policy.not_ready,
         loopback_only=is_loopback(settings.metrics_host),
     )
     options = replace(server.options, host=settings.metrics_host, port=settings.metrics_port)
@@ -313,12 +313,12 @@ class Bridge:
             PublishedKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else None,
             settings.static_tokens,
         )
-        requests = _build_request_policy(settings, broker, capture, pools, catalog, maintenance=maintenance)
+        request_policy = _build_request_policy(settings, broker, capture, pools, catalog, maintenance=maintenance)
         options = _from_settings(ServerOptions, settings, auth_mode=settings.mode)
-        server = WebSocketServer(broker.requests, requests, authenticator, options, self._certificate)
+        server = WebSocketServer(broker.requests, request_policy, authenticator, options, self._certificate)
         canary = Canary(broker, settings.conninfo, settings.canary_collection, settings.canary_interval_s)
-        requests.metrics = exposition(
-            Collector(broker, capture, server, maintenance, authenticator, requests.not_ready, policies, canary)
+        request_policy.metrics = exposition(
+            Collector(broker, capture, server, maintenance, authenticator, request_policy.not_ready, policies, canary)
         )
         async with asyncio.TaskGroup() as tasks:
             side_by_side = (

@@ -30,9 +30,9 @@ from cdc_bridge.model import frames
 from cdc_bridge.model.errors import RequestError
 from cdc_bridge.model.frames import CloseCode
 from cdc_bridge.server import limits
+from cdc_bridge.server.client_session import ClientSession
 from cdc_bridge.server.framing import PING, PONG_BYTES, Framing, is_pong
 from cdc_bridge.server.limits import BoundedReader
-from cdc_bridge.server.requests import ClientSession
 from cdc_bridge.server.traffic import SAMPLED
 
 if TYPE_CHECKING:

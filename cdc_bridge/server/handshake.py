@@ -149,13 +149,13 @@ class Handshake(BoundedReader):
     def _answer(self, request: Request) -> None:
         self._ending.cancel()
         self._is_head = request.method == "HEAD"
-        if page := self._server.requests.page(request):
+        if page := self._server.request_policy.page(request):
             self._respond((HTTPStatus.OK, page.text), page.headers)
             return
-        if answer := self._server.requests.answer(request, peer_of(self.transport)):
+        if answer := self._server.request_policy.answer(request, peer_of(self.transport)):
             self._respond(answer)
             return
-        client = self._server.requests.client_of(request.headers, peer_of(self.transport))
+        client = self._server.request_policy.client_of(request.headers, peer_of(self.transport))
         admitted = self._server.limits.admit(self, client)
         if not isinstance(admitted, str):
             self._respond(admitted)
@@ -185,7 +185,7 @@ class Handshake(BoundedReader):
             status, text, headers = await asyncapi.respond(
                 request.headers,
                 token,
-                server.requests.scheme_of(request.headers, is_encrypted=server.is_encrypted),
+                server.request_policy.scheme_of(request.headers, is_encrypted=server.is_encrypted),
                 mode=server.options.auth_mode,
                 authenticator=server.authenticator,
                 reader=server.engine,

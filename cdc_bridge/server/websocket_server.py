@@ -27,12 +27,12 @@ from cdc_bridge.access.auth_state import AuthMode, AuthState, Identity, Moment
 from cdc_bridge.access.authenticator import Authenticator
 from cdc_bridge.model.frames import CloseCode, come_again
 from cdc_bridge.server import framing, limits
+from cdc_bridge.server.client_session import ClientSession, Engine
 from cdc_bridge.server.connection import Connection
 from cdc_bridge.server.framing import Framing
 from cdc_bridge.server.handshake import Handshake
 from cdc_bridge.server.http import WEBSOCKET_PATH, RequestPolicy
 from cdc_bridge.server.listener import Certificate, Listener
-from cdc_bridge.server.requests import ClientSession, Engine
 from cdc_bridge.server.traffic import Traffic
 
 RETRY_MS_MAX = 1000
@@ -113,14 +113,14 @@ class WebSocketServer:
     def __init__(
         self,
         engine: Engine,
-        requests: RequestPolicy,
+        request_policy: RequestPolicy,
         authenticator: Authenticator,
         options: ServerOptions,
         certificate: Certificate | None = None,
     ) -> None:
         self.engine = engine
-        self.requests = requests
-        self.limits = requests.limits
+        self.request_policy = request_policy
+        self.limits = request_policy.limits
         self.authenticator = authenticator
         self.options = options
         self.timer: Timer
@@ -165,7 +165,7 @@ class WebSocketServer:
 
         The first one is closed at once. What waits for a connection is sent before.
         """
-        self.requests.is_open = False
+        self.request_policy.is_open = False
         ends_s = self._loop.time() + self.options.drain_s
         left = deque(self._connections)
         while left:
@@ -180,7 +180,7 @@ class WebSocketServer:
 
     def abort(self) -> None:
         """Cut off the connections that are left. What waits for them is lost to them, until they resume."""
-        self.requests.is_open = False
+        self.request_policy.is_open = False
         self.limits.turn_all_away()
         for connection in list(self._connections):
             connection.close(CloseCode.SERVICE_RESTART, _come_again())
@@ -224,7 +224,7 @@ class WebSocketServer:
         auth_state = AuthState(options.auth_mode, options.auth_timeout_s, self._anonymous, self.now(), identity)
         self._connections[connection] = None
         connection.begin(ClientSession(self, connection, auth_state), behind)
-        if not self.requests.is_open:
+        if not self.request_policy.is_open:
             self._let_go(connection)
 
     def forget(self, connection: Connection, address: str) -> None:

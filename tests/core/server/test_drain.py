@@ -24,7 +24,7 @@ LONG_S = 3600.0
 
 
 def readiness(on: StubServer) -> tuple[int, str]:
-    answer = on.server.requests.answer(Request("/readyz?verbose", Headers()))
+    answer = on.server.request_policy.answer(Request("/readyz?verbose", Headers()))
     assert answer is not None
     return answer
 
