@@ -23,7 +23,7 @@ from cdc_bridge.model import messages
 from tests.docs import shell
 from tests.docs.reference import PROTOCOL
 from tests.support.certificate import make_pair
-from tests.support.node import NODE, PACKAGES, install
+from tests.support.node import NODE, esbuild, install
 from tests.support.process import ROOT, environment, require_program
 
 ANSWER = {"data", "error", "status", "event"}
@@ -61,9 +61,7 @@ def jsx(text: str, folder: Path) -> None:
     install()
     script = folder / "block.jsx"
     script.write_text(text)
-    _run(
-        [str(NODE), str(PACKAGES / "node_modules" / "esbuild" / "bin" / "esbuild"), "--log-level=warning", str(script)]
-    )
+    _run(esbuild(str(script)))
 
 
 def html_page(text: str, folder: Path) -> None:

@@ -24,8 +24,7 @@ from tests.docs.blocks import blocks
 from tests.support.attach import attach
 from tests.support.bridge import BridgeProcess
 from tests.support.certificate import Pair, make_pair
-from tests.support.haproxy import free_port
-from tests.support.process import ROOT, find_program, running
+from tests.support.process import ROOT, find_program, free_port, running
 from tests.support.rolling import INSERT, TABLE, Client
 from tests.support.server import Database
 

@@ -11,9 +11,8 @@ from tests.docs.blocks import blocks
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.browser import Page
-from tests.support.haproxy import free_port
-from tests.support.node import NODE, PACKAGES
-from tests.support.process import ROOT
+from tests.support.node import PACKAGES, esbuild
+from tests.support.process import ROOT, free_port
 from tests.support.server import Database
 
 pytestmark = pytest.mark.once  # nothing in it depends on the server's version
@@ -49,9 +48,8 @@ def bundled(folder: Path) -> Path:
     (folder / "messages.jsx").write_text(BLOCKS["jsx"])
     (folder / "main.jsx").write_text(MAIN)
     (folder / "node_modules").symlink_to(PACKAGES / "node_modules")
-    program = PACKAGES / "node_modules" / "esbuild" / "bin" / "esbuild"
-    options = ["--bundle", "--jsx=automatic", "--log-level=warning", '--define:process.env.NODE_ENV="development"']
-    command = [str(NODE), str(program), "main.jsx", *options, "--outfile=script.js"]
+    options = ("--bundle", "--jsx=automatic", '--define:process.env.NODE_ENV="development"', "--outfile=script.js")
+    command = esbuild("main.jsx", *options)
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return folder / "script.js"

@@ -14,9 +14,8 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.docs.blocks import blocks
 from tests.support.browser import Page
 from tests.support.cluster import Cluster
-from tests.support.haproxy import free_port
 from tests.support.node import NODE, PACKAGES, install
-from tests.support.process import ROOT, line_of, running
+from tests.support.process import ROOT, free_port, line_of, running
 from tests.support.terminal import DONE_WITHIN_S, Terminal
 
 pytestmark = pytest.mark.once  # nothing in it depends on the server's version

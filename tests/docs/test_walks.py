@@ -18,8 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tests.docs.blocks import BLOCKS, Block
 from tests.docs.test_sql import OF_CLIENTS, OF_THE_TABLES, TABLES
 from tests.support.cluster import Cluster
-from tests.support.haproxy import free_port
-from tests.support.process import ROOT
+from tests.support.process import ROOT, free_port
 from tests.support.server import Database, bin_dir, own_cluster, server_of
 from tests.support.terminal import Terminal
 

@@ -17,8 +17,7 @@ from tests.docs.test_proxies import PROXIES, Ports
 from tests.support.attach import attach
 from tests.support.bridge import running_bridge
 from tests.support.certificate import Pair, make_pair
-from tests.support.haproxy import free_port
-from tests.support.process import require_program, running
+from tests.support.process import free_port, require_program, running
 from tests.support.server import Database
 from tests.support.wsclient import Client, connected
 

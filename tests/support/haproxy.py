@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import csv
 import io
-import socket
 import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.process import require_program
+from tests.support.process import free_port, require_program
 
 CONFIGURATION = """\
 global
@@ -79,10 +78,3 @@ async def haproxy(directory: Path, ports: Sequence[int]) -> AsyncIterator[HAProx
     finally:
         process.terminate()
         await process.wait()
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

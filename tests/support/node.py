@@ -27,6 +27,17 @@ def environment() -> dict[str, str]:
 PACKAGES = Path(__file__).parent.parent / "sdk"
 """Where package.json says what JavaScript the tests use, and where it is installed."""
 
+
+def esbuild(*arguments: str) -> list[str]:
+    """Return the command that runs esbuild, which `install` has fetched. It speaks of warnings and errors only."""
+    return [
+        str(NODE),
+        str(PACKAGES / "node_modules" / "esbuild" / "bin" / "esbuild"),
+        "--log-level=warning",
+        *arguments,
+    ]
+
+
 CANNOT_FETCH = re.compile(
     r"ENOTFOUND|EAI_AGAIN|ECONN|ENETUNREACH|EHOSTUNREACH|ETIMEDOUT|ERR_SOCKET|network|\bE(?:40[134]|5\d\d)\b|CERT",
     re.IGNORECASE,

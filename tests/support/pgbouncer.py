@@ -12,8 +12,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.support.haproxy import free_port
-from tests.support.process import require_program
+from tests.support.process import free_port, require_program
 from tests.support.server import Database
 
 

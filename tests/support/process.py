@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -67,3 +68,10 @@ async def line_of(stream: asyncio.StreamReader | None) -> str:
     assert stream is not None
     async with asyncio.timeout(SAYS_WITHIN_S):
         return (await stream.readline()).decode().strip()
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

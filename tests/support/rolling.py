@@ -14,7 +14,8 @@ from pathlib import Path
 
 from cdc_bridge.client import Message, Wanted, messages
 from tests.support.bridge import BridgeProcess
-from tests.support.haproxy import free_port, haproxy
+from tests.support.haproxy import haproxy
+from tests.support.process import free_port
 from tests.support.server import Database
 
 ALL_WITHIN_S = 120.0
