@@ -221,7 +221,7 @@ class Dispatcher:
         return inquiry in self._pending
 
     def answer(self, inquiries: Iterable[Inquiry]) -> None:
-        """Take answers to the hub. If rights or the catalog have changed in the meantime, ask again."""
+        """Publish the changes that these ask about. If rights or the catalog have changed meanwhile, ask again."""
         for inquiry in inquiries:
             if inquiry in self._pending:
                 self._answer(inquiry)
@@ -277,7 +277,7 @@ class Dispatcher:
     def oldest_us(self) -> int:
         """Return when the oldest change that waits for an answer or for the catalog was written; 0 if none does.
 
-        Of a change in live mode that is not known: it was asked about soon after.
+        A change in live mode carries no time; the moment of its question, soon after, stands in for it.
         """
         begun_us = (time.time() - time.monotonic()) * 1e6
         waiting = [inquiry.change.at or int(begun_us + inquiry.asked_s * 1e6) for inquiry in self._pending]
