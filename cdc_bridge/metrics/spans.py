@@ -114,7 +114,7 @@ def _export(tracer: Tracer, trace: Trace) -> None:
     from opentelemetry.trace import set_span_in_context
 
     is_finished = trace.cause == "socket"
-    if trace.topics or not is_finished:
+    if trace.topic_count or not is_finished:
         trace.go_on("", time.time_ns())
     root = tracer.start_span(
         f"{trace.operation} {trace.collection}".strip(),
@@ -123,7 +123,7 @@ def _export(tracer: Tracer, trace: Trace) -> None:
             "cdc.collection": trace.collection,
             "cdc.operation": trace.operation,
             "cdc.xid": trace.key[0],
-            "cdc.topics": len(trace.topics),
+            "cdc.topics": trace.topic_count,
             "cdc.finished": is_finished,
         },
     )

@@ -7,8 +7,9 @@ Theory: the spans of a trace are causes of lag, one behind the other, so they ad
 many topics and clients. It counts as asked while any of its topics waits for an answer that was due before it, and as
 queued until one of the clients that were busy, the first that is found, is sent it.
 
-Bound: `OPEN_MAX` traces at a time, `OPEN_S_MAX` each. Policy: past it changes are not sampled; a trace that takes
-longer ends unfinished.
+Bound: `OPEN_MAX` traces at a time, `OPEN_S_MAX` each, and `TOPICS_MAX` topics of each, which is what is looked at to
+tell asked and queued. Policy: past it changes are not sampled, and other topics only counted; a trace that takes longer
+ends unfinished.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from cdc_bridge.capture import Capture
@@ -34,6 +36,7 @@ from cdc_bridge.model.change import Change, StreamItem
 
 OPEN_MAX = 1000
 OPEN_S_MAX = 10.0
+TOPICS_MAX = 100
 
 
 class Trace:
@@ -51,6 +54,7 @@ class Trace:
         self.began_ns = self.ended_ns = min(change.at * 1000 or now_ns, read_ns or now_ns)  # clocks differ
         self.spans: list[tuple[str, int]] = []
         self.topics: dict[Topic, None] = {}
+        self.topic_count = 0
         self.pending: set[Pending] = set()
         self.client: Subscriber | None = None
         self.position = 0
@@ -168,7 +172,9 @@ class _TracedPublisher(Publisher):
             return super().apply(change, now_us)
         finally:
             asked = [topic for each in self.inquiries if each.change is change for topic in each.pending]
-            trace.topics = self._touched | dict.fromkeys(asked)
+            found = self._touched | dict.fromkeys(asked)
+            trace.topic_count = len(found)
+            trace.topics = dict.fromkeys(islice(found, TOPICS_MAX))
             trace.pending = {each for topic in trace.topics for each in topic.unsettled}
             trace.collection = table.collection.name
             self._touched |= touched

@@ -243,6 +243,26 @@ async def test_change_that_waits_for_a_busy_client_was_queued(table: Database, e
         assert left.attributes["cdc.finished"] is False
 
 
+async def test_trace_keeps_few_of_many_topics_and_counts_all(table: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change can concern a hundred thousand."""
+    traces: list[tuple[int, int]] = []
+    monkeypatch.setattr("cdc_bridge.metrics.tracing.TOPICS_MAX", 2)
+    monkeypatch.setattr(
+        "cdc_bridge.metrics.spans._export", lambda _, trace: traces.append((len(trace.topics), trace.topic_count))
+    )
+    async with running_bridge(table.dsn, trace_ratio=1.0) as running, connected(running.url) as client:
+        for number in range(5):
+            query = {"filter": {"id": {"_gt": -number}}}
+            await client.send({"type": "subscribe", "collection": "t", "uid": str(number), "query": query})
+            await client.until(event="init", uid=str(number))
+        table.execute("INSERT INTO t VALUES (1)")
+        await client.collect(5)
+        async with asyncio.timeout(WITHIN_S):
+            while not traces:  # noqa: ASYNC110 - nothing but looking tells
+                await asyncio.sleep(0.02)
+    assert traces == [(2, 5)]
+
+
 async def until_waiting(running: RunningBridge) -> None:
     """Wait until something waits for a client."""
     await scrape_until(running.http, lambda found: found.value("cdc_backlog_bytes") > 0)
