@@ -6,9 +6,9 @@ BEGIN;
 SET LOCAL search_path = pg_catalog, pg_temp;
 
 -- The names.
-SELECT set_config('cdc_bridge.owner_role', {owner}, true);
-SELECT set_config('cdc_bridge.runtime_role', {runtime}, true);
-SELECT set_config('cdc_bridge.reads_as', {reads_as}, true);
+SET LOCAL cdc_bridge.owner_role = {owner};
+SET LOCAL cdc_bridge.runtime_role = {runtime};
+SET LOCAL cdc_bridge.reads_as = {reads_as};
 
 DO $may$
 DECLARE
