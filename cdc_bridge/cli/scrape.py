@@ -1,7 +1,6 @@
 """Compare the metrics of a bridge between two looks at them. `docs/metrics.md` explains each."""
 
 import http.client
-import json
 import math
 import time
 import urllib.error
@@ -10,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+import msgspec
 
 TIMEOUT_S = 3
 SLOW = "1013"
@@ -33,6 +34,22 @@ class Scrape:
 
     def total(self, name: str) -> float:
         return sum(self.values.get(name, {}).values())
+
+
+class _LateTopic(msgspec.Struct):
+    collection: str
+    subscribers: int
+    late: int
+    waiting_bytes: int
+    oldest_age_s: float | None
+
+
+class _State(msgspec.Struct):
+    """What is read of `/readyz?verbose`. Something else than a bridge can answer."""
+
+    ready: bool | None = None
+    reasons: list[str] = []
+    late_topics: list[_LateTopic] = []
 
 
 def fetch(url: str) -> str:
@@ -66,12 +83,13 @@ def scrape(url: str) -> Scrape:
 
 def _state(url: str) -> Mapping[str, Any]:
     """Return what a bridge says of its readiness; nothing where it says nothing that can be read."""
-    with suppress(OSError, ValueError):
+    with suppress(OSError, ValueError, msgspec.DecodeError, RecursionError):
         try:
-            found = json.loads(fetch(f"{url.rstrip('/')}/readyz?verbose"))
+            text: str | bytes = fetch(f"{url.rstrip('/')}/readyz?verbose")
         except urllib.error.HTTPError as error:
-            found = json.loads(error.read())
-        return found if isinstance(found, dict) else {}
+            text = error.read()
+        found: Mapping[str, Any] = msgspec.to_builtins(msgspec.json.decode(text, type=_State))
+        return found
     return {}
 
 

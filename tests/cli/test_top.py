@@ -156,6 +156,22 @@ async def test_what_is_no_bridge_has_no_metrics(answer: bytes) -> None:
         assert (await asyncio.to_thread(scrape, f"http://{host}:{port}")).problem.startswith("no metrics: ")
 
 
+@pytest.mark.parametrize(
+    "said", [b"5", b"[" * 100_000, b"\xff", b'{"reasons":[1]}', b'{"late_topics":[{}]}', b'{"late_topics":"x"}']
+)
+async def test_state_that_is_none_of_a_bridge_is_not_shown(said: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        body = b"cdc_topics 1\n" if b"/metrics" in await reader.readuntil(b"\r\n\r\n") else said
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(body), body))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        found = await asyncio.to_thread(scrape, f"http://{host}:{port}")
+    assert (found.problem, found.state) == ("", {})
+    assert [*bridge_view(summary(found, found))]
+
+
 def test_what_is_no_address_has_no_metrics() -> None:
     assert scrape("http://127.0.0.1:1/\x1b").problem.startswith("no metrics: no address")
 
