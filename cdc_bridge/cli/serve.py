@@ -157,7 +157,7 @@ def _of_readers(settings: Settings) -> str | None:
     if settings.insecure_public and settings.anon_role:
         return "insecure_public opens nothing: a client without a token has the rights of anon_role"
     if settings.insecure_public:
-        return "serving without authentication: everybody reads every attached table that the bridge's role may"
+        return "serving without authentication: everybody may read what the bridge's own role may SELECT"
     if settings.anon_role or (settings.authenticates and (settings.roles or settings.rules)):
         return None
     if settings.authenticates:
