@@ -68,7 +68,7 @@ LATE_TOPICS_MAX = 10
 
 CATALOG_PROBLEM = "capture is not as it should be: the bridge's log says more"
 NOT_LISTENING = "not listening to the database"
-"""What `/readyz` says to strangers, to whom it names no table and no role."""
+"""Reasons that `/readyz` gives to strangers, without the names of tables and roles."""
 
 PREPARED_AFTER = 5
 """The catalog is asked the same few things for ever: planning them each time would cost more than the answers."""
@@ -178,8 +178,8 @@ def _build_request_policy(
         if pools.all.problems:
             found.insert(0, reason("no connection to read with"))
         if not broker.listening:
-            obstacle = filter(None, [capture.obstacle])
-            found.insert(0, Reason(NOT_LISTENING, ": ".join([NOT_LISTENING, *obstacle])))
+            obstacle = f": {capture.obstacle}" if capture.obstacle else ""
+            found.insert(0, Reason(NOT_LISTENING, NOT_LISTENING + obstacle))
         elif silent_s() > settings.heartbeat_timeout_s:
             found.insert(0, reason(f"no heartbeat for {settings.heartbeat_timeout_s:g} s"))
         return found

@@ -26,7 +26,7 @@ TABLES = "cdc_bench"
 LOG = "cdc_bench_log"
 """The two schemas."""
 
-MARK = "cdc_bridge bench: what it measures with, and removes"
+MARK = "cdc-bridge bench measures in this schema, and drops it"
 """The comment of the first schema. The second one is known as every schema of ours is."""
 
 PLAIN, ATTACHED = "plain", "attached"
@@ -135,7 +135,9 @@ def _tables(conn: Connection, removing: Callable[[], AbstractContextManager[None
 def _remove(conn: Connection) -> None:
     """Raises `AttachError` where somebody else's schema has the name of ours."""
     if conn.execute(statement("queries/bench_taken"), {"schema": TABLES, "mark": MARK}).fetchone():
-        raise AttachError(f"the schema {TABLES} is there and not of this command, which would remove it: rename it")
+        raise AttachError(
+            f"bench did not make the schema {TABLES}, and would drop it: rename that schema, or measure elsewhere"
+        )
     with suppress(NotInstalled):
         detach.apply(conn, detach.plan(conn, detach.Request(all_tables=True, purge=True), LOG))
     conn.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(identifier(TABLES)))

@@ -114,8 +114,10 @@ def run(arguments: Sequence[str]) -> int:
     try:
         # The flag may stand anywhere, also behind the command.
         words = [each for each in arguments if each != "--traceback"] or ["--help"]
-        if alien := next((word for word in words if not _is_text(word)), None):
-            raise UsageError(f"the argument {alien} is no text in the terminal's encoding, mostly UTF-8")
+        if undecoded := next((word for word in words if not _is_decoded(word)), None):
+            raise UsageError(
+                f"the argument {undecoded} is not valid in the terminal's encoding, which LANG or LC_ALL names"
+            )
         return app(words, prog_name="cdc-bridge", standalone_mode=False) or 0
     except ReaderGone:
         # Its reader is gone, so Python would report an error at exit.
@@ -144,8 +146,8 @@ def _explain(error: Exception) -> int:
     return 1
 
 
-def _is_text(word: str) -> bool:
-    """Whether all bytes of an argument could be decoded. No name in a database is of others."""
+def _is_decoded(word: str) -> bool:
+    """Whether all bytes of an argument could be decoded. Otherwise Python has put surrogates in their place."""
     return not any("\ud800" <= character <= "\udfff" for character in word)
 
 

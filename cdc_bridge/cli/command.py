@@ -28,12 +28,12 @@ class ReaderGone(Exception):
 
 
 def say(text: str) -> None:
-    """Write a result that programs may read. A terminal is shown what would drive it. Raises `ReaderGone`."""
+    """Write a result that programs may read; on a terminal without what would drive that. Raises `ReaderGone`."""
     _write("\n".join(map(printable, text.split("\n"))) if sys.stdout.isatty() else text)
 
 
 def say_lines(lines: Iterable[str], style: Callable[[str], str] = str) -> None:
-    """Write a result for people, each line as one whatever is in it, then styled. Raises `ReaderGone`."""
+    """Write a result for people. Each line stays one, whatever is in it. Raises `ReaderGone`."""
     _write("\n".join(style(printable(line)) for line in lines))
 
 
@@ -61,7 +61,7 @@ PATIENCE_S = 1.0
 
 @contextmanager
 def progress(label: str, steps: int, patience_s: float = PATIENCE_S) -> Iterator[Callable[[], None]]:
-    """Yield a function to call after each step. It shows on a terminal how far this is, once it takes so long."""
+    """Yield a function to call after each step. After `patience_s` a terminal shows how many are done."""
     with ExitStack() as stack:
         begun_s, done = time.monotonic(), 0
         bar: Any = None

@@ -28,16 +28,14 @@ Answer = tuple[HTTPStatus, str]
 
 
 class Reason(NamedTuple):
-    """Why a bridge is not ready: for everybody, and in full for those who may see metrics, since it can name tables,
-    roles and what belongs to whom.
-    """
+    """Why a bridge is not ready. `full`, which can name tables, roles and owners, is for those who may see metrics."""
 
     public: str
     full: str
 
 
 def reason(sentence: str) -> Reason:
-    """Return one that names nothing."""
+    """Return a reason that names nothing, so that everybody may read it in full."""
     return Reason(sentence, sentence)
 
 
