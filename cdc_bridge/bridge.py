@@ -6,8 +6,7 @@ Settings stop here: each part gets the values that it needs.
 import asyncio
 import logging
 import signal
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, TypeVar
@@ -32,7 +31,6 @@ from cdc_bridge.engine.shares import (
     EVALUATOR_CONNECTIONS,
     LOG_CONNECTIONS,
 )
-from cdc_bridge.engine.topic import Topic
 from cdc_bridge.histogram import Histogram
 from cdc_bridge.logs import facts
 from cdc_bridge.metrics.canary import Canary
@@ -41,7 +39,8 @@ from cdc_bridge.metrics.spans import open_tracing
 from cdc_bridge.metrics.tracing import Tracing
 from cdc_bridge.model.errors import BridgeError, CannotServe, UsageError
 from cdc_bridge.query.forms import QueryLimits
-from cdc_bridge.server.http import Reason, RequestPolicy, reason
+from cdc_bridge.readiness import Readiness
+from cdc_bridge.server.http import RequestPolicy
 from cdc_bridge.server.limits import ConnectionLimits, is_loopback
 from cdc_bridge.server.listener import Certificate
 from cdc_bridge.server.pages import pages
@@ -62,13 +61,6 @@ METRICS_HANDSHAKES_MAX = 100
 
 CATALOG_CONNECTIONS = 1
 """Shared with the maintenance of the log, which waits a second at most where a part of the log is locked."""
-
-LATE_TOPICS_MAX = 10
-"""The topics that `/readyz?verbose` names."""
-
-CATALOG_PROBLEM = "capture is not as it should be: the bridge's log says more"
-NOT_LISTENING = "not listening to the database"
-"""Reasons that `/readyz` gives to strangers, without the names of tables and roles."""
 
 PREPARED_AFTER = 5
 """The catalog is asked the same few things for ever: planning them each time would cost more than the answers."""
@@ -161,69 +153,18 @@ def _build_broker(
     return broker, capture, catalog
 
 
-def _build_request_policy(
-    settings: Settings,
-    broker: Broker,
-    capture: ChangeStream,
-    pools: Pools,
-    catalog: PooledCatalogReader,
-    *,
-    maintenance: LogMaintenance,
-) -> RequestPolicy:
-    def silent_s() -> float:
-        return time.monotonic() - capture.last_proven_s
-
-    def reasons() -> Sequence[Reason]:
-        found = [*(Reason(CATALOG_PROBLEM, each) for each in catalog.problems), *map(reason, maintenance.problems)]
-        if pools.all.problems:
-            found.insert(0, reason("no connection to read with"))
-        if not broker.listening:
-            obstacle = f": {capture.obstacle}" if capture.obstacle else ""
-            found.insert(0, Reason(NOT_LISTENING, NOT_LISTENING + obstacle))
-        elif silent_s() > settings.heartbeat_timeout_s:
-            found.insert(0, reason(f"no heartbeat for {settings.heartbeat_timeout_s:g} s"))
-        return found
-
-    def of_catalog(problems: Sequence[str]) -> Mapping[str, object]:
-        return {"collections": len(broker.hub.catalog.by_name), "problems": list(problems)}
-
-    def details() -> Mapping[str, object]:
-        return {
-            "subscriptions": len(broker.hub),
-            "listening": broker.listening,
-            "heartbeat_age_s": round(silent_s(), 3) if broker.listening else None,
-            "can_read": not pools.all.problems,
-            "catalog": of_catalog([CATALOG_PROBLEM] if catalog.problems else []),
-            "log": {"problems": list(maintenance.problems)},
-        }
-
-    def inner_details() -> Mapping[str, object]:
-        late = broker.hub.subscribers.latest_topics(LATE_TOPICS_MAX)
-        return {"catalog": of_catalog(catalog.problems), "late_topics": [_load(topic) for topic in late]}
-
+def _build_request_policy(settings: Settings, readiness: Readiness) -> RequestPolicy:
     is_local = is_loopback(settings.host)
     shows_inspector = settings.inspector == "on" or (is_local and not settings.inspector)
     return RequestPolicy(
         _from_settings(ConnectionLimits, settings),
         allowed_origins=tuple(settings.allowed_origins),
-        reasons=reasons,
-        details=details,
-        inner_details=inner_details,
+        reasons=readiness.reasons,
+        details=readiness.details,
+        inner_details=readiness.inner_details,
         loopback_only=is_local,
         pages=pages() if shows_inspector else {},
     )
-
-
-def _load(topic: Topic) -> Mapping[str, object]:
-    """Return what waits in a topic, as `/readyz?verbose` says it."""
-    late, (_, oldest_us) = topic.late, topic.oldest or (0, 0)
-    return {
-        "collection": topic.subscription.collection.name,
-        "subscribers": len(topic.subscribers),
-        "late": len(late),
-        "waiting_bytes": sum(each.waiting_bytes for each in late),
-        "oldest_age_s": round(max(time.time() - oldest_us / 1e6, 0), 3) if oldest_us else None,
-    }
 
 
 @asynccontextmanager
@@ -313,7 +254,8 @@ class Bridge:
             PublishedKeys(settings.jwt_jwks_url) if settings.jwt_jwks_url else None,
             settings.static_tokens,
         )
-        request_policy = _build_request_policy(settings, broker, capture, pools, catalog, maintenance=maintenance)
+        readiness = Readiness(broker, capture, pools.all, catalog, maintenance, settings.heartbeat_timeout_s)
+        request_policy = _build_request_policy(settings, readiness)
         options = _from_settings(ServerOptions, settings, auth_mode=settings.mode)
         server = WebSocketServer(broker.requests, request_policy, authenticator, options, self._certificate)
         canary = Canary(broker, settings.conninfo, settings.canary_collection, settings.canary_interval_s)
