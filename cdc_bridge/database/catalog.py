@@ -99,13 +99,24 @@ def _query(name: str, schema: str) -> sql.Composed:
     return statement(name, schema, reporting=statement("queries/reporting", schema), dependencies=dependencies)
 
 
+PARTS_MAX = 1000
+DEPTH_MAX = 50
+
+
 @dataclass(slots=True)
 class _Kinds:
-    """Types and collations by their `oid`. Types are built when they are first asked for."""
+    """Types and collations by their `oid`. Types are built when they are first asked for.
+
+    Bound: `PARTS_MAX` types in one, counted as often as they occur there, and `DEPTH_MAX` levels of them. Policy: what
+    exceeds this is a plain type, whose values are sent as PostgreSQL writes them. Twenty types, each with two fields of
+    the one before, have a million parts, and anybody who owns a table can give it a column of such a type.
+    """
 
     rows: Mapping[int, _TypeRow]
     collations: Mapping[int, Collation]
     known: dict[int, PgType] = field(default_factory=dict)
+    parts: dict[int, int] = field(default_factory=dict)
+    depth: int = 0
 
     def column(self, name: str, number: int, type_oid: int, collation_oid: int, is_nullable: bool) -> Column:
         return Column(name, number, self.type(type_oid), self.collations.get(collation_oid, NO_COLLATION), is_nullable)
@@ -113,8 +124,16 @@ class _Kinds:
     def type(self, oid: int) -> PgType:
         if oid not in self.known:
             # A type inside of itself, which PostgreSQL tries to forbid, ends here as plain.
-            self.known[oid] = PgType(self.rows[oid].name)
-            self.known[oid] = self._build(self.rows[oid])
+            row = self.rows[oid]
+            self.known[oid], self.parts[oid] = PgType(row.name), 1
+            if self.depth < DEPTH_MAX:
+                self.depth += 1
+                built = self._build(row)
+                self.depth -= 1
+                inner = [row.base or row.element] if row.base or row.element else [each for _, each in row.fields]
+                parts = 1 + sum(self.parts[each] for each in inner)
+                if parts <= PARTS_MAX:
+                    self.known[oid], self.parts[oid] = built, parts
         return self.known[oid]
 
     def _build(self, row: _TypeRow) -> PgType:

@@ -302,3 +302,37 @@ async def test_identical_rows_and_statements_of_one_transaction_all_arrive(datab
             "BEGIN; INSERT INTO k VALUES ('a'); INSERT INTO k VALUES ('a'); INSERT INTO k VALUES ('a'); COMMIT"
         )
         assert await client.collect(3, event="create") == [{"v": "a"}] * 3
+
+
+LEVELS = 18
+
+DOUBLED = "".join(f"CREATE TYPE t{level + 1} AS (a t{level}, b t{level});" for level in range(LEVELS))
+DEEP = "".join(f"CREATE TYPE d{level + 1} AS (a d{level});" for level in range(400))
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("types", "name", "value", "shown"),
+    [
+        ("CREATE TYPE t0 AS (a int, b int);" + DOUBLED, f"t{LEVELS}", "NULL", None),
+        ("CREATE TYPE d0 AS (a bigint);" + DEEP, "d400", "NULL", None),
+        ("CREATE TYPE d0 AS (a bigint);" + DEEP, "d40", "NULL", None),
+        ("CREATE TYPE d0 AS (a bigint);" + DEEP, "d1", "ROW(ROW(7))", {"a": {"a": "7"}}),
+    ],
+    ids=["of half a million parts", "of 400 levels", "of 40 levels", "of two levels"],
+)
+async def test_type_of_any_size_holds_nobody_up(
+    database: Database, types: str, name: str, value: str, shown: Any
+) -> None:
+    """Whoever owns an attached table can give it such a column."""
+    database.execute(f"{types} CREATE TABLE t (id int PRIMARY KEY); CREATE TABLE late (id int PRIMARY KEY)")
+    attach(database, "t")
+    async with running_bridge(database.dsn) as bridge, connected(bridge.url) as client:
+        database.execute(f"ALTER TABLE t ADD COLUMN c {name}")
+        attach(database, "late")
+        assert (await subscribe(client, "late"))["event"] == "init"
+        assert (await subscribe(client, "t"))["event"] == "init"
+        database.execute(f"INSERT INTO t VALUES (1, {value})")
+        assert (await client.next())["data"] == [{"id": 1, "c": shown}]
+        await client.send({"type": "items", "action": "read", "collection": "t"})
+        assert (await client.next())["data"] == [{"id": 1, "c": shown}]
