@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.support.process import ROOT, command, environment
@@ -34,3 +38,33 @@ def assert_one_sentence(done: subprocess.CompletedProcess[str], code: int) -> st
     assert done.stderr.startswith("cdc-bridge: ")
     assert len(done.stderr.splitlines()) == 1, done.stderr
     return done.stderr.removeprefix("cdc-bridge: ").strip()
+
+
+class Shown:
+    """A command on a terminal, and what it has printed there."""
+
+    def __init__(self, process: subprocess.Popen[bytes], terminal: int) -> None:
+        self.process = process
+        self.text = b""
+        self._terminal = terminal
+
+    def until(self, text: bytes = b"") -> None:
+        """Read up to this text, or to the end."""
+        with contextlib.suppress(OSError):  # as Linux says that the other end is closed
+            while not text or text not in self.text:
+                self.text += os.read(self._terminal, 65536)
+
+
+@contextmanager
+def on_terminal(*arguments: str, cwd: Path, **variables: str) -> Iterator[Shown]:
+    """Run `cdc-bridge` on a pseudo-terminal, killed at the end if it still runs."""
+    terminal, end = pty.openpty()
+    env = environment({"TERM": "xterm-256color", **variables})
+    process = subprocess.Popen(command(*arguments), cwd=cwd, env=env, stdin=end, stdout=end, stderr=end)
+    os.close(end)
+    try:
+        yield Shown(process, terminal)
+    finally:
+        process.kill()
+        process.wait(ENDS_WITHIN_S)
+        os.close(terminal)

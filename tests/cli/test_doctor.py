@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
-import subprocess
 from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.cli.command import ENDS_WITHIN_S, command, environment, run
+from tests.cli.command import ENDS_WITHIN_S, on_terminal, run
 from tests.support.attach import attach
 from tests.support.server import Database
 
@@ -62,19 +58,11 @@ def test_words_say_what_is_wrong_and_what_to_do_the_worst_first(t: Database, tmp
 
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_colours_and_progress_are_for_terminals(t: Database, tmp_path: Path, no_color: str) -> None:
-    terminal, end = pty.openpty()
-    arguments = command("doctor", "--dsn", t.dsn)
-    variables = environment({**SETTINGS, "NO_COLOR": no_color, "TERM": "xterm"})
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=variables, stdin=end, stdout=end, stderr=end)
-    os.close(end)
-    said = b""
-    with contextlib.suppress(OSError):  # as Linux says that the other end is closed
-        while part := os.read(terminal, 65536):
-            said += part
-    os.close(terminal)
-    assert process.wait(ENDS_WITHIN_S) == 7
-    assert b"looking" in said
-    assert (b"\x1b[33m" in said) is not bool(no_color)
+    with on_terminal("doctor", "--dsn", t.dsn, cwd=tmp_path, **SETTINGS, NO_COLOR=no_color) as shown:
+        shown.until()
+        assert shown.process.wait(ENDS_WITHIN_S) == 7
+    assert b"looking" in shown.text
+    assert (b"\x1b[33m" in shown.text) is not bool(no_color)
 
 
 @pytest.mark.parametrize("as_json", [False, True])

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import pty
 import re
-import subprocess
 from pathlib import Path
 
 import pytest
 from psycopg import sql
 
-from tests.cli.command import ENDS_WITHIN_S, command, environment, run
+from tests.cli.command import ENDS_WITHIN_S, on_terminal, run
 from tests.support.attach import attach
 from tests.support.server import Database
 
@@ -74,17 +71,10 @@ def test_names_drive_no_terminal_and_are_no_line_of_their_own(evil: Database, tm
 
 @pytest.mark.parametrize("words", [["status", "--json"], ["attach", "--all", "--plan"]], ids=" ".join)
 def test_terminal_is_shown_what_a_program_gets(evil: Database, tmp_path: Path, words: list[str]) -> None:
-    terminal, end = pty.openpty()
-    arguments = command(*words, "--dsn", evil.dsn)
-    process = subprocess.Popen(arguments, cwd=tmp_path, env=environment({}), stdin=end, stdout=end, stderr=end)
-    os.close(end)
-    said = b""
-    with contextlib.suppress(OSError):  # as Linux says that the other end is closed
-        while part := os.read(terminal, 65536):
-            said += part
-    os.close(terminal)
-    assert process.wait(ENDS_WITHIN_S) == 0
-    shown = said.decode().replace("\r\n", "\n")
+    with on_terminal(*words, "--dsn", evil.dsn, cwd=tmp_path) as terminal:
+        terminal.until()
+        assert terminal.process.wait(ENDS_WITHIN_S) == 0
+    shown = terminal.text.decode().replace("\r\n", "\n")
     assert DRIVING.search(shown) is None, ascii(shown)
     done = run(*words, "--dsn", evil.dsn, cwd=tmp_path)
     assert "\\u009b" in shown

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
 import signal
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from cdc_bridge.cli import app
 from cdc_bridge.cli.command import PATIENCE_S, progress
-from tests.cli.command import ENDS_WITHIN_S, command, environment
+from tests.cli.command import ENDS_WITHIN_S, on_terminal
 from tests.support.attach import attach
 from tests.support.server import Database
 
@@ -28,35 +22,6 @@ TABLES = 8
 def tables(database: Database) -> Database:
     database.execute(";".join(f"CREATE TABLE t{number} (id int PRIMARY KEY)" for number in range(TABLES)))
     return database
-
-
-class Shown:
-    """What a command prints on a terminal."""
-
-    def __init__(self, process: subprocess.Popen[bytes], terminal: int) -> None:
-        self.process = process
-        self.text = b""
-        self._terminal = terminal
-
-    def until(self, text: bytes = b"") -> None:
-        """Read up to this text, or to the end."""
-        with contextlib.suppress(OSError):  # as Linux says that the other end is closed
-            while not text or text not in self.text:
-                self.text += os.read(self._terminal, 65536)
-
-
-@contextmanager
-def on_terminal(*arguments: str, cwd: Path, **variables: str) -> Iterator[Shown]:
-    terminal, end = pty.openpty()
-    env = environment({"TERM": "xterm-256color", **variables})
-    process = subprocess.Popen(command(*arguments), cwd=cwd, env=env, stdin=end, stdout=end, stderr=end)
-    os.close(end)
-    try:
-        yield Shown(process, terminal)
-    finally:
-        process.kill()
-        process.wait(ENDS_WITHIN_S)
-        os.close(terminal)
 
 
 def test_progress_is_shown_once_something_takes_longer_than_a_second(
