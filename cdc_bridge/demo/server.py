@@ -127,7 +127,7 @@ class ThrowAwayServer:
             if made.returncode == 0:
                 return
             shutil.rmtree(self.data_dir, ignore_errors=True)
-        raise ClusterFailed("initdb failed", made.stdout)
+        raise ClusterFailed("initdb failed", "\n".join(made.stdout.splitlines()[-5:]))
 
     def _launch(self) -> None:
         is_too_long = len(os.fsencode(self.folder)) > SOCKET_PATH_BYTES_MAX - 20

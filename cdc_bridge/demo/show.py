@@ -219,7 +219,7 @@ def _start_postgres(screen: Screen, janitor: Janitor) -> str:
         server = ThrowAwayServer(settings=QUICK, announce=janitor.care_for)
         server.start()
     except ClusterFailed as error:
-        raise ClusterFailed(f"the demo's PostgreSQL does not start: {error.what}") from error
+        raise ClusterFailed(f"the demo's PostgreSQL does not start: {error.what}", error.log) from error
     return server.dsn()
 
 

@@ -226,3 +226,12 @@ def test_busy_port_is_told_before_anything_starts(place: Path) -> None:
     assert f"127.0.0.1:{port}" in said
     assert 'cdc-bridge demo --port 0 (any free one), or make demo ARGS="--port 0"' in said
     assert list(place.iterdir()) == []
+
+
+def test_server_that_cannot_be_made_says_why(place: Path) -> None:
+    limited = ["sh", "-c", 'ulimit -f 4000; exec "$@"', "sh", *command("demo", "--port", "0")]  # smaller than its WAL
+    done = subprocess.run(limited, env=environment({"TMPDIR": str(place)}), text=True, capture_output=True, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "initdb failed" in done.stderr
+    assert "File too large" in done.stderr
+    assert list(place.iterdir()) == []
