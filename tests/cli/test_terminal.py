@@ -56,7 +56,7 @@ CREATE FUNCTION on_truncate() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFO
             "CREATE TRIGGER slow BEFORE TRUNCATE ON cdc.change_log_0 EXECUTE FUNCTION on_truncate()",
             b"forgetting",
         ),
-        ("bench --rounds 1 --seconds 0.1 --rows 10", "", b"measuring"),
+        ("bench --rounds 1 --seconds 0.5 --rows 10", "", b"measuring"),
     ],
     ids=["attach", "prune", "bench"],
 )
