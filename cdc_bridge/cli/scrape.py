@@ -45,7 +45,7 @@ class _LateTopic(msgspec.Struct):
 
 
 class _State(msgspec.Struct):
-    """What is read of `/readyz?verbose`. Something else than a bridge can answer."""
+    """The members of `/readyz?verbose` that are shown. Each can be missing: not only a bridge may answer."""
 
     ready: bool | None = None
     reasons: list[str] = []
